@@ -1,0 +1,110 @@
+//! How the tools end: one table of exit statuses, and the only place that prints a fatal error.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// An exit status, the same in every tool (zsnap(7), EXIT STATUS; the numbers from 64 up are
+/// those of sysexits.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// The run finished, and some entries need attention.
+    SomeFailed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The input is bad: truncated, damaged, not what it should be.
+    Data = 65,
+    /// A needed program failed or is missing.
+    Unavailable = 69,
+    /// An output file cannot be created.
+    CantCreate = 73,
+    /// Input or output failed.
+    Io = 74,
+    /// Try again later: a lock is held, a disk is full, state cannot be read.
+    TryAgain = 75,
+    /// An identity or a signature was refused.
+    Refused = 77,
+    /// The configuration, a key or a permission is wrong.
+    Config = 78,
+}
+
+/// An error that knows its exit status. Made with [`Exit::error`] or [`OrExit::or_exit`]; an
+/// error without one ends the tool with [`Exit::Io`].
+#[derive(Debug)]
+pub struct Failure {
+    /// The status that the tool ends with.
+    pub exit: Exit,
+    message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Exit {
+    /// An error with this exit status. `message` says the fact, then the remedy, with the path.
+    pub fn error(self, message: impl Into<String>) -> anyhow::Error {
+        Failure { exit: self, message: message.into() }.into()
+    }
+
+    /// The status of the outermost [`Failure`] in the chain of `error`, or [`Exit::Io`].
+    pub fn of(error: &anyhow::Error) -> Exit {
+        // `anyhow` finds a context value through `downcast_ref` of the whole error, and a
+        // cause through its chain.
+        error
+            .downcast_ref::<Failure>()
+            .or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()))
+            .map_or(Exit::Io, |failure| failure.exit)
+    }
+}
+
+/// Gives the error of a result an exit status and says what was being done.
+pub trait OrExit<T> {
+    /// `what` is put in front of the error, as `anyhow::Context` does.
+    fn or_exit(self, exit: Exit, what: impl fmt::Display) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
+    fn or_exit(self, exit: Exit, what: impl fmt::Display) -> anyhow::Result<T> {
+        self.map_err(|e| {
+            let e: anyhow::Error = e.into();
+            e.context(Failure { exit, message: what.to_string() })
+        })
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_status_through_contexts() {
+        let plain = anyhow::anyhow!("x");
+        assert_eq!(Exit::of(&plain), Exit::Io);
+        let e = Exit::Data.error("cut short").context("reading the stream").context("run");
+        assert_eq!(Exit::of(&e), Exit::Data);
+        let io: Result<(), std::io::Error> = Err(std::io::Error::other("disk"));
+        let e = io.or_exit(Exit::CantCreate, "/x").unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::CantCreate);
+        assert_eq!(format!("{e:#}"), "/x: disk");
+    }
+
+    #[test]
+    fn the_outermost_status_wins() {
+        let e = Exit::Data.error("inner");
+        let e = Err::<(), _>(e).or_exit(Exit::TryAgain, "outer").unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::TryAgain);
+    }
+}

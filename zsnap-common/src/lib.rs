@@ -1,0 +1,35 @@
+//! What the zsnap tools share. Each module is one noun:
+//!
+//! - names: [`target`], [`queue_name`], [`glob`]
+//! - streams: [`zstream`] (the ZFS stream gate), [`payload`] (what a queue file holds)
+//! - OpenPGP, with the feature `openpgp`: `keys`, `seal`, `open`
+//! - files that must survive a crash: [`publish`], [`outbox`], [`dest`], [`incoming`]
+//! - being the only one: [`lock`], [`dotlock`]
+//! - the outside: [`child`], [`zfs`], [`cancel`], [`log`], [`progress`]
+//! - the command line: [`options`], [`exit`], [`report`]
+
+pub mod cancel;
+pub mod child;
+pub mod dest;
+pub mod dotlock;
+pub mod exit;
+pub mod glob;
+pub mod incoming;
+#[cfg(feature = "openpgp")]
+pub mod keys;
+pub mod lock;
+pub mod log;
+#[cfg(feature = "openpgp")]
+pub mod open;
+pub mod options;
+pub mod outbox;
+pub mod payload;
+pub mod progress;
+pub mod publish;
+pub mod queue_name;
+pub mod report;
+#[cfg(feature = "openpgp")]
+pub mod seal;
+pub mod target;
+pub mod zfs;
+pub mod zstream;

@@ -1,0 +1,219 @@
+//! Whose data: a host and a dataset on it, as in `laptop/tank/home`.
+//!
+//! Names obey ZFS's own grammar (OpenZFS `module/zcommon/zfs_namecheck.c`): components of
+//! `[A-Za-z0-9_.: -]`, never empty, `.` or `..`. So `@` and `~` never occur in one, which the
+//! queue file's name relies on, and a name can never climb out of a directory.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest dataset name of ZFS, in bytes, and of what it becomes below a store.
+pub const MAX_NAME: usize = 255;
+const MAX_HOST: usize = 40;
+/// OpenZFS `zfs_max_dataset_nesting`: at most 49 slashes.
+const MAX_DEPTH: usize = 49;
+
+/// Why a name is refused: the fact, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameError(String);
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NameError {}
+
+impl NameError {
+    /// `why` goes on from the name: "is longer than 40 bytes".
+    pub fn new(name: &str, why: &str) -> NameError {
+        NameError(format!("\"{}\" {why}", name.escape_default()))
+    }
+}
+
+fn refuse<T>(name: &str, why: &str) -> Result<T, NameError> {
+    Err(NameError::new(name, why))
+}
+
+/// Checks one component of a ZFS name; also what a snapshot's name must obey.
+pub fn check_component(name: &str) -> Result<(), NameError> {
+    if name.is_empty() {
+        return refuse(name, "has an empty component");
+    }
+    if name == "." || name == ".." {
+        return refuse(name, "is not a name");
+    }
+    match name.bytes().find(|b| !b.is_ascii_alphanumeric() && !b"_.: -".contains(b)) {
+        Some(_) => refuse(name, "holds a character other than A-Z a-z 0-9 _ . : - and space"),
+        None => Ok(()),
+    }
+}
+
+/// The name of a machine that is backed up: one component, at most 40 bytes, not starting with
+/// `.` (hidden files) or `-` (options).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Host(String);
+
+/// A dataset on a host, with its pool: `tank/home`. Non-ZFS streams use the same grammar.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Dataset(String);
+
+/// A dataset of a host: `laptop/tank/home`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// The first component.
+    pub host: Host,
+    /// The rest.
+    pub dataset: Dataset,
+}
+
+impl FromStr for Host {
+    type Err = NameError;
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        check_component(name)?;
+        if name.starts_with(['.', '-']) {
+            return refuse(name, "starts with . or -");
+        }
+        if name.len() > MAX_HOST {
+            return refuse(name, "is longer than 40 bytes");
+        }
+        Ok(Host(name.to_owned()))
+    }
+}
+
+impl FromStr for Dataset {
+    type Err = NameError;
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        if name.len() > MAX_NAME {
+            return refuse(name, "is longer than 255 bytes");
+        }
+        if name.matches('/').count() > MAX_DEPTH {
+            return refuse(name, "has more than 49 slashes");
+        }
+        name.split('/').try_for_each(check_component).or_else(|e| refuse(name, &format!("is no dataset name: {e}")))?;
+        Ok(Dataset(name.to_owned()))
+    }
+}
+
+impl FromStr for Target {
+    type Err = NameError;
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        let Some((host, dataset)) = name.split_once('/') else {
+            return refuse(name, "is not HOST/DATASET");
+        };
+        Ok(Target { host: host.parse()?, dataset: dataset.parse()? })
+    }
+}
+
+impl Target {
+    /// The target that an operand names. With `strip`, the operand must lie below that prefix
+    /// (`tank/simplesnap/laptop/tank/home` below `tank/simplesnap`), so that a wrong `--strip`
+    /// never queues under a wrong name.
+    pub fn from_operand(raw: &OsStr, strip: Option<&str>) -> Result<Target, NameError> {
+        let Some(name) = raw.to_str() else {
+            return refuse(&raw.to_string_lossy(), "is not valid UTF-8");
+        };
+        let Some(prefix) = strip else { return name.parse() };
+        match name.strip_prefix(prefix.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/')) {
+            Some(rest) => rest.parse(),
+            None => refuse(name, &format!("does not lie below \"{}\", which --strip names", prefix.escape_default())),
+        }
+    }
+
+    /// The dataset's name below `store`, refused if ZFS could not hold it.
+    pub fn under(&self, store: &str) -> Result<String, NameError> {
+        let name = format!("{store}/{self}");
+        name.parse::<Dataset>().map(|_| name)
+    }
+}
+
+impl Dataset {
+    /// The name of the dataset that this one lies in, if any: `tank` of `tank/home`.
+    pub fn parent(&self) -> Option<Dataset> {
+        self.0.rsplit_once('/').map(|(parent, _)| Dataset(parent.to_owned()))
+    }
+}
+
+macro_rules! is_a_string {
+    ($name:ident) => {
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(name: String) -> Result<Self, NameError> {
+                name.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+    };
+}
+is_a_string!(Host);
+is_a_string!(Dataset);
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host, self.dataset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn names_of_zfs_are_taken_and_no_others() {
+        for good in ["laptop/tank", "h/tank/a b", "h/tank/-a", "h/tank/.a", "h/a..b", "h_1/x:y", "h/ "] {
+            assert_eq!(good.parse::<Target>().map(|t| t.to_string()), Ok(good.to_owned()));
+        }
+        for bad in [
+            "", "/", "laptop", "laptop/", "/tank", "a//b", "a/..", "../a", "a/./b", "a/b/", "-a/b", ".a/b", "a/b@c",
+            "a/b\n", "a/b%c", "a/ü", "a/b~", "a/b\\c", "a/b;c",
+        ] {
+            assert!(bad.parse::<Target>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_of_zfs() {
+        assert!(format!("{}/a", "h".repeat(40)).parse::<Target>().is_ok());
+        assert!(format!("{}/a", "h".repeat(41)).parse::<Target>().is_err());
+        assert!("d".repeat(255).parse::<Dataset>().is_ok());
+        assert!("d".repeat(256).parse::<Dataset>().is_err());
+        assert!(["d"; 50].join("/").parse::<Dataset>().is_ok());
+        assert!(["d"; 51].join("/").parse::<Dataset>().is_err());
+        let target: Target = format!("h/{}", "d".repeat(250)).parse().unwrap();
+        assert!(target.under("p").is_ok());
+        assert!(target.under("pp").is_err());
+    }
+
+    #[test]
+    fn an_operand_must_lie_below_the_prefix() {
+        let of = |raw: &str, strip| Target::from_operand(raw.as_ref(), strip).map(|t| t.to_string());
+        assert_eq!(of("tank/simplesnap/laptop/tank/home", Some("tank/simplesnap")), Ok("laptop/tank/home".into()));
+        assert_eq!(of("tank/simplesnap/laptop/tank", Some("tank/simplesnap/")), Ok("laptop/tank".into()));
+        for wrong in ["tank/simplesnap2/laptop/tank", "laptop/tank", "tank/simplesnap", "tank/simplesnap/"] {
+            assert!(of(wrong, Some("tank/simplesnap")).is_err(), "{wrong}");
+        }
+        assert!(Target::from_operand(OsStr::from_bytes(b"a/\xff"), None).is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! ZFS send streams: one parser that checks a stream, tells its facts, and takes a compound
+//! stream apart. Layout: OpenZFS `include/sys/zfs_ioctl.h` (`dmu_replay_record`),
+//! `lib/libzfs/libzfs_sendrecv.c` (compound streams).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub mod fletcher;
+pub mod gate;
+pub mod record;
+
+pub use gate::Gate;
+
+/// The identity of a snapshot, kept by send and receive. Zero never is one; in a BEGIN record
+/// it means "no base". In JSON: 16 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Guid(pub u64);
+
+impl fmt::Display for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Guid {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Guid {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() == 16 && text.bytes().all(hex) {
+            if let Ok(n) = u64::from_str_radix(&text, 16) {
+                return Ok(Guid(n));
+            }
+        }
+        Err(serde::de::Error::custom("a guid is 16 lower-case hex digits"))
+    }
+}
+
+/// What kind of dataset a stream holds (`drr_type` of its BEGIN record).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A file system (2).
+    Filesystem,
+    /// A volume (3).
+    Volume,
+}
+
+/// One BEGIN..END of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubStream {
+    /// The file system or volume on the sender, with its pool: `tank/home`.
+    pub fs: String,
+    /// The snapshot's name, without the `@`.
+    pub snap: String,
+    /// The base; `None`: a full stream.
+    pub from: Option<Guid>,
+    /// The snapshot that receiving this makes.
+    pub to: Guid,
+    /// File system or volume.
+    pub kind: Kind,
+    /// Raw (`zfs send -w`): encrypted as on the sender's disk.
+    pub raw: bool,
+    /// Blocks are sent compressed (`zfs send -c`).
+    pub compressed: bool,
+    /// When the snapshot was made, in seconds UTC: the sender's word.
+    pub created: u64,
+}
+
+/// What a whole, correct stream told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamFacts {
+    /// A wrapper around sub-streams (`zfs send -I`, `-p`).
+    pub compound: bool,
+    /// The wrapper carries properties (`-p`) or holds (`-h`); zsnap-ingest drops them.
+    pub properties: bool,
+    /// At least one, each the base of the next.
+    pub substreams: Vec<SubStream>,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// Why a stream is not accepted. `Display` gives the fact and the remedy in one line.
+#[derive(Debug)]
+pub enum StreamError {
+    /// The stream ends before its end: the sender died, or the disk was full.
+    Truncated {
+        /// How many bytes there were.
+        at: u64,
+    },
+    /// Not a ZFS stream at all.
+    NotZfs,
+    /// A checksum, length or field is wrong.
+    Damaged {
+        /// Offset of the record, in bytes.
+        at: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A correct stream of a sort that zsnap does not carry as ZFS stream; says the remedy.
+    Unsupported(String),
+    /// The function that got the parts failed.
+    Sink(std::io::Error),
+}
