@@ -1,1 +1,1 @@
-//! (to be written)
+//! (skeleton: owned by the queue helper)
