@@ -1,51 +1,217 @@
-//! (skeleton: signatures are the contract)
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
-use std::path::Path;
-/// A new file under a hidden temporary name (`.zsnap-<16 hex>`, O_EXCL, 0600, flocked), unlinked on drop unless renamed away.
+//! Files that are there whole or not at all (DESIGN: hidden temporary, fsync, link or rename,
+//! fsync of the directory). Every durable file of the tools is made here.
+//!
+//! A temporary is flocked by its writer for as long as it lives, so whoever gets the flock may
+//! remove it: its writer is dead.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
+
+/// What the name of a temporary begins with; [`crate::queue_name::classify`] takes it for a
+/// transport's.
+pub const TEMPORARY: &str = ".zsnap-";
+
+/// Puts the path in front of an error and keeps its kind.
+pub fn at_path(path: &Path) -> impl FnOnce(rustix::io::Errno) -> io::Error {
+    move |errno| {
+        let e = io::Error::from(errno);
+        io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+    }
+}
+
+/// A new file under a hidden temporary name, unlinked on drop. Publish it with
+/// [`NewFile::link_as`] or [`NewFile::replace`].
+#[derive(Debug)]
 pub struct NewFile {
-    _p: (),
+    dir: File,
+    path: PathBuf,
+    temporary: OsString,
+    file: File,
+    renamed: bool,
 }
+
 impl NewFile {
-    /// Makes it in `dir`.
-    pub fn create_in(_dir: &Path) -> io::Result<NewFile> {
-        unimplemented!()
+    /// Makes it in `dir`: `O_EXCL`, 0600, flocked.
+    pub fn create_in(dir: &Path) -> io::Result<NewFile> {
+        let dir_fd = open_dir(dir)?;
+        loop {
+            let mut random = [0u8; 8];
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+            let temporary = OsString::from(format!("{TEMPORARY}{:016x}", u64::from_ne_bytes(random)));
+            let path = dir.join(&temporary);
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file =
+                File::from(rustix::fs::openat(&dir_fd, &temporary, flags, Mode::from(0o600)).map_err(at_path(&path))?);
+            // Between the two calls a sweep may have taken it for a dead writer's and removed it.
+            let ours = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && rustix::fs::fstat(&file)?.st_nlink == 1;
+            if ours {
+                return Ok(NewFile { dir: dir_fd, path, temporary, file, renamed: false });
+            }
+        }
     }
-    /// The open file, for reading and writing.
+
+    /// The open file.
     pub fn file(&self) -> &File {
-        unimplemented!()
+        &self.file
     }
-    /// fsync of the data.
+
+    /// Where it lies until it is published.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// fsync of the data. After an error the file must be given up: a second fsync may lie.
     pub fn sync(&self) -> io::Result<()> {
-        unimplemented!()
+        rustix::fs::fsync(&self.file).map_err(at_path(&self.path))
     }
-    /// Hard-links it to `dir/name`, never replacing (`AlreadyExists`), and fsyncs the directory. The temporary name stays until drop.
-    pub fn link_as(&self, _name: &OsStr) -> io::Result<()> {
-        unimplemented!()
+
+    /// Hard-links it to `name` beside it, never replacing: `AlreadyExists`. Then fsyncs the
+    /// directory. The temporary name stays until drop.
+    pub fn link_as(&self, name: &OsStr) -> io::Result<()> {
+        let to = self.path.with_file_name(name);
+        rustix::fs::linkat(&self.dir, &self.temporary, &self.dir, name, AtFlags::empty()).map_err(at_path(&to))?;
+        rustix::fs::fsync(&self.dir).map_err(at_path(&to))
     }
-    /// As `link_as`, into another directory of the same file system.
-    pub fn link_into(&self, _dir: &Path, _name: &OsStr) -> io::Result<()> {
-        unimplemented!()
-    }
-    /// Renames it over `dir/name` and fsyncs the directory.
-    pub fn replace(self, _name: &OsStr) -> io::Result<()> {
-        unimplemented!()
+
+    /// Renames it over `name` beside it, then fsyncs the directory.
+    pub fn replace(mut self, name: &OsStr) -> io::Result<()> {
+        let to = self.path.with_file_name(name);
+        rustix::fs::renameat(&self.dir, &self.temporary, &self.dir, name).map_err(at_path(&to))?;
+        self.renamed = true;
+        rustix::fs::fsync(&self.dir).map_err(at_path(&to))
     }
 }
-/// tmp, write, fsync, rename over `path`, fsync of the directory: a reader sees the old or the new bytes.
-pub fn write_durably(_path: &Path, _bytes: &[u8]) -> io::Result<()> {
-    unimplemented!()
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // It cannot be helped here; the next sweep tries again.
+            let _ = rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty());
+        }
+    }
 }
-/// Removes temporaries of ours in `dir` whose writer is gone (flock free). Missing `dir`: nothing to do.
-pub fn sweep(_dir: &Path) -> io::Result<()> {
-    unimplemented!()
+
+fn open_dir(dir: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(CWD, dir, flags, Mode::empty()).map_err(at_path(dir))?))
 }
-/// fsync of a directory.
-pub fn sync_dir(_dir: &Path) -> io::Result<()> {
-    unimplemented!()
+
+/// Replaces `path` so that a reader, and a crash, see the old bytes or the new ones.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: no file name", path.display())));
+    };
+    let new = NewFile::create_in(dir)?;
+    new.file().write_all(bytes).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", new.path().display())))?;
+    new.sync()?;
+    new.replace(name)
 }
-/// mkdir -p with 0700 for what is new, each parent fsynced.
-pub fn make_dirs(_dir: &Path) -> io::Result<()> {
-    unimplemented!()
+
+/// Removes our temporaries in `dir` whose writers are gone. A missing `dir` has none.
+pub fn sweep(dir: &Path) -> io::Result<()> {
+    let fd = match open_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in rustix::fs::Dir::read_from(&fd).map_err(at_path(dir))? {
+        let entry = entry.map_err(at_path(dir))?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if !name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // Gone meanwhile, or no regular file: not ours.
+        let Ok(file) = rustix::fs::openat(&fd, name, flags, Mode::empty()) else { continue };
+        let regular = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile;
+        if regular && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            rustix::fs::unlinkat(&fd, name, AtFlags::empty()).map_err(at_path(&dir.join(name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// fsync of a directory: makes the names in it durable.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    rustix::fs::fsync(open_dir(dir)?).map_err(at_path(dir))
+}
+
+/// Makes `dir` and what is missing above it (0700), each durable.
+pub fn make_dirs(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        make_dirs(parent)?;
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))?,
+        }
+        return sync_dir(parent);
+    }
+    DirBuilder::new().mode(0o700).create(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_appears_whole_and_never_replaces() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = NewFile::create_in(dir.path()).unwrap();
+        new.file().write_all(b"one").unwrap();
+        assert_eq!(fs::metadata(new.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        new.sync().unwrap();
+        new.link_as("f".as_ref()).unwrap();
+        drop(new);
+        let second = NewFile::create_in(dir.path()).unwrap();
+        assert_eq!(second.link_as("f".as_ref()).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        drop(second);
+        assert_eq!(names(dir.path()), ["f"]);
+        assert_eq!(fs::read(dir.path().join("f")).unwrap(), b"one");
+        write_durably(&dir.path().join("f"), b"two").unwrap();
+        assert_eq!(names(dir.path()), ["f"]);
+        assert_eq!(fs::read(dir.path().join("f")).unwrap(), b"two");
+    }
+
+    #[test]
+    fn a_sweep_takes_only_what_dead_writers_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let living = NewFile::create_in(dir.path()).unwrap();
+        fs::write(dir.path().join(".zsnap-0123456789abcdef"), b"dead").unwrap();
+        fs::write(dir.path().join(".other"), b"").unwrap();
+        fs::create_dir(dir.path().join(".zsnap-dir")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join(".zsnap-link")).unwrap();
+        sweep(dir.path()).unwrap();
+        let mut left = vec![".other".to_owned(), ".zsnap-dir".into(), ".zsnap-link".into()];
+        left.push(living.path().file_name().unwrap().to_str().unwrap().to_owned());
+        left.sort();
+        assert_eq!(names(dir.path()), left);
+        sweep(&dir.path().join("absent")).unwrap();
+    }
+
+    #[test]
+    fn directories_are_made_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b");
+        make_dirs(&deep).unwrap();
+        make_dirs(&deep).unwrap();
+        assert_eq!(fs::metadata(&deep).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 }
