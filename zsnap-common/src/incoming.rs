@@ -1,1 +1,235 @@
-//! (skeleton: mine)
+//! Directories that belong to others, read by root: everything goes through file descriptors,
+//! no symlink is followed, nothing but regular files is opened, and only what was opened is
+//! removed. Whoever owns the directory can still change it at any moment.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+
+use crate::publish::at_path;
+
+/// More entries than this in one directory are left for the next run.
+const MAX_ENTRIES: usize = 100_000;
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Incoming {
+    fd: File,
+    path: PathBuf,
+    owner: u32,
+}
+
+/// Why a file is not opened.
+#[derive(Debug)]
+pub enum Unsafe {
+    /// It went away.
+    Gone,
+    /// A symlink, FIFO, device, directory, a file with several names, or one of another owner.
+    Not(String),
+    /// The system refused.
+    Io(io::Error),
+}
+
+impl Incoming {
+    /// Opens the directory itself; symlinks on the way to it are the administrator's.
+    pub fn open(path: &Path) -> io::Result<Incoming> {
+        Incoming::open_at(CWD, path.as_os_str(), path.to_owned(), OFlags::empty())
+    }
+
+    /// Opens a directory inside. A symlink is refused.
+    pub fn inside(&self, name: &OsStr) -> io::Result<Incoming> {
+        Incoming::open_at(&self.fd, name, self.path.join(name), OFlags::NOFOLLOW)
+    }
+
+    fn open_at(at: impl std::os::fd::AsFd, name: &OsStr, path: PathBuf, more: OFlags) -> io::Result<Incoming> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK | more;
+        let fd = File::from(rustix::fs::openat(at, name, flags, Mode::empty()).map_err(at_path(&path))?);
+        let owner = rustix::fs::fstat(&fd)?.st_uid;
+        Ok(Incoming { fd, path, owner })
+    }
+
+    /// Where it is, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names inside, sorted, without `.` and `..`.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(at_path(&self.path))? {
+            let name = entry.map_err(at_path(&self.path))?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+            if names.len() == MAX_ENTRIES {
+                break;
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Opens a regular file with one name that belongs to the directory's owner.
+    pub fn open_file(&self, name: &OsStr) -> Result<File, Unsafe> {
+        let path = self.path.join(name);
+        // NONBLOCK: a FIFO must not hang us; NOCTTY: a terminal must not become ours.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::NOENT) => return Err(Unsafe::Gone),
+            Err(rustix::io::Errno::LOOP) => return Err(Unsafe::Not("is a symbolic link".into())),
+            Err(rustix::io::Errno::NXIO) => return Err(Unsafe::Not("is no regular file".into())),
+            Err(e) => return Err(Unsafe::Io(at_path(&path)(e))),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(|e| Unsafe::Io(at_path(&path)(e)))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Unsafe::Not("is no regular file".into()));
+        }
+        if stat.st_nlink != 1 {
+            return Err(Unsafe::Not(format!("has {} names (hard links)", stat.st_nlink)));
+        }
+        if stat.st_uid != self.owner {
+            return Err(Unsafe::Not(format!("belongs to user {}, its directory to user {}", stat.st_uid, self.owner)));
+        }
+        Ok(file)
+    }
+
+    /// Removes `name` if it still is the file that was opened, and makes that durable. `false`:
+    /// it is another file by now, which stays.
+    pub fn remove_if_same(&self, name: &OsStr, file: &File) -> io::Result<bool> {
+        let path = self.path.join(name);
+        if !self.is_same(name, file)? {
+            return Ok(false);
+        }
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()).map_err(at_path(&path))?;
+        rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))?;
+        Ok(true)
+    }
+
+    /// Moves `name` into `to`, never replacing, if it still is the file that was opened.
+    pub fn move_if_same(&self, name: &OsStr, file: &File, to: &Incoming) -> io::Result<bool> {
+        if !self.is_same(name, file)? {
+            return Ok(false);
+        }
+        self.rename_into(name, to).map(|()| true)
+    }
+
+    /// Moves `name` into `to`, never replacing; both directories are fsynced.
+    pub fn rename_into(&self, name: &OsStr, to: &Incoming) -> io::Result<()> {
+        rustix::fs::renameat_with(&self.fd, name, &to.fd, name, RenameFlags::NOREPLACE)
+            .map_err(at_path(&to.path.join(name)))?;
+        rustix::fs::fsync(&to.fd).map_err(at_path(&to.path))?;
+        rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))
+    }
+
+    fn is_same(&self, name: &OsStr, file: &File) -> io::Result<bool> {
+        let ours = rustix::fs::fstat(file)?;
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(e) => Err(at_path(&self.path.join(name))(e)),
+        }
+    }
+
+    /// Removes a file of our own inside; a missing one is fine.
+    pub fn remove(&self, name: &OsStr) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(at_path(&self.path.join(name))(e)),
+        }
+    }
+
+    /// Opens or makes a directory inside that only we may change: ours, 0700. One that somebody
+    /// else made there is refused.
+    pub fn private_inside(&self, name: &OsStr) -> io::Result<Incoming> {
+        match rustix::fs::mkdirat(&self.fd, name, Mode::from(0o700)) {
+            Ok(()) => rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))?,
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(at_path(&self.path.join(name))(e)),
+        }
+        let dir = self.inside(name)?;
+        let stat: Stat = rustix::fs::fstat(&dir.fd)?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
+            let why = format!("{}: somebody else may write here; remove it", dir.path.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        Ok(dir)
+    }
+}
+
+/// A name for messages: bytes as they are, made printable by the log.
+pub fn shown(name: &OsStr) -> String {
+    String::from_utf8_lossy(name.as_bytes()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn scene() -> (tempfile::TempDir, Incoming) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), b"x").unwrap();
+        let incoming = Incoming::open(dir.path()).unwrap();
+        (dir, incoming)
+    }
+
+    #[test]
+    fn only_plain_files_are_opened() {
+        let (dir, incoming) = scene();
+        assert!(incoming.open_file("file".as_ref()).is_ok());
+        assert!(matches!(incoming.open_file("absent".as_ref()), Err(Unsafe::Gone)));
+        symlink("file", dir.path().join("link")).unwrap();
+        rustix::fs::mknodat(CWD, dir.path().join("fifo"), FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        for name in ["link", "fifo", "dir"] {
+            assert!(matches!(incoming.open_file(name.as_ref()), Err(Unsafe::Not(_))), "{name}");
+        }
+        fs::hard_link(dir.path().join("file"), dir.path().join("second")).unwrap();
+        assert!(matches!(incoming.open_file("file".as_ref()), Err(Unsafe::Not(_))));
+        assert!(incoming.inside("link".as_ref()).is_err());
+    }
+
+    #[test]
+    fn only_what_was_opened_is_removed() {
+        let (dir, incoming) = scene();
+        let file = incoming.open_file("file".as_ref()).unwrap();
+        fs::write(dir.path().join("other"), b"y").unwrap();
+        fs::rename(dir.path().join("other"), dir.path().join("file")).unwrap();
+        assert!(!incoming.remove_if_same("file".as_ref(), &file).unwrap());
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"y");
+        let file = incoming.open_file("file".as_ref()).unwrap();
+        assert!(incoming.remove_if_same("file".as_ref(), &file).unwrap());
+        assert!(!dir.path().join("file").exists());
+        assert!(!incoming.remove_if_same("file".as_ref(), &file).unwrap());
+    }
+
+    #[test]
+    fn moving_never_replaces() {
+        let (dir, incoming) = scene();
+        let to = incoming.private_inside("q".as_ref()).unwrap();
+        let file = incoming.open_file("file".as_ref()).unwrap();
+        fs::write(dir.path().join("q/file"), b"old").unwrap();
+        let e = incoming.move_if_same("file".as_ref(), &file, &to).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_file(dir.path().join("q/file")).unwrap();
+        assert!(incoming.move_if_same("file".as_ref(), &file, &to).unwrap());
+        assert_eq!(fs::read(dir.path().join("q/file")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_private_directory_is_only_ours() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, incoming) = scene();
+        incoming.private_inside("q".as_ref()).unwrap();
+        fs::set_permissions(dir.path().join("q"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(incoming.private_inside("q".as_ref()).is_err());
+        symlink("/tmp", dir.path().join("s")).unwrap();
+        assert!(incoming.private_inside("s".as_ref()).is_err());
+    }
+}

@@ -1,6 +1,6 @@
 //! What the zsnap tools share. Each module is one noun:
 //!
-//! - names: [`target`], [`queue_name`], [`glob`]
+//! - names: [`target`], [`queue_name`], [`glob`]; [`digest`]
 //! - streams: [`zstream`] (the ZFS stream gate), [`payload`] (what a queue file holds)
 //! - OpenPGP, with the feature `openpgp`: `keys`, `seal`, `open`
 //! - files that must survive a crash: [`publish`], [`outbox`], [`dest`], [`incoming`]
@@ -11,6 +11,7 @@
 pub mod cancel;
 pub mod child;
 pub mod dest;
+pub mod digest;
 pub mod dotlock;
 pub mod exit;
 pub mod glob;

@@ -1,0 +1,144 @@
+//! The command line. Every option is also a key of `/etc/zsnap/ingest.toml`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use zsnap_common::options::{duration, size};
+use zsnap_common::target::{Host, Target};
+
+/// Receives queue files: checks who sent them, authenticates and orders them, and feeds them to
+/// zfs receive or to a command.
+///
+/// Without a subcommand it takes what lies in the incoming directory, as `run` does.
+#[derive(Debug, Parser)]
+#[command(name = "zsnap-ingest", version, max_term_width = 100, after_help = "The manual is zsnap-ingest(8).")]
+pub struct Cli {
+    #[command(flatten)]
+    pub options: Options,
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// The options, valid before and after a subcommand.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Configuration file; every option below may stand in it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of queue files: below it one directory for each sending host
+    #[arg(long, global = true, value_name = "DIR")]
+    pub incoming: Option<PathBuf>,
+    /// Dataset below which received datasets go, as STORE/HOST/DATASET
+    #[arg(long, global = true, value_name = "DATASET")]
+    pub store: Option<String>,
+    /// OpenPGP secret key that decrypts; may be given several times
+    #[arg(long, global = true, value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// Directory for what must be remembered [default: /var/lib/zsnap/ingest]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Lock file in dotlockfile's format [default: beside the state]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub dotlock: Option<PathBuf>,
+    /// A running instance older than this is an error
+    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub max_run: Duration,
+    /// Messages up to this size are verified in memory, larger ones are read twice
+    #[arg(long, global = true, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    pub verify_buffer: u64,
+    /// Largest zstd window, as a power of two
+    #[arg(long, global = true, value_name = "LOG", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
+    pub window_log: u32,
+    /// The host that speaks, for exec as a forced ssh command, and for verify and cat of a file without its name
+    #[arg(long, global = true, value_name = "NAME")]
+    pub host: Option<Host>,
+    /// The program zfs
+    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zfs")]
+    pub zfs: PathBuf,
+    /// The program zpool
+    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zpool")]
+    pub zpool: PathBuf,
+    /// Tell on stderr what is done
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Take what lies in the incoming directory (the default)
+    Run,
+    /// Take one queue file on stdin: NNCP exec handler, or forced ssh command with --host
+    Exec {
+        /// What the stream is: HOST/DATASET
+        target: Option<std::ffi::OsString>,
+    },
+    /// Check a queue file as run would, and say what it is
+    Verify {
+        #[command(flatten)]
+        file: OneFile,
+    },
+    /// Write the plain stream of a verified queue file to stdout
+    Cat {
+        #[command(flatten)]
+        file: OneFile,
+    },
+    /// Put quarantined files back, for the next run
+    Retry {
+        /// Every file of every host
+        #[arg(long)]
+        all: bool,
+        /// Hosts, or names of files
+        #[arg(value_name = "FILE|HOST", required_unless_present = "all", conflicts_with = "all")]
+        what: Vec<String>,
+    },
+    /// Forget what was applied of a target, so that its next full stream starts anew
+    Adopt {
+        /// For a command that was interrupted: it was applied
+        #[arg(long)]
+        applied: bool,
+        /// For a command that was interrupted: it was not applied
+        #[arg(long, conflicts_with = "applied")]
+        not_applied: bool,
+        #[arg(value_name = "HOST/DATASET")]
+        target: Target,
+    },
+    /// Make a key pair that decrypts: BASE.key, and BASE.cert for the senders
+    Keygen {
+        /// Where the files go: BASE.key and BASE.cert
+        #[arg(long, value_name = "BASE")]
+        out: PathBuf,
+        /// Advertise SEIPDv2, for senders with --format aead
+        #[arg(long)]
+        aead: bool,
+    },
+    /// Check configuration, keys, directories and programs, and say what to mend
+    Check,
+}
+
+/// A file to look into, and whom to believe.
+#[derive(Debug, Args)]
+pub struct OneFile {
+    /// The queue file
+    pub path: PathBuf,
+    /// Certificate that may have signed it, beside those of the configuration; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub signer_file: Vec<PathBuf>,
+    /// Take an unsigned file too
+    #[arg(long)]
+    pub unsigned: bool,
+}
+
+/// How a host proves itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrustLevel {
+    /// Each file is signed by a key listed for the host.
+    #[default]
+    Signature,
+    /// Files may be unsigned; whoever has our certificate can make one.
+    Recipient,
+    /// Files may be plain, in exec mode: the transport says who speaks.
+    Transport,
+}

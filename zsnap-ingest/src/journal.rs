@@ -1,0 +1,124 @@
+//! What was applied, remembered durably: one journal per dataset and pool for ZFS
+//! (`STATE/<pool guid>/journal/HOST/<dataset>.json`), one per target directory for commands
+//! (`.zsnap/<name>.json` beside the target, on the same file system, so that the two are lost
+//! or restored together). Only zsnap-ingest writes them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::payload::{Epoch, Manifest};
+use zsnap_common::publish;
+use zsnap_common::target::Target;
+use zsnap_common::zstream::Guid;
+
+/// What was applied to a ZFS dataset of one pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// Snapshots that we saw committed, oldest first.
+    pub committed: Vec<Guid>,
+    /// Number of the newest applied file that had a manifest.
+    pub last_seq: Option<u64>,
+}
+
+/// What a command was given last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Life of the sender's state.
+    pub epoch: Epoch,
+    /// Number of the file.
+    pub seq: u64,
+    /// Its id.
+    pub id: String,
+    /// The command was started and never seen to end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub applying: bool,
+    /// What was applied before, for the case that this one was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<Applied>>,
+}
+
+fn is_false(b: &bool) -> bool {
+    !b
+}
+
+impl Applied {
+    /// The entry for a file.
+    pub fn of(manifest: &Manifest) -> Applied {
+        let (epoch, seq, id) = (manifest.epoch.clone(), manifest.seq, manifest.id.clone());
+        Applied { epoch, seq, id, applying: false, before: None }
+    }
+}
+
+/// The journal of one target directory: a line for each HOST/DATASET that goes there.
+pub type TargetJournal = BTreeMap<String, Applied>;
+
+/// Where the journal of a dataset of a pool lies.
+pub fn dataset_path(state: &Path, pool: Guid, target: &Target) -> PathBuf {
+    let name = format!("{}.json", target.dataset.as_str().replace('/', "@"));
+    // 255 bytes are one component's limit; a dataset's name can have as many.
+    let name = if name.len() > 200 { format!("~{}.json", zsnap_common::digest::sha256_hex(name.as_bytes())) } else { name };
+    state.join(pool.to_string()).join("journal").join(target.host.as_str()).join(name)
+}
+
+/// Where the journal of a command's target directory lies.
+pub fn target_path(directory: &Path) -> Result<PathBuf> {
+    match (directory.parent(), directory.file_name()) {
+        (Some(parent), Some(name)) => {
+            let mut file = name.to_owned();
+            file.push(".json");
+            Ok(parent.join(".zsnap").join(file))
+        }
+        _ => Err(Exit::Config.error(format!("{}: a target must lie in a directory", directory.display()))),
+    }
+}
+
+/// Reads a journal; `None`: there is none. One that cannot be read or understood is an error.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match std::fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.or_exit(Exit::TryAgain, path.display())?,
+    };
+    serde_json::from_slice(&text).or_exit(Exit::TryAgain, format!("{}: damaged journal", path.display())).map(Some)
+}
+
+/// Replaces a journal durably.
+pub fn write<T: Serialize>(path: &Path, journal: &T) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(journal).context("journal")?;
+    text.push(b'\n');
+    if let Some(dir) = path.parent() {
+        publish::make_dirs(dir).or_exit(Exit::CantCreate, "journal")?;
+    }
+    publish::write_durably(path, &text).or_exit(Exit::Io, "journal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_reads_back_and_damage_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dataset_path(dir.path(), Guid(7), &"laptop/tank/home".parse().unwrap());
+        assert!(path.ends_with("0000000000000007/journal/laptop/tank@home.json"));
+        assert_eq!(read::<Past>(&path).unwrap(), None);
+        let past = Past { committed: vec![Guid(1), Guid(u64::MAX)], last_seq: Some(3) };
+        write(&path, &past).unwrap();
+        assert_eq!(read::<Past>(&path).unwrap(), Some(past));
+        std::fs::write(&path, b"{").unwrap();
+        assert_eq!(Exit::of(&read::<Past>(&path).unwrap_err()), Exit::TryAgain);
+    }
+
+    #[test]
+    fn long_datasets_and_targets_have_a_place() {
+        let target = format!("h/{}", "d".repeat(255)).parse().unwrap();
+        let path = dataset_path(Path::new("/s"), Guid(1), &target);
+        assert!(path.file_name().unwrap().len() < 200);
+        assert_eq!(target_path(Path::new("/srv/backup/etc")).unwrap(), Path::new("/srv/backup/.zsnap/etc.json"));
+        assert!(target_path(Path::new("/")).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! Where files go that must never be applied: `INCOMING/.zsnap-quarantine/HOST/`, with the
+//! reason beside each. Nothing is deleted here; `retry` puts files back.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde::Serialize;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::incoming::{Incoming, shown};
+use zsnap_common::log;
+use zsnap_common::publish::NewFile;
+
+/// The directory below the incoming one; hidden, so no scan looks inside.
+pub const DIRECTORY: &str = ".zsnap-quarantine";
+const REASON: &str = ".why.json";
+
+#[derive(Serialize)]
+struct Why<'a> {
+    file: String,
+    host: String,
+    why: &'a str,
+    /// Seconds UTC.
+    at: u64,
+}
+
+/// Moves a file there: its reason first, so that a crash leaves a reason without a file, never
+/// a file without its reason. `false`: the name stands for another file by now.
+pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &File, why: &str) -> Result<bool> {
+    let place = || -> io::Result<Incoming> { root.private_inside(DIRECTORY.as_ref())?.private_inside(host) };
+    let to = place().or_exit(Exit::CantCreate, "quarantine")?;
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let reason = Why { file: shown(name), host: shown(host), why, at };
+    let mut text = serde_json::to_vec_pretty(&reason)?;
+    text.push(b'\n');
+    let new = NewFile::create_in(to.path()).or_exit(Exit::CantCreate, "quarantine")?;
+    new.file().write_all(&text).and_then(|()| new.sync()).or_exit(Exit::Io, "quarantine")?;
+    match new.link_as(&reason_name(name)) {
+        // From a run that ended before the move: it says the same.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.or_exit(Exit::CantCreate, "quarantine")?,
+    }
+    dir.move_if_same(name, file, &to).or_exit(Exit::Io, "quarantine")
+}
+
+fn reason_name(name: &OsStr) -> OsString {
+    let mut reason = name.to_owned();
+    reason.push(REASON);
+    reason
+}
+
+/// Puts files back where they came from: all, or those of a host, or by name. Returns how many.
+pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
+    let quarantine = match root.inside(DIRECTORY.as_ref()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other.or_exit(Exit::Io, "quarantine")?,
+    };
+    let mut moved = 0;
+    for host in quarantine.names().or_exit(Exit::Io, "quarantine")? {
+        let from = quarantine.inside(&host).or_exit(Exit::Io, "quarantine")?;
+        let to = root.inside(&host).or_exit(Exit::Io, "the host's directory is gone")?;
+        for name in from.names().or_exit(Exit::Io, "quarantine")? {
+            let text = shown(&name);
+            let asked = all || what.iter().any(|w| *w == text || *w == shown(&host));
+            if !asked || text.ends_with(REASON) || text.starts_with('.') {
+                continue;
+            }
+            from.rename_into(&name, &to).or_exit(Exit::Io, "retry")?;
+            from.remove(&reason_name(&name)).or_exit(Exit::Io, "retry")?;
+            log::info(format!("put back {}", to.path().join(&name).display()));
+            moved += 1;
+        }
+    }
+    Ok(moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_file_goes_and_comes_back_with_its_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("h")).unwrap();
+        fs::write(dir.path().join("h/f"), b"x").unwrap();
+        let root = Incoming::open(dir.path()).unwrap();
+        let host = root.inside("h".as_ref()).unwrap();
+        let file = host.open_file("f".as_ref()).unwrap();
+        // As a crash between the reason and the move leaves it.
+        root.private_inside(DIRECTORY.as_ref()).unwrap().private_inside("h".as_ref()).unwrap();
+        fs::write(dir.path().join(".zsnap-quarantine/h/f.why.json"), b"{}").unwrap();
+        assert!(put(&root, &host, "h".as_ref(), "f".as_ref(), &file, "forged").unwrap());
+        assert!(!dir.path().join("h/f").exists());
+        assert_eq!(fs::read(dir.path().join(".zsnap-quarantine/h/f")).unwrap(), b"x");
+        assert_eq!(retry(&root, false, &["other".into()]).unwrap(), 0);
+        assert_eq!(retry(&root, false, &["f".into()]).unwrap(), 1);
+        assert_eq!(fs::read(dir.path().join("h/f")).unwrap(), b"x");
+        assert_eq!(fs::read_dir(dir.path().join(".zsnap-quarantine/h")).unwrap().count(), 0);
+    }
+}
