@@ -21,7 +21,7 @@ pub struct Cli {
 }
 
 /// The options, valid before and after a subcommand.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Options {
     /// Configuration file; every option below may stand in it
     #[arg(long, global = true, value_name = "FILE")]

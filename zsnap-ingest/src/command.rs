@@ -53,16 +53,15 @@ pub fn apply(
         all.insert(target.to_string(), entry.clone());
         journal::write(&path, &all)?;
     }
-    if let Err(e) = run(command, target, file_name, feed) {
-        if !command.overlap {
-            // It ended with another status than 0: by contract it changed nothing.
+    if let Err(Failed { error, nothing_done }) = run(command, target, file_name, feed) {
+        if nothing_done && !command.overlap {
             match before {
                 Some(before) => all.insert(target.to_string(), before),
                 None => all.remove(&target.to_string()),
             };
             journal::write(&path, &all)?;
         }
-        return Err(e);
+        return Err(error);
     }
     let directory = File::open(&command.target).or_exit(Exit::Io, command.target.display())?;
     rustix::fs::syncfs(&directory).or_exit(Exit::Io, command.target.display())?;
@@ -72,12 +71,51 @@ pub fn apply(
     journal::write(&path, &all)
 }
 
+/// A command that failed.
+struct Failed {
+    error: anyhow::Error,
+    /// It never saw the end of its input, or ended with a status other than 0: by contract it
+    /// changed nothing. Otherwise nobody knows.
+    nothing_done: bool,
+}
+
 fn run(
     table: &CommandTable,
     target: &Target,
     file_name: &str,
     feed: impl FnOnce(&mut dyn Write) -> Result<()>,
-) -> Result<()> {
+) -> Result<(), Failed> {
+    let nothing = |error| Failed { error, nothing_done: true };
+    let (mut child, label) = start(table, target, file_name).map_err(nothing)?;
+    let Some(stdin) = child.stdin() else { return Err(nothing(Exit::Io.error(format!("{label}: no stdin")))) };
+    let mut stdin = Interruptible(stdin);
+    let fed = feed(&mut stdin);
+    if let Err(e) = fed {
+        let broken_pipe = |c: &(dyn std::error::Error + 'static)| {
+            c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        };
+        if !e.chain().any(broken_pipe) {
+            // Killed before its stdin is closed, or it would take what it got for all.
+            child.kill();
+            return Err(nothing(e));
+        }
+        let status = child.wait(None).map_err(nothing)?;
+        let words = child.last_words();
+        return Err(nothing(
+            Exit::Unavailable.error(format!("{label} read only a part of the stream ({status}): {words}")),
+        ));
+    }
+    drop(stdin);
+    let status = child.wait(None).map_err(|error| Failed { error, nothing_done: false })?;
+    if status.success() {
+        return Ok(());
+    }
+    let words = child.last_words();
+    let error = Exit::Unavailable.error(format!("{label} for {target}: {status}: {words}"));
+    Err(Failed { error, nothing_done: status.code().is_some() })
+}
+
+fn start(table: &CommandTable, target: &Target, file_name: &str) -> Result<(Child, String)> {
     let (program, args) =
         table.run.split_first().ok_or_else(|| Exit::Config.error("[[command]] run is empty; name a program"))?;
     let program = child::find(Path::new(program))?;
@@ -86,30 +124,5 @@ fn run(
     command.env("ZSNAP_HOST", target.host.as_str()).env("ZSNAP_DATASET", target.dataset.as_str());
     command.env("ZSNAP_FILE", file_name);
     let label = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
-    let mut child = Child::spawn(command, &label)?;
-    let Some(stdin) = child.stdin() else { return Err(Exit::Io.error(format!("{label}: no stdin"))) };
-    let mut stdin = Interruptible(stdin);
-    if let Err(e) = feed(&mut stdin) {
-        let broken = e.chain().filter_map(|c| c.downcast_ref::<std::io::Error>());
-        let broken = broken.map(std::io::Error::kind).any(|kind| kind == std::io::ErrorKind::BrokenPipe);
-        if !broken {
-            // Killed before its stdin is closed, or it would take what it got for all.
-            child.kill();
-            return Err(e);
-        }
-        drop(stdin);
-        let status = child.wait(None)?;
-        let words = child.last_words();
-        return Err(Exit::Unavailable.error(format!(
-            "{} read only a part of the stream ({status}): {words}",
-            program.display()
-        )));
-    }
-    drop(stdin);
-    let status = child.wait(None)?;
-    if !status.success() {
-        let words = child.last_words();
-        return Err(Exit::Unavailable.error(format!("{} for {target}: {status}: {words}", program.display())));
-    }
-    Ok(())
+    Ok((Child::spawn(command, &label)?, label))
 }

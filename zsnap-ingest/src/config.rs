@@ -98,9 +98,8 @@ impl Config {
         for command in &tables.command {
             let program = command.run.first().map_or("", String::as_str);
             if !program.starts_with('/') {
-                return Err(Exit::Config.error(format!(
-                    "[[command]] run: \"{program}\" is no absolute path; write where the program is"
-                )));
+                return Err(Exit::Config
+                    .error(format!("[[command]] run: \"{program}\" is no absolute path; write where the program is")));
             }
             if !command.target.is_absolute() {
                 let target = command.target.display();

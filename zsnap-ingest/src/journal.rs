@@ -8,8 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::payload::{Epoch, Manifest};
 use zsnap_common::publish;
@@ -61,7 +61,8 @@ pub type TargetJournal = BTreeMap<String, Applied>;
 pub fn dataset_path(state: &Path, pool: Guid, target: &Target) -> PathBuf {
     let name = format!("{}.json", target.dataset.as_str().replace('/', "@"));
     // 255 bytes are one component's limit; a dataset's name can have as many.
-    let name = if name.len() > 200 { format!("~{}.json", zsnap_common::digest::sha256_hex(name.as_bytes())) } else { name };
+    let name =
+        if name.len() > 200 { format!("~{}.json", zsnap_common::digest::sha256_hex(name.as_bytes())) } else { name };
     state.join(pool.to_string()).join("journal").join(target.host.as_str()).join(name)
 }
 

@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn guids_decide() {
-        let past = |committed: &[u64], last_seq| Past { committed: committed.iter().map(|&g| Guid(g)).collect(), last_seq };
+        let past =
+            |committed: &[u64], last_seq| Past { committed: committed.iter().map(|&g| Guid(g)).collect(), last_seq };
         let none = past(&[], None);
         type Row<'a> = (&'a str, Option<&'a [u64]>, &'a [(u64, u64)], Option<u64>, Past, &'a str);
         let rows: &[Row<'_>] = &[

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::Serialize;
+use zsnap_common::digest::sha256_hex;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, shown};
 use zsnap_common::log;
@@ -46,7 +47,9 @@ pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &F
 }
 
 fn reason_name(name: &OsStr) -> OsString {
-    let mut reason = name.to_owned();
+    // A name has 255 bytes at most.
+    let fits = name.len() + REASON.len() <= 255;
+    let mut reason = if fits { name.to_owned() } else { OsString::from(sha256_hex(name.as_encoded_bytes())) };
     reason.push(REASON);
     reason
 }

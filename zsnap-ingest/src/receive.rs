@@ -66,7 +66,8 @@ impl<'a> Unwrap<'a> {
         // A child that still runs is killed before its stdin is closed (see Child).
         if let Some(mut current) = self.feeder.current.take() {
             current.child.kill();
-            if self.zfs.snapshot_guid(&format!("{}@{}", self.dataset, current.name)).ok().flatten() == Some(current.to) {
+            if self.zfs.snapshot_guid(&format!("{}@{}", self.dataset, current.name)).ok().flatten() == Some(current.to)
+            {
                 self.feeder.committed.push(current.to);
             }
         }

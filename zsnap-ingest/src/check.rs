@@ -1,0 +1,52 @@
+//! `check`: what would stop a run, said before it does, each with its remedy.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::log;
+
+use crate::cli::Options;
+use crate::command;
+use crate::config::{Config, Tables};
+
+/// Prints a line for each finding; 78 if one is a problem.
+pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
+    let config = Config::load(options, tables)?;
+    let mut problems = Vec::new();
+    match &config.incoming {
+        None => problems.push("no incoming directory: give --incoming".to_owned()),
+        Some(dir) if !dir.is_dir() => problems.push(format!("{} is not here (a drive that is away?)", dir.display())),
+        Some(_) => {}
+    }
+    if let Some((store, zfs)) = &config.store {
+        if zfs.datasets(store)?.is_none() {
+            problems.push(format!("{store} is not here: import the pool, or zfs create {store}"));
+        }
+    } else if config.commands.is_empty() {
+        problems.push("nothing receives: give --store for ZFS streams, or a [[command]]".to_owned());
+    }
+    if config.hosts.is_empty() {
+        problems.push("no host may send: add [hosts.NAME] with its signers".to_owned());
+    }
+    for command in &config.commands {
+        if let Err(e) = command::check_target(&command.target) {
+            problems.push(format!("[[command]] target: {e}"));
+        }
+        if let Some(Err(e)) = command.run.first().map(|program| zsnap_common::child::find(program.as_ref())) {
+            problems.push(format!("[[command]] run: {e:#}"));
+        }
+    }
+    let mut out = io::stdout().lock();
+    let mut print = || -> io::Result<()> {
+        for problem in &problems {
+            writeln!(out, "problem: {}", log::escape(problem))?;
+        }
+        if problems.is_empty() {
+            writeln!(out, "all is well: keys, certificates, directories and programs")?;
+        }
+        out.flush()
+    };
+    print().or_exit(Exit::Io, "stdout")?;
+    Ok(if problems.is_empty() { Exit::Done } else { Exit::Config })
+}

@@ -1,0 +1,137 @@
+//! One queue file on stdin, from NNCP or a forced ssh command. It is spooled whole, verified,
+//! and published in the state directory; only then the status is 0, and from then on it is ours.
+//! EOF proves nothing: NNCP gives a clean one for a damaged packet too.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use zsnap_common::cancel::Interruptible;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::log;
+use zsnap_common::publish::{self, NewFile};
+use zsnap_common::queue_name::{Label, QueueName, Stamp};
+use zsnap_common::target::{Host, Target};
+
+use crate::cli::Options;
+use crate::config::Config;
+use crate::opened::{No, Opened};
+use crate::run;
+
+/// Takes the file on stdin. `sender` is NNCP's word about who sent it.
+pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender: Option<OsString>) -> Result<Exit> {
+    let host = who(config, options.host.as_ref(), sender)?;
+    let target = match target {
+        Some(raw) => Some(Target::from_operand(&raw, None).or_exit(Exit::Data, "exec")?),
+        None => None,
+    };
+    if let Some(target) = target.as_ref().filter(|t| t.host != host) {
+        return Err(Exit::Refused.error(format!("{host} may not send {target}, which is of another host")));
+    }
+    let dir = config.state.join("exec").join(host.as_str());
+    publish::make_dirs(&dir).or_exit(Exit::CantCreate, "exec")?;
+    publish::sweep(&dir).or_exit(Exit::Io, "exec")?;
+    let new = NewFile::create_in(&dir).or_exit(Exit::CantCreate, "exec")?;
+    spool(&new)?;
+    let now = SystemTime::now();
+    let mut name = name_for(&host, target.as_ref(), now);
+    let opened = Opened::verify(config, &host, true, new.file(), now);
+    let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|no| match no {
+        No::Damaged(why) => Exit::Data.error(why),
+        // Identity is told apart: a forger is no accident of the line.
+        No::Bad(why) if why.starts_with("forged") || why.starts_with("signed by") => Exit::Refused.error(why),
+        No::Bad(why) => Exit::Data.error(why),
+        No::Held(exit, why) => exit.error(why),
+        No::Io(e) => Exit::Io.error(e.to_string()),
+    })?;
+    if matches!(name.label, Label::Digest(_)) {
+        name = name_for(&host, Some(&target), now);
+    }
+    publish(&new, name)?;
+    drop(new);
+    // From here on the file is ours to keep, whatever the run makes of it.
+    if let Err(e) = run::locked(config, options, Some(&host)) {
+        if e.chain().any(|c| c.is::<zsnap_common::cancel::Cancelled>()) {
+            log::info("interrupted; the file is kept for the next run");
+        } else {
+            log::error(format!("{e:#}; the file is kept for the next run"));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The host that speaks: what the forced command says, or the one that the node id belongs to.
+fn who(config: &Config, forced: Option<&Host>, sender: Option<OsString>) -> Result<Host> {
+    if let Some(host) = forced {
+        return Ok(host.clone());
+    }
+    let Some(sender) = sender else {
+        return Err(Exit::Refused.error("who sends this? NNCP_SENDER is not set; a forced command needs --host"));
+    };
+    let sender = sender.to_string_lossy();
+    let host = config.hosts.iter().find(|(_, table)| table.nncp_sender.as_deref() == Some(sender.as_ref()));
+    match host {
+        Some((host, _)) => Ok(host.clone()),
+        None => Err(Exit::Refused.error(format!(
+            "no host has the NNCP node id {}; add nncp-sender to its [hosts.NAME]",
+            log::escape(&sender)
+        ))),
+    }
+}
+
+fn spool(new: &NewFile) -> Result<()> {
+    let mut stdin = Interruptible(io::stdin());
+    let mut buffer = vec![0; 256 * 1024];
+    let mut file = new.file();
+    let mut total = 0;
+    loop {
+        let n = match stdin.read(&mut buffer) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            other => other.or_exit(Exit::Io, "stdin")?,
+        };
+        if n == 0 {
+            break;
+        }
+        total += n;
+        file.write_all(buffer.get(..n).unwrap_or_default()).map_err(|e| full(e, new))?;
+    }
+    if total == 0 {
+        return Err(Exit::Data.error("nothing came on stdin"));
+    }
+    new.sync().map_err(|e| full(e, new))?;
+    file.seek(SeekFrom::Start(0)).or_exit(Exit::Io, "exec")?;
+    Ok(())
+}
+
+/// No space is temporary: the sender keeps the packet.
+fn full(e: io::Error, new: &NewFile) -> anyhow::Error {
+    let exit = match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Exit::TryAgain,
+        _ => Exit::Io,
+    };
+    exit.error(format!("{}: {e}", new.path().display()))
+}
+
+/// A name of our own: the sender's order is in the manifest. Without a target the label is all
+/// zeros until the manifest told it.
+fn name_for(host: &Host, target: Option<&Target>, now: SystemTime) -> QueueName {
+    let micros = now.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+    let stamp = Stamp::from_seq(micros, std::process::id());
+    match target {
+        Some(target) => QueueName::new(stamp, target, [0; 16], false),
+        None => QueueName { stamp, host: host.clone(), label: Label::Digest([0; 16]) },
+    }
+}
+
+/// Two packets in one microsecond must not meet.
+fn publish(new: &NewFile, mut name: QueueName) -> Result<()> {
+    loop {
+        match new.link_as(name.to_string().as_ref()) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                name.stamp = Stamp::from_seq(name.stamp.seq() + 1, std::process::id());
+            }
+            other => return other.map_err(|e| full(e, new)),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `verify` and `cat`: one file, looked at by hand. The same checks as in a run, nothing is
+//! received, moved or removed.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use anyhow::Result;
+use zsnap_common::cancel::Interruptible;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::queue_name::{Entry, classify};
+use zsnap_common::target::Host;
+
+use crate::cli::{OneFile, Options, TrustLevel};
+use crate::config::{Config, Tables};
+use crate::opened::{No, Opened};
+
+/// Checks the file; with `cat` writes its plain stream to stdout, otherwise what it is.
+pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) -> Result<Exit> {
+    let name = which.path.file_name().unwrap_or(OsStr::new(""));
+    let queue = match classify(name.as_encoded_bytes()) {
+        Entry::Queue(queue) => Some(queue),
+        _ => None,
+    };
+    let host = options.host.clone().or_else(|| queue.as_ref().map(|q| q.host.clone()));
+    let Some(host) = host else {
+        return Err(
+            Exit::Usage.error(format!("{} has no queue file's name; say its sender with --host", which.path.display()))
+        );
+    };
+    let config = Config::load(&without_store(options), trusting(tables, &host, which))?;
+    let file = File::open(&which.path).or_exit(Exit::Io, which.path.display())?;
+    let opened = Opened::verify(&config, &host, false, &file, SystemTime::now());
+    let opened = opened.and_then(|opened| {
+        if let Some(queue) = &queue {
+            opened.target(&host, queue)?;
+        }
+        Ok(opened)
+    });
+    let opened = opened.map_err(|no| {
+        let (exit, why) = match no {
+            No::Damaged(why) | No::Bad(why) => (Exit::Data, why),
+            No::Held(exit, why) => (exit, why),
+            No::Io(e) => (Exit::Io, e.to_string()),
+        };
+        exit.error(format!("{}: {why}", which.path.display()))
+    })?;
+    if cat {
+        let mut out = Interruptible(io::stdout());
+        opened.replay(&mut out)?;
+        return Ok(Exit::Done);
+    }
+    let text = describe(&opened);
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_exit(Exit::Io, "stdout")?;
+    Ok(Exit::Done)
+}
+
+/// No pool is needed to look at a file.
+fn without_store(options: &Options) -> Options {
+    Options { store: None, ..options.clone() }
+}
+
+/// The host's table, with what the command line adds.
+fn trusting(mut tables: Tables, host: &Host, which: &OneFile) -> Tables {
+    if !which.signer_file.is_empty() || which.unsigned || tables.hosts.contains_key(host) {
+        let table = tables.hosts.entry(host.clone()).or_default();
+        table.signers.extend(which.signer_file.iter().cloned());
+        if which.unsigned {
+            table.trust = TrustLevel::Recipient;
+        }
+    }
+    tables
+}
+
+/// `key: value` lines, for people and for scripts.
+fn describe(opened: &Opened<'_>) -> String {
+    let mut lines = BTreeMap::new();
+    let Opened::Sealed(verified) = opened else { return String::new() };
+    lines.insert("bytes", verified.bytes().to_string());
+    lines.insert("signer", verified.signer().unwrap_or("none").to_owned());
+    if let Some(manifest) = verified.manifest() {
+        lines.insert("target", format!("{}/{}", manifest.host, manifest.dataset));
+        lines.insert("seq", manifest.seq.to_string());
+        lines.insert("prev", manifest.prev.map_or("none".to_owned(), |prev| prev.to_string()));
+        lines.insert("kind", if verified.stream().is_some() { "zfs" } else { "opaque" }.to_owned());
+    }
+    if let Some(stream) = verified.stream() {
+        let first = stream.substreams.first();
+        let last = stream.substreams.last();
+        lines.insert("from", first.and_then(|s| s.from).map_or("none".to_owned(), |guid| guid.to_string()));
+        lines.insert("to", last.map_or(String::new(), |s| s.to.to_string()));
+        lines.insert("snapshot", last.map_or(String::new(), |s| format!("{}@{}", s.fs, s.snap)));
+        lines.insert("substreams", stream.substreams.len().to_string());
+    }
+    lines.into_iter().map(|(key, value)| format!("{key}: {value}\n")).collect()
+}

@@ -1,0 +1,216 @@
+//! A queue file whose sender and form are proven, and which target it is for.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use zsnap_common::cancel;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::open::{self, Refusal, Trust, Verified};
+use zsnap_common::payload::Manifest;
+use zsnap_common::queue_name::{Label, QueueName};
+use zsnap_common::target::{Host, Target};
+use zsnap_common::zstream::gate::Gate;
+use zsnap_common::zstream::{StreamError, StreamFacts, record};
+
+use crate::cli::TrustLevel;
+use crate::config::Config;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A file that may be applied.
+pub enum Opened<'f> {
+    /// Decrypted, authenticated, walked.
+    Sealed(Box<Verified<&'f File>>),
+    /// A bare `zfs send` stream, which only exec mode takes, under `trust = "transport"`.
+    Plain(&'f File, StreamFacts),
+}
+
+/// Why a file is not applied, and where it belongs.
+#[derive(Debug)]
+pub enum No {
+    /// To quarantine, but it may still be arriving.
+    Damaged(String),
+    /// To quarantine.
+    Bad(String),
+    /// It stays; says the remedy. The status is exec's.
+    Held(Exit, String),
+    /// Reading failed: try again.
+    Io(std::io::Error),
+}
+
+impl Opened<'_> {
+    /// Verifies `file` as sent by `host`.
+    pub fn verify<'f>(
+        config: &Config,
+        host: &Host,
+        exec: bool,
+        file: &'f File,
+        now: SystemTime,
+    ) -> Result<Opened<'f>, No> {
+        let Some(table) = config.hosts.get(host) else {
+            let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
+            return Err(No::Held(Exit::Refused, why));
+        };
+        if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(No::Io)? {
+            return walk(file).map(|facts| Opened::Plain(file, facts));
+        }
+        // In a directory nobody vouches for who wrote the file, so transport is no trust there.
+        let unsigned = match table.trust {
+            TrustLevel::Signature => false,
+            TrustLevel::Recipient => true,
+            TrustLevel::Transport => exec,
+        };
+        let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
+        let verified = open::verify(file, &trust, &config.limits).map_err(|refusal| explain(refusal, host))?;
+        let opened = Opened::Sealed(Box::new(verified));
+        opened.check_times()?;
+        Ok(opened)
+    }
+
+    /// The signed word about itself; `None`: a file of the seeds, or a plain stream.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match self {
+            Opened::Sealed(verified) => verified.manifest(),
+            Opened::Plain(..) => None,
+        }
+    }
+
+    /// What the gate found; `None`: an opaque stream.
+    pub fn stream(&self) -> Option<&StreamFacts> {
+        match self {
+            Opened::Sealed(verified) => verified.stream(),
+            Opened::Plain(_, facts) => Some(facts),
+        }
+    }
+
+    /// Writes the plain stream.
+    pub fn replay(self, out: &mut dyn Write) -> Result<()> {
+        match self {
+            Opened::Sealed(verified) => verified.replay(out),
+            Opened::Plain(mut file, _) => {
+                file.seek(SeekFrom::Start(0))?;
+                copy(&mut file, |bytes| Ok(out.write_all(bytes)?))
+            }
+        }
+    }
+
+    /// Snapshots dated more than a day after the file was made would stay the newest for ever in
+    /// any retention by age. The sender's own clock judges, never ours.
+    fn check_times(&self) -> Result<(), No> {
+        let Opened::Sealed(verified) = self else { return Ok(()) };
+        let made = verified.manifest().map(|m| UNIX_EPOCH + Duration::from_secs(m.created)).or(verified.signed());
+        let (Some(made), Some(stream)) = (made, verified.stream()) else { return Ok(()) };
+        let late = stream.substreams.iter().find(|s| {
+            UNIX_EPOCH.checked_add(Duration::from_secs(s.created)).is_none_or(|created| created > made + DAY)
+        });
+        match late {
+            Some(s) => Err(No::Bad(format!("snapshot {} is dated more than a day after the file was made", s.snap))),
+            None => Ok(()),
+        }
+    }
+
+    /// Which target the file is for: its manifest says so, and its name must agree. Without a
+    /// manifest the name alone tells, and of the two readings of `NAME.0` the one that fits the
+    /// stream's own name.
+    pub fn target(&self, host: &Host, queue: &QueueName) -> Result<Target, No> {
+        if let Some(manifest) = self.manifest() {
+            let target = Target { host: manifest.host.clone(), dataset: manifest.dataset.clone() };
+            if target.host != *host {
+                return Err(No::Bad(format!("its manifest says host {}, not {host}", target.host)));
+            }
+            if !queue.may_be(&target) {
+                return Err(No::Bad(format!("its manifest says {target}, its name another dataset")));
+            }
+            return Ok(target);
+        }
+        let of = |name: &QueueName| match &name.label {
+            Label::Dataset(dataset) => Some(Target { host: host.clone(), dataset: dataset.clone() }),
+            Label::Digest(_) => None,
+        };
+        if queue.host != *host {
+            return Err(No::Bad(format!("its name says host {}, its directory {host}", queue.host)));
+        }
+        let Some(target) = of(queue) else {
+            return Err(No::Bad("neither its name nor a manifest says which dataset it is for".into()));
+        };
+        let copy = queue.without_copy_suffix().as_ref().and_then(of);
+        let fs = self.stream().and_then(|s| s.substreams.first()).map(|s| s.fs.as_str());
+        Ok(match copy {
+            Some(copy) if fs == Some(copy.dataset.as_str()) => copy,
+            _ => target,
+        })
+    }
+}
+
+/// Says what a refusal means for the file.
+fn explain(refusal: Refusal, host: &Host) -> No {
+    let held = No::Held;
+    match refusal {
+        Refusal::Damaged(why) => No::Damaged(format!("damaged: {why}")),
+        Refusal::Malformed(why) => No::Bad(format!("not as a queue file should be: {why}")),
+        Refusal::Forged(why) => No::Bad(format!("forged: {why}")),
+        Refusal::WrongHost { said } => No::Bad(format!("signed by {said}, not by {host}")),
+        Refusal::NoKey(ids) => held(
+            Exit::TryAgain,
+            format!("encrypted to {ids}, none of our keys; add that key to keys, or give {host} our certificate"),
+        ),
+        Refusal::Unsigned => held(
+            Exit::Refused,
+            format!("not signed; let {host} sign, or set trust = \"recipient\" in [hosts.{host}] to take it"),
+        ),
+        Refusal::UnknownSigner(id) => held(
+            Exit::Refused,
+            format!(
+                "signed by {id}, which no host has; add its certificate to signers in [hosts.{host}] if it is {host}'s"
+            ),
+        ),
+        Refusal::BadSigner(why) => held(
+            Exit::Refused,
+            format!("its signing key was not valid when it signed: {why}; get {host}'s renewed certificate"),
+        ),
+        Refusal::Clock(why) => held(Exit::TryAgain, format!("{why}: this clock or {host}'s is wrong")),
+        Refusal::Io(e) => No::Io(e),
+    }
+}
+
+/// Calls `each` for every piece of the file from where it stands.
+fn copy(file: &mut &File, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        cancel::check()?;
+        match file.read(&mut buffer).or_exit(Exit::Io, "queue file")? {
+            0 => return Ok(()),
+            n => each(buffer.get(..n).unwrap_or_default())?,
+        }
+    }
+}
+
+fn starts_like_zfs(mut file: &File) -> std::io::Result<bool> {
+    let mut head = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(16).read_to_end(&mut head)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(record::starts_like_zfs(&head))
+}
+
+fn walk(mut file: &File) -> Result<StreamFacts, No> {
+    let mut gate = Gate::new();
+    let bad = |e: &StreamError| No::Bad(e.to_string());
+    let mut refused = None;
+    let read = copy(&mut file, |bytes| {
+        gate.feed(bytes, &mut |_| Ok(())).map_err(|e| {
+            refused = Some(bad(&e));
+            anyhow::anyhow!("refused")
+        })
+    });
+    match (read, refused) {
+        (_, Some(no)) => Err(no),
+        (Err(e), None) => Err(No::Io(std::io::Error::other(format!("{e:#}")))),
+        (Ok(()), None) => gate.finish().map_err(|e| match e {
+            StreamError::Truncated { .. } => No::Damaged(e.to_string()),
+            e => bad(&e),
+        }),
+    }
+}
