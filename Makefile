@@ -1,0 +1,49 @@
+# The only task runner. `make demo` and `make test` do all of their own set-up; NO_INSTALL=1
+# makes them only check and tell.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+BINARIES = zsnap-queue zsnap-ingest
+
+all:
+	tests/packages build
+	cargo build --release --locked
+
+demo:
+	tests/packages demo
+	cargo build --locked --workspace --bins
+	tests/demo target/debug
+
+# The binaries first: the tests of the whole system start them.
+test:
+	tests/packages test
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace
+
+check:
+	tests/packages build
+	cargo fmt --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+# Real OpenZFS, simplesnap and NNCP in a small virtual machine (root; minutes to build once).
+test-zfs:
+	tests/packages zfs
+	cargo build --locked --workspace --bins
+	tests/lab/build
+	tests/lab/test target/debug
+
+bench:
+	tests/packages test
+	cargo build --locked --release --workspace --bins
+	tests/bench target/release
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/zsnap
+	for b in $(BINARIES); do install -m 755 target/release/$$b $(DESTDIR)$(PREFIX)/bin/ || exit 1; done
+	for page in man/*.[0-9]; do \
+	  section=$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; \
+	  install -d $$section && install -m 644 $$page $$section/ || exit 1; done
+	install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(PREFIX)/share/doc/zsnap/
+
+.PHONY: all demo test check test-zfs bench install
