@@ -110,7 +110,7 @@ impl<'a> Apply<'a> {
             self.opaque(place, opened, &target, name, behind)
         };
         let outcome = match verdict {
-            Err(e) if e.chain().any(|c| c.is::<zsnap_common::cancel::Cancelled>()) => return Err(e),
+            Err(e) if zsnap_common::cancel::Cancelled::find(&e).is_some() => return Err(e),
             Err(e) => return Ok(Outcome::Failed(e)),
             Ok(Done::Applied) => Outcome::Applied,
             Ok(Done::Is(outcome)) => return Ok(outcome),

@@ -52,7 +52,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     drop(new);
     // From here on the file is ours to keep, whatever the run makes of it.
     if let Err(e) = run::locked(config, options, Some(&host)) {
-        if e.chain().any(|c| c.is::<zsnap_common::cancel::Cancelled>()) {
+        if zsnap_common::cancel::Cancelled::find(&e).is_some() {
             log::info("interrupted; the file is kept for the next run");
         } else {
             log::error(format!("{e:#}; the file is kept for the next run"));

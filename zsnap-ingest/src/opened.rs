@@ -192,7 +192,7 @@ fn starts_like_zfs(mut file: &File) -> std::io::Result<bool> {
     file.seek(SeekFrom::Start(0))?;
     file.take(16).read_to_end(&mut head)?;
     file.seek(SeekFrom::Start(0))?;
-    Ok(record::starts_like_zfs(&head))
+    Ok(record::order_of_first(&head).is_some())
 }
 
 fn walk(mut file: &File) -> Result<StreamFacts, No> {
