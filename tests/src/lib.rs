@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+pub mod scene;
 pub mod stream;
 
 /// The real streams in `data/streams`; its README says what each is.

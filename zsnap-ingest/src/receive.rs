@@ -2,7 +2,7 @@
 //! can produce -F, -d, -e, -M or -s, and every name is ours, never the stream's.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::process::{ChildStdin, Stdio};
 
 use anyhow::Result;
@@ -49,8 +49,9 @@ struct Feeder<'a> {
 struct Current {
     name: String,
     to: Guid,
-    stdin: Option<Interruptible<ChildStdin>>,
+    // Dropped before the pipe: killed before it could see an end that is none.
     child: Child,
+    stdin: Option<BufWriter<Interruptible<ChildStdin>>>,
 }
 
 impl<'a> Unwrap<'a> {
@@ -116,8 +117,8 @@ impl Feeder<'_> {
         command.args(argv(self.dataset, sub)).stdin(Stdio::piped());
         log::info(format!("receiving {}@{}", self.dataset, sub.snap));
         let mut child = Child::spawn(command, "zfs")?;
-        let stdin = child.stdin().map(Interruptible);
-        self.current = Some(Current { name: sub.snap.clone(), to: sub.to, stdin, child });
+        let stdin = child.stdin().map(|pipe| BufWriter::with_capacity(256 * 1024, Interruptible(pipe)));
+        self.current = Some(Current { name: sub.snap.clone(), to: sub.to, child, stdin });
         Ok(())
     }
 
@@ -134,7 +135,15 @@ impl Feeder<'_> {
     /// have committed, and a success may not have (OpenZFS ignores a snapshot that is there).
     fn finish(&mut self) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Ok(()) };
-        drop(current.stdin.take());
+        if let Some(mut stdin) = current.stdin.take() {
+            match stdin.flush() {
+                Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                    current.child.kill();
+                    return Err(e.into());
+                }
+                _ => drop(stdin),
+            }
+        }
         let status = current.child.wait(None)?;
         let name = format!("{}@{}", self.dataset, current.name);
         if self.zfs.snapshot_guid(&name)? == Some(current.to) {

@@ -1,0 +1,251 @@
+//! A laptop and a backup server in one temporary directory: keys, configurations, and the real
+//! binaries. Every test of the whole plays in one.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
+
+use zsnap_common::digest::sha256_hex;
+use zsnap_common::keys::{Format, Recipients, SigningKey};
+use zsnap_common::payload::{Base, Epoch, Manifest, PayloadKind, Trailer};
+use zsnap_common::queue_name::{QueueName, Stamp};
+use zsnap_common::seal::{Sealing, seal};
+use zsnap_common::target::Target;
+
+/// The directory of the binaries that were built with these tests.
+pub fn binaries() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(Path::parent).unwrap().to_owned()
+}
+
+/// Where the program is, built before the tests (`make test` does).
+pub fn program(name: &str) -> PathBuf {
+    let path = binaries().join(name);
+    assert!(path.exists(), "{} is missing: cargo build --workspace --bins first", path.display());
+    path
+}
+
+/// Whether a real peer is installed. Without it a test says so and passes, but never in CI.
+pub fn have(peer: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(peer).is_file()));
+    assert!(found || std::env::var_os("CI").is_none(), "{peer} is not installed");
+    if !found {
+        eprintln!("NOT TESTED: {peer} is not installed");
+    }
+    found
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit status; 128 + signal if a signal ended it.
+    pub status: i32,
+    /// Its standard output.
+    pub out: Vec<u8>,
+    /// Its standard error.
+    pub err: String,
+}
+
+impl Ran {
+    /// From what std gives.
+    pub fn of(output: Output) -> Ran {
+        use std::os::unix::process::ExitStatusExt;
+        let status = output.status.code().or(output.status.signal().map(|s| 128 + s)).unwrap();
+        Ran { status, out: output.stdout, err: String::from_utf8_lossy(&output.stderr).into_owned() }
+    }
+
+    /// Fails the test unless the status is this one.
+    #[track_caller]
+    pub fn expect(self, status: i32) -> Ran {
+        assert_eq!(self.status, status, "stderr: {}", self.err);
+        self
+    }
+
+    /// Fails the test unless standard error holds this text.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Ran {
+        assert!(self.err.contains(text), "stderr does not say \"{text}\": {}", self.err);
+        self
+    }
+}
+
+/// Runs a command with `input` on its stdin.
+pub fn run(command: &mut Command, input: &[u8]) -> Ran {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // A program that ends before it has read all is no failure of the test.
+        scope.spawn(move || drop(stdin.write_all(input)));
+        Ran::of(child.wait_with_output().unwrap())
+    })
+}
+
+/// The temporary directory and what is in it.
+pub struct Scene {
+    dir: tempfile::TempDir,
+}
+
+impl Default for Scene {
+    fn default() -> Scene {
+        Scene::new()
+    }
+}
+
+impl Scene {
+    /// Keys for the hosts `laptop` and `other` and for the backup server; a spool that is also
+    /// the incoming directory; `[[command]]` for `laptop/etc` that appends each stream to
+    /// `target/all` (no overlap) and for `laptop/tar` (overlap).
+    pub fn new() -> Scene {
+        let scene = Scene { dir: tempfile::Builder::new().prefix("zsnap-").tempdir().unwrap() };
+        for dir in ["spool", "target", "tar"] {
+            fs::create_dir(scene.path(dir)).unwrap();
+        }
+        for host in ["laptop", "other"] {
+            let out = scene.path(host);
+            zsnap_common::keys::keygen(&out, zsnap_common::keys::Purpose::Sign(&host.parse().unwrap()), false).unwrap();
+        }
+        zsnap_common::keys::keygen(&scene.path("backup"), zsnap_common::keys::Purpose::Encrypt, true).unwrap();
+        let root = scene.dir.path().display().to_string();
+        scene.write("queue.toml", &format!(
+            "state = \"{root}/queue-state\"\nrecipient-file = [\"{root}/backup.cert\"]\nsigner-file = \"{root}/laptop.key\"\nto = [\"dir:{root}/spool\"]\n"
+        ));
+        scene.write("ingest.toml", &format!(
+            "state = \"{root}/ingest-state\"\nincoming = \"{root}/spool\"\nkeys = [\"{root}/backup.key\"]\n\
+             [hosts.laptop]\nsigners = [\"{root}/laptop.cert\"]\n[hosts.other]\nsigners = [\"{root}/other.cert\"]\n\
+             [[command]]\nmatch = \"laptop/etc\"\nrun = [\"/bin/sh\", \"-c\", \"cat >> {root}/target/all\"]\ntarget = \"{root}/target\"\n\
+             [[command]]\nmatch = \"laptop/tar\"\nrun = [\"/bin/tar\", \"--extract\", \"--listed-incremental=/dev/null\", \"--directory={root}/tar\"]\n\
+             target = \"{root}/tar\"\noverlap = true\n"
+        ));
+        scene
+    }
+
+    /// A path inside.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Replaces text in a configuration.
+    pub fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.path(name)).unwrap();
+        assert!(text.contains(from), "{name} has no {from}");
+        self.write(name, &text.replace(from, to));
+    }
+
+    /// zsnap-queue with the configuration, not started.
+    pub fn queue_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program("zsnap-queue"));
+        command.arg("--config").arg(self.path("queue.toml")).args(args).current_dir("/");
+        command
+    }
+
+    /// zsnap-ingest with the configuration, not started.
+    pub fn ingest_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program("zsnap-ingest"));
+        command.arg("--config").arg(self.path("ingest.toml")).args(args).current_dir("/").env_remove("NNCP_SENDER");
+        command
+    }
+
+    /// Runs zsnap-queue with `input` on its stdin.
+    pub fn queue(&self, args: &[&str], input: &[u8]) -> Ran {
+        run(&mut self.queue_command(args), input)
+    }
+
+    /// Runs zsnap-ingest.
+    pub fn ingest(&self, args: &[&str]) -> Ran {
+        run(&mut self.ingest_command(args), b"")
+    }
+
+    /// The queue files of a host in the spool, sorted.
+    pub fn spooled(&self, host: &str) -> Vec<PathBuf> {
+        files(&self.path("spool").join(host))
+    }
+
+    /// The names in quarantine of a host, reasons included.
+    pub fn quarantined(&self, host: &str) -> Vec<PathBuf> {
+        files(&self.path("spool/.zsnap-quarantine").join(host))
+    }
+
+    /// What the command for `laptop/etc` was given, or nothing if it was never started.
+    pub fn applied(&self) -> Vec<u8> {
+        fs::read(self.path("target/all")).unwrap_or_default()
+    }
+
+    /// Makes every file in the spool old enough not to be still arriving.
+    pub fn age(&self, host: &str) {
+        let old = SystemTime::now() - std::time::Duration::from_secs(3600);
+        for file in self.spooled(host) {
+            fs::File::options().write(true).open(file).unwrap().set_modified(old).unwrap();
+        }
+    }
+
+    /// Puts a file made by hand into a host's directory of the spool.
+    pub fn deliver(&self, host: &str, name: &str, bytes: &[u8]) -> PathBuf {
+        let dir = self.path("spool").join(host);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(name), bytes).unwrap();
+        dir.join(name)
+    }
+
+    /// Seals `body` as the manifest says, signed by `signer` (a name of [`Scene::new`]), or not.
+    pub fn seal(&self, manifest: &Manifest, signer: Option<&str>, body: &[u8]) -> Vec<u8> {
+        let key = signer.map(|name| SigningKey::load(&self.path(format!("{name}.key")), SystemTime::now()).unwrap());
+        self.seal_with(manifest, key.as_ref(), &self.path("backup.cert"), body)
+    }
+
+    /// The same with any key and recipient.
+    pub fn seal_with(&self, manifest: &Manifest, key: Option<&SigningKey>, to: &Path, body: &[u8]) -> Vec<u8> {
+        let recipients = Recipients::load(&[to.to_owned()], Format::Gpg, SystemTime::now()).unwrap();
+        let how = Sealing { recipients: &recipients, signer: key, format: Format::Gpg, level: 1, threads: 1 };
+        let trailer = Trailer { zsnap: 1, bytes: body.len() as u64, sha256: sha256_hex(body), substreams: None, to: None };
+        seal(Vec::new(), &how, manifest, |out| {
+            out.write_all(body)?;
+            Ok(trailer)
+        })
+        .unwrap()
+    }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut files: Vec<_> = entries.map(|e| e.unwrap().path()).filter(|p| !hidden(p)).collect();
+    files.sort();
+    files
+}
+
+fn hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// The manifest of a full opaque stream, number `seq`.
+pub fn manifest(target: &str, seq: u64) -> Manifest {
+    let target: Target = target.parse().unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    Manifest {
+        zsnap: 1,
+        host: target.host,
+        dataset: target.dataset,
+        created: now,
+        kind: PayloadKind::Opaque,
+        id: format!("{seq:032x}"),
+        epoch: Epoch { id: "e".repeat(32), started: 1_700_000_000 },
+        seq,
+        prev: None,
+        base: Base::None,
+        zfs: None,
+    }
+}
+
+/// The name of file number `seq` of a target.
+pub fn name(target: &str, seq: u64) -> String {
+    QueueName::new(Stamp::from_seq(seq, 1), &target.parse().unwrap(), [0; 16], false).to_string()
+}
