@@ -1,4 +1,5 @@
 //! The stream gate, with real streams, streams made from nothing, and hostile ones.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::io;
 
@@ -224,7 +225,7 @@ fn the_head_is_known_with_the_first_begin() {
 #[test]
 fn what_is_no_stream_is_told_apart_from_one_that_broke_off() {
     assert!(matches!(gate(b""), Err(StreamError::Truncated { at: 0 })));
-    for bytes in [&b"#"[..], b"hello\n", &[0; 9], &[1; RECORD], &[0; 1000], b"\x28\xb5\x2f\xfd a zstd frame"] {
+    for bytes in [&b"#"[..], b"hello\n", &[0; 20], &[1; RECORD], &[0; 1000], b"\x28\xb5\x2f\xfd a zstd frame"] {
         assert!(matches!(gate(bytes), Err(StreamError::NotZfs)), "{bytes:?}");
     }
     for full in both_orders(Stream::parse(&sample("full.zfs"))) {
@@ -334,6 +335,18 @@ fn volumes_and_long_chains_are_accepted() {
 }
 
 #[test]
+fn a_stream_of_endless_snapshots_is_refused() {
+    let mut gate = Gate::new();
+    gate.feed(&Stream::compound("tank@z", []).bytes()[..2 * RECORD], &mut |_| Ok(())).unwrap();
+    let mut feed = |n| {
+        let sub = Sub::increment(&format!("tank@{n}"), n, n + 1).records([]);
+        gate.feed(&Stream::plain(sub).bytes(), &mut |_| Ok(()))
+    };
+    (1..=100_000).for_each(|n| feed(n).unwrap());
+    assert!(matches!(feed(100_001), Err(StreamError::Unsupported(_))));
+}
+
+#[test]
 fn a_compound_stream_that_lacks_snapshots_is_refused() {
     let mut stream = Stream::parse(&sample("incr-I-s1-s4.zfs"));
     let begins: Vec<usize> =
@@ -426,6 +439,8 @@ fn hostile_streams_with_right_checksums_are_refused() {
         }
     }
     refused(&Stream::plain(Sub::increment("tank@a", 5, 5)).bytes(), "zero, its base's");
+    let circle = [Sub::increment("tank@a", 5, 6), Sub::increment("tank@b", 6, 5)];
+    refused(&Stream::compound("tank@b", circle).bytes(), "its base's, or sent before");
     let mixed = [Stream::plain(Sub::full("tank@a", 1)), Stream::plain(Sub::full("tank@a", 1)).swapped()];
     let mut wrapper = Stream::compound("tank@a", []);
     wrapper.records.splice(2..2, mixed[1].records.clone());
