@@ -1,4 +1,5 @@
 //! The stream gate, with real streams, streams made from nothing, and hostile ones.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::io;
 
@@ -224,7 +225,7 @@ fn the_head_is_known_with_the_first_begin() {
 #[test]
 fn what_is_no_stream_is_told_apart_from_one_that_broke_off() {
     assert!(matches!(gate(b""), Err(StreamError::Truncated { at: 0 })));
-    for bytes in [&b"#"[..], b"hello\n", &[0; 9], &[1; RECORD], &[0; 1000], b"\x28\xb5\x2f\xfd a zstd frame"] {
+    for bytes in [&b"#"[..], b"hello\n", &[0; 20], &[1; RECORD], &[0; 1000], b"\x28\xb5\x2f\xfd a zstd frame"] {
         assert!(matches!(gate(bytes), Err(StreamError::NotZfs)), "{bytes:?}");
     }
     for full in both_orders(Stream::parse(&sample("full.zfs"))) {
@@ -317,13 +318,16 @@ fn a_failing_consumer_ends_it() {
         Err(io::ErrorKind::BrokenPipe.into())
     });
     assert!(matches!(fed, Err(StreamError::Sink(e)) if e.kind() == io::ErrorKind::BrokenPipe));
-    assert!(gate.feed(&bytes, &mut |_| panic!("nothing comes after an error")).is_err());
+    assert!(gate.feed(&bytes[..1], &mut |_| panic!("nothing comes after an error")).is_err());
     assert_eq!(calls, 1);
     assert!(gate.finish().is_err());
 }
 
 #[test]
-fn volumes_and_long_chains_are_accepted() {
+fn volumes_long_chains_and_many_properties_are_accepted() {
+    let properties = vec![1; 64 << 20];
+    assert!(gate(&Stream::with_properties("tank@a", &properties, [Sub::full("tank@a", 1)]).bytes()).is_ok());
+
     let (facts, _) = gate(&Stream::plain(Sub::full("tank/vol@a", 7).objset(3)).bytes()).unwrap();
     assert_eq!(facts.substreams[0].kind, Kind::Volume);
 
@@ -331,6 +335,18 @@ fn volumes_and_long_chains_are_accepted() {
     let (facts, parts) = gate(&Stream::compound("tank/home@s4999", subs).bytes()).unwrap();
     assert_eq!((facts.substreams.len(), parts.len()), (5000, 5000));
     assert_eq!(facts.substreams[4999].to, Guid(5100));
+}
+
+#[test]
+fn a_stream_of_endless_snapshots_is_refused() {
+    let mut gate = Gate::new();
+    gate.feed(&Stream::compound("tank@z", []).bytes()[..2 * RECORD], &mut |_| Ok(())).unwrap();
+    let mut feed = |n| {
+        let sub = Sub::increment(&format!("tank@{n}"), n, n + 1).records([]);
+        gate.feed(&Stream::plain(sub).bytes(), &mut |_| Ok(()))
+    };
+    (1..=100_000).for_each(|n| feed(n).unwrap());
+    assert!(matches!(feed(100_001), Err(StreamError::Unsupported(_))));
 }
 
 #[test]
@@ -357,7 +373,7 @@ fn a_compound_stream_that_lacks_snapshots_is_refused() {
 type Hostile = (fn(&mut Vec<Rec>), &'static str);
 
 /// Of `synthetic()`: 0, 1 wrapper; 2 to 13 @a (4 WRITE is at 6, 7, SPILL at 9); 14, 15 @b; 16 to 18 @c; 19 bare END.
-const HOSTILE: [Hostile; 39] = [
+const HOSTILE: [Hostile; 41] = [
     (|r| r[2].set_toname("tank0/evil@a"), "a stream of tank/home around one of tank0/evil"),
     (|r| r[2].set_toname("tank/home0/evil@a"), "a stream of tank/home around one of tank/home0/evil"),
     (|r| r[2].set_toname("tank/home/child@a"), "several file systems inside"),
@@ -395,6 +411,8 @@ const HOSTILE: [Hostile; 39] = [
     (|r| r[7].set_u64(96, 1 << 40), "a WRITE record with a payload of 1099511627776 bytes"),
     (|r| r[9].set_u64(16, 1 << 40), "a SPILL record with a payload of 1099511627776 bytes"),
     (|r| r[2].set_u32(4, 1 << 21), "a BEGIN record with a payload of 2097152 bytes"),
+    (|r| r[2].set_u32(4, 2), "a BEGIN record with a payload of 2 bytes"),
+    (|r| r[0].set_u32(4, (64 << 20) + 4), "a BEGIN record with a payload of 67108868 bytes"),
     (|r| r[6].set_u64(40, 2), "a WRITE record of another snapshot"),
     (|r| r[13].set_u64(40, 2), "an END record of another snapshot"),
     (|r| r[13].set_u64(48, 2), "an END record with more in it"),
@@ -426,6 +444,8 @@ fn hostile_streams_with_right_checksums_are_refused() {
         }
     }
     refused(&Stream::plain(Sub::increment("tank@a", 5, 5)).bytes(), "zero, its base's");
+    let circle = [Sub::increment("tank@a", 5, 6), Sub::increment("tank@b", 6, 5)];
+    refused(&Stream::compound("tank@b", circle).bytes(), "its base's, or sent before");
     let mixed = [Stream::plain(Sub::full("tank@a", 1)), Stream::plain(Sub::full("tank@a", 1)).swapped()];
     let mut wrapper = Stream::compound("tank@a", []);
     wrapper.records.splice(2..2, mixed[1].records.clone());

@@ -163,7 +163,7 @@ impl Gate {
             if self.place == Place::Refused {
                 return Err(damaged(self.bytes, "it was refused before its end"));
             }
-            if self.payload == 0 && self.place == Place::Done {
+            if self.place == Place::Done {
                 return Err(damaged(self.bytes, "bytes behind its end: a second stream or garbage"));
             }
             let wanted = if self.payload > 0 { self.payload } else { (RECORD - self.filled) as u64 };
@@ -217,20 +217,11 @@ impl Gate {
         })?;
         match (self.place, kind) {
             (Place::Inside | Place::Header | Place::Between, Type::End) => self.end(at, &record, before, on),
+            (Place::Inside, Type::WriteByref) => Err(StreamError::Unsupported(record::IS_DEDUPLICATED.to_owned())),
+            (Place::Inside, Type::Redact) => Err(StreamError::Unsupported(record::IS_REDACTED.to_owned())),
             (Place::Inside, _) => {
                 if record.toguid(kind) != self.toguid {
                     return Err(damaged(at, format!("a {} record of another snapshot", kind.name())));
-                }
-                match kind {
-                    Type::WriteByref => {
-                        return Err(StreamError::Unsupported("deduplicated ZFS stream: send it without -D".to_owned()));
-                    }
-                    Type::Redact => {
-                        return Err(StreamError::Unsupported(
-                            "redacted ZFS stream: send it without --redact".to_owned(),
-                        ));
-                    }
-                    _ => {}
                 }
                 self.payload =
                     record.payload(kind).map_err(|why| damaged(at, format!("a {} record with {why}", kind.name())))?;
@@ -288,7 +279,7 @@ impl Gate {
                     begin.fs
                 ))
             } else {
-                damaged(at, format!("a stream of {} around one of {}", outer, begin.fs))
+                damaged(at, format!("a stream of {outer} around one of {}", begin.fs))
             });
         }
         let kind = match begin.objset {

@@ -199,6 +199,11 @@ const REDACTED: u64 = 1 << 21;
 const KNOWN_FEATURES: u64 =
     DEDUP | 1 << 2 | 0b11 << 16 | 1 << 19 | RESUMING | REDACTED | COMPRESSED | 1 << 23 | RAW | 0b1_1111 << 25;
 
+/// Why such a stream is not carried, with the remedy.
+pub const IS_DEDUPLICATED: &str = "deduplicated ZFS stream: send it without -D";
+/// Why such a stream is not carried, with the remedy.
+pub const IS_REDACTED: &str = "redacted ZFS stream: send it without --redact";
+
 impl Begin {
     /// Reads a BEGIN record; the error is what its name lacks.
     pub fn read(record: &Record) -> Result<Begin, String> {
@@ -224,13 +229,16 @@ impl Begin {
         } else if unknown != 0 {
             format!("ZFS stream with features that zsnap does not know ({unknown:#x}): carry it with --opaque")
         } else if self.flags & !KNOWN_FLAGS != 0 {
-            format!("ZFS stream with flags that zsnap does not know ({:#x}): carry it with --opaque", self.flags)
+            format!(
+                "ZFS stream with flags that zsnap does not know ({:#x}): carry it with --opaque",
+                self.flags & !KNOWN_FLAGS
+            )
         } else if self.features & DEDUP != 0 {
-            "deduplicated ZFS stream: send it without -D".to_owned()
+            IS_DEDUPLICATED.to_owned()
         } else if self.features & RESUMING != 0 {
             "resumed ZFS stream: send it from its start, without -t".to_owned()
         } else if self.features & REDACTED != 0 {
-            "redacted ZFS stream: send it without --redact".to_owned()
+            IS_REDACTED.to_owned()
         } else if self.flags & CLONE != 0 {
             format!(
                 "{} is sent as a clone, on a snapshot of another dataset: send it in full first, without -i",
