@@ -10,7 +10,7 @@ use anyhow::Result;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, Unsafe, shown};
 use zsnap_common::log;
-use zsnap_common::payload::Manifest;
+use zsnap_common::payload::{Base, Manifest};
 use zsnap_common::queue_name::{Label, QueueName};
 use zsnap_common::target::{Dataset, Host, Target};
 use zsnap_common::zfs::Zfs;
@@ -248,7 +248,7 @@ impl<'a> Apply<'a> {
         let past = journal.get(&target.to_string());
         let decide = |pending: &[Manifest]| plan::opaque(&manifest, past, pending, command.overlap);
         let mut verdict = decide(&[]);
-        if matches!(verdict, Verdict::Ready { .. }) && manifest.prev.is_some() && !behind.is_empty() {
+        if matches!(verdict, Verdict::Ready { .. }) && manifest.base == Base::Prev && !behind.is_empty() {
             verdict = decide(&self.manifests(place, behind));
         }
         match verdict {
