@@ -1,51 +1,377 @@
-//! (skeleton: signatures are the contract)
+//! Programs that we start: by an absolute path, without a shell, with a clean environment, their
+//! words passed to the log, and never left behind half-fed.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
-use std::time::Duration;
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use crate::exit::{Exit, OrExit};
+use crate::{cancel, log};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// A longer line of a child is passed on in pieces of this size.
+const MAX_LINE: u64 = 4096;
+/// How many lines [`Child::last_words`] tells.
+const LAST_WORDS: usize = 3;
+/// How long a killed child may take to go. One that the kernel holds (an unkillable
+/// `zfs receive`) is given up and never waited for again.
+const DEATH: Duration = Duration::from_secs(10);
+/// How long a grandchild that still holds stderr may keep us from a child's last words.
+const LAST_GASP: Duration = Duration::from_secs(1);
+
 /// Where a program is: an absolute path as it is, a bare name from the fixed search path
 /// (/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin, never the environment's). Missing or not
 /// executable: `Exit::Unavailable` with the remedy.
-pub fn find(_program: &Path) -> anyhow::Result<PathBuf> {
-    unimplemented!()
+pub fn find(program: &Path) -> anyhow::Result<PathBuf> {
+    let name = program.display();
+    if program.is_absolute() {
+        if executable(program) {
+            return Ok(program.to_owned());
+        }
+        let what = format!("{name} is no program that can be run: install it, or correct its path");
+        return Err(Exit::Unavailable.error(what));
+    }
+    if program.components().count() != 1 || program.file_name() != Some(program.as_os_str()) {
+        return Err(Exit::Config.error(format!("{name}: give a program's absolute path, or its bare name")));
+    }
+    let found = PATH.split(':').map(|dir| Path::new(dir).join(program)).find(|path| executable(path));
+    found.ok_or_else(|| {
+        Exit::Unavailable.error(format!("{name} is not in {PATH}: install it, or give its absolute path"))
+    })
 }
+
+fn executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
 /// A command with a clean environment: PATH (fixed), LC_ALL=C, TZ=UTC, HOME=/ ; working directory `/`; stdin /dev/null;
-/// stdout null.
-pub fn command(_program: &Path) -> Command {
-    unimplemented!()
+/// stdout null. It gets a process group of its own, which [`Child::kill`] kills as a whole: what a
+/// script started must not read on and take our closed pipe for the end of the data.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("TZ", "UTC").env("HOME", "/");
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    command
 }
-/// Makes the command run as that user (uid, primary gid, no other groups; HOME and USER set).
-/// Nothing is changed if we already are that user. Unknown user: `Exit::Config`.
-pub fn run_as(_command: &mut Command, _user: &str) -> anyhow::Result<()> {
-    unimplemented!()
+
+/// Makes the command run as that user (uid, primary gid, no other groups; HOME, USER and LOGNAME
+/// set). Nothing is changed if we already are that user. Unknown user, or we are not root:
+/// `Exit::Config`.
+pub fn run_as(command: &mut Command, user: &str) -> anyhow::Result<()> {
+    let us = nix::unistd::geteuid();
+    let found = nix::unistd::User::from_name(user).or_exit(Exit::Config, format_args!("cannot look up user {user}"))?;
+    let found = found.ok_or_else(|| Exit::Config.error(format!("there is no user {user}: correct --user")))?;
+    if found.uid == us {
+        return Ok(());
+    }
+    if !us.is_root() {
+        return Err(Exit::Config.error(format!("only root can run a program as {user}: run as root or as {user}")));
+    }
+    // For a new uid without groups std drops all supplementary ones.
+    command.uid(found.uid.as_raw()).gid(found.gid.as_raw());
+    command.env("HOME", &found.dir).env("USER", user).env("LOGNAME", user);
+    Ok(())
 }
+
 /// A running child, whose stderr a thread passes to `log::child_line`. Killed and waited for on drop
 /// (so a pipe to it is never closed before it is dead: a reader that commits at EOF commits nothing).
+/// For this the owner of a [`ChildStdin`] keeps it until its data are complete, and otherwise
+/// calls [`Child::kill`], or drops the child, first.
 pub struct Child {
-    _p: (),
+    label: String,
+    child: std::process::Child,
+    pump: Option<JoinHandle<()>>,
+    said: Arc<Mutex<VecDeque<String>>>,
+    /// Ended and waited for, or given up.
+    over: bool,
 }
+
 impl Child {
     /// `label` names it in the log. Sets up stderr itself; stdin and stdout as the command says.
-    pub fn spawn(_command: Command, _label: &str) -> anyhow::Result<Child> {
-        unimplemented!()
+    pub fn spawn(mut command: Command, label: &str) -> anyhow::Result<Child> {
+        command.stderr(Stdio::piped());
+        let what = format!("cannot start {}", Path::new(command.get_program()).display());
+        let mut child = command.spawn().or_exit(Exit::Unavailable, what)?;
+        // Its copies of our pipe ends must not outlive this call.
+        drop(command);
+        let said = Arc::new(Mutex::new(VecDeque::new()));
+        let pump = child.stderr.take().map(|stderr| {
+            let (label, said) = (label.to_owned(), said.clone());
+            std::thread::spawn(move || pump(stderr, &label, &said))
+        });
+        Ok(Child { label: label.to_owned(), child, pump, said, over: false })
     }
-    /// Takes the writing end of its stdin (if piped).
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Takes the writing end of its stdin (if piped). Drop it only when all data are written;
+    /// after an error kill the child first.
     pub fn stdin(&mut self) -> Option<ChildStdin> {
-        unimplemented!()
+        self.child.stdin.take()
     }
+
     /// Takes the reading end of its stdout (if piped).
     pub fn stdout(&mut self) -> Option<ChildStdout> {
-        unimplemented!()
+        self.child.stdout.take()
     }
+
     /// Waits for its end; a signal to us (`cancel`) or `timeout` kills it: an error then.
-    pub fn wait(&mut self, _timeout: Option<Duration>) -> anyhow::Result<ExitStatus> {
-        unimplemented!()
+    /// (A pipe to its stdin that was not taken is closed when it has ended, not before.)
+    pub fn wait(&mut self, timeout: Option<Duration>) -> anyhow::Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            let until = Instant::now() + Duration::from_millis(200);
+            if let Some(status) = self.ended_before(until).or_exit(Exit::Io, &self.label)? {
+                return Ok(status);
+            }
+            if let Err(cancelled) = cancel::check() {
+                self.kill();
+                return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
+            }
+            if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
+                self.kill();
+                let seconds = start.elapsed().as_secs();
+                return Err(
+                    Exit::Unavailable.error(format!("{} did not end in {seconds} s and was killed", self.label))
+                );
+            }
+        }
     }
-    /// SIGKILL and wait.
+
+    /// SIGKILL and wait. A child that the kernel does not let go is given up after 10 seconds,
+    /// with an error in the log.
     pub fn kill(&mut self) {
-        unimplemented!()
+        if self.over {
+            return;
+        }
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // Not waited for yet, so the number is still its own.
+            if rustix::process::getpgid(Some(pid)) == Ok(pid) {
+                let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+            }
+        }
+        let _ = self.child.kill();
+        if !matches!(self.ended_before(Instant::now() + DEATH), Ok(Some(_))) {
+            log::error(format_args!("{} (pid {}) cannot be killed: it is left behind", self.label, self.child.id()));
+            self.over = true;
+        }
     }
+
     /// The last lines of its stderr, escaped, for an error message; call after `wait`.
     pub fn last_words(&self) -> String {
-        unimplemented!()
+        if let Some(pump) = self.pump.as_ref().filter(|_| self.over) {
+            let until = Instant::now() + LAST_GASP;
+            poll_before(until, || pump.is_finished().then_some(()));
+        }
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
+    }
+
+    fn ended_before(&mut self, until: Instant) -> std::io::Result<Option<ExitStatus>> {
+        // `std::process::Child::wait` would close stdin first.
+        let ended = poll_before(until, || self.child.try_wait().transpose()).transpose()?;
+        self.over |= ended.is_some();
+        Ok(ended)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // The fields, with pipe ends that nobody took, are dropped after this.
+        self.kill();
+    }
+}
+
+/// Asks again and again, with growing pauses.
+fn poll_before<T>(until: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let mut pause = Duration::from_micros(500);
+    loop {
+        let now = Instant::now();
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if now >= until {
+            return None;
+        }
+        sleep(pause.min(until - now));
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Reads on to the end, come what may: a child must never block on its stderr.
+fn pump(stderr: ChildStderr, label: &str, said: &Mutex<VecDeque<String>>) {
+    let mut stderr = BufReader::new(stderr);
+    loop {
+        let mut line = Vec::new();
+        if !matches!(stderr.by_ref().take(MAX_LINE).read_until(b'\n', &mut line), Ok(1..)) {
+            return;
+        }
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        if line.is_empty() {
+            continue;
+        }
+        log::child_line(label, line);
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() == LAST_WORDS {
+            said.pop_front();
+        }
+        said.push_back(log::escape_bytes(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn shell(script: &str) -> Command {
+        let mut command = command(Path::new("/bin/sh"));
+        command.args(["-c", script]);
+        command
+    }
+
+    fn spawn(command: Command) -> Child {
+        Child::spawn(command, "sh").unwrap()
+    }
+
+    fn output(mut command: Command) -> String {
+        command.stdout(Stdio::piped());
+        let mut child = spawn(command);
+        let mut text = String::new();
+        child.stdout().unwrap().read_to_string(&mut text).unwrap();
+        assert!(child.wait(None).unwrap().success(), "{}", child.last_words());
+        text
+    }
+
+    fn alive(pid: &str) -> bool {
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        rustix::process::test_kill_process(pid).is_ok() && !state.contains(") Z ")
+    }
+
+    #[test]
+    fn programs_are_found_on_the_fixed_path() {
+        assert!(find(Path::new("sh")).unwrap().is_absolute());
+        assert_eq!(find(Path::new("/bin/sh")).unwrap(), Path::new("/bin/sh"));
+        for (wrong, exit) in [
+            ("no-such-program", Exit::Unavailable),
+            ("/bin/no-such-program", Exit::Unavailable),
+            ("/etc/passwd", Exit::Unavailable),
+            ("/etc", Exit::Unavailable),
+            ("./sh", Exit::Config),
+            ("bin/sh", Exit::Config),
+            ("sh/", Exit::Config),
+            ("..", Exit::Config),
+            ("", Exit::Config),
+        ] {
+            assert_eq!(Exit::of(&find(Path::new(wrong)).unwrap_err()), exit, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn environment_and_signals_are_clean() {
+        let mut env: Vec<_> = output(shell("env; pwd")).lines().map(str::to_owned).collect();
+        env.retain(|line| !line.starts_with("PWD=") && !line.starts_with("_=") && !line.starts_with("SHLVL="));
+        env.sort();
+        assert_eq!(env, ["/", "HOME=/", "LC_ALL=C", &format!("PATH={PATH}"), "TZ=UTC"]);
+        // Rust ignores SIGPIPE; a child must not.
+        let ignored = output(shell("while read k v; do [ $k != SigIgn: ] || echo $v; done < /proc/self/status"));
+        assert_eq!(u64::from_str_radix(ignored.trim(), 16).unwrap() & 1 << 12, 0);
+    }
+
+    #[test]
+    fn a_flood_on_stderr_never_blocks() {
+        let mut child = spawn(shell(
+            "i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done; printf 'a\\nb\\033' >&2; exit 3",
+        ));
+        assert_eq!(child.wait(None).unwrap().code(), Some(3));
+        assert_eq!(child.last_words(), "line 19999; a; b\\x1b");
+        let mut endless = spawn(shell("head -c 1000000 /dev/zero >&2"));
+        assert!(endless.wait(None).unwrap().success());
+        assert!(endless.last_words().len() < 4000);
+    }
+
+    #[test]
+    fn a_child_that_is_given_up_is_dead_before_its_pipe_closes() {
+        let dir = tempfile::tempdir().unwrap();
+        // As nncp-file does: what was read is committed at the end of the input; and a script
+        // in between.
+        for script in ["cat > x; echo committed > done", "cat | { cat > x; echo committed > done; }"] {
+            let mut command = shell(script);
+            command.current_dir(dir.path()).stdin(Stdio::piped());
+            let mut child = spawn(command);
+            let mut stdin = child.stdin().unwrap();
+            stdin.write_all(b"half").unwrap();
+            drop(child);
+            drop(stdin);
+            // Whoever survived would have read the end by now.
+            let sync = output(shell("sleep 0.2; echo"));
+            assert!(sync == "\n" && !dir.path().join("done").exists(), "{script}");
+        }
+        let mut command = shell("cat > x; echo committed > done");
+        command.current_dir(dir.path()).stdin(Stdio::piped());
+        // Not even taken.
+        drop(spawn(command));
+        assert!(!dir.path().join("done").exists());
+    }
+
+    #[test]
+    fn a_timeout_kills() {
+        let mut child = spawn(shell("echo hangs >&2; exec sleep 1000"));
+        let pid = child.id().to_string();
+        let error = child.wait(Some(Duration::ZERO)).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Unavailable);
+        assert!(error.to_string().starts_with("sh did not end"));
+        assert!(!alive(&pid));
+        child.kill();
+    }
+
+    #[test]
+    fn how_it_ended_is_told() {
+        assert_eq!(spawn(shell("kill -9 $$")).wait(None).unwrap().signal(), Some(9));
+        let error = Child::spawn(command(Path::new("/no/such")), "x").err().unwrap();
+        assert_eq!(Exit::of(&error), Exit::Unavailable);
+        assert!(format!("{error:#}").contains("/no/such"));
+    }
+
+    #[test]
+    fn a_grandchild_that_holds_stderr_holds_up_nobody() {
+        let mut child = spawn(shell("echo word >&2; sleep 1000 & echo $! >&2"));
+        child.wait(None).unwrap();
+        let words = child.last_words();
+        let (word, pid) = words.split_once("; ").unwrap();
+        assert!(word == "word" && alive(pid));
+        rustix::process::kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn another_user_has_no_groups_of_ours() {
+        let us = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap();
+        let mut same = shell("echo $HOME");
+        run_as(&mut same, &us.name).unwrap();
+        assert_eq!(output(same), "/\n");
+        assert_eq!(Exit::of(&run_as(&mut shell(""), "no-such-user").unwrap_err()), Exit::Config);
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        let mut other = shell("id -u; id -G; echo $HOME $USER");
+        let result = run_as(&mut other, "nobody");
+        if us.uid.is_root() {
+            result.unwrap();
+            let expected = format!("{}\n{}\n{} nobody\n", nobody.uid, nobody.gid, nobody.dir.display());
+            assert_eq!(output(other), expected);
+        } else {
+            eprintln!("SKIPPED: running as another user needs root");
+            assert_eq!(Exit::of(&result.unwrap_err()), Exit::Config);
+        }
     }
 }

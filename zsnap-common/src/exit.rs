@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::{cancel, log};
+
 /// An exit status, the same in every tool (zsnap(7), EXIT STATUS; the numbers from 64 up are
 /// those of sysexits.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +87,39 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// The whole of a tool's `main`: catches signals, starts the log, runs `f`, tells its error on one
+/// line, and gives its exit status. `f` ended by a signal ([`cancel::Cancelled`] in its error)
+/// makes the process die of that signal.
+///
+/// ```no_run
+/// # use zsnap_common::exit::{Exit, run_tool};
+/// # fn run() -> anyhow::Result<Exit> { Ok(Exit::Done) }
+/// fn main() -> std::process::ExitCode {
+///     run_tool("zsnap-queue", run)
+/// }
+/// ```
+pub fn run_tool(name: &'static str, f: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
+    log::init(name, false);
+    let result = cancel::install().or_exit(Exit::Io, "cannot catch signals").and_then(|()| f());
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if let Some(usage) = error.chain().find_map(|cause| cause.downcast_ref::<clap::Error>()) {
+                // Help and version go to standard output, with status 0. A closed one is no error.
+                let _ = usage.print();
+                return if usage.exit_code() == 0 { Exit::Done.into() } else { Exit::Usage.into() };
+            }
+            if let Some(signal) = cancel::Cancelled::find(&error) {
+                log::info(format_args!("{error:#}"));
+                cancel::die_of(signal);
+            } else {
+                log::error(format_args!("{error:#}"));
+            }
+            Exit::of(&error).into()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +141,16 @@ mod tests {
         let e = Exit::Data.error("inner");
         let e = Err::<(), _>(e).or_exit(Exit::TryAgain, "outer").unwrap_err();
         assert_eq!(Exit::of(&e), Exit::TryAgain);
+    }
+
+    #[test]
+    fn every_end_has_its_status() {
+        assert_eq!(run_tool("zsnap-test", || Ok(Exit::SomeFailed)), ExitCode::from(1));
+        assert_eq!(run_tool("zsnap-test", || Err(Exit::Data.error("cut\nshort"))), ExitCode::from(65));
+        let usage = |args: &'static [&str]| {
+            move || Ok(clap::Command::new("x").try_get_matches_from(args).map(|_| Exit::Done)?)
+        };
+        assert_eq!(run_tool("zsnap-test", usage(&["x", "--wrong"])), ExitCode::from(2));
+        assert_eq!(run_tool("zsnap-test", usage(&["x", "--help"])), ExitCode::from(0));
     }
 }

@@ -39,10 +39,11 @@ impl<'de> Deserialize<'de> for Guid {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 16 && text.bytes().all(hex) {
-            if let Ok(n) = u64::from_str_radix(&text, 16) {
-                return Ok(Guid(n));
-            }
+        if text.len() == 16
+            && text.bytes().all(hex)
+            && let Ok(n) = u64::from_str_radix(&text, 16)
+        {
+            return Ok(Guid(n));
         }
         Err(serde::de::Error::custom("a guid is 16 lower-case hex digits"))
     }
@@ -113,4 +114,32 @@ pub enum StreamError {
     Unsupported(String),
     /// The function that got the parts failed.
     Sink(std::io::Error),
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StreamError::Truncated { at: 0 } => {
+                f.write_str("there is no ZFS stream: the input is empty; send it again")
+            }
+            StreamError::Truncated { at } => {
+                write!(f, "the ZFS stream breaks off after {at} bytes: the sender failed or was stopped; send it again")
+            }
+            StreamError::NotZfs => f.write_str("not a ZFS stream; carry other streams with --opaque"),
+            StreamError::Damaged { at, what } => {
+                write!(f, "the ZFS stream is damaged at byte {at}: {what}; send it again")
+            }
+            StreamError::Unsupported(why) => f.write_str(why),
+            StreamError::Sink(e) => write!(f, "cannot pass the ZFS stream on: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for StreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StreamError::Sink(e) => Some(e),
+            _ => None,
+        }
+    }
 }

@@ -1,37 +1,84 @@
-//! (to be written)
-use super::{StreamError, StreamFacts, SubStream};
+//! The stream gate: whether a send stream is whole and right, what it holds, and its sub-streams
+//! one by one.
+//!
+//! `zfs send` that dies, and a disk that fills up, leave a clean end of file; `zfs receive`
+//! commits at an END record, believes the names in a compound stream and panics the kernel on a
+//! length that is too long. So each record is walked before anyone acknowledges or receives it.
+//!
+//! A plain stream is BEGIN, records, END. A compound one (`zfs send -I`, `-p`) is a wrapper's
+//! BEGIN and END, plain streams, and a bare END. Only one record is ever held in memory.
+
+use std::collections::HashSet;
 use std::io;
+
+use super::fletcher::{Fletcher4, Order};
+use super::record::{self, Begin, RECORD, Record, SUMMED, Type};
+use super::{Guid, Kind, StreamError, StreamFacts, SubStream};
+
+/// Longest payload of a sub-stream's BEGIN: key material and the like, about 1 KiB.
+const MAX_BEGIN: u64 = 1 << 20;
+/// Longest payload of a wrapper's BEGIN: names and properties of all its snapshots.
+const MAX_WRAPPER: u64 = 64 << 20;
+/// So that a stream of nothing but tiny sub-streams cannot fill the memory.
+const MAX_SUBSTREAMS: usize = 100_000;
+
 /// A piece of a stream, for whoever takes it apart.
+#[derive(Debug)]
 pub enum Part<'a> {
     /// A sub-stream begins (before its first bytes).
     Begin(&'a SubStream),
-    /// Bytes of it, BEGIN and END records included; checked up to here by the running checksum only at its END.
+    /// Bytes of it, BEGIN and END records included, in pieces as small as one record (312 bytes):
+    /// write them through a buffer. Checked up to here by the running checksum only at its END;
+    /// the END record itself is passed on only when that was right.
     Bytes(&'a [u8]),
     /// It ended, and its checksum was right. Wrapper records are not passed on.
     End,
 }
+
+/// Who gets the parts.
+type Sink<'a> = &'a mut dyn FnMut(Part<'_>) -> io::Result<()>;
+
+/// Which records may come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The first BEGIN.
+    Start,
+    /// The END of the wrapper's header.
+    Header,
+    /// In a wrapper: a sub-stream's BEGIN, or the bare END.
+    Between,
+    /// In a sub-stream: anything but BEGIN.
+    Inside,
+    /// Nothing.
+    Done,
+    /// Nothing: `feed` has failed.
+    Refused,
+}
+
 /// The state machine: feed it bytes in any pieces.
+#[derive(Clone, Debug)]
 pub struct Gate {
-    _p: (),
+    /// How many bytes were taken.
+    bytes: u64,
+    place: Place,
+    order: Order,
+    /// The record that is being filled.
+    held: [u8; RECORD],
+    filled: usize,
+    /// How much of the last record's payload is still to come.
+    payload: u64,
+    /// Over everything since the last BEGIN.
+    sum: Fletcher4,
+    /// What the records since the last BEGIN must name.
+    toguid: u64,
+    /// Dataset and snapshot of the wrapper.
+    wrapper: Option<(String, String)>,
+    properties: bool,
+    substreams: Vec<SubStream>,
+    /// Every guid that the stream has needed or made.
+    guids: HashSet<Guid>,
 }
-impl Gate {
-    /// A gate before the first byte.
-    pub fn new() -> Gate {
-        unimplemented!()
-    }
-    /// Takes the next bytes.
-    pub fn feed(&mut self, _bytes: &[u8], _on: &mut dyn FnMut(Part<'_>) -> io::Result<()>) -> Result<(), StreamError> {
-        unimplemented!()
-    }
-    /// The first sub-stream once its BEGIN record was fed, with the name in the outer record (`fs@snap`, the wrapper's or its own) and whether it is compound.
-    pub fn head(&self) -> Option<Head<'_>> {
-        unimplemented!()
-    }
-    /// The end of the input.
-    pub fn finish(self) -> Result<StreamFacts, StreamError> {
-        unimplemented!()
-    }
-}
+
 /// What is known when the first sub-stream begins.
 pub struct Head<'a> {
     /// The wrapper's toname, or the only stream's: its last snapshot.
@@ -42,4 +89,269 @@ pub struct Head<'a> {
     pub properties: bool,
     /// The first sub-stream.
     pub first: &'a SubStream,
+}
+
+impl Default for Gate {
+    fn default() -> Gate {
+        Gate::new()
+    }
+}
+
+fn damaged(at: u64, what: impl Into<String>) -> StreamError {
+    StreamError::Damaged { at, what: what.into() }
+}
+
+impl Gate {
+    /// A gate before the first byte.
+    pub fn new() -> Gate {
+        Gate {
+            bytes: 0,
+            place: Place::Start,
+            order: Order::Little,
+            held: [0; RECORD],
+            filled: 0,
+            payload: 0,
+            sum: Fletcher4::new(Order::Little),
+            toguid: 0,
+            wrapper: None,
+            properties: false,
+            substreams: Vec::new(),
+            guids: HashSet::new(),
+        }
+    }
+
+    /// Takes the next bytes, and calls `on` with the parts in them. After an error nothing more
+    /// is taken.
+    pub fn feed(&mut self, bytes: &[u8], on: &mut dyn FnMut(Part<'_>) -> io::Result<()>) -> Result<(), StreamError> {
+        let result = self.walk(bytes, on);
+        if result.is_err() {
+            self.place = Place::Refused;
+        }
+        result
+    }
+
+    /// The first sub-stream once its BEGIN record was fed, with the name in the outer record
+    /// (`fs@snap`, the wrapper's or its own) and whether it is compound.
+    pub fn head(&self) -> Option<Head<'_>> {
+        let first = self.substreams.first()?;
+        let (fs, snap) = self.wrapper.as_ref().map_or((&first.fs, &first.snap), |(fs, snap)| (fs, snap));
+        Some(Head {
+            toname: format!("{fs}@{snap}"),
+            compound: self.wrapper.is_some(),
+            properties: self.properties,
+            first,
+        })
+    }
+
+    /// The end of the input.
+    pub fn finish(self) -> Result<StreamFacts, StreamError> {
+        match self.place {
+            Place::Done => Ok(StreamFacts {
+                compound: self.wrapper.is_some(),
+                properties: self.properties,
+                substreams: self.substreams,
+                bytes: self.bytes,
+            }),
+            Place::Refused => Err(damaged(self.bytes, "it was refused before its end")),
+            Place::Start if record::order_of_first(&self.held[..self.filled]).is_none() => Err(StreamError::NotZfs),
+            _ => Err(StreamError::Truncated { at: self.bytes }),
+        }
+    }
+
+    fn walk(&mut self, mut rest: &[u8], on: Sink) -> Result<(), StreamError> {
+        while !rest.is_empty() {
+            if self.place == Place::Refused {
+                return Err(damaged(self.bytes, "it was refused before its end"));
+            }
+            if self.place == Place::Done {
+                return Err(damaged(self.bytes, "bytes behind its end: a second stream or garbage"));
+            }
+            let wanted = if self.payload > 0 { self.payload } else { (RECORD - self.filled) as u64 };
+            let (piece, after) = rest.split_at(usize::try_from(wanted).map_or(rest.len(), |n| n.min(rest.len())));
+            rest = after;
+            self.bytes += piece.len() as u64;
+            if self.payload > 0 {
+                self.payload -= piece.len() as u64;
+                self.sum.add(piece);
+                self.pass_on(piece, on)?;
+            } else {
+                self.held[self.filled..self.filled + piece.len()].copy_from_slice(piece);
+                self.filled += piece.len();
+                if self.filled == RECORD {
+                    self.filled = 0;
+                    self.record(on)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_on(&self, bytes: &[u8], on: Sink) -> Result<(), StreamError> {
+        if self.place == Place::Inside { on(Part::Bytes(bytes)).map_err(StreamError::Sink) } else { Ok(()) }
+    }
+
+    /// The held record is complete.
+    fn record(&mut self, on: Sink) -> Result<(), StreamError> {
+        let bytes = self.held;
+        let at = self.bytes - RECORD as u64;
+        if self.place == Place::Start {
+            self.order = record::order_of_first(&bytes).ok_or(StreamError::NotZfs)?;
+        }
+        let record = Record { bytes: &bytes, order: self.order };
+        let kind = record.kind();
+        if kind == Ok(Type::Begin) {
+            return self.begin(at, &record, on);
+        }
+
+        let before = self.sum.value();
+        self.sum.add(&bytes[..SUMMED]);
+        let own = record.checksum(SUMMED);
+        // All zero: not computed. Old senders do that, and wrappers; the END tells nevertheless.
+        if own != [0; 4] && own != self.sum.value() {
+            return Err(damaged(at, "the checksum is wrong"));
+        }
+        self.sum.add(&bytes[SUMMED..]);
+
+        let kind = kind.map_err(|code| {
+            StreamError::Unsupported(format!("ZFS stream with records of unknown type {code}: carry it with --opaque"))
+        })?;
+        match (self.place, kind) {
+            (Place::Inside | Place::Header | Place::Between, Type::End) => self.end(at, &record, before, on),
+            (Place::Inside, Type::WriteByref) => Err(StreamError::Unsupported(record::IS_DEDUPLICATED.to_owned())),
+            (Place::Inside, Type::Redact) => Err(StreamError::Unsupported(record::IS_REDACTED.to_owned())),
+            (Place::Inside, _) => {
+                if record.toguid(kind) != self.toguid {
+                    return Err(damaged(at, format!("a {} record of another snapshot", kind.name())));
+                }
+                self.payload =
+                    record.payload(kind).map_err(|why| damaged(at, format!("a {} record with {why}", kind.name())))?;
+                self.pass_on(&bytes, on)
+            }
+            _ => Err(damaged(at, format!("a {} record where none may be", kind.name()))),
+        }
+    }
+
+    fn begin(&mut self, at: u64, record: &Record, on: Sink) -> Result<(), StreamError> {
+        if record.u64(8) != record::MAGIC {
+            return Err(damaged(at, "a BEGIN record without the magic number of the first"));
+        }
+        let begin = Begin::read(record).map_err(|why| damaged(at, why))?;
+        if let Some(why) = begin.unsupported() {
+            return Err(StreamError::Unsupported(why));
+        }
+        self.sum = Fletcher4::new(self.order);
+        self.sum.add(record.bytes);
+        self.toguid = begin.to;
+        self.payload = u64::from(record.u32(4));
+        let longest = if begin.header == record::COMPOUND { MAX_WRAPPER } else { MAX_BEGIN };
+        if self.payload > longest || !self.payload.is_multiple_of(4) {
+            return Err(damaged(at, format!("a BEGIN record with a payload of {} bytes", self.payload)));
+        }
+        match (begin.header, self.place) {
+            (record::COMPOUND, Place::Start) => {
+                self.wrapper = Some((begin.fs, begin.snap));
+                self.properties = self.payload > 0;
+                self.place = Place::Header;
+                Ok(())
+            }
+            (record::SUBSTREAM, Place::Start | Place::Between) => {
+                let substream = self.admit(at, begin)?;
+                self.substreams.push(substream);
+                self.place = Place::Inside;
+                if let Some(substream) = self.substreams.last() {
+                    on(Part::Begin(substream)).map_err(StreamError::Sink)?;
+                }
+                self.pass_on(record.bytes, on)
+            }
+            _ => Err(damaged(at, "a BEGIN record where none may be")),
+        }
+    }
+
+    /// Whether a sub-stream may come here: the same dataset as the wrapper's, on the snapshot that
+    /// the one before it made.
+    fn admit(&mut self, at: u64, begin: Begin) -> Result<SubStream, StreamError> {
+        if let Some((outer, _)) = self.wrapper.as_ref().filter(|(fs, _)| *fs != begin.fs) {
+            let child = begin.fs.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with('/'));
+            return Err(if child {
+                StreamError::Unsupported(format!(
+                    "ZFS stream with several file systems inside ({outer}, {}): \
+                     send each dataset by itself, with -I or -i, without -R",
+                    begin.fs
+                ))
+            } else {
+                damaged(at, format!("a stream of {outer} around one of {}", begin.fs))
+            });
+        }
+        let kind = match begin.objset {
+            2 => Kind::Filesystem,
+            3 => Kind::Volume,
+            other => return Err(damaged(at, format!("a dataset of type {other}, neither file system nor volume"))),
+        };
+        let (from, to) = ((begin.from != 0).then_some(Guid(begin.from)), Guid(begin.to));
+        match self.substreams.last() {
+            Some(last) if last.kind != kind => return Err(damaged(at, "file system and volume in one stream")),
+            Some(last) if from != Some(last.to) => {
+                return Err(damaged(
+                    at,
+                    format!("@{} is not based on @{}, which is sent before it", begin.snap, last.snap),
+                ));
+            }
+            None => self.guids.extend(from),
+            _ => {}
+        }
+        if begin.to == 0 || !self.guids.insert(to) {
+            return Err(damaged(at, format!("the guid of @{} is {to}: zero, its base's, or sent before", begin.snap)));
+        }
+        if self.substreams.len() == MAX_SUBSTREAMS {
+            return Err(StreamError::Unsupported(format!(
+                "ZFS stream with more than {MAX_SUBSTREAMS} snapshots: send them in several, with -I"
+            )));
+        }
+        Ok(SubStream {
+            fs: begin.fs,
+            snap: begin.snap,
+            from,
+            to,
+            kind,
+            raw: begin.features & record::RAW != 0,
+            compressed: begin.features & record::COMPRESSED != 0,
+            created: begin.created,
+        })
+    }
+
+    /// `before`: the checksum of all that stands before this record.
+    fn end(&mut self, at: u64, record: &Record, before: [u64; 4], on: Sink) -> Result<(), StreamError> {
+        let bare = self.place == Place::Between;
+        let (sum, toguid) = if bare { ([0; 4], 0) } else { (before, self.toguid) };
+        if record.checksum(8) != sum {
+            return Err(damaged(at, "the checksum in the END record is wrong"));
+        }
+        if record.u64(40) != toguid {
+            return Err(damaged(at, "an END record of another snapshot"));
+        }
+        // Only this keeps the rest of a record that has no checksum of its own from saying anything.
+        if record.u32(4) != 0 || record.bytes[48..SUMMED].iter().any(|b| *b != 0) {
+            return Err(damaged(at, "an END record with more in it than its checksum"));
+        }
+        match (self.place, &self.wrapper) {
+            (Place::Inside, wrapper) => {
+                let next = if wrapper.is_some() { Place::Between } else { Place::Done };
+                self.pass_on(record.bytes, on)?;
+                self.place = next;
+                on(Part::End).map_err(StreamError::Sink)
+            }
+            // `zfs send` that fails inside a compound stream ends it properly all the same.
+            (Place::Between, Some((_, last))) if self.substreams.last().is_none_or(|s| s.snap != *last) => {
+                Err(damaged(at, format!("the last snapshot, @{last}, is missing: zfs send failed on the way")))
+            }
+            (Place::Between, _) => {
+                self.place = Place::Done;
+                Ok(())
+            }
+            _ => {
+                self.place = Place::Between;
+                Ok(())
+            }
+        }
+    }
 }
