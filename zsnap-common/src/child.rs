@@ -307,19 +307,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         // As nncp-file does: what was read is committed at the end of the input; and a script
         // in between.
-        for script in ["cat > x; echo committed > done", "cat | { cat > x; echo committed > done; }"] {
-            let mut command = shell(script);
-            command.current_dir(dir.path()).stdin(Stdio::piped());
+        for script in ["CAT > x; echo > done", "CAT | { cat > x; echo > done; }"] {
+            let script = script.replace("CAT", "{ head -c 1 > /dev/null; echo up >&3; cat; }");
+            let mut command = shell(&format!("exec 3>&1; {script}"));
+            command.current_dir(dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut child = spawn(command);
             let mut stdin = child.stdin().unwrap();
             stdin.write_all(b"half").unwrap();
+            child.stdout().unwrap().read_exact(&mut [0; 3]).unwrap();
             drop(child);
             drop(stdin);
             // Whoever survived would have read the end by now.
             let sync = output(shell("sleep 0.2; echo"));
             assert!(sync == "\n" && !dir.path().join("done").exists(), "{script}");
         }
-        let mut command = shell("cat > x; echo committed > done");
+        let mut command = shell("cat > x; echo > done");
         command.current_dir(dir.path()).stdin(Stdio::piped());
         // Not even taken.
         drop(spawn(command));

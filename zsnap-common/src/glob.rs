@@ -1,18 +1,65 @@
-//! (skeleton: signatures are the contract)
-/// A glob on HOST/DATASET: `*` within a component, `**` across, `?` one character; all else is literal.
+//! Globs on HOST/DATASET, as the configuration uses them.
+
+use std::str::FromStr;
+
+use regex::Regex;
+
+/// `*` stands for any text within a component, `**` across components, `?` for one character
+/// other than `/`. All else is literal, and the whole text must fit.
 #[derive(Clone, Debug)]
 pub struct Glob {
-    _p: (),
+    whole: Regex,
 }
+
 impl Glob {
     /// Whether the whole of `text` fits.
-    pub fn matches(&self, _text: &str) -> bool {
-        unimplemented!()
+    pub fn matches(&self, text: &str) -> bool {
+        self.whole.is_match(text)
     }
 }
-impl std::str::FromStr for Glob {
+
+impl FromStr for Glob {
     type Err = String;
-    fn from_str(_s: &str) -> Result<Self, String> {
-        unimplemented!()
+
+    fn from_str(glob: &str) -> Result<Self, String> {
+        let mut pattern = String::from(r"\A");
+        let mut rest = glob;
+        while let Some(c) = rest.chars().next() {
+            let (length, part) = match c {
+                '*' if rest.starts_with("**") => (2, "(?s:.*)".to_owned()),
+                '*' => (1, "[^/]*".to_owned()),
+                '?' => (1, "[^/]".to_owned()),
+                c => (c.len_utf8(), regex::escape(&c.to_string())),
+            };
+            pattern.push_str(&part);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        pattern.push_str(r"\z");
+        Regex::new(&pattern).map(|whole| Glob { whole }).map_err(|e| format!("\"{glob}\" is no glob: {e}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_star_stays_in_its_component() {
+        for (glob, text, fits) in [
+            ("laptop/etc", "laptop/etc", true),
+            ("laptop/etc", "laptop/etc2", false),
+            ("laptop/etc", "xlaptop/etc", false),
+            ("laptop/*", "laptop/etc", true),
+            ("laptop/*", "laptop/etc/x", false),
+            ("laptop/**", "laptop/etc/x", true),
+            ("*/hosts/**", "disk1/hosts/a/b", true),
+            ("laptop/e?c", "laptop/etc", true),
+            ("laptop?etc", "laptop/etc", false),
+            ("lap.op/etc", "laptop/etc", false),
+            ("", "", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(glob.parse::<Glob>().unwrap().matches(text), fits, "{glob} {text}");
+        }
     }
 }

@@ -1,40 +1,226 @@
-//! (skeleton: signatures are the contract)
-/// What `status` tells, in one form: rows of cells, from which table, JSON and Prometheus text are made.
+//! What `status` tells, in one form: rows of cells, from which a table, JSON or text for
+//! Prometheus is made.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use serde_json::{Map, Value};
+
+use crate::log::escape;
+
+/// Rows of cells under named columns.
 #[derive(Default)]
 pub struct Report {
     /// Column names: lower case with `_`.
     pub columns: Vec<&'static str>,
-    /// One entry a row.
+    /// One entry a row, with as many cells as there are columns.
     pub rows: Vec<Vec<Cell>>,
-    /// Prometheus name prefix, e.g. `zsnap_queue`; numeric columns become `PREFIX_COLUMN{labels}` with the text columns as labels.
+    /// Prometheus name prefix, e.g. `zsnap_queue`; a column of numbers becomes
+    /// `PREFIX_COLUMN{labels}`, with the text columns as labels.
     pub metric: &'static str,
 }
+
 /// One value.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cell {
     /// Text, shown escaped.
     Text(String),
     /// A count.
     Count(u64),
-    /// Bytes, shown as 1.5 MiB in the table.
+    /// Bytes, shown as `1.5 MiB` in the table.
     Bytes(u64),
-    /// Seconds, shown as 3d 4h in the table.
+    /// Seconds, shown as `3d 4h` in the table.
     Age(u64),
     /// Unknown or not applicable: `-`, `null`, left out.
     None,
 }
+
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// For people.
     Table,
-    /// An array of objects.
+    /// An array of objects; ages in seconds.
     Json,
-    /// Text exposition format.
+    /// Prometheus' text exposition format; ages in seconds.
     Prometheus,
 }
+
+impl Cell {
+    fn shown(&self) -> String {
+        match self {
+            Cell::Text(text) => escape(text),
+            Cell::Count(n) => n.to_string(),
+            Cell::Bytes(n) => bytes(*n),
+            Cell::Age(n) => age(*n),
+            Cell::None => "-".to_owned(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Cell::Text(text) => Value::from(text.as_str()),
+            Cell::None => Value::Null,
+            Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) => Value::from(*n),
+        }
+    }
+
+    fn number(&self) -> Option<u64> {
+        match self {
+            Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) => Some(*n),
+            Cell::Text(_) | Cell::None => None,
+        }
+    }
+}
+
+/// `1.5 MiB`
+fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut tenths = u128::from(n) * 10 / 1024;
+    let mut unit = "KiB";
+    for larger in UNITS.into_iter().skip(1) {
+        if tenths < 10_240 {
+            break;
+        }
+        tenths /= 1024;
+        unit = larger;
+    }
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+/// `3d 4h`: the two largest units.
+fn age(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, m) => format!("{m}m"),
+        (0, h, m) => format!("{h}h {m}m"),
+        (d, h, _) => format!("{d}d {h}h"),
+    }
+}
+
 impl Report {
-    /// Writes to stdout; EPIPE is an error, not a panic.
-    pub fn print(&self, _form: Form) -> std::io::Result<()> {
-        unimplemented!()
+    /// The whole text.
+    pub fn render(&self, form: Form) -> String {
+        match form {
+            Form::Table => self.table(),
+            Form::Json => {
+                let object = |row: &Vec<Cell>| {
+                    let pairs = self.columns.iter().zip(row).map(|(name, cell)| ((*name).to_owned(), cell.json()));
+                    Value::Object(pairs.collect::<Map<_, _>>())
+                };
+                format!("{:#}\n", Value::Array(self.rows.iter().map(object).collect()))
+            }
+            Form::Prometheus => self.prometheus(),
+        }
+    }
+
+    fn table(&self) -> String {
+        let mut lines = vec![self.columns.iter().map(|name| name.replace('_', " ").to_uppercase()).collect::<Vec<_>>()];
+        lines.extend(self.rows.iter().map(|row| row.iter().map(Cell::shown).collect()));
+        let width = |i: usize| lines.iter().filter_map(|line| line.get(i)).map(String::len).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let mut text = String::new();
+        for (number, line) in lines.iter().enumerate() {
+            let mut row = String::new();
+            for (i, (cell, width)) in line.iter().zip(&widths).enumerate() {
+                let cells = number.checked_sub(1).and_then(|n| self.rows.get(n));
+                let right = cells.and_then(|cells| cells.get(i)).is_some_and(|cell| cell.number().is_some());
+                // Writing to a String cannot fail.
+                let _ = if right { write!(row, "{cell:>width$}  ") } else { write!(row, "{cell:<width$}  ") };
+            }
+            text.push_str(row.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    fn prometheus(&self) -> String {
+        let mut text = String::new();
+        for (i, column) in self.columns.iter().enumerate() {
+            let name = format!("{}_{column}", self.metric);
+            let numbers = self.rows.iter().filter_map(|row| row.get(i).and_then(Cell::number).map(|n| (row, n)));
+            for (at, (row, number)) in numbers.enumerate() {
+                if at == 0 {
+                    let _ = writeln!(text, "# TYPE {name} gauge");
+                }
+                let label = |(column, cell): (&&str, &Cell)| match cell {
+                    Cell::Text(value) => Some(format!("{column}=\"{}\"", label_value(value))),
+                    _ => None,
+                };
+                let labels: Vec<String> = self.columns.iter().zip(row).filter_map(label).collect();
+                let _ = writeln!(text, "{name}{{{}}} {number}", labels.join(","));
+            }
+        }
+        text
+    }
+
+    /// Writes it to standard output. A closed pipe is an error, not a panic.
+    pub fn print(&self, form: Form) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(self.render(form).as_bytes())?;
+        out.flush()
+    }
+}
+
+/// Escapes as the exposition format demands.
+fn label_value(text: &str) -> String {
+    text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            columns: vec!["dataset", "waiting", "oldest_age_seconds"],
+            rows: vec![
+                vec![Cell::Text("laptop/tank".into()), Cell::Bytes(1536), Cell::Age(90_061)],
+                vec![Cell::Text("h/\x1b\"x".into()), Cell::Bytes(0), Cell::None],
+            ],
+            metric: "zsnap_queue",
+        }
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_harmless() {
+        let text = report().render(Form::Table);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "DATASET      WAITING  OLDEST AGE SECONDS");
+        assert_eq!(lines[1], "laptop/tank  1.5 KiB               1d 1h");
+        assert!(!text.contains('\x1b') && lines[2].trim_end().ends_with('-'), "{text}");
+    }
+
+    #[test]
+    fn json_is_json() {
+        let value: Value = serde_json::from_str(&report().render(Form::Json)).unwrap();
+        assert_eq!(value[0]["waiting"], 1536);
+        assert_eq!(value[1]["dataset"], "h/\x1b\"x");
+        assert!(value[1]["oldest_age_seconds"].is_null());
+    }
+
+    #[test]
+    fn prometheus_leaves_out_what_is_unknown() {
+        let text = report().render(Form::Prometheus);
+        assert!(text.contains("# TYPE zsnap_queue_waiting gauge\n"));
+        assert!(text.contains("zsnap_queue_oldest_age_seconds{dataset=\"laptop/tank\"} 90061\n"));
+        assert_eq!(text.matches("oldest_age_seconds{").count(), 1);
+        assert!(text.contains("{dataset=\"h/\x1b\\\"x\"} 0"));
+    }
+
+    #[test]
+    fn units_are_the_largest_that_fit() {
+        for (n, shown) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (u64::MAX, "16384.0 PiB"), (5 << 20, "5.0 MiB")]
+        {
+            assert_eq!(bytes(n), shown);
+        }
+        for (n, shown) in [(0, "0s"), (59, "59s"), (60, "1m"), (3600, "1h 0m"), (86_400, "1d 0h")] {
+            assert_eq!(age(n), shown);
+        }
     }
 }
