@@ -148,7 +148,9 @@ mod tests {
     #[test]
     fn a_refusal_names_both_remedies_and_what_simplesnap_does() {
         let why = admit(&chain(7, &[1]), &target(), &zfs(Some(0xff), 3), 100).unwrap_err();
-        for part in ["255", "zfs destroy tank/home@", "zsnap-queue adopt laptop/tank/home", "skips the remaining datasets"] {
+        for part in
+            ["255", "zfs destroy tank/home@", "zsnap-queue adopt laptop/tank/home", "skips the remaining datasets"]
+        {
             assert!(why.contains(part), "{why}");
         }
     }

@@ -53,7 +53,14 @@ pub struct Options {
     #[arg(long, global = true, value_name = "DEST")]
     pub to: Vec<Dest>,
     /// OpenPGP flavour: gpg for every GnuPG, aead for Sequoia (4 times faster, no GnuPG reads it)
-    #[arg(long, global = true, value_enum, default_value = "gpg", value_name = "gpg|aead", hide_possible_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "gpg",
+        value_name = "gpg|aead",
+        hide_possible_values = true
+    )]
     pub format: Format,
     /// zstd level; streams that are raw or compressed get 1
     #[arg(long, global = true, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]

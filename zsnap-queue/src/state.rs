@@ -175,6 +175,13 @@ pub enum CommitError {
     Unknown(anyhow::Error),
 }
 
+impl CommitError {
+    pub fn into_inner(self) -> anyhow::Error {
+        let (CommitError::Old(e) | CommitError::Unknown(e)) = self;
+        e
+    }
+}
+
 impl Locked<'_> {
     /// Makes `new` the state, durably: the moment that acknowledges a stream.
     pub fn commit(&self, new: &Acknowledged) -> Result<(), CommitError> {
@@ -220,7 +227,8 @@ pub fn safe(dir: &Path) -> anyhow::Result<()> {
     let meta = fs::metadata(dir).or_exit(Exit::TryAgain, dir.display())?;
     let uid = rustix::process::geteuid().as_raw();
     if meta.uid() != uid {
-        return Err(Exit::Config.error(format!("{} belongs to another user: run \"chown {uid} {0}\", or as its owner", dir.display())));
+        return Err(Exit::Config
+            .error(format!("{} belongs to another user: run \"chown {uid} {0}\", or as its owner", dir.display())));
     }
     if meta.mode() & 0o022 != 0 {
         return Err(Exit::Config.error(format!("others can write to {}: run \"chmod 700 {0}\"", dir.display())));
@@ -234,7 +242,9 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
         other => other.or_exit(Exit::TryAgain, format!("cannot read the state {}", path.display()))?,
     };
     let remedy = "restore it from a backup";
-    Ok(Some(serde_json::from_slice(&bytes).or_exit(Exit::TryAgain, format!("{} is damaged: {remedy}", path.display()))?))
+    Ok(Some(
+        serde_json::from_slice(&bytes).or_exit(Exit::TryAgain, format!("{} is damaged: {remedy}", path.display()))?,
+    ))
 }
 
 fn known_version(version: u32, path: &Path) -> anyhow::Result<()> {

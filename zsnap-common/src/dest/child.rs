@@ -3,6 +3,7 @@
 //! children of another user, who may not enter our state directory.
 
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use super::{Delivered, Dest, Item, Transport};
@@ -67,7 +68,8 @@ fn shell(text: &str, item: &Item<'_>) -> Command {
         Label::Dataset(dataset) => dataset.as_str(),
         Label::Digest(_) => "",
     };
-    command.args(["-c", text]).stdout(Stdio::null());
+    // A group of its own, so that all of it is killed when it is given up.
+    command.args(["-c", text]).stdout(Stdio::null()).process_group(0);
     command.env("ZSNAP_FILE", item.name).env("ZSNAP_HOST", item.parsed.host.as_str()).env("ZSNAP_DATASET", dataset);
     command
 }
