@@ -19,7 +19,7 @@ use crate::cancel;
 use crate::dest::{Delivered, Item, dir};
 use crate::lock::Lock;
 use crate::publish::{self, at_path};
-use crate::queue_name::{Entry, Label, QueueName, classify};
+use crate::queue_name::{Entry, Label, QueueName, Stamp, classify};
 use crate::target::Host;
 
 /// The directories SPLIT and OUT.
@@ -95,7 +95,7 @@ impl Outboxes {
         for host in directories(&self.dir(name))? {
             all.extend(files(&self.dir(name).join(host))?);
         }
-        all.sort_by_key(|queued| queued.parsed.stamp);
+        all.sort_by(|a, b| order(a).cmp(&order(b)));
         Ok(all)
     }
 
@@ -274,6 +274,11 @@ fn directories(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Oldest first; a copy (`NAME.N`) behind its name.
+fn order(queued: &Queued) -> (Stamp, &str) {
+    (queued.parsed.stamp, &queued.name)
+}
+
 fn files(dir: &Path) -> io::Result<Vec<Queued>> {
     let mut queued = Vec::new();
     for entry in entries(dir)? {
@@ -285,7 +290,7 @@ fn files(dir: &Path) -> io::Result<Vec<Queued>> {
             queued.push(Queued { name, parsed, bytes: metadata.len() });
         }
     }
-    queued.sort_by_key(|q| q.parsed.stamp);
+    queued.sort_by(|a, b| order(a).cmp(&order(b)));
     Ok(queued)
 }
 

@@ -47,7 +47,8 @@ struct EpochFile {
 /// `state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledged {
-    zsnap: u32,
+    /// Version of the file; [`Locked::commit`] sets it.
+    pub zsnap: u32,
     pub chain: Chain,
     /// When the newest file was acknowledged: seconds UTC; 0: never.
     pub at: u64,
