@@ -318,13 +318,16 @@ fn a_failing_consumer_ends_it() {
         Err(io::ErrorKind::BrokenPipe.into())
     });
     assert!(matches!(fed, Err(StreamError::Sink(e)) if e.kind() == io::ErrorKind::BrokenPipe));
-    assert!(gate.feed(&bytes, &mut |_| panic!("nothing comes after an error")).is_err());
+    assert!(gate.feed(&bytes[..1], &mut |_| panic!("nothing comes after an error")).is_err());
     assert_eq!(calls, 1);
     assert!(gate.finish().is_err());
 }
 
 #[test]
-fn volumes_and_long_chains_are_accepted() {
+fn volumes_long_chains_and_many_properties_are_accepted() {
+    let properties = vec![1; 64 << 20];
+    assert!(gate(&Stream::with_properties("tank@a", &properties, [Sub::full("tank@a", 1)]).bytes()).is_ok());
+
     let (facts, _) = gate(&Stream::plain(Sub::full("tank/vol@a", 7).objset(3)).bytes()).unwrap();
     assert_eq!(facts.substreams[0].kind, Kind::Volume);
 
@@ -370,7 +373,7 @@ fn a_compound_stream_that_lacks_snapshots_is_refused() {
 type Hostile = (fn(&mut Vec<Rec>), &'static str);
 
 /// Of `synthetic()`: 0, 1 wrapper; 2 to 13 @a (4 WRITE is at 6, 7, SPILL at 9); 14, 15 @b; 16 to 18 @c; 19 bare END.
-const HOSTILE: [Hostile; 39] = [
+const HOSTILE: [Hostile; 41] = [
     (|r| r[2].set_toname("tank0/evil@a"), "a stream of tank/home around one of tank0/evil"),
     (|r| r[2].set_toname("tank/home0/evil@a"), "a stream of tank/home around one of tank/home0/evil"),
     (|r| r[2].set_toname("tank/home/child@a"), "several file systems inside"),
@@ -408,6 +411,8 @@ const HOSTILE: [Hostile; 39] = [
     (|r| r[7].set_u64(96, 1 << 40), "a WRITE record with a payload of 1099511627776 bytes"),
     (|r| r[9].set_u64(16, 1 << 40), "a SPILL record with a payload of 1099511627776 bytes"),
     (|r| r[2].set_u32(4, 1 << 21), "a BEGIN record with a payload of 2097152 bytes"),
+    (|r| r[2].set_u32(4, 2), "a BEGIN record with a payload of 2 bytes"),
+    (|r| r[0].set_u32(4, (64 << 20) + 4), "a BEGIN record with a payload of 67108868 bytes"),
     (|r| r[6].set_u64(40, 2), "a WRITE record of another snapshot"),
     (|r| r[13].set_u64(40, 2), "an END record of another snapshot"),
     (|r| r[13].set_u64(48, 2), "an END record with more in it"),

@@ -1,21 +1,317 @@
-//! (skeleton: signatures are the contract)
+//! Command line and configuration file as one thing. A tool has one clap struct; top-level
+//! scalars and lists of its TOML file become `--key=value` arguments, in front of the command
+//! line's own and only where that lacks the key. Tables of the file have no flags and become a
+//! serde struct.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use serde::de::DeserializeOwned;
-/// Command line and configuration file as one: see DESIGN.md 3, common rules. `C` is the clap struct, `T` the
-/// tables of the file. Usage errors exit 2 through clap's own printer; configuration errors are `Exit::Config` with FILE:LINE.
-pub fn parse<C: clap::CommandFactory + clap::FromArgMatches, T: DeserializeOwned + Default>(
-    _tool: &str,
-) -> anyhow::Result<(C, T)> {
-    unimplemented!()
+use toml::de::{DeTable, DeValue};
+
+use crate::exit::{Exit, OrExit};
+
+/// The command line and the tables of `--config FILE`, by default `/etc/zsnap/TOOL.toml`, which
+/// may be absent. `C` has an option `--config`, and every option that may stand in the file is
+/// global (valid before and after a subcommand).
+///
+/// # Errors
+/// A `clap::Error` for the command line (also for `--help`), which
+/// [`run_tool`](crate::exit::run_tool) prints; [`Exit::Config`] with FILE:LINE for the file.
+pub fn parse<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(tool: &str) -> Result<(C, T)> {
+    let default = PathBuf::from(format!("/etc/zsnap/{tool}.toml"));
+    parse_from(std::env::args_os().collect(), &default)
 }
-/// "7d", "36h", "90min": a duration for `--max-age` and the like.
-pub fn duration(_text: &str) -> Result<std::time::Duration, String> {
-    unimplemented!()
+
+fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
+    mut args: Vec<OsString>,
+    default: &Path,
+) -> Result<(C, T)> {
+    let mut tables = T::default();
+    // What the file must supply may be missing here, so only what is there is looked at.
+    let given = C::command().ignore_errors(true).try_get_matches_from(&args)?;
+    let named = named_config(&given);
+    let path = named.as_deref().unwrap_or(default);
+    match read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => {}
+        text => {
+            let text = text.or_exit(Exit::Config, path.display())?;
+            let config = Config { path, text: &text };
+            let (inserted, rest) = config.arguments(&C::command(), &given)?;
+            args.splice(1..1, inserted);
+            tables = toml::from_str(&rest).map_err(|e| config.wrong(e.span(), e.message()))?;
+        }
+    }
+    let mut matches = C::command().try_get_matches_from(args)?;
+    Ok((C::from_arg_matches_mut(&mut matches)?, tables))
 }
-/// "64MiB", "512K", "1G" (powers of two) or plain bytes.
-pub fn size(_text: &str) -> Result<u64, String> {
-    unimplemented!()
+
+/// The innermost `--config`, wherever it stands.
+fn named_config(matches: &ArgMatches) -> Option<PathBuf> {
+    let inner = matches.subcommand().and_then(|(_, sub)| named_config(sub));
+    let here = || matches.try_get_one::<PathBuf>("config").ok().flatten().cloned();
+    inner.or_else(here)
 }
-/// `--state` as given, or /var/lib/zsnap/TOOL, or for others than root $XDG_STATE_HOME/zsnap/TOOL (~/.local/state).
-pub fn state_dir(_given: Option<&std::path::Path>, _tool: &str) -> anyhow::Result<std::path::PathBuf> {
-    unimplemented!()
+
+/// Reads a configuration. As root, one that somebody else may change is refused: programs, keys
+/// and commands come from it.
+fn read(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let meta = file.metadata()?;
+    if rustix::process::geteuid().is_root() && (meta.uid() != 0 || meta.mode() & 0o022 != 0) {
+        let why = "others than root may change it; chown root, chmod go-w";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// A configuration file.
+struct Config<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Config<'_> {
+    /// The arguments that the file adds to those `given`, and its text with only the tables left
+    /// (each where it was, so that errors in them have the right line).
+    fn arguments(&self, command: &clap::Command, given: &ArgMatches) -> Result<(Vec<OsString>, String)> {
+        let document = DeTable::parse(self.text).map_err(|e| self.wrong(e.span(), e.message()))?;
+        let mut inserted = Vec::new();
+        let mut rest = self.text.as_bytes().to_vec();
+        for (key, value) in document.get_ref() {
+            let name: &str = key.get_ref();
+            let of_tables = |items: &toml::de::DeArray<'_>| items.iter().any(|item| item.get_ref().is_table());
+            match value.get_ref() {
+                DeValue::Table(_) => continue,
+                DeValue::Array(items) if of_tables(items) => continue,
+                _ => {}
+            }
+            let known = command.get_arguments().find(|arg| arg.get_long() == Some(name) && name != "config");
+            let Some(arg) = known else {
+                return Err(
+                    self.wrong(Some(key.span()), &format!("unknown key \"{name}\"; see the manual for the keys"))
+                );
+            };
+            let blank = rest.get_mut(key.span().start..value.span().end).unwrap_or_default();
+            blank.iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
+            if on_command_line(given, arg.get_id().as_str()) {
+                continue;
+            }
+            let flag = matches!(arg.get_action(), ArgAction::SetTrue);
+            match (value.get_ref(), flag) {
+                (DeValue::Boolean(true), true) => inserted.push(format!("--{name}").into()),
+                (DeValue::Boolean(false), true) => {}
+                (_, true) => return Err(self.wrong(Some(value.span()), &format!("{name} is true or false"))),
+                (DeValue::Array(items), false) => {
+                    for item in items {
+                        inserted.push(self.argument(name, item.get_ref(), item.span())?);
+                    }
+                }
+                (one, false) => inserted.push(self.argument(name, one, value.span())?),
+            }
+        }
+        // Only whole characters were blanked: TOML's spans begin and end between them.
+        Ok((inserted, String::from_utf8_lossy(&rest).into_owned()))
+    }
+
+    fn argument(&self, name: &str, value: &DeValue<'_>, span: std::ops::Range<usize>) -> Result<OsString> {
+        let text = match value {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+            _ => return Err(self.wrong(Some(span), &format!("{name} is a string or a number"))),
+        };
+        Ok(format!("--{name}={text}").into())
+    }
+
+    fn wrong(&self, span: Option<std::ops::Range<usize>>, what: &str) -> anyhow::Error {
+        let before = self.text.get(..span.map_or(0, |span| span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Exit::Config.error(format!("{}:{line}: {}", self.path.display(), what.trim_end().replace('\n', "; ")))
+    }
+}
+
+/// Whether the command line has this option, before or after a subcommand.
+fn on_command_line(matches: &ArgMatches, id: &str) -> bool {
+    let here = matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine);
+    here || matches.subcommand().is_some_and(|(_, sub)| on_command_line(sub, id))
+}
+
+/// A duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("\"{text}\" is no duration; write 7d, 36h or 90m");
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let signed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    Duration::try_from(signed).map_err(|_| wrong())
+}
+
+/// A size in bytes: a number, or one with `K`, `M`, `G` or `T` (also `KiB` and so on), powers of
+/// 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("\"{text}\" is no size; write 64MiB, 512K or 1G");
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+/// The state directory: as given, or `/var/lib/zsnap/TOOL`, or for others than root
+/// `$XDG_STATE_HOME/zsnap/TOOL` (`~/.local/state`).
+///
+/// # Errors
+/// [`Exit::Config`] for a relative path, since jobs from cron start anywhere, and if there is no home.
+pub fn state_dir(given: Option<&Path>, tool: &str) -> Result<PathBuf> {
+    if let Some(dir) = given {
+        return Ok(std::path::absolute(dir).or_exit(Exit::Config, "--state")?);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(Path::new("/var/lib/zsnap").join(tool));
+    }
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    let base = base.ok_or_else(|| Exit::Config.error("neither XDG_STATE_HOME nor HOME is set; give --state"))?;
+    Ok(base.join("zsnap").join(tool))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Parser, Subcommand};
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[arg(long, global = true)]
+        config: Option<PathBuf>,
+        #[arg(long, global = true)]
+        to: Vec<String>,
+        #[arg(long, global = true)]
+        level: Option<u32>,
+        #[arg(long, global = true, default_value_t = 2)]
+        threads: u32,
+        #[arg(long, global = true)]
+        quick: bool,
+        #[arg(long, required = true)]
+        must: Option<String>,
+        target: Option<OsString>,
+        #[arg(last = true)]
+        producer: Vec<OsString>,
+        #[command(subcommand)]
+        verb: Option<Verb>,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum Verb {
+        Status,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Tables {
+        #[serde(default)]
+        hosts: BTreeMap<String, Host>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Host {
+        trust: String,
+    }
+
+    fn with(config: &str, args: &[&str]) -> Result<(Cli, Tables)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.toml");
+        std::fs::write(&path, config).unwrap();
+        let args = ["tool"].iter().chain(args).map(OsString::from).collect();
+        parse_from(args, &path)
+    }
+
+    #[test]
+    fn the_file_supplies_what_the_command_line_lacks() {
+        let config =
+            "to = [\"a\", \"b\"]\nlevel = 8\nthreads = 5\nquick = true\nmust = \"x\"\n[hosts.h]\ntrust = \"t\"\n";
+        let (cli, tables) = with(config, &["h/d"]).unwrap();
+        assert_eq!((cli.to, cli.level, cli.threads, cli.quick), (vec!["a".into(), "b".into()], Some(8), 5, true));
+        assert_eq!(cli.target, Some("h/d".into()));
+        assert_eq!(tables.hosts["h"].trust, "t");
+        let (cli, _) = with(config, &["--to", "c", "status", "--level", "1"]).unwrap();
+        assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
+        assert!(matches!(cli.verb, Some(Verb::Status)));
+        let (cli, _) = with("quick = false\nmust = \"-y\"", &["h/d", "--", "tar", "--to", "x"]).unwrap();
+        assert_eq!((cli.quick, cli.must), (false, Some("-y".into())));
+        assert_eq!(cli.producer, ["tar", "--to", "x"]);
+        assert!(cli.to.is_empty());
+    }
+
+    #[test]
+    fn errors_have_file_and_line() {
+        for (config, line, says) in [
+            ("must = \"x\"\nleve = 1", 2, "unknown key \"leve\""),
+            ("\n\nconfig = \"x\"", 3, "unknown key"),
+            ("quick = 1", 1, "true or false"),
+            ("to = [1.5]", 1, "string or a number"),
+            ("a = ", 1, ""),
+            ("level = 1\n[hosts.h]\ntrust = \"t\"\nx = 1\n", 4, "unknown field"),
+            ("to = [\n \"ü\" ]\n[other]\n", 3, "unknown field"),
+        ] {
+            let e = with(config, &["--must", "x"]).unwrap_err();
+            assert_eq!(Exit::of(&e), Exit::Config, "{config}");
+            let text = format!("{e:#}");
+            assert!(text.contains(&format!("t.toml:{line}: ")) && text.contains(says), "{config}: {text}");
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_be_there_and_the_default_need_not() {
+        let args = |list: &[&str]| list.iter().map(OsString::from).collect();
+        let none = Path::new("/nonexistent/t.toml");
+        assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none).is_ok());
+        let e =
+            parse_from::<Cli, Tables>(args(&["tool", "--must", "x", "--config", "/nonexistent/u"]), none).unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::Config);
+        let e = parse_from::<Cli, Tables>(args(&["tool"]), none).unwrap_err();
+        assert!(e.downcast_ref::<clap::Error>().is_some());
+    }
+
+    #[test]
+    fn root_takes_no_file_that_others_may_change() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(read(file.path()).is_err(), rustix::process::geteuid().is_root());
+    }
+
+    #[test]
+    fn durations_and_sizes_have_units() {
+        for (text, seconds) in [("7d", 604_800), ("36h", 129_600), ("90m", 5400), ("2w", 1_209_600), ("30s", 30)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "7", "d", "-1d", "1mo", "x"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        for (text, bytes) in [("0", 0), ("10", 10), ("512K", 524_288), ("64MiB", 67_108_864), ("1G", 1 << 30)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "M", "1.5G", "1 G", "-1", "99999999T"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
 }

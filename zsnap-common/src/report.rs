@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn units_are_the_largest_that_fit() {
         for (n, shown) in
-            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (u64::MAX, "16384.0 PiB"), (5 << 20, "5.0 MiB")]
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (u64::MAX, "16383.9 PiB"), (5 << 20, "5.0 MiB")]
         {
             assert_eq!(bytes(n), shown);
         }
