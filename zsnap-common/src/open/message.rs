@@ -128,7 +128,8 @@ pub fn decrypt_again<R: Read + Send>(
     session: &Session,
     mut to: PipeWriter,
 ) -> anyhow::Result<()> {
-    let mut same = Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0, error: None };
+    let mut same =
+        Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0, error: None };
     let result = decrypt(&mut same, Again { session }, |bytes| to.write_all(bytes));
     if let Some(e) = same.error {
         return Err(e.into()); // Sequoia words it as its own
