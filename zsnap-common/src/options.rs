@@ -37,10 +37,11 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
     default: &Path,
 ) -> Result<(C, T)> {
     let mut tables = T::default();
-    // What the file must supply may be missing here, so only what is there is looked at.
+    // What the file must supply may be missing here, so only what is there is looked at. What
+    // stands behind a subcommand is seen too, as the options are global.
     let given = C::command().ignore_errors(true).try_get_matches_from(&args)?;
-    let named = named_config(&given);
-    let path = named.as_deref().unwrap_or(default);
+    let named = given.try_get_one::<PathBuf>("config").ok().flatten();
+    let path = named.map_or(default, PathBuf::as_path);
     let text = match read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => String::new(),
         text => text.or_exit(Exit::Config, path.display())?,
@@ -55,13 +56,6 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
         .try_get_matches_from(args)
         .map_err(|e| config.blamed(&inserted, &e).unwrap_or_else(|| e.into()))?;
     Ok((C::from_arg_matches_mut(&mut matches)?, tables))
-}
-
-/// The innermost `--config`, wherever it stands.
-fn named_config(matches: &ArgMatches) -> Option<PathBuf> {
-    let inner = matches.subcommand().and_then(|(_, sub)| named_config(sub));
-    let here = || matches.try_get_one::<PathBuf>("config").ok().flatten().cloned();
-    inner.or_else(here)
 }
 
 /// Reads a configuration. As root, one that somebody else may change is refused: programs, keys
@@ -125,7 +119,7 @@ impl Config<'_> {
             };
             let blank = rest.get_mut(key.span().start..value.span().end).unwrap_or_default();
             blank.iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
-            if on_command_line(given, arg.get_id().as_str()) {
+            if given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
                 continue;
             }
             let flag = matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::Count);
@@ -181,12 +175,6 @@ impl Config<'_> {
     }
 }
 
-/// Whether the command line has this option, before or after a subcommand.
-fn on_command_line(matches: &ArgMatches, id: &str) -> bool {
-    let here = matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine);
-    here || matches.subcommand().is_some_and(|(_, sub)| on_command_line(sub, id))
-}
-
 /// A duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is no duration; write 7d, 36h or 90m");
@@ -220,7 +208,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// [`Exit::Config`] for a relative path, since jobs from cron start anywhere, and if there is no home.
 pub fn state_dir(given: Option<&Path>, tool: &str) -> Result<PathBuf> {
     if let Some(dir) = given {
-        return Ok(std::path::absolute(dir).or_exit(Exit::Config, "--state")?);
+        return std::path::absolute(dir).or_exit(Exit::Config, "--state");
     }
     if rustix::process::geteuid().is_root() {
         return Ok(Path::new("/var/lib/zsnap").join(tool));
@@ -299,6 +287,11 @@ mod tests {
         let (cli, _) = with(config, &["--to", "c", "status", "--level", "1"]).unwrap();
         assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
         assert!(matches!(cli.verb, Some(Verb::Status)));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x"), "level = 4").unwrap();
+        let x = dir.path().join("x").into_os_string().into_string().unwrap();
+        let (cli, _) = with("level = 8", &["--must", "x", "status", "--config", &x]).unwrap();
+        assert_eq!(cli.level, Some(4));
         let (cli, _) = with("quick = false\nmust = \"-y\"", &["h/d", "--", "tar", "--to", "x"]).unwrap();
         assert_eq!((cli.quick, cli.must), (false, Some("-y".into())));
         assert_eq!(cli.producer, ["tar", "--to", "x"]);
@@ -359,7 +352,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o666)).unwrap();
         assert_eq!(read(file.path()).is_err(), rustix::process::geteuid().is_root());
-        assert!(read(file.path().parent().unwrap()).is_err());
+        let fifo = file.path().with_extension("fifo");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(read(&fifo).is_err());
+        std::fs::remove_file(fifo).unwrap();
     }
 
     #[test]
