@@ -225,6 +225,22 @@ fn our_clock_never_makes_a_file_bad() {
     }
 }
 
+/// A machine whose clock stands at 2020 gets a file of today: the same as a machine of today that
+/// is told another day, and gets a file of that day.
+#[test]
+fn nothing_but_what_we_are_told_is_the_clock() {
+    let site = Site::new(Format::Gpg);
+    let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
+    let backup = Cert::from_file(site.path("backup.cert")).unwrap();
+    for days in [2, 400, 20_000] {
+        let then = SystemTime::now() + days * DAY;
+        let message = encrypted(&signed_at(then, &[&laptop], None), &backup, false);
+        let told = |now| open(&message, &Trust { now, ..site.trust() }, &IN_MEMORY);
+        assert_eq!(told(then).unwrap(), b"hello");
+        assert!(matches!(told(SystemTime::now()), Err(Refusal::Clock(_))));
+    }
+}
+
 /// A signing key that was made 100 days ago and ends, if at all, after `lives`.
 fn old_key(lives: Option<Duration>) -> (Cert, openpgp::packet::Signature) {
     let made = SystemTime::now() - 100 * DAY;
@@ -312,6 +328,10 @@ fn encrypted(packets: &[u8], to: &Cert, hidden: bool) -> Vec<u8> {
 
 /// Signed packets with a payload as ours.
 fn signed(by: &[&Cert], meant_for: Option<&Cert>) -> Vec<u8> {
+    signed_at(SystemTime::now(), by, meant_for)
+}
+
+fn signed_at(time: SystemTime, by: &[&Cert], meant_for: Option<&Cert>) -> Vec<u8> {
     let data = b"hello";
     let zstd = zstd::encode_all(&data[..], 1).unwrap();
     let payload = [manifest().encode().unwrap(), zstd, trailer(data).encode().unwrap()].concat();
@@ -325,7 +345,7 @@ fn signed(by: &[&Cert], meant_for: Option<&Cert>) -> Vec<u8> {
         if let Some(cert) = meant_for {
             signer = signer.add_intended_recipient(cert);
         }
-        message = signer.build().unwrap();
+        message = signer.creation_time(time).build().unwrap();
     }
     let mut literal = LiteralWriter::new(message).build().unwrap();
     literal.write_all(&payload).unwrap();
@@ -392,6 +412,17 @@ fn hostile_packets_inside_are_survived() {
     let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
     let backup = Cert::from_file(site.path("backup.cert")).unwrap();
     let packets = signed(&[&laptop], None);
+    for len in 0..60 {
+        let refusal = site.open(&encrypted(&noise(len, 1), &backup, false)).unwrap_err();
+        assert!(!panicked(&refusal), "{len}");
+        let mut short = encrypted(b"", &backup, false);
+        let body = short.len() - 43;
+        assert_eq!(short[body..body + 2], [0xd2, 41]);
+        short.truncate(body + 2 + len);
+        short.resize(body + 2 + len, 1);
+        short[body + 1] = len as u8;
+        assert!(!panicked(&site.open(&short).unwrap_err()), "{len}");
+    }
     for i in 0..1_500 {
         let (mut changed, random) = (packets.clone(), noise(24, i));
         for bytes in random.chunks(3).take(1 + i as usize % 8) {

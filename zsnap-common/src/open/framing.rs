@@ -8,9 +8,9 @@ use super::Refusal;
 /// Session key packets in one message. Each can cost us a public-key operation.
 const MAX_KEYS: u32 = 64;
 
-/// Shortest encrypted packet: IV and its repetition (18), integrity check (22). Sequoia 2.4.2 panics
-/// on less.
-const MIN_ENCRYPTED: u64 = 64;
+/// Shortest encrypted packet: version (1), random prefix (18), integrity check (22). Sequoia 2.4.2
+/// panics on less.
+const MIN_ENCRYPTED: u64 = 41;
 
 /// Follows a message as its bytes go by.
 pub struct Framing {
