@@ -36,6 +36,7 @@ pub struct Cli {
 }
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Options of every command, or keys in queue.toml")]
 pub struct Options {
     /// Prefix of the operand that is not part of HOST/DATASET: the store that simplesnap names
     #[arg(long, global = true, value_name = "PREFIX")]
