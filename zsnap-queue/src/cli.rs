@@ -23,8 +23,6 @@ use zsnap_common::target::Host;
     after_help = "Exit status 0: the stream is whole and safe on this disk or further. See zsnap-queue(8)."
 )]
 pub struct Cli {
-    #[command(flatten)]
-    pub options: Options,
     /// Whose stream it is: HOST/DATASET, or with --strip PREFIX/HOST/DATASET
     #[arg(value_name = "HOST/DATASET")]
     pub target: Option<OsString>,
@@ -33,6 +31,9 @@ pub struct Cli {
     pub producer: Vec<OsString>,
     #[command(subcommand)]
     pub command: Option<Command>,
+    // Last: its heading would go on.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 #[derive(Args, Debug)]
