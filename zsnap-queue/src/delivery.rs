@@ -1,6 +1,7 @@
 //! The second step: what is safe in the outboxes goes to its destinations. Failing here never
 //! fails the backup; it is told when it begins and once a day, and `status` shows it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -15,6 +16,8 @@ use zsnap_common::log;
 use zsnap_common::outbox::{Drained, Outboxes};
 use zsnap_common::publish;
 use zsnap_common::target::Host;
+
+use crate::pipeline::io_failed;
 
 const DEST: &str = "dest.json";
 /// What was last told of a failing destination.
@@ -41,10 +44,11 @@ pub struct Lane {
     pub configured: bool,
 }
 
-/// The configured destinations.
+/// The configured destinations that have outboxes, each once.
 pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Lane> {
     let lane = |dest: &Dest| Lane { id: dest.id(), dest: dest.clone(), transport: transport.clone(), configured: true };
-    dests.iter().map(lane).collect()
+    let mut seen = HashSet::new();
+    dests.iter().filter(|dest| **dest != Dest::Stdout && seen.insert(*dest)).map(lane).collect()
 }
 
 /// These, and those that only have an outbox, as they were when it was filled. One whose
@@ -75,12 +79,13 @@ fn saved(path: &Path) -> anyhow::Result<Saved> {
 /// Makes an outbox for `host` in each lane, durably, before anything refers to it.
 pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<()> {
     for lane in lanes {
-        boxes.make(&lane.id, host)?;
+        boxes.make(&lane.id, host).map_err(io_failed("cannot make an outbox"))?;
         let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
         let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice };
         let path = boxes.dir(&lane.id).join(DEST);
         if saved(&path).ok().as_ref() != Some(&now) {
-            publish::write_durably(&path, &serde_json::to_vec_pretty(&now)?)?;
+            let bytes = serde_json::to_vec_pretty(&now)?;
+            publish::write_durably(&path, &bytes).map_err(io_failed("cannot fill an outbox"))?;
         }
     }
     Ok(())
