@@ -173,7 +173,7 @@ fn explain(refusal: Refusal, host: &Host) -> No {
             Exit::Refused,
             format!("its signing key was not valid when it signed: {why}; get {host}'s renewed certificate"),
         ),
-        Refusal::Clock(why) => held(Exit::TryAgain, format!("{why}: this clock or {host}'s is wrong")),
+        Refusal::Clock(why) => held(Exit::TryAgain, why),
         Refusal::Io(e) => No::Io(e),
     }
 }

@@ -1,5 +1,6 @@
 //! The bare command: one stream in, one queue file out. The order of the durable steps is the
-//! tool's promise; `Q1` to `Q10` name the rows of the table in zsnap-queue(8), CRASHES.
+//! tool's promise; `Q1` to `Q10` name the rows of the table in ARCHITECTURE.md,
+//! "What a crash leaves".
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
