@@ -171,9 +171,16 @@ impl Play {
         }
         self.by_digest.insert(sha256_hex(&fs::read(&input).unwrap()), id);
         let mut command = self.scene.queue_command(args);
-        let stdin = if self.source == Source::Zfs { File::open(&input).unwrap().into() } else { Stdio::null() };
-        command.stdin(stdin).stdout(Stdio::null()).stderr(self.errors()).process_group(0);
+        command.stdin(self.stdin(id)).stdout(Stdio::null()).stderr(self.errors()).process_group(0);
         (id, command)
+    }
+
+    /// Standard input of the run that queues stream `id`.
+    pub fn stdin(&self, id: u64) -> Stdio {
+        match self.source {
+            Source::Zfs => File::open(self.scene.path(format!("input.{id}"))).unwrap().into(),
+            Source::Producer => Stdio::null(),
+        }
     }
 
     fn state_file(&self) -> PathBuf {
@@ -181,7 +188,7 @@ impl Play {
     }
 
     /// Standard error of all runs.
-    fn errors(&self) -> File {
+    pub fn errors(&self) -> File {
         File::options().create(true).append(true).open(self.scene.path("stderr")).unwrap()
     }
 
@@ -245,13 +252,17 @@ impl Play {
                 self.tidy(false);
                 None
             }
-            _ => {
-                self.orphans_gone();
-                let took = self.queue();
-                self.tidy(true);
-                Some(took)
-            }
+            _ => Some(self.recover_now()),
         }
+    }
+
+    /// The next run, undisturbed, must leave everything tidy. How long it took.
+    #[track_caller]
+    pub fn recover_now(&mut self) -> Duration {
+        self.orphans_gone();
+        let took = self.queue();
+        self.tidy(true);
+        took
     }
 
     /// A producer whose zsnap-queue was killed may still write its state.
@@ -366,6 +377,11 @@ impl Play {
             }
         }
         there
+    }
+
+    /// The state is a new one, which knows no stream.
+    pub fn begin_anew(&mut self) {
+        self.newest_zero = 0;
     }
 
     /// How many streams were acknowledged.

@@ -2,4 +2,6 @@
 //! broken at whatever moment, status 0 means that the stream arrives, whole, and nothing that
 //! was refused ever does.
 
+mod disk;
 mod kill;
+mod syscalls;
