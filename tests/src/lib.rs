@@ -5,6 +5,7 @@ use std::path::Path;
 
 pub mod scene;
 pub mod stream;
+pub mod torture;
 
 /// The real streams in `data/streams`; its README says what each is.
 pub const SAMPLES: [&str; 14] = [

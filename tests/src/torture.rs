@@ -1,0 +1,424 @@
+//! Queueing many streams while something goes wrong, and telling afterwards whether zsnap-queue
+//! has kept its promises: status 0 means that the stream arrives, whole; a refusal means that it
+//! never does; nothing half-made stays.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use zsnap_common::digest::sha256_hex;
+
+use crate::scene::{Scene, run};
+use crate::stream::{Rec, Stream, Sub};
+
+/// Moments per test: 200, or as many as the environment's ZSNAP_TORTURE says.
+pub fn moments() -> u64 {
+    std::env::var("ZSNAP_TORTURE").map_or(200, |n| n.parse().expect("ZSNAP_TORTURE"))
+}
+
+/// Numbers that can be had again: a failing test prints the seed for ZSNAP_SEED.
+#[derive(Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// Seeded from ZSNAP_SEED or the clock.
+    pub fn new() -> Random {
+        let now = || u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap();
+        let seed = std::env::var("ZSNAP_SEED").map_or_else(|_| now(), |s| s.parse().expect("ZSNAP_SEED"));
+        eprintln!("ZSNAP_SEED={seed}");
+        Random(seed)
+    }
+
+    /// A number that only `seed` decides (splitmix64).
+    pub fn seeded(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// One of 0 to n - 1.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// Somewhere in `length`.
+    pub fn within(&mut self, length: Duration) -> Duration {
+        length.mul_f64(self.next() as f64 / u64::MAX as f64)
+    }
+}
+
+impl Default for Random {
+    fn default() -> Random {
+        Random::new()
+    }
+}
+
+/// Bytes that do not compress, different for each `id`.
+pub fn noise(id: u64, length: usize) -> Vec<u8> {
+    let mut random = Random::seeded(id);
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+    bytes.truncate(length);
+    bytes
+}
+
+/// Where the streams come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// ZFS streams on stdin; each an increment on the newest that was acknowledged.
+    Zfs,
+    /// A producer with a state file. Each stream begins with the number of the one that it
+    /// builds on, as the state says.
+    Producer,
+}
+
+/// Dataset of the streams.
+pub const TARGET: &str = "laptop/tank/home";
+
+/// A series of streams into one outbox, to `spool` (`dir:`) and others.
+pub struct Play {
+    /// Keys, configuration, directories.
+    pub scene: Scene,
+    /// For everything that is left to chance.
+    pub random: Random,
+    /// Length of each stream.
+    pub bytes: usize,
+    /// Options of each run.
+    pub args: Vec<String>,
+    source: Source,
+    last: u64,
+    newest_zero: u64,
+    zero: BTreeSet<u64>,
+    never: BTreeSet<u64>,
+    by_digest: HashMap<String, u64>,
+    known_whole: HashMap<PathBuf, u64>,
+}
+
+impl Play {
+    /// Nothing has been queued yet.
+    pub fn new(source: Source) -> Play {
+        let scene = Scene::new();
+        fs::create_dir(scene.path("drop")).unwrap();
+        fs::create_dir(scene.path("producer")).unwrap();
+        Play {
+            scene,
+            random: Random::new(),
+            bytes: 256 << 10,
+            args: Vec::new(),
+            source,
+            last: 0,
+            newest_zero: 0,
+            zero: BTreeSet::new(),
+            never: BTreeSet::new(),
+            by_digest: HashMap::new(),
+            known_whole: HashMap::new(),
+        }
+    }
+
+    /// Adds a command that writes each file into `drop` as a transport should: whole or not at all.
+    pub fn also_drop(mut self) -> Play {
+        let drop = self.scene.path("drop");
+        let drop = drop.display();
+        self.also_to(&format!(
+            "cmd:cat > {drop}/tmp.$$ && sleep 0.01 && mv {drop}/tmp.$$ {drop}/$ZSNAP_FILE.$$ && echo $ZSNAP_FILE >> {drop}/order"
+        ));
+        self
+    }
+
+    /// Adds a destination.
+    pub fn also_to(&mut self, dest: &str) {
+        let text = fs::read_to_string(self.scene.path("queue.toml")).unwrap();
+        let text = text.trim_end().strip_suffix(']').unwrap().to_owned() + &format!(", \"{dest}\"]\n");
+        self.scene.write("queue.toml", &text);
+    }
+
+    /// The next stream's number, and the run that queues it.
+    pub fn command(&mut self) -> (u64, Command) {
+        self.last += 1;
+        let id = self.last;
+        let input = self.scene.path(format!("input.{id}"));
+        let mut args: Vec<String> = self.args.clone();
+        match self.source {
+            Source::Zfs => {
+                let name = format!("tank/home@{id}");
+                let sub = match self.newest_zero {
+                    0 => Sub::full(&name, id),
+                    base => Sub::increment(&name, base, id),
+                };
+                let blocks: Vec<Rec> = noise(id, self.bytes).chunks(64 << 10).map(Rec::write).collect();
+                fs::write(&input, Stream::plain(sub.records(blocks)).bytes()).unwrap();
+                args.push(TARGET.into());
+            }
+            Source::Producer => {
+                fs::write(&input, noise(id, self.bytes)).unwrap();
+                let script = format!(
+                    "test -f {{state}} && cat {{state}} || echo 0; cat {} && echo {id} > {{state}}",
+                    input.display()
+                );
+                args.extend(["--opaque".into(), format!("--producer-state={}", self.state_file().display())]);
+                args.extend([TARGET, "--", "/bin/sh", "-c", &script].map(str::to_owned));
+            }
+        }
+        self.by_digest.insert(sha256_hex(&fs::read(&input).unwrap()), id);
+        let mut command = self.scene.queue_command(args);
+        command.stdin(self.stdin(id)).stdout(Stdio::null()).stderr(self.errors()).process_group(0);
+        (id, command)
+    }
+
+    /// Standard input of the run that queues stream `id`.
+    pub fn stdin(&self, id: u64) -> Stdio {
+        match self.source {
+            Source::Zfs => File::open(self.scene.path(format!("input.{id}"))).unwrap().into(),
+            Source::Producer => Stdio::null(),
+        }
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.scene.path("producer/state")
+    }
+
+    /// Standard error of all runs.
+    pub fn errors(&self) -> File {
+        File::options().create(true).append(true).open(self.scene.path("stderr")).unwrap()
+    }
+
+    /// What was said on standard error since the last call.
+    pub fn said(&self) -> String {
+        let text = fs::read_to_string(self.scene.path("stderr")).unwrap_or_default();
+        let _ = fs::remove_file(self.scene.path("stderr"));
+        text
+    }
+
+    /// Starts the run that queues the next stream.
+    pub fn start(&mut self) -> (u64, Child) {
+        let (id, mut command) = self.command();
+        (id, command.spawn().unwrap())
+    }
+
+    /// Notes how the run for stream `id` ended: 0 is a promise, and so are the statuses that
+    /// `refusals` lists. Anything but these and `unknown` fails.
+    #[track_caller]
+    pub fn ended(&mut self, id: u64, status: i32, refusals: &[i32], unknown: &[i32]) {
+        if status == 0 {
+            self.zero.insert(id);
+            self.newest_zero = id;
+        } else if refusals.contains(&status) {
+            self.never.insert(id);
+        } else {
+            assert!(unknown.contains(&status), "stream {id}: status {status}; {}", self.said());
+        }
+        let _ = fs::remove_file(self.scene.path(format!("input.{id}")));
+    }
+
+    /// Queues a stream without disturbance; how long that took.
+    pub fn queue(&mut self) -> Duration {
+        let start = Instant::now();
+        let (id, mut child) = self.start();
+        let status = status(child.wait().unwrap());
+        self.ended(id, status, &[], &[]);
+        start.elapsed()
+    }
+
+    /// How long a run takes: the median of five.
+    pub fn measure(&mut self) -> Duration {
+        let mut all: Vec<_> = (0..5).map(|_| self.queue()).collect();
+        all.sort();
+        all[2]
+    }
+
+    /// `flush`, which must not fail but may tell of an earlier failure (1).
+    pub fn flush(&self) {
+        let status = status(self.scene.queue_command(["flush"]).stderr(self.errors()).status().unwrap());
+        assert!(status == 0 || status == 1, "flush: {status}; {}", self.said());
+    }
+
+    /// The next start: sometimes a run, sometimes `flush`, sometimes the next victim. Returns
+    /// how long an undisturbed run took, if that was it.
+    pub fn recover(&mut self) -> Option<Duration> {
+        match self.random.below(3) {
+            0 => None,
+            1 => {
+                self.flush();
+                self.tidy(false);
+                None
+            }
+            _ => Some(self.recover_now()),
+        }
+    }
+
+    /// The next run, undisturbed, must leave everything tidy. How long it took.
+    #[track_caller]
+    pub fn recover_now(&mut self) -> Duration {
+        self.orphans_gone();
+        let took = self.queue();
+        self.tidy(true);
+        took
+    }
+
+    /// A producer whose zsnap-queue was killed may still write its state.
+    fn orphans_gone(&self) {
+        let mark = self.state_file().into_os_string().into_encoded_bytes();
+        let alive = |entry: fs::DirEntry| {
+            fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.windows(mark.len()).any(|w| w == mark))
+        };
+        let until = Instant::now() + Duration::from_secs(60);
+        while fs::read_dir("/proc").unwrap().any(|entry| alive(entry.unwrap())) {
+            assert!(Instant::now() < until, "a producer does not end");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Nothing half-made may be left, but a producer's copy if only `flush` ran.
+    #[track_caller]
+    pub fn tidy(&self, copies: bool) {
+        for path in walk(self.scene.path("")) {
+            let name = path.file_name().unwrap().to_string_lossy();
+            let copy = name.contains(".zsnap-") && !name.starts_with('.');
+            assert!(!name.starts_with(".zsnap-") && !(copy && copies), "{} was left behind", path.display());
+            let split = path.starts_with(self.scene.path("queue-state/outbox/split"));
+            assert!(!split, "{} is still to be split", path.display());
+        }
+    }
+
+    /// Every file under a final name must be whole; looks at one in `one_in` that it does not
+    /// know yet.
+    #[track_caller]
+    pub fn finals_are_whole(&mut self, one_in: u64) {
+        for path in walk(self.scene.path("")) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with("bakfsfmt2-") && !self.known_whole.contains_key(&path) && self.random.below(one_in) == 0
+            {
+                self.content(&path);
+            }
+        }
+    }
+
+    /// The number of the stream in a queue file, and of that which it builds on (producers only).
+    /// Fails if it is not, to the byte, what was queued.
+    #[track_caller]
+    pub fn content(&mut self, path: &Path) -> (u64, u64) {
+        let ran = run(self.scene.ingest_command(["cat"]).arg(path), b"").expect(0);
+        let mut plain = ran.out.as_slice();
+        let mut base = 0;
+        if self.source == Source::Producer {
+            let line = plain.iter().position(|b| *b == b'\n').expect("no first line");
+            base = std::str::from_utf8(&plain[..line]).unwrap().parse().unwrap();
+            plain = &plain[line + 1..];
+        }
+        let id = self.by_digest.get(&sha256_hex(plain)).copied();
+        let id = id.unwrap_or_else(|| panic!("{}: not what was queued, {} bytes", path.display(), plain.len()));
+        self.known_whole.insert(path.to_owned(), id);
+        (id, base)
+    }
+
+    /// Everything that was promised must be in `spool`, once, in order; and at least once in
+    /// `drop` and wherever else `copies` says. Everything must be tidy.
+    pub fn settle(&mut self, copies: &[PathBuf]) {
+        self.orphans_gone();
+        // Not the same thing: `flush` serves all, a run its own dataset.
+        self.flush();
+        self.queue();
+        self.flush();
+        self.tidy(true);
+        let errors = self.said();
+        let waiting: Vec<_> = walk(self.scene.path("queue-state/outbox/to"))
+            .into_iter()
+            .filter(|path| !["lock", "dest.json"].iter().any(|name| path.ends_with(name)))
+            .collect();
+        assert!(waiting.is_empty(), "{waiting:?} was not delivered: {errors}");
+        let spool = self.scene.path("spool/laptop");
+        let spooled = self.arrived(&spool);
+        assert!(spooled.values().all(|bases| bases.len() == 1), "doubled: {spooled:?}");
+        let mut all = vec![spool];
+        all.extend(copies.iter().cloned());
+        for dir in all {
+            let there = self.arrived(&dir);
+            for id in &self.zero {
+                assert!(there.contains_key(id), "stream {id} was promised, but is not in {}", dir.display());
+            }
+            for id in &self.never {
+                assert!(!there.contains_key(id), "stream {id} was refused, but is in {}", dir.display());
+            }
+        }
+        if self.source == Source::Producer {
+            // Numbers grow, so each must build on the one before it, or files would be missing.
+            let mut before = 0;
+            for (id, bases) in spooled {
+                assert_eq!(bases, [before], "stream {id} builds on another one than the last");
+                before = id;
+            }
+            assert_eq!(fs::read_to_string(self.state_file()).unwrap().trim(), before.to_string());
+        }
+        eprintln!("{} of {} streams were acknowledged, {} refused", self.zero.len(), self.last, self.never.len());
+    }
+
+    fn arrived(&mut self, dir: &Path) -> BTreeMap<u64, Vec<u64>> {
+        let mut there: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        let mut files = walk(dir.to_owned());
+        files.sort();
+        let mut newest = 0;
+        for path in files {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with("bakfsfmt2-") {
+                let (id, base) = self.content(&path);
+                assert!(newest <= id, "{name} holds stream {id}, but one before it {newest}");
+                newest = id;
+                there.entry(id).or_default().push(base);
+            }
+        }
+        there
+    }
+
+    /// The state is a new one, which knows no stream.
+    pub fn begin_anew(&mut self) {
+        self.newest_zero = 0;
+    }
+
+    /// How many streams were acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.zero.len() as u64
+    }
+}
+
+/// Exit status; 128 + signal if a signal ended it.
+pub fn status(status: ExitStatus) -> i32 {
+    status.code().or(status.signal().map(|s| 128 + s)).unwrap()
+}
+
+/// Sends a signal to a child, or to its whole group. It may have ended.
+pub fn send(signal: Signal, child: u32, group: bool) {
+    let pid = Pid::from_raw(i32::try_from(child).unwrap()).unwrap();
+    let _ = if group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+}
+
+/// The children of a process, alive or not waited for.
+pub fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let lists = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// All files below a directory, whatever their names.
+pub fn walk(dir: PathBuf) -> Vec<PathBuf> {
+    let (mut files, mut dirs) = (Vec::new(), vec![dir]);
+    while let Some(dir) = dirs.pop() {
+        // It, or what is in it, may go away while we look.
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => dirs.push(entry.path()),
+                _ => files.push(entry.path()),
+            }
+        }
+    }
+    files
+}

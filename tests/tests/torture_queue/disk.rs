@@ -1,0 +1,120 @@
+//! A disk that gets full at each byte, or at each new name, of a run.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use zsnap_tests::torture::{Play, Source, status, walk};
+
+/// A small tmpfs on `path`, unmounted on drop. `None`, told loudly: we may not mount.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: PathBuf, options: &str) -> Option<Disk> {
+        fs::create_dir_all(&path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).output();
+        if mounted.as_ref().is_ok_and(|out| out.status.success()) {
+            return Some(Disk(path));
+        }
+        let root = rustix::process::geteuid().is_root();
+        assert!(!root || std::env::var_os("CI").is_none(), "root cannot mount a tmpfs: {mounted:?}");
+        eprintln!("SKIPPED: a full disk needs the right to mount a tmpfs");
+        None
+    }
+
+    fn grow(&self) {
+        let grown =
+            Command::new("mount").args(["-o", "remount,mode=700,size=64m,nr_inodes=10000"]).arg(&self.0).status();
+        assert!(grown.unwrap().success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Names of the queue files below a directory.
+fn names(play: &Play, dir: &str) -> BTreeSet<String> {
+    let name = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    walk(play.scene.path(dir)).into_iter().map(name).filter(|name| name.starts_with("bakfsfmt2-")).collect()
+}
+
+/// A run onto a disk at `dir` of each of these sizes. Tells for each whether the stream was
+/// acknowledged, and whether it was delivered at once.
+fn each_size(dir: &str, sizes: impl Iterator<Item = String>, refusals: &[i32], more: &[&str]) -> Vec<(bool, bool)> {
+    let mut play = Play::new(Source::Zfs);
+    play.bytes = 100_000;
+    more.iter().for_each(|dest| play.also_to(dest));
+    let mut results = Vec::new();
+    for size in sizes {
+        let Some(disk) = Disk::mount(play.scene.path(dir), &format!("mode=700,{size}")) else { return results };
+        if dir == "queue-state" {
+            play.begin_anew();
+        }
+        let before = names(&play, "spool");
+        let (id, mut child) = play.start();
+        let status = status(child.wait().unwrap());
+        play.ended(id, status, refusals, &[]);
+        let (all, waiting, said) = (names(&play, ""), names(&play, "queue-state"), play.said());
+        let (acknowledged, delivered) = (status == 0, status == 0 && waiting.is_empty());
+        assert_eq!(said.is_empty(), delivered, "{size}: status {status}, and it says: {said}");
+        assert_eq!(all.len() - before.len(), usize::from(acknowledged), "{size}: status {status}, but {all:?}; {said}");
+        play.finals_are_whole(1);
+        disk.grow();
+        // Now there is room for what was acknowledged, and for more.
+        play.flush();
+        let spooled = names(&play, "spool");
+        assert_eq!(spooled.len() - before.len(), usize::from(acknowledged), "{size}: {spooled:?}");
+        play.queue();
+        play.tidy(true);
+        play.finals_are_whole(1);
+        assert_eq!(names(&play, "spool").len(), spooled.len() + 1);
+        results.push((acknowledged, delivered));
+    }
+    results
+}
+
+fn pages(n: std::ops::RangeInclusive<u32>) -> impl Iterator<Item = String> {
+    n.map(|n| format!("size={}k", 4 * n))
+}
+
+fn inodes(n: std::ops::RangeInclusive<u32>) -> impl Iterator<Item = String> {
+    n.map(|n| format!("size=64m,nr_inodes={n}"))
+}
+
+/// The smallest disks refuse, the largest ones do not.
+fn both(results: &[(bool, bool)], which: impl Fn(&(bool, bool)) -> bool) {
+    if let [first, .., last] = results {
+        assert!(!which(first) && which(last), "{results:?}");
+        eprintln!("{} of {} sizes were enough", results.iter().filter(|r| which(r)).count(), results.len());
+    }
+}
+
+// 74: an error of the disk; 73: nothing could be made; 75: no room.
+
+#[test]
+fn the_state_has_too_few_pages() {
+    both(&each_size("queue-state", pages(1..=64), &[73, 74, 75], &[]), |(acknowledged, _)| *acknowledged);
+}
+
+#[test]
+fn the_state_has_too_few_names() {
+    // Links for so many destinations need more names than the commit.
+    let more = ["cmd:cat >/dev/null", "cmd:cat > /dev/null", "cmd:cat  > /dev/null"];
+    let results = each_size("queue-state", inodes(2..=40), &[73, 74, 75], &more);
+    both(&results, |(acknowledged, _)| *acknowledged);
+    // Behind the commit, a full disk only delays the delivery.
+    assert!(results.is_empty() || results.contains(&(true, false)), "{results:?}");
+}
+
+#[test]
+fn the_destination_is_full() {
+    for sizes in [pages(1..=64).collect::<Vec<_>>(), inodes(2..=8).collect()] {
+        let results = each_size("spool", sizes.into_iter(), &[], &[]);
+        assert!(results.iter().all(|(acknowledged, _)| *acknowledged));
+        both(&results, |(_, delivered)| *delivered);
+    }
+}

@@ -1,0 +1,127 @@
+//! Death at random moments, again and again on the same state, so that every recovery starts
+//! from what the one before it left.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use zsnap_tests::torture::{Play, Source, children, moments, send, status};
+
+const KILLED: i32 = 128 + 9;
+const TERMINATED: i32 = 128 + 15;
+
+/// Sends `signal` at moments spread over a run. Too few hits would test nothing.
+fn strike(mut play: Play, signal: Signal, group: bool) {
+    let (n, mut hits) = (moments(), 0);
+    let mut length = play.measure();
+    eprintln!("an undisturbed run takes {length:?}");
+    for _ in 0..n {
+        let moment = play.random.within(length);
+        let (id, mut child) = play.start();
+        sleep(moment);
+        send(signal, child.id(), group);
+        let status = status(child.wait().unwrap());
+        hits += u64::from(status != 0);
+        if signal == Signal::KILL {
+            // Nobody can tell whether it had been committed.
+            play.ended(id, status, &[], &[KILLED]);
+        } else {
+            play.ended(id, status, &[TERMINATED], &[]);
+        }
+        play.finals_are_whole(10);
+        if let Some(took) = play.recover() {
+            length = length.mul_f64(0.8) + took.mul_f64(0.2);
+        }
+    }
+    let drop = play.scene.path("drop");
+    play.settle(&[drop.clone()]);
+    in_order(&drop);
+    assert!(hits >= n / 4, "only {hits} of {n} runs were hit");
+}
+
+/// What the command took for the first time came in the order of the names.
+fn in_order(drop: &std::path::Path) {
+    let text = fs::read_to_string(drop.join("order")).unwrap();
+    let mut seen: Vec<&str> = Vec::new();
+    for name in text.lines() {
+        if !seen.contains(&name) {
+            assert!(seen.last() < Some(&name) || seen.is_empty(), "{name} came after {:?}", seen.last());
+            seen.push(name);
+        }
+    }
+}
+
+#[test]
+fn zsnap_queue_is_killed() {
+    strike(Play::new(Source::Zfs).also_drop(), Signal::KILL, false);
+}
+
+#[test]
+fn zsnap_queue_is_killed_with_a_producer() {
+    strike(Play::new(Source::Producer).also_drop(), Signal::KILL, false);
+}
+
+#[test]
+fn zsnap_queue_is_terminated() {
+    strike(Play::new(Source::Zfs).also_drop(), Signal::TERM, false);
+}
+
+#[test]
+fn the_process_group_is_terminated() {
+    strike(Play::new(Source::Producer).also_drop(), Signal::TERM, true);
+}
+
+/// Kills a child of each run somewhere in its life, alone or with all that it started.
+fn strike_child(play: &mut Play, refusals: &[i32]) -> u64 {
+    let (n, mut hits) = (moments(), 0);
+    let mut life = Duration::from_millis(20);
+    for _ in 0..n {
+        let (id, mut child) = play.start();
+        let born = loop {
+            if !children(child.id()).is_empty() || child.try_wait().unwrap().is_some() {
+                break Instant::now();
+            }
+            sleep(Duration::from_micros(200));
+        };
+        if play.random.below(4) == 0 {
+            // This one may live, so that we know for how long.
+            while !children(child.id()).is_empty() {
+                sleep(Duration::from_micros(200));
+            }
+            life = life.mul_f64(0.7) + born.elapsed().mul_f64(0.3);
+        } else {
+            sleep(play.random.within(life));
+            let group = play.random.below(2) == 0;
+            for victim in children(child.id()) {
+                send(Signal::KILL, victim, group);
+                hits += 1;
+            }
+        }
+        let status = status(child.wait().unwrap());
+        play.ended(id, status, refusals, &[]);
+        play.finals_are_whole(10);
+        play.recover();
+    }
+    eprintln!("{hits} children were killed, which live {life:?}");
+    hits
+}
+
+#[test]
+fn the_producer_is_killed() {
+    let mut play = Play::new(Source::Producer);
+    let hits = strike_child(&mut play, &[69]);
+    play.settle(&[]);
+    assert!(hits >= moments() / 4 && play.acknowledged() < moments());
+}
+
+#[test]
+fn the_transport_is_killed() {
+    let mut play = Play::new(Source::Zfs).also_drop();
+    let hits = strike_child(&mut play, &[]);
+    assert!(play.said().contains("not delivered to cmd:"));
+    let drop = play.scene.path("drop");
+    play.settle(&[drop.clone()]);
+    in_order(&drop);
+    assert!(hits >= moments() / 4);
+}
