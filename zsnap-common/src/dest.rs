@@ -1,1 +1,249 @@
-//! (skeleton: owned by the queue helper)
+//! Destinations: where whole queue files go. One grammar for zsnap-queue and zsnap-fanout:
+//! `dir:PATH`, `nncp-file:NODE[/SUB]`, `nncp-exec:NODE:HANDLE`, `cmd:SHELL COMMAND`, `-`.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::exit::Exit;
+use crate::queue_name::QueueName;
+use crate::target::check_component;
+
+mod child;
+pub(crate) mod dir;
+
+/// A destination. `Display` and `FromStr` are each other's inverse.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Dest {
+    /// `dir:PATH`: HOST/FILE below a directory, exactly once.
+    Dir(PathBuf),
+    /// `nncp-file:NODE[/SUB]`: an NNCP file, at least once.
+    NncpFile {
+        /// Node name or id, or `area:AREA`.
+        node: String,
+        /// Directory below the receiver's `incoming`.
+        sub: Option<String>,
+    },
+    /// `nncp-exec:NODE:HANDLE`: the standard input of an NNCP exec handle, at least once.
+    NncpExec {
+        /// Node name or id, or `area:AREA`.
+        node: String,
+        /// Name of the handle.
+        handle: String,
+    },
+    /// `cmd:SHELL COMMAND`: the standard input of a command, at least once.
+    Command(String),
+    /// `-`: standard output. It takes no finished files.
+    Stdout,
+}
+
+/// The file to deliver.
+#[derive(Clone, Copy, Debug)]
+pub struct Item<'a> {
+    /// Its name in the outbox, which may end in `.N`.
+    pub name: &'a str,
+    /// That name taken apart.
+    pub parsed: &'a QueueName,
+}
+
+/// How transports are run.
+#[derive(Clone, Debug, Default)]
+pub struct Transport {
+    /// The user to run children as; `None`: ours.
+    pub user: Option<String>,
+    /// NNCP's configuration file; `None`: its default.
+    pub nncp_config: Option<PathBuf>,
+    /// Niceness of NNCP packets; `None`: NNCP's default.
+    pub nice: Option<String>,
+    /// The program nncp-file.
+    pub nncp_file: PathBuf,
+    /// The program nncp-exec.
+    pub nncp_exec: PathBuf,
+    /// After this long a child is killed; `None`: never.
+    pub timeout: Option<Duration>,
+    /// Send `HOST/FILE` by nncp-file, not `FILE`: for senders of several hosts' files.
+    pub host_directory: bool,
+    /// A `dir:` must hold `.zsnap-drive` with this name in it, else it is away.
+    pub drive: Option<String>,
+}
+
+/// What became of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// Handed over.
+    New,
+    /// The same bytes lay there already.
+    Already,
+    /// The destination is not there now (an unplugged drive): says why. Nothing was written.
+    Away(String),
+}
+
+impl Dest {
+    /// Delivers a whole file and returns when the destination has it. Errors: whatever the
+    /// destination says; a child's are `Exit::Unavailable`.
+    pub fn deliver(&self, item: &Item<'_>, mut file: &File, how: &Transport) -> anyhow::Result<Delivered> {
+        file.seek(SeekFrom::Start(0))?;
+        match self {
+            Dest::Dir(path) => dir::deliver(path, item, file, how.drive.as_deref()),
+            Dest::Stdout => Err(Exit::Usage.error("standard output takes no finished files")),
+            _ => child::deliver(self, item, file, how),
+        }
+    }
+
+    /// Removes what deliveries that were killed left there; call it before a series of them.
+    pub fn tidy(&self, how: &Transport) -> std::io::Result<()> {
+        match self {
+            Dest::Dir(path) => dir::tidy(path, how.drive.as_deref()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first 12 hex digits of the SHA-256 of its text: a name for its outbox.
+    pub fn id(&self) -> String {
+        let digest = Sha256::digest(self.to_string().as_bytes());
+        digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Display for Dest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dest::Dir(path) => write!(f, "dir:{}", path.display()),
+            Dest::NncpFile { node, sub: None } => write!(f, "nncp-file:{node}"),
+            Dest::NncpFile { node, sub: Some(sub) } => write!(f, "nncp-file:{node}/{sub}"),
+            Dest::NncpExec { node, handle } => write!(f, "nncp-exec:{node}:{handle}"),
+            Dest::Command(command) => write!(f, "cmd:{command}"),
+            Dest::Stdout => f.write_str("-"),
+        }
+    }
+}
+
+/// A word that goes into an argument of NNCP: it must not be an option or hold a separator.
+fn word(text: &str) -> bool {
+    let body = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    !text.is_empty() && !text.starts_with('-') && body
+}
+
+fn node(text: &str) -> bool {
+    word(text.strip_prefix("area:").unwrap_or(text))
+}
+
+impl FromStr for Dest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Dest, String> {
+        let no = |why: &str| Err(format!("\"{}\" is no destination: {why}", text.escape_default()));
+        if text == "-" {
+            return Ok(Dest::Stdout);
+        }
+        let Some((kind, rest)) = text.split_once(':') else {
+            return no("use dir:PATH, nncp-file:NODE[/SUB], nncp-exec:NODE:HANDLE, cmd:SHELL COMMAND or -");
+        };
+        match kind {
+            // Cron and simplesnap choose the working directory, so a relative path means nothing.
+            "dir" if !rest.starts_with('/') => no("the path must begin with /"),
+            "dir" => Ok(Dest::Dir(PathBuf::from(rest))),
+            "nncp-file" => {
+                let (name, sub) = match rest.split_once('/') {
+                    Some((name, sub)) => (name, Some(sub)),
+                    None => (rest, None),
+                };
+                if !node(name) {
+                    return no("NODE is no NNCP node or area:AREA");
+                }
+                // NNCP allows 255 bytes for the path, of which a queue file's name takes 200.
+                if sub.is_some_and(|s| s.len() > 54 || s.split('/').any(|part| check_component(part).is_err())) {
+                    return no("SUB must be components of A-Z a-z 0-9 _ . : - and space, at most 54 bytes");
+                }
+                Ok(Dest::NncpFile { node: name.to_owned(), sub: sub.map(str::to_owned) })
+            }
+            "nncp-exec" => match rest.rsplit_once(':') {
+                Some((name, handle)) if node(name) && word(handle) => {
+                    Ok(Dest::NncpExec { node: name.to_owned(), handle: handle.to_owned() })
+                }
+                _ => no("write nncp-exec:NODE:HANDLE"),
+            },
+            "cmd" if rest.trim().is_empty() => no("the command is empty"),
+            "cmd" => Ok(Dest::Command(rest.to_owned())),
+            _ => no("use dir:, nncp-file:, nncp-exec:, cmd: or -"),
+        }
+    }
+}
+
+impl TryFrom<String> for Dest {
+    type Error = String;
+    fn try_from(text: String) -> Result<Dest, String> {
+        text.parse()
+    }
+}
+
+impl From<Dest> for String {
+    fn from(dest: Dest) -> String {
+        dest.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_parses_prints_the_same() {
+        for text in [
+            "-",
+            "dir:/mnt/disk 1",
+            "nncp-file:spooler",
+            "nncp-file:JFYTKZ/a/b c",
+            "nncp-file:area:backup",
+            "nncp-file:area:backup/x",
+            "nncp-exec:spooler:zsnap",
+            "nncp-exec:area:a:zsnap",
+            "cmd:ssh host 'cat > $ZSNAP_FILE:x'",
+        ] {
+            let dest: Dest = text.parse().unwrap();
+            assert_eq!(dest.to_string(), text);
+            let json = serde_json::to_string(&dest).unwrap();
+            assert_eq!(serde_json::from_str::<Dest>(&json).unwrap(), dest);
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_a_destination() {
+        for text in [
+            "",
+            "x",
+            "dir:",
+            "dir:relative",
+            "nncp-file:",
+            "nncp-file:-x",
+            "nncp-file:a b",
+            "nncp-file:a/",
+            "nncp-file:a//b",
+            "nncp-file:a/../b",
+            "nncp-file:a/b\n",
+            "nncp-file:a:b",
+            "nncp-exec:a",
+            "nncp-exec:a:",
+            "nncp-exec::h",
+            "nncp-exec:a:-h",
+            "cmd:",
+            "cmd: ",
+            "file:/x",
+            "/x",
+        ] {
+            assert!(text.parse::<Dest>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_the_digest_of_the_text() {
+        // printf %s nncp-file:spooler | sha256sum
+        assert_eq!("nncp-file:spooler".parse::<Dest>().unwrap().id(), "9d3dbc564e7b");
+    }
+}

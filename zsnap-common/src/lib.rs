@@ -2,7 +2,7 @@
 //!
 //! - names: [`target`], [`queue_name`], [`glob`]; [`digest`]
 //! - streams: [`zstream`] (the ZFS stream gate), [`payload`] (what a queue file holds)
-//! - OpenPGP, with the feature `openpgp`: `keys`, `seal`, `open`
+//! - OpenPGP, with the feature `openpgp`: `keys`, `seal`, `open`, and `pipe` between their threads
 //! - files that must survive a crash: [`publish`], [`outbox`], [`dest`], [`incoming`]
 //! - being the only one: [`lock`], [`dotlock`]
 //! - the outside: [`child`], [`zfs`], [`cancel`], [`log`], [`progress`]
@@ -25,6 +25,8 @@ pub mod open;
 pub mod options;
 pub mod outbox;
 pub mod payload;
+#[cfg(feature = "openpgp")]
+pub mod pipe;
 pub mod progress;
 pub mod publish;
 pub mod queue_name;

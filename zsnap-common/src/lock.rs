@@ -1,22 +1,80 @@
-//! (skeleton: signatures are the contract)
-use std::path::Path;
-use std::time::Duration;
-/// A flock on a file that is never deleted; released on drop or any death. The fd is close-on-exec.
+//! Being the only one: flock(2), which the kernel releases on any death, and beside it a dotlock
+//! for the site's scripts.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::dotlock::{DotLock, FileId};
+use crate::exit::{Exit, OrExit};
+
+/// A flock on a file that is never deleted (two processes could then hold two files of one name);
+/// released on drop or any death. The fd is close-on-exec.
+///
+/// The file holds the holder's pid, and its mtime tells since when it is held.
 #[derive(Debug)]
 pub struct Lock {
-    _p: (),
+    file: File,
+    /// What the last holder left in the file.
+    before: String,
 }
+
 impl Lock {
     /// `None`: somebody else holds it. Makes the file (0600) if need be; refuses symlinks, FIFOs, devices.
-    pub fn try_new(_path: &Path) -> anyhow::Result<Option<Lock>> {
-        unimplemented!()
+    pub fn try_new(path: &Path) -> anyhow::Result<Option<Lock>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let shown = path.display();
+        let file = match rustix::fs::open(path, flags | OFlags::NOCTTY, Mode::RUSR | Mode::WUSR) {
+            Err(rustix::io::Errno::LOOP) => {
+                return Err(Exit::Config.error(format!("{shown} is a symbolic link, no lock file: remove it")));
+            }
+            opened => opened.or_exit(Exit::CantCreate, format_args!("cannot open the lock file {shown}"))?,
+        };
+        let stat = rustix::fs::fstat(&file).or_exit(Exit::Io, &shown)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Exit::Config.error(format!("{shown} is no regular file, no lock file: remove it")));
+        }
+        let file = File::from(file);
+        match fs2::FileExt::try_lock_exclusive(&file) {
+            Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => return Ok(None),
+            locked => locked.or_exit(Exit::Io, format_args!("cannot lock {shown}"))?,
+        }
+        let mut before = String::new();
+        let _ = (&file).take(1000).read_to_string(&mut before);
+        let mut lock = Lock { file, before };
+        lock.note("");
+        Ok(Some(lock))
+    }
+
+    /// Writes our pid, and `more`, into the file. It only informs: a full disk is no error.
+    fn note(&mut self, more: &str) {
+        let _ = self.file.set_len(0).and_then(|()| self.file.rewind());
+        let _ = self.file.write_all(format!("{}\n{more}", std::process::id()).as_bytes());
+        let _ = self.file.set_modified(SystemTime::now());
     }
 }
-/// The lock of a whole tool: flock on `state_lock`, then the dotlock beside it (or at `dotlock`).
-pub struct ToolLock {
-    _p: (),
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough while another thread is between fork and exec.
+        let _ = fs2::FileExt::unlock(&self.file);
+    }
 }
+
+/// The lock of a whole tool: flock on `state_lock`, then the dotlock beside it (or at `dotlock`).
+#[derive(Debug)]
+pub struct ToolLock {
+    // In this order: the dotlock may be touched only while the flock is held.
+    _dotlock: DotLock,
+    _lock: Lock,
+}
+
 /// How taking the tool's lock went.
+#[derive(Debug)]
 pub enum Taken {
     /// Ours.
     Ours(ToolLock),
@@ -28,9 +86,128 @@ pub enum Taken {
         who: String,
     },
 }
+
 impl ToolLock {
-    /// Takes the lock. Errors: `Exit::Config` for an unsafe dotlock directory.
-    pub fn take(_state_lock: &Path, _dotlock: Option<&Path>) -> anyhow::Result<Taken> {
-        unimplemented!()
+    /// Takes the lock. Without `dotlock` it is beside `state_lock`, with `.dotlock` appended to
+    /// the name. Errors: `Exit::Config` for an unsafe dotlock directory, or something at either
+    /// path that is no regular file.
+    pub fn take(state_lock: &Path, dotlock: Option<&Path>) -> anyhow::Result<Taken> {
+        let Some(mut lock) = Lock::try_new(state_lock)? else {
+            let age = std::fs::metadata(state_lock).map(|m| age(m.modified())).unwrap_or_default();
+            let text = std::fs::read_to_string(state_lock).unwrap_or_default();
+            let pid = text.lines().next().and_then(|line| line.parse::<u32>().ok());
+            let pid = pid.map_or("another instance".to_owned(), |pid| format!("pid {pid}"));
+            return Ok(Taken::Busy { age, who: format!("{pid} ({})", state_lock.display()) });
+        };
+        // Whatever a former holder of the flock left behind is stale, even if its pid now
+        // belongs to somebody else, as it may after a reboot.
+        let left: Option<FileId> = lock.before.lines().nth(1).and_then(|line| line.parse().ok());
+        let path = dotlock.map_or_else(|| beside(state_lock), Path::to_owned);
+        Ok(match DotLock::take(&path, left)? {
+            Ok(dotlock) => {
+                lock.note(&format!("{}\n", dotlock.id()));
+                Taken::Ours(ToolLock { _dotlock: dotlock, _lock: lock })
+            }
+            Err(holder) => Taken::Busy { age: holder.age, who: holder.who },
+        })
+    }
+}
+
+fn beside(lock: &Path) -> PathBuf {
+    let mut path = OsString::from(lock);
+    path.push(".dotlock");
+    path.into()
+}
+
+fn age(since: std::io::Result<SystemTime>) -> Duration {
+    since.ok().and_then(|since| since.elapsed().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn one_holds_it_and_says_who() {
+        let dir = dir();
+        let path = dir.path().join("lock");
+        let lock = Lock::try_new(&path).unwrap().unwrap();
+        assert!(Lock::try_new(&path).unwrap().is_none());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(lock);
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        let _again = Lock::try_new(&path).unwrap().unwrap();
+        assert!(age(std::fs::metadata(&path).unwrap().modified()) < Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn only_regular_files_are_locked() {
+        let dir = dir();
+        let at = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink(at("target"), at("link")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for name in ["link", "fifo"] {
+            let error = Lock::try_new(&at(name)).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Config);
+            assert!(error.to_string().contains(name));
+        }
+        assert!(!at("target").exists());
+        assert_eq!(Exit::of(&Lock::try_new(&at("none/lock")).unwrap_err()), Exit::CantCreate);
+    }
+
+    #[test]
+    fn children_do_not_inherit_it() {
+        let dir = dir();
+        let path = dir.path().join("lock");
+        let lock = Lock::try_new(&path).unwrap().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+        let inherited =
+            fds.filter(|fd| std::fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == path)).count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(inherited, 0);
+        drop(lock);
+    }
+
+    #[test]
+    fn the_tools_lock_has_both() {
+        let dir = dir();
+        let path = dir.path().join("lock");
+        let dotlock = dir.path().join("lock.dotlock");
+        let Taken::Ours(ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
+        assert_eq!(std::fs::read_to_string(&dotlock).unwrap(), format!("{}\n", std::process::id()));
+        let Taken::Busy { age, who } = ToolLock::take(&path, None).unwrap() else { panic!() };
+        assert!(age < Duration::from_secs(3600));
+        assert_eq!(who, format!("pid {} ({})", std::process::id(), path.display()));
+        drop(ours);
+        assert!(!dotlock.exists() && path.exists());
+    }
+
+    #[test]
+    fn what_a_dead_instance_left_is_stale_though_its_pid_lives_again() {
+        let dir = dir();
+        let path = dir.path().join("lock");
+        let dotlock = dir.path().join("lock.dotlock");
+        let Taken::Ours(mut ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
+        // As after a power failure: the dotlock stays, and its pid is somebody's.
+        std::fs::write(&dotlock, "1\n").unwrap();
+        let id = FileId::of(&rustix::fs::stat(&dotlock).unwrap());
+        ours._lock.note(&format!("{id}\n"));
+        std::mem::forget(ours._dotlock);
+        drop(ours._lock);
+        assert!(matches!(ToolLock::take(&path, None).unwrap(), Taken::Ours(_)));
+
+        // But a script's lock with that pid is none of it.
+        std::fs::write(&dotlock, "1\n").unwrap();
+        let Taken::Busy { who, .. } = ToolLock::take(&path, None).unwrap() else { panic!() };
+        assert_eq!(who, format!("pid 1 ({})", dotlock.display()));
     }
 }

@@ -1,22 +1,62 @@
-//! (skeleton: signatures are the contract)
-use crate::keys::Keyring;
-use crate::payload::{Manifest, Trailer};
+//! Opening: a queue file is authenticated whole, and walked, before a byte of it is released.
+//!
+//! One thread reads, decrypts and verifies (`message.rs`), the other decompresses, digests and
+//! walks the stream (`walk.rs`). What the second one sees is not authentic yet, so all it may do is
+//! to find fault; what it found counts only when the first one has said that the message is good.
+
+mod framing;
+mod message;
+mod walk;
+
+use std::collections::HashMap;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::thread;
+use std::time::SystemTime;
+
+use sequoia_openpgp::{Cert, KeyHandle};
+
+use crate::exit::Exit;
+use crate::keys::{Keyring, merged};
+use crate::payload::{Manifest, PayloadError, PayloadReader, Trailer};
+use crate::pipe::{Cut, pipe};
 use crate::target::Host;
 use crate::zstream::StreamFacts;
-use std::collections::HashMap;
-use std::io::{Read, Seek, Write};
-use std::path::PathBuf;
-use std::time::SystemTime;
+use message::{Authentic, Session};
+use walk::Walked;
+
 /// The certificates of all hosts, by whom each may sign for.
 pub struct Signers {
-    _p: (),
+    certs: Vec<(Cert, Vec<Host>)>,
 }
+
 impl Signers {
-    /// Loads every host's certificate files; errors are `Exit::Config` with the path.
-    pub fn load(_of: &HashMap<Host, Vec<PathBuf>>) -> anyhow::Result<Signers> {
-        unimplemented!()
+    /// Loads every host's certificate files; errors are `Exit::Config` with the path. Expired and
+    /// revoked ones are taken: what they signed before stays good. Two versions of one certificate
+    /// are merged, so that an extended expiry counts wherever it is written.
+    pub fn load(of: &HashMap<Host, Vec<PathBuf>>) -> anyhow::Result<Signers> {
+        let mut hosts: Vec<_> = of.iter().collect();
+        hosts.sort();
+        let files = hosts.into_iter().flat_map(|(host, files)| files.iter().map(move |file| (file, host)));
+        let certs = merged(files)?;
+        Ok(Signers {
+            certs: certs.into_iter().map(|(_, of, cert)| (cert, of.into_iter().cloned().collect())).collect(),
+        })
+    }
+
+    /// Certificates with a key that one of `ids` names.
+    fn by_id(&self, ids: &[KeyHandle]) -> Vec<Cert> {
+        let has = |cert: &Cert| cert.keys().any(|ka| ids.iter().any(|id| id.aliases(ka.key().key_handle())));
+        self.certs.iter().filter(|(cert, _)| has(cert)).map(|(cert, _)| cert.clone()).collect()
+    }
+
+    /// The hosts that `cert` may sign for.
+    fn hosts_of(&self, cert: &Cert) -> &[Host] {
+        let entry = self.certs.iter().find(|(known, _)| known.fingerprint() == cert.fingerprint());
+        entry.map_or(&[], |(_, hosts)| hosts)
     }
 }
+
 /// What a message must be to be released.
 pub struct Trust<'a> {
     /// Decrypt.
@@ -25,11 +65,13 @@ pub struct Trust<'a> {
     pub signers: &'a Signers,
     /// The host it must come from.
     pub host: &'a Host,
-    /// Unsigned messages are taken too (`trust = "recipient"`); a bad signature never is.
+    /// Unsigned messages are taken too (`trust = "recipient"`); a bad signature never is, nor one
+    /// that cannot be checked.
     pub unsigned: bool,
     /// To tell a signature from the future (more than a day): `Refusal::Clock`. Nothing else depends on it.
     pub now: SystemTime,
 }
+
 /// Bounds.
 pub struct Limits {
     /// Messages up to this many bytes are held in memory, larger ones read twice.
@@ -37,12 +79,14 @@ pub struct Limits {
     /// Largest zstd window, log2.
     pub window_log: u32,
 }
+
 /// Why a message is not released.
 #[derive(Debug)]
 pub enum Refusal {
     /// Cut short or changed.
     Damaged(String),
-    /// Authentic (or trusted), but not a queue file as it should be; or a stream the gate refuses.
+    /// Authentic (or trusted), but not a queue file as it should be; or a stream the gate refuses;
+    /// or nothing that looks like an encrypted message.
     Malformed(String),
     /// A bad signature by a known key.
     Forged(String),
@@ -62,43 +106,170 @@ pub enum Refusal {
     /// Signature from the future: this clock or the host's is wrong.
     Clock(String),
     /// Reading failed: temporary.
-    Io(std::io::Error),
+    Io(io::Error),
 }
+
+/// How the plain stream is had again.
+enum Again {
+    /// It was small: here it is.
+    Plain(Vec<u8>),
+    /// The payload was small: decompress it once more.
+    Payload(Vec<u8>),
+    /// Read and decrypt once more; the digests of the authentic ciphertext, and its length.
+    Pass { digests: Vec<[u8; 32]>, length: u64, session: Session },
+}
+
 /// A message that is authentic and whole.
 pub struct Verified<R> {
-    _r: R,
+    src: R,
+    again: Again,
+    window_log: u32,
+    walked: Walked,
+    signer: Option<(String, SystemTime)>,
 }
+
 impl<R: Read + Seek + Send> Verified<R> {
     /// `None`: a file of the seeds.
     pub fn manifest(&self) -> Option<&Manifest> {
-        unimplemented!()
+        self.walked.manifest.as_ref()
     }
+
     /// With a manifest always there.
     pub fn trailer(&self) -> Option<&Trailer> {
-        unimplemented!()
+        self.walked.trailer.as_ref()
     }
-    /// What the gate found; `None` for an opaque stream (manifest kind opaque; without manifest a stream not beginning with the ZFS magic is Malformed).
+
+    /// What the gate found; `None` for an opaque stream (manifest kind opaque; without manifest a
+    /// stream not beginning with the ZFS magic is Malformed).
     pub fn stream(&self) -> Option<&StreamFacts> {
-        unimplemented!()
+        self.walked.stream.as_ref()
     }
+
     /// Fingerprint of the certificate that signed; `None`: unsigned.
     pub fn signer(&self) -> Option<&str> {
-        unimplemented!()
+        self.signer.as_ref().map(|(fingerprint, _)| fingerprint.as_str())
     }
+
     /// Signature's creation time, if signed.
     pub fn signed(&self) -> Option<SystemTime> {
-        unimplemented!()
+        self.signer.as_ref().map(|(_, time)| *time)
     }
+
     /// Length of the plain stream.
     pub fn bytes(&self) -> u64 {
-        unimplemented!()
+        self.walked.bytes
     }
-    /// Writes the plain stream: the only road to plaintext. From memory, or by a second pass whose ciphertext must be the same, chunk by chunk.
-    pub fn replay(self, _out: &mut dyn Write) -> anyhow::Result<()> {
-        unimplemented!()
+
+    /// Writes the plain stream: the only road to plaintext. From memory, or by a second pass whose
+    /// ciphertext must be the same, chunk by chunk: a chunk is compared before it is decrypted, so
+    /// nothing that was not authenticated is ever written. After an error `out` has the beginning
+    /// of the stream, and whoever reads it must not be let to think that it is the whole.
+    pub fn replay(mut self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let expected = self.walked.bytes;
+        let written = match self.again {
+            Again::Plain(plain) => {
+                out.write_all(&plain)?;
+                plain.len() as u64
+            }
+            Again::Payload(payload) => unpack(&payload[..], self.window_log, out)?,
+            Again::Pass { digests, length, session } => {
+                self.src.seek(SeekFrom::Start(0))?;
+                let (to, from) = pipe();
+                let src = &mut self.src;
+                thread::scope(|scope| {
+                    let pass = scope.spawn(move || message::decrypt_again(src, length, &digests, &session, to));
+                    let written = unpack(from, self.window_log, out);
+                    let pass = pass.join().unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed")));
+                    match (pass, written) {
+                        // The reader only saw the pipe break.
+                        (Err(e), Err(w)) if Cut::is(&w) => Err(e),
+                        (_, Err(w)) => Err(w),
+                        (pass, Ok(written)) => pass.map(|()| written),
+                    }
+                })?
+            }
+        };
+        match written == expected {
+            true => Ok(()),
+            false => Err(Exit::Io.error("the second reading gave another length than the first")),
+        }
     }
 }
-/// Authenticates a whole message, its payload's form, its digest, and walks its stream through the gate, before anything is released.
-pub fn verify<R: Read + Seek + Send>(_src: R, _who: &Trust<'_>, _limits: &Limits) -> Result<Verified<R>, Refusal> {
-    unimplemented!()
+
+/// Decompresses a payload that was walked before.
+fn unpack(payload: impl io::BufRead, window_log: u32, out: &mut dyn Write) -> anyhow::Result<u64> {
+    let failed = |e| match e {
+        PayloadError::Io(e) => e.into(),
+        PayloadError::Malformed(why) => Exit::Io.error(format!("the second reading failed: {why}")),
+    };
+    let mut reader = PayloadReader::new(payload, window_log).map_err(failed)?;
+    let (mut buffer, mut written) = (vec![0; walk::STEP], 0);
+    loop {
+        let n = reader.read(&mut buffer).map_err(failed)?;
+        if n == 0 {
+            return Ok(written);
+        }
+        out.write_all(&buffer[..n])?;
+        written += n as u64;
+    }
+}
+
+/// Authenticates a whole message, its payload's form, its digest, and walks its stream through the
+/// gate, before anything is released.
+pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limits) -> Result<Verified<R>, Refusal> {
+    let length = src.seek(SeekFrom::End(0)).map_err(Refusal::Io)?;
+    src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
+    let keep = if length <= limits.verify_buffer { limits.verify_buffer } else { 0 };
+    let (to, from) = pipe();
+    let reader = &mut src;
+    let (authentic, walked) = thread::scope(|scope| {
+        let decrypting = scope.spawn(move || message::authenticate(reader, length, keep > 0, who, to));
+        let walked = walk::walk(from, limits.window_log, keep);
+        // A panic in there: the message is to blame, and would be again.
+        let failed = || Err(Refusal::Malformed("reading it failed".into()));
+        (decrypting.join().unwrap_or_else(|_| failed()), walked)
+    });
+    // In this order: before the message is known to be authentic, what is in it means nothing.
+    let Authentic { signer, session, payload, digests } = authentic?;
+    let mut walked = walked?;
+    let again = match (walked.plain.take(), payload) {
+        (Some(plain), _) => Again::Plain(plain),
+        (None, Some(payload)) => Again::Payload(payload),
+        (None, None) => Again::Pass { digests, length, session },
+    };
+    if let Some(manifest) = &walked.manifest
+        && manifest.host != *who.host
+    {
+        return Err(Refusal::WrongHost { said: manifest.host.clone() });
+    }
+    Ok(Verified { src, again, window_log: limits.window_log, walked, signer })
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Damaged(why) => write!(f, "damaged: {why}"),
+            Refusal::Malformed(why) => write!(f, "malformed: {why}"),
+            Refusal::Forged(why) => write!(f, "bad signature: {why}"),
+            Refusal::NoKey(ids) => write!(f, "no key here decrypts it: it is for {ids}"),
+            Refusal::Unsigned => f.write_str("not signed"),
+            Refusal::UnknownSigner(id) => write!(f, "signed by {id}, which no host lists"),
+            Refusal::BadSigner(why) => write!(f, "signed by a key that was not good then: {why}"),
+            Refusal::WrongHost { said } => write!(f, "comes from {said}"),
+            Refusal::Clock(why) => f.write_str(why),
+            Refusal::Io(e) => e.fmt(f),
+        }
+    }
+}
+
+impl From<Refusal> for anyhow::Error {
+    fn from(refusal: Refusal) -> anyhow::Error {
+        let exit = match &refusal {
+            Refusal::Damaged(_) | Refusal::Malformed(_) => Exit::Data,
+            Refusal::Io(_) => Exit::Io,
+            Refusal::NoKey(_) | Refusal::Clock(_) => Exit::TryAgain,
+            _ => Exit::Refused,
+        };
+        exit.error(refusal.to_string())
+    }
 }

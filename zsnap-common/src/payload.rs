@@ -2,9 +2,14 @@
 //! (zsnap-queue-file(5)). Manifest and trailer are JSON in zstd skippable frames, which stock
 //! zstd ignores.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io::{self, BufRead, Read};
 
-use crate::target::{Dataset, Host};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use zstd::stream::raw::{DParameter, InBuffer, Operation, OutBuffer};
+
+use crate::target::{Dataset, Host, MAX_NAME, check_component};
 use crate::zstream::Guid;
 
 /// The front of the payload: who sent what, and its place in the chain.
@@ -96,4 +101,454 @@ pub struct Trailer {
     /// For ZFS streams: the last snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Guid>,
+}
+
+/// Largest manifest or trailer, in bytes of JSON.
+pub const MAX_JSON: usize = 64 << 10;
+/// The version of the format.
+const VERSION: u32 = 1;
+/// Magic number of a zstd frame (RFC 8878, 3.1.1).
+const ZSTD: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+/// Magic number of the skippable frame with the manifest.
+const MANIFEST: [u8; 4] = 0x184D_2A5A_u32.to_le_bytes();
+/// Magic number of the skippable frame with the trailer.
+const TRAILER: [u8; 4] = 0x184D_2A5B_u32.to_le_bytes();
+
+/// Why a payload cannot be read.
+#[derive(Debug)]
+pub enum PayloadError {
+    /// It is not what a payload should be: the fact, for people.
+    Malformed(String),
+    /// Reading it failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for PayloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PayloadError::Malformed(why) => f.write_str(why),
+            PayloadError::Io(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PayloadError {}
+
+fn malformed<T>(why: impl Into<String>) -> Result<T, PayloadError> {
+    Err(PayloadError::Malformed(why.into()))
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+impl Manifest {
+    /// The skippable frame that holds it. Refuses what [`PayloadReader`] would refuse.
+    pub fn encode(&self) -> Result<Vec<u8>, PayloadError> {
+        self.check()?;
+        frame(MANIFEST, self)
+    }
+
+    fn check(&self) -> Result<(), PayloadError> {
+        if !is_hex(&self.id, 32) || !is_hex(&self.epoch.id, 32) {
+            return malformed("the manifest has an id that is not 32 lower-case hex digits");
+        }
+        if self.prev.is_some_and(|prev| prev >= self.seq) {
+            return malformed("the manifest's prev is not less than its seq");
+        }
+        match (self.kind, &self.zfs) {
+            (PayloadKind::Zfs, Some(zfs)) => zfs.check(self.base),
+            (PayloadKind::Opaque, None) => Ok(()),
+            (PayloadKind::Zfs, None) => malformed("the manifest says zfs and does not describe the stream"),
+            (PayloadKind::Opaque, Some(_)) => malformed("the manifest says opaque and describes a ZFS stream"),
+        }
+    }
+}
+
+impl ZfsHead {
+    fn check(&self, base: Base) -> Result<(), PayloadError> {
+        let named = self.toname.split_once('@').is_some_and(|(fs, snap)| {
+            fs.parse::<Dataset>().is_ok() && check_component(snap).is_ok() && self.toname.len() <= MAX_NAME
+        });
+        if !named {
+            return malformed("the manifest's toname is no name of a snapshot");
+        }
+        if self.from == Some(Guid(0)) || self.to == Some(Guid(0)) {
+            return malformed("the manifest has a guid of zero");
+        }
+        if self.from.is_some() != (base == Base::Prev) {
+            return malformed("the manifest's base and its from-guid contradict each other");
+        }
+        Ok(())
+    }
+}
+
+impl Trailer {
+    /// The skippable frame that holds it.
+    pub fn encode(&self) -> Result<Vec<u8>, PayloadError> {
+        self.check()?;
+        frame(TRAILER, self)
+    }
+
+    fn check(&self) -> Result<(), PayloadError> {
+        if !is_hex(&self.sha256, 64) {
+            return malformed("the trailer's sha256 is not 64 lower-case hex digits");
+        }
+        Ok(())
+    }
+}
+
+/// A skippable frame (RFC 8878, 3.1.2): magic number, length, JSON.
+fn frame(magic: [u8; 4], what: &impl Serialize) -> Result<Vec<u8>, PayloadError> {
+    let json = serde_json::to_vec(what).map_err(|e| PayloadError::Malformed(e.to_string()))?;
+    let Some(length) = u32::try_from(json.len()).ok().filter(|n| *n as usize <= MAX_JSON) else {
+        return malformed("manifest or trailer is longer than 64 KiB");
+    };
+    Ok([magic.as_slice(), &length.to_le_bytes(), &json].concat())
+}
+
+/// Checks the version before the fields, so that a later format is named and not misread.
+fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T, PayloadError> {
+    #[derive(Deserialize)]
+    struct Version {
+        zsnap: u32,
+    }
+    let bad = |e: serde_json::Error| PayloadError::Malformed(format!("the {name} cannot be read: {e}"));
+    let version = serde_json::from_slice::<Version>(json).map_err(bad)?.zsnap;
+    if version != VERSION {
+        return malformed(format!("the {name} is of version {version}, this program reads version {VERSION}"));
+    }
+    serde_json::from_slice(json).map_err(bad)
+}
+
+/// Where in the payload the reader is.
+enum At {
+    /// Between frames.
+    Boundary,
+    /// Inside a zstd frame; its magic number was read and must still be fed to zstd if `true`.
+    Frame(bool),
+    /// Nothing follows.
+    End,
+}
+
+/// Takes a payload apart. With a manifest in front the form is strict: manifest, one zstd frame,
+/// trailer, end. Without one (a file of the seeds): any number of zstd frames, skippable ones
+/// ignored.
+pub struct PayloadReader<R> {
+    src: R,
+    zstd: zstd::stream::raw::Decoder<'static>,
+    at: At,
+    frames: u64,
+    manifest: Option<Manifest>,
+    trailer: Option<Trailer>,
+}
+
+impl<R: BufRead> PayloadReader<R> {
+    /// Reads the manifest, if there is one. `window_log` bounds the memory for decompression:
+    /// frames with a larger window, log2, are refused.
+    pub fn new(src: R, window_log: u32) -> Result<PayloadReader<R>, PayloadError> {
+        let mut zstd = zstd::stream::raw::Decoder::new().map_err(PayloadError::Io)?;
+        zstd.set_parameter(DParameter::WindowLogMax(window_log)).map_err(PayloadError::Io)?;
+        let mut reader = PayloadReader { src, zstd, at: At::Boundary, frames: 0, manifest: None, trailer: None };
+        match reader.magic()? {
+            Some(MANIFEST) => {
+                let manifest: Manifest = parse(&reader.json()?, "manifest")?;
+                manifest.check()?;
+                reader.manifest = Some(manifest);
+                reader.boundary()?;
+            }
+            Some(magic) => reader.enter(magic)?,
+            None => return malformed("the payload is empty"),
+        }
+        Ok(reader)
+    }
+
+    /// The manifest; `None`: a file of the seeds.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// The trailer, once [`PayloadReader::read`] has given 0; always there if there is a manifest.
+    /// Whether it tells the truth about the stream is for the caller to check.
+    pub fn trailer(&self) -> Option<&Trailer> {
+        self.trailer.as_ref()
+    }
+
+    /// The next bytes of the plain stream; 0 at its end, and then the payload was whole.
+    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, PayloadError> {
+        loop {
+            match self.at {
+                At::End => return Ok(0),
+                At::Boundary => self.boundary()?,
+                At::Frame(fresh) => {
+                    let n = self.decompress(fresh, out)?;
+                    if n > 0 {
+                        return Ok(n);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at what comes next between frames.
+    fn boundary(&mut self) -> Result<(), PayloadError> {
+        let Some(magic) = self.magic()? else {
+            if self.manifest.is_some() {
+                return malformed("the payload ends without a trailer");
+            }
+            self.at = At::End;
+            return Ok(());
+        };
+        self.enter(magic)
+    }
+
+    fn enter(&mut self, magic: [u8; 4]) -> Result<(), PayloadError> {
+        match (magic, self.manifest.is_some()) {
+            (ZSTD, true) if self.frames > 0 => malformed("the payload has a second zstd frame"),
+            (ZSTD, _) => {
+                self.frames += 1;
+                self.at = At::Frame(true);
+                Ok(())
+            }
+            (TRAILER, true) if self.frames == 1 => {
+                let trailer: Trailer = parse(&self.json()?, "trailer")?;
+                trailer.check()?;
+                self.trailer = Some(trailer);
+                if !self.src.fill_buf().map_err(PayloadError::Io)?.is_empty() {
+                    return malformed("bytes follow the payload's trailer");
+                }
+                self.at = At::End;
+                Ok(())
+            }
+            ([0x50..=0x5f, 0x2a, 0x4d, 0x18], false) => self.skip(),
+            (_, true) => malformed("the payload is not manifest, zstd frame and trailer"),
+            (_, false) => malformed("the payload is not zstd data"),
+        }
+    }
+
+    /// Four bytes, or the end.
+    fn magic(&mut self) -> Result<Option<[u8; 4]>, PayloadError> {
+        if self.src.fill_buf().map_err(PayloadError::Io)?.is_empty() {
+            return Ok(None);
+        }
+        self.four().map(Some)
+    }
+
+    fn four(&mut self) -> Result<[u8; 4], PayloadError> {
+        let mut bytes = [0; 4];
+        self.src.read_exact(&mut bytes).map_err(ends_early)?;
+        Ok(bytes)
+    }
+
+    fn json(&mut self) -> Result<Vec<u8>, PayloadError> {
+        let length = u32::from_le_bytes(self.four()?) as usize;
+        if length > MAX_JSON {
+            return malformed("manifest or trailer is longer than 64 KiB");
+        }
+        let mut json = vec![0; length];
+        self.src.read_exact(&mut json).map_err(ends_early)?;
+        Ok(json)
+    }
+
+    fn skip(&mut self) -> Result<(), PayloadError> {
+        let length = u64::from(u32::from_le_bytes(self.four()?));
+        let skipped = io::copy(&mut self.src.by_ref().take(length), &mut io::sink()).map_err(PayloadError::Io)?;
+        if skipped < length {
+            return malformed("the payload ends inside a frame");
+        }
+        Ok(())
+    }
+
+    /// Runs zstd once or more; 0 when the frame ended without giving more.
+    fn decompress(&mut self, mut fresh: bool, out: &mut [u8]) -> Result<usize, PayloadError> {
+        let mut out = OutBuffer::around(out);
+        while out.pos() == 0 && out.capacity() > 0 {
+            let bytes = if fresh { &ZSTD } else { self.src.fill_buf().map_err(PayloadError::Io)? };
+            let at_end = bytes.is_empty();
+            let mut input = InBuffer::around(bytes);
+            let left = self.zstd.run(&mut input, &mut out);
+            let left = left.or_else(|e| malformed(format!("the compressed data is damaged: {e}")))?;
+            let used = input.pos();
+            if fresh && used < ZSTD.len() {
+                return malformed("the compressed data is damaged: no frame begins");
+            } else if !fresh {
+                self.src.consume(used);
+            }
+            fresh = false;
+            self.at = if left == 0 { At::Boundary } else { At::Frame(false) };
+            if left == 0 {
+                break;
+            }
+            if at_end && out.pos() == 0 {
+                return malformed("the payload ends inside the compressed data");
+            }
+        }
+        Ok(out.pos())
+    }
+}
+
+fn ends_early(e: io::Error) -> PayloadError {
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof => PayloadError::Malformed("the payload ends inside a frame".into()),
+        _ => PayloadError::Io(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            zsnap: 1,
+            host: "laptop".parse().unwrap(),
+            dataset: "tank/home".parse().unwrap(),
+            created: 1_790_000_000,
+            kind: PayloadKind::Zfs,
+            id: "0123456789abcdef0123456789abcdef".into(),
+            epoch: Epoch { id: "fedcba9876543210fedcba9876543210".into(), started: 1_780_000_000 },
+            seq: 1_790_000_000_000_000,
+            prev: Some(1_789_000_000_000_000),
+            base: Base::Prev,
+            zfs: Some(ZfsHead {
+                toname: "tank/home@today".into(),
+                from: Some(Guid(0x1122)),
+                to: None,
+                raw: false,
+                compressed: true,
+            }),
+        }
+    }
+
+    fn trailer() -> Trailer {
+        Trailer { zsnap: 1, bytes: 5, sha256: "0".repeat(64), substreams: Some(2), to: Some(Guid(7)) }
+    }
+
+    fn zstd(data: &[u8]) -> Vec<u8> {
+        zstd::stream::encode_all(data, 1).unwrap()
+    }
+
+    type Whole = (Option<Manifest>, Vec<u8>, Option<Trailer>);
+
+    fn read(payload: &[u8], step: usize) -> Result<Whole, PayloadError> {
+        let mut reader = PayloadReader::new(io::BufReader::with_capacity(step, payload), 27)?;
+        let (mut plain, mut buf) = (Vec::new(), vec![0; step]);
+        loop {
+            match reader.read(&mut buf)? {
+                0 => return Ok((reader.manifest().cloned(), plain, reader.trailer().cloned())),
+                n => plain.extend_from_slice(&buf[..n]),
+            }
+        }
+    }
+
+    fn refused(payload: &[u8]) -> String {
+        match read(payload, 4096) {
+            Err(PayloadError::Malformed(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_payload_reads_back_in_any_steps() {
+        let data: Vec<u8> = (0..70_000_u32).flat_map(|i| (i / 3).to_le_bytes()).collect();
+        for plain in [&data[..], b"", b"hello"] {
+            let payload = [manifest().encode().unwrap(), zstd(plain), trailer().encode().unwrap()].concat();
+            for step in [1, 7, 4096, 1 << 20] {
+                let (m, got, t) = read(&payload, step).unwrap();
+                assert_eq!((m, t), (Some(manifest()), Some(trailer())));
+                assert!(got == plain);
+            }
+        }
+    }
+
+    #[test]
+    fn stock_zstd_reads_it() {
+        let payload = [manifest().encode().unwrap(), zstd(b"hello"), trailer().encode().unwrap()].concat();
+        assert_eq!(zstd::stream::decode_all(&payload[..]).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn the_seeds_payload_may_have_many_frames() {
+        let skip = [&0x184D_2A53_u32.to_le_bytes()[..], &3_u32.to_le_bytes(), b"abc"].concat();
+        let payload = [zstd(b"one"), skip.clone(), zstd(b""), zstd(b"two"), skip].concat();
+        for step in [1, 4096] {
+            assert_eq!(read(&payload, step).unwrap(), (None, b"onetwo".to_vec(), None));
+        }
+        for cut in 1..payload.len() {
+            match read(&payload[..cut], 4096) {
+                Ok((None, plain, None)) => assert!(b"onetwo".starts_with(&plain)),
+                Err(PayloadError::Malformed(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn any_other_order_is_malformed() {
+        let (m, z, t) = (manifest().encode().unwrap(), zstd(b"hello"), trailer().encode().unwrap());
+        assert_eq!(refused(b""), "the payload is empty");
+        assert!(refused(b"hello, world").contains("not zstd"));
+        assert!(refused(b"h").contains("ends inside"));
+        assert!(refused(&m).contains("without a trailer"));
+        for wrong in [[&m, &z, &z, &t], [&m, &t, &z, &t], [&m, &m, &z, &t], [&m, &z, &t, &z], [&m, &z, &m, &t]] {
+            refused(&wrong.map(Vec::as_slice).concat());
+        }
+        let whole = [m, z, t].concat();
+        refused(&[&whole[..], b"x"].concat());
+        for cut in 0..whole.len() {
+            refused(&whole[..cut]);
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_malformed() {
+        let changes: [fn(&mut Manifest); 9] = [
+            |m| m.id.truncate(31),
+            |m| m.epoch.id = "F".repeat(32),
+            |m| m.prev = Some(m.seq),
+            |m| m.zfs = None,
+            |m| m.kind = PayloadKind::Opaque,
+            |m| m.base = Base::None,
+            |m| m.zfs.as_mut().unwrap().toname = "tank/home".into(),
+            |m| m.zfs.as_mut().unwrap().toname = "tank/../home@a".into(),
+            |m| m.zfs.as_mut().unwrap().to = Some(Guid(0)),
+        ];
+        for change in changes {
+            let mut m = manifest();
+            change(&mut m);
+            assert!(m.encode().is_err(), "{m:?}");
+            refused(&[frame(MANIFEST, &m).unwrap(), zstd(b""), trailer().encode().unwrap()].concat());
+        }
+        let text = |m: &str| {
+            let frame = [&MANIFEST[..], &(m.len() as u32).to_le_bytes(), m.as_bytes()].concat();
+            refused(&[frame, zstd(b""), trailer().encode().unwrap()].concat())
+        };
+        let json = serde_json::to_string(&manifest()).unwrap();
+        assert!(text(&json.replace("\"zsnap\":1", "\"zsnap\":2")).contains("version 2"));
+        assert!(text(&json.replace("\"laptop\"", "\"../x\"")).contains("manifest cannot be read"));
+        assert!(text(&json.replace("\"tank/home\"", "\"tank//home\"")).contains("manifest cannot be read"));
+        assert!(text("{").contains("manifest cannot be read"));
+        assert!(text(&format!("{json}{}", " ".repeat(MAX_JSON))).contains("64 KiB"));
+        let t = Trailer { sha256: "x".into(), ..trailer() };
+        refused(&[manifest().encode().unwrap(), zstd(b""), frame(TRAILER, &t).unwrap()].concat());
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored() {
+        let json = serde_json::to_string(&manifest()).unwrap().replacen('{', "{\"later\":[1,{}],", 1);
+        let front = [&MANIFEST[..], &(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
+        let payload = [front, zstd(b"x"), trailer().encode().unwrap()].concat();
+        assert_eq!(read(&payload, 9).unwrap().0, Some(manifest()));
+    }
+
+    #[test]
+    fn a_window_larger_than_allowed_is_refused() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(24).unwrap();
+        io::Write::write_all(&mut encoder, &vec![7; 20 << 20]).unwrap();
+        let payload = encoder.finish().unwrap();
+        assert!(read(&payload, 1 << 16).is_ok());
+        let mut reader = PayloadReader::new(&payload[..], 23).unwrap();
+        assert!(matches!(reader.read(&mut [0; 10]), Err(PayloadError::Malformed(_))));
+    }
 }

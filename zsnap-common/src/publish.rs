@@ -11,7 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 /// What the name of a temporary begins with; [`crate::queue_name::classify`] takes it for a
 /// transport's.
@@ -39,7 +40,12 @@ pub struct NewFile {
 impl NewFile {
     /// Makes it in `dir`: `O_EXCL`, 0600, flocked.
     pub fn create_in(dir: &Path) -> io::Result<NewFile> {
-        let dir_fd = open_dir(dir)?;
+        NewFile::create_at(open_dir(dir)?, dir)
+    }
+
+    /// The same in the open directory `dir_fd`; `dir` is its name for messages. For directories
+    /// whose owner might put something else in their place.
+    pub fn create_at(dir_fd: File, dir: &Path) -> io::Result<NewFile> {
         loop {
             let mut random = [0u8; 8];
             rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
@@ -80,6 +86,21 @@ impl NewFile {
         rustix::fs::fsync(&self.dir).map_err(at_path(&to))
     }
 
+    /// Gives it the name `name` beside it, never replacing (`AlreadyExists`), and fsyncs the
+    /// directory, also on file systems without hard links (FAT). The temporary name is gone.
+    pub fn publish_as(mut self, name: &OsStr) -> io::Result<()> {
+        let to = self.path.with_file_name(name);
+        match rustix::fs::linkat(&self.dir, &self.temporary, &self.dir, name, AtFlags::empty()) {
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                let flags = RenameFlags::NOREPLACE;
+                rustix::fs::renameat_with(&self.dir, &self.temporary, &self.dir, name, flags).map_err(at_path(&to))?;
+                self.renamed = true;
+            }
+            other => other.map_err(at_path(&to))?,
+        }
+        rustix::fs::fsync(&self.dir).map_err(at_path(&to))
+    }
+
     /// Renames it over `name` beside it, then fsyncs the directory.
     pub fn replace(mut self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
@@ -116,11 +137,16 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Removes our temporaries in `dir` whose writers are gone. A missing `dir` has none.
 pub fn sweep(dir: &Path) -> io::Result<()> {
-    let fd = match open_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for entry in rustix::fs::Dir::read_from(&fd).map_err(at_path(dir))? {
+    match open_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        Ok(fd) => sweep_at(&fd, dir),
+    }
+}
+
+/// The same in an open directory; `dir` is its name for messages.
+pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(fd).map_err(at_path(dir))? {
         let entry = entry.map_err(at_path(dir))?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         if !name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
@@ -128,10 +154,10 @@ pub fn sweep(dir: &Path) -> io::Result<()> {
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         // Gone meanwhile, or no regular file: not ours.
-        let Ok(file) = rustix::fs::openat(&fd, name, flags, Mode::empty()) else { continue };
+        let Ok(file) = rustix::fs::openat(fd, name, flags, Mode::empty()) else { continue };
         let regular = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile;
         if regular && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            rustix::fs::unlinkat(&fd, name, AtFlags::empty()).map_err(at_path(&dir.join(name)))?;
+            rustix::fs::unlinkat(fd, name, AtFlags::empty()).map_err(at_path(&dir.join(name)))?;
         }
     }
     Ok(())

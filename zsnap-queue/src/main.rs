@@ -1,1 +1,55 @@
-fn main() {}
+//! zsnap-queue: one stream in, one queue file out.
+
+mod admit;
+mod check;
+mod cli;
+mod delivery;
+mod flush;
+mod job;
+mod pipeline;
+mod producer;
+mod recover;
+mod run;
+mod state;
+mod status;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cli::{Cli, Command};
+use serde::Deserialize;
+use zsnap_common::exit::{Exit, OrExit, run_tool};
+use zsnap_common::keys::{self, Purpose};
+use zsnap_common::{log, options};
+
+/// queue.toml has no tables.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tables {}
+
+fn main() -> ExitCode {
+    run_tool("zsnap-queue", run)
+}
+
+fn run() -> anyhow::Result<Exit> {
+    let (cli, Tables {}): (Cli, Tables) = options::parse("queue")?;
+    log::set_verbose(cli.options.verbose);
+    let Some(command) = &cli.command else { return run::queue(&cli) };
+    if cli.target.is_some() || !cli.producer.is_empty() {
+        return Err(Exit::Usage.error("a subcommand takes no stream: leave out what stands before it or behind --"));
+    }
+    let now = SystemTime::now();
+    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match command {
+        Command::Flush => flush::flush(&cli.options),
+        Command::Status(status) => status::status(&cli.options, status, seconds),
+        Command::Adopt { targets } => flush::adopt(&cli.options, targets, seconds),
+        Command::Check => check::check(&cli.options, now),
+        Command::Keygen(new) => {
+            let fingerprint = keys::keygen(&new.out, Purpose::Sign(&new.host), new.aead)?;
+            writeln!(std::io::stdout(), "{fingerprint}").or_exit(Exit::Io, "standard output")?;
+            Ok(Exit::Done)
+        }
+    }
+}

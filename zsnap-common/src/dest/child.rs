@@ -1,0 +1,75 @@
+//! Destinations that are programs. A child gets the file itself as its standard input, never a
+//! pipe: NNCP takes whatever came before an end of file for the whole. The open file also serves
+//! children of another user, who may not enter our state directory.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use super::{Delivered, Dest, Item, Transport};
+use crate::child::{self, Child};
+use crate::exit::Exit;
+use crate::queue_name::Label;
+
+pub fn deliver(dest: &Dest, item: &Item<'_>, file: &File, how: &Transport) -> anyhow::Result<Delivered> {
+    let (mut command, label) = match dest {
+        Dest::NncpFile { node, sub } => {
+            let mut command = nncp(&how.nncp_file, how)?;
+            let mut path = sub.as_ref().map(|sub| format!("{sub}/")).unwrap_or_default();
+            if how.host_directory {
+                path += &format!("{}/", item.parsed.host);
+            }
+            command.args(["-", &format!("{node}:{path}{}", item.name)]);
+            (command, "nncp-file")
+        }
+        Dest::NncpExec { node, handle } => {
+            let mut command = nncp(&how.nncp_exec, how)?;
+            command.args([node, handle]);
+            // A digest tells the handler nothing: it takes the dataset from the manifest.
+            if let Label::Dataset(dataset) = &item.parsed.label {
+                command.arg(format!("{}/{dataset}", item.parsed.host));
+            }
+            (command, "nncp-exec")
+        }
+        Dest::Command(text) => (shell(text, item), "cmd"),
+        Dest::Dir(_) | Dest::Stdout => return Err(Exit::Usage.error(format!("{dest} is no program"))),
+    };
+    if let Some(user) = &how.user {
+        child::run_as(&mut command, user)?;
+    }
+    command.stdin(Stdio::from(file.try_clone()?));
+    let mut running = Child::spawn(command, label)?;
+    let status = running.wait(how.timeout)?;
+    if status.success() {
+        return Ok(Delivered::New);
+    }
+    let words = running.last_words();
+    let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+    Err(Exit::Unavailable.error(format!("{label} failed ({status}){words}")))
+}
+
+fn nncp(program: &std::path::Path, how: &Transport) -> anyhow::Result<Command> {
+    let mut command = child::command(&child::find(program)?);
+    if let Some(file) = &how.nncp_config {
+        command.arg("-cfg").arg(file);
+    }
+    if let Some(nice) = &how.nice {
+        command.args(["-nice", nice]);
+    }
+    command.args(["-quiet", "-noprogress"]);
+    Ok(command)
+}
+
+/// The user's own command keeps the user's environment. Its standard output is dropped: ours
+/// may carry something else.
+fn shell(text: &str, item: &Item<'_>) -> Command {
+    let mut command = Command::new("/bin/sh");
+    let dataset = match &item.parsed.label {
+        Label::Dataset(dataset) => dataset.as_str(),
+        Label::Digest(_) => "",
+    };
+    // A group of its own, so that all of it is killed when it is given up.
+    command.args(["-c", text]).stdout(Stdio::null()).process_group(0);
+    command.env("ZSNAP_FILE", item.name).env("ZSNAP_HOST", item.parsed.host.as_str()).env("ZSNAP_DATASET", dataset);
+    command
+}

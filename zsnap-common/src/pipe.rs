@@ -1,0 +1,186 @@
+//! A bounded pipe between two threads that knows a good end from a broken one: the reader sees
+//! the end of the data only after [`PipeWriter::finish`]. A writer that merely goes away, because
+//! its thread failed, gives the reader an error, so nobody takes a torso for the whole.
+
+use std::fmt;
+use std::io::{self, BufRead, Read, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes in one buffer.
+const SIZE: usize = 256 << 10;
+/// Buffers under way between the two ends; each end holds one more.
+const DEPTH: usize = 4;
+
+/// The thread at the other end is gone: it failed, and its own error tells why.
+#[derive(Debug)]
+pub struct Cut;
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the next or previous stage ended early")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+impl Cut {
+    /// Whether an error says nothing but that another stage failed.
+    pub fn is(error: &anyhow::Error) -> bool {
+        error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(Cut::is_io)
+    }
+
+    /// The same for an error of `std::io`.
+    pub fn is_io(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Cut>())
+    }
+}
+
+enum Piece {
+    Data(Vec<u8>),
+    End,
+}
+
+/// Emptied buffers, to be filled again.
+type Free = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// The end that is written to.
+pub struct PipeWriter {
+    to: SyncSender<Piece>,
+    free: Free,
+    buffer: Vec<u8>,
+}
+
+/// The end that is read from.
+pub struct PipeReader {
+    from: Receiver<Piece>,
+    free: Free,
+    buffer: Vec<u8>,
+    used: usize,
+    ended: bool,
+}
+
+/// Makes a pipe of about 1.5 MiB.
+pub fn pipe() -> (PipeWriter, PipeReader) {
+    let (to, from) = sync_channel(DEPTH);
+    let free = Free::default();
+    let writer = PipeWriter { to, free: Arc::clone(&free), buffer: Vec::with_capacity(SIZE) };
+    (writer, PipeReader { from, free, buffer: Vec::new(), used: 0, ended: false })
+}
+
+impl PipeWriter {
+    /// Passes on what is left, and the good end.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.to.send(Piece::End).map_err(|_| io::Error::other(Cut))
+    }
+}
+
+impl Write for PipeWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(SIZE - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..n]);
+        if self.buffer.len() == SIZE {
+            self.flush()?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let next = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let full = std::mem::replace(&mut self.buffer, next.unwrap_or_else(|| Vec::with_capacity(SIZE)));
+        self.to.send(Piece::Data(full)).map_err(|_| io::Error::other(Cut))
+    }
+}
+
+impl BufRead for PipeReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.used == self.buffer.len() && !self.ended {
+            match self.from.recv() {
+                Ok(Piece::Data(full)) => {
+                    let mut empty = std::mem::replace(&mut self.buffer, full);
+                    self.used = 0;
+                    if empty.capacity() > 0 {
+                        empty.clear();
+                        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(empty);
+                    }
+                }
+                Ok(Piece::End) => self.ended = true,
+                Err(_) => return Err(io::Error::other(Cut)),
+            }
+        }
+        Ok(&self.buffer[self.used..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.used = (self.used + n).min(self.buffer.len());
+    }
+}
+
+impl Read for PipeReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(out)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+/// Writes everything that `from` still gives to `to`, without copying it in between.
+pub fn drain(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
+    loop {
+        let bytes = from.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        to.write_all(bytes)?;
+        let n = bytes.len();
+        from.consume(n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn bytes_arrive_in_order_and_end_only_when_finished() {
+        for len in [0, 1, SIZE - 1, SIZE, SIZE + 1, 20 * SIZE + 3] {
+            let data: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let (mut writer, mut reader) = pipe();
+            let mut got = Vec::new();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    writer.write_all(&data).unwrap();
+                    writer.finish().unwrap();
+                });
+                drain(&mut reader, &mut got).unwrap();
+            });
+            assert!(got == data, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_writer_that_goes_away_is_an_error() {
+        let (mut writer, mut reader) = pipe();
+        writer.write_all(b"torso").unwrap();
+        writer.flush().unwrap();
+        drop(writer);
+        let mut got = Vec::new();
+        let e = reader.read_to_end(&mut got).unwrap_err();
+        assert_eq!(got, b"torso");
+        assert!(Cut::is(&anyhow::Error::from(e).context("reading")));
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_is_an_error() {
+        let (mut writer, reader) = pipe();
+        drop(reader);
+        let e = writer.write_all(&vec![0; 2 * SIZE]).unwrap_err();
+        assert!(Cut::is_io(&e));
+        assert!(!Cut::is_io(&io::Error::from(io::ErrorKind::BrokenPipe)));
+    }
+}

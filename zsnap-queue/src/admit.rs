@@ -1,0 +1,182 @@
+//! May this stream be queued, and as which file? Pure: no files, no processes, no clock.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+use zsnap_common::payload::{Base, PayloadKind, ZfsHead};
+use zsnap_common::target::Target;
+use zsnap_common::zstream::Guid;
+
+/// More snapshots of a dataset are not remembered, so that the state stays small. An increment
+/// whose base is older has to be adopted.
+const REMEMBERED: usize = 10_000;
+
+/// What was acknowledged of a dataset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// Number of the newest file; 0: none yet.
+    pub seq: u64,
+    /// What that file holds.
+    pub kind: Option<PayloadKind>,
+    /// The snapshots that were queued, newest last.
+    pub guids: Vec<Guid>,
+    /// The next increment is accepted whatever its base.
+    pub adopted: bool,
+}
+
+/// What is to be queued.
+pub enum Body {
+    /// A ZFS stream, by its first records; with the properties of a wrapper or not.
+    Zfs(ZfsHead),
+    /// Any other stream.
+    Opaque { increment: bool },
+}
+
+/// The place of a file in its chain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Place {
+    pub seq: u64,
+    pub prev: Option<u64>,
+    pub base: Base,
+    /// What the user should look at.
+    pub warning: Option<String>,
+}
+
+/// The place of `body`, or why it is refused and what to do: one line. `now` is in
+/// microseconds since 1970.
+pub fn admit(past: &Chain, target: &Target, body: &Body, now: u64) -> Result<Place, String> {
+    let running = past.seq > 0;
+    let mut warning = None;
+    let base = match body {
+        Body::Zfs(head) => match head.from {
+            None => {
+                if !past.guids.is_empty() && !head.to.is_some_and(|to| past.guids.contains(&to)) {
+                    warning = Some(format!(
+                        "{target}: a full stream, though increments were queued before: zsnap-ingest will hold it \
+                         back until the dataset that is there is renamed"
+                    ));
+                }
+                Base::None
+            }
+            Some(from) if past.adopted || past.guids.contains(&from) => Base::Prev,
+            Some(from) => return Err(broken_chain(target, head, from)),
+        },
+        Body::Opaque { increment: false } => Base::None,
+        Body::Opaque { increment: true } if running && past.kind == Some(PayloadKind::Opaque) => Base::Prev,
+        Body::Opaque { increment: true } => {
+            return Err(format!(
+                "{target}: an increment, but no stream that it could build on was queued from here: queue one with --full"
+            ));
+        }
+    };
+    Ok(Place { seq: now.max(past.seq.saturating_add(1)), prev: running.then_some(past.seq), base, warning })
+}
+
+/// A snapshot that stays behind after a failed first send is such a base (simplesnap sends from
+/// its oldest one for ever).
+fn broken_chain(target: &Target, head: &ZfsHead, from: Guid) -> String {
+    let fs = head.toname.split('@').next().unwrap_or_default();
+    let guid = from.0;
+    format!(
+        "{target}: the increment builds on snapshot guid {guid} of {fs}, which was never queued from here, so nobody \
+         could receive it. Find it with \"zfs list -Hd1 -t snapshot,bookmark -o guid,name {fs} | grep {guid}\" and \
+         \"zfs destroy {fs}@SNAP\", then the next run sends from an older one or in full; or, if the receiver has it, \
+         run \"zsnap-queue adopt {target}\" once. Until then simplesnap stops here and skips the remaining datasets"
+    )
+}
+
+impl Chain {
+    /// The chain when the file numbered `seq` with these snapshots is acknowledged.
+    pub fn acknowledge(&self, seq: u64, kind: PayloadKind, guids: &[Guid]) -> Chain {
+        let new: HashSet<Guid> = guids.iter().copied().collect();
+        let mut all: Vec<Guid> = self.guids.iter().copied().filter(|guid| !new.contains(guid)).collect();
+        all.extend_from_slice(guids);
+        all.drain(..all.len().saturating_sub(REMEMBERED));
+        Chain { seq, kind: Some(kind), guids: all, adopted: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Target {
+        "laptop/tank/home".parse().unwrap()
+    }
+
+    fn zfs(from: Option<u64>, to: u64) -> Body {
+        let toname = "tank/home@b".to_owned();
+        Body::Zfs(ZfsHead { toname, from: from.map(Guid), to: Some(Guid(to)), raw: false, compressed: false })
+    }
+
+    const FULL: Body = Body::Opaque { increment: false };
+    const INCREMENT: Body = Body::Opaque { increment: true };
+
+    fn chain(seq: u64, guids: &[u64]) -> Chain {
+        let kind = (seq > 0).then_some(PayloadKind::Zfs);
+        Chain { seq, kind, guids: guids.iter().copied().map(Guid).collect(), adopted: false }
+    }
+
+    #[test]
+    fn an_increment_needs_a_base_that_was_acknowledged() {
+        let adopted = Chain { adopted: true, ..chain(7, &[1, 2]) };
+        let opaque = Chain { kind: Some(PayloadKind::Opaque), ..chain(7, &[]) };
+        let new = Chain::default();
+        for (past, body, base) in [
+            (&new, zfs(None, 1), Some(Base::None)),
+            (&new, zfs(Some(1), 2), None),
+            (&chain(7, &[1, 2]), zfs(Some(2), 3), Some(Base::Prev)),
+            // simplesnap sends from its oldest snapshot after a failed run.
+            (&chain(7, &[1, 2]), zfs(Some(1), 3), Some(Base::Prev)),
+            (&chain(7, &[1, 2]), zfs(Some(3), 4), None),
+            (&adopted, zfs(Some(3), 4), Some(Base::Prev)),
+            (&Chain { adopted: true, ..Chain::default() }, zfs(Some(3), 4), Some(Base::Prev)),
+            (&new, FULL, Some(Base::None)),
+            (&new, INCREMENT, None),
+            (&adopted, INCREMENT, None),
+            (&opaque, INCREMENT, Some(Base::Prev)),
+            (&opaque, FULL, Some(Base::None)),
+        ] {
+            let place = admit(past, &target(), &body, 100);
+            assert_eq!(place.as_ref().ok().map(|p| p.base), base, "{past:?}");
+            if let Ok(place) = place {
+                assert_eq!((place.seq, place.prev), (100, (past.seq > 0).then_some(past.seq)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_both_remedies_and_what_simplesnap_does() {
+        let why = admit(&chain(7, &[1]), &target(), &zfs(Some(0xff), 3), 100).unwrap_err();
+        for part in
+            ["255", "zfs destroy tank/home@", "zsnap-queue adopt laptop/tank/home", "skips the remaining datasets"]
+        {
+            assert!(why.contains(part), "{why}");
+        }
+    }
+
+    #[test]
+    fn numbers_grow_even_if_the_clock_goes_back() {
+        let seq = |past: u64, now| admit(&chain(past, &[1]), &target(), &zfs(Some(1), 2), now).unwrap().seq;
+        assert_eq!((seq(7, 100), seq(100, 100), seq(100, 3)), (100, 101, 101));
+    }
+
+    #[test]
+    fn a_second_full_stream_is_warned_of() {
+        let warned = |past: &Chain, to| admit(past, &target(), &zfs(None, to), 9).unwrap().warning.is_some();
+        assert!(warned(&chain(7, &[1]), 2));
+        // The same one again is absorbed by the receiver.
+        assert!(!warned(&chain(7, &[1]), 1));
+        assert!(!warned(&Chain::default(), 1));
+    }
+
+    #[test]
+    fn acknowledged_snapshots_are_remembered_once_and_not_without_end() {
+        let guids = |v: &[u64]| v.iter().copied().map(Guid).collect::<Vec<_>>();
+        let next = Chain { adopted: true, ..chain(7, &[1, 2, 3]) }.acknowledge(9, PayloadKind::Zfs, &guids(&[2, 4]));
+        assert_eq!(next, Chain { seq: 9, kind: Some(PayloadKind::Zfs), guids: guids(&[1, 3, 2, 4]), adopted: false });
+        let many: Vec<u64> = (0..20_000).collect();
+        let next = next.acknowledge(10, PayloadKind::Zfs, &guids(&many));
+        assert_eq!((next.guids.len(), next.guids.last()), (REMEMBERED, Some(&Guid(19_999))));
+    }
+}

@@ -1,0 +1,101 @@
+//! `check`: would the bare command work? Each finding comes with its remedy.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use rustix::fs::Access;
+use zsnap_common::child;
+use zsnap_common::dest::Dest;
+use zsnap_common::exit::Exit;
+use zsnap_common::keys::{Recipients, SigningKey};
+use zsnap_common::log;
+use zsnap_common::options;
+
+use crate::cli::Options;
+use crate::flush::existing;
+use crate::job;
+
+/// Logs each finding as an error. Exit 78: there are some.
+pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
+    let mut good = true;
+    let mut finding = |what: &str, result: anyhow::Result<Vec<String>>| match result {
+        Ok(warnings) if warnings.is_empty() => log::info(format_args!("{what}: good")),
+        Ok(warnings) => warnings.iter().for_each(|w| log::warn(format_args!("{what}: {w}"))),
+        Err(e) => {
+            good = false;
+            log::error(format_args!("{what}: {e:#}"));
+        }
+    };
+    finding(
+        "recipients",
+        match o.recipient_file.as_slice() {
+            [] => Err(Exit::Config.error("none: name certificates with --recipient-file")),
+            files => Recipients::load(files, o.format, now).map(|r| r.warnings),
+        },
+    );
+    finding(
+        "signer",
+        match (&o.signer_file, o.unsigned) {
+            (Some(file), false) => SigningKey::load(file, now).map(|key| key.warnings),
+            (None, true) => Ok(vec!["files are not signed: whoever has the certificates can make such files".into()]),
+            _ => Err(Exit::Config.error("give either --signer-file (zsnap-queue keygen makes one) or --unsigned")),
+        },
+    );
+    finding("state", state(o).map(|()| Vec::new()));
+    if o.to.is_empty() {
+        finding("destinations", Err(Exit::Config.error("none: name one with --to")));
+    }
+    for dest in &o.to {
+        finding(&dest.to_string(), destination(o, dest).map(|()| Vec::new()));
+    }
+    Ok(if good { Exit::Done } else { Exit::Config })
+}
+
+/// Reads all of it.
+fn state(o: &Options) -> anyhow::Result<()> {
+    let dir = options::state_dir(o.state.as_deref(), "queue")?;
+    let Some(state) = existing(&dir)? else {
+        let above = dir.ancestors().find(|path| path.exists()).unwrap_or(&dir);
+        return writable(above);
+    };
+    writable(&dir)?;
+    for target in state.targets()? {
+        state.acknowledged(&target)?;
+    }
+    Ok(())
+}
+
+fn destination(o: &Options, dest: &Dest) -> anyhow::Result<()> {
+    if let (Some(user), Dest::NncpFile { .. } | Dest::NncpExec { .. } | Dest::Command(_)) = (&o.user, dest) {
+        child::run_as(&mut Command::new("/"), user)?;
+    }
+    match dest {
+        Dest::Dir(path) => {
+            let meta =
+                fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;
+            if !meta.is_dir() {
+                return Err(Exit::Config.error(format!("{} is no directory", path.display())));
+            }
+            writable(path)
+        }
+        Dest::NncpFile { .. } => nncp(o, &job::transport(o).nncp_file),
+        Dest::NncpExec { .. } => nncp(o, &job::transport(o).nncp_exec),
+        Dest::Command(_) | Dest::Stdout => Ok(()),
+    }
+}
+
+fn nncp(o: &Options, program: &Path) -> anyhow::Result<()> {
+    child::find(program)?;
+    if let Some(file) = &o.nncp_config {
+        fs::metadata(file).with_context(|| format!("{}: correct --nncp-config", file.display()))?;
+    }
+    Ok(())
+}
+
+fn writable(dir: &Path) -> anyhow::Result<()> {
+    rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)
+        .with_context(|| format!("{} is not writable: correct its owner or mode", dir.display()))
+}

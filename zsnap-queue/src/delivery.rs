@@ -1,0 +1,199 @@
+//! The second step: what is safe in the outboxes goes to its destinations. Failing here never
+//! fails the backup; it is told when it begins and once a day, and `status` shows it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use zsnap_common::cancel::Cancelled;
+use zsnap_common::dest::{Dest, Transport};
+use zsnap_common::log;
+use zsnap_common::outbox::{Drained, Outboxes};
+use zsnap_common::publish;
+use zsnap_common::target::Host;
+
+const DEST: &str = "dest.json";
+/// What was last told of a failing destination.
+const TOLD: &str = "told";
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `dest.json`: enough to deliver when the destination is no longer in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Saved {
+    dest: Dest,
+    user: Option<String>,
+    nncp_config: Option<std::path::PathBuf>,
+    nice: Option<String>,
+}
+
+/// A destination with its outbox.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    /// Name of the outbox.
+    pub id: String,
+    pub dest: Dest,
+    pub transport: Transport,
+    /// It is in the configuration, or on the command line.
+    pub configured: bool,
+}
+
+/// The configured destinations.
+pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Lane> {
+    let lane = |dest: &Dest| Lane { id: dest.id(), dest: dest.clone(), transport: transport.clone(), configured: true };
+    dests.iter().map(lane).collect()
+}
+
+/// These, and those that only have an outbox, as they were when it was filled. One whose
+/// `dest.json` cannot be read is told and left out.
+pub fn all(boxes: &Outboxes, lanes: Vec<Lane>, transport: &Transport) -> anyhow::Result<Vec<Lane>> {
+    let mut lanes = lanes;
+    let none_configured = lanes.is_empty();
+    for id in boxes.names().context("cannot read the outbox")? {
+        if lanes.iter().any(|lane| lane.id == id) {
+            continue;
+        }
+        match saved(&boxes.dir(&id).join(DEST)) {
+            Ok(Saved { dest, user, nncp_config, nice }) => {
+                let transport = Transport { user, nncp_config, nice, ..transport.clone() };
+                lanes.push(Lane { id, dest, transport, configured: none_configured });
+            }
+            Err(e) => log::error(format_args!("{e:#}: name the destination with --to")),
+        }
+    }
+    Ok(lanes)
+}
+
+fn saved(path: &Path) -> anyhow::Result<Saved> {
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+}
+
+/// Makes an outbox for `host` in each lane, durably, before anything refers to it.
+pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<()> {
+    for lane in lanes {
+        boxes.make(&lane.id, host)?;
+        let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
+        let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice };
+        let path = boxes.dir(&lane.id).join(DEST);
+        if saved(&path).ok().as_ref() != Some(&now) {
+            publish::write_durably(&path, &serde_json::to_vec_pretty(&now)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// What became of a lane.
+pub struct Outcome {
+    pub lane: Lane,
+    /// Names of the files that it took.
+    pub delivered: Vec<String>,
+    /// Something of its outbox remains.
+    pub failed: bool,
+    /// The failure is new, or a day has gone by since it was told.
+    pub told: bool,
+}
+
+/// Delivers what waits in each lane, all lanes at once: one that hangs holds up no other.
+pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>) -> Vec<Outcome> {
+    thread::scope(|scope| {
+        let running: Vec<_> = lanes.into_iter().map(|lane| scope.spawn(move || deliver_lane(boxes, lane))).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    })
+}
+
+fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
+    let dir = boxes.dir(&lane.id);
+    let drained = publish::sweep(&dir)
+        .and_then(|()| lane.dest.tidy(&lane.transport))
+        .map_err(anyhow::Error::from)
+        .and_then(|()| boxes.drain(&lane.id, None, &mut |item, file| lane.dest.deliver(item, file, &lane.transport)));
+    let (drained, failure) = match drained {
+        Ok(drained) => (drained, None),
+        Err(e) => (Drained::default(), Some(e)),
+    };
+    for name in &drained.delivered {
+        log::info(format_args!("{name} was delivered to {}", lane.dest));
+    }
+    let stopped = |e: &anyhow::Error| Cancelled::find(e).is_some();
+    let mut problems: Vec<String> = Vec::new();
+    problems.extend(failure.iter().map(|e| format!("{e:#}")));
+    problems.extend(drained.away.iter().map(|why| format!("away: {why}")));
+    problems.extend(drained.failed.iter().filter(|(_, e)| !stopped(e)).map(|(name, e)| format!("{name}: {e:#}")));
+    let failed = !problems.is_empty();
+    let told = match failure.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
+        true => {
+            log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
+            false
+        }
+        false => tell(&dir, &lane.dest, &problems, drained.busy),
+    };
+    Outcome { lane, delivered: drained.delivered, failed, told }
+}
+
+/// Tells problems that are new, or were told a day ago. The words of a problem change from one
+/// try to the next (process ids, times), so only their being there counts.
+fn tell(dir: &Path, dest: &Dest, problems: &[String], busy: bool) -> bool {
+    let mark = dir.join(TOLD);
+    if problems.is_empty() {
+        if !busy {
+            // Mostly absent; a stale one only keeps a new problem out of the mail for a day.
+            let _ = fs::remove_file(&mark);
+        }
+        return false;
+    }
+    let recently = |time: io::Result<std::time::SystemTime>| time.is_ok_and(|t| t.elapsed().is_ok_and(|age| age < DAY));
+    let known = recently(fs::metadata(&mark).and_then(|meta| meta.modified()));
+    for problem in problems {
+        let line = format!("not delivered to {dest}, the next run tries again: {problem}");
+        if known { log::info(line) } else { log::error(line) }
+    }
+    if !known {
+        // Without it the problem is told again: no harm.
+        let _ = fs::write(&mark, problems.join("\n"));
+    }
+    !known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zsnap_common::publish::make_dirs;
+
+    const NAME: &str = "bakfsfmt2-1700000000.000000001.1_h@a";
+
+    #[test]
+    fn an_outbox_outlives_its_place_in_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
+        let host: Host = "h".parse().unwrap();
+        let drive = dir.path().join("drive");
+        let transport = Transport { nice: Some("B".into()), ..Transport::default() };
+        let lanes = configured(&[Dest::Dir(drive.clone())], &transport);
+        prepare(&boxes, &host, &lanes).unwrap();
+        make_dirs(&boxes.split_dir(&host)).unwrap();
+        fs::write(boxes.split_dir(&host).join(NAME), "x").unwrap();
+        boxes.split(&host, NAME, &[lanes[0].id.clone()]).unwrap();
+
+        let other = configured(&["cmd:true".parse().unwrap()], &Transport::default());
+        let found = all(&boxes, other, &Transport::default()).unwrap();
+        let old = found.iter().find(|lane| !lane.configured).unwrap();
+        assert_eq!((&old.dest, old.transport.nice.as_deref()), (&lanes[0].dest, Some("B")));
+
+        // Away: told once, not twice.
+        let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()]).remove(0);
+        let first = outcome(old);
+        assert!(first.failed && first.told);
+        let second = outcome(old);
+        assert!(second.failed && !second.told);
+        // Back, and away again: told anew.
+        fs::create_dir(&drive).unwrap();
+        let third = outcome(old);
+        assert_eq!((third.failed, third.delivered.as_slice()), (false, &[NAME.to_owned()][..]));
+        assert!(drive.join("h").join(NAME).exists());
+        assert!(!boxes.dir(&old.id).join(TOLD).exists());
+    }
+}

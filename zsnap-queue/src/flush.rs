@@ -1,0 +1,73 @@
+//! `flush` and `adopt`: the state, without a stream.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::log;
+use zsnap_common::options;
+
+use crate::cli::Options;
+use crate::delivery;
+use crate::job;
+use crate::recover::recover;
+use crate::state::{self, CommitError, Locked, State};
+
+/// Finishes what crashes left, and delivers what waits, to every outbox there is.
+pub fn flush(o: &Options) -> anyhow::Result<Exit> {
+    let dir = options::state_dir(o.state.as_deref(), "queue")?;
+    let Some(state) = existing(&dir)? else { return Ok(Exit::Done) };
+    let mut exit = Exit::Done;
+    for target in state.targets()? {
+        let recovered = match state.try_lock(&target) {
+            // Whoever has the lock has recovered it.
+            Ok(None) => continue,
+            Ok(Some(dataset)) => recover(&dataset).map(|_| ()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = recovered {
+            log::error(format_args!("{target}: {e:#}"));
+            exit = Exit::TryAgain;
+        }
+    }
+    let boxes = state.outboxes();
+    let transport = job::transport(o);
+    let lanes = delivery::all(&boxes, delivery::configured(&job::outboxed(&o.to), &transport), &transport)?;
+    let outcomes = delivery::deliver(&boxes, lanes);
+    if exit == Exit::Done && outcomes.iter().any(|o| o.told && o.lane.configured) {
+        exit = Exit::SomeFailed;
+    }
+    Ok(exit)
+}
+
+/// Lets the next increment of each target pass, whatever it builds on.
+pub fn adopt(o: &Options, targets: &[OsString], now: u64) -> anyhow::Result<Exit> {
+    let targets: Vec<_> =
+        targets.iter().map(|operand| job::lenient(operand, o.strip.as_deref())).collect::<anyhow::Result<_>>()?;
+    let state = State::open(&options::state_dir(o.state.as_deref(), "queue")?, now)?;
+    for target in &targets {
+        let Some(dataset) = state.try_lock(target)? else {
+            return Err(
+                Exit::TryAgain.error(format!("another zsnap-queue works on {target}: run again when it has ended"))
+            );
+        };
+        adopt_one(&dataset)?;
+        log::info(format_args!("{target}: the next increment will be accepted"));
+    }
+    Ok(Exit::Done)
+}
+
+fn adopt_one(dataset: &Locked<'_>) -> anyhow::Result<()> {
+    let mut state = recover(dataset)?;
+    state.chain.adopted = true;
+    dataset.commit(&state).map_err(CommitError::into_inner)
+}
+
+/// The state, if something was ever queued.
+pub fn existing(dir: &Path) -> anyhow::Result<Option<State>> {
+    if !dir.try_exists().or_exit(Exit::TryAgain, dir.display())? {
+        return Ok(None);
+    }
+    state::safe(dir)?;
+    State::read(dir)
+}

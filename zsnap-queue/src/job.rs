@@ -1,0 +1,202 @@
+//! The command line of the bare command, checked: what goes together, and what is missing.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use zsnap_common::dest::{Dest, Transport};
+use zsnap_common::exit::Exit;
+use zsnap_common::target::Target;
+
+use crate::cli::{Cli, Options};
+use crate::producer;
+
+/// One stream to queue.
+pub struct Job {
+    pub target: Target,
+    pub source: Source,
+    /// Never empty; `-` only alone.
+    pub dests: Vec<Dest>,
+}
+
+/// Where the stream comes from.
+pub enum Source {
+    /// `zfs send` on standard input.
+    Zfs,
+    /// Any bytes on standard input.
+    Opaque { increment: bool },
+    /// A producer's standard output.
+    Producer { argv: Vec<OsString>, state: Option<PathBuf>, wanted: Option<Wanted> },
+}
+
+/// `--full` or `--increment`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Full,
+    Increment,
+}
+
+fn usage<T>(message: &str) -> anyhow::Result<T> {
+    Err(Exit::Usage.error(message))
+}
+
+impl Job {
+    pub fn new(cli: &Cli) -> anyhow::Result<Job> {
+        let o = &cli.options;
+        let Some(operand) = &cli.target else {
+            return usage("name the stream: zsnap-queue HOST/DATASET (see zsnap-queue --help)");
+        };
+        let target = if o.opaque { lenient(operand, o.strip.as_deref()) } else { strict(operand, o.strip.as_deref()) }?;
+        if o.recipient_file.is_empty() {
+            return usage("--recipient-file is missing: whose certificate is the file encrypted to?");
+        }
+        if o.signer_file.is_some() == o.unsigned {
+            return usage("give either --signer-file or --unsigned");
+        }
+        if o.to.is_empty() {
+            return usage("--to is missing: where does the file go?");
+        }
+        let mut dests = o.to.clone();
+        let mut seen = std::collections::HashSet::new();
+        dests.retain(|dest| seen.insert(dest.clone()));
+        if dests.contains(&Dest::Stdout) && (dests.len() > 1 || o.json) {
+            return usage("--to - allows no other --to, and no --json");
+        }
+        Ok(Job { target, source: source(o, &cli.producer)?, dests })
+    }
+
+    /// Standard output instead of an outbox.
+    pub fn is_filter(&self) -> bool {
+        self.dests.contains(&Dest::Stdout)
+    }
+}
+
+/// A ZFS stream's operand: must lie below `strip`, so that a wrong prefix queues nothing.
+fn strict(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
+    Target::from_operand(operand, strip).map_err(|e| Exit::Usage.error(e.to_string()))
+}
+
+/// HOST/DATASET as it is; a prefix that matches is stripped all the same.
+pub fn lenient(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
+    strip.and_then(|_| Target::from_operand(operand, strip).ok()).map_or_else(|| strict(operand, None), Ok)
+}
+
+fn source(o: &Options, argv: &[OsString]) -> anyhow::Result<Source> {
+    let wanted = match (o.full, o.increment) {
+        (true, true) => return usage("--full and --increment exclude each other"),
+        (true, false) => Some(Wanted::Full),
+        (false, true) => Some(Wanted::Increment),
+        (false, false) => None,
+    };
+    if !o.opaque {
+        if wanted.is_some() || o.overlap || o.producer_state.is_some() || !argv.is_empty() {
+            return usage("--full, --increment, --overlap, --producer-state and a producer need --opaque");
+        }
+        return Ok(Source::Zfs);
+    }
+    if wanted == Some(Wanted::Increment) && o.producer_state.is_none() && !o.overlap {
+        return usage(
+            "--increment needs --overlap (receiving it twice does no harm, or the receiver notices) or --producer-state: \
+             otherwise a repeated run could damage what was received",
+        );
+    }
+    if argv.is_empty() {
+        if o.producer_state.is_some() {
+            return usage("--producer-state needs a producer: -- PRODUCER...");
+        }
+        return match wanted {
+            None => usage("--opaque needs --full or --increment"),
+            Some(wanted) => Ok(Source::Opaque { increment: wanted == Wanted::Increment }),
+        };
+    }
+    let state = match &o.producer_state {
+        Some(_) if !producer::takes_state(argv) => {
+            return usage("--producer-state: no argument of the producer holds {state}");
+        }
+        // It is named in our state, and found again from another working directory.
+        Some(file) => Some(std::path::absolute(file)?),
+        None if wanted.is_none() => return usage("give --full or --increment, or --producer-state"),
+        None => None,
+    };
+    Ok(Source::Producer { argv: argv.to_vec(), state, wanted })
+}
+
+/// The destinations that have outboxes.
+pub fn outboxed(dests: &[Dest]) -> Vec<Dest> {
+    dests.iter().filter(|dest| **dest != Dest::Stdout).cloned().collect()
+}
+
+/// How transports are run.
+pub fn transport(o: &Options) -> Transport {
+    Transport {
+        user: o.user.clone(),
+        nncp_config: o.nncp_config.clone(),
+        nice: o.nice.clone(),
+        nncp_file: o.nncp_file_program.clone(),
+        nncp_exec: o.nncp_exec_program.clone(),
+        timeout: o.delivery_timeout,
+        ..Transport::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn job(args: &str) -> Result<Job, Exit> {
+        let argv = ["zsnap-queue"].into_iter().chain(args.split_whitespace());
+        Job::new(&Cli::try_parse_from(argv).unwrap()).map_err(|e| Exit::of(&e))
+    }
+
+    const BASE: &str = "--recipient-file c --unsigned --to dir:/x";
+
+    #[test]
+    fn a_stream_needs_target_recipient_signer_and_destination() {
+        assert!(job(&format!("{BASE} h/a")).is_ok());
+        for wrong in [
+            BASE,
+            "--recipient-file c --unsigned h/a",
+            "--recipient-file c --to dir:/x h/a",
+            "--unsigned --to dir:/x h/a",
+            "--recipient-file c --unsigned --signer-file k --to dir:/x h/a",
+            "--recipient-file c --unsigned --to dir:/x --to - h/a",
+            "--recipient-file c --unsigned --to - --json h/a",
+            "--recipient-file c --unsigned --to dir:/x h",
+            "--recipient-file c --unsigned --to dir:/x --strip p h/a",
+            "--recipient-file c --unsigned --to dir:/x h/a -- tar",
+        ] {
+            assert_eq!(job(wrong).err(), Some(Exit::Usage), "{wrong}");
+        }
+        assert_eq!(job(&format!("{BASE} --to dir:/x h/a")).map(|j| j.dests.len()).ok(), Some(1));
+    }
+
+    #[test]
+    fn opaque_streams_say_what_they_build_on() {
+        for (args, good) in [
+            ("--opaque h/a", false),
+            ("--opaque --full h/a", true),
+            ("--full h/a", false),
+            ("--opaque --full --increment h/a", false),
+            ("--opaque --increment h/a", false),
+            ("--opaque --increment --overlap h/a", true),
+            ("--opaque --producer-state s h/a", false),
+            ("--opaque --producer-state s h/a -- tar", false),
+            ("--opaque --producer-state s h/a -- tar -g{state}", true),
+            ("--opaque --producer-state s --increment h/a -- tar -g{state}", true),
+            ("--opaque h/a -- tar", false),
+            ("--opaque --full h/a -- tar", true),
+            ("--opaque --increment h/a -- tar", false),
+        ] {
+            assert_eq!(job(&format!("{BASE} {args}")).is_ok(), good, "{args}");
+        }
+    }
+
+    #[test]
+    fn the_prefix_binds_zfs_streams_only() {
+        let target = |args: &str| job(&format!("{BASE} --strip p/q {args}")).map(|j| j.target.to_string()).ok();
+        assert_eq!(target("p/q/h/a"), Some("h/a".into()));
+        assert_eq!(target("h/a"), None);
+        assert_eq!(target("--opaque --full p/q/h/a"), Some("h/a".into()));
+        assert_eq!(target("--opaque --full h/a"), Some("h/a".into()));
+    }
+}

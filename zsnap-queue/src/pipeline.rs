@@ -1,0 +1,229 @@
+//! From the stream to the sealed bytes: read, walk through the gate, digest, pass on. Memory is
+//! bounded: nothing is held but what the gate needs before the first sub-stream is known.
+
+use std::convert::Infallible;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::payload::{Trailer, ZfsHead};
+use zsnap_common::progress::Progress;
+use zsnap_common::zstream::{Gate, StreamError, StreamFacts};
+
+use crate::producer::Hasher;
+
+const CHUNK: usize = 256 << 10;
+
+/// A stream whose beginning was read.
+pub struct Begun {
+    /// `None`: an opaque stream.
+    gate: Option<Gate>,
+    read: Vec<u8>,
+}
+
+/// What the first records told.
+pub struct Beginning {
+    pub head: ZfsHead,
+    /// A wrapper carries properties.
+    pub properties: bool,
+}
+
+/// What went through.
+pub struct Passed {
+    pub trailer: Trailer,
+    /// `None`: an opaque stream.
+    pub facts: Option<StreamFacts>,
+}
+
+impl Begun {
+    /// Any bytes.
+    pub fn opaque() -> Begun {
+        Begun { gate: None, read: Vec::new() }
+    }
+
+    /// Reads a ZFS stream up to the first record of its first sub-stream (the gate bounds how far
+    /// that is).
+    pub fn zfs(input: &mut dyn Read) -> anyhow::Result<(Begun, Beginning)> {
+        let (mut gate, mut read, mut chunk) = (Gate::new(), Vec::new(), vec![0; CHUNK]);
+        loop {
+            if let Some(head) = gate.head() {
+                let first = head.first;
+                let beginning = Beginning {
+                    properties: head.properties,
+                    head: ZfsHead {
+                        from: first.from,
+                        to: (!head.compound).then_some(first.to),
+                        raw: first.raw,
+                        compressed: first.compressed,
+                        toname: head.toname,
+                    },
+                };
+                return Ok((Begun { gate: Some(gate), read }, beginning));
+            }
+            let length = read_some(input, &mut chunk)?;
+            if length == 0 {
+                // It ended before it had begun: `finish` says what that is.
+                gate.finish().map_err(refused)?;
+                return Err(Exit::Data.error("the stream holds no snapshot"));
+            }
+            gate.feed(&chunk[..length], &mut |_| Ok(())).map_err(refused)?;
+            read.extend_from_slice(&chunk[..length]);
+        }
+    }
+
+    /// Passes everything to `out`, to the end of `input`. Only then is the stream known to be
+    /// whole.
+    pub fn pass(self, input: &mut dyn Read, out: &mut dyn Write, progress: &Progress) -> anyhow::Result<Passed> {
+        let (mut gate, mut sum, mut bytes) = (self.gate, Hasher::new(), 0);
+        let mut take = |part: &[u8]| -> anyhow::Result<()> {
+            sum.write_all(part)?;
+            out.write_all(part)?;
+            bytes += part.len() as u64;
+            progress.add(part.len() as u64);
+            Ok(())
+        };
+        take(&self.read)?;
+        drop(self.read);
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let length = read_some(input, &mut chunk)?;
+            if length == 0 {
+                break;
+            }
+            if let Some(gate) = &mut gate {
+                gate.feed(&chunk[..length], &mut |_| Ok(())).map_err(refused)?;
+            }
+            take(&chunk[..length])?;
+        }
+        let facts = gate.map(|gate| gate.finish().map_err(refused)).transpose()?;
+        let trailer = Trailer {
+            zsnap: 1,
+            bytes,
+            sha256: sum.finish(),
+            substreams: facts.as_ref().map(|f| f.substreams.len() as u64),
+            to: facts.as_ref().and_then(|f| f.substreams.last()).map(|s| s.to),
+        };
+        Ok(Passed { trailer, facts })
+    }
+}
+
+fn read_some(input: &mut dyn Read, chunk: &mut [u8]) -> anyhow::Result<usize> {
+    loop {
+        match input.read(chunk) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.or_exit(Exit::Io, "cannot read the stream"),
+        }
+    }
+}
+
+fn refused(e: StreamError) -> anyhow::Error {
+    match e {
+        StreamError::Sink(e) => e.into(),
+        other => Exit::Data.error(other.to_string()),
+    }
+}
+
+/// A writer that remembers how it failed: what the layers above make of an error is not relied
+/// upon.
+#[derive(Clone)]
+pub struct Remembering<W> {
+    inner: W,
+    failure: Arc<Mutex<Option<io::ErrorKind>>>,
+}
+
+impl<W> Remembering<W> {
+    pub fn new(inner: W) -> (Remembering<W>, Failure) {
+        let failure = Arc::default();
+        (Remembering { inner, failure: Arc::clone(&failure) }, Failure(failure))
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(e) = &result {
+            let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(e.kind());
+        }
+        result
+    }
+}
+
+impl<W: Write> Write for Remembering<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.inner.write(bytes);
+        self.note(result)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.inner.flush();
+        self.note(result)
+    }
+}
+
+/// How a [`Remembering`] writer failed.
+pub struct Failure(Arc<Mutex<Option<io::ErrorKind>>>);
+
+impl Failure {
+    /// Adds the exit status and the remedy to `error`, if the writer is to blame for it.
+    pub fn explain(&self, error: anyhow::Error, what: &str) -> anyhow::Error {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(kind) => explained(kind, error, what),
+            None => error,
+        }
+    }
+}
+
+/// The same for one call.
+pub fn io_failed(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error {
+    move |e| explained(e.kind(), e.into(), what)
+}
+
+fn explained(kind: io::ErrorKind, error: anyhow::Error, what: &str) -> anyhow::Error {
+    let (exit, remedy) = match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (Exit::TryAgain, " (make room, then run again)"),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => (Exit::CantCreate, ""),
+        _ => (Exit::Io, ""),
+    };
+    let Err(e) = Err::<Infallible, _>(error).or_exit(exit, format!("{what}{remedy}"));
+    e
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn opaque_bytes_pass_with_their_digest() {
+        let mut out = Vec::new();
+        let bytes = vec![9; CHUNK + 1];
+        let passed = Begun::opaque().pass(&mut bytes.as_slice(), &mut out, &Progress::new("", None)).unwrap();
+        assert_eq!((passed.trailer.bytes, out.len(), passed.facts), (CHUNK as u64 + 1, CHUNK + 1, None));
+        let empty = Begun::opaque().pass(&mut io::empty(), &mut out, &Progress::new("", None)).unwrap();
+        assert_eq!(empty.trailer.sha256, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+
+    #[test]
+    fn what_is_no_zfs_stream_is_bad_data() {
+        for input in [&b""[..], b"x", &[0; 400]] {
+            let e = Begun::zfs(&mut { input }).map(|_| ()).unwrap_err();
+            assert_eq!(Exit::of(&e), Exit::Data, "{e:#}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_one() {
+        let (mut out, failure) = Remembering::new(Full);
+        assert!(out.write(b"x").is_err());
+        let e = failure.explain(anyhow::anyhow!("some layer gave up"), "cannot write");
+        assert_eq!(Exit::of(&e), Exit::TryAgain);
+        let (_, failure) = Remembering::new(Full);
+        assert_eq!(Exit::of(&failure.explain(Exit::Data.error("bad"), "cannot write")), Exit::Data);
+    }
+}

@@ -1,0 +1,264 @@
+//! Producers: commands whose standard output is queued, such as tar. We start them ourselves,
+//! because an end of file does not tell whether they succeeded.
+//!
+//! A producer's own state (tar's `--listed-incremental`) must not advance before the stream is
+//! safe, or the next increment lacks files. So it works on `FILE.zsnap-SEQ`, a copy, which
+//! replaces FILE after the commit.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zsnap_common::child::Child;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::publish;
+
+/// What the producer's arguments call the copy.
+const PLACEHOLDER: &[u8] = b"{state}";
+const SUFFIX: &[u8] = b".zsnap-";
+
+/// Whether FILE holds the state of an earlier run; absent or empty it does not.
+pub fn has_state(file: &Path) -> anyhow::Result<bool> {
+    match fs::metadata(file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => Ok(other.or_exit(Exit::Io, file.display())?.len() > 0),
+    }
+}
+
+/// Whether some argument has a place for the copy.
+pub fn takes_state(argv: &[OsString]) -> bool {
+    argv.iter().any(|arg| arg.as_bytes().windows(PLACEHOLDER.len()).any(|w| w == PLACEHOLDER))
+}
+
+/// Starts `argv`, with the user's environment and `{state}` replaced.
+pub fn start(argv: &[OsString], state: Option<&Path>) -> anyhow::Result<Child> {
+    let argv: Vec<OsString> = argv.iter().map(|arg| state.map_or(arg.clone(), |path| replaced(arg, path))).collect();
+    let [program, arguments @ ..] = argv.as_slice() else {
+        return Err(Exit::Usage.error("no producer behind --"));
+    };
+    let mut command = Command::new(program);
+    // A group of its own, so that all of it is killed when it is given up.
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let label = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+    Child::spawn(command, &label)
+}
+
+fn replaced(argument: &OsStr, path: &Path) -> OsString {
+    let (mut rest, mut out) = (argument.as_bytes(), Vec::new());
+    while let Some(at) = rest.windows(PLACEHOLDER.len()).position(|w| w == PLACEHOLDER) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(path.as_os_str().as_bytes());
+        rest = &rest[at + PLACEHOLDER.len()..];
+    }
+    out.extend_from_slice(rest);
+    OsString::from_vec(out)
+}
+
+/// The copy of a producer's state, removed on drop.
+pub struct StateCopy {
+    file: PathBuf,
+    copy: PathBuf,
+    keep: bool,
+}
+
+impl StateCopy {
+    /// Prepares `FILE.zsnap-SEQ`: a copy of FILE for an increment, nothing for a full stream.
+    pub fn new(file: &Path, seq: u64, increment: bool) -> anyhow::Result<StateCopy> {
+        let mut name = file.as_os_str().to_owned();
+        name.push(format!(".zsnap-{seq}"));
+        let copy = StateCopy { file: file.to_owned(), copy: PathBuf::from(name), keep: false };
+        if increment {
+            let write = || {
+                let bytes = fs::read(file)?;
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy.copy)?.write_all(&bytes)
+            };
+            write()
+                .or_exit(Exit::CantCreate, format!("cannot copy the producer's state to {}", copy.copy.display()))?;
+        }
+        Ok(copy)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.copy
+    }
+
+    /// Makes what the producer left durable.
+    pub fn settle(&self) -> anyhow::Result<Advance> {
+        let file = File::open(&self.copy)
+            .or_exit(Exit::Unavailable, format!("the producer left no state in {}", self.copy.display()))?;
+        file.sync_all().or_exit(Exit::Io, self.copy.display())?;
+        sync_parent(&self.copy)?;
+        let sha256 = digest(&self.copy).or_exit(Exit::Io, self.copy.display())?;
+        Ok(Advance { file: self.file.clone(), new: self.copy.clone(), sha256 })
+    }
+
+    /// Leaves it: from now on it is [`Advance::advance`]'s.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for StateCopy {
+    fn drop(&mut self) {
+        if !self.keep {
+            // It cannot be helped here; the next run removes it.
+            let _ = fs::remove_file(&self.copy);
+        }
+    }
+}
+
+/// The last step of a producer's run, kept in `state.json` until the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Advance {
+    /// The producer's state.
+    file: PathBuf,
+    /// What replaces it.
+    new: PathBuf,
+    /// The digest of that.
+    sha256: String,
+}
+
+impl Advance {
+    /// Replaces FILE, durably. It may be done already.
+    pub fn advance(&self) -> anyhow::Result<()> {
+        let there = match digest(&self.new) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.or_exit(Exit::TryAgain, self.new.display())?,
+        };
+        if there != self.sha256 {
+            return Err(Exit::TryAgain.error(format!(
+                "{} is not what the producer left: remove it and {}, then queue a full stream",
+                self.new.display(),
+                self.file.display()
+            )));
+        }
+        fs::rename(&self.new, &self.file).or_exit(Exit::Io, self.file.display())?;
+        sync_parent(&self.file)
+    }
+}
+
+/// Removes the copies that runs left which were not acknowledged. Call it under the dataset's
+/// lock, when [`Advance::advance`] is done.
+pub fn sweep(file: &Path) -> anyhow::Result<()> {
+    let (Some(dir), Some(name)) = (file.parent(), file.file_name()) else { return Ok(()) };
+    let prefix = [name.as_bytes(), SUFFIX].concat();
+    let mut removed = false;
+    for entry in fs::read_dir(dir).or_exit(Exit::Io, dir.display())? {
+        let path = entry.or_exit(Exit::Io, dir.display())?.path();
+        let number = path.file_name().and_then(|name| name.as_bytes().strip_prefix(prefix.as_slice()));
+        if number.is_some_and(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit)) {
+            fs::remove_file(&path).or_exit(Exit::Io, path.display())?;
+            removed = true;
+        }
+    }
+    if removed { sync_parent(file) } else { Ok(()) }
+}
+
+fn sync_parent(path: &Path) -> anyhow::Result<()> {
+    let dir = path.parent().context("no directory")?;
+    publish::sync_dir(dir).or_exit(Exit::Io, "making the producer's state durable")
+}
+
+fn digest(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut sum = Hasher(Sha256::new());
+    io::copy(&mut file, &mut sum)?;
+    Ok(sum.finish())
+}
+
+/// SHA-256 of what is written to it.
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    pub fn new() -> Hasher {
+        Hasher(Sha256::new())
+    }
+
+    /// 64 hex digits.
+    pub fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_state_advances_only_by_what_was_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("s");
+        assert!(!has_state(&file).unwrap());
+        fs::write(&file, "").unwrap();
+        assert!(!has_state(&file).unwrap());
+        fs::write(&file, "old").unwrap();
+        assert!(has_state(&file).unwrap());
+        drop(StateCopy::new(&file, 7, true).unwrap());
+        assert_eq!(names(dir.path()), ["s"]);
+        let mut copy = StateCopy::new(&file, 8, true).unwrap();
+        assert_eq!(fs::read_to_string(copy.path()).unwrap(), "old");
+        fs::write(copy.path(), "new").unwrap();
+        let advance = copy.settle().unwrap();
+        copy.keep();
+        drop(copy);
+        fs::write(dir.path().join("s.zsnap-8"), "damaged").unwrap();
+        assert_eq!(Exit::of(&advance.advance().unwrap_err()), Exit::TryAgain);
+        fs::write(dir.path().join("s.zsnap-8"), "new").unwrap();
+        advance.advance().unwrap();
+        advance.advance().unwrap();
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), names(dir.path())), ("new", vec!["s".to_owned()]));
+    }
+
+    #[test]
+    fn a_full_stream_gets_no_copy_and_must_leave_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("s");
+        fs::write(&file, "old").unwrap();
+        let copy = StateCopy::new(&file, 7, false).unwrap();
+        assert!(!copy.path().exists());
+        assert_eq!(Exit::of(&copy.settle().unwrap_err()), Exit::Unavailable);
+    }
+
+    #[test]
+    fn a_sweep_takes_only_copies() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["s", "s.zsnap-7", "s.zsnap-", "s.zsnap-x", "t.zsnap-7", "s.bak"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        sweep(&dir.path().join("s")).unwrap();
+        assert_eq!(names(dir.path()), ["s", "s.bak", "s.zsnap-", "s.zsnap-x", "t.zsnap-7"]);
+    }
+
+    #[test]
+    fn the_placeholder_is_replaced_wherever_it_stands() {
+        let path = Path::new("/x y");
+        assert_eq!(replaced("--a={state}:{state}".as_ref(), path), "--a=/x y:/x y");
+        assert!(takes_state(&["a".into(), "-f{state}".into()]) && !takes_state(&["{stat}".into()]));
+    }
+}

@@ -1,0 +1,193 @@
+//! What a crash left of a dataset is finished or withdrawn before anything else (the table of
+//! the crash at every step: zsnap-queue(8), CRASHES).
+
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::log;
+use zsnap_common::publish;
+
+use crate::state::{Acknowledged, Locked};
+
+/// Brings the outboxes and the producer's state in line with what was acknowledged, and tells
+/// that. May be done again after a crash at any point.
+pub fn recover(dataset: &Locked<'_>) -> anyhow::Result<Acknowledged> {
+    let (state, target) = (dataset.state, dataset.target);
+    let past = state.acknowledged(target)?;
+    let boxes = state.outboxes();
+    let split = boxes.split_dir(&target.host);
+    publish::sweep(&split).or_exit(Exit::Io, "clearing up")?;
+    for queued in boxes.in_split(&target.host).or_exit(Exit::TryAgain, "cannot read the outbox")? {
+        if !state.is_of(&queued.parsed, target) {
+            continue;
+        }
+        if queued.parsed.stamp.seq() > past.chain.seq {
+            // Its caller never got a 0, and will send again.
+            log::info(format_args!("{} was never acknowledged and is withdrawn", queued.name));
+            boxes.unsplit(&target.host, &queued.name).or_exit(Exit::Io, "withdrawing a file")?;
+        } else if past.destinations.is_empty() {
+            return Err(Exit::TryAgain.error(format!(
+                "{} was acknowledged, but {target}'s state names no destination: restore the state of that time",
+                queued.name
+            )));
+        } else {
+            boxes.split(&target.host, &queued.name, &past.destinations).or_exit(Exit::Io, "filling the outboxes")?;
+        }
+    }
+    if let Some(producer) = &past.producer {
+        producer.advance()?;
+    }
+    Ok(past)
+}
+
+#[cfg(test)]
+mod tests {
+    //! Row by row: the state that a crash right after a step leaves, and what the start makes of it.
+
+    use super::*;
+    use crate::admit::Chain;
+    use crate::producer::StateCopy;
+    use crate::state::State;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use zsnap_common::queue_name::{QueueName, Stamp};
+    use zsnap_common::target::Target;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        state: State,
+        target: Target,
+    }
+
+    const OLD: u64 = 1_700_000_000_000_000;
+    const NEW: u64 = OLD + 1;
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(&dir.path().join("state"), 7).unwrap();
+        let target = "h/tank/a".parse().unwrap();
+        fs::create_dir_all(state.outboxes().split_dir(&"h".parse().unwrap())).unwrap();
+        Fixture { dir, state, target }
+    }
+
+    impl Fixture {
+        fn name(&self, seq: u64, dataset: &str, opaque: bool) -> String {
+            let target: Target = format!("h/{dataset}").parse().unwrap();
+            QueueName::new(Stamp::from_seq(seq, 1), &target, self.state.digest(&target), opaque).to_string()
+        }
+        fn split(&self) -> PathBuf {
+            self.state.outboxes().split_dir(&self.target.host)
+        }
+        /// Q4: the file is published.
+        fn publish(&self, name: &str) {
+            fs::write(self.split().join(name), name).unwrap();
+        }
+        /// Q5: it is acknowledged.
+        fn commit(&self, seq: u64, file: &str, to: &[&str], producer: Option<crate::producer::Advance>) {
+            let state = Acknowledged {
+                chain: Chain { seq, ..Chain::default() },
+                file: Some(file.to_owned()),
+                destinations: to.iter().map(|t| (*t).to_owned()).collect(),
+                producer,
+                ..Acknowledged::default()
+            };
+            self.state.try_lock(&self.target).unwrap().unwrap().commit(&state).unwrap();
+        }
+        fn recover(&self) -> anyhow::Result<Acknowledged> {
+            recover(&self.state.try_lock(&self.target).unwrap().unwrap())
+        }
+        fn waiting(&self, id: &str) -> Vec<String> {
+            self.state.outboxes().waiting(id).unwrap().into_iter().map(|q| q.name).collect()
+        }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn q1_to_q3_temporaries_go() {
+        let f = fixture();
+        fs::write(f.split().join(".zsnap-0123456789abcdef"), "half").unwrap();
+        assert_eq!(f.recover().unwrap(), Acknowledged::default());
+        assert!(names(&f.split()).is_empty());
+    }
+
+    #[test]
+    fn q4_a_file_that_was_not_acknowledged_is_withdrawn() {
+        for opaque in [false, true] {
+            let f = fixture();
+            f.commit(OLD, "gone", &["x"], None);
+            f.publish(&f.name(NEW, "tank/a", opaque));
+            // Somebody else's is not ours to judge.
+            let other = f.name(NEW, "tank/b", opaque);
+            f.publish(&other);
+            f.recover().unwrap();
+            assert_eq!(names(&f.split()), [other]);
+            assert!(f.waiting("x").is_empty());
+        }
+        // The very first file of a dataset.
+        let f = fixture();
+        f.publish(&f.name(NEW, "tank/a", false));
+        f.recover().unwrap();
+        assert!(names(&f.split()).is_empty());
+    }
+
+    #[test]
+    fn q5_to_q7_an_acknowledged_file_gets_all_its_links() {
+        for opaque in [false, true] {
+            let f = fixture();
+            let name = f.name(NEW, "tank/a", opaque);
+            f.publish(&name);
+            f.commit(NEW, &name, &["x", "y"], None);
+            // Q7: one link is there.
+            fs::create_dir_all(f.state.outboxes().dir("x").join("h")).unwrap();
+            fs::hard_link(f.split().join(&name), f.state.outboxes().dir("x").join("h").join(&name)).unwrap();
+            for _ in 0..2 {
+                assert_eq!(f.recover().unwrap().chain.seq, NEW);
+                assert!(names(&f.split()).is_empty());
+                assert_eq!((f.waiting("x"), f.waiting("y")), (vec![name.clone()], vec![name.clone()]));
+            }
+        }
+    }
+
+    #[test]
+    fn q6_the_producers_state_follows_the_commit() {
+        let f = fixture();
+        let file = f.dir.path().join("s");
+        fs::write(&file, "old").unwrap();
+        let mut copy = StateCopy::new(&file, NEW, true).unwrap();
+        fs::write(copy.path(), "new").unwrap();
+        let advance = copy.settle().unwrap();
+        copy.keep();
+        f.commit(NEW, "f", &["x"], Some(advance));
+        for _ in 0..2 {
+            f.recover().unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+            assert_eq!(fs::read_dir(f.dir.path()).unwrap().count(), 2);
+        }
+    }
+
+    #[test]
+    fn acknowledged_files_are_never_dropped_for_want_of_a_destination() {
+        let f = fixture();
+        let name = f.name(NEW, "tank/a", false);
+        f.publish(&name);
+        f.commit(NEW, &name, &[], None);
+        assert_eq!(Exit::of(&f.recover().unwrap_err()), Exit::TryAgain);
+        assert_eq!(names(&f.split()), [name]);
+    }
+
+    #[test]
+    fn unreadable_state_changes_nothing() {
+        let f = fixture();
+        let name = f.name(NEW, "tank/a", false);
+        f.publish(&name);
+        f.commit(NEW, &name, &["x"], None);
+        let path = f.dir.path().join("state/datasets/h/tank@a/state.json");
+        fs::write(path, "{\"zsnap\":1,\"chain\":{").unwrap();
+        assert_eq!(Exit::of(&f.recover().unwrap_err()), Exit::TryAgain);
+        assert_eq!(names(&f.split()), [name]);
+    }
+}

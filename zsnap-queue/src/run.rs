@@ -1,0 +1,320 @@
+//! The bare command: one stream in, one queue file out. The order of the durable steps is the
+//! tool's promise; `Q1` to `Q10` name the rows of the table in zsnap-queue(8), CRASHES.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use zsnap_common::cancel::{self, Interruptible};
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::keys::{Format, Recipients, SigningKey};
+use zsnap_common::log;
+use zsnap_common::options;
+use zsnap_common::payload::{Base, Manifest, PayloadKind, ZfsHead};
+use zsnap_common::progress::Progress;
+use zsnap_common::publish::{self, NewFile};
+use zsnap_common::queue_name::{QueueName, Stamp};
+use zsnap_common::seal::{Sealing, seal};
+
+use crate::admit::{Body, Place, admit};
+use crate::cli::{Cli, Options};
+use crate::delivery::{self, Outcome};
+use crate::job::{self, Job, Source, Wanted};
+use crate::pipeline::{Begun, Passed, Remembering, io_failed};
+use crate::producer::{self, StateCopy};
+use crate::recover::recover;
+use crate::state::{Acknowledged, CommitError, Locked, State, random_hex};
+
+/// Queues the stream that the command line names.
+pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
+    let (job, o) = (Job::new(cli)?, &cli.options);
+    if !matches!(job.source, Source::Producer { .. }) && io::stdin().is_terminal() {
+        return Err(Exit::Usage.error("standard input is a terminal: give the stream there"));
+    }
+    if job.is_filter() && io::stdout().is_terminal() {
+        return Err(Exit::Usage.error("standard output is a terminal: send it to a file or a command"));
+    }
+    let now = SystemTime::now();
+    let keys = Keys::load(o, now)?;
+    let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let state = State::open(&options::state_dir(o.state.as_deref(), "queue")?, since_1970.as_secs())?;
+    let dataset = state.try_lock(&job.target)?.ok_or_else(|| {
+        Exit::TryAgain.error(format!("another zsnap-queue works on {}: run again when it has ended", job.target))
+    })?;
+    let past = recover(&dataset)?;
+
+    let (begun, body) = begin(&job.source)?;
+    let micros = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
+    let place = admit(&past.chain, &job.target, &body, micros).map_err(|why| Exit::Data.error(why))?;
+    if let Some(warning) = &place.warning {
+        log::warn(warning);
+    }
+    let zfs = if let Body::Zfs(head) = body { Some(head) } else { None };
+    let manifest = Manifest {
+        zsnap: 1,
+        host: job.target.host.clone(),
+        dataset: job.target.dataset.clone(),
+        created: since_1970.as_secs(),
+        kind: if zfs.is_some() { PayloadKind::Zfs } else { PayloadKind::Opaque },
+        id: random_hex(16).or_exit(Exit::Io, "no random numbers")?,
+        epoch: state.epoch.clone(),
+        seq: place.seq,
+        prev: place.prev,
+        base: place.base,
+        zfs,
+    };
+    let copy = match &job.source {
+        Source::Producer { state: Some(file), .. } => Some(StateCopy::new(file, place.seq, place.base == Base::Prev)?),
+        _ => None,
+    };
+    let run = Run { job: &job, options: o, keys: &keys, manifest: &manifest, place: &place, past: &past };
+    if job.is_filter() { run.filter(dataset, begun, copy) } else { run.publish(dataset, begun, copy) }
+}
+
+struct Keys {
+    recipients: Recipients,
+    signer: Option<SigningKey>,
+}
+
+impl Keys {
+    fn load(o: &Options, now: SystemTime) -> anyhow::Result<Keys> {
+        let recipients = Recipients::load(&o.recipient_file, o.format, now)?;
+        let signer = o.signer_file.as_ref().map(|file| SigningKey::load(file, now)).transpose()?;
+        recipients.warnings.iter().chain(signer.iter().flat_map(|s| &s.warnings)).for_each(log::warn);
+        if o.format == Format::Aead {
+            log::info("--format aead: no GnuPG reads this file; sq decrypt does");
+        }
+        Ok(Keys { recipients, signer })
+    }
+}
+
+/// What is known of the stream before its place in the chain is.
+fn begin(source: &Source) -> anyhow::Result<(Begun, Body)> {
+    match source {
+        Source::Zfs => {
+            let (begun, beginning) = Begun::zfs(&mut Interruptible(io::stdin()))?;
+            if beginning.properties {
+                log::info("the stream carries properties: zsnap-ingest will drop them");
+            }
+            Ok((begun, Body::Zfs(beginning.head)))
+        }
+        Source::Opaque { increment } => Ok((Begun::opaque(), Body::Opaque { increment: *increment })),
+        Source::Producer { state, wanted, .. } => {
+            let has_state = match state {
+                Some(file) => {
+                    producer::sweep(file)?;
+                    producer::has_state(file)?
+                }
+                None => false,
+            };
+            let increment = match wanted {
+                Some(wanted) => *wanted == Wanted::Increment,
+                None => has_state,
+            };
+            if let (true, false, Some(file)) = (increment, has_state, state) {
+                let what = format!("--increment, but {} holds no state: queue a stream with --full", file.display());
+                return Err(Exit::Data.error(what));
+            }
+            Ok((Begun::opaque(), Body::Opaque { increment }))
+        }
+    }
+}
+
+/// All that is known when the sealing begins.
+struct Run<'a> {
+    job: &'a Job,
+    options: &'a Options,
+    keys: &'a Keys,
+    manifest: &'a Manifest,
+    place: &'a Place,
+    past: &'a Acknowledged,
+}
+
+impl Run<'_> {
+    /// `--to -`: no outbox; acknowledged when the last byte is written.
+    fn filter(&self, dataset: Locked<'_>, begun: Begun, mut copy: Option<StateCopy>) -> anyhow::Result<Exit> {
+        let (out, failure) = Remembering::new(Interruptible(io::stdout()));
+        let (_, passed) =
+            self.seal(out, begun, copy.as_ref()).map_err(|e| failure.explain(e, "cannot write to standard output"))?;
+        match rustix::fs::fsync(io::stdout()) {
+            // A pipe cannot be synced.
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::ROFS) => {}
+            Err(e) => return Err(io::Error::from(e)).or_exit(Exit::Io, "cannot write to standard output"),
+        }
+        let new = self.acknowledged(&passed, None, copy.as_ref())?;
+        cancel::check()?;
+        let committed = dataset.commit(&new);
+        if let (Some(copy), Ok(()) | Err(CommitError::Unknown(_))) = (&mut copy, &committed) {
+            copy.keep();
+        }
+        committed.map_err(CommitError::into_inner)?;
+        advance(&new);
+        Ok(Exit::Done)
+    }
+
+    /// Through the outbox.
+    fn publish(&self, dataset: Locked<'_>, begun: Begun, mut copy: Option<StateCopy>) -> anyhow::Result<Exit> {
+        let (state, target) = (dataset.state, &self.job.target);
+        let boxes = state.outboxes();
+        let lanes = delivery::configured(&self.job.dests, &job::transport(self.options));
+        // Q1
+        let split = boxes.split_dir(&target.host);
+        publish::make_dirs(&split).map_err(io_failed("cannot make the outbox"))?;
+        let file = NewFile::create_in(&split).map_err(io_failed("cannot create a file in the outbox"))?;
+        let (out, failure) = Remembering::new(file.file());
+        let (_, passed) = self
+            .seal(out, begun, copy.as_ref())
+            .map_err(|e| failure.explain(e, &format!("cannot write {}", file.path().display())))?;
+        // Q2
+        file.sync().map_err(io_failed("cannot write to the outbox"))?;
+        let stamp = Stamp::from_seq(self.place.seq, std::process::id());
+        let name = QueueName::new(stamp, target, state.digest(target), self.options.opaque_names).to_string();
+        let mut new = self.acknowledged(&passed, Some(name.clone()), copy.as_ref())?;
+        new.destinations = lanes.iter().map(|lane| lane.id.clone()).collect();
+        // Q3
+        delivery::prepare(&boxes, &target.host, &lanes)?;
+        // Q4
+        cancel::check()?;
+        let committed = file.link_as(name.as_ref()).map_err(|e| CommitError::Old(e.into()));
+        // Q5
+        let committed = committed.and_then(|()| {
+            cancel::check().map_err(|e| CommitError::Old(e.into()))?;
+            dataset.commit(&new)
+        });
+        match committed {
+            Ok(()) => {}
+            Err(CommitError::Old(e)) => {
+                // If this fails too, the next start does it.
+                let _ = boxes.unsplit(&target.host, &name);
+                return Err(e);
+            }
+            Err(CommitError::Unknown(e)) => {
+                copy.iter_mut().for_each(StateCopy::keep);
+                return Err(e);
+            }
+        }
+        // From here on the stream is acknowledged: whatever fails is done by the next start.
+        let sealed_bytes = file.file().metadata().map(|meta| meta.len()).unwrap_or(0);
+        copy.iter_mut().for_each(StateCopy::keep);
+        // Q6
+        advance(&new);
+        // Q7, Q8
+        drop(file);
+        if let Err(e) = boxes.split(&target.host, &name, &new.destinations) {
+            log::error(format_args!("{name} is queued but cannot be delivered now: {e}; the next run tries again"));
+        }
+        drop(dataset);
+        log::info(format_args!("{name}: {} bytes queued as {sealed_bytes}", passed.trailer.bytes));
+        // Q9, Q10
+        let outcomes = delivery::deliver(&boxes, lanes);
+        if self.options.json {
+            self.tell(&name, sealed_bytes, &passed, &outcomes);
+        }
+        Ok(Exit::Done)
+    }
+
+    /// The whole stream, sealed, with the producer's good end if there is one.
+    fn seal<W: Write + Send + Sync>(
+        &self,
+        out: W,
+        begun: Begun,
+        copy: Option<&StateCopy>,
+    ) -> anyhow::Result<(W, Passed)> {
+        let o = self.options;
+        // What is compressed or encrypted already gains nothing from more work.
+        let dense = |head: &ZfsHead| head.raw || head.compressed;
+        let level = if self.manifest.zfs.as_ref().is_some_and(dense) { 1 } else { o.level };
+        let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        let wanted = if o.threads == 0 { cores } else { o.threads };
+        let how = Sealing {
+            recipients: &self.keys.recipients,
+            signer: self.keys.signer.as_ref(),
+            format: o.format,
+            level,
+            threads: wanted,
+        };
+        let progress = Progress::new(&self.job.target.to_string(), None);
+        let mut result = None;
+        let out = seal(out, &how, self.manifest, |sink| {
+            let passed = match &self.job.source {
+                Source::Producer { argv, .. } => self.produce(argv, copy, begun, sink, &progress)?,
+                _ => begun.pass(&mut Interruptible(io::stdin()), sink, &progress)?,
+            };
+            let trailer = passed.trailer.clone();
+            result = Some(passed);
+            Ok(trailer)
+        })?;
+        let passed = result.ok_or_else(|| Exit::Io.error("the stream was not sealed"))?;
+        if passed.trailer.bytes == 0 {
+            log::warn(format_args!("{}: the stream is empty", self.job.target));
+        }
+        Ok((out, passed))
+    }
+
+    fn produce(
+        &self,
+        argv: &[std::ffi::OsString],
+        copy: Option<&StateCopy>,
+        begun: Begun,
+        sink: &mut dyn Write,
+        progress: &Progress,
+    ) -> anyhow::Result<Passed> {
+        let mut child = producer::start(argv, copy.map(StateCopy::path))?;
+        let stdout = child.stdout().ok_or_else(|| Exit::Io.error("the producer has no standard output"))?;
+        let mut stdout: Box<dyn Read> = Box::new(Interruptible(stdout));
+        let passed = begun.pass(&mut stdout, sink, progress)?;
+        let status = child.wait(None)?;
+        if status.code().is_some_and(|code| self.options.producer_ok.contains(&code)) {
+            return Ok(passed);
+        }
+        let words = child.last_words();
+        let words = if words.is_empty() { words } else { format!(": {words}") };
+        Err(Exit::Unavailable.error(format!("the producer failed ({status}), so nothing is queued{words}")))
+    }
+
+    fn acknowledged(
+        &self,
+        passed: &Passed,
+        file: Option<String>,
+        copy: Option<&StateCopy>,
+    ) -> anyhow::Result<Acknowledged> {
+        let guids: Vec<_> = passed.facts.iter().flat_map(|facts| facts.substreams.iter().map(|s| s.to)).collect();
+        Ok(Acknowledged {
+            chain: self.past.chain.acknowledge(self.place.seq, self.manifest.kind, &guids),
+            at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            id: self.manifest.id.clone(),
+            file,
+            producer: copy.map(StateCopy::settle).transpose()?,
+            ..Acknowledged::default()
+        })
+    }
+
+    /// One line for programs.
+    fn tell(&self, name: &str, sealed_bytes: u64, passed: &Passed, outcomes: &[Outcome]) {
+        let delivered = |o: &Outcome| json!({"to": o.lane.dest, "delivered": o.delivered.iter().any(|n| n == name)});
+        let line = json!({
+            "host": self.manifest.host,
+            "dataset": self.manifest.dataset,
+            "file": name,
+            "seq": self.manifest.seq,
+            "prev": self.manifest.prev,
+            "kind": self.manifest.kind,
+            "base": self.manifest.base,
+            "bytes": passed.trailer.bytes,
+            "sealed_bytes": sealed_bytes,
+            "sha256": passed.trailer.sha256,
+            "to_guid": passed.trailer.to,
+            "destinations": outcomes.iter().map(delivered).collect::<Vec<_>>(),
+        });
+        if let Err(e) = writeln!(io::stdout().lock(), "{line}") {
+            log::error(format_args!("standard output: {e}"));
+        }
+    }
+}
+
+/// Lets the producer's state follow the commit.
+fn advance(new: &Acknowledged) {
+    if let Some(Err(e)) = new.producer.as_ref().map(producer::Advance::advance) {
+        log::error(format_args!("{e:#}; the next run tries again"));
+    }
+}

@@ -1,0 +1,337 @@
+//! What zsnap-queue remembers: `STATE/epoch.json`, and for each dataset
+//! `STATE/datasets/HOST/DATASET/{lock,state.json}` (with `@` for `/`, which no name holds).
+//!
+//! Replacing a dataset's `state.json` is what acknowledges a stream. State that is there but
+//! cannot be read stops everything: a new epoch would make the receivers refuse what comes.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::lock::Lock;
+use zsnap_common::outbox::Outboxes;
+use zsnap_common::payload::Epoch;
+use zsnap_common::publish::{self, NewFile, TEMPORARY};
+use zsnap_common::queue_name::{Label, QueueName};
+use zsnap_common::target::Target;
+
+use crate::admit::Chain;
+use crate::producer::Advance;
+
+/// The version of the files here.
+const VERSION: u32 = 1;
+const EPOCH: &str = "epoch.json";
+const STATE: &str = "state.json";
+
+/// An opened state directory.
+pub struct State {
+    dir: PathBuf,
+    pub epoch: Epoch,
+    secret: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EpochFile {
+    zsnap: u32,
+    id: String,
+    started: u64,
+    /// Key of the digests that hide datasets' names.
+    secret: String,
+}
+
+/// `state.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledged {
+    /// Version of the file; [`Locked::commit`] sets it.
+    pub zsnap: u32,
+    pub chain: Chain,
+    /// When the newest file was acknowledged: seconds UTC; 0: never.
+    pub at: u64,
+    /// Its manifest's id.
+    pub id: String,
+    /// Its name in the outbox; `None`: it went to standard output.
+    pub file: Option<String>,
+    /// Ids of the destinations that get it.
+    pub destinations: Vec<String>,
+    /// What remains to be done for its producer.
+    pub producer: Option<Advance>,
+}
+
+impl State {
+    /// Opens the directory; if it is absent or empty, an epoch begins.
+    pub fn open(dir: &Path, now: u64) -> anyhow::Result<State> {
+        publish::make_dirs(dir).or_exit(Exit::CantCreate, "cannot make the state directory")?;
+        safe(dir)?;
+        if let Some(state) = State::read(dir)? {
+            return Ok(state);
+        }
+        let fresh = fs::read_dir(dir)
+            .and_then(|all| all.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>())
+            .or_exit(Exit::TryAgain, dir.display())?
+            .iter()
+            .all(|name| name.to_string_lossy().starts_with(TEMPORARY) || name == "lost+found");
+        if fresh {
+            begin(dir, now).or_exit(Exit::CantCreate, dir.join(EPOCH).display())?;
+        }
+        // If it was not: perhaps another process has begun the epoch since we looked.
+        State::read(dir)?.ok_or_else(|| {
+            Exit::TryAgain.error(format!(
+                "{} is missing, but there is other state: restore it; or begin anew by emptying {} (receivers then need full streams)",
+                dir.join(EPOCH).display(),
+                dir.display()
+            ))
+        })
+    }
+
+    /// Opens it for a look; `None`: nothing was ever queued.
+    pub fn read(dir: &Path) -> anyhow::Result<Option<State>> {
+        let Some(file) = read_json::<EpochFile>(&dir.join(EPOCH))? else { return Ok(None) };
+        known_version(file.zsnap, &dir.join(EPOCH))?;
+        let epoch = Epoch { id: file.id, started: file.started };
+        Ok(Some(State { dir: dir.to_owned(), epoch, secret: file.secret }))
+    }
+
+    pub fn outboxes(&self) -> Outboxes {
+        Outboxes::new(self.dir.join("outbox/split"), self.dir.join("outbox/to"))
+    }
+
+    /// The label that hides the dataset of `target`; only we can make it.
+    pub fn digest(&self, target: &Target) -> [u8; 16] {
+        let mut label = [0; 16];
+        label.copy_from_slice(&hmac_sha256(self.secret.as_bytes(), target.to_string().as_bytes())[..16]);
+        label
+    }
+
+    /// Whether `name` is of `target`.
+    pub fn is_of(&self, name: &QueueName, target: &Target) -> bool {
+        name.host == target.host
+            && match &name.label {
+                Label::Dataset(dataset) => *dataset == target.dataset,
+                Label::Digest(digest) => *digest == self.digest(target),
+            }
+    }
+
+    /// All datasets that have state.
+    pub fn targets(&self) -> anyhow::Result<Vec<Target>> {
+        let mut targets = Vec::new();
+        let names = |dir: &Path| -> anyhow::Result<Vec<String>> {
+            let all = match fs::read_dir(dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                other => other.and_then(|all| all.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>()),
+            };
+            let all = all.or_exit(Exit::TryAgain, dir.display())?;
+            Ok(all.into_iter().filter_map(|name| name.into_string().ok()).collect())
+        };
+        let root = self.dir.join("datasets");
+        for host in names(&root)? {
+            for dataset in names(&root.join(&host))? {
+                targets.extend(format!("{host}/{}", dataset.replace('@', "/")).parse::<Target>());
+            }
+        }
+        targets.sort();
+        Ok(targets)
+    }
+
+    fn dataset_dir(&self, target: &Target) -> PathBuf {
+        self.dir.join("datasets").join(target.host.as_str()).join(target.dataset.as_str().replace('/', "@"))
+    }
+
+    /// What was acknowledged of `target`; an empty state if nothing was.
+    pub fn acknowledged(&self, target: &Target) -> anyhow::Result<Acknowledged> {
+        let path = self.dataset_dir(target).join(STATE);
+        let state = read_json::<Acknowledged>(&path)?;
+        state.as_ref().map_or(Ok(()), |state| known_version(state.zsnap, &path))?;
+        Ok(state.unwrap_or_default())
+    }
+
+    /// The lock of a dataset; `None`: somebody else has it.
+    pub fn try_lock<'a>(&'a self, target: &'a Target) -> anyhow::Result<Option<Locked<'a>>> {
+        let dir = self.dataset_dir(target);
+        publish::make_dirs(&dir).or_exit(Exit::CantCreate, "cannot make the state of a dataset")?;
+        publish::sweep(&dir).or_exit(Exit::Io, "clearing up")?;
+        let lock = Lock::try_new(&dir.join("lock"))?;
+        Ok(lock.map(|lock| Locked { _lock: lock, state: self, target, dir }))
+    }
+}
+
+/// A dataset that nobody else queues now.
+pub struct Locked<'a> {
+    _lock: Lock,
+    pub state: &'a State,
+    pub target: &'a Target,
+    dir: PathBuf,
+}
+
+/// How a commit failed.
+#[derive(Debug)]
+pub enum CommitError {
+    /// The old state stands.
+    Old(anyhow::Error),
+    /// Power loss now would show whether the old or the new state stands.
+    Unknown(anyhow::Error),
+}
+
+impl CommitError {
+    pub fn into_inner(self) -> anyhow::Error {
+        let (CommitError::Old(e) | CommitError::Unknown(e)) = self;
+        e
+    }
+}
+
+impl Locked<'_> {
+    /// Makes `new` the state, durably: the moment that acknowledges a stream.
+    pub fn commit(&self, new: &Acknowledged) -> Result<(), CommitError> {
+        let new = Acknowledged { zsnap: VERSION, ..new.clone() };
+        let path = self.dir.join(STATE);
+        let failed = |e: io::Error| anyhow::Error::new(e).context(format!("cannot commit {}", path.display()));
+        let bytes = serde_json::to_vec_pretty(&new).map_err(|e| CommitError::Old(e.into()))?;
+        let prepare = || {
+            let file = NewFile::create_in(&self.dir)?;
+            file.file().write_all(&bytes)?;
+            file.sync()?;
+            Ok(file)
+        };
+        let file = prepare().map_err(|e| CommitError::Old(failed(e)))?;
+        file.replace(STATE.as_ref()).map_err(|e| match fs::read(&path) {
+            Ok(there) if there != bytes => CommitError::Old(failed(e)),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => CommitError::Old(failed(e)),
+            _ => CommitError::Unknown(failed(e)),
+        })
+    }
+}
+
+fn begin(dir: &Path, now: u64) -> anyhow::Result<()> {
+    let file = EpochFile { zsnap: VERSION, id: random_hex(16)?, started: now, secret: random_hex(32)? };
+    let new = NewFile::create_in(dir)?;
+    new.file().write_all(&serde_json::to_vec_pretty(&file)?)?;
+    new.sync()?;
+    match new.link_as(EPOCH.as_ref()) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// So many random bytes, in hex.
+pub fn random_hex(bytes: usize) -> io::Result<String> {
+    let mut random = vec![0u8; bytes];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Nobody else may be able to change what we believe.
+pub fn safe(dir: &Path) -> anyhow::Result<()> {
+    let meta = fs::metadata(dir).or_exit(Exit::TryAgain, dir.display())?;
+    let uid = rustix::process::geteuid().as_raw();
+    if meta.uid() != uid {
+        return Err(Exit::Config
+            .error(format!("{} belongs to another user: run \"chown {uid} {0}\", or as its owner", dir.display())));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(Exit::Config.error(format!("others can write to {}: run \"chmod 700 {0}\"", dir.display())));
+    }
+    Ok(())
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.or_exit(Exit::TryAgain, format!("cannot read the state {}", path.display()))?,
+    };
+    let remedy = "restore it from a backup";
+    Ok(Some(
+        serde_json::from_slice(&bytes).or_exit(Exit::TryAgain, format!("{} is damaged: {remedy}", path.display()))?,
+    ))
+}
+
+fn known_version(version: u32, path: &Path) -> anyhow::Result<()> {
+    if version == VERSION {
+        return Ok(());
+    }
+    Err(Exit::TryAgain.error(format!("{} has version {version}: a newer zsnap-queue wrote it", path.display())))
+}
+
+/// RFC 2104 with SHA-256, for keys of at most 64 bytes.
+fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
+    let padded = |with: u8| {
+        let mut block = [with; 64];
+        block.iter_mut().zip(key).for_each(|(b, k)| *b ^= k);
+        block
+    };
+    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(message).finalize();
+    Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn fresh() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        (dir, state)
+    }
+
+    #[test]
+    fn an_epoch_begins_once() {
+        let (_dir, path) = fresh();
+        let first = State::open(&path, 7).unwrap();
+        assert_eq!((first.epoch.started, first.epoch.id.len()), (7, 32));
+        let second = State::open(&path, 8).unwrap();
+        assert_eq!(first.epoch, second.epoch);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(path.join(EPOCH)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn unreadable_state_never_begins_a_new_epoch() {
+        let (_dir, path) = fresh();
+        let target = "h/a".parse().unwrap();
+        State::open(&path, 7).unwrap().try_lock(&target).unwrap().unwrap().commit(&Acknowledged::default()).unwrap();
+        for damage in [Some(""), Some("{\"zsnap\": 2, \"id\": \"\", \"started\": 1, \"secret\": \"\"}"), None] {
+            match damage {
+                Some(text) => fs::write(path.join(EPOCH), text).unwrap(),
+                None => fs::remove_file(path.join(EPOCH)).unwrap(),
+            }
+            let e = State::open(&path, 8).map(|_| ()).unwrap_err();
+            assert_eq!(Exit::of(&e), Exit::TryAgain, "{damage:?}");
+        }
+    }
+
+    #[test]
+    fn state_of_others_is_refused() {
+        let (_dir, path) = fresh();
+        State::open(&path, 7).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
+        assert_eq!(Exit::of(&State::open(&path, 7).map(|_| ()).unwrap_err()), Exit::Config);
+    }
+
+    #[test]
+    fn a_commit_reads_back_and_damage_is_told() {
+        let (_dir, path) = fresh();
+        let state = State::open(&path, 7).unwrap();
+        let target: Target = "h/tank/a b".parse().unwrap();
+        assert_eq!(state.acknowledged(&target).unwrap(), Acknowledged::default());
+        let chain = Chain { seq: 9, guids: vec![zsnap_common::zstream::Guid(5)], ..Chain::default() };
+        let new = Acknowledged { chain, at: 3, file: Some("f".into()), ..Acknowledged::default() };
+        let locked = state.try_lock(&target).unwrap().unwrap();
+        assert!(state.try_lock(&target).unwrap().is_none());
+        locked.commit(&new).unwrap();
+        assert_eq!(state.acknowledged(&target).unwrap(), Acknowledged { zsnap: VERSION, ..new });
+        assert_eq!(state.targets().unwrap(), [target.clone()]);
+        fs::write(path.join("datasets/h/tank@a b/state.json"), "{}").unwrap();
+        assert_eq!(Exit::of(&state.acknowledged(&target).unwrap_err()), Exit::TryAgain);
+    }
+
+    #[test]
+    fn the_digest_is_hmac_sha256() {
+        // RFC 4231, test case 1.
+        let hex: String = hmac_sha256(&[0x0b; 20], b"Hi There").iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+    }
+}

@@ -1,0 +1,169 @@
+//! `status`: what was queued when, and what waits. Changes nothing and takes no lock.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::options;
+use zsnap_common::outbox::Queued;
+use zsnap_common::report::{Cell, Form, Report};
+use zsnap_common::target::Target;
+
+use crate::cli::{Options, StatusOptions};
+use crate::delivery::{self, Lane};
+use crate::flush::existing;
+use crate::job;
+use crate::state::State;
+
+/// Prints the report; `now` in seconds since 1970. Exit 1: something is older than `--max-age`.
+pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> {
+    let only: Vec<Target> =
+        s.targets.iter().map(|operand| job::lenient(operand, o.strip.as_deref())).collect::<anyhow::Result<_>>()?;
+    let dir = options::state_dir(o.state.as_deref(), "queue")?;
+    let mut rows = match existing(&dir)? {
+        Some(state) => gather(&state, o)?,
+        None => Vec::new(),
+    };
+    rows.retain(|row| only.is_empty() || only.contains(&row.target));
+    let late = s
+        .max_age
+        .is_some_and(|max| is_late(&rows, max, now) || only.iter().any(|t| !rows.iter().any(|r| r.target == *t)));
+    if late || !s.quiet {
+        let form = match (s.prometheus, o.json) {
+            (true, _) => Form::Prometheus,
+            (_, true) => Form::Json,
+            _ => Form::Table,
+        };
+        report(&rows, now).print(form).or_exit(Exit::Io, "standard output")?;
+    }
+    Ok(if late { Exit::SomeFailed } else { Exit::Done })
+}
+
+/// A dataset at one destination.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Waiting {
+    files: u64,
+    bytes: u64,
+    /// Seconds since 1970.
+    oldest: Option<u64>,
+}
+
+struct Row {
+    target: Target,
+    seq: u64,
+    /// Seconds since 1970; 0: never.
+    acknowledged: u64,
+    /// `None`: no outbox.
+    to: Option<(String, bool, Waiting)>,
+}
+
+fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
+    let boxes = state.outboxes();
+    let transport = job::transport(o);
+    let lanes = delivery::all(&boxes, delivery::configured(&job::outboxed(&o.to), &transport), &transport)?;
+    let mut waiting: BTreeMap<String, Vec<Queued>> = BTreeMap::new();
+    for lane in &lanes {
+        waiting.insert(lane.id.clone(), boxes.waiting(&lane.id).or_exit(Exit::TryAgain, "cannot read the outbox")?);
+    }
+    let mut rows = Vec::new();
+    for target in state.targets()? {
+        let past = state.acknowledged(&target)?;
+        let row = |to| Row { target: target.clone(), seq: past.chain.seq, acknowledged: past.at, to };
+        let before = rows.len();
+        for Lane { id, dest, configured, .. } in &lanes {
+            let sum = sum(waiting[id].iter().filter(|queued| state.is_of(&queued.parsed, &target)));
+            if *configured || sum.files > 0 {
+                rows.push(row(Some((dest.to_string(), *configured, sum))));
+            }
+        }
+        if rows.len() == before {
+            rows.push(row(None));
+        }
+    }
+    Ok(rows)
+}
+
+fn sum<'a>(queued: impl Iterator<Item = &'a Queued>) -> Waiting {
+    queued.fold(Waiting::default(), |sum, file| Waiting {
+        files: sum.files + 1,
+        bytes: sum.bytes + file.bytes,
+        oldest: Some(sum.oldest.map_or(file.parsed.stamp.secs, |oldest| oldest.min(file.parsed.stamp.secs))),
+    })
+}
+
+/// Nothing at all is late too: who asks expects backups.
+fn is_late(rows: &[Row], max: Duration, now: u64) -> bool {
+    let late = |time: u64| now.saturating_sub(time) > max.as_secs();
+    let waits =
+        |row: &Row| row.to.as_ref().and_then(|(_, configured, w)| w.oldest.filter(|_| *configured)).is_some_and(late);
+    rows.is_empty() || rows.iter().any(|row| late(row.acknowledged) || waits(row))
+}
+
+fn report(rows: &[Row], now: u64) -> Report {
+    let age = |time: u64| Cell::Age(now.saturating_sub(time));
+    let cells = |row: &Row| {
+        let mut cells = vec![Cell::Text(row.target.to_string())];
+        match &row.to {
+            Some((dest, configured, _)) => {
+                cells.extend([Cell::Text(dest.clone()), Cell::Text(if *configured { "yes" } else { "no" }.into())]);
+            }
+            None => cells.extend([Cell::None, Cell::None]),
+        }
+        if row.acknowledged > 0 {
+            cells.extend([Cell::Count(row.acknowledged), age(row.acknowledged), Cell::Count(row.seq)]);
+        } else {
+            cells.extend([Cell::None, Cell::None, Cell::None]);
+        }
+        match &row.to {
+            Some((_, _, w)) => {
+                cells.extend([Cell::Count(w.files), Cell::Bytes(w.bytes), w.oldest.map_or(Cell::None, age)]);
+            }
+            None => cells.extend([Cell::None, Cell::None, Cell::None]),
+        }
+        cells
+    };
+    Report {
+        columns: vec![
+            "dataset",
+            "destination",
+            "configured",
+            "acknowledged",
+            "age",
+            "seq",
+            "waiting_files",
+            "waiting_bytes",
+            "waiting_age",
+        ],
+        rows: rows.iter().map(cells).collect(),
+        metric: "zsnap_queue",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(acknowledged: u64, configured: bool, oldest: Option<u64>) -> Row {
+        let waiting = Waiting { files: oldest.iter().count() as u64, bytes: 1, oldest };
+        Row { target: "h/a".parse().unwrap(), seq: 1, acknowledged, to: Some(("dir:/x".into(), configured, waiting)) }
+    }
+
+    #[test]
+    fn age_counts_what_was_not_queued_and_what_was_not_delivered() {
+        let late = |rows: &[Row]| is_late(rows, Duration::from_secs(100), 1000);
+        assert!(!late(&[row(900, true, None), row(950, true, Some(900))]));
+        assert!(late(&[row(900, true, None), row(899, true, None)]));
+        assert!(late(&[row(950, true, Some(899))]));
+        // No longer wanted there.
+        assert!(!late(&[row(950, false, Some(1))]));
+        assert!(late(&[]));
+    }
+
+    #[test]
+    fn every_row_has_every_column() {
+        let mut without = row(0, true, None);
+        without.to = None;
+        let report = report(&[row(900, true, Some(3)), without], 1000);
+        assert!(report.rows.iter().all(|row| row.len() == report.columns.len()));
+    }
+}
