@@ -30,8 +30,8 @@ pub fn program(name: &str) -> PathBuf {
 
 /// Whether a real peer is installed. Without it a test says so and passes, but never in CI.
 pub fn have(peer: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(peer).is_file()));
+    let found =
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(peer).is_file()));
     assert!(found || std::env::var_os("CI").is_none(), "{peer} is not installed");
     if !found {
         eprintln!("NOT TESTED: {peer} is not installed");
@@ -75,8 +75,7 @@ impl Ran {
 
 /// Runs a command with `input` on its stdin.
 pub fn run(command: &mut Command, input: &[u8]) -> Ran {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
     let mut stdin = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
         // A program that ends before it has read all is no failure of the test.
@@ -206,7 +205,8 @@ impl Scene {
     pub fn seal_with(&self, manifest: &Manifest, key: Option<&SigningKey>, to: &Path, body: &[u8]) -> Vec<u8> {
         let recipients = Recipients::load(&[to.to_owned()], Format::Gpg, SystemTime::now()).unwrap();
         let how = Sealing { recipients: &recipients, signer: key, format: Format::Gpg, level: 1, threads: 1 };
-        let trailer = Trailer { zsnap: 1, bytes: body.len() as u64, sha256: sha256_hex(body), substreams: None, to: None };
+        let trailer =
+            Trailer { zsnap: 1, bytes: body.len() as u64, sha256: sha256_hex(body), substreams: None, to: None };
         seal(Vec::new(), &how, manifest, |out| {
             out.write_all(body)?;
             Ok(trailer)
