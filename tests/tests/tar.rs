@@ -86,7 +86,8 @@ fn increments_carry_changes_deletions_and_renames() {
     fs::remove_dir_all(docs("new")).unwrap();
     backup.run(&[]).expect(0);
     // Nothing changed.
-    backup.run(&[]).expect(0);
+    let last = backup.run(&["--json"]).expect(0);
+    assert!(String::from_utf8_lossy(&last.out).contains("\"base\":\"prev\""), "not an increment");
     assert_eq!(backup.scene.spooled("laptop").len(), 5);
     backup.restore();
     assert!(!backup.scene.path("tar/docs/file2").exists());
