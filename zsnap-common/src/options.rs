@@ -6,11 +6,13 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use serde::de::DeserializeOwned;
@@ -35,36 +37,37 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
     default: &Path,
 ) -> Result<(C, T)> {
     let mut tables = T::default();
-    // What the file must supply may be missing here, so only what is there is looked at.
+    // What the file must supply may be missing here, so only what is there is looked at. What
+    // stands behind a subcommand is seen too, as the options are global.
     let given = C::command().ignore_errors(true).try_get_matches_from(&args)?;
-    let named = named_config(&given);
-    let path = named.as_deref().unwrap_or(default);
-    match read(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => {}
-        text => {
-            let text = text.or_exit(Exit::Config, path.display())?;
-            let config = Config { path, text: &text };
-            let (inserted, rest) = config.arguments(&C::command(), &given)?;
-            args.splice(1..1, inserted);
-            tables = toml::from_str(&rest).map_err(|e| config.wrong(e.span(), e.message()))?;
-        }
+    let named = given.try_get_one::<PathBuf>("config").ok().flatten();
+    let path = named.map_or(default, PathBuf::as_path);
+    let text = match read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => String::new(),
+        text => text.or_exit(Exit::Config, path.display())?,
+    };
+    let config = Config { path, text: &text };
+    let (inserted, rest) = config.arguments(&C::command(), &given)?;
+    if let Some(rest) = rest {
+        tables = toml::from_str(&rest).map_err(|e| config.wrong(e.span(), e.message()))?;
     }
-    let mut matches = C::command().try_get_matches_from(args)?;
+    args.splice(1..1, inserted.iter().map(|insert| insert.argument.clone()));
+    let mut matches = C::command()
+        .try_get_matches_from(args)
+        .map_err(|e| config.blamed(&inserted, &e).unwrap_or_else(|| e.into()))?;
     Ok((C::from_arg_matches_mut(&mut matches)?, tables))
-}
-
-/// The innermost `--config`, wherever it stands.
-fn named_config(matches: &ArgMatches) -> Option<PathBuf> {
-    let inner = matches.subcommand().and_then(|(_, sub)| named_config(sub));
-    let here = || matches.try_get_one::<PathBuf>("config").ok().flatten().cloned();
-    inner.or_else(here)
 }
 
 /// Reads a configuration. As root, one that somebody else may change is refused: programs, keys
 /// and commands come from it.
 fn read(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    // A FIFO must not hang us.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?);
     let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file; name a TOML file"));
+    }
     if rustix::process::geteuid().is_root() && (meta.uid() != 0 || meta.mode() & 0o022 != 0) {
         let why = "others than root may change it; chown root, chmod go-w";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
@@ -80,19 +83,32 @@ struct Config<'a> {
     text: &'a str,
 }
 
+/// An argument that stands for a key of the file.
+struct Insert {
+    argument: OsString,
+    /// `--key`
+    flag: String,
+    /// Where its value stands in the file.
+    span: Range<usize>,
+}
+
 impl Config<'_> {
-    /// The arguments that the file adds to those `given`, and its text with only the tables left
-    /// (each where it was, so that errors in them have the right line).
-    fn arguments(&self, command: &clap::Command, given: &ArgMatches) -> Result<(Vec<OsString>, String)> {
+    /// The arguments that the file adds to those `given`, and, if it has tables, its text with
+    /// only these left (each where it was, so that errors in them have the right line).
+    fn arguments(&self, command: &clap::Command, given: &ArgMatches) -> Result<(Vec<Insert>, Option<String>)> {
         let document = DeTable::parse(self.text).map_err(|e| self.wrong(e.span(), e.message()))?;
         let mut inserted = Vec::new();
+        let mut tables = false;
         let mut rest = self.text.as_bytes().to_vec();
         for (key, value) in document.get_ref() {
             let name: &str = key.get_ref();
             let of_tables = |items: &toml::de::DeArray<'_>| items.iter().any(|item| item.get_ref().is_table());
             match value.get_ref() {
-                DeValue::Table(_) => continue,
-                DeValue::Array(items) if of_tables(items) => continue,
+                DeValue::Array(items) if !of_tables(items) => {}
+                DeValue::Table(_) | DeValue::Array(_) => {
+                    tables = true;
+                    continue;
+                }
                 _ => {}
             }
             let known = command.get_arguments().find(|arg| arg.get_long() == Some(name) && name != "config");
@@ -103,12 +119,14 @@ impl Config<'_> {
             };
             let blank = rest.get_mut(key.span().start..value.span().end).unwrap_or_default();
             blank.iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
-            if on_command_line(given, arg.get_id().as_str()) {
+            if given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
                 continue;
             }
-            let flag = matches!(arg.get_action(), ArgAction::SetTrue);
+            let flag = matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::Count);
+            let bare =
+                || Insert { argument: format!("--{name}").into(), flag: format!("--{name}"), span: value.span() };
             match (value.get_ref(), flag) {
-                (DeValue::Boolean(true), true) => inserted.push(format!("--{name}").into()),
+                (DeValue::Boolean(true), true) => inserted.push(bare()),
                 (DeValue::Boolean(false), true) => {}
                 (_, true) => return Err(self.wrong(Some(value.span()), &format!("{name} is true or false"))),
                 (DeValue::Array(items), false) => {
@@ -120,29 +138,41 @@ impl Config<'_> {
             }
         }
         // Only whole characters were blanked: TOML's spans begin and end between them.
-        Ok((inserted, String::from_utf8_lossy(&rest).into_owned()))
+        Ok((inserted, tables.then(|| String::from_utf8_lossy(&rest).into_owned())))
     }
 
-    fn argument(&self, name: &str, value: &DeValue<'_>, span: std::ops::Range<usize>) -> Result<OsString> {
+    /// The error of an argument that came from the file, if `error` is one: its place is there,
+    /// not on the command line.
+    fn blamed(&self, inserted: &[Insert], error: &clap::Error) -> Option<anyhow::Error> {
+        let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else { return None };
+        let flag = arg.split([' ', '=']).next()?;
+        // Of a list the bad value is the one that the message names.
+        let value = match error.get(ContextKind::InvalidValue) {
+            Some(ContextValue::String(value)) => value.as_str(),
+            _ => "",
+        };
+        let of_flag = || inserted.iter().filter(|insert| insert.flag == flag);
+        let ends = |insert: &&Insert| insert.argument.as_encoded_bytes().ends_with(format!("={value}").as_bytes());
+        let insert = of_flag().find(ends).or_else(|| of_flag().next())?;
+        let text = error.to_string();
+        let line = text.lines().next()?;
+        Some(self.wrong(Some(insert.span.clone()), line.strip_prefix("error: ").unwrap_or(line)))
+    }
+
+    fn argument(&self, name: &str, value: &DeValue<'_>, span: Range<usize>) -> Result<Insert> {
         let text = match value {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
             _ => return Err(self.wrong(Some(span), &format!("{name} is a string or a number"))),
         };
-        Ok(format!("--{name}={text}").into())
+        Ok(Insert { argument: format!("--{name}={text}").into(), flag: format!("--{name}"), span })
     }
 
-    fn wrong(&self, span: Option<std::ops::Range<usize>>, what: &str) -> anyhow::Error {
+    fn wrong(&self, span: Option<Range<usize>>, what: &str) -> anyhow::Error {
         let before = self.text.get(..span.map_or(0, |span| span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         Exit::Config.error(format!("{}:{line}: {}", self.path.display(), what.trim_end().replace('\n', "; ")))
     }
-}
-
-/// Whether the command line has this option, before or after a subcommand.
-fn on_command_line(matches: &ArgMatches, id: &str) -> bool {
-    let here = matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine);
-    here || matches.subcommand().is_some_and(|(_, sub)| on_command_line(sub, id))
 }
 
 /// A duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
@@ -178,7 +208,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// [`Exit::Config`] for a relative path, since jobs from cron start anywhere, and if there is no home.
 pub fn state_dir(given: Option<&Path>, tool: &str) -> Result<PathBuf> {
     if let Some(dir) = given {
-        return Ok(std::path::absolute(dir).or_exit(Exit::Config, "--state")?);
+        return std::path::absolute(dir).or_exit(Exit::Config, "--state");
     }
     if rustix::process::geteuid().is_root() {
         return Ok(Path::new("/var/lib/zsnap").join(tool));
@@ -208,6 +238,10 @@ mod tests {
         threads: u32,
         #[arg(long, global = true)]
         quick: bool,
+        #[arg(long, global = true, value_parser = ["red", "green"])]
+        color: Vec<String>,
+        #[arg(long, global = true, conflicts_with = "color")]
+        plain: bool,
         #[arg(long, required = true)]
         must: Option<String>,
         target: Option<OsString>,
@@ -225,7 +259,6 @@ mod tests {
     #[derive(Debug, Default, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Tables {
-        #[serde(default)]
         hosts: BTreeMap<String, Host>,
     }
 
@@ -254,10 +287,29 @@ mod tests {
         let (cli, _) = with(config, &["--to", "c", "status", "--level", "1"]).unwrap();
         assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
         assert!(matches!(cli.verb, Some(Verb::Status)));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x"), "level = 4").unwrap();
+        let x = dir.path().join("x").into_os_string().into_string().unwrap();
+        let (cli, _) = with("level = 8", &["--must", "x", "status", "--config", &x]).unwrap();
+        assert_eq!(cli.level, Some(4));
         let (cli, _) = with("quick = false\nmust = \"-y\"", &["h/d", "--", "tar", "--to", "x"]).unwrap();
         assert_eq!((cli.quick, cli.must), (false, Some("-y".into())));
         assert_eq!(cli.producer, ["tar", "--to", "x"]);
         assert!(cli.to.is_empty());
+        let (cli, _) = with("to = [\"-a\"]\nmust = \"x\"", &["h/d", "--", "--must"]).unwrap();
+        assert_eq!((cli.to, cli.producer), (vec!["-a".into()], vec!["--must".into()]));
+    }
+
+    #[test]
+    fn what_is_wrong_on_the_command_line_is_blamed_on_it() {
+        let usage = |config: &str, args: &[&str]| {
+            let error = with(config, args).unwrap_err();
+            assert!(error.downcast_ref::<clap::Error>().is_some(), "{error:#}");
+        };
+        usage("must = \"x\"\nlevel = 1", &["--level", "y"]);
+        usage("level = 1", &[]);
+        usage("must = \"x\"\nlevel = 1", &["--wrong"]);
+        usage("must = \"x\"\n[hosts]", &["--help"]);
     }
 
     #[test]
@@ -270,6 +322,9 @@ mod tests {
             ("a = ", 1, ""),
             ("level = 1\n[hosts.h]\ntrust = \"t\"\nx = 1\n", 4, "unknown field"),
             ("to = [\n \"ü\" ]\n[other]\n", 3, "unknown field"),
+            ("\nlevel = \"y\"", 2, "invalid value 'y' for '--level"),
+            ("color = [\n\"red\",\n\"blue\"]", 3, "invalid value 'blue' for '--color"),
+            ("color = \"red\"\nplain = true", 1, "cannot be used with"),
         ] {
             let e = with(config, &["--must", "x"]).unwrap_err();
             assert_eq!(Exit::of(&e), Exit::Config, "{config}");
@@ -297,6 +352,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o666)).unwrap();
         assert_eq!(read(file.path()).is_err(), rustix::process::geteuid().is_root());
+        let fifo = file.path().with_extension("fifo");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(read(&fifo).is_err());
+        std::fs::remove_file(fifo).unwrap();
     }
 
     #[test]

@@ -349,7 +349,7 @@ mod tests {
             seen.push((item.name.to_owned(), text));
             Ok(Delivered::New)
         });
-        assert_eq!(done.unwrap().delivered, [file.clone()]);
+        assert_eq!(done.unwrap().delivered, [file.as_str()]);
         assert_eq!(seen, [(file.clone(), file.clone())]);
         assert_eq!((f.waiting("x"), f.waiting("y")), (vec![], vec![file]));
     }
@@ -409,7 +409,7 @@ mod tests {
         f.queue(&file, &["x"]);
         // The same file again, as after a crash before the split entry went: nothing new.
         f.queue(&file, &["x"]);
-        assert_eq!(f.waiting("x"), [file.clone()]);
+        assert_eq!(f.waiting("x"), [file.as_str()]);
         fs::write(f.boxes.split_dir(&host()).join(&file), "other").unwrap();
         f.boxes.split(&host(), &file, &["x".into()]).unwrap();
         assert_eq!(f.waiting("x"), [file.clone(), format!("{file}.0")]);
@@ -440,7 +440,7 @@ mod tests {
         for _ in 0..2 {
             f.queue(&file, &["x"]);
             let done = f.boxes.drain("x", Some(&keep), &mut |_, _| Ok(Delivered::New)).unwrap();
-            assert_eq!(done.delivered, [file.clone()]);
+            assert_eq!(done.delivered, [file.as_str()]);
             assert_eq!(fs::read_to_string(keep.join("h").join(&file)).unwrap(), file);
             assert!(f.waiting("x").is_empty());
         }

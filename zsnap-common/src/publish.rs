@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all (DESIGN: hidden temporary, fsync, link or rename,
+//! Files that are there whole or not at all (a hidden temporary, fsync, link or rename,
 //! fsync of the directory). Every durable file of the tools is made here.
 //!
 //! A temporary is flocked by its writer for as long as it lives, so whoever gets the flock may

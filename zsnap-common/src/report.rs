@@ -112,7 +112,7 @@ impl Report {
                     let pairs = self.columns.iter().zip(row).map(|(name, cell)| ((*name).to_owned(), cell.json()));
                     Value::Object(pairs.collect::<Map<_, _>>())
                 };
-                format!("{:#}\n", Value::Array(self.rows.iter().map(object).collect()))
+                ascii(&format!("{:#}\n", Value::Array(self.rows.iter().map(object).collect())))
             }
             Form::Prometheus => self.prometheus(),
         }
@@ -166,9 +166,22 @@ impl Report {
     }
 }
 
-/// Escapes as the exposition format demands.
+/// For terminals first, then as the exposition format demands.
 fn label_value(text: &str) -> String {
-    text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+    escape(text).replace('\\', r"\\").replace('"', "\\\"")
+}
+
+/// The same JSON in printable ASCII: all else stands in strings only, and keeps its meaning.
+fn ascii(json: &str) -> String {
+    let mut text = String::new();
+    for c in json.chars() {
+        if matches!(c, ' '..='~' | '\n') {
+            text.push(c);
+        } else {
+            let _ = c.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(text, "\\u{unit:04x}"));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -197,7 +210,12 @@ mod tests {
 
     #[test]
     fn json_is_json() {
-        let value: Value = serde_json::from_str(&report().render(Form::Json)).unwrap();
+        let mut report = report();
+        report.rows[0][0] = Cell::Text("\u{9b}2J\u{7f}\u{1f600}\n".into());
+        let text = report.render(Form::Json);
+        assert!(text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n')), "{text}");
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value[0]["dataset"], "\u{9b}2J\u{7f}\u{1f600}\n");
         assert_eq!(value[0]["waiting"], 1536);
         assert_eq!(value[1]["dataset"], "h/\x1b\"x");
         assert!(value[1]["oldest_age_seconds"].is_null());
@@ -209,7 +227,7 @@ mod tests {
         assert!(text.contains("# TYPE zsnap_queue_waiting gauge\n"));
         assert!(text.contains("zsnap_queue_oldest_age_seconds{dataset=\"laptop/tank\"} 90061\n"));
         assert_eq!(text.matches("oldest_age_seconds{").count(), 1);
-        assert!(text.contains("{dataset=\"h/\x1b\\\"x\"} 0"));
+        assert!(text.contains("{dataset=\"h/\\\\x1b\\\"x\"} 0\n"), "{text}");
     }
 
     #[test]

@@ -202,8 +202,8 @@ mod tests {
         assert!(["d"; 50].join("/").parse::<Dataset>().is_ok());
         assert!(["d"; 51].join("/").parse::<Dataset>().is_err());
         let target: Target = format!("h/{}", "d".repeat(250)).parse().unwrap();
-        assert!(target.under("p").is_ok());
-        assert!(target.under("pp").is_err());
+        assert!(target.under("pp").is_ok());
+        assert!(target.under("ppp").is_err());
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl<'a> Apply<'a> {
                 Verdict::Waiting(why) => return Ok(Outcome::Waits(why)),
                 Verdict::Broken(why) => return Ok(Outcome::Stays(format!("broken chain: {why}"))),
                 Verdict::Diverged(why) | Verdict::Conflict(why) => return Ok(Outcome::Stays(why)),
-                Verdict::Refused(why) => return self.refuse(place, name, &file, No::Bad(why)),
+                Verdict::Refused(why) => return self.refuse(place, name, &file, No::Bad(Exit::Data, why)),
                 Verdict::Ready { .. } => return Ok(Outcome::Failed(Exit::Io.error("decided, but not applied"))),
             },
         };
@@ -148,7 +148,7 @@ impl<'a> Apply<'a> {
                 }
                 why
             }
-            No::Bad(why) => why,
+            No::Bad(_, why) => why,
         };
         let host = place.host.as_str().as_ref();
         match quarantine::put(place.root, place.dir, host, name, file, &why) {

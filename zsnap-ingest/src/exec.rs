@@ -39,10 +39,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     let opened = Opened::verify(config, &host, true, new.file(), now);
     let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|no| match no {
         No::Damaged(why) => Exit::Data.error(why),
-        // Identity is told apart: a forger is no accident of the line.
-        No::Bad(why) if why.starts_with("forged") || why.starts_with("signed by") => Exit::Refused.error(why),
-        No::Bad(why) => Exit::Data.error(why),
-        No::Held(exit, why) => exit.error(why),
+        No::Bad(exit, why) | No::Held(exit, why) => exit.error(why),
         No::Io(e) => Exit::Io.error(e.to_string()),
     })?;
     if matches!(name.label, Label::Digest(_)) {

@@ -41,8 +41,8 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     });
     let opened = opened.map_err(|no| {
         let (exit, why) = match no {
-            No::Damaged(why) | No::Bad(why) => (Exit::Data, why),
-            No::Held(exit, why) => (exit, why),
+            No::Damaged(why) => (Exit::Data, why),
+            No::Bad(exit, why) | No::Held(exit, why) => (exit, why),
             No::Io(e) => (Exit::Io, e.to_string()),
         };
         exit.error(format!("{}: {why}", which.path.display()))

@@ -32,8 +32,8 @@ pub enum Opened<'f> {
 pub enum No {
     /// To quarantine, but it may still be arriving.
     Damaged(String),
-    /// To quarantine.
-    Bad(String),
+    /// To quarantine. The status is exec's: a forger is no accident of the line.
+    Bad(Exit, String),
     /// It stays; says the remedy. The status is exec's.
     Held(Exit, String),
     /// Reading failed: try again.
@@ -106,7 +106,10 @@ impl Opened<'_> {
             UNIX_EPOCH.checked_add(Duration::from_secs(s.created)).is_none_or(|created| created > made + DAY)
         });
         match late {
-            Some(s) => Err(No::Bad(format!("snapshot {} is dated more than a day after the file was made", s.snap))),
+            Some(s) => Err(No::Bad(
+                Exit::Data,
+                format!("snapshot {} is dated more than a day after the file was made", s.snap),
+            )),
             None => Ok(()),
         }
     }
@@ -118,10 +121,10 @@ impl Opened<'_> {
         if let Some(manifest) = self.manifest() {
             let target = Target { host: manifest.host.clone(), dataset: manifest.dataset.clone() };
             if target.host != *host {
-                return Err(No::Bad(format!("its manifest says host {}, not {host}", target.host)));
+                return Err(No::Bad(Exit::Refused, format!("its manifest says host {}, not {host}", target.host)));
             }
             if !queue.may_be(&target) {
-                return Err(No::Bad(format!("its manifest says {target}, its name another dataset")));
+                return Err(No::Bad(Exit::Refused, format!("its manifest says {target}, its name another dataset")));
             }
             return Ok(target);
         }
@@ -130,10 +133,10 @@ impl Opened<'_> {
             Label::Digest(_) => None,
         };
         if queue.host != *host {
-            return Err(No::Bad(format!("its name says host {}, its directory {host}", queue.host)));
+            return Err(No::Bad(Exit::Refused, format!("its name says host {}, its directory {host}", queue.host)));
         }
         let Some(target) = of(queue) else {
-            return Err(No::Bad("neither its name nor a manifest says which dataset it is for".into()));
+            return Err(No::Bad(Exit::Data, "neither its name nor a manifest says which dataset it is for".into()));
         };
         let copy = queue.without_copy_suffix().as_ref().and_then(of);
         let fs = self.stream().and_then(|s| s.substreams.first()).map(|s| s.fs.as_str());
@@ -149,9 +152,9 @@ fn explain(refusal: Refusal, host: &Host) -> No {
     let held = No::Held;
     match refusal {
         Refusal::Damaged(why) => No::Damaged(format!("damaged: {why}")),
-        Refusal::Malformed(why) => No::Bad(format!("not as a queue file should be: {why}")),
-        Refusal::Forged(why) => No::Bad(format!("forged: {why}")),
-        Refusal::WrongHost { said } => No::Bad(format!("signed by {said}, not by {host}")),
+        Refusal::Malformed(why) => No::Bad(Exit::Data, format!("not as a queue file should be: {why}")),
+        Refusal::Forged(why) => No::Bad(Exit::Refused, format!("forged: {why}")),
+        Refusal::WrongHost { said } => No::Bad(Exit::Refused, format!("it comes from {said}, not from {host}")),
         Refusal::NoKey(ids) => held(
             Exit::TryAgain,
             format!("encrypted to {ids}, none of our keys; add that key to keys, or give {host} our certificate"),
@@ -170,7 +173,7 @@ fn explain(refusal: Refusal, host: &Host) -> No {
             Exit::Refused,
             format!("its signing key was not valid when it signed: {why}; get {host}'s renewed certificate"),
         ),
-        Refusal::Clock(why) => held(Exit::TryAgain, format!("{why}: this clock or {host}'s is wrong")),
+        Refusal::Clock(why) => held(Exit::TryAgain, why),
         Refusal::Io(e) => No::Io(e),
     }
 }
@@ -197,7 +200,7 @@ fn starts_like_zfs(mut file: &File) -> std::io::Result<bool> {
 
 fn walk(mut file: &File) -> Result<StreamFacts, No> {
     let mut gate = Gate::new();
-    let bad = |e: &StreamError| No::Bad(e.to_string());
+    let bad = |e: &StreamError| No::Bad(Exit::Data, e.to_string());
     let mut refused = None;
     let read = copy(&mut file, |bytes| {
         gate.feed(bytes, &mut |_| Ok(())).map_err(|e| {

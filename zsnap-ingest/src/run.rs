@@ -239,7 +239,7 @@ impl Visit<'_> {
                     left.push(file);
                 }
                 Outcome::Stays(why) => self.tell(&file.name, &why),
-                Outcome::Quarantined(why) => self.tell(&file.name, &format!("in quarantine: {why}")),
+                Outcome::Quarantined(why) => self.told.event(format!("{}: in quarantine: {why}", self.key(&file.name))),
                 Outcome::Held(why) => {
                     self.tell(&file.name, &format!("held: {why}"));
                     // Guids tell what a held ZFS file is needed for; of other streams nobody

@@ -57,6 +57,12 @@ impl Told {
         self.now.insert(what.to_owned(), Line { message: message.to_owned(), at });
     }
 
+    /// Something that happened once and needs a look.
+    pub fn event(&mut self, message: String) {
+        log::error(message);
+        self.any = true;
+    }
+
     /// Remembers this run. Problems of other hosts are kept when only one host was looked at.
     pub fn write(mut self, only: Option<&str>) -> Result<()> {
         if let Some(host) = only {

@@ -23,8 +23,6 @@ use zsnap_common::target::Host;
     after_help = "Exit status 0: the stream is whole and safe on this disk or further. See zsnap-queue(8)."
 )]
 pub struct Cli {
-    #[command(flatten)]
-    pub options: Options,
     /// Whose stream it is: HOST/DATASET, or with --strip PREFIX/HOST/DATASET
     #[arg(value_name = "HOST/DATASET")]
     pub target: Option<OsString>,
@@ -33,9 +31,13 @@ pub struct Cli {
     pub producer: Vec<OsString>,
     #[command(subcommand)]
     pub command: Option<Command>,
+    // Last: its heading would go on.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Options of every command, or keys in queue.toml")]
 pub struct Options {
     /// Prefix of the operand that is not part of HOST/DATASET: the store that simplesnap names
     #[arg(long, global = true, value_name = "PREFIX")]

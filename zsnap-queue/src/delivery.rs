@@ -1,6 +1,7 @@
 //! The second step: what is safe in the outboxes goes to its destinations. Failing here never
 //! fails the backup; it is told when it begins and once a day, and `status` shows it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -15,6 +16,8 @@ use zsnap_common::log;
 use zsnap_common::outbox::{Drained, Outboxes};
 use zsnap_common::publish;
 use zsnap_common::target::Host;
+
+use crate::pipeline::io_failed;
 
 const DEST: &str = "dest.json";
 /// What was last told of a failing destination.
@@ -41,10 +44,11 @@ pub struct Lane {
     pub configured: bool,
 }
 
-/// The configured destinations.
+/// The configured destinations that have outboxes, each once.
 pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Lane> {
     let lane = |dest: &Dest| Lane { id: dest.id(), dest: dest.clone(), transport: transport.clone(), configured: true };
-    dests.iter().map(lane).collect()
+    let mut seen = HashSet::new();
+    dests.iter().filter(|dest| **dest != Dest::Stdout && seen.insert(*dest)).map(lane).collect()
 }
 
 /// These, and those that only have an outbox, as they were when it was filled. One whose
@@ -75,12 +79,13 @@ fn saved(path: &Path) -> anyhow::Result<Saved> {
 /// Makes an outbox for `host` in each lane, durably, before anything refers to it.
 pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<()> {
     for lane in lanes {
-        boxes.make(&lane.id, host)?;
+        boxes.make(&lane.id, host).map_err(io_failed("cannot make an outbox"))?;
         let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
         let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice };
         let path = boxes.dir(&lane.id).join(DEST);
         if saved(&path).ok().as_ref() != Some(&now) {
-            publish::write_durably(&path, &serde_json::to_vec_pretty(&now)?)?;
+            let bytes = serde_json::to_vec_pretty(&now)?;
+            publish::write_durably(&path, &bytes).map_err(io_failed("cannot fill an outbox"))?;
         }
     }
     Ok(())
@@ -91,9 +96,7 @@ pub struct Outcome {
     pub lane: Lane,
     /// Names of the files that it took.
     pub delivered: Vec<String>,
-    /// Something of its outbox remains.
-    pub failed: bool,
-    /// The failure is new, or a day has gone by since it was told.
+    /// It failed, and that is new or was told a day ago.
     pub told: bool,
 }
 
@@ -123,7 +126,6 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
     problems.extend(failure.iter().map(|e| format!("{e:#}")));
     problems.extend(drained.away.iter().map(|why| format!("away: {why}")));
     problems.extend(drained.failed.iter().filter(|(_, e)| !stopped(e)).map(|(name, e)| format!("{name}: {e:#}")));
-    let failed = !problems.is_empty();
     let told = match failure.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
             log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
@@ -131,7 +133,7 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
         }
         false => tell(&dir, &lane.dest, &problems, drained.busy),
     };
-    Outcome { lane, delivered: drained.delivered, failed, told }
+    Outcome { lane, delivered: drained.delivered, told }
 }
 
 /// Tells problems that are new, or were told a day ago. The words of a problem change from one
@@ -186,13 +188,12 @@ mod tests {
         // Away: told once, not twice.
         let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()]).remove(0);
         let first = outcome(old);
-        assert!(first.failed && first.told);
-        let second = outcome(old);
-        assert!(second.failed && !second.told);
-        // Back, and away again: told anew.
+        assert!(first.told && first.delivered.is_empty());
+        assert!(!outcome(old).told);
+        assert_eq!(boxes.waiting(&old.id).unwrap().len(), 1);
         fs::create_dir(&drive).unwrap();
         let third = outcome(old);
-        assert_eq!((third.failed, third.delivered.as_slice()), (false, &[NAME.to_owned()][..]));
+        assert_eq!(third.delivered, [NAME]);
         assert!(drive.join("h").join(NAME).exists());
         assert!(!boxes.dir(&old.id).join(TOLD).exists());
     }

@@ -55,9 +55,7 @@ impl Job {
         if o.to.is_empty() {
             return usage("--to is missing: where does the file go?");
         }
-        let mut dests = o.to.clone();
-        let mut seen = std::collections::HashSet::new();
-        dests.retain(|dest| seen.insert(dest.clone()));
+        let dests = o.to.clone();
         if dests.contains(&Dest::Stdout) && (dests.len() > 1 || o.json) {
             return usage("--to - allows no other --to, and no --json");
         }
@@ -120,11 +118,6 @@ fn source(o: &Options, argv: &[OsString]) -> anyhow::Result<Source> {
     Ok(Source::Producer { argv: argv.to_vec(), state, wanted })
 }
 
-/// The destinations that have outboxes.
-pub fn outboxed(dests: &[Dest]) -> Vec<Dest> {
-    dests.iter().filter(|dest| **dest != Dest::Stdout).cloned().collect()
-}
-
 /// How transports are run.
 pub fn transport(o: &Options) -> Transport {
     Transport {
@@ -167,7 +160,6 @@ mod tests {
         ] {
             assert_eq!(job(wrong).err(), Some(Exit::Usage), "{wrong}");
         }
-        assert_eq!(job(&format!("{BASE} --to dir:/x h/a")).map(|j| j.dests.len()).ok(), Some(1));
     }
 
     #[test]

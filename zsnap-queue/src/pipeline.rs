@@ -125,7 +125,6 @@ fn refused(e: StreamError) -> anyhow::Error {
 
 /// A writer that remembers how it failed: what the layers above make of an error is not relied
 /// upon.
-#[derive(Clone)]
 pub struct Remembering<W> {
     inner: W,
     failure: Arc<Mutex<Option<io::ErrorKind>>>,

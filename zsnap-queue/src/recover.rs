@@ -1,5 +1,5 @@
-//! What a crash left of a dataset is finished or withdrawn before anything else (the table of
-//! the crash at every step: zsnap-queue(8), CRASHES).
+//! What a crash left of a dataset is finished or withdrawn before anything else (ARCHITECTURE.md,
+//! "What a crash leaves", has the table).
 
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::log;

@@ -1,5 +1,6 @@
 //! The bare command: one stream in, one queue file out. The order of the durable steps is the
-//! tool's promise; `Q1` to `Q10` name the rows of the table in zsnap-queue(8), CRASHES.
+//! tool's promise; `Q1` to `Q10` name the rows of the table in ARCHITECTURE.md,
+//! "What a crash leaves".
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +15,7 @@ use zsnap_common::payload::{Base, Manifest, PayloadKind, ZfsHead};
 use zsnap_common::progress::Progress;
 use zsnap_common::publish::{self, NewFile};
 use zsnap_common::queue_name::{QueueName, Stamp};
-use zsnap_common::seal::{Sealing, seal};
+use zsnap_common::seal::{Sealing, max_threads, seal};
 
 use crate::admit::{Body, Place, admit};
 use crate::cli::{Cli, Options};
@@ -231,7 +232,7 @@ impl Run<'_> {
             signer: self.keys.signer.as_ref(),
             format: o.format,
             level,
-            threads: wanted,
+            threads: wanted.min(max_threads(level, o.memory)),
         };
         let progress = Progress::new(&self.job.target.to_string(), None);
         let mut result = None;
@@ -278,7 +279,11 @@ impl Run<'_> {
         file: Option<String>,
         copy: Option<&StateCopy>,
     ) -> anyhow::Result<Acknowledged> {
-        let guids: Vec<_> = passed.facts.iter().flat_map(|facts| facts.substreams.iter().map(|s| s.to)).collect();
+        let substreams = passed.facts.iter().flat_map(|facts| &facts.substreams);
+        // The base too, which may have been adopted: a caller that does not hear of our success
+        // sends from there again.
+        let base = self.manifest.zfs.as_ref().and_then(|head| head.from);
+        let guids: Vec<_> = base.into_iter().chain(substreams.map(|s| s.to)).collect();
         Ok(Acknowledged {
             chain: self.past.chain.acknowledge(self.place.seq, self.manifest.kind, &guids),
             at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),

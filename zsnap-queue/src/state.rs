@@ -323,7 +323,7 @@ mod tests {
         assert!(state.try_lock(&target).unwrap().is_none());
         locked.commit(&new).unwrap();
         assert_eq!(state.acknowledged(&target).unwrap(), Acknowledged { zsnap: VERSION, ..new });
-        assert_eq!(state.targets().unwrap(), [target.clone()]);
+        assert_eq!(state.targets().unwrap(), std::slice::from_ref(&target));
         fs::write(path.join("datasets/h/tank@a b/state.json"), "{}").unwrap();
         assert_eq!(Exit::of(&state.acknowledged(&target).unwrap_err()), Exit::TryAgain);
     }

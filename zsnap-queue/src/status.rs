@@ -60,7 +60,7 @@ struct Row {
 fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
     let boxes = state.outboxes();
     let transport = job::transport(o);
-    let lanes = delivery::all(&boxes, delivery::configured(&job::outboxed(&o.to), &transport), &transport)?;
+    let lanes = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
     let mut waiting: BTreeMap<String, Vec<Queued>> = BTreeMap::new();
     for lane in &lanes {
         waiting.insert(lane.id.clone(), boxes.waiting(&lane.id).or_exit(Exit::TryAgain, "cannot read the outbox")?);

@@ -8,9 +8,14 @@ use super::Refusal;
 /// Session key packets in one message. Each can cost us a public-key operation.
 const MAX_KEYS: u32 = 64;
 
+/// Shortest encrypted packet: version (1), random prefix (18), integrity check (22). Sequoia 2.4.2
+/// panics on less.
+const MIN_ENCRYPTED: u64 = 41;
+
 /// Follows a message as its bytes go by.
-#[derive(Default)]
 pub struct Framing {
+    /// Bytes of the message that have not gone by.
+    ahead: u64,
     /// The bytes of an unfinished header.
     header: Vec<u8>,
     /// Bytes of the body before the next header.
@@ -23,21 +28,34 @@ pub struct Framing {
 }
 
 impl Framing {
+    /// For a message of `length` bytes.
+    pub fn new(length: u64) -> Framing {
+        Framing { ahead: length, header: Vec::new(), left: 0, partial: false, keys: 0, encrypted: false }
+    }
+
     /// Takes the next bytes of the message.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
         while let Some((first, rest)) = bytes.split_first() {
             if self.left > 0 {
                 let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
                 self.left -= n as u64;
+                self.ahead = self.ahead.saturating_sub(n as u64);
                 bytes = &bytes[n..];
                 continue;
             }
             bytes = rest;
+            self.ahead = self.ahead.saturating_sub(1);
             self.header.push(*first);
             if self.header.len() == 1 && !self.partial {
                 self.packet(*first)?;
             }
             if let Some((length, partial)) = self.length()? {
+                if length > self.ahead {
+                    return Err(cut());
+                }
+                if self.encrypted && !self.partial && length < MIN_ENCRYPTED {
+                    return Err(Refusal::Damaged("its encrypted part is too short to be any".into()));
+                }
                 (self.left, self.partial) = (length, partial);
                 self.header.clear();
             }
@@ -103,6 +121,11 @@ impl Framing {
     }
 }
 
+/// What a message is that ends before its end.
+pub fn cut() -> Refusal {
+    Refusal::Damaged("it is cut short".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,7 +147,7 @@ mod tests {
     }
 
     fn follow(bytes: &[u8], step: usize) -> Result<bool, Refusal> {
-        let mut framing = Framing::default();
+        let mut framing = Framing::new(bytes.len() as u64);
         bytes.chunks(step).try_for_each(|chunk| framing.feed(chunk))?;
         Ok(framing.is_complete())
     }
@@ -136,7 +159,7 @@ mod tests {
             assert!(follow(&m, step).unwrap(), "{step}");
         }
         for cut in 0..m.len() {
-            assert!(!follow(&m[..cut], 5).unwrap(), "{cut}");
+            assert!(matches!(follow(&m[..cut], 5), Ok(false) | Err(Refusal::Damaged(_))), "{cut}");
         }
     }
 
@@ -146,6 +169,17 @@ mod tests {
             let bytes = [&message()[..], more].concat();
             assert!(matches!(follow(&bytes, 9), Err(Refusal::Damaged(_))));
         }
+    }
+
+    #[test]
+    fn a_packet_longer_than_the_file_is_noticed_at_its_header() {
+        let m = message();
+        let mut framing = Framing::new(m.len() as u64 - 700);
+        let encrypted = m.windows(2).position(|w| w == [0xd2, 224 + 9]).unwrap();
+        assert!(framing.feed(&m[..encrypted + 2 + 512]).is_ok());
+        assert!(matches!(framing.feed(&m[encrypted + 2 + 512..][..1]), Err(Refusal::Damaged(_))));
+        let short = [&[0xd2, 40][..], &[1; 40]].concat();
+        assert!(matches!(follow(&short, 1), Err(Refusal::Damaged(_))));
     }
 
     #[test]

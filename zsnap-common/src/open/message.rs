@@ -22,7 +22,7 @@ use openpgp::parse::{PacketParser, Parse};
 use openpgp::types::SymmetricAlgorithm;
 use openpgp::{Cert, KeyHandle};
 
-use super::framing::Framing;
+use super::framing::{Framing, cut};
 use super::{Refusal, Trust};
 use crate::exit::Exit;
 use crate::keys::policy;
@@ -71,7 +71,7 @@ pub fn authenticate<R: Read + Send>(
     let mut source = Source {
         src: Mutex::new(src),
         left: length,
-        framing: Framing::default(),
+        framing: Framing::new(length),
         chunks: (!keep).then(Chunks::default),
         refusal: None,
         at_end: false,
@@ -95,7 +95,7 @@ pub fn authenticate<R: Read + Send>(
         return Err(refusal);
     }
     if source.at_end && !source.framing.is_complete() {
-        return Err(Refusal::Damaged(format!("it is cut short, after {length} bytes")));
+        return Err(cut());
     }
     result.map_err(|e| classify(&e))?;
     let (Some(session), true) = (found.session, found.checked) else {
@@ -128,8 +128,13 @@ pub fn decrypt_again<R: Read + Send>(
     session: &Session,
     mut to: PipeWriter,
 ) -> anyhow::Result<()> {
-    let mut same = Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0 };
-    decrypt(&mut same, Again { session }, |bytes| to.write_all(bytes))?;
+    let mut same =
+        Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0, error: None };
+    let result = decrypt(&mut same, Again { session }, |bytes| to.write_all(bytes));
+    if let Some(e) = same.error {
+        return Err(e.into()); // Sequoia words it as its own
+    }
+    result?;
     Ok(to.finish()?)
 }
 
@@ -229,22 +234,34 @@ struct Same<'a, R> {
     digests: std::slice::Iter<'a, [u8; 32]>,
     chunk: Vec<u8>,
     used: usize,
+    error: Option<io::Error>,
+}
+
+impl<R: Read> Same<'_, R> {
+    /// The next chunk, if it is the same.
+    fn next(&mut self) -> io::Result<()> {
+        let src = self.src.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let size = self.left.min(CHUNK as u64);
+        (self.used, self.left) = (0, self.left - size);
+        self.chunk.clear();
+        src.take(size).read_to_end(&mut self.chunk)?;
+        let digest: [u8; 32] = Sha256::digest(&self.chunk).into();
+        match self.digests.next() == Some(&digest) {
+            true => Ok(()),
+            false => Err(io::Error::other("the file was changed while it was read")),
+        }
+    }
 }
 
 impl<R: Read> Read for Same<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.used == self.chunk.len() && self.left > 0 {
-            let src = self.src.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let size = self.left.min(CHUNK as u64);
-            (self.used, self.left) = (0, self.left - size);
+        if self.error.is_none() && self.used == self.chunk.len() && self.left > 0 {
+            self.error = self.next().err();
+        }
+        if self.error.is_some() {
             self.chunk.clear();
-            src.take(size).read_to_end(&mut self.chunk)?;
-            let digest: [u8; 32] = Sha256::digest(&self.chunk).into();
-            if self.digests.next() != Some(&digest) {
-                self.chunk.clear();
-                self.left = 0;
-                return Err(io::Error::other("the file was changed while it was read"));
-            }
+            self.used = 0;
+            return Err(io::Error::other("refused"));
         }
         let n = (&self.chunk[self.used..]).read(buffer)?;
         self.used += n;

@@ -1,0 +1,47 @@
+//! Holds a tool's lock for the tests.
+//!
+//! `hold-lock STATE_LOCK DOTLOCK`: says `held` and keeps the lock until its standard input ends,
+//! or says who is busy. `hold-lock STATE_LOCK DOTLOCK TIMES DIR...`: tries TIMES; whenever it has
+//! the lock it makes each DIR and removes it: status 99 if one was there.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use zsnap_common::exit::{Exit, run_tool};
+use zsnap_common::lock::{Taken, ToolLock};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [lock, dotlock, rest @ ..] = args.as_slice() else { return ExitCode::from(2) };
+    let take = || ToolLock::take(Path::new(lock), Some(Path::new(dotlock)));
+    let [times, dirs @ ..] = rest else {
+        return run_tool("hold-lock", || {
+            let mut stdout = std::io::stdout();
+            match take()? {
+                Taken::Busy { who, .. } => writeln!(stdout, "busy: {who}")?,
+                Taken::Ours(_lock) => {
+                    writeln!(stdout, "held")?;
+                    std::io::stdin().read_to_end(&mut Vec::new())?;
+                }
+            }
+            Ok(Exit::Done)
+        });
+    };
+    let mut twice = false;
+    let mut got = 0;
+    let exit = run_tool("hold-lock", || {
+        for _ in 0..times.parse::<u32>()? {
+            if let Taken::Ours(_lock) = take()? {
+                got += 1;
+                let made: Vec<_> = dirs.iter().filter(|dir| std::fs::create_dir(dir).is_ok()).collect();
+                twice |= made.len() != dirs.len();
+                std::thread::yield_now();
+                made.iter().try_for_each(std::fs::remove_dir)?;
+            }
+        }
+        writeln!(std::io::stdout(), "{got}")?;
+        Ok(Exit::Done)
+    });
+    if twice { ExitCode::from(99) } else { exit }
+}

@@ -1,0 +1,187 @@
+//! The tools' lock and the real dotlockfile(1) exclude each other.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use zsnap_common::exit::Exit;
+use zsnap_common::lock::{Taken, ToolLock};
+
+const HOLD_LOCK: &str = env!("CARGO_BIN_EXE_hold-lock");
+
+/// Whether the real one is there. Elsewhere a test may do without it, loudly; in CI never.
+fn dotlockfile_is_there() -> bool {
+    let there = Command::new("dotlockfile").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !there {
+        assert!(std::env::var_os("CI").is_none(), "dotlockfile is missing: install liblockfile-bin");
+        eprintln!("SKIPPED: dotlockfile is missing: install liblockfile-bin");
+    }
+    there
+}
+
+struct Place {
+    _dir: tempfile::TempDir,
+    state: PathBuf,
+    lock: PathBuf,
+}
+
+fn place() -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name| dir.path().join(name);
+    Place { state: at("state"), lock: at("site.lock"), _dir: dir }
+}
+
+impl Place {
+    fn take(&self) -> Taken {
+        ToolLock::take(&self.state, Some(&self.lock)).unwrap()
+    }
+
+    /// Takes the lock in another process; `umask` is that of its shell.
+    fn hold(&self, umask: &str) -> (Child, String) {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", HOLD_LOCK]);
+        command.arg(&self.state).arg(&self.lock).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        (child, line)
+    }
+
+    /// `dotlockfile -p`: the lock is this process's. The status: 0 taken, 4 held by another.
+    fn dotlockfile(&self, options: &[&str]) -> i32 {
+        let mut command = Command::new("dotlockfile");
+        command.args(options).arg(&self.lock);
+        command.status().unwrap().code().unwrap()
+    }
+
+    fn make_older(&self, secs: u64) {
+        let file = fs::File::options().write(true).open(&self.lock).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(secs)).unwrap();
+    }
+}
+
+#[test]
+fn a_script_waits_for_a_tool() {
+    if !dotlockfile_is_there() {
+        return;
+    }
+    for umask in ["022", "077"] {
+        let place = place();
+        let (mut child, said) = place.hold(umask);
+        assert_eq!(said, "held\n");
+        let mode = fs::metadata(&place.lock).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o644, "another user's dotlockfile must see the living pid");
+        // Older than five minutes: the living pid counts.
+        place.make_older(1000);
+        assert_eq!(place.dotlockfile(&["-r", "0", "-p"]), 4);
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        assert_eq!(place.dotlockfile(&["-r", "0", "-p"]), 0);
+        assert_eq!(place.dotlockfile(&["-u"]), 0);
+    }
+}
+
+#[test]
+fn a_tool_waits_for_a_script() {
+    if !dotlockfile_is_there() {
+        return;
+    }
+    let place = place();
+    assert_eq!(place.dotlockfile(&["-r", "0", "-p"]), 0);
+    let pid = std::process::id();
+    assert_eq!(place.hold("022").1, format!("busy: pid {pid} ({})\n", place.lock.display()));
+    place.make_older(1000);
+    assert_eq!(place.hold("022").1, format!("busy: pid {pid} ({})\n", place.lock.display()));
+    assert_eq!(place.dotlockfile(&["-u"]), 0);
+    assert_eq!(place.hold("022").1, "held\n");
+}
+
+#[test]
+fn each_breaks_what_the_other_left_behind() {
+    if !dotlockfile_is_there() {
+        return;
+    }
+    let place = place();
+    // A script that died: its shell is gone.
+    let script = r#"dotlockfile -r 0 -p "$0""#;
+    assert!(Command::new("/bin/sh").args(["-c", &format!("{script}; :")]).arg(&place.lock).status().unwrap().success());
+    assert!(place.lock.exists());
+    assert!(matches!(place.take(), Taken::Ours(_)));
+    // One without pid (dotlockfile without -p), which nobody touches any more.
+    assert_eq!(place.dotlockfile(&["-r", "0"]), 0);
+    assert!(matches!(place.take(), Taken::Busy { .. }));
+    place.make_older(1000);
+    assert!(matches!(place.take(), Taken::Ours(_)));
+    // A tool that was killed.
+    let (mut child, said) = place.hold("022");
+    assert_eq!(said, "held\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(place.lock.exists());
+    assert_eq!(place.dotlockfile(&["-r", "0", "-p"]), 0);
+    assert_eq!(place.dotlockfile(&["-u"]), 0);
+}
+
+#[test]
+fn a_fifo_in_its_place_hangs_nobody() {
+    let place = place();
+    assert!(Command::new("mkfifo").arg(&place.lock).status().unwrap().success());
+    let error = ToolLock::take(&place.state, Some(&place.lock)).unwrap_err();
+    assert_eq!(Exit::of(&error), Exit::Config);
+    assert!(error.to_string().contains(place.lock.to_str().unwrap()));
+}
+
+#[test]
+fn a_lock_owned_by_nobody_is_not_broken() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: giving files away needs root");
+        return;
+    }
+    let place = place();
+    fs::set_permissions(place.lock.parent().unwrap(), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(&place.lock, "").unwrap();
+    place.make_older(1000);
+    std::os::unix::fs::chown(&place.lock, Some(65534), Some(65534)).unwrap();
+    let Taken::Busy { who, age } = place.take() else { panic!() };
+    assert!(who.starts_with("a lock file of uid 65534") && age >= Duration::from_secs(1000));
+    assert!(place.lock.exists());
+}
+
+/// dotlockfile itself can unlink a fresh lock (it takes one that goes away under its eyes for a
+/// stale one), so two processes may be inside with it; the tools among themselves never are.
+#[test]
+fn twenty_racers_never_hold_it_twice() {
+    let place = place();
+    let scripts = if dotlockfile_is_there() { 6 } else { 0 };
+    let dir = |name: &str| place.state.with_file_name(name);
+    let (tools, all) = (dir("tools"), dir("all"));
+    let script = r#"for i in $(seq 60); do
+            dotlockfile -r 0 -p "$1" || continue
+            mkdir "$2" && rmdir "$2" || echo twice
+            dotlockfile -u "$1"
+        done"#;
+    let spawn = |mut command: Command| command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let racers: Vec<Child> = (0..20)
+        .map(|n| {
+            let mut command = Command::new(if n < scripts { Path::new("/bin/sh") } else { Path::new(HOLD_LOCK) });
+            if n < scripts {
+                command.args(["-c", script, "sh"]).args([&place.lock, &all]);
+            } else {
+                command.args([&place.state, &place.lock]).arg("300").args([&tools, &all]);
+            }
+            spawn(command)
+        })
+        .collect();
+    let mut wins = 0;
+    for racer in racers {
+        let output = racer.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("twice"), "{}: {said}", output.status);
+        wins += said.trim().parse::<u32>().unwrap_or(0);
+    }
+    assert!(wins > 0, "no tool ever got the lock");
+    assert!(!place.lock.exists());
+}
