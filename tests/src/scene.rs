@@ -215,7 +215,8 @@ impl Scene {
     }
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+/// What lies in a directory and is not hidden, sorted; nothing if it is not there.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut files: Vec<_> = entries.map(|e| e.unwrap().path()).filter(|p| !hidden(p)).collect();
     files.sort();

@@ -374,7 +374,7 @@ fn one_good_signature_suffices_unless_another_is_forged() {
     // The data was exchanged under the signature.
     for by in [&[&laptop][..], &[&laptop, &laptop], &[&stranger, &laptop]] {
         let mut packets = signed(by, None);
-        let at = packets.windows(8).position(|w| w == b"1790000000000000"[..8].as_ref()).unwrap();
+        let at = packets.windows(8).position(|w| w == &b"1790000000000000"[..8]).unwrap();
         packets[at + 7] ^= 1;
         for unsigned in [false, true] {
             let who = Trust { unsigned, ..site.trust() };

@@ -1,0 +1,30 @@
+//! The decisions are pure: they know no file, process, environment or clock, so that tests can
+//! show them any world.
+
+use std::fs;
+use std::path::Path;
+
+const PURE: [&str; 2] = ["zsnap-queue/src/admit.rs", "zsnap-ingest/src/plan.rs"];
+/// Lists of imports would hide the others.
+const IMPURE: [&str; 12] = [
+    "std::fs", "std::process", "std::env", "std::io", "std::net", "std::os", "std::{", "SystemTime", "Instant", "rustix",
+    "Zoned", "log::",
+];
+
+/// What stands before the unit tests, without comments.
+fn code(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_decisions_have_no_effects() {
+    for file in PURE {
+        let code = code(file);
+        for word in IMPURE {
+            assert!(!code.contains(word), "{file} says {word}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The shell scripts that zsnap replaces, as their article prints them (data/seed-*.sh), against
+//! our tools: each reads what the other writes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use zsnap_tests::sample;
+use zsnap_tests::scene::{Ran, Scene, files, have, run};
+
+/// A scene with GnuPG keyrings: `server` can decrypt and knows the laptop, `sender` can encrypt.
+fn scene() -> Option<Scene> {
+    if !["gpg", "zstd", "dotlockfile", "logger"].into_iter().all(have) {
+        return None;
+    }
+    let scene = Scene::new();
+    for (home, keys) in [("server", &["backup.key", "laptop.cert"][..]), ("sender", &["backup.cert"])] {
+        fs::create_dir(scene.path(home)).unwrap();
+        // What the scripts' users did by hand: no questions, and these keys are trusted.
+        scene.write(&format!("{home}/gpg.conf"), "batch\ntrust-model always\n");
+        run(Command::new("chmod").arg("700").arg(scene.path(home)), b"").expect(0);
+        let mut import = Command::new("gpg");
+        import.arg("-q").arg("--import").args(keys.iter().map(|key| scene.path(key)));
+        run(import.env("GNUPGHOME", scene.path(home)), b"").expect(0);
+    }
+    Some(scene)
+}
+
+fn stop_agents(scene: &Scene) {
+    for home in ["server", "sender"] {
+        run(Command::new("gpgconf").args(["--kill", "all"]).env("GNUPGHOME", scene.path(home)), b"").expect(0);
+    }
+}
+
+/// Runs the receive script once. Its zfs writes what it gets to `got/` under the dataset's name.
+fn receive(scene: &Scene, prefix: &str) -> Ran {
+    fs::create_dir_all(scene.path("got")).unwrap();
+    let zfs = scene.path("zfs");
+    if !zfs.exists() {
+        let body = "#!/bin/sh\nset -e\nfor last; do :; done\necho \"$*\" >> ../calls\ntest ! -e fail\ncat > \"$(echo \"$last\" | tr / +)\"\n";
+        fs::write(&zfs, body.replace("set -e\n", &format!("set -e\ncd '{}'\n", scene.path("got").display()))).unwrap();
+        run(Command::new("chmod").arg("755").arg(&zfs), b"").expect(0);
+    }
+    let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/seed-receive.sh"));
+    script.env("GNUPGHOME", scene.path("server")).env("PREFIX", prefix).env("INCOMINGDIR", scene.path("spool"));
+    run(script.env("LOCKFILE", scene.path("lockfile")).env("ZFS", zfs), b"")
+}
+
+#[test]
+fn the_receive_script_takes_our_files_under_both_prefixes() {
+    let Some(scene) = scene() else { return };
+    for prefix in ["bakfsfmt2", "backupsfmt2"] {
+        for name in ["full.zfs", "raw-w-full.zfs"] {
+            let target = format!("laptop/src/{}", name.trim_end_matches(".zfs"));
+            scene.queue(&["--format", "gpg", "--state", scene.path(prefix).to_str().unwrap(), &target], &sample(name)).expect(0);
+        }
+        scene.queue(&["--opaque", "--full", "laptop/etc"], b"").expect(0);
+        for file in scene.spooled("laptop") {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            fs::rename(&file, file.with_file_name(name.replace("bakfsfmt2", prefix))).unwrap();
+        }
+        // A receiver that fails keeps the file, as ever.
+        fs::create_dir_all(scene.path("got")).unwrap();
+        scene.write("got/fail", "");
+        receive(&scene, prefix).expect(0);
+        assert_eq!(scene.spooled("laptop").len(), 3);
+        fs::remove_file(scene.path("got/fail")).unwrap();
+        receive(&scene, prefix).expect(0);
+        assert!(scene.spooled("laptop").is_empty(), "{prefix}: the script left files");
+        let got = |dataset: &str| fs::read(scene.path("got").join(format!("backup+simplesnap+laptop+{dataset}"))).unwrap();
+        assert!(got("src+full") == sample("full.zfs"));
+        assert!(got("src+raw-w-full") == sample("raw-w-full.zfs"));
+        assert_eq!(got("etc"), b"");
+        let calls = fs::read_to_string(scene.path("calls")).unwrap();
+        assert!(calls.contains("receive -u -o readonly=on backup/simplesnap/laptop/src/full\n"), "{calls}");
+        fs::remove_dir_all(scene.path("got")).unwrap();
+    }
+    stop_agents(&scene);
+}
+
+#[test]
+fn we_take_what_the_queue_script_makes() {
+    let Some(scene) = scene() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/seed-queue.sh");
+    let list = run(Command::new("gpg").args(["--with-colons", "-k"]).env("GNUPGHOME", scene.path("sender")), b"");
+    let list = String::from_utf8(list.out).unwrap();
+    let recipient = list.lines().find_map(|line| line.strip_prefix("fpr:::::::::")).unwrap().trim_end_matches(':');
+    fs::create_dir(scene.path("spool/laptop")).unwrap();
+    for dataset in ["src/data", "etc"] {
+        let mut queue = Command::new(&script);
+        queue.arg(format!("tank/simplesnap/laptop/{dataset}")).env("RECIPIENT", recipient);
+        queue.env("GNUPGHOME", scene.path("sender")).env("NNCP_FILE", "cat > \"$FILE\"");
+        run(queue.current_dir(scene.path("spool/laptop")), &sample("full.zfs")).expect(0);
+    }
+    let made = scene.spooled("laptop");
+    assert_eq!(made.len(), 2);
+    for file in &made {
+        let file = file.to_str().unwrap();
+        scene.ingest(&["cat", file]).expect(77).says("not signed");
+    }
+    scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\ntrust = \"recipient\"\n");
+    for file in &made {
+        let file = file.to_str().unwrap();
+        assert!(scene.ingest(&["cat", file]).expect(0).out == sample("full.zfs"));
+        let told = String::from_utf8(scene.ingest(&["verify", file]).expect(0).out).unwrap();
+        assert!(told.contains("signer: none\n") && told.contains("snapshot: src/data@s1\n"), "{told}");
+        // Another host's directory, or another host's name, is another matter.
+        scene.ingest(&["--host", "other", "verify", file]).expect(77).says("not signed");
+    }
+    assert_eq!(files(&scene.path("spool/laptop")), made);
+    stop_agents(&scene);
+}
