@@ -157,7 +157,11 @@ pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
         let Ok(file) = rustix::fs::openat(fd, name, flags, Mode::empty()) else { continue };
         let regular = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile;
         if regular && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            rustix::fs::unlinkat(fd, name, AtFlags::empty()).map_err(at_path(&dir.join(name)))?;
+            match rustix::fs::unlinkat(fd, name, AtFlags::empty()) {
+                // Between our open and our flock its writer was done with it.
+                Err(Errno::NOENT) => {}
+                other => other.map_err(at_path(&dir.join(name)))?,
+            }
         }
     }
     Ok(())

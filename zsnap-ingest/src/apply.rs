@@ -79,23 +79,29 @@ impl<'a> Apply<'a> {
         Apply { config, now, pool: None }
     }
 
-    /// Whether a command receives what carries this name.
-    pub fn is_opaque(&self, host: &Host, queue: &QueueName) -> bool {
-        match &queue.label {
-            Label::Dataset(dataset) => {
-                self.config.command_for(&Target { host: host.clone(), dataset: dataset.clone() }).is_some()
-            }
-            Label::Digest(_) => true,
+    /// Whether nothing can come of a file with this name, because its pool is not here: then it
+    /// need not be decrypted in every run until the drive comes.
+    fn away(&mut self, host: &Host, queue: &QueueName) -> Result<bool> {
+        let Label::Dataset(dataset) = &queue.label else { return Ok(false) };
+        let target = Target { host: host.clone(), dataset: dataset.clone() };
+        if self.config.store.is_none() || self.config.command_for(&target).is_some() {
+            return Ok(false);
         }
+        Ok(pool_of(self.config, &mut self.pool)?.is_none())
     }
 
     /// Does all for one file. `behind` are the later files of the same label. An error ends the
     /// run: a signal, or a journal that cannot be written.
     pub fn file(&mut self, place: &In<'_>, queue: &QueueName, name: &OsStr, behind: &[&OsStr]) -> Result<Outcome> {
+        match self.away(place.host, queue) {
+            Ok(false) => {}
+            Ok(true) => return Ok(Outcome::Later("its pool is not here".into())),
+            Err(e) => return Ok(Outcome::Failed(e)),
+        }
         let file = match place.dir.open_file(name) {
             Ok(file) => file,
             Err(Unsafe::Gone) => return Ok(Outcome::Removed("somebody else took it".into())),
-            Err(Unsafe::Not(what)) => return Ok(Outcome::Held(format!("{what}; left alone"))),
+            Err(Unsafe::Not(what)) => return Ok(Outcome::Stays(format!("{what}; left alone"))),
             Err(Unsafe::Io(e)) => return Ok(Outcome::Failed(e.into())),
         };
         let opened = Opened::verify(self.config, place.host, place.exec, &file, self.now)

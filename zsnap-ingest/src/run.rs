@@ -131,7 +131,7 @@ fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
         let root = match Incoming::open(&place.root) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if !place.exec {
-                    log::warn(format!("{} is not here; nothing done", place.root.display()));
+                    log::info(format!("{} is not here; nothing done", place.root.display()));
                 }
                 continue;
             }
@@ -240,14 +240,7 @@ impl Visit<'_> {
                 }
                 Outcome::Stays(why) => self.tell(&file.name, &why),
                 Outcome::Quarantined(why) => self.told.event(format!("{}: in quarantine: {why}", self.key(&file.name))),
-                Outcome::Held(why) => {
-                    self.tell(&file.name, &format!("held: {why}"));
-                    // Guids tell what a held ZFS file is needed for; of other streams nobody
-                    // knows what it holds, so they wait behind it.
-                    if apply.is_opaque(self.host, &file.queue) {
-                        break;
-                    }
-                }
+                Outcome::Held(why) => self.tell(&file.name, &format!("held: {why}")),
                 Outcome::Later(why) => {
                     log::info(format!("{}: later: {why}", self.key(&file.name)));
                     break;

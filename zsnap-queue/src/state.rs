@@ -67,6 +67,7 @@ impl State {
     pub fn open(dir: &Path, now: u64) -> anyhow::Result<State> {
         publish::make_dirs(dir).or_exit(Exit::CantCreate, "cannot make the state directory")?;
         safe(dir)?;
+        publish::sweep(dir).or_exit(Exit::Io, "clearing up")?;
         if let Some(state) = State::read(dir)? {
             return Ok(state);
         }
