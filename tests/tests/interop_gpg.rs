@@ -117,7 +117,8 @@ fn gpg_and_zstd_restore_what_we_seal() {
         let to = [ours.path(&format!("{receiver}.cert"))];
         let recipients = Recipients::load(&to, Format::Gpg, now).unwrap();
         for data in [&data[..], b""] {
-            let how = Sealing { recipients: &recipients, signer: Some(&signer), format: Format::Gpg, level: 8, threads: 2 };
+            let how =
+                Sealing { recipients: &recipients, signer: Some(&signer), format: Format::Gpg, level: 8, threads: 2 };
             let message = sealed(data, &how);
             // Without the signer's certificate gpg warns, exits 2, and gives the data all the same.
             if sender == "laptop" {
@@ -148,7 +149,8 @@ fn gpg_uses_the_keys_we_make() {
         }
         let stream = zfs_stream();
         let packed = zstd(&["-8", "-c"], &stream);
-        let args = ["--compress-algo=none", "--recipient=zsnap backup", "--local-user=zsnap laptop", "--sign", "--encrypt"];
+        let args =
+            ["--compress-algo=none", "--recipient=zsnap backup", "--local-user=zsnap laptop", "--sign", "--encrypt"];
         let message = gnupg.ok(&args, &packed);
         let verified = verify(Cursor::new(&message[..]), &ours.trust(), &IN_MEMORY).unwrap();
         assert_eq!(verified.signer(), Some(ours.signer.fingerprint().as_str()));

@@ -77,7 +77,7 @@ pub fn authenticate<R: Read + Send>(
         at_end: false,
     };
     let found = RefCell::new(Found::default());
-    let mut payload = keep.then(Vec::new);
+    let mut payload = keep.then(|| Vec::with_capacity(usize::try_from(length).unwrap_or(0)));
     let mut to = Some(to);
     let result = decrypt(&mut source, Verifying { who, found: &found, packets: 0 }, |bytes| {
         if let Some(payload) = &mut payload {
@@ -128,7 +128,8 @@ pub fn decrypt_again<R: Read + Send>(
     session: &Session,
     mut to: PipeWriter,
 ) -> anyhow::Result<()> {
-    let mut same = Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0, error: None };
+    let mut same =
+        Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0, error: None };
     let result = decrypt(&mut same, Again { session }, |bytes| to.write_all(bytes));
     if let Some(e) = same.error {
         return Err(e.into()); // Sequoia words it as its own
