@@ -60,7 +60,12 @@ fn traced(play: &mut Play, options: &[String]) -> (u64, i32, String) {
     let trace = play.scene.path("trace");
     let (id, run) = play.command();
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-y", "-qq", "-s", "0", "-o"]).arg(&trace).args(options).arg(run.get_program()).args(run.get_args());
+    strace
+        .args(["-f", "-y", "-qq", "-s", "0", "-o"])
+        .arg(&trace)
+        .args(options)
+        .arg(run.get_program())
+        .args(run.get_args());
     strace.current_dir("/").stdin(play.stdin(id)).stdout(std::process::Stdio::null()).stderr(play.errors());
     let status = status(strace.status().unwrap());
     (id, status, fs::read_to_string(&trace).unwrap())
@@ -131,7 +136,8 @@ fn strike_each(source: Source, before: Before, calls: &str, how: &str, paths: &[
         struck += usize::from(hit.is_some());
         let what = format!("{call} number {number}, {how}: {hit:?}");
         // Whether the new state.json survives a power cut cannot be known then.
-        let undecided = hit.is_some_and(|line| line.contains(&format!("fsync")) && line.contains(&format!("{DATASET}>")));
+        let undecided =
+            hit.is_some_and(|line| line.contains(&format!("fsync")) && line.contains(&format!("{DATASET}>")));
         match status {
             101 | 134 | 139 => panic!("{what}: status {status}, {}", play.said()),
             137 => play.ended(id, status, &[], &[137]),
