@@ -3,18 +3,21 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
 /// A pipe that poll(2) calls writable takes this many bytes at once (POSIX: PIPE_BUF; Linux: one
 /// page). A larger write could block where no signal ends it.
 const PIPE_BUF: usize = 4096;
+/// Wanted size of a pipe; the most that Linux allows to everybody.
+const PIPE_SIZE: usize = 1 << 20;
 
 static SIGNAL: AtomicUsize = AtomicUsize::new(0);
 static ARMED: AtomicBool = AtomicBool::new(false);
@@ -123,13 +126,51 @@ fn ready(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
 
 /// Reads and writes a pipe or file so that a signal ends a blocked call at once (poll on the fd
 /// and a self-pipe).
-pub struct Interruptible<F: AsFd>(pub F);
+pub struct Interruptible<F: AsFd> {
+    inner: F,
+    out: Option<Out>,
+}
+
+/// How to write without blocking where no signal ends it.
+enum Out {
+    /// A regular file: no write takes long.
+    Whole,
+    /// A pipe, opened once more for us alone, not blocking: as much as fits.
+    Fits(OwnedFd),
+    /// Anything else, by pieces of [`PIPE_BUF`].
+    Pieces,
+}
+
+impl<F: AsFd> Interruptible<F> {
+    /// A pipe is made as large as we may, which saves switching between its two ends.
+    pub fn new(inner: F) -> Interruptible<F> {
+        // No pipe, or not allowed: as it was.
+        let _ = rustix::pipe::fcntl_setpipe_size(&inner, PIPE_SIZE);
+        Interruptible { inner, out: None }
+    }
+}
+
+impl Out {
+    fn of(fd: BorrowedFd<'_>) -> Out {
+        let kind = rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        match kind {
+            Ok(FileType::RegularFile) => Out::Whole,
+            // The flag O_NONBLOCK on `fd` itself would be seen by everyone who shares it.
+            Ok(FileType::Fifo) => {
+                let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                rustix::fs::open(path, flags, Mode::empty()).map_or(Out::Pieces, Out::Fits)
+            }
+            _ => Out::Pieces,
+        }
+    }
+}
 
 impl<F: AsFd> io::Read for Interruptible<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            ready(self.0.as_fd(), PollFlags::IN)?;
-            match rustix::io::read(&self.0, &mut *buffer) {
+            ready(self.inner.as_fd(), PollFlags::IN)?;
+            match rustix::io::read(&self.inner, &mut *buffer) {
                 // Another reader was faster, or the fd does not block.
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
                 result => return Ok(result?),
@@ -140,12 +181,14 @@ impl<F: AsFd> io::Read for Interruptible<F> {
 
 impl<F: AsFd> io::Write for Interruptible<F> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let file = rustix::fs::fstat(&self.0).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
-        let whole = file == Ok(rustix::fs::FileType::RegularFile);
-        let part = if whole { buffer } else { &buffer[..buffer.len().min(PIPE_BUF)] };
+        let (fd, part) = match self.out.get_or_insert_with(|| Out::of(self.inner.as_fd())) {
+            Out::Whole => (self.inner.as_fd(), buffer),
+            Out::Fits(pipe) => (OwnedFd::as_fd(pipe), buffer),
+            Out::Pieces => (self.inner.as_fd(), &buffer[..buffer.len().min(PIPE_BUF)]),
+        };
         loop {
-            ready(self.0.as_fd(), PollFlags::OUT)?;
-            match rustix::io::write(&self.0, part) {
+            ready(fd, PollFlags::OUT)?;
+            match rustix::io::write(fd, part) {
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
                 result => return Ok(result?),
             }
@@ -198,7 +241,7 @@ mod tests {
         }
         install().unwrap();
         eprintln!("ready");
-        let error = Interruptible(io::stdin()).read(&mut [0; 10]).unwrap_err();
+        let error = Interruptible::new(io::stdin()).read(&mut [0; 10]).unwrap_err();
         let error = anyhow::Error::from(io::Error::other(error)).context("reading");
         die_of(Cancelled::find(&error).unwrap());
     }
@@ -212,7 +255,7 @@ mod tests {
         install().unwrap();
         let (_reader, writer) = io::pipe().unwrap();
         eprintln!("ready");
-        let error = Interruptible(writer).write_all(&vec![0; 10_000_000]).unwrap_err();
+        let error = Interruptible::new(writer).write_all(&vec![0; 10_000_000]).unwrap_err();
         die_of(error.get_ref().unwrap().downcast_ref::<Cancelled>().unwrap().0);
     }
 
@@ -285,13 +328,13 @@ mod tests {
     #[test]
     fn without_install_it_just_reads_and_writes() {
         let (reader, writer) = io::pipe().unwrap();
-        let thread = std::thread::spawn(move || Interruptible(writer).write_all(&[7; 300_000]));
+        let thread = std::thread::spawn(move || Interruptible::new(writer).write_all(&[7; 300_000]));
         let mut all = Vec::new();
-        Interruptible(reader).read_to_end(&mut all).unwrap();
+        Interruptible::new(reader).read_to_end(&mut all).unwrap();
         thread.join().unwrap().unwrap();
         assert_eq!(all, [7; 300_000]);
         assert!(pending().is_none() && check().is_ok());
-        let mut file = Interruptible(tempfile::tempfile().unwrap());
+        let mut file = Interruptible::new(tempfile::tempfile().unwrap());
         assert_eq!(file.write(&[1; 10_000]).unwrap(), 10_000);
         file.flush().unwrap();
     }
@@ -300,7 +343,7 @@ mod tests {
     fn a_broken_pipe_is_an_error() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        assert_eq!(Interruptible(writer).write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(Interruptible::new(writer).write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn run(
     let nothing = |error| Failed { error, nothing_done: true };
     let (mut child, label) = start(table, target, file_name).map_err(nothing)?;
     let Some(stdin) = child.stdin() else { return Err(nothing(Exit::Io.error(format!("{label}: no stdin")))) };
-    let mut stdin = Interruptible(stdin);
+    let mut stdin = Interruptible::new(stdin);
     let fed = feed(&mut stdin);
     if let Err(e) = fed {
         let broken_pipe = |c: &(dyn std::error::Error + 'static)| {

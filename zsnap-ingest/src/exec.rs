@@ -78,7 +78,7 @@ fn who(config: &Config, forced: Option<&Host>, sender: Option<OsString>) -> Resu
 }
 
 fn spool(new: &NewFile) -> Result<()> {
-    let mut stdin = Interruptible(io::stdin());
+    let mut stdin = Interruptible::new(io::stdin());
     let mut buffer = vec![0; 256 * 1024];
     let mut file = new.file();
     let mut total = 0;

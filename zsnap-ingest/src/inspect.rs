@@ -48,7 +48,7 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
         exit.error(format!("{}: {why}", which.path.display()))
     })?;
     if cat {
-        let mut out = Interruptible(io::stdout());
+        let mut out = Interruptible::new(io::stdout());
         opened.replay(&mut out)?;
         return Ok(Exit::Done);
     }

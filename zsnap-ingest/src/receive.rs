@@ -117,7 +117,7 @@ impl Feeder<'_> {
         command.args(argv(self.dataset, sub)).stdin(Stdio::piped());
         log::info(format!("receiving {}@{}", self.dataset, sub.snap));
         let mut child = Child::spawn(command, "zfs")?;
-        let stdin = child.stdin().map(|pipe| BufWriter::with_capacity(256 * 1024, Interruptible(pipe)));
+        let stdin = child.stdin().map(|pipe| BufWriter::with_capacity(256 * 1024, Interruptible::new(pipe)));
         self.current = Some(Current { name: sub.snap.clone(), to: sub.to, child, stdin });
         Ok(())
     }

@@ -93,7 +93,7 @@ impl Keys {
 fn begin(source: &Source) -> anyhow::Result<(Begun, Body)> {
     match source {
         Source::Zfs => {
-            let (begun, beginning) = Begun::zfs(&mut Interruptible(io::stdin()))?;
+            let (begun, beginning) = Begun::zfs(&mut Interruptible::new(io::stdin()))?;
             if beginning.properties {
                 log::info("the stream carries properties: zsnap-ingest will drop them");
             }
@@ -134,7 +134,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// `--to -`: no outbox; acknowledged when the last byte is written.
     fn filter(&self, dataset: Locked<'_>, begun: Begun, mut copy: Option<StateCopy>) -> anyhow::Result<Exit> {
-        let (out, failure) = Remembering::new(Interruptible(io::stdout()));
+        let (out, failure) = Remembering::new(Interruptible::new(io::stdout()));
         let (_, passed) =
             self.seal(out, begun, copy.as_ref()).map_err(|e| failure.explain(e, "cannot write to standard output"))?;
         match rustix::fs::fsync(io::stdout()) {
@@ -239,7 +239,7 @@ impl Run<'_> {
         let out = seal(out, &how, self.manifest, |sink| {
             let passed = match &self.job.source {
                 Source::Producer { argv, .. } => self.produce(argv, copy, begun, sink, &progress)?,
-                _ => begun.pass(&mut Interruptible(io::stdin()), sink, &progress)?,
+                _ => begun.pass(&mut Interruptible::new(io::stdin()), sink, &progress)?,
             };
             let trailer = passed.trailer.clone();
             result = Some(passed);
@@ -262,7 +262,7 @@ impl Run<'_> {
     ) -> anyhow::Result<Passed> {
         let mut child = producer::start(argv, copy.map(StateCopy::path))?;
         let stdout = child.stdout().ok_or_else(|| Exit::Io.error("the producer has no standard output"))?;
-        let mut stdout: Box<dyn Read> = Box::new(Interruptible(stdout));
+        let mut stdout: Box<dyn Read> = Box::new(Interruptible::new(stdout));
         let passed = begun.pass(&mut stdout, sink, progress)?;
         let status = child.wait(None)?;
         if status.code().is_some_and(|code| self.options.producer_ok.contains(&code)) {
