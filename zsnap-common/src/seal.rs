@@ -3,16 +3,15 @@
 //! Four threads, with pipes between them: the caller's produces and compresses, one signs, one
 //! encrypts, one writes.
 
-mod seipd1;
+mod seipd;
 
 use std::io::{self, Write};
 use std::thread::{self, ScopedJoinHandle};
 
 use sequoia_openpgp as openpgp;
 
-use openpgp::KeyHandle;
-use openpgp::serialize::stream::{Encryptor, LiteralWriter, Message, Recipient, Signer};
-use openpgp::types::{AEADAlgorithm, Features, HashAlgorithm, SymmetricAlgorithm};
+use openpgp::serialize::stream::{LiteralWriter, Message, Signer};
+use openpgp::types::HashAlgorithm;
 
 use crate::exit::Exit;
 use crate::keys::{Format, Recipients, SigningKey};
@@ -137,17 +136,8 @@ fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::
 fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::Result<()> {
     let keys = &how.recipients.keys;
     match how.format {
-        Format::Gpg => seipd1::encrypt(&mut from, &mut to, keys)?,
-        Format::Aead => {
-            let features = Features::empty().set_seipdv2();
-            let recipients =
-                keys.iter().map(|key| Recipient::new(features.clone(), KeyHandle::from(key.fingerprint()), key));
-            let encryptor = Encryptor::for_recipients(Message::new(&mut to), recipients);
-            let encryptor = encryptor.symmetric_algo(SymmetricAlgorithm::AES256).aead_algo(AEADAlgorithm::OCB);
-            let mut message = encryptor.build()?;
-            drain(&mut from, &mut message)?;
-            message.finalize()?;
-        }
+        Format::Gpg => seipd::encrypt_v1(&mut from, &mut to, keys)?,
+        Format::Aead => seipd::encrypt_v2(&mut from, &mut to, keys)?,
     }
     Ok(to.finish()?)
 }
