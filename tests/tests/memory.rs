@@ -86,21 +86,23 @@ fn cat(scene: &Scene) -> (Vec<u8>, u64) {
 }
 
 #[test]
-fn two_gibibytes_need_no_more_memory_than_64_mebibytes() {
+fn two_gibibytes_need_no_more_memory_than_256_mebibytes() {
     let scene = Scene::new();
-    let [(queue_small, cat_small), (queue_large, cat_large)] = [64, 2048].map(|mebibytes| {
+    let [(queue_small, cat_small), (queue_large, cat_large)] = [256, 2048].map(|mebibytes| {
         let (sent, queue_peak) = queue(&scene, mebibytes);
         let (got, cat_peak) = cat(&scene);
         assert!(sent == got, "{mebibytes} MiB came out as something else");
         let size = fs::metadata(scene.path("packet")).unwrap().len();
-        assert!(size > 6 * MIB, "{size}: larger than the verify buffer");
+        assert!(size > 8 * MIB, "{size}: larger than the verify buffer");
         eprintln!("{mebibytes} MiB as {} MiB: queue {} MiB, ingest {} MiB", size / MIB, queue_peak >> 10, cat_peak >> 10);
         (queue_peak, cat_peak)
     });
     // The default of --memory, and the verify buffer with room for zstd's window and OpenPGP.
     assert!(queue_large >> 10 < 256, "{queue_large} KiB");
     assert!(cat_large >> 10 < 96, "{cat_large} KiB");
-    let grown = |small: u64, large: u64| large > small + small / 10 + 4096;
+    // Not all of zstd's threads are always at work at once, hence the room. What is kept of each
+    // piece, if only of its ciphertext, would be some 200 MiB.
+    let grown = |small: u64, large: u64| large > small + small / 4 + 8192;
     assert!(!grown(queue_small, queue_large), "zsnap-queue: {queue_small} KiB, then {queue_large}");
     assert!(!grown(cat_small, cat_large), "zsnap-ingest: {cat_small} KiB, then {cat_large}");
 }

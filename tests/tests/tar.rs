@@ -160,7 +160,7 @@ fn a_full_disk_loses_no_file() {
     let scene = &backup.scene;
     let full = scene.path("queue-state");
     fs::create_dir(&full).unwrap();
-    let mount = run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&full), b"");
+    let mount = run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs"]).arg(&full), b"");
     if mount.status != 0 {
         eprintln!("NOT TESTED: cannot mount a tmpfs: {}", mount.err);
         return;

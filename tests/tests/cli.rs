@@ -1,0 +1,339 @@
+//! How both tools end: the exit status, one line on standard error (and to syslog), and nothing
+//! queued or applied when that is not 0.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use zsnap_tests::sample;
+use zsnap_tests::scene::{Ran, Scene, have, manifest, name, run};
+use zsnap_tests::stream::{Rec, Stream, Sub, kind};
+
+/// Fails unless the error is one line of printable ASCII.
+#[track_caller]
+fn one_line(ran: &Ran) {
+    let lines: Vec<_> = ran.err.lines().collect();
+    let printable = ran.err.trim_end_matches('\n').bytes().all(|b| (32..127).contains(&b));
+    assert!(lines.len() == 1 && printable && lines[0].starts_with("zsnap-"), "{:?}", ran.err);
+}
+
+/// Fails if any file but the tool's own state is there.
+#[track_caller]
+fn nothing_published(scene: &Scene) {
+    let dirs = [scene.path("spool"), scene.path("queue-state/outbox")];
+    let found = run(Command::new("find").args(dirs).args(["-type", "f"]), b"");
+    assert_eq!(String::from_utf8_lossy(&found.out), "");
+}
+
+fn compound(snaps: &[(&str, u64)], last: &str) -> Vec<u8> {
+    let mut from = 0;
+    let subs = snaps.iter().map(|(snap, guid)| {
+        let sub = Sub::increment(&format!("tank/home@{snap}"), from, *guid);
+        from = *guid;
+        sub
+    });
+    Stream::compound(&format!("tank/home@{last}"), subs.collect::<Vec<_>>()).bytes()
+}
+
+#[test]
+fn a_stream_that_is_not_whole_and_right_is_65_and_not_queued() {
+    let scene = Scene::new();
+    let good = sample("full.zfs");
+    let whole = compound(&[("a", 1), ("b", 2)], "b");
+    let with = |record: Rec| {
+        let mut sub = Sub::full("tank/home@a", 1);
+        sub.records.push(record);
+        Stream::plain(sub).bytes()
+    };
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    let rows: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("empty", Vec::new(), "empty"),
+        ("garbage", b"no stream at all".repeat(100), "--opaque"),
+        ("tar", run(Command::new("tar").args(["-cf", "-", "-C", "/", "etc/hostname"]), b"").out, "--opaque"),
+        ("one byte", good[..1].to_vec(), ""),
+        ("cut in the first record", good[..311].to_vec(), ""),
+        ("cut behind the first record", good[..312].to_vec(), "breaks off"),
+        ("cut in the middle", good[..good.len() / 2].to_vec(), "breaks off"),
+        ("cut before the last record", good[..good.len() - 312].to_vec(), "breaks off"),
+        ("cut before the last byte", good[..good.len() - 1].to_vec(), "breaks off"),
+        ("a bit flipped", flipped, "damaged"),
+        ("garbage behind", [&good[..], b"x"].concat(), "behind its end"),
+        ("a second stream behind", [&good[..], &good[..]].concat(), "behind its end"),
+        ("-I without its last snapshot", compound(&[("a", 1), ("b", 2)], "c"), ""),
+        ("-I cut behind the first snapshot", whole[..whole.len() / 2].to_vec(), ""),
+        ("-I without its last END", whole[..whole.len() - 312].to_vec(), "breaks off"),
+        ("a record of 2^40 bytes", with(Rec::new(kind::WRITE).with(8, 1).with(32, 1 << 40)), "damaged"),
+        ("a record of an unknown type", with(Rec::new(99)), "--opaque"),
+        ("-R", sample("replication-R.zfs"), ""),
+        ("an increment on nothing", sample("incr-i-s1-s2.zfs"), "adopt"),
+    ];
+    for (what, input, says) in rows {
+        let ran = scene.queue(&["laptop/tank/home"], &input);
+        assert_eq!(ran.status, 65, "{what}: {}", ran.err);
+        one_line(&ran);
+        assert!(ran.err.contains(says) && ran.out.is_empty(), "{what}: {}", ran.err);
+        nothing_published(&scene);
+        // As a filter: whoever reads it sees the status, and the file has no end.
+        let filtered = scene.queue(&["--to", "-", "laptop/tank/home"], &input);
+        assert_eq!(filtered.status, 65, "{what}: {}", filtered.err);
+        scene.write("packet", "");
+        fs::write(scene.path("packet"), &filtered.out).unwrap();
+        let packet = scene.path("packet");
+        scene.ingest(&["--host", "laptop", "verify", packet.to_str().unwrap()]).expect(65);
+    }
+    // What is whole is taken, and none of the above has left a trace in the chain.
+    scene.queue(&["laptop/tank/home"], &whole).expect(0);
+    assert_eq!(scene.spooled("laptop").len(), 1);
+}
+
+#[test]
+fn five_thousand_snapshots_in_one_stream() {
+    let scene = Scene::new();
+    let names: Vec<_> = (1..=5000_u64).map(|n| (format!("s{n}"), n)).collect();
+    let snaps: Vec<_> = names.iter().map(|(name, guid)| (name.as_str(), *guid)).collect();
+    let stream = compound(&snaps, "s5000");
+    scene.queue(&["laptop/tank/home"], &stream).expect(0);
+    let file = scene.spooled("laptop").remove(0);
+    let told = String::from_utf8(scene.ingest(&["verify", file.to_str().unwrap()]).expect(0).out).unwrap();
+    assert!(told.contains("substreams: 5000\n") && told.contains("snapshot: tank/home@s5000\n"), "{told}");
+    assert!(scene.ingest(&["cat", file.to_str().unwrap()]).expect(0).out == stream);
+}
+
+/// Runs a tool that must end by itself though its standard input never does; whether it has read of it.
+fn unread(command: &mut Command) -> (Ran, bool) {
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"stream").unwrap();
+    let input = Stdio::from(reader.try_clone().unwrap());
+    let mut child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it waits for its standard input");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    drop(writer);
+    let mut left = Vec::new();
+    reader.read_to_end(&mut left).unwrap();
+    (ran, left == b"stream")
+}
+
+/// A certificate made by gpg in the year 2020: expired after a day, or revoked.
+fn gpg_cert(scene: &Scene, name: &str, revoked: bool) {
+    let script = "chmod 700 .; exec 2>gpg.log
+        gpg --batch --faked-system-time 20200101T000000 --passphrase '' --quick-gen-key x rsa2048 default $EXPIRE
+        if [ $REVOKE = true ]; then
+          sed 's/^:---/---/' openpgp-revocs.d/*.rev | gpg --batch --import
+        fi
+        gpg --batch --export > ../$NAME.cert
+        gpgconf --kill all";
+    let home = scene.path(format!("{name}-gnupg"));
+    fs::create_dir(&home).unwrap();
+    let mut command = Command::new("bash");
+    command.args(["-ec", script]).current_dir(&home).env("GNUPGHOME", &home).env("NAME", name);
+    run(command.env("REVOKE", revoked.to_string()).env("EXPIRE", if revoked { "never" } else { "1d" }), b"").expect(0);
+}
+
+#[test]
+fn what_is_configured_wrong_is_78_before_anything_is_read() {
+    let scene = Scene::new();
+    scene.write("empty.cert", "");
+    scene.write("rubbish.cert", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nrubbish\n");
+    for (from, to, mode) in [("laptop.key", "loose.key", 0o644), ("laptop.key", "group.key", 0o640)] {
+        fs::copy(scene.path(from), scene.path(to)).unwrap();
+        fs::set_permissions(scene.path(to), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut rows = vec![
+        ("--recipient-file", "missing.cert", "missing.cert"),
+        ("--recipient-file", "empty.cert", "empty.cert"),
+        ("--recipient-file", "rubbish.cert", "rubbish.cert"),
+        ("--recipient-file", "laptop.cert", "laptop.cert"),
+        ("--signer-file", "missing.key", "missing.key"),
+        ("--signer-file", "laptop.cert", "laptop.cert"),
+        ("--signer-file", "backup.key", "backup.key"),
+        ("--signer-file", "loose.key", "chmod"),
+        ("--signer-file", "group.key", "chmod"),
+        ("--config", "missing.toml", "missing.toml"),
+        ("--config", "unknown.toml", "unknown.toml:2: "),
+        ("--config", "wrong.toml", "wrong.toml:3: "),
+    ];
+    if have("gpg") {
+        gpg_cert(&scene, "expired", false);
+        gpg_cert(&scene, "revoked", true);
+        rows.extend([("--recipient-file", "expired.cert", "expired"), ("--recipient-file", "revoked.cert", "revoked")]);
+    }
+    scene.write("unknown.toml", "level = 3\nlevle = 4\n");
+    scene.write("wrong.toml", "\n\nunsigned = \"x\"\n");
+    for (option, file, says) in rows {
+        let (program, args) = (zsnap_tests::scene::program("zsnap-queue"), [option.into(), scene.path(file).into_os_string()]);
+        let mut command = Command::new(program);
+        if option != "--config" {
+            command.arg("--config").arg(scene.path("queue.toml"));
+        }
+        let (ran, unread) = unread(command.args(args).args(["--opaque", "--full", "laptop/etc"]).current_dir("/"));
+        assert_eq!(ran.status, 78, "{option} {file}: {}", ran.err);
+        assert!(unread, "{option} {file}: the stream was read");
+        one_line(&ran);
+        assert!(ran.err.contains(says), "{option} {file}: {}", ran.err);
+        nothing_published(&scene);
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_2_before_anything_is_read() {
+    let scene = Scene::new();
+    let rows: [&[&str]; 10] = [
+        &["--strip", "tank/other", "tank/simplesnap/laptop/tank/home"],
+        &["--strip", "tank/simple", "tank/simplesnap/laptop/tank/home"],
+        &["--opaque", "--increment", "laptop/etc"],
+        &["--opaque", "laptop/etc"],
+        &["--full", "laptop/etc"],
+        &["--opaque", "--full", "--unsigned", "laptop/etc"],
+        &["--to", "dir:relative", "laptop/etc"],
+        &["--no-such-option", "laptop/etc"],
+        &["laptop/etc", "laptop/home"],
+        &[],
+    ];
+    for args in rows {
+        let (ran, unread) = unread(&mut scene.queue_command(args));
+        assert_eq!(ran.status, 2, "{args:?}: {}", ran.err);
+        assert!(unread && !ran.err.is_empty() && ran.out.is_empty(), "{args:?}");
+        nothing_published(&scene);
+    }
+    // What was never queued in full cannot be built on, but that takes the state to know.
+    let ran = scene.queue(&["--opaque", "--increment", "--overlap", "laptop/etc"], b"x").expect(65).says("--full");
+    one_line(&ran);
+    nothing_published(&scene);
+}
+
+#[test]
+fn names_that_could_climb_or_hide_are_refused() {
+    let scene = Scene::new();
+    let long = format!("laptop/{}", "x".repeat(256));
+    let deep = format!("laptop{}", "/x".repeat(51));
+    let host = format!("{}/etc", "h".repeat(41));
+    let names: [&[u8]; 24] = [
+        b"..", b"../etc", b"laptop/..", b"laptop/../etc", b"laptop/etc/..", b"./etc", b"laptop/.", b"laptop", b"",
+        b"/", b"laptop/", b"/laptop/etc", b"laptop//etc", b"laptop/etc/", b"-laptop/etc", b".laptop/etc",
+        b"laptop/e\ntc", b"laptop/e\x1b[2Jtc", b"laptop/\xff", b"laptop/etc@now", b"laptop/~etc",
+        long.as_bytes(), deep.as_bytes(), host.as_bytes(),
+    ];
+    for raw in names {
+        for before in [&["--opaque", "--full"][..], &[], &["--strip", "tank"]] {
+            for operand in [raw.to_vec(), [b"tank/", raw].concat()] {
+                if before.contains(&"--strip") != operand.starts_with(b"tank/") {
+                    continue;
+                }
+                let mut args: Vec<OsString> = before.iter().map(OsString::from).collect();
+                args.push(OsStr::from_bytes(&operand).to_owned());
+                let ran = run(&mut scene.queue_command(&args), b"x");
+                assert_eq!(ran.status, 2, "{args:?}: {}", ran.err);
+                assert!(ran.err.bytes().all(|b| b == b'\n' || (32..127).contains(&b)), "{:?}", ran.err);
+                nothing_published(&scene);
+            }
+        }
+    }
+    // Behind -- stands a producer, never a target.
+    scene.queue(&["--opaque", "--full", "--", "-laptop/etc"], b"x").expect(2);
+    nothing_published(&scene);
+    assert!(!scene.path("queue-state/outbox/split").exists());
+}
+
+#[test]
+fn what_zsnap_ingest_cannot_use_is_told_in_one_line() {
+    let scene = Scene::new();
+    let good = scene.seal(&manifest("laptop/etc", 1_700_000_000_000_000), Some("laptop"), b"hello");
+    let file = scene.deliver("laptop", &name("laptop/etc", 1_700_000_000_000_000), &good);
+    let path = |name: &str| scene.path(name).into_os_string().into_string().unwrap();
+    let (there, renamed) = (file.to_str().unwrap().to_owned(), path("renamed"));
+    fs::copy(&file, &renamed).unwrap();
+    scene.write("garbage", "garbage");
+    scene.write("loose.key", "");
+    fs::copy(scene.path("backup.key"), scene.path("loose.key")).unwrap();
+    fs::set_permissions(scene.path("loose.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let config = fs::read_to_string(scene.path("ingest.toml")).unwrap();
+    scene.write("top.toml", &format!("levle = 1\n{config}"));
+    scene.write("table.toml", "[hosts.laptop]\nsigner = []\n");
+    scene.write("command.toml", "[[command]]\nmatch = \"x\"\nrun = [\"x\"]\n");
+    let rows: Vec<(i32, Vec<&str>, &str)> = vec![
+        (65, vec!["--host", "laptop", "verify", "garbage"], "garbage"),
+        (2, vec!["verify", "renamed"], "--host"),
+        (74, vec!["--host", "laptop", "verify", "missing"], "missing"),
+        (77, vec!["--host", "other", "verify", "renamed"], ""),
+        (78, vec!["--keys", "loose.key"], "chmod"),
+        (78, vec!["--keys", "missing.key"], "missing.key"),
+        (78, vec!["--keys", "laptop.key"], "laptop.key"),
+        (78, vec!["--config", "top.toml"], "top.toml:1: "),
+        (78, vec!["--config", "table.toml"], "table.toml:2: "),
+        (78, vec!["--config", "command.toml"], "command.toml:1: "),
+        (78, vec!["--config", "missing.toml"], "missing.toml"),
+    ];
+    for (status, args, says) in rows {
+        let program = zsnap_tests::scene::program("zsnap-ingest");
+        let mut command = Command::new(program);
+        if !args.contains(&"--config") {
+            command.arg("--config").arg(scene.path("ingest.toml"));
+        }
+        let ran = run(command.args(&args).current_dir(scene.path("")), b"");
+        if args == ["--host", "other", "verify", "renamed"] {
+            // Another host's signature on a file: bad data, not a matter of trust.
+            assert!([65, 77].contains(&ran.status), "{}", ran.err);
+        } else {
+            assert_eq!(ran.status, status, "{args:?}: {}", ran.err);
+        }
+        one_line(&ran);
+        assert!(ran.err.contains(says) && ran.out.is_empty(), "{args:?}: {}", ran.err);
+    }
+    for args in [&["--no-such-option"][..], &["adopt", "../etc"], &["adopt", "laptop"], &["retry"], &["--max-run", "7"], &["nothing"]] {
+        scene.ingest(args).expect(2);
+    }
+    assert!(scene.applied().is_empty() && Path::new(&there).exists());
+    scene.ingest(&[]).expect(0);
+    assert_eq!(scene.applied(), b"hello");
+}
+
+#[test]
+fn an_error_goes_to_syslog_as_one_line() {
+    struct Daemon(UnixDatagram);
+    impl Drop for Daemon {
+        fn drop(&mut self) {
+            let _ = fs::remove_file("/dev/log");
+        }
+    }
+    if Path::new("/dev/log").exists() || !rustix::process::geteuid().is_root() {
+        eprintln!("NOT TESTED: this needs root and no syslog daemon");
+        return;
+    }
+    // Another run of these tests may have been faster.
+    let Ok(socket) = UnixDatagram::bind("/dev/log") else { return };
+    let daemon = Daemon(socket);
+    daemon.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let scene = Scene::new();
+    let mut command = scene.queue_command([OsStr::from_bytes(b"laptop/e\n\xfftc")]);
+    let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let tag = format!("zsnap-queue[{}]: ", child.id());
+    let ran = Ran::of(child.wait_with_output().unwrap()).expect(2);
+    // Other programs of this machine may speak as well.
+    let line = std::iter::repeat_with(|| {
+        let mut buffer = vec![0; 8192];
+        let length = daemon.0.recv(&mut buffer).expect("a line from zsnap-queue");
+        buffer.truncate(length);
+        buffer
+    })
+    .find(|line| line.windows(tag.len()).any(|part| part == tag.as_bytes()))
+    .unwrap();
+    // daemon.err; the time in 15 columns.
+    assert!(line.starts_with(b"<27>") && line[20..].starts_with(tag.as_bytes()), "{}", line.escape_ascii());
+    assert!(line.iter().all(|b| (32..127).contains(b)), "{}", line.escape_ascii());
+    let text = String::from_utf8(line[20 + tag.len()..].to_vec()).unwrap();
+    assert_eq!(ran.err, format!("zsnap-queue: {text}\n"));
+}

@@ -1,0 +1,302 @@
+//! What the manual pages and the README say is so: options, exit statuses, examples,
+//! configurations.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use zsnap_tests::sample;
+use zsnap_tests::scene::{Scene, binaries, have, program, run};
+
+const TOOLS: [&str; 2] = ["zsnap-queue", "zsnap-ingest"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A file of the source, such as `man/zsnap.7`.
+fn source(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+fn pages() -> Vec<String> {
+    let entries = fs::read_dir(root().join("man")).unwrap();
+    let mut pages: Vec<_> = entries.map(|e| format!("man/{}", e.unwrap().file_name().display())).collect();
+    pages.sort();
+    assert!(pages.len() >= 4, "{pages:?}");
+    pages
+}
+
+/// As the reader sees a line that has no requests.
+fn plain(line: &str) -> String {
+    line.replace("\\-", "-").replace("\\(dq", "\"").replace("\\e", "\\")
+}
+
+/// The lines between two requests, each block as one text.
+fn blocks(page: &str, begin: &str, end: &str) -> Vec<String> {
+    let (text, begin, end) = (source(page), format!("\n{begin}\n"), format!("\n{end}\n"));
+    text.split(&begin).skip(1).map(|rest| plain(rest.split(&end).next().unwrap())).collect()
+}
+
+/// The long options in a text.
+fn options(text: &str) -> impl Iterator<Item = String> {
+    text.split("--").skip(1).filter_map(|rest| {
+        let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+        name.starts_with(|c: char| c.is_ascii_lowercase()).then_some(name)
+    })
+}
+
+/// What `--help` lists, of the tool and of its subcommands; `--help` itself is understood.
+fn helped(tool: &str) -> BTreeSet<String> {
+    let help = |args: &[&str]| {
+        let ran = run(Command::new(program(tool)).args(args).arg("--help").current_dir("/"), b"").expect(0);
+        String::from_utf8(ran.out).unwrap()
+    };
+    let top = help(&[]);
+    let list = top.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let verbs = list.lines().map(|line| line.split_whitespace().next().unwrap()).filter(|verb| *verb != "help");
+    let texts: Vec<_> = verbs.map(|verb| help(&[verb])).chain([top.clone()]).collect();
+    assert!(texts.len() > 5, "{top}");
+    let lines = texts.iter().flat_map(|text| text.lines()).map(str::trim_start).filter(|line| line.starts_with('-'));
+    lines.filter_map(|line| options(line).next()).collect()
+}
+
+/// What the page explains: the tags of its OPTIONS.
+fn explained(tool: &str) -> BTreeSet<String> {
+    let page = source(&format!("man/{tool}.8"));
+    let section = page.split("\n.SH OPTIONS\n").nth(1).unwrap().split("\n.SH ").next().unwrap();
+    let lines: Vec<_> = section.lines().collect();
+    let tags = lines.windows(2).filter(|pair| pair[0] == ".TP" || pair[0] == ".TQ").map(|pair| plain(pair[1]));
+    tags.flat_map(|tag| options(&tag).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn the_pages_explain_every_option_and_no_other() {
+    for tool in TOOLS {
+        let (helped, explained) = (helped(tool), explained(tool));
+        assert!(helped.len() > 10);
+        assert_eq!(helped, explained, "{tool}: help on the left, page on the right");
+        // What other pages and the README say is an option, is one of some tool.
+        let page = plain(&source(&format!("man/{tool}.8")));
+        for line in page.lines().filter(|line| line.starts_with(&format!("{tool} "))) {
+            let own = line.split(" -- ").next().unwrap();
+            options(own).for_each(|option| assert!(helped.contains(&option), "{tool}: --{option}"));
+        }
+    }
+}
+
+#[test]
+fn the_table_of_exit_statuses_is_the_code() {
+    // `/// Words.` and `Name = NUMBER,` of the enum.
+    let code = source("zsnap-common/src/exit.rs");
+    let variants = code.split("pub enum Exit {").nth(1).unwrap().split("\n}").next().unwrap();
+    let lines: Vec<_> = variants.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let meant: Vec<(u8, String)> = lines
+        .chunks(2)
+        .map(|pair| {
+            let number = pair[1].split_once(" = ").unwrap().1.trim_end_matches(',').parse().unwrap();
+            (number, pair[0].trim_start_matches("/// ").trim_end_matches('.').to_lowercase())
+        })
+        .collect();
+    assert_eq!(meant.len(), 10);
+    let section = source("man/zsnap.7");
+    let section = section.split("\n.SH EXIT STATUS\n").nth(1).unwrap().split("\n.TE").next().unwrap();
+    let rows = section.split("|T{\n").zip(section.split("|T{\n").skip(1));
+    let told: Vec<(u8, String)> = rows
+        .map(|(before, row)| {
+            (before.lines().last().unwrap().parse().unwrap(), row.split("\nT}").next().unwrap().to_lowercase())
+        })
+        .collect();
+    assert_eq!(told.iter().map(|row| row.0).collect::<Vec<_>>(), meant.iter().map(|row| row.0).collect::<Vec<_>>());
+    for (told, meant) in told.iter().zip(&meant) {
+        assert!(told.1.starts_with(&meant.1), "{}: \"{}\", but \"{}\" in the code", told.0, told.1, meant.1);
+    }
+    // The tools' own pages name no others.
+    for tool in TOOLS {
+        let page = source(&format!("man/{tool}.8"));
+        let section = page.split("\n.SH EXIT STATUS\n").nth(1).unwrap().split("\n.SH ").next().unwrap();
+        let list = section.split("(7):").nth(1).unwrap();
+        for word in list.split([' ', '\n', ',', ';', '.']).filter(|word| word.starts_with(|c: char| c.is_ascii_digit())) {
+            let number: u8 = word.parse().unwrap();
+            assert!(meant.iter().any(|row| row.0 == number), "{tool}: {number}");
+        }
+    }
+}
+
+#[test]
+fn groff_finds_no_fault() {
+    if !have("groff") {
+        return;
+    }
+    for page in pages() {
+        let ran = run(Command::new("groff").args(["-man", "-Tutf8", "-t", "-ww", "-z"]).arg(root().join(&page)), b"");
+        assert!(ran.status == 0 && ran.err.is_empty() && ran.out.is_empty(), "{page}: {}", ran.err);
+    }
+}
+
+/// Runs lines of a manual as a user would type them.
+fn shell(script: &str, dir: &Path) -> String {
+    let path = format!("{}:{}", binaries().display(), std::env::var("PATH").unwrap());
+    let mut bash = Command::new("bash");
+    bash.args(["-e", "-o", "pipefail", "-c", script]).current_dir(dir).env("PATH", path);
+    let ran = run(bash.env("XDG_STATE_HOME", dir.join("state")), b"");
+    assert_eq!(ran.status, 0, "{script}\n{}", ran.err);
+    ran.err
+}
+
+#[test]
+fn the_examples_of_zsnap_queue_work() {
+    let scene = Scene::new();
+    let dir = scene.path("try");
+    fs::create_dir_all(dir.join("docs")).unwrap();
+    fs::write(dir.join("docs/letter"), "Dear reader").unwrap();
+    fs::write(dir.join("full.zfs"), sample("full.zfs")).unwrap();
+    fs::copy(scene.path("backup.cert"), dir.join("backup.cert")).unwrap();
+    let examples = blocks("man/zsnap-queue.8", ".EX", ".EE");
+    assert_eq!(examples.len(), 3);
+    for example in examples {
+        let err = shell(&example, &dir);
+        assert!(err.is_empty(), "{example}\n{err}");
+    }
+    assert!(dir.join("laptop.cert").exists() && dir.join("docs.snar").exists());
+    let queued = fs::read_dir(dir.join("spool/laptop")).unwrap().count();
+    assert_eq!(queued, 2);
+    let restore = "zsnap-ingest --keys ../backup.key cat --host laptop --signer-file laptop.cert packet | cmp - full.zfs";
+    shell(restore, &dir);
+}
+
+#[test]
+fn the_examples_of_zsnap_ingest_work() {
+    let scene = Scene::new();
+    let dir = scene.path("try");
+    fs::create_dir(&dir).unwrap();
+    for key in ["backup.key", "laptop.cert"] {
+        fs::copy(scene.path(key), dir.join(key)).unwrap();
+    }
+    let tar = run(Command::new("tar").args(["--create", "--file=-"]).arg("backup.key").current_dir(&dir), b"").expect(0);
+    scene.queue(&["--opaque", "--full", "laptop/etc"], &tar.out).expect(0);
+    for file in scene.spooled("laptop") {
+        fs::rename(&file, dir.join(file.file_name().unwrap())).unwrap();
+    }
+    let examples = blocks("man/zsnap-ingest.8", ".EX", ".EE");
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let err = shell(&example, &dir);
+        assert!(err.is_empty(), "{example}\n{err}");
+    }
+    assert!(fs::read(dir.join("etc.tar")).unwrap() == tar.out);
+    assert!(dir.join("newserver.key").exists() && dir.join("newserver.cert").exists());
+}
+
+/// The indented blocks of the README.
+fn readme_blocks() -> Vec<String> {
+    let text = source("README.md");
+    let mut blocks = vec![String::new()];
+    for line in text.lines() {
+        match line.strip_prefix("    ") {
+            Some(line) => *blocks.last_mut().unwrap() += &format!("{line}\n"),
+            None if blocks.last().unwrap().is_empty() => {}
+            None => blocks.push(String::new()),
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    blocks
+}
+
+fn is_toml(block: &str) -> bool {
+    let first = block.lines().next().unwrap_or_default();
+    first.split_once('=').is_some_and(|(key, _)| key.trim_end().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
+}
+
+/// A configuration, and whose it is.
+fn tool_of(toml: &str) -> &'static str {
+    if toml.contains("recipient-file") { "zsnap-queue" } else { "zsnap-ingest" }
+}
+
+#[test]
+fn the_configurations_that_are_shown_are_understood() {
+    let scene = Scene::new();
+    let shown: Vec<(String, String)> = readme_blocks()
+        .into_iter()
+        .map(|block| ("README.md".to_owned(), block))
+        .chain(pages().into_iter().flat_map(|page| blocks(&page, ".RS", ".RE").into_iter().map(move |b| (page.clone(), b))))
+        .filter(|(_, block)| is_toml(block))
+        .collect();
+    assert_eq!(shown.len(), 5, "{shown:?}");
+    for (page, toml) in shown {
+        let toml = toml.replace("/etc/zsnap/", &format!("{}/", scene.path("").display()));
+        let tool = tool_of(&toml);
+        let check = |toml: &str| {
+            scene.write("shown.toml", toml);
+            let mut command = Command::new(program(tool));
+            command.arg("--config").arg(scene.path("shown.toml")).arg("check");
+            if tool == "zsnap-ingest" {
+                // They may be missing here.
+                command.args(["--zfs", "/bin/true", "--zpool", "/bin/true"]);
+            }
+            run(&mut command, b"")
+        };
+        let ran = check(&toml);
+        // Its user, directory and pool are not here; the file itself is right.
+        assert!(!ran.err.contains("shown.toml:") && [0, 78].contains(&ran.status), "{page}: {}\n{toml}", ran.err);
+        if tool == "zsnap-ingest" {
+            assert!(!ran.err.contains("key") && !ran.err.contains("signers"), "{page}: {}", ran.err);
+        } else {
+            assert!(!ran.err.contains("recipients:") && !ran.err.contains("signer:"), "{page}: {}", ran.err);
+        }
+        // This test would see a mistake.
+        check(&format!("nonsense = 1\n{toml}")).expect(78).says("shown.toml:1: ");
+    }
+}
+
+#[test]
+fn what_the_readme_says_works() {
+    let scene = Scene::new();
+    let dir = scene.path("try");
+    for made in ["etc", "lib", "files", "spool"] {
+        fs::create_dir_all(dir.join(made)).unwrap();
+    }
+    fs::write(dir.join("files/hosts"), "127.0.0.1 localhost\n").unwrap();
+    let here = |text: &str| {
+        text.replace("/etc/zsnap", &dir.join("etc").display().to_string())
+            .replace("/var/lib/zsnap", &dir.join("lib").display().to_string())
+            .replace("--file=- /etc\n", &format!("--file=- --directory={} files\n", dir.display()))
+    };
+    let blocks = readme_blocks();
+    let keygens: Vec<_> = blocks.iter().flat_map(|b| b.lines()).filter(|line| line.contains(" keygen ")).collect();
+    assert_eq!(keygens.len(), 2, "{keygens:?}");
+    for line in keygens {
+        shell(&here(line), &dir);
+    }
+    let toml = blocks.iter().find(|b| is_toml(b) && tool_of(b) == "zsnap-queue").unwrap();
+    fs::write(dir.join("etc/queue.toml"), here(toml)).unwrap();
+    let tar: Vec<_> = blocks.iter().filter(|b| b.contains("--listed-incremental")).collect();
+    let [tar] = tar[..] else { panic!("{tar:?}") };
+    // The destination of the configuration, an NNCP node, is not here.
+    let to = format!("zsnap-queue --config etc/queue.toml --state lib/queue --to dir:{}/spool ", dir.display());
+    let line = here(tar).replacen("zsnap-queue ", &to, 1);
+    for _ in 0..2 {
+        let err = shell(&line, &dir);
+        assert!(err.is_empty(), "{err}");
+    }
+    assert_eq!(fs::read_dir(dir.join("spool/laptop")).unwrap().count(), 2);
+    assert!(dir.join("lib/etc.snar").exists());
+    // What make does is there, too.
+    let makefile = source("Makefile");
+    let targets = blocks.iter().flat_map(|b| b.lines()).filter_map(|line| line.strip_prefix("make "));
+    for target in targets.filter_map(|rest| rest.split_whitespace().next()).filter(|word| word.starts_with(char::is_alphabetic)) {
+        assert!(makefile.contains(&format!("\n{target}:")), "make {target}");
+    }
+}
+
+#[test]
+fn nothing_of_the_place_where_it_was_made_is_in_the_text() {
+    let registries = ["crates.io", "docs.rs", "pypi.", "npmjs", "proxy.golang", "deb.debian", "artifact", "mirror"];
+    for page in pages().into_iter().chain(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from)) {
+        let text = source(&page).to_lowercase();
+        for word in registries.into_iter().chain(["/work/", "/root/", "/home/", "/tmp/", "../shared", "localhost"]) {
+            assert!(!text.contains(word), "{page} says {word}");
+        }
+    }
+}
