@@ -40,7 +40,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -49,12 +49,12 @@ impl Random {
 
     /// One of 0 to n - 1.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.number() % n
     }
 
     /// Somewhere in `length`.
     pub fn within(&mut self, length: Duration) -> Duration {
-        length.mul_f64(self.next() as f64 / u64::MAX as f64)
+        length.mul_f64(self.number() as f64 / u64::MAX as f64)
     }
 }
 
@@ -67,7 +67,7 @@ impl Default for Random {
 /// Bytes that do not compress, different for each `id`.
 pub fn noise(id: u64, length: usize) -> Vec<u8> {
     let mut random = Random::seeded(id);
-    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.number().to_le_bytes()).collect();
     bytes.truncate(length);
     bytes
 }
@@ -283,8 +283,8 @@ impl Play {
     pub fn tidy(&self, copies: bool) {
         for path in walk(self.scene.path("")) {
             let name = path.file_name().unwrap().to_string_lossy();
-            let copy = name.contains(".zsnap-") && !name.starts_with('.');
-            assert!(!name.starts_with(".zsnap-") && !(copy && copies), "{} was left behind", path.display());
+            let copy = copies && name.contains(".zsnap-");
+            assert!(!copy && !name.starts_with(".zsnap-"), "{} was left behind", path.display());
             let split = path.starts_with(self.scene.path("queue-state/outbox/split"));
             assert!(!split, "{} is still to be split", path.display());
         }
@@ -321,9 +321,14 @@ impl Play {
         (id, base)
     }
 
-    /// Everything that was promised must be in `spool`, once, in order; and at least once in
-    /// `drop` and wherever else `copies` says. Everything must be tidy.
+    /// [`Play::finish`], then [`Play::check`].
     pub fn settle(&mut self, copies: &[PathBuf]) {
+        self.finish();
+        self.check(copies);
+    }
+
+    /// Undisturbed runs deliver all that waits, and leave everything tidy.
+    pub fn finish(&mut self) {
         self.orphans_gone();
         // Not the same thing: `flush` serves all, a run its own dataset.
         self.flush();
@@ -336,6 +341,11 @@ impl Play {
             .filter(|path| !["lock", "dest.json"].iter().any(|name| path.ends_with(name)))
             .collect();
         assert!(waiting.is_empty(), "{waiting:?} was not delivered: {errors}");
+    }
+
+    /// Everything that was promised must be in `spool`, whole, once, in order; and at least once
+    /// in each of `copies`. Nothing that was refused may be in any.
+    pub fn check(&mut self, copies: &[PathBuf]) {
         let spool = self.scene.path("spool/laptop");
         let spooled = self.arrived(&spool);
         assert!(spooled.values().all(|bases| bases.len() == 1), "doubled: {spooled:?}");
