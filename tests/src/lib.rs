@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+pub mod random;
 pub mod scene;
 pub mod stream;
 pub mod torture;

@@ -10,67 +10,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use zsnap_common::digest::sha256_hex;
 
+use crate::random::{Random, noise};
 use crate::scene::{Scene, run};
 use crate::stream::{Rec, Stream, Sub};
-
-/// Moments per test: 200, or as many as the environment's ZSNAP_TORTURE says.
-pub fn moments() -> u64 {
-    std::env::var("ZSNAP_TORTURE").map_or(200, |n| n.parse().expect("ZSNAP_TORTURE"))
-}
-
-/// Numbers that can be had again: a failing test prints the seed for ZSNAP_SEED.
-#[derive(Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// Seeded from ZSNAP_SEED or the clock.
-    pub fn new() -> Random {
-        let now = || u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap();
-        let seed = std::env::var("ZSNAP_SEED").map_or_else(|_| now(), |s| s.parse().expect("ZSNAP_SEED"));
-        eprintln!("ZSNAP_SEED={seed}");
-        Random(seed)
-    }
-
-    /// A number that only `seed` decides (splitmix64).
-    pub fn seeded(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// The next number.
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// One of 0 to n - 1.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.number() % n
-    }
-
-    /// Somewhere in `length`.
-    pub fn within(&mut self, length: Duration) -> Duration {
-        length.mul_f64(self.number() as f64 / u64::MAX as f64)
-    }
-}
-
-impl Default for Random {
-    fn default() -> Random {
-        Random::new()
-    }
-}
-
-/// Bytes that do not compress, different for each `id`.
-pub fn noise(id: u64, length: usize) -> Vec<u8> {
-    let mut random = Random::seeded(id);
-    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.number().to_le_bytes()).collect();
-    bytes.truncate(length);
-    bytes
-}
 
 /// Where the streams come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,7 +267,7 @@ impl Play {
     }
 
     /// [`Play::finish`], then [`Play::check`].
-    pub fn settle(&mut self, copies: &[PathBuf]) {
+    pub fn settle(&mut self, copies: &[&Path]) {
         self.finish();
         self.check(copies);
     }
@@ -345,14 +290,12 @@ impl Play {
 
     /// Everything that was promised must be in `spool`, whole, once, in order; and at least once
     /// in each of `copies`. Nothing that was refused may be in any.
-    pub fn check(&mut self, copies: &[PathBuf]) {
+    pub fn check(&mut self, copies: &[&Path]) {
         let spool = self.scene.path("spool/laptop");
         let spooled = self.arrived(&spool);
         assert!(spooled.values().all(|bases| bases.len() == 1), "doubled: {spooled:?}");
-        let mut all = vec![spool];
-        all.extend(copies.iter().cloned());
-        for dir in all {
-            let there = self.arrived(&dir);
+        for dir in copies.iter().copied().chain([spool.as_path()]) {
+            let there = self.arrived(dir);
             for id in &self.zero {
                 assert!(there.contains_key(id), "stream {id} was promised, but is not in {}", dir.display());
             }
@@ -394,9 +337,9 @@ impl Play {
         self.newest_zero = 0;
     }
 
-    /// How many streams were acknowledged.
-    pub fn acknowledged(&self) -> u64 {
-        self.zero.len() as u64
+    /// How many streams were refused.
+    pub fn refused(&self) -> u64 {
+        self.never.len() as u64
     }
 }
 
@@ -405,9 +348,19 @@ pub fn status(status: ExitStatus) -> i32 {
     status.code().or(status.signal().map(|s| 128 + s)).unwrap()
 }
 
-/// Sends a signal to a child, or to its whole group. It may have ended.
+/// Whether a child has ended. It is not waited for, so that its number stays its own.
+pub fn over(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid(child.id())), options).unwrap().is_some()
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
+}
+
+/// Sends a signal to a child that was not waited for, or to its whole group.
 pub fn send(signal: Signal, child: u32, group: bool) {
-    let pid = Pid::from_raw(i32::try_from(child).unwrap()).unwrap();
+    let pid = pid(child);
     let _ = if group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -51,8 +51,10 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
     // The good one gets the file while another hangs. A signal then stops the delivery, but not
     // the promise.
     let (id, mut child) = play.start();
+    let start = Instant::now();
     while files(&play.scene.path("spool/laptop")).is_empty() || waiting(&play) != all(1) {
-        assert!(child.try_wait().unwrap().is_none(), "it ended: {}", play.said());
+        let hangs = child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(120);
+        assert!(hangs, "{:?} wait, and it says: {}", waiting(&play), play.said());
         sleep(Duration::from_millis(20));
     }
     send(Signal::TERM, child.id(), false);
@@ -88,7 +90,7 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
     run(&mut play.scene.queue_command(["flush", "--delivery-timeout=60s"]), b"").expect(0);
     assert_eq!(waiting(&play), all(0));
     assert_eq!(lines(&taken), names);
-    play.settle(&[away]);
+    play.settle(&[&away]);
 }
 
 /// Whether a process with this command line is there.

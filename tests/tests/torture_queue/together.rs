@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::process::Stdio;
 
 use zsnap_common::digest::sha256_hex;
+use zsnap_tests::random::{moments, noise};
 use zsnap_tests::scene::{Scene, files, run};
-use zsnap_tests::torture::{moments, noise, status, walk};
+use zsnap_tests::torture::{status, walk};
 
 /// Eight datasets at once, and four runs for one more, from the very first run on.
 #[test]
