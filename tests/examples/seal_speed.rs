@@ -66,6 +66,10 @@ fn main() {
     .unwrap();
     let mut line = format!("seal {:.3}", start.elapsed().as_secs_f64());
 
+    if std::env::var_os("SEAL_ONLY").is_some() {
+        writeln!(io::stdout(), "{line}").unwrap();
+        return;
+    }
     let keyring = Keyring::load(&[dir.join("backup.key")]).unwrap();
     let signers = Signers::load(&[(host.clone(), vec![dir.join("laptop.cert")])].into()).unwrap();
     let who = Trust { keyring: &keyring, signers: &signers, host: &host, unsigned: false, now };

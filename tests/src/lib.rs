@@ -1,5 +1,11 @@
 //! What the integration tests share.
-#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "all of this is test code")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "all of this is test code"
+)]
 
 use std::path::Path;
 

@@ -174,7 +174,8 @@ fn what_is_configured_wrong_is_78_before_anything_is_read() {
     scene.write("unknown.toml", "level = 3\nlevle = 4\n");
     scene.write("wrong.toml", "\n\nunsigned = \"x\"\n");
     for (option, file, says) in rows {
-        let (program, args) = (zsnap_tests::scene::program("zsnap-queue"), [option.into(), scene.path(file).into_os_string()]);
+        let (program, args) =
+            (zsnap_tests::scene::program("zsnap-queue"), [option.into(), scene.path(file).into_os_string()]);
         let mut command = Command::new(program);
         if option != "--config" {
             command.arg("--config").arg(scene.path("queue.toml"));
@@ -222,10 +223,30 @@ fn names_that_could_climb_or_hide_are_refused() {
     let deep = format!("laptop{}", "/x".repeat(51));
     let host = format!("{}/etc", "h".repeat(41));
     let names: [&[u8]; 24] = [
-        b"..", b"../etc", b"laptop/..", b"laptop/../etc", b"laptop/etc/..", b"./etc", b"laptop/.", b"laptop", b"",
-        b"/", b"laptop/", b"/laptop/etc", b"laptop//etc", b"laptop/etc/", b"-laptop/etc", b".laptop/etc",
-        b"laptop/e\ntc", b"laptop/e\x1b[2Jtc", b"laptop/\xff", b"laptop/etc@now", b"laptop/~etc",
-        long.as_bytes(), deep.as_bytes(), host.as_bytes(),
+        b"..",
+        b"../etc",
+        b"laptop/..",
+        b"laptop/../etc",
+        b"laptop/etc/..",
+        b"./etc",
+        b"laptop/.",
+        b"laptop",
+        b"",
+        b"/",
+        b"laptop/",
+        b"/laptop/etc",
+        b"laptop//etc",
+        b"laptop/etc/",
+        b"-laptop/etc",
+        b".laptop/etc",
+        b"laptop/e\ntc",
+        b"laptop/e\x1b[2Jtc",
+        b"laptop/\xff",
+        b"laptop/etc@now",
+        b"laptop/~etc",
+        long.as_bytes(),
+        deep.as_bytes(),
+        host.as_bytes(),
     ];
     for raw in names {
         for before in [&["--opaque", "--full"][..], &[], &["--strip", "tank"]] {
@@ -293,7 +314,14 @@ fn what_zsnap_ingest_cannot_use_is_told_in_one_line() {
         one_line(&ran);
         assert!(ran.err.contains(says) && ran.out.is_empty(), "{args:?}: {}", ran.err);
     }
-    for args in [&["--no-such-option"][..], &["adopt", "../etc"], &["adopt", "laptop"], &["retry"], &["--max-run", "7"], &["nothing"]] {
+    for args in [
+        &["--no-such-option"][..],
+        &["adopt", "../etc"],
+        &["adopt", "laptop"],
+        &["retry"],
+        &["--max-run", "7"],
+        &["nothing"],
+    ] {
         scene.ingest(args).expect(2);
     }
     assert!(scene.applied().is_empty() && Path::new(&there).exists());
@@ -313,8 +341,10 @@ fn an_error_goes_to_syslog_as_one_line() {
         eprintln!("NOT TESTED: this needs root and no syslog daemon");
         return;
     }
-    // Another run of these tests may have been faster.
-    let Ok(socket) = UnixDatagram::bind("/dev/log") else { return };
+    let Ok(socket) = UnixDatagram::bind("/dev/log") else {
+        eprintln!("NOT TESTED: another run of these tests is at /dev/log");
+        return;
+    };
     let daemon = Daemon(socket);
     daemon.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let scene = Scene::new();

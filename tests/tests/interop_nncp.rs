@@ -40,10 +40,13 @@ impl Nodes {
             fs::create_dir(&spool).unwrap();
             let secret = values(own, ["exchprv", "signprv", "noiseprv"]);
             let (own, other, spool) = (public(own), public(other), spool.display());
-            scene.write(&format!("{name}.hjson"), &format!(
-                "{{\nspool: {spool}\nlog: {spool}/log\nself: {{\n{own}{secret}}}\n\
+            scene.write(
+                &format!("{name}.hjson"),
+                &format!(
+                    "{{\nspool: {spool}\nlog: {spool}/log\nself: {{\n{own}{secret}}}\n\
                  neigh: {{\nself: {{\n{own}}}\n{peer}: {{\n{other}{more}}}\n}}\n}}\n"
-            ));
+                ),
+            );
         }
         Some(Nodes { laptop: value(&laptop, "id").to_owned(), scene })
     }
@@ -146,7 +149,9 @@ fn parts_of_a_chunked_file_are_left_alone_until_they_are_one() {
     let Some(nodes) = Nodes::new("spool/laptop") else { return };
     let scene = &nodes.scene;
     let body: Vec<u8> = (0..3000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
-    scene.queue(&["--opaque", "--full", "--to", &format!("dir:{}", scene.path("stick").display()), "laptop/etc"], &body).expect(0);
+    scene
+        .queue(&["--opaque", "--full", "--to", &format!("dir:{}", scene.path("stick").display()), "laptop/etc"], &body)
+        .expect(0);
     let made = fs::read_dir(scene.path("stick/laptop")).unwrap().next().unwrap().unwrap().path();
     let to = format!("backup:{}", made.file_name().unwrap().to_str().unwrap());
     nodes.nncp("nncp-file", "laptop", &["-chunked".as_ref(), "4".as_ref(), &made, to.as_ref()]).expect(0);

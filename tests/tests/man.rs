@@ -117,7 +117,8 @@ fn the_table_of_exit_statuses_is_the_code() {
         let page = source(&format!("man/{tool}.8"));
         let section = page.split("\n.SH EXIT STATUS\n").nth(1).unwrap().split("\n.SH ").next().unwrap();
         let list = section.split("(7):").nth(1).unwrap();
-        for word in list.split([' ', '\n', ',', ';', '.']).filter(|word| word.starts_with(|c: char| c.is_ascii_digit())) {
+        for word in list.split([' ', '\n', ',', ';', '.']).filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        {
             let number: u8 = word.parse().unwrap();
             assert!(meant.iter().any(|row| row.0 == number), "{tool}: {number}");
         }
@@ -162,7 +163,8 @@ fn the_examples_of_zsnap_queue_work() {
     assert!(dir.join("laptop.cert").exists() && dir.join("docs.snar").exists());
     let queued = fs::read_dir(dir.join("spool/laptop")).unwrap().count();
     assert_eq!(queued, 2);
-    let restore = "zsnap-ingest --keys ../backup.key cat --host laptop --signer-file laptop.cert packet | cmp - full.zfs";
+    let restore =
+        "zsnap-ingest --keys ../backup.key cat --host laptop --signer-file laptop.cert packet | cmp - full.zfs";
     shell(restore, &dir);
 }
 
@@ -174,7 +176,8 @@ fn the_examples_of_zsnap_ingest_work() {
     for key in ["backup.key", "laptop.cert"] {
         fs::copy(scene.path(key), dir.join(key)).unwrap();
     }
-    let tar = run(Command::new("tar").args(["--create", "--file=-"]).arg("backup.key").current_dir(&dir), b"").expect(0);
+    let tar =
+        run(Command::new("tar").args(["--create", "--file=-"]).arg("backup.key").current_dir(&dir), b"").expect(0);
     scene.queue(&["--opaque", "--full", "laptop/etc"], &tar.out).expect(0);
     for file in scene.spooled("laptop") {
         fs::rename(&file, dir.join(file.file_name().unwrap())).unwrap();
@@ -220,7 +223,11 @@ fn the_configurations_that_are_shown_are_understood() {
     let shown: Vec<(String, String)> = readme_blocks()
         .into_iter()
         .map(|block| ("README.md".to_owned(), block))
-        .chain(pages().into_iter().flat_map(|page| blocks(&page, ".RS", ".RE").into_iter().map(move |b| (page.clone(), b))))
+        .chain(
+            pages()
+                .into_iter()
+                .flat_map(|page| blocks(&page, ".RS", ".RE").into_iter().map(move |b| (page.clone(), b))),
+        )
         .filter(|(_, block)| is_toml(block))
         .collect();
     assert_eq!(shown.len(), 5, "{shown:?}");
@@ -285,7 +292,9 @@ fn what_the_readme_says_works() {
     // What make does is there, too.
     let makefile = source("Makefile");
     let targets = blocks.iter().flat_map(|b| b.lines()).filter_map(|line| line.strip_prefix("make "));
-    for target in targets.filter_map(|rest| rest.split_whitespace().next()).filter(|word| word.starts_with(char::is_alphabetic)) {
+    for target in
+        targets.filter_map(|rest| rest.split_whitespace().next()).filter(|word| word.starts_with(char::is_alphabetic))
+    {
         assert!(makefile.contains(&format!("\n{target}:")), "make {target}");
     }
 }
@@ -293,7 +302,9 @@ fn what_the_readme_says_works() {
 #[test]
 fn nothing_of_the_place_where_it_was_made_is_in_the_text() {
     let registries = ["crates.io", "docs.rs", "pypi.", "npmjs", "proxy.golang", "deb.debian", "artifact", "mirror"];
-    for page in pages().into_iter().chain(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from)) {
+    for page in
+        pages().into_iter().chain(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from))
+    {
         let text = source(&page).to_lowercase();
         for word in registries.into_iter().chain(["/work/", "/root/", "/home/", "/tmp/", "../shared", "localhost"]) {
             assert!(!text.contains(word), "{page} says {word}");

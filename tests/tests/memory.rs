@@ -94,7 +94,12 @@ fn two_gibibytes_need_no_more_memory_than_256_mebibytes() {
         assert!(sent == got, "{mebibytes} MiB came out as something else");
         let size = fs::metadata(scene.path("packet")).unwrap().len();
         assert!(size > 8 * MIB, "{size}: larger than the verify buffer");
-        eprintln!("{mebibytes} MiB as {} MiB: queue {} MiB, ingest {} MiB", size / MIB, queue_peak >> 10, cat_peak >> 10);
+        eprintln!(
+            "{mebibytes} MiB as {} MiB: queue {} MiB, ingest {} MiB",
+            size / MIB,
+            queue_peak >> 10,
+            cat_peak >> 10
+        );
         (queue_peak, cat_peak)
     });
     // The default of --memory, and the verify buffer with room for zstd's window and OpenPGP.

@@ -7,8 +7,18 @@ use std::path::Path;
 const PURE: [&str; 2] = ["zsnap-queue/src/admit.rs", "zsnap-ingest/src/plan.rs"];
 /// Lists of imports would hide the others.
 const IMPURE: [&str; 12] = [
-    "std::fs", "std::process", "std::env", "std::io", "std::net", "std::os", "std::{", "SystemTime", "Instant", "rustix",
-    "Zoned", "log::",
+    "std::fs",
+    "std::process",
+    "std::env",
+    "std::io",
+    "std::net",
+    "std::os",
+    "std::{",
+    "SystemTime",
+    "Instant",
+    "rustix",
+    "Zoned",
+    "log::",
 ];
 
 /// What stands before the unit tests, without comments.

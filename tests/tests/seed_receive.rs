@@ -52,7 +52,9 @@ fn the_receive_script_takes_our_files_under_both_prefixes() {
     for prefix in ["bakfsfmt2", "backupsfmt2"] {
         for name in ["full.zfs", "raw-w-full.zfs"] {
             let target = format!("laptop/src/{}", name.trim_end_matches(".zfs"));
-            scene.queue(&["--format", "gpg", "--state", scene.path(prefix).to_str().unwrap(), &target], &sample(name)).expect(0);
+            scene
+                .queue(&["--format", "gpg", "--state", scene.path(prefix).to_str().unwrap(), &target], &sample(name))
+                .expect(0);
         }
         scene.queue(&["--opaque", "--full", "laptop/etc"], b"").expect(0);
         for file in scene.spooled("laptop") {
@@ -67,7 +69,8 @@ fn the_receive_script_takes_our_files_under_both_prefixes() {
         fs::remove_file(scene.path("got/fail")).unwrap();
         receive(&scene, prefix).expect(0);
         assert!(scene.spooled("laptop").is_empty(), "{prefix}: the script left files");
-        let got = |dataset: &str| fs::read(scene.path("got").join(format!("backup+simplesnap+laptop+{dataset}"))).unwrap();
+        let got =
+            |dataset: &str| fs::read(scene.path("got").join(format!("backup+simplesnap+laptop+{dataset}"))).unwrap();
         assert!(got("src+full") == sample("full.zfs"));
         assert!(got("src+raw-w-full") == sample("raw-w-full.zfs"));
         assert_eq!(got("etc"), b"");

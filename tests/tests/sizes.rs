@@ -23,7 +23,8 @@ fn every_size_comes_out_as_it_went_in() {
     for format in ["gpg", "aead"] {
         for size in sizes() {
             let input = &data[..size];
-            let made = scene.queue(&["--format", format, "--level", "1", "--to", "-", "--opaque", "--full", "laptop/etc"], input);
+            let made = scene
+                .queue(&["--format", format, "--level", "1", "--to", "-", "--opaque", "--full", "laptop/etc"], input);
             fs::write(scene.path("packet"), made.expect(0).out).unwrap();
             let packet = scene.path("packet");
             let args = ["--host", "laptop", "cat", packet.to_str().unwrap()];

@@ -86,7 +86,8 @@ fn increments_carry_changes_deletions_and_renames() {
     fs::remove_dir_all(docs("new")).unwrap();
     backup.run(&[]).expect(0);
     // Nothing changed.
-    backup.run(&[]).expect(0);
+    let last = backup.run(&["--json"]).expect(0);
+    assert!(String::from_utf8_lossy(&last.out).contains("\"base\":\"prev\""), "not an increment");
     assert_eq!(backup.scene.spooled("laptop").len(), 5);
     backup.restore();
     assert!(!backup.scene.path("tar/docs/file2").exists());
@@ -133,7 +134,8 @@ fn a_failed_run_loses_no_file() {
     let noise = run(Command::new("head").args(["-c", "3000000", "/dev/urandom"]), b"").out;
     fs::write(scene.path("docs/filter"), noise).unwrap();
     let half = |to: &str| {
-        let mut command = scene.queue_command(["--to", "-", "--opaque", "--producer-state", to, "laptop/tar", "--", "tar"]);
+        let mut command =
+            scene.queue_command(["--to", "-", "--opaque", "--producer-state", to, "laptop/tar", "--", "tar"]);
         command.args(["--create", "--listed-incremental={state}", "--file=-", "--directory"]).arg(&root).arg("docs");
         let line = "set -o pipefail; \"$@\" | head -c 100 > /dev/null";
         run(Command::new("bash").args(["-c", line, "bash"]).arg(command.get_program()).args(command.get_args()), b"")
@@ -206,5 +208,8 @@ fn a_plain_pipeline_loses_files() {
         run(tar.arg("--directory").arg(scene.path("tar")), b"").expect(0);
     }
     assert!(scene.path("tar/docs/after").exists());
-    assert!(scene.path("docs/lost").exists() && !scene.path("tar/docs/lost").exists(), "this tar is better than its name");
+    assert!(
+        scene.path("docs/lost").exists() && !scene.path("tar/docs/lost").exists(),
+        "this tar is better than its name"
+    );
 }

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::digest::sha256_hex;
 use crate::exit::Exit;
 use crate::queue_name::QueueName;
 use crate::target::check_component;
@@ -107,8 +107,9 @@ impl Dest {
 
     /// The first 12 hex digits of the SHA-256 of its text: a name for its outbox.
     pub fn id(&self) -> String {
-        let digest = Sha256::digest(self.to_string().as_bytes());
-        digest[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut id = sha256_hex(self.to_string().as_bytes());
+        id.truncate(12);
+        id
     }
 }
 

@@ -1,17 +1,18 @@
 //! Sealing: a stream becomes a queue file.
 //!
 //! Four threads, with pipes between them: the caller's produces and compresses, one signs, one
-//! encrypts, one writes. Encryption has a thread to itself because Sequoia's SEIPDv1 is the
-//! slowest of them (its SHA-1 detects collisions, some 170 MB/s).
+//! encrypts, one writes.
+
+mod seipd1;
 
 use std::io::{self, Write};
 use std::thread::{self, ScopedJoinHandle};
 
 use sequoia_openpgp as openpgp;
 
+use openpgp::KeyHandle;
 use openpgp::serialize::stream::{Encryptor, LiteralWriter, Message, Recipient, Signer};
 use openpgp::types::{AEADAlgorithm, Features, HashAlgorithm, SymmetricAlgorithm};
-use openpgp::{KeyHandle, KeyID};
 
 use crate::exit::Exit;
 use crate::keys::{Format, Recipients, SigningKey};
@@ -134,22 +135,20 @@ fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::
 
 /// Session key for each recipient, and the encrypted packet around what was signed.
 fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::Result<()> {
-    // Sequoia chooses SEIPDv2 by itself if all recipients advertise it: here the user chose.
-    let recipients = how.recipients.keys.iter().map(|key| match how.format {
-        Format::Gpg => {
-            let id = KeyHandle::KeyID(KeyID::from(key.fingerprint()));
-            Recipient::new(Features::empty().set_seipdv1(), id, key)
+    let keys = &how.recipients.keys;
+    match how.format {
+        Format::Gpg => seipd1::encrypt(&mut from, &mut to, keys)?,
+        Format::Aead => {
+            let features = Features::empty().set_seipdv2();
+            let recipients =
+                keys.iter().map(|key| Recipient::new(features.clone(), KeyHandle::from(key.fingerprint()), key));
+            let encryptor = Encryptor::for_recipients(Message::new(&mut to), recipients);
+            let encryptor = encryptor.symmetric_algo(SymmetricAlgorithm::AES256).aead_algo(AEADAlgorithm::OCB);
+            let mut message = encryptor.build()?;
+            drain(&mut from, &mut message)?;
+            message.finalize()?;
         }
-        Format::Aead => Recipient::new(Features::empty().set_seipdv2(), KeyHandle::from(key.fingerprint()), key),
-    });
-    let encryptor =
-        Encryptor::for_recipients(Message::new(&mut to), recipients).symmetric_algo(SymmetricAlgorithm::AES256);
-    let mut message = match how.format {
-        Format::Gpg => encryptor.build()?,
-        Format::Aead => encryptor.aead_algo(AEADAlgorithm::OCB).build()?,
-    };
-    drain(&mut from, &mut message)?;
-    message.finalize()?;
+    }
     Ok(to.finish()?)
 }
 

@@ -18,6 +18,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zsnap_common::child::Child;
+use zsnap_common::digest::hex;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::publish;
 
@@ -185,7 +186,7 @@ impl Hasher {
 
     /// 64 hex digits.
     pub fn finish(self) -> String {
-        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.0.finalize())
     }
 }
 

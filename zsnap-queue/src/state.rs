@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use zsnap_common::digest::hex;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::lock::Lock;
 use zsnap_common::outbox::Outboxes;
@@ -221,7 +222,7 @@ fn begin(dir: &Path, now: u64) -> anyhow::Result<()> {
 pub fn random_hex(bytes: usize) -> io::Result<String> {
     let mut random = vec![0u8; bytes];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&random))
 }
 
 /// Nobody else may be able to change what we believe.
@@ -332,7 +333,7 @@ mod tests {
     #[test]
     fn the_digest_is_hmac_sha256() {
         // RFC 4231, test case 1.
-        let hex: String = hmac_sha256(&[0x0b; 20], b"Hi There").iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex(&hmac_sha256(&[0x0b; 20], b"Hi There"));
         assert_eq!(hex, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
     }
 }

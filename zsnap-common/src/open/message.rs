@@ -77,7 +77,7 @@ pub fn authenticate<R: Read + Send>(
         at_end: false,
     };
     let found = RefCell::new(Found::default());
-    let mut payload = keep.then(Vec::new);
+    let mut payload = keep.then(|| Vec::with_capacity(usize::try_from(length).unwrap_or(0)));
     let mut to = Some(to);
     let result = decrypt(&mut source, Verifying { who, found: &found, packets: 0 }, |bytes| {
         if let Some(payload) = &mut payload {

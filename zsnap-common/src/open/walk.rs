@@ -5,6 +5,7 @@ use std::io::BufRead;
 use sha2::{Digest, Sha256};
 
 use super::Refusal;
+use crate::digest::hex;
 use crate::payload::{Manifest, PayloadError, PayloadKind, PayloadReader, Trailer};
 use crate::zstream::{Gate, StreamFacts};
 
@@ -88,8 +89,4 @@ fn facts(gate: Gate, manifest: Option<&Manifest>, trailer: Option<&Trailer>) -> 
         }
     }
     Ok(facts)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

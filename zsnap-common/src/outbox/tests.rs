@@ -1,0 +1,165 @@
+//! Tests of [`super`].
+
+use super::*;
+use crate::exit::Exit;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    boxes: Outboxes,
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
+    publish::make_dirs(&boxes.split_dir(&host())).unwrap();
+    Fixture { dir, boxes }
+}
+
+fn host() -> Host {
+    "h".parse().unwrap()
+}
+
+fn name(seq: u32, dataset: &str) -> String {
+    format!("bakfsfmt2-1700000000.{seq:09}.1_h@{dataset}")
+}
+
+impl Fixture {
+    fn publish(&self, file: &str) {
+        fs::write(self.boxes.split_dir(&host()).join(file), file).unwrap();
+    }
+    fn queue(&self, file: &str, to: &[&str]) {
+        self.publish(file);
+        let to: Vec<String> = to.iter().map(|t| (*t).to_owned()).collect();
+        self.boxes.split(&host(), file, &to).unwrap();
+    }
+    fn waiting(&self, to: &str) -> Vec<String> {
+        self.boxes.waiting(to).unwrap().into_iter().map(|q| q.name).collect()
+    }
+}
+
+#[test]
+fn each_outbox_gets_a_link_and_loses_it_on_delivery() {
+    let f = fixture();
+    let file = name(1, "a");
+    f.queue(&file, &["x", "y"]);
+    assert!(!f.boxes.split_dir(&host()).join(&file).exists());
+    assert_eq!(fs::metadata(f.boxes.dir("x").join("h").join(&file)).unwrap().nlink(), 2);
+    let mut seen = Vec::new();
+    let done = f.boxes.drain("x", None, &mut |item, content| {
+        let mut text = String::new();
+        io::Read::read_to_string(&mut { content }, &mut text)?;
+        seen.push((item.name.to_owned(), text));
+        Ok(Delivered::New)
+    });
+    assert_eq!(done.unwrap().delivered, [file.as_str()]);
+    assert_eq!(seen, [(file.clone(), file.clone())]);
+    assert_eq!((f.waiting("x"), f.waiting("y")), (vec![], vec![file]));
+}
+
+#[test]
+fn a_failure_stops_its_dataset_and_no_other() {
+    let f = fixture();
+    for file in [name(3, "a"), name(1, "a"), name(2, "b"), name(4, "b")] {
+        f.queue(&file, &["x"]);
+    }
+    let mut tried = Vec::new();
+    let done = f.boxes.drain("x", None, &mut |item, _| {
+        tried.push(item.name.to_owned());
+        if item.name == name(1, "a") { Err(Exit::Unavailable.error("no")) } else { Ok(Delivered::New) }
+    });
+    let done = done.unwrap();
+    assert_eq!(tried, [name(1, "a"), name(2, "b"), name(4, "b")]);
+    assert_eq!((done.delivered.len(), done.failed.len()), (2, 1));
+    assert_eq!(f.waiting("x"), [name(1, "a"), name(3, "a")]);
+}
+
+#[test]
+fn a_destination_that_is_away_loses_nothing() {
+    let f = fixture();
+    f.queue(&name(1, "a"), &["x"]);
+    f.queue(&name(1, "b"), &["x"]);
+    let mut tries = 0;
+    let done = f.boxes.drain("x", None, &mut |_, _| {
+        tries += 1;
+        Ok(Delivered::Away("unplugged".into()))
+    });
+    assert_eq!((done.unwrap().away, tries), (Some("unplugged".into()), 1));
+    assert_eq!(f.waiting("x").len(), 2);
+}
+
+#[test]
+fn what_is_not_split_everywhere_is_not_delivered_nor_overtaken() {
+    let f = fixture();
+    f.queue(&name(1, "a"), &["x"]);
+    f.queue(&name(2, "a"), &["x"]);
+    f.queue(&name(3, "b"), &["x"]);
+    // As a crash between the first and the second link leaves it.
+    fs::hard_link(f.boxes.dir("x").join("h").join(name(1, "a")), f.boxes.split_dir(&host()).join(name(1, "a")))
+        .unwrap();
+    let done = f.boxes.drain("x", None, &mut |_, _| Ok(Delivered::New)).unwrap();
+    assert_eq!(done.delivered, [name(3, "b")]);
+    f.boxes.split(&host(), &name(1, "a"), &["x".into(), "y".into()]).unwrap();
+    let done = f.boxes.drain("x", None, &mut |_, _| Ok(Delivered::New)).unwrap();
+    assert_eq!(done.delivered, [name(1, "a"), name(2, "a")]);
+    assert_eq!(f.waiting("y"), [name(1, "a")]);
+}
+
+#[test]
+fn a_name_that_is_taken_gets_a_copy_suffix() {
+    let f = fixture();
+    let file = name(1, "a");
+    f.queue(&file, &["x"]);
+    // The same file again, as after a crash before the split entry went: nothing new.
+    f.queue(&file, &["x"]);
+    assert_eq!(f.waiting("x"), [file.as_str()]);
+    fs::write(f.boxes.split_dir(&host()).join(&file), "other").unwrap();
+    f.boxes.split(&host(), &file, &["x".into()]).unwrap();
+    assert_eq!(f.waiting("x"), [file.clone(), format!("{file}.0")]);
+}
+
+#[test]
+fn links_made_while_the_drain_runs_are_seen() {
+    let f = fixture();
+    f.queue(&name(1, "a"), &["x"]);
+    let mut more = vec![name(2, "a")];
+    let done = f.boxes.drain("x", None, &mut |_, _| {
+        if let Some(file) = more.pop() {
+            // Its writer finds the lock held, and leaves it to us.
+            f.queue(&file, &["x"]);
+            let other = f.boxes.drain("x", None, &mut |_, _| Ok(Delivered::New)).unwrap();
+            assert!(other.busy && other.delivered.is_empty());
+        }
+        Ok(Delivered::New)
+    });
+    assert_eq!(done.unwrap().delivered, [name(1, "a"), name(2, "a")]);
+}
+
+#[test]
+fn delivered_files_can_be_kept() {
+    let f = fixture();
+    let file = name(1, "a");
+    let keep = f.dir.path().join("kept/x/2026-11-22");
+    for _ in 0..2 {
+        f.queue(&file, &["x"]);
+        let done = f.boxes.drain("x", Some(&keep), &mut |_, _| Ok(Delivered::New)).unwrap();
+        assert_eq!(done.delivered, [file.as_str()]);
+        assert_eq!(fs::read_to_string(keep.join("h").join(&file)).unwrap(), file);
+        assert!(f.waiting("x").is_empty());
+    }
+}
+
+#[test]
+fn foreign_files_are_left_alone() {
+    let f = fixture();
+    f.queue(&name(1, "a"), &["x"]);
+    let dir = f.boxes.dir("x").join("h");
+    fs::write(dir.join(".zsnap-0"), "").unwrap();
+    fs::write(dir.join("notes"), "").unwrap();
+    fs::create_dir(dir.join(name(2, "a"))).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", dir.join(name(3, "a"))).unwrap();
+    let done = f.boxes.drain("x", None, &mut |_, _| Ok(Delivered::New)).unwrap();
+    assert_eq!(done.delivered, [name(1, "a")]);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 4);
+}
