@@ -75,7 +75,12 @@ fn strict(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
 
 /// HOST/DATASET as it is; a prefix that matches is stripped all the same.
 pub fn lenient(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
-    strip.and_then(|_| Target::from_operand(operand, strip).ok()).map_or_else(|| strict(operand, None), Ok)
+    // What lies below the prefix but is no HOST/DATASET then must not become one by its prefix.
+    let below = |prefix: &&str| {
+        let rest = operand.to_str().and_then(|operand| operand.strip_prefix(prefix.trim_end_matches('/')));
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    strict(operand, strip.filter(below))
 }
 
 fn source(o: &Options, argv: &[OsString]) -> anyhow::Result<Source> {

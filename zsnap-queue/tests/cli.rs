@@ -109,6 +109,7 @@ fn usage_errors_leave_nothing_behind() {
         &[&to, "--to=-", "laptop/a"],
         &["--to=ftp:x", "laptop/a"],
         &[&to, "--opaque", "laptop/a"],
+        &[&to, "--opaque", "--full", "--strip", "laptop", "laptop/a"],
         &[&to, "--opaque", "--increment", "laptop/a"],
         &[&to, "--level=0", "laptop/a"],
         &[&to, "laptop/a", "laptop/b"],
