@@ -1,11 +1,4 @@
 //! What the integration tests share.
-#![allow(
-    clippy::panic,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    reason = "all of this is test code"
-)]
 
 use std::path::Path;
 

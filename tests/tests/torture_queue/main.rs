@@ -1,13 +1,6 @@
 //! zsnap-queue keeps its promise when everything dies around it: whatever is killed, full or
 //! broken at whatever moment, status 0 means that the stream arrives, whole, and nothing that
 //! was refused ever does.
-#![allow(
-    clippy::panic,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    reason = "all of this is test code"
-)]
 
 mod destinations;
 mod disk;
