@@ -8,13 +8,15 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use zsnap_common::digest::sha256_hex;
+use zsnap_common::keys::Keyring;
+use zsnap_common::open::{Limits, Signers, Trust, verify};
 
 use crate::random::{Random, noise};
-use crate::scene::{Scene, run};
+use crate::scene::{Scene, files, run};
 use crate::stream::{Rec, Stream, Sub};
 
 /// Where the streams come from.
@@ -303,6 +305,7 @@ impl Play {
                 assert!(!there.contains_key(id), "stream {id} was refused, but is in {}", dir.display());
             }
         }
+        chained(&self.scene);
         if self.source == Source::Producer {
             // Numbers grow, so each must build on the one before it, or files would be missing.
             let mut before = 0;
@@ -340,6 +343,23 @@ impl Play {
     /// How many streams were refused.
     pub fn refused(&self) -> u64 {
         self.never.len() as u64
+    }
+}
+
+/// The manifest of each file in `spool` must name the one before it of the same dataset and epoch:
+/// no acknowledged file is missing, and no two have the same predecessor.
+pub fn chained(scene: &Scene) {
+    let keyring = Keyring::load(&[scene.path("backup.key")]).unwrap();
+    let host = "laptop".parse().unwrap();
+    let signers = Signers::load(&[("laptop".parse().unwrap(), vec![scene.path("laptop.cert")])].into()).unwrap();
+    let trust = Trust { keyring: &keyring, signers: &signers, host: &host, unsigned: false, now: SystemTime::now() };
+    let limits = Limits { verify_buffer: 64 << 20, window_log: 27 };
+    let mut before = HashMap::new();
+    for path in files(&scene.path("spool/laptop")) {
+        let verified = verify(File::open(&path).unwrap(), &trust, &limits).unwrap();
+        let manifest = verified.manifest().unwrap();
+        let prev = before.insert((manifest.dataset.to_string(), manifest.epoch.id.clone()), manifest.seq);
+        assert_eq!(manifest.prev, prev, "{} does not name the file before it", path.display());
     }
 }
 

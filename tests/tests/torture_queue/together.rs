@@ -7,7 +7,7 @@ use std::process::Stdio;
 use zsnap_common::digest::sha256_hex;
 use zsnap_tests::random::{moments, noise};
 use zsnap_tests::scene::{Scene, files, run};
-use zsnap_tests::torture::{status, walk};
+use zsnap_tests::torture::{chained, status, walk};
 
 /// Eight datasets at once, and four runs for one more, from the very first run on.
 #[test]
@@ -41,6 +41,7 @@ fn many_at_once_lose_and_double_nothing() {
             }
             assert!(same > 0, "round {round}: four kept one another from queueing anything");
         }
+        chained(&scene);
         let spooled = files(&scene.path("spool/laptop"));
         for path in &spooled {
             let plain = run(scene.ingest_command(["cat"]).arg(path), b"").expect(0).out;
