@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "no product code")]
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
@@ -67,7 +67,7 @@ fn main() {
     let mut line = format!("seal {:.3}", start.elapsed().as_secs_f64());
 
     if std::env::var_os("SEAL_ONLY").is_some() {
-        writeln!(io::stdout(), "{line}").unwrap();
+        println!("{line}");
         return;
     }
     let keyring = Keyring::load(&[dir.join("backup.key")]).unwrap();
@@ -86,5 +86,5 @@ fn main() {
             line += &format!(" peak {}", peak.trim_start_matches("VmHWM:").trim());
         }
     }
-    writeln!(io::stdout(), "{line}").unwrap();
+    println!("{line}");
 }

@@ -1,5 +1,6 @@
 //! Real GnuPG and real zstd read what we write, and we read what they write. Without gpg or zstd
 //! these tests say so and pass, unless `ZSNAP_TESTS_STRICT` is set.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "all of this is test code")]
 
 mod sealed;
 

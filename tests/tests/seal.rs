@@ -1,4 +1,5 @@
 //! Sealing and opening: what goes in comes out, and nothing else ever does.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "all of this is test code")]
 
 mod sealed;
 
@@ -131,7 +132,7 @@ fn bytes_that_follow_are_noticed() {
     for format in FORMATS {
         let site = Site::new(format);
         let message = sealed(b"hello", &site.sealing(format));
-        for more in [&b"\0"[..], b"junk", &message] {
+        for more in [&b"\0"[..], b"junk", b"\xca\x03PGP", &message] {
             let refusal = site.open(&[&message[..], more].concat()).unwrap_err();
             assert!(matches!(refusal, Refusal::Damaged(_)), "{refusal:?}");
         }
@@ -364,6 +365,12 @@ fn one_good_signature_suffices_unless_another_is_forged() {
     assert_eq!(site.open(&encrypted(&packets, &backup, true)).unwrap(), b"hello");
     assert_eq!(site.open(&encrypted(&signed(&[&stranger, &laptop], None), &backup, false)).unwrap(), b"hello");
     assert_eq!(site.open(&encrypted(&signed(&[&laptop, &stranger], None), &backup, false)).unwrap(), b"hello");
+
+    let mut packets = signed(&[&laptop, &laptop], None);
+    assert_eq!(site.open(&encrypted(&packets, &backup, false)).unwrap(), b"hello");
+    *packets.last_mut().unwrap() ^= 1;
+    let refusal = site.open(&encrypted(&packets, &backup, false));
+    assert!(matches!(refusal, Err(Refusal::Forged(_))), "{refusal:?}");
 
     // Somebody who may read it sends it on, with the signature.
     let other = Site::new(Format::Gpg);

@@ -1,4 +1,5 @@
 //! Memory does not grow with the message. Alone in its process, because it looks at the peak.
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 mod sealed;
 

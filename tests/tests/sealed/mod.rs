@@ -1,5 +1,6 @@
 //! What the tests of sealed files share: keys, manifests, sealing and opening in memory.
 #![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "all of this is test code")]
 
 use std::collections::HashMap;
 use std::fs;
