@@ -20,6 +20,12 @@ test:
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace
 
+# The same promises as in `make test`, kept through many more deaths. A failure prints the seed.
+torture:
+	tests/packages test
+	cargo build --locked --workspace --bins
+	ZSNAP_TORTURE=$${ZSNAP_TORTURE:-10000} cargo test --locked -p zsnap-tests --test torture_queue
+
 check:
 	tests/packages build
 	cargo fmt --check
@@ -46,4 +52,4 @@ install: all
 	  install -d $$section && install -m 644 $$page $$section/ || exit 1; done
 	install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(PREFIX)/share/doc/zsnap/
 
-.PHONY: all demo test check test-zfs bench install
+.PHONY: all demo test torture check test-zfs bench install

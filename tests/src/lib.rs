@@ -1,14 +1,8 @@
 //! What the integration tests share.
-#![allow(
-    clippy::panic,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    reason = "all of this is test code"
-)]
 
 use std::path::Path;
 
+pub mod random;
 pub mod scene;
 pub mod stream;
 pub mod torture;

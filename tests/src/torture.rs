@@ -8,69 +8,16 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use zsnap_common::digest::sha256_hex;
+use zsnap_common::keys::Keyring;
+use zsnap_common::open::{Limits, Signers, Trust, verify};
 
-use crate::scene::{Scene, run};
+use crate::random::{Random, noise};
+use crate::scene::{Scene, files, run};
 use crate::stream::{Rec, Stream, Sub};
-
-/// Moments per test: 200, or as many as the environment's ZSNAP_TORTURE says.
-pub fn moments() -> u64 {
-    std::env::var("ZSNAP_TORTURE").map_or(200, |n| n.parse().expect("ZSNAP_TORTURE"))
-}
-
-/// Numbers that can be had again: a failing test prints the seed for ZSNAP_SEED.
-#[derive(Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// Seeded from ZSNAP_SEED or the clock.
-    pub fn new() -> Random {
-        let now = || u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap();
-        let seed = std::env::var("ZSNAP_SEED").map_or_else(|_| now(), |s| s.parse().expect("ZSNAP_SEED"));
-        eprintln!("ZSNAP_SEED={seed}");
-        Random(seed)
-    }
-
-    /// A number that only `seed` decides (splitmix64).
-    pub fn seeded(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// One of 0 to n - 1.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    /// Somewhere in `length`.
-    pub fn within(&mut self, length: Duration) -> Duration {
-        length.mul_f64(self.next() as f64 / u64::MAX as f64)
-    }
-}
-
-impl Default for Random {
-    fn default() -> Random {
-        Random::new()
-    }
-}
-
-/// Bytes that do not compress, different for each `id`.
-pub fn noise(id: u64, length: usize) -> Vec<u8> {
-    let mut random = Random::seeded(id);
-    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
-    bytes.truncate(length);
-    bytes
-}
 
 /// Where the streams come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,8 +230,8 @@ impl Play {
     pub fn tidy(&self, copies: bool) {
         for path in walk(self.scene.path("")) {
             let name = path.file_name().unwrap().to_string_lossy();
-            let copy = name.contains(".zsnap-") && !name.starts_with('.');
-            assert!(!name.starts_with(".zsnap-") && !(copy && copies), "{} was left behind", path.display());
+            let copy = copies && name.contains(".zsnap-");
+            assert!(!copy && !name.starts_with(".zsnap-"), "{} was left behind", path.display());
             let split = path.starts_with(self.scene.path("queue-state/outbox/split"));
             assert!(!split, "{} is still to be split", path.display());
         }
@@ -321,9 +268,14 @@ impl Play {
         (id, base)
     }
 
-    /// Everything that was promised must be in `spool`, once, in order; and at least once in
-    /// `drop` and wherever else `copies` says. Everything must be tidy.
-    pub fn settle(&mut self, copies: &[PathBuf]) {
+    /// [`Play::finish`], then [`Play::check`].
+    pub fn settle(&mut self, copies: &[&Path]) {
+        self.finish();
+        self.check(copies);
+    }
+
+    /// Undisturbed runs deliver all that waits, and leave everything tidy.
+    pub fn finish(&mut self) {
         self.orphans_gone();
         // Not the same thing: `flush` serves all, a run its own dataset.
         self.flush();
@@ -336,13 +288,16 @@ impl Play {
             .filter(|path| !["lock", "dest.json"].iter().any(|name| path.ends_with(name)))
             .collect();
         assert!(waiting.is_empty(), "{waiting:?} was not delivered: {errors}");
+    }
+
+    /// Everything that was promised must be in `spool`, whole, once, in order; and at least once
+    /// in each of `copies`. Nothing that was refused may be in any.
+    pub fn check(&mut self, copies: &[&Path]) {
         let spool = self.scene.path("spool/laptop");
         let spooled = self.arrived(&spool);
         assert!(spooled.values().all(|bases| bases.len() == 1), "doubled: {spooled:?}");
-        let mut all = vec![spool];
-        all.extend(copies.iter().cloned());
-        for dir in all {
-            let there = self.arrived(&dir);
+        for dir in copies.iter().copied().chain([spool.as_path()]) {
+            let there = self.arrived(dir);
             for id in &self.zero {
                 assert!(there.contains_key(id), "stream {id} was promised, but is not in {}", dir.display());
             }
@@ -350,6 +305,7 @@ impl Play {
                 assert!(!there.contains_key(id), "stream {id} was refused, but is in {}", dir.display());
             }
         }
+        chained(&self.scene);
         if self.source == Source::Producer {
             // Numbers grow, so each must build on the one before it, or files would be missing.
             let mut before = 0;
@@ -384,9 +340,26 @@ impl Play {
         self.newest_zero = 0;
     }
 
-    /// How many streams were acknowledged.
-    pub fn acknowledged(&self) -> u64 {
-        self.zero.len() as u64
+    /// How many streams were refused.
+    pub fn refused(&self) -> u64 {
+        self.never.len() as u64
+    }
+}
+
+/// The manifest of each file in `spool` must name the one before it of the same dataset and epoch:
+/// no acknowledged file is missing, and no two have the same predecessor.
+pub fn chained(scene: &Scene) {
+    let keyring = Keyring::load(&[scene.path("backup.key")]).unwrap();
+    let host = "laptop".parse().unwrap();
+    let signers = Signers::load(&[("laptop".parse().unwrap(), vec![scene.path("laptop.cert")])].into()).unwrap();
+    let trust = Trust { keyring: &keyring, signers: &signers, host: &host, unsigned: false, now: SystemTime::now() };
+    let limits = Limits { verify_buffer: 64 << 20, window_log: 27 };
+    let mut before = HashMap::new();
+    for path in files(&scene.path("spool/laptop")) {
+        let verified = verify(File::open(&path).unwrap(), &trust, &limits).unwrap();
+        let manifest = verified.manifest().unwrap();
+        let prev = before.insert((manifest.dataset.to_string(), manifest.epoch.id.clone()), manifest.seq);
+        assert_eq!(manifest.prev, prev, "{} does not name the file before it", path.display());
     }
 }
 
@@ -395,9 +368,19 @@ pub fn status(status: ExitStatus) -> i32 {
     status.code().or(status.signal().map(|s| 128 + s)).unwrap()
 }
 
-/// Sends a signal to a child, or to its whole group. It may have ended.
+/// Whether a child has ended. It is not waited for, so that its number stays its own.
+pub fn over(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid(child.id())), options).unwrap().is_some()
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
+}
+
+/// Sends a signal to a child that was not waited for, or to its whole group.
 pub fn send(signal: Signal, child: u32, group: bool) {
-    let pid = Pid::from_raw(i32::try_from(child).unwrap()).unwrap();
+    let pid = pid(child);
     let _ = if group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
 }
 

@@ -236,6 +236,23 @@ mod tests {
         sweep(&dir.path().join("absent")).unwrap();
     }
 
+    /// As beside other processes of the same host.
+    #[test]
+    fn a_sweep_bears_writers_that_end_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for _ in 0..2000 {
+                    drop(NewFile::create_in(dir.path()).unwrap());
+                }
+            });
+            while !writer.is_finished() {
+                sweep(dir.path()).unwrap();
+            }
+        });
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
     #[test]
     fn directories_are_made_private() {
         let dir = tempfile::tempdir().unwrap();

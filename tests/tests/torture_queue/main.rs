@@ -2,6 +2,8 @@
 //! broken at whatever moment, status 0 means that the stream arrives, whole, and nothing that
 //! was refused ever does.
 
+mod destinations;
 mod disk;
 mod kill;
 mod syscalls;
+mod together;

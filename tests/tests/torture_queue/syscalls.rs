@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use zsnap_tests::scene::have;
-use zsnap_tests::torture::{Play, Source, status};
+use zsnap_tests::torture::{Play, Source, status, walk};
 
 /// strace is here and may trace.
 fn can_trace() -> bool {
@@ -66,7 +65,7 @@ fn traced(play: &mut Play, options: &[String]) -> (u64, i32, String) {
         .args(options)
         .arg(run.get_program())
         .args(run.get_args());
-    strace.current_dir("/").stdin(play.stdin(id)).stdout(std::process::Stdio::null()).stderr(play.errors());
+    strace.current_dir("/").stdin(play.stdin(id)).stdout(Stdio::null()).stderr(play.errors());
     let status = status(strace.status().unwrap());
     (id, status, fs::read_to_string(&trace).unwrap())
 }
@@ -136,8 +135,7 @@ fn strike_each(source: Source, before: Before, calls: &str, how: &str, paths: &[
         struck += usize::from(hit.is_some());
         let what = format!("{call} number {number}, {how}: {hit:?}");
         // Whether the new state.json survives a power cut cannot be known then.
-        let undecided =
-            hit.is_some_and(|line| line.contains(&format!("fsync")) && line.contains(&format!("{DATASET}>")));
+        let undecided = hit.is_some_and(|line| line.contains("fsync") && line.contains(&format!("{DATASET}>")));
         match status {
             101 | 134 | 139 => panic!("{what}: status {status}, {}", play.said()),
             137 => play.ended(id, status, &[], &[137]),
@@ -145,30 +143,123 @@ fn strike_each(source: Source, before: Before, calls: &str, how: &str, paths: &[
             _ => play.ended(id, status, &[status], &[]),
         }
         let said = play.said();
-        assert!(status != 0 || hit.is_none() || tells(&said) || harmless(hit.unwrap()), "{what}: nothing was told");
+        assert!(!said.contains("panicked"), "{what}: {said}");
+        let waits = walk(play.scene.path("queue-state/outbox"))
+            .iter()
+            .any(|path| path.to_string_lossy().contains("bakfsfmt2-"));
+        assert!(status != 0 || !waits || !said.is_empty(), "{what}: not delivered, and nothing was said");
         play.finals_are_whole(1);
         play.recover_now();
-        play.tidy(true);
-        let said = play.said();
-        assert!(!said.contains("panicked"), "{what}: {said}");
     }
     assert!(struck * 4 >= total * 3, "only {struck} of {total} calls were struck");
     eprintln!("{calls}, {how}: {struck} calls struck");
     play.settle(&[]);
 }
 
-fn tells(said: &str) -> bool {
-    !said.is_empty()
-}
-
-fn harmless(_: &str) -> bool {
-    true
-}
-
-const CALLS: &str = "fsync,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,openat,write,copy_file_range";
+/// The calls that make, name, fill and remove files.
+const CALLS: &str = "fsync,linkat,rename,renameat,unlink,unlinkat,mkdir,mkdirat,openat,write,copy_file_range";
+/// Those without which nothing is durable.
+const NAMES: &str = "fsync,linkat,rename,renameat,unlink,unlinkat";
+const DEATH: &str = "signal=KILL";
+const NO_SPACE: &str = "error=ENOSPC";
+const BROKEN: &str = "error=EIO";
+/// Delivery has its own thread, whose calls are counted from one again.
 const SPOOL: [&str; 2] = ["spool", "spool/laptop"];
 
 #[test]
 fn death_in_the_first_run() {
-    strike_each(Source::Zfs, Before::Nothing, CALLS, "signal=KILL", &[]);
+    strike_each(Source::Zfs, Before::Nothing, CALLS, DEATH, &[]);
+}
+
+#[test]
+fn errors_in_the_first_run() {
+    strike_each(Source::Zfs, Before::Nothing, CALLS, BROKEN, &[]);
+    let makes = "fsync,linkat,renameat,mkdir,mkdirat,write,copy_file_range";
+    strike_each(Source::Zfs, Before::Nothing, makes, NO_SPACE, &[]);
+}
+
+#[test]
+fn death_and_errors_with_a_producer() {
+    strike_each(Source::Producer, Before::Queued, NAMES, DEATH, &[]);
+    strike_each(Source::Producer, Before::Queued, NAMES, BROKEN, &[]);
+}
+
+#[test]
+fn death_and_errors_in_the_recovery() {
+    strike_each(Source::Producer, Before::Committed, NAMES, DEATH, &[]);
+    strike_each(Source::Zfs, Before::Committed, NAMES, BROKEN, &[]);
+}
+
+#[test]
+fn death_and_errors_in_the_delivery() {
+    for how in [DEATH, BROKEN, NO_SPACE] {
+        strike_each(Source::Zfs, Before::Queued, CALLS, how, &SPOOL);
+    }
+}
+
+/// The first call of that name, after `from`, whose text holds all of `parts`.
+#[track_caller]
+fn next<'a>(calls: &'a [Call], after: usize, name: &str, parts: &[&str]) -> &'a Call {
+    let found = calls.iter().find(|c| c.began > after && c.name == name && parts.iter().all(|p| c.text.contains(p)));
+    found.unwrap_or_else(|| panic!("no {name} of {parts:?} after line {after}"))
+}
+
+/// What is promised to be on the disk was written and synced before anything refers to it.
+#[test]
+fn every_step_is_durable_before_the_next() {
+    if !can_trace() {
+        return;
+    }
+    for first in [true, false] {
+        let mut play = Play::new(Source::Zfs);
+        if !first {
+            play.queue();
+        }
+        let (id, status, trace) = traced(&mut play, &["-etrace=file,desc,exit_group".into()]);
+        play.ended(id, status, &[], &[]);
+        let calls = parse(&trace);
+        let root = play.scene.path("");
+        let dir = |path: &str| format!("<{}>", root.join(path).display());
+        let temporary = |path: &str| format!("<{}", root.join(path).join(".zsnap-").display());
+        let (split, dataset, spool) = ("queue-state/outbox/split/laptop", DATASET, "spool/laptop");
+        // Everything that writes to a temporary of `path` has ended before its fsync begins.
+        let synced = |path: &str, after: usize| -> usize {
+            let fsync = next(&calls, after, "fsync", &[&temporary(path)]);
+            let writes = |c: &&Call| {
+                let call = ["write", "copy_file_range", "sendfile", "pwrite64", "writev"].contains(&c.name.as_str());
+                call && c.text.contains(&temporary(path)) && c.ended > after
+            };
+            let last = calls.iter().filter(writes).map(|c| c.ended).max().expect("nothing was written");
+            assert!(last < fsync.began, "{path}: written to after its fsync");
+            fsync.ended
+        };
+        let at = synced(split, 0);
+        let at = next(&calls, at, "linkat", &[&dir(split), ".zsnap-", "bakfsfmt2-"]).ended;
+        let at = next(&calls, at, "fsync", &[&dir(split)]).ended;
+        // The commit.
+        let at = synced(dataset, at);
+        let at = next(&calls, at, "renameat", &[&dir(dataset), "state.json"]).ended;
+        let commit = next(&calls, at, "fsync", &[&dir(dataset)]).ended;
+        let made = next(&calls, 0, "linkat", &["outbox/split/laptop/bakfsfmt2-", "outbox/to/"]);
+        assert!(made.began > commit, "linked into an outbox before the commit");
+        let outbox = made.text.split('<').find_map(|part| part.split_once('>').filter(|(p, _)| p.contains("/to/")));
+        let outbox = format!("<{}>", outbox.unwrap().0);
+        let at = next(&calls, made.ended, "fsync", &[&outbox]).ended;
+        let at = next(&calls, at, "unlinkat", &["outbox/split/laptop/bakfsfmt2-"]).ended;
+        let at = next(&calls, at, "fsync", &[&dir(split)]).ended;
+        // The delivery.
+        let at = synced(spool, at);
+        let at = next(&calls, at, "linkat", &[&dir(spool), ".zsnap-", "bakfsfmt2-"]).ended;
+        let at = next(&calls, at, "fsync", &[&dir(spool)]).ended;
+        let at = next(&calls, at, "unlinkat", &["outbox/to/", "bakfsfmt2-"]).ended;
+        let at = next(&calls, at, "fsync", &[&outbox]).ended;
+        next(&calls, at, "exit_group", &["(0)"]);
+        // Each new directory is durable before the commit refers to what is in it.
+        for made in calls.iter().filter(|c| c.name == "mkdir" && c.text.ends_with("= 0")) {
+            let path = made.text.split('"').nth(1).unwrap();
+            let parent = std::path::Path::new(path).parent().unwrap();
+            let fsync = next(&calls, made.ended, "fsync", &[&format!("<{}>", parent.display())]);
+            assert!(fsync.ended < commit, "{path} is not durable when the stream is acknowledged");
+        }
+    }
 }

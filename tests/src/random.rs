@@ -1,0 +1,59 @@
+//! Chance that can be had again.
+
+use std::time::Duration;
+
+/// Moments per test: 200, or as many as the environment's ZSNAP_TORTURE says.
+pub fn moments() -> u64 {
+    std::env::var("ZSNAP_TORTURE").map_or(200, |n| n.parse().expect("ZSNAP_TORTURE"))
+}
+
+/// Numbers that can be had again: a failing test prints the seed for ZSNAP_SEED.
+#[derive(Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// Seeded from ZSNAP_SEED or the clock.
+    pub fn new() -> Random {
+        let now = || u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap();
+        let seed = std::env::var("ZSNAP_SEED").map_or_else(|_| now(), |s| s.parse().expect("ZSNAP_SEED"));
+        eprintln!("ZSNAP_SEED={seed}");
+        Random(seed)
+    }
+
+    /// A number that only `seed` decides (splitmix64).
+    pub fn seeded(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// One of 0 to n - 1.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.number() % n
+    }
+
+    /// Somewhere in `length`.
+    pub fn within(&mut self, length: Duration) -> Duration {
+        length.mul_f64(self.number() as f64 / u64::MAX as f64)
+    }
+}
+
+impl Default for Random {
+    fn default() -> Random {
+        Random::new()
+    }
+}
+
+/// Bytes that do not compress, different for each `id`.
+pub fn noise(id: u64, length: usize) -> Vec<u8> {
+    let mut random = Random::seeded(id);
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.number().to_le_bytes()).collect();
+    bytes.truncate(length);
+    bytes
+}
