@@ -48,10 +48,8 @@ pub fn zfs(there: &There<'_>, stream: &StreamFacts, seq: Option<u64>, past: &Pas
     let has = |guid: Guid| there.snapshots.is_some_and(|all| all.iter().any(|s| s.guid == guid));
     let skip = stream.substreams.iter().rposition(|s| has(s.to)).map_or(0, |j| j + 1);
     let Some(next) = stream.substreams.get(skip) else { return Verdict::AlreadyThere };
-    if let Some(last) = stream.substreams.last() {
-        if followed(past, last.to, &has) {
-            return Verdict::AlreadyThere;
-        }
+    if stream.substreams.last().is_some_and(|last| followed(past, last.to, &has)) {
+        return Verdict::AlreadyThere;
     }
     match (next.from, there.snapshots) {
         (None, None) => first_full(next, seq, past),
@@ -105,14 +103,12 @@ pub fn missing_parent(target: &Target, has: impl Fn(&Dataset) -> bool) -> Option
 /// Decides about an opaque stream. `pending` are the manifests of the other waiting files of
 /// its target.
 pub fn opaque(file: &Manifest, past: Option<&Applied>, pending: &[Manifest], overlap: bool) -> Verdict {
-    if let Some(past) = past.filter(|p| p.applying) {
-        if !overlap {
-            return Verdict::Broken(format!(
-                "file {} was being applied when the run ended, and may have been; look at its target, then: zsnap-ingest \
-                 adopt {}/{} --applied or --not-applied",
-                past.seq, file.host, file.dataset
-            ));
-        }
+    if let Some(past) = past.filter(|p| p.applying && !overlap) {
+        return Verdict::Broken(format!(
+            "file {} was being applied when the run ended, and may have been; look at its target, then: zsnap-ingest \
+             adopt {}/{} --applied or --not-applied",
+            past.seq, file.host, file.dataset
+        ));
     }
     let full = file.base == Base::None;
     let Some(past) = past else {
@@ -260,7 +256,8 @@ mod tests {
         let incr = |epoch, seq, prev| manifest(epoch, seq, Some(prev), Base::Prev);
         let other_id = Manifest { id: "f".repeat(32), ..full(b, 5) };
         let at5 = Applied::of(&full(b, 5));
-        let rows: Vec<(&str, Manifest, Option<&Applied>, Vec<Manifest>, bool, &str)> = vec![
+        type Row<'a> = (&'a str, Manifest, Option<&'a Applied>, Vec<Manifest>, bool, &'a str);
+        let rows: Vec<Row<'_>> = vec![
             ("first full", full(a, 1), None, vec![], false, "Ready"),
             ("increment before its full", incr(a, 2, 1), None, vec![], true, "Waiting"),
             ("next", incr(b, 6, 5), Some(&at5), vec![], false, "Ready"),

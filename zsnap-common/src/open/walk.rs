@@ -65,9 +65,11 @@ pub fn walk(payload: impl BufRead, window_log: u32, keep: u64) -> Result<Walked,
             }
         };
         let bytes = decompress();
-        let finished = if bytes.is_ok() { to.finish() } else { Ok(drop(to)) };
-        // As above: if it is gone, it says why.
-        let _ = finished;
+        match bytes {
+            // As above: if it is gone, it says why.
+            Ok(_) => drop(to.finish()),
+            Err(_) => drop(to),
+        }
         let failed = || Err(Refusal::Malformed("walking it failed".into()));
         (bytes, checking.join().unwrap_or_else(|_| failed()))
     });
