@@ -1,9 +1,11 @@
 //! Opening: a queue file is authenticated whole, and walked, before a byte of it is released.
 //!
-//! One thread reads, decrypts and verifies (`message.rs`), the other decompresses, digests and
-//! walks the stream (`walk.rs`). What the second one sees is not authentic yet, so all it may do is
-//! to find fault; what it found counts only when the first one has said that the message is good.
+//! One thread reads, decrypts and verifies (`message.rs`), a second decompresses, a third digests and
+//! walks the stream (`walk.rs`). What these two see is not authentic yet, so all they may do is to
+//! find fault; what they found counts only when the first one has said that the message is good. One
+//! that is too large to be kept is decrypted once more for its release (`again.rs`).
 
+mod again;
 mod framing;
 mod message;
 mod walk;
@@ -177,7 +179,7 @@ impl<R: Read + Seek + Send> Verified<R> {
                 let (to, from) = pipe();
                 let src = &mut self.src;
                 thread::scope(|scope| {
-                    let pass = scope.spawn(move || message::decrypt_again(src, length, &digests, &session, to));
+                    let pass = scope.spawn(move || again::decrypt_again(src, length, &digests, &session, to));
                     let written = unpack(from, self.window_log, out);
                     let pass = pass.join().unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed")));
                     match (pass, written) {

@@ -1,4 +1,4 @@
-//! The OpenPGP message: decrypt, authenticate, and decrypt once more.
+//! The OpenPGP message: decrypt and authenticate.
 //!
 //! Sequoia hands out plaintext before it has seen the message's end; only when its reader has given
 //! 0 are integrity and signatures checked, and `check` below said yes. So nothing that comes out
@@ -24,7 +24,6 @@ use openpgp::{Cert, KeyHandle};
 
 use super::framing::{Framing, cut};
 use super::{Refusal, Trust};
-use crate::exit::Exit;
 use crate::keys::policy;
 use crate::pipe::PipeWriter;
 
@@ -34,7 +33,7 @@ const HOLD: usize = 4 << 20;
 /// Bytes of plaintext taken at a time.
 const STEP: usize = 256 << 10;
 /// Bytes of ciphertext under one digest.
-const CHUNK: usize = 1 << 20;
+pub(super) const CHUNK: usize = 1 << 20;
 /// Tries to decrypt a session key: each is a public-key operation.
 const MAX_TRIES: usize = 64;
 /// Packets of a message; ours has seven. Each costs memory.
@@ -44,8 +43,8 @@ const MAX_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What decrypts a message, without its recipient's key.
 pub struct Session {
-    algorithm: Option<SymmetricAlgorithm>,
-    key: SessionKey,
+    pub algorithm: Option<SymmetricAlgorithm>,
+    pub key: SessionKey,
 }
 
 /// An authentic message.
@@ -120,26 +119,8 @@ fn classify(e: &anyhow::Error) -> Refusal {
     }
 }
 
-/// Reads and decrypts a message that was authenticated before, chunk by chunk the same.
-pub fn decrypt_again<R: Read + Send>(
-    src: &mut R,
-    length: u64,
-    digests: &[[u8; 32]],
-    session: &Session,
-    mut to: PipeWriter,
-) -> anyhow::Result<()> {
-    let mut same =
-        Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0, error: None };
-    let result = decrypt(&mut same, Again { session }, |bytes| to.write_all(bytes));
-    if let Some(e) = same.error {
-        return Err(e.into()); // Sequoia words it as its own
-    }
-    result?;
-    Ok(to.finish()?)
-}
-
 /// Sequoia's part, with the plaintext going to `sink`.
-fn decrypt<H: VerificationHelper + DecryptionHelper>(
+pub(super) fn decrypt<H: VerificationHelper + DecryptionHelper>(
     src: impl Read + Send + Sync,
     helper: H,
     mut sink: impl FnMut(&[u8]) -> io::Result<()>,
@@ -224,48 +205,6 @@ impl Chunks {
             self.digests.push(self.sha256.finalize().into());
         }
         self.digests
-    }
-}
-
-/// The ciphertext as it is read again: a chunk is given out only if it is the same as before.
-struct Same<'a, R> {
-    src: Mutex<&'a mut R>,
-    left: u64,
-    digests: std::slice::Iter<'a, [u8; 32]>,
-    chunk: Vec<u8>,
-    used: usize,
-    error: Option<io::Error>,
-}
-
-impl<R: Read> Same<'_, R> {
-    /// The next chunk, if it is the same.
-    fn next(&mut self) -> io::Result<()> {
-        let src = self.src.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let size = self.left.min(CHUNK as u64);
-        (self.used, self.left) = (0, self.left - size);
-        self.chunk.clear();
-        src.take(size).read_to_end(&mut self.chunk)?;
-        let digest: [u8; 32] = Sha256::digest(&self.chunk).into();
-        match self.digests.next() == Some(&digest) {
-            true => Ok(()),
-            false => Err(io::Error::other("the file was changed while it was read")),
-        }
-    }
-}
-
-impl<R: Read> Read for Same<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.error.is_none() && self.used == self.chunk.len() && self.left > 0 {
-            self.error = self.next().err();
-        }
-        if self.error.is_some() {
-            self.chunk.clear();
-            self.used = 0;
-            return Err(io::Error::other("refused"));
-        }
-        let n = (&self.chunk[self.used..]).read(buffer)?;
-        self.used += n;
-        Ok(n)
     }
 }
 
@@ -418,35 +357,5 @@ impl DecryptionHelper for Verifying<'_> {
         let named = |pkesk: &PKESK| pkesk.recipient().map_or("a hidden recipient".into(), |id| id.to_hex());
         let ids: Vec<String> = pkesks.iter().map(named).collect();
         self.refuse(Refusal::NoKey(if ids.is_empty() { "a passphrase".into() } else { ids.join(", ") }))
-    }
-}
-
-/// Our side of the second pass: everything was checked, and the ciphertext is the same.
-struct Again<'a> {
-    session: &'a Session,
-}
-
-impl VerificationHelper for Again<'_> {
-    fn get_certs(&mut self, _: &[KeyHandle]) -> openpgp::Result<Vec<Cert>> {
-        Ok(Vec::new())
-    }
-
-    fn check(&mut self, _: MessageStructure<'_>) -> openpgp::Result<()> {
-        Ok(())
-    }
-}
-
-impl DecryptionHelper for Again<'_> {
-    fn decrypt(
-        &mut self,
-        _: &[PKESK],
-        _: &[SKESK],
-        _: Option<SymmetricAlgorithm>,
-        decrypt: &mut dyn FnMut(Option<SymmetricAlgorithm>, &SessionKey) -> bool,
-    ) -> openpgp::Result<Option<Cert>> {
-        match decrypt(self.session.algorithm, &self.session.key) {
-            true => Ok(None),
-            false => Err(Exit::Io.error("the session key does not fit any more")),
-        }
     }
 }
