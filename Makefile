@@ -44,12 +44,16 @@ bench:
 	cargo build --locked --release --workspace --bins
 	tests/bench target/release
 
-install: all
+# Builds only what is missing, so that root needs no Rust after `make`.
+install: $(BINARIES:%=target/release/%)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/zsnap
 	for b in $(BINARIES); do install -m 755 target/release/$$b $(DESTDIR)$(PREFIX)/bin/ || exit 1; done
 	for page in man/*.[0-9]; do \
 	  section=$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; \
 	  install -d $$section && install -m 644 $$page $$section/ || exit 1; done
 	install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(PREFIX)/share/doc/zsnap/
+
+$(BINARIES:%=target/release/%):
+	$(MAKE) all
 
 .PHONY: all demo test torture check test-zfs bench install
