@@ -31,6 +31,8 @@ pub enum Cell {
     Bytes(u64),
     /// Seconds, shown as `3d 4h` in the table.
     Age(u64),
+    /// Seconds since 1970, shown as `2026-11-22 04:05:25Z` in the table.
+    Time(u64),
     /// Unknown or not applicable: `-`, `null`, left out.
     None,
 }
@@ -53,6 +55,7 @@ impl Cell {
             Cell::Count(n) => n.to_string(),
             Cell::Bytes(n) => bytes(*n),
             Cell::Age(n) => age(*n),
+            Cell::Time(n) => time(*n),
             Cell::None => "-".to_owned(),
         }
     }
@@ -61,13 +64,13 @@ impl Cell {
         match self {
             Cell::Text(text) => Value::from(text.as_str()),
             Cell::None => Value::Null,
-            Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) => Value::from(*n),
+            Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) | Cell::Time(n) => Value::from(*n),
         }
     }
 
     fn number(&self) -> Option<u64> {
         match self {
-            Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) => Some(*n),
+            Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) | Cell::Time(n) => Some(*n),
             Cell::Text(_) | Cell::None => None,
         }
     }
@@ -89,6 +92,12 @@ fn bytes(n: u64) -> String {
         unit = larger;
     }
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+/// `2026-11-22 04:05:25Z`; a time beyond all calendars as the number that it is.
+fn time(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    time.map_or(seconds.to_string(), |time| time.strftime("%F %TZ").to_string())
 }
 
 /// `3d 4h`: the two largest units.
@@ -232,6 +241,7 @@ mod tests {
 
     #[test]
     fn units_are_the_largest_that_fit() {
+        assert_eq!((time(1_795_320_325), time(u64::MAX)), ("2026-11-22 04:05:25Z".into(), u64::MAX.to_string()));
         for (n, shown) in
             [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (u64::MAX, "16383.9 PiB"), (5 << 20, "5.0 MiB")]
         {

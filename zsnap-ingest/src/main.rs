@@ -56,14 +56,7 @@ fn start() -> Result<Exit> {
         }
         Verb::Keygen { out, aead } => {
             let fingerprint = keys::keygen(&out, Purpose::Encrypt, aead)?;
-            let mut stdout = std::io::stdout().lock();
-            let (key, cert) = (out.with_extension("key"), out.with_extension("cert"));
-            let text = format!(
-                "{fingerprint}\nsecret key: {}\ncertificate for the senders: {}\n",
-                key.display(),
-                cert.display()
-            );
-            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).or_exit(Exit::Io, "stdout")?;
+            writeln!(std::io::stdout().lock(), "{fingerprint}").or_exit(Exit::Io, "stdout")?;
             Ok(Exit::Done)
         }
         Verb::Check => check::check(&options, tables),

@@ -110,7 +110,7 @@ fn report(rows: &[Row], now: u64) -> Report {
             None => cells.extend([Cell::None, Cell::None]),
         }
         if row.acknowledged > 0 {
-            cells.extend([Cell::Count(row.acknowledged), age(row.acknowledged), Cell::Count(row.seq)]);
+            cells.extend([Cell::Time(row.acknowledged), age(row.acknowledged), Cell::Count(row.seq)]);
         } else {
             cells.extend([Cell::None, Cell::None, Cell::None]);
         }
