@@ -1,8 +1,8 @@
 //! Holds a tool's lock for the tests.
 //!
 //! `hold-lock STATE_LOCK DOTLOCK`: says `held` and keeps the lock until its standard input ends,
-//! or says who is busy. `hold-lock STATE_LOCK DOTLOCK TIMES DIR...`: tries TIMES; whenever it has
-//! the lock it makes each DIR and removes it: status 99 if one was there.
+//! or says who is busy. `hold-lock STATE_LOCK DOTLOCK TIMES DIR`: tries TIMES; whenever it has
+//! the lock it makes DIR and removes it: status 99 if it was there.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [lock, dotlock, rest @ ..] = args.as_slice() else { return ExitCode::from(2) };
     let take = || ToolLock::take(Path::new(lock), Some(Path::new(dotlock)));
-    let [times, dirs @ ..] = rest else {
+    let [times, dir] = rest else {
         return run_tool("hold-lock", || {
             let mut stdout = std::io::stdout();
             match take()? {
@@ -34,10 +34,12 @@ fn main() -> ExitCode {
         for _ in 0..times.parse::<u32>()? {
             if let Taken::Ours(_lock) = take()? {
                 got += 1;
-                let made: Vec<_> = dirs.iter().filter(|dir| std::fs::create_dir(dir).is_ok()).collect();
-                twice |= made.len() != dirs.len();
+                let alone = std::fs::create_dir(dir).is_ok();
                 std::thread::yield_now();
-                made.iter().try_for_each(std::fs::remove_dir)?;
+                if alone {
+                    std::fs::remove_dir(dir)?;
+                }
+                twice |= !alone;
             }
         }
         writeln!(std::io::stdout(), "{got}")?;
