@@ -368,8 +368,10 @@ fn a_busy_lock_is_no_error_and_exec_keeps_its_file() {
         "cat > /dev/null; touch started; while ! test -e go; do sleep 0.05; done; printf done >> ",
     );
     scene.edit("ingest.toml", "touch started", &format!("cd {}; touch started", scene.path("").display()));
-    scene.deliver("laptop", &name("laptop/etc", SEQ), &scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"1"));
-    let mut first = scene.ingest_command::<&str>([]).spawn().unwrap();
+    // The first one has listed its directory when the second file comes.
+    fs::write(scene.path("first"), scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"1")).unwrap();
+    let stdin = fs::File::open(scene.path("first")).unwrap();
+    let mut first = scene.ingest_command(["exec", "--host", "laptop"]).stdin(stdin).spawn().unwrap();
     while !scene.path("started").exists() {
         std::thread::sleep(Duration::from_millis(20));
     }
