@@ -1,12 +1,35 @@
 //! SHA-256 as lower-case hex digits.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io;
 
 use sha2::{Digest, Sha256};
 
 /// Digest of `bytes`, 64 hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
+}
+
+/// SHA-256 of what is written to it.
+#[derive(Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// 64 hex digits.
+    pub fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
+
+impl io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Two lower-case digits for each byte.

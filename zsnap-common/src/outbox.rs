@@ -84,11 +84,6 @@ impl Outboxes {
         files(&self.split_dir(host))
     }
 
-    /// The hosts in SPLIT.
-    pub fn split_hosts(&self) -> io::Result<Vec<Host>> {
-        Ok(directories(&self.split)?.iter().filter_map(|name| name.parse().ok()).collect())
-    }
-
     /// The files that wait for the destination `name`, oldest first.
     pub fn waiting(&self, name: &str) -> io::Result<Vec<Queued>> {
         let mut all = Vec::new();

@@ -1,5 +1,5 @@
-//! One file: open, verify, decide, apply, remove. The order of the steps is that of CRASH: the
-//! snapshot is seen, then the journal is written, then the file goes.
+//! One file: open, verify, decide, apply, remove. The order of the steps is that of
+//! ARCHITECTURE.md, "What a crash leaves": the snapshot is seen, then the journal is written, then the file goes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -5,12 +5,11 @@ use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use zsnap_common::digest::Hasher;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::payload::{Trailer, ZfsHead};
 use zsnap_common::progress::Progress;
 use zsnap_common::zstream::{Gate, StreamError, StreamFacts};
-
-use crate::producer::Hasher;
 
 const CHUNK: usize = 256 << 10;
 
@@ -74,7 +73,7 @@ impl Begun {
     /// Passes everything to `out`, to the end of `input`. Only then is the stream known to be
     /// whole.
     pub fn pass(self, input: &mut dyn Read, out: &mut dyn Write, progress: &Progress) -> anyhow::Result<Passed> {
-        let (mut gate, mut sum, mut bytes) = (self.gate, Hasher::new(), 0);
+        let (mut gate, mut sum, mut bytes) = (self.gate, Hasher::default(), 0);
         let mut take = |part: &[u8]| -> anyhow::Result<()> {
             sum.write_all(part)?;
             out.write_all(part)?;

@@ -16,9 +16,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use zsnap_common::child::Child;
-use zsnap_common::digest::hex;
+use zsnap_common::digest::Hasher;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::publish;
 
@@ -171,33 +170,9 @@ fn sync_parent(path: &Path) -> anyhow::Result<()> {
 
 fn digest(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
-    let mut sum = Hasher(Sha256::new());
+    let mut sum = Hasher::default();
     io::copy(&mut file, &mut sum)?;
     Ok(sum.finish())
-}
-
-/// SHA-256 of what is written to it.
-pub struct Hasher(Sha256);
-
-impl Hasher {
-    pub fn new() -> Hasher {
-        Hasher(Sha256::new())
-    }
-
-    /// 64 hex digits.
-    pub fn finish(self) -> String {
-        hex(&self.0.finalize())
-    }
-}
-
-impl Write for Hasher {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
