@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +23,14 @@ pub struct Lock {
     before: String,
 }
 
+/// Takes the flock of an open file; `false`: somebody else holds it.
+pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
+    match fs2::FileExt::try_lock_exclusive(file) {
+        Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(false),
+        locked => locked.map(|()| true),
+    }
+}
+
 impl Lock {
     /// `None`: somebody else holds it. Makes the file (0600) if need be; refuses symlinks, FIFOs, devices.
     pub fn try_new(path: &Path) -> anyhow::Result<Option<Lock>> {
@@ -39,9 +47,8 @@ impl Lock {
             return Err(Exit::Config.error(format!("{shown} is no regular file, no lock file: remove it")));
         }
         let file = File::from(file);
-        match fs2::FileExt::try_lock_exclusive(&file) {
-            Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => return Ok(None),
-            locked => locked.or_exit(Exit::Io, format_args!("cannot lock {shown}"))?,
+        if !try_flock(&file).or_exit(Exit::Io, format_args!("cannot lock {shown}"))? {
+            return Ok(None);
         }
         let mut before = String::new();
         let _ = (&file).take(1000).read_to_string(&mut before);

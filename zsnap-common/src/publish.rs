@@ -11,8 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+use crate::lock::try_flock;
 
 /// What the name of a temporary begins with; [`crate::queue_name::classify`] takes it for a
 /// transport's.
@@ -54,11 +56,10 @@ impl NewFile {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file =
                 File::from(rustix::fs::openat(&dir_fd, &temporary, flags, Mode::from(0o600)).map_err(at_path(&path))?);
+            let new = NewFile { dir: dir_fd.try_clone()?, path, temporary, file, renamed: false };
             // Between the two calls a sweep may have taken it for a dead writer's and removed it.
-            let ours = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-                && rustix::fs::fstat(&file)?.st_nlink == 1;
-            if ours {
-                return Ok(NewFile { dir: dir_fd, path, temporary, file, renamed: false });
+            if try_flock(&new.file)? && rustix::fs::fstat(&new.file)?.st_nlink == 1 {
+                return Ok(new);
             }
         }
     }
@@ -154,9 +155,9 @@ pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         // Gone meanwhile, or no regular file: not ours.
-        let Ok(file) = rustix::fs::openat(fd, name, flags, Mode::empty()) else { continue };
+        let Ok(file) = rustix::fs::openat(fd, name, flags, Mode::empty()).map(File::from) else { continue };
         let regular = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile;
-        if regular && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if regular && try_flock(&file).is_ok_and(|free| free) {
             match rustix::fs::unlinkat(fd, name, AtFlags::empty()) {
                 // Between our open and our flock its writer was done with it.
                 Err(Errno::NOENT) => {}

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use zsnap_common::cancel::{self, Cancelled};
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, Unsafe, shown};
 use zsnap_common::log;
@@ -36,14 +37,17 @@ pub enum Outcome {
     Waits(String),
     /// It stays, and says what to do.
     Stays(String),
-    /// It stays; nothing is known of what it holds.
-    Held(String),
     /// Moved to quarantine.
     Quarantined(String),
     /// It stays: the pool, a target or the rest of the file is not here yet.
     Later(String),
     /// It stays: a program or a disk failed.
     Failed(anyhow::Error),
+}
+
+/// It stays: who sent it is not proven, or nobody receives it.
+fn held(why: String) -> Outcome {
+    Outcome::Stays(format!("held: {why}"))
 }
 
 /// Where a file lies and who is said to have sent it.
@@ -90,19 +94,24 @@ impl<'a> Apply<'a> {
         Ok(pool_of(self.config, &mut self.pool)?.is_none())
     }
 
-    /// Does all for one file. `behind` are the later files of the same label. An error ends the
-    /// run: a signal, or a journal that cannot be written.
+    /// Does all for one file. `behind` are the later files of the same label. Only a signal is an
+    /// error; whatever else fails is this file's affair.
     pub fn file(&mut self, place: &In<'_>, queue: &QueueName, name: &OsStr, behind: &[&OsStr]) -> Result<Outcome> {
-        match self.away(place.host, queue) {
-            Ok(false) => {}
-            Ok(true) => return Ok(Outcome::Later("its pool is not here".into())),
-            Err(e) => return Ok(Outcome::Failed(e)),
+        match self.decide(place, queue, name, behind) {
+            Err(e) if Cancelled::find(&e).is_none() => Ok(Outcome::Failed(e)),
+            other => other,
+        }
+    }
+
+    fn decide(&mut self, place: &In<'_>, queue: &QueueName, name: &OsStr, behind: &[&OsStr]) -> Result<Outcome> {
+        if self.away(place.host, queue)? {
+            return Ok(Outcome::Later("its pool is not here".into()));
         }
         let file = match place.dir.open_file(name) {
             Ok(file) => file,
             Err(Unsafe::Gone) => return Ok(Outcome::Removed("somebody else took it".into())),
             Err(Unsafe::Not(what)) => return Ok(Outcome::Stays(format!("{what}; left alone"))),
-            Err(Unsafe::Io(e)) => return Ok(Outcome::Failed(e.into())),
+            Err(Unsafe::Io(e)) => return Err(e.into()),
         };
         let opened = Opened::verify(self.config, place.host, place.exec, &file, self.now)
             .and_then(|opened| opened.target(place.host, queue).map(|target| (opened, target)));
@@ -110,17 +119,15 @@ impl<'a> Apply<'a> {
             Ok(both) => both,
             Err(no) => return self.refuse(place, name, &file, no),
         };
-        let verdict = if opened.stream().is_some() {
-            self.zfs(opened, &target)
+        let done = if opened.stream().is_some() {
+            self.zfs(opened, &target)?
         } else {
-            self.opaque(place, opened, &target, name, behind)
+            self.opaque(place, opened, &target, name, behind)?
         };
-        let outcome = match verdict {
-            Err(e) if zsnap_common::cancel::Cancelled::find(&e).is_some() => return Err(e),
-            Err(e) => return Ok(Outcome::Failed(e)),
-            Ok(Done::Applied) => Outcome::Applied,
-            Ok(Done::Is(outcome)) => return Ok(outcome),
-            Ok(Done::Verdict(verdict)) => match verdict {
+        let outcome = match done {
+            Done::Applied => Outcome::Applied,
+            Done::Is(outcome) => return Ok(outcome),
+            Done::Verdict(verdict) => match verdict {
                 Verdict::AlreadyThere => Outcome::Removed("it is there already".into()),
                 Verdict::Stale => Outcome::Removed("something newer was applied".into()),
                 Verdict::Superseded => {
@@ -130,7 +137,7 @@ impl<'a> Apply<'a> {
                 Verdict::Broken(why) => return Ok(Outcome::Stays(format!("broken chain: {why}"))),
                 Verdict::Diverged(why) | Verdict::Conflict(why) => return Ok(Outcome::Stays(why)),
                 Verdict::Refused(why) => return self.refuse(place, name, &file, No::Bad(Exit::Data, why)),
-                Verdict::Ready { .. } => return Ok(Outcome::Failed(Exit::Io.error("decided, but not applied"))),
+                Verdict::Ready { .. } => return Err(Exit::Io.error("decided, but not applied")),
             },
         };
         if !place.dir.remove_if_same(name, &file).or_exit(Exit::Io, "removing an applied file")? {
@@ -141,11 +148,11 @@ impl<'a> Apply<'a> {
 
     fn refuse(&self, place: &In<'_>, name: &OsStr, file: &File, no: No) -> Result<Outcome> {
         let why = match no {
-            No::Held(_, why) => return Ok(Outcome::Held(why)),
+            No::Held(_, why) => return Ok(held(why)),
             No::Io(e) => {
                 // A signal must end the run, whatever it interrupted.
-                zsnap_common::cancel::check()?;
-                return Ok(Outcome::Failed(e.into()));
+                cancel::check()?;
+                return Err(e.into());
             }
             No::Damaged(why) => {
                 let modified = file.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
@@ -160,18 +167,18 @@ impl<'a> Apply<'a> {
         match quarantine::put(place.root, place.dir, host, name, file, &why) {
             Ok(true) => Ok(Outcome::Quarantined(why)),
             Ok(false) => Ok(Outcome::Later("it was replaced meanwhile".into())),
-            Err(e) => Ok(Outcome::Failed(e.context(why))),
+            Err(e) => Err(e.context(why)),
         }
     }
 
     fn zfs(&mut self, opened: Opened<'_>, target: &Target) -> Result<Done> {
         let Some(stream) = opened.stream() else { return Err(Exit::Data.error("no stream")) };
         let Some((store, _)) = &self.config.store else {
-            return Ok(Done::Is(Outcome::Held("a ZFS stream, and no store is configured; give --store".into())));
+            return Ok(Done::Is(held("a ZFS stream, and no store is configured; give --store".into())));
         };
         let name = match target.under(store) {
             Ok(name) => name,
-            Err(e) => return Ok(Done::Is(Outcome::Held(format!("{e}; a shorter store helps")))),
+            Err(e) => return Ok(Done::Is(held(format!("{e}; a shorter store helps")))),
         };
         let Some(pool) = pool_of(self.config, &mut self.pool)? else {
             return Ok(Done::Is(Outcome::Later(format!("{store} is not here"))));
@@ -234,14 +241,12 @@ impl<'a> Apply<'a> {
     ) -> Result<Done> {
         let Some(manifest) = opened.manifest().cloned() else { return Err(Exit::Data.error("no manifest")) };
         let Some(command) = self.config.command_for(target) else {
-            return Ok(Done::Is(Outcome::Held(format!(
-                "no command receives {target}; add a [[command]] that matches it"
-            ))));
+            return Ok(Done::Is(held(format!("no command receives {target}; add a [[command]] that matches it"))));
         };
         match command::check_target(&command.target) {
             Ok(()) => {}
             Err(e) if !command.target.exists() => return Ok(Done::Is(Outcome::Later(e))),
-            Err(e) => return Ok(Done::Is(Outcome::Held(e))),
+            Err(e) => return Ok(Done::Is(held(e))),
         }
         let path = journal::target_path(&command.target)?;
         let journal: TargetJournal = match journal::read(&path) {

@@ -1,6 +1,6 @@
 //! Streams that are no ZFS streams: one command per target takes them, and the journal beside
-//! the target remembers what it was given (ARCHITECTURE.md, "What a crash leaves": before the command where a repeat would do
-//! harm, after it always).
+//! the target remembers what it was given (ARCHITECTURE.md, "What a crash leaves"): before the
+//! command where a repeat would do harm, after it always.
 
 use std::fs::File;
 use std::io::Write;

@@ -152,7 +152,14 @@ fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
             match root.inside(&name) {
                 Ok(dir) => {
                     let mut visit = Visit { root: &root, dir: &dir, host: &host, exec: place.exec, told: &mut told };
-                    visit.host(&mut apply, &mut failed)?;
+                    match visit.host(&mut apply, &mut failed) {
+                        // One host never blocks another; only a signal ends the run.
+                        Err(e) if cancel::Cancelled::find(&e).is_none() => {
+                            log::error(format!("{host}: {e:#}"));
+                            failed.get_or_insert(Exit::of(&e));
+                        }
+                        other => other?,
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => told.problem(&shown(&name), &format!("is no directory of its own ({e}); left alone")),
@@ -240,7 +247,6 @@ impl Visit<'_> {
                 }
                 Outcome::Stays(why) => self.tell(&file.name, &why),
                 Outcome::Quarantined(why) => self.told.event(format!("{}: in quarantine: {why}", self.key(&file.name))),
-                Outcome::Held(why) => self.tell(&file.name, &format!("held: {why}")),
                 Outcome::Later(why) => {
                     log::info(format!("{}: later: {why}", self.key(&file.name)));
                     break;
