@@ -1,6 +1,6 @@
 //! What the pools hold: `zfs list` and `zpool list`, in their script forms only.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub guid: Guid,
     /// Transaction group of this pool that made it: orders the snapshots of a dataset.
     pub createtxg: u64,
+    /// When it was made, in seconds since 1970: the sender's word for a received one.
+    pub creation: u64,
 }
 
 /// The programs `zfs` and `zpool`.
@@ -49,18 +51,28 @@ impl Zfs {
             .ok_or_else(|| Exit::Unavailable.error(format!("zpool list: no guid in \"{}\"", log::escape(&text))))
     }
 
-    /// The file systems and volumes at and below `root`; `None`: it does not exist.
-    pub fn datasets(&self, root: &str) -> Result<Option<BTreeSet<String>>> {
-        let text = output(&self.zfs, &["list", "-Hp", "-r", "-t", "filesystem,volume", "-o", "name", root])?;
-        Ok(text.map(|text| text.lines().map(str::to_owned).collect()))
+    /// The file systems and volumes at and below `root`, each with the bytes written to it since its
+    /// newest snapshot; `None`: it does not exist.
+    pub fn datasets(&self, root: &str) -> Result<Option<BTreeMap<String, u64>>> {
+        let args = ["list", "-Hp", "-r", "-t", "filesystem,volume", "-o", "name,written", root];
+        let Some(text) = output(&self.zfs, &args)? else { return Ok(None) };
+        text.lines().map(dataset).collect::<Result<_>>().map(Some)
     }
 
-    /// The snapshots of one dataset, oldest first; `None`: the listing failed.
-    pub fn snapshots(&self, dataset: &str) -> Result<Option<Vec<Snapshot>>> {
-        let args =
-            ["list", "-Hp", "-d", "1", "-t", "snapshot", "-s", "createtxg", "-o", "name,guid,createtxg", dataset];
-        let Some(text) = output(&self.zfs, &args)? else { return Ok(None) };
-        text.lines().map(snapshot).collect::<Result<Vec<_>>>().map(Some)
+    /// All snapshots at and below `root` by dataset, oldest first; a failed listing is an error.
+    pub fn snapshots(&self, root: &str) -> Result<BTreeMap<String, Vec<Snapshot>>> {
+        let args = ["list", "-Hp", "-r", "-t", "snapshot", "-s", "createtxg", "-o", SNAPSHOT, root];
+        let text = output(&self.zfs, &args)?
+            .ok_or_else(|| Exit::Unavailable.error(format!("cannot list the snapshots of {root}; the log says why")))?;
+        let mut all: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
+        for line in text.lines() {
+            let (dataset, snapshot) = snapshot(line)?;
+            match all.get_mut(dataset) {
+                Some(of) => of.push(snapshot),
+                None => drop(all.insert(dataset.to_owned(), vec![snapshot])),
+            }
+        }
+        Ok(all)
     }
 
     /// Guid of the snapshot `dataset@snap`; `None`: it does not exist.
@@ -80,15 +92,32 @@ impl Zfs {
     }
 }
 
-/// A line of `zfs list -Hp -o name,guid,createtxg`.
-fn snapshot(line: &str) -> Result<Snapshot> {
+const SNAPSHOT: &str = "name,guid,createtxg,creation";
+
+/// A line of `zfs list -Hp -o name,guid,createtxg,creation`, with the dataset's name.
+fn snapshot(line: &str) -> Result<(&str, Snapshot)> {
     let parse = || {
         let mut fields = line.split('\t');
-        let (_, name) = fields.next()?.split_once('@')?;
+        let (dataset, name) = fields.next()?.split_once('@')?;
         let guid = Guid(fields.next()?.parse().ok()?);
-        Some(Snapshot { name: name.to_owned(), guid, createtxg: fields.next()?.parse().ok()? })
+        let createtxg = fields.next()?.parse().ok()?;
+        let creation = fields.next()?.parse().ok()?;
+        Some((dataset, Snapshot { name: name.to_owned(), guid, createtxg, creation }))
     };
-    parse().ok_or_else(|| Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", log::escape(line))))
+    parse().ok_or_else(|| unreadable(line))
+}
+
+/// A line of `zfs list -Hp -o name,written`.
+fn dataset(line: &str) -> Result<(String, u64)> {
+    let parse = || {
+        let (name, written) = line.split_once('\t')?;
+        Some((name.to_owned(), written.parse().ok()?))
+    };
+    parse().ok_or_else(|| unreadable(line))
+}
+
+fn unreadable(line: &str) -> anyhow::Error {
+    Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", log::escape(line)))
 }
 
 /// What the program prints; `None` if its status is not 0 (its stderr is in the log).
@@ -110,10 +139,13 @@ mod tests {
 
     #[test]
     fn lines_of_zfs_list_are_read() {
-        let read = snapshot("tank/a b@__simplesnap_x__\t13447218371902839\t42").unwrap();
-        assert_eq!(read, Snapshot { name: "__simplesnap_x__".into(), guid: Guid(13447218371902839), createtxg: 42 });
-        for bad in ["", "tank/a\t1\t2", "tank/a@s\tx\t2", "tank/a@s\t1"] {
+        let (of, read) = snapshot("tank/a b@__simplesnap_x__\t13447218371902839\t42\t1700000000").unwrap();
+        let (name, guid) = ("__simplesnap_x__".into(), Guid(13447218371902839));
+        assert_eq!((of, read), ("tank/a b", Snapshot { name, guid, createtxg: 42, creation: 1_700_000_000 }));
+        for bad in ["", "tank/a\t1\t2\t3", "tank/a@s\tx\t2\t3", "tank/a@s\t1\t2"] {
             assert!(snapshot(bad).is_err(), "{bad:?}");
         }
+        assert_eq!(dataset("tank/a b\t512").unwrap(), ("tank/a b".into(), 512));
+        assert!(dataset("tank/a\t-").is_err() && dataset("tank").is_err());
     }
 }

@@ -191,9 +191,7 @@ impl<'a> Apply<'a> {
             ))));
         }
         let snapshots = match pool.datasets.contains(&name) {
-            true => {
-                Some(pool.zfs.snapshots(&name)?.ok_or_else(|| Exit::Unavailable.error(format!("cannot list {name}")))?)
-            }
+            true => Some(pool.zfs.snapshots(&name)?.remove(&name).unwrap_or_default()),
             false => None,
         };
         let journal = journal::dataset_path(&self.config.state, pool.guid, target);
@@ -302,6 +300,7 @@ fn pool_of<'p, 'a>(config: &'a Config, pool: &'p mut Option<Pool<'a>>) -> Result
     if pool.is_none() {
         let Some((store, zfs)) = &config.store else { return Ok(None) };
         let Some(datasets) = zfs.datasets(store)? else { return Ok(None) };
+        let datasets = datasets.into_keys().collect();
         let Some(guid) = zfs.pool_guid(store.split('/').next().unwrap_or(store))? else { return Ok(None) };
         *pool = Some(Pool { guid, store, zfs, datasets });
     }

@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn snapshots(guids: &[u64]) -> Vec<Snapshot> {
-        guids.iter().map(|&g| Snapshot { name: format!("s{g}"), guid: Guid(g), createtxg: g }).collect()
+        guids.iter().map(|&g| Snapshot { name: format!("s{g}"), guid: Guid(g), createtxg: g, creation: 0 }).collect()
     }
 
     #[test]

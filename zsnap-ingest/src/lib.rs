@@ -1,0 +1,85 @@
+//! zsnap-ingest: lock, scan, check who sent it, authenticate, order, receive. A library only for
+//! the sake of its tests and benchmarks, which look at the pure parts.
+
+mod apply;
+mod check;
+mod cli;
+mod command;
+mod config;
+mod exec;
+mod inspect;
+pub mod journal;
+mod opened;
+pub mod plan;
+mod quarantine;
+mod receive;
+mod run;
+mod told;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::incoming::Incoming;
+use zsnap_common::keys::{self, Purpose};
+use zsnap_common::options;
+
+use cli::{Cli, Options, Verb};
+use config::{Config, Tables};
+
+/// The program: parses, runs, maps to an exit status.
+pub fn main() -> ExitCode {
+    zsnap_common::exit::run_tool("zsnap-ingest", start)
+}
+
+fn start() -> Result<Exit> {
+    let (cli, tables): (Cli, Tables) = options::parse("ingest")?;
+    zsnap_common::log::set_verbose(cli.options.verbose);
+    let options = cli.options;
+    match cli.verb.unwrap_or(Verb::Run) {
+        Verb::Run => {
+            if options.incoming.is_none() && options.store.is_none() {
+                return Err(Exit::Usage.error("give --incoming and --store, or write them into the configuration"));
+            }
+            let config = Config::load(&options, tables)?;
+            run::locked(&config, &options, None)
+        }
+        Verb::Exec { target } => {
+            let config = Config::load(&options, tables)?;
+            exec::exec(&config, &options, target, std::env::var_os("NNCP_SENDER"))
+        }
+        Verb::Verify { file } => inspect::inspect(&options, tables, &file, false),
+        Verb::Cat { file } => inspect::inspect(&options, tables, &file, true),
+        Verb::Retry { all, what } => retry(&options, all, &what),
+        Verb::Adopt { applied, not_applied, target } => {
+            let config = Config::load(&options, tables)?;
+            run::adopt(&config, &options, &target, applied, not_applied)
+        }
+        Verb::Keygen { out, aead } => {
+            let fingerprint = keys::keygen(&out, Purpose::Encrypt, aead)?;
+            writeln!(std::io::stdout().lock(), "{fingerprint}").or_exit(Exit::Io, "stdout")?;
+            Ok(Exit::Done)
+        }
+        Verb::Check => check::check(&options, tables),
+    }
+}
+
+fn retry(options: &Options, all: bool, what: &[String]) -> Result<Exit> {
+    let state = options::state_dir(options.state.as_deref(), "ingest")?;
+    let Some(incoming) = &options.incoming else {
+        return Err(Exit::Usage.error("give --incoming, or write it into the configuration"));
+    };
+    let _lock = run::take_lock(&state, options)?;
+    let mut moved = 0;
+    for root in [incoming.clone(), state.join("exec")] {
+        if root.is_dir() {
+            let root = Incoming::open(&root).or_exit(Exit::Io, "--incoming")?;
+            moved += quarantine::retry(&root, all, what)?;
+        }
+    }
+    if moved == 0 && !all {
+        return Err(Exit::Data.error(format!("nothing in quarantine is called {}", what.join(" or "))));
+    }
+    Ok(Exit::Done)
+}
