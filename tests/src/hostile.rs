@@ -125,7 +125,7 @@ pub fn streams() -> Vec<Hostile> {
         let length = s.records[at].u64(32);
         s.records[at].set_u64(32, length + 1);
     });
-    change("length-object", "an OBJECT record with a payload of", &|s| {
+    change("length-object", "a OBJECT record with a payload of", &|s| {
         let at = first(s, kind::OBJECT);
         s.records[at].set_u32(28, u32::MAX);
     });
