@@ -8,7 +8,8 @@ use zsnap_common::log;
 use zsnap_common::target::Target;
 
 use crate::config::CommandTable;
-use crate::host::{Fate, HostRun};
+use crate::file::{Fate, File};
+use crate::host::HostRun;
 use crate::journal::{self, TargetJournal};
 use crate::known::What;
 use crate::plan::{self, Past, Pending, Plan, Verdict};
@@ -41,7 +42,7 @@ pub struct Judged {
 impl HostRun<'_> {
     /// Judges the files of a target whose facts are known.
     pub fn judge(&mut self, target: &Target) -> Result<Judged> {
-        let of = |(at, file): (usize, &crate::host::File<'_>)| {
+        let of = |(at, file): (usize, &File<'_>)| {
             let facts = file.facts().filter(|facts| facts.target == *target && file.fate != Fate::Gone)?;
             Some((at, !facts.links.is_empty()))
         };
@@ -94,6 +95,26 @@ impl HostRun<'_> {
         }
         all.sort_by_key(|(at, _)| *at);
         Ok(all)
+    }
+
+    /// Tells of a file that stays: since when it is here, in seconds since 1970, and the verdict.
+    pub fn tell(&self, key: &str, since: u64, verdict: &Verdict) {
+        let long = self.shared.seconds().saturating_sub(since) > self.shared.config.max_wait.as_secs();
+        let why = verdict.why();
+        let message = match verdict {
+            // The one in front is told.
+            Verdict::Waiting { behind: Some(_), .. } | Verdict::Ready { .. } | Verdict::Superseded => {
+                log::info(format!("{key}: {} {why}", verdict.word()));
+                return;
+            }
+            Verdict::Waiting { .. } if long => {
+                format!("waiting {why}; for longer than max-wait: look where that was lost, or queue a full stream")
+            }
+            Verdict::Waiting { .. } => format!("waiting {why}"),
+            Verdict::Broken(_) => format!("broken chain: {why}"),
+            _ => format!("{}: {why}", verdict.word()),
+        };
+        self.shared.told().problem(key, &message);
     }
 
     fn pending(&self, files: &[usize]) -> Vec<Pending<'_>> {

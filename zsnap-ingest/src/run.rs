@@ -22,7 +22,8 @@ use zsnap_common::target::{Host, Target};
 
 use crate::cli::Options;
 use crate::config::Config;
-use crate::host::{HostRun, Place};
+use crate::file::Place;
+use crate::host::HostRun;
 use crate::journal::{self, TargetJournal};
 use crate::needed;
 use crate::plan::{Applied, Past};
