@@ -75,6 +75,7 @@ pub struct Trust<'a> {
 }
 
 /// Bounds.
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Messages up to this many bytes are held in memory, larger ones read twice.
     pub verify_buffer: u64,

@@ -16,7 +16,8 @@ use zsnap_common::payload::Manifest;
 use zsnap_common::target::Target;
 
 use crate::config::CommandTable;
-use crate::journal::{self, Applied, TargetJournal};
+use crate::journal::{self, TargetJournal};
+use crate::plan::{Applied, Number};
 
 /// Whether the command's target directory is there: `Err` says what is wrong with it.
 pub fn check_target(target: &Path) -> Result<(), String> {
@@ -46,7 +47,7 @@ pub fn apply(
     let path = journal::target_path(&command.target)?;
     let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
     let before = all.get(&target.to_string()).cloned();
-    let mut entry = Applied::of(manifest);
+    let mut entry = Applied::of(&Number::of(manifest));
     if !command.overlap {
         entry.applying = true;
         entry.before = before.clone().map(Box::new);

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
+use zsnap_common::digest::sha256_hex;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::glob::Glob;
 use zsnap_common::keys::Keyring;
@@ -43,6 +45,9 @@ pub struct HostTable {
     /// Datasets that it never sends, made for others to lie in.
     #[serde(default)]
     pub create_parents: Vec<Dataset>,
+    /// Told when nothing came for longer.
+    #[serde(default, deserialize_with = "maybe_duration")]
+    pub max_age: Option<Duration>,
 }
 
 /// `[[command]]`
@@ -61,8 +66,21 @@ pub struct CommandTable {
     pub overlap: bool,
 }
 
+fn maybe_duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    options::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+}
+
 fn glob<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Glob, D::Error> {
     String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// All that decides whether a file is believed and who receives it.
+fn fingerprint(options: &Options, tables: &Tables) -> Result<String> {
+    let mut text = format!("{tables:?} {:?} {}", options.store, options.window_log).into_bytes();
+    for path in options.keys.iter().chain(tables.hosts.values().flat_map(|table| &table.signers)) {
+        text.extend(std::fs::read(path).or_exit(Exit::Config, path.display())?);
+    }
+    Ok(sha256_hex(&text))
 }
 
 /// Everything that a run needs, loaded and valid.
@@ -83,6 +101,14 @@ pub struct Config {
     pub commands: Vec<CommandTable>,
     /// Bounds for one file.
     pub limits: Limits,
+    /// Files of one host that are looked at in one run.
+    pub max_files: u64,
+    /// What waits longer is told again.
+    pub max_wait: Duration,
+    /// Hosts that are served at the same time.
+    pub jobs: usize,
+    /// Tells one configuration from another: tables, keys, certificates.
+    pub fingerprint: String,
 }
 
 impl Config {
@@ -116,6 +142,7 @@ impl Config {
         if options.keys.is_empty() {
             return Err(Exit::Config.error("no key to decrypt with; give --keys (zsnap-ingest keygen makes one)"));
         }
+        let fingerprint = fingerprint(options, &tables)?;
         let of: HashMap<Host, Vec<PathBuf>> =
             tables.hosts.iter().map(|(host, table)| (host.clone(), table.signers.clone())).collect();
         Ok(Config {
@@ -127,6 +154,10 @@ impl Config {
             hosts: tables.hosts,
             commands: tables.command,
             limits: Limits { verify_buffer: options.verify_buffer, window_log: options.window_log },
+            max_files: 10_000,
+            max_wait: options.max_wait,
+            jobs: usize::from(options.jobs),
+            fingerprint,
         })
     }
 

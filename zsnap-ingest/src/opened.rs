@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use zsnap_common::cancel;
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::open::{self, Refusal, Trust, Verified};
+use zsnap_common::open::{self, Limits, Refusal, Trust, Verified};
 use zsnap_common::payload::Manifest;
 use zsnap_common::queue_name::{Label, QueueName};
 use zsnap_common::target::{Host, Target};
@@ -20,11 +21,11 @@ use crate::config::Config;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A file that may be applied.
-pub enum Opened<'f> {
+pub enum Opened {
     /// Decrypted, authenticated, walked.
-    Sealed(Box<Verified<&'f File>>),
+    Sealed(Box<Verified<Arc<File>>>),
     /// A bare `zfs send` stream, which only exec mode takes, under `trust = "transport"`.
-    Plain(&'f File, StreamFacts),
+    Plain(Arc<File>, StreamFacts),
 }
 
 /// Why a file is not applied, and where it belongs.
@@ -40,21 +41,23 @@ pub enum No {
     Io(std::io::Error),
 }
 
-impl Opened<'_> {
-    /// Verifies `file` as sent by `host`.
-    pub fn verify<'f>(
+impl Opened {
+    /// Verifies `file` as sent by `host`. Up to `keep` bytes of it are kept in memory; a larger one is
+    /// decrypted once more when its stream is wanted.
+    pub fn verify(
         config: &Config,
         host: &Host,
         exec: bool,
-        file: &'f File,
+        file: &Arc<File>,
+        keep: u64,
         now: SystemTime,
-    ) -> Result<Opened<'f>, No> {
+    ) -> Result<Opened, No> {
         let Some(table) = config.hosts.get(host) else {
             let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
             return Err(No::Held(Exit::Refused, why));
         };
         if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(No::Io)? {
-            return walk(file).map(|facts| Opened::Plain(file, facts));
+            return walk(file).map(|facts| Opened::Plain(file.clone(), facts));
         }
         // In a directory nobody vouches for who wrote the file, so transport is no trust there.
         let unsigned = match table.trust {
@@ -62,8 +65,9 @@ impl Opened<'_> {
             TrustLevel::Recipient => true,
             TrustLevel::Transport => exec,
         };
+        let limits = Limits { verify_buffer: keep, ..config.limits };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
-        let verified = open::verify(file, &trust, &config.limits).map_err(|refusal| explain(refusal, host))?;
+        let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| explain(refusal, host))?;
         let opened = Opened::Sealed(Box::new(verified));
         opened.check_times()?;
         Ok(opened)
@@ -89,7 +93,8 @@ impl Opened<'_> {
     pub fn replay(self, out: &mut dyn Write) -> Result<()> {
         match self {
             Opened::Sealed(verified) => verified.replay(out),
-            Opened::Plain(mut file, _) => {
+            Opened::Plain(file, _) => {
+                let mut file = &*file;
                 file.seek(SeekFrom::Start(0))?;
                 copy(&mut file, |bytes| Ok(out.write_all(bytes)?))
             }

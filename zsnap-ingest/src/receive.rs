@@ -12,7 +12,7 @@ use zsnap_common::exit::Exit;
 use zsnap_common::log;
 use zsnap_common::zfs::Zfs;
 use zsnap_common::zstream::gate::{Gate, Part};
-use zsnap_common::zstream::{Guid, Kind, StreamError, SubStream};
+use zsnap_common::zstream::{Kind, StreamError, SubStream};
 
 /// The arguments of `zfs receive` for one sub-stream into `dataset`. What is received is never
 /// mounted and never exposed as a device by itself; `DATASET@SNAP` fixes where it goes,
@@ -42,13 +42,12 @@ struct Feeder<'a> {
     skip: usize,
     seen: usize,
     current: Option<Current>,
-    committed: Vec<Guid>,
+    committed: Vec<SubStream>,
     failed: Option<anyhow::Error>,
 }
 
 struct Current {
-    name: String,
-    to: Guid,
+    sub: SubStream,
     // Dropped before the pipe: killed before it could see an end that is none.
     child: Child,
     stdin: Option<BufWriter<Interruptible<ChildStdin>>>,
@@ -63,13 +62,13 @@ impl<'a> Unwrap<'a> {
 
     /// What was committed, and what went wrong, if anything. Call it also after a failed write:
     /// a child may have committed all the same.
-    pub fn end(mut self) -> (Vec<Guid>, Result<()>) {
+    pub fn end(mut self) -> (Vec<SubStream>, Result<()>) {
         // A child that still runs is killed before its stdin is closed (see Child).
         if let Some(mut current) = self.feeder.current.take() {
             current.child.kill();
-            if self.zfs.snapshot_guid(&format!("{}@{}", self.dataset, current.name)).ok().flatten() == Some(current.to)
-            {
-                self.feeder.committed.push(current.to);
+            let name = format!("{}@{}", self.dataset, current.sub.snap);
+            if self.zfs.snapshot_guid(&name).ok().flatten() == Some(current.sub.to) {
+                self.feeder.committed.push(current.sub);
             }
         }
         let result = match self.feeder.failed {
@@ -118,7 +117,7 @@ impl Feeder<'_> {
         log::info(format!("receiving {}@{}", self.dataset, sub.snap));
         let mut child = Child::spawn(command, "zfs")?;
         let stdin = child.stdin().map(|pipe| BufWriter::with_capacity(256 * 1024, Interruptible::new(pipe)));
-        self.current = Some(Current { name: sub.snap.clone(), to: sub.to, child, stdin });
+        self.current = Some(Current { sub: sub.clone(), child, stdin });
         Ok(())
     }
 
@@ -145,9 +144,9 @@ impl Feeder<'_> {
             }
         }
         let status = current.child.wait(None)?;
-        let name = format!("{}@{}", self.dataset, current.name);
-        if self.zfs.snapshot_guid(&name)? == Some(current.to) {
-            self.committed.push(current.to);
+        let name = format!("{}@{}", self.dataset, current.sub.snap);
+        if self.zfs.snapshot_guid(&name)? == Some(current.sub.to) {
+            self.committed.push(current.sub);
             return Ok(());
         }
         let words = current.child.last_words();
@@ -158,6 +157,7 @@ impl Feeder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zsnap_common::zstream::Guid;
 
     #[test]
     fn the_arguments_have_one_form() {
