@@ -3,27 +3,57 @@
 //! rules come from (OpenZFS `module/zfs/dmu_recv.c`, `lib/libzfs/libzfs_sendrecv.c`).
 //!
 //! ```
-//! use zsnap_tests::pool::{Pool, Taken, sub};
+//! use zsnap_tests::pool::{Pool, Taken, begin};
 //!
 //! let mut pool = Pool::new("backup", 1);
 //! pool.create("backup/hosts", &[]).unwrap();
-//! assert_eq!(pool.receive("backup/hosts/a@s1", &sub(None, 10)), Ok(Taken::Committed));
-//! assert_eq!(pool.receive("backup/hosts/a@s2", &sub(Some(10), 11)), Ok(Taken::Committed));
-//! assert_eq!(pool.receive("backup/hosts/a@s2", &sub(Some(10), 11)), Ok(Taken::Ignored));
+//! assert_eq!(pool.receive("backup/hosts/a@s1", &begin(None, 10)), Ok(Taken::Committed));
+//! assert_eq!(pool.receive("backup/hosts/a@s2", &begin(Some(10), 11)), Ok(Taken::Committed));
+//! assert_eq!(pool.receive("backup/hosts/a@s2", &begin(Some(10), 11)), Ok(Taken::Ignored));
 //! pool.write("backup/hosts/a").unwrap();
-//! let why = pool.receive("backup/hosts/a@s3", &sub(Some(11), 12)).unwrap_err();
+//! let why = pool.receive("backup/hosts/a@s3", &begin(Some(11), 12)).unwrap_err();
 //! assert!(why.contains("has been modified"));
 //! ```
 
 use std::collections::BTreeMap;
 
-use zsnap_common::zfs::Snapshot;
-use zsnap_common::zstream::{Guid, Kind, SubStream};
-
 use crate::random::Random;
 
 /// The program's words, as it says them on stderr.
 pub type Refused = String;
+
+/// A snapshot, as `zfs list` tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Snapshot {
+    pub name: String,
+    pub guid: u64,
+    pub createtxg: u64,
+    pub creation: u64,
+}
+
+/// What a dataset is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Filesystem,
+    Volume,
+}
+
+/// What `zfs receive` looks at in a BEGIN record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// The base; `None`: a full stream.
+    pub from: Option<u64>,
+    /// The snapshot.
+    pub to: u64,
+    /// File system or volume.
+    pub kind: Kind,
+    /// Encrypted as on the sender's disk.
+    pub raw: bool,
+    /// Seconds UTC.
+    pub created: u64,
+}
 
 /// What became of a stream that was not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +70,7 @@ pub enum Receiving {
     /// It makes the dataset, which goes again if it ends early.
     New,
     /// It is based on that snapshot, which cannot be destroyed meanwhile.
-    Increment(Guid),
+    Increment(u64),
 }
 
 /// A file system or volume.
@@ -59,7 +89,7 @@ pub struct Dataset {
     /// Properties that were set.
     pub properties: BTreeMap<String, String>,
     /// Name, guid and content of the snapshot.
-    pub bookmarks: BTreeMap<String, (Guid, u64)>,
+    pub bookmarks: BTreeMap<String, (u64, u64)>,
     /// A receive into it goes on.
     pub receiving: Option<Receiving>,
 }
@@ -68,25 +98,16 @@ pub struct Dataset {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Its identity.
-    pub guid: Guid,
+    pub guid: u64,
     /// Number of the last transaction group.
     pub txg: u64,
     /// By name. The pool's own is among them.
     pub datasets: BTreeMap<String, Dataset>,
 }
 
-/// A stream of a file system, for tests without a real one; `None`: a full one.
-pub fn sub(from: Option<u64>, to: u64) -> SubStream {
-    SubStream {
-        fs: "tank/a".into(),
-        snap: format!("s{to}"),
-        from: from.map(Guid),
-        to: Guid(to),
-        kind: Kind::Filesystem,
-        raw: false,
-        compressed: false,
-        created: 1_700_000_000 + to % 1_000_000,
-    }
+/// A stream of a file system; `None`: a full one.
+pub fn begin(from: Option<u64>, to: u64) -> Begin {
+    Begin { from, to, kind: Kind::Filesystem, raw: false, created: 1_700_000_000 + to % 1_000_000 }
 }
 
 /// The dataset in `dataset@snap`.
@@ -158,7 +179,7 @@ impl Pool {
     /// With its own dataset, and nothing else.
     pub fn new(name: &str, guid: u64) -> Pool {
         let datasets = [(name.to_owned(), Dataset::new(Kind::Filesystem, false, guid))].into();
-        Pool { guid: Guid(guid), txg: 100, datasets }
+        Pool { guid, txg: 100, datasets }
     }
 
     /// The dataset, and not one that is only being received.
@@ -180,7 +201,7 @@ impl Pool {
     /// A number that was never there.
     fn unique(&mut self) -> u64 {
         self.txg += 1;
-        Random::seeded(self.guid.0 ^ self.txg << 20).number()
+        Random::seeded(self.guid ^ self.txg << 20).number()
     }
 
     fn present(&mut self, dataset: &str) -> Result<&mut Dataset, Refused> {
@@ -213,9 +234,9 @@ impl Pool {
     }
 
     /// `zfs snapshot DATASET@NAME`, at `creation` (seconds UTC). Its guid.
-    pub fn snapshot(&mut self, name: &str, creation: u64) -> Result<Guid, Refused> {
+    pub fn snapshot(&mut self, name: &str, creation: u64) -> Result<u64, Refused> {
         let (dataset, snap) = split(name)?;
-        let guid = Guid(self.unique());
+        let guid = self.unique();
         let createtxg = self.txg;
         let dataset = self.present(dataset)?;
         if dataset.snapshot(snap).is_some() {
@@ -322,7 +343,7 @@ impl Pool {
     }
 
     /// `zfs receive DATASET@NAME` of a whole stream that changes something.
-    pub fn receive(&mut self, name: &str, stream: &SubStream) -> Result<Taken, Refused> {
+    pub fn receive(&mut self, name: &str, stream: &Begin) -> Result<Taken, Refused> {
         match self.begin(name, stream)? {
             Taken::Ignored => Ok(Taken::Ignored),
             Taken::Committed => self.commit(name, stream, true).map(|()| Taken::Committed),
@@ -331,7 +352,7 @@ impl Pool {
 
     /// What happens when a receive has read its BEGIN. `Taken::Committed`: it goes on, until
     /// [`Pool::commit`] or [`Pool::abandon`].
-    pub fn begin(&mut self, name: &str, stream: &SubStream) -> Result<Taken, Refused> {
+    pub fn begin(&mut self, name: &str, stream: &Begin) -> Result<Taken, Refused> {
         let (dataset, snap) = split(name)?;
         match stream.from {
             None => self.begin_full(dataset, stream),
@@ -339,7 +360,7 @@ impl Pool {
         }
     }
 
-    fn begin_full(&mut self, dataset: &str, stream: &SubStream) -> Result<Taken, Refused> {
+    fn begin_full(&mut self, dataset: &str, stream: &Begin) -> Result<Taken, Refused> {
         let why = |what: &str| Err(format!("cannot receive new filesystem stream: {what}"));
         if self.datasets.contains_key(dataset) {
             return why(&format!("destination '{dataset}' exists\nmust specify -F to overwrite it"));
@@ -360,7 +381,7 @@ impl Pool {
         Ok(Taken::Committed)
     }
 
-    fn begin_increment(&mut self, dataset: &str, snap: &str, from: Guid, stream: &SubStream) -> Result<Taken, Refused> {
+    fn begin_increment(&mut self, dataset: &str, snap: &str, from: u64, stream: &Begin) -> Result<Taken, Refused> {
         let why = |what: &str| Err(format!("cannot receive incremental stream: {what}"));
         let Some(of) = self.datasets.get_mut(dataset) else {
             return why(&format!("destination '{dataset}' does not exist"));
@@ -392,14 +413,14 @@ impl Pool {
     }
 
     /// What happens at its END: all or nothing. `changes`: there are records before it.
-    pub fn commit(&mut self, name: &str, stream: &SubStream, changes: bool) -> Result<(), Refused> {
+    pub fn commit(&mut self, name: &str, stream: &Begin, changes: bool) -> Result<(), Refused> {
         let (dataset, snap) = split(name)?;
         self.txg += 1;
         let createtxg = self.txg;
         let of = self.present(dataset)?;
         let content = match of.receiving.take() {
             None => return Err(format!("cannot receive: {dataset} is not being received")),
-            Some(Receiving::New) => stream.to.0,
+            Some(Receiving::New) => stream.to,
             Some(Receiving::Increment(base)) => {
                 let at = of.snapshots.iter().position(|s| s.guid == base);
                 let before = at.map(|at| of.contents[at]).filter(|content| *content == of.head);
@@ -409,7 +430,7 @@ impl Pool {
                 if of.snapshot(snap).is_some() {
                     return Err(format!("cannot restore to {name}: destination already exists"));
                 }
-                if changes { stream.to.0 } else { before }
+                if changes { stream.to } else { before }
             }
         };
         of.head = content;
@@ -434,19 +455,19 @@ mod tests {
     #[test]
     fn what_happens_while_a_stream_arrives() {
         let mut pool = Pool::new("p", 1);
-        assert_eq!(pool.begin("p/a@1", &sub(None, 1)), Ok(Taken::Committed));
+        assert_eq!(pool.begin("p/a@1", &begin(None, 1)), Ok(Taken::Committed));
         assert!(pool.get("p/a").is_none() && pool.snapshots("p/a").unwrap().is_empty());
         pool.abandon("p/a");
         assert!(pool.snapshots("p/a").is_none());
-        pool.receive("p/a@1", &sub(None, 1)).unwrap();
-        pool.begin("p/a@2", &sub(Some(1), 2)).unwrap();
+        pool.receive("p/a@1", &begin(None, 1)).unwrap();
+        pool.begin("p/a@2", &begin(Some(1), 2)).unwrap();
         pool.write("p/a").unwrap();
-        assert!(pool.commit("p/a@2", &sub(Some(1), 2), true).unwrap_err().contains("modified"));
+        assert!(pool.commit("p/a@2", &begin(Some(1), 2), true).unwrap_err().contains("modified"));
         assert_eq!(pool.snapshots("p/a").unwrap().len(), 1);
         pool.rollback("p/a@1", false).unwrap();
-        pool.begin("p/a@2", &sub(Some(1), 2)).unwrap();
+        pool.begin("p/a@2", &begin(Some(1), 2)).unwrap();
         let ours = pool.snapshot("p/a@2", 0).unwrap();
-        assert!(pool.commit("p/a@2", &sub(Some(1), 2), true).unwrap_err().contains("already exists"));
+        assert!(pool.commit("p/a@2", &begin(Some(1), 2), true).unwrap_err().contains("already exists"));
         assert_eq!(pool.snapshots("p/a").unwrap()[1].guid, ours);
     }
 }

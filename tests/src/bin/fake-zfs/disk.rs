@@ -7,9 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use zsnap_common::zfs::Snapshot;
-use zsnap_common::zstream::{Guid, Kind};
-use zsnap_tests::pool::{Dataset, Pool, Receiving};
+use crate::pool::{Dataset, Kind, Pool, Receiving, Snapshot};
 
 const DATASET: &str = "@";
 /// Locked by whoever receives into the dataset, for as long as it lives.
@@ -62,7 +60,7 @@ impl Disk {
         let any = single.iter().chain(trees).next().copied().unwrap_or_default();
         let name = any.split('/').next().unwrap_or_default();
         let txg = fs::read_to_string(self.of(name).join(TXG)).ok().and_then(|text| text.parse().ok());
-        let guid = Guid(self.pool_guid(name).unwrap_or_default());
+        let guid = self.pool_guid(name).unwrap_or_default();
         let mut pool = Pool { guid, txg: txg.unwrap_or_default(), datasets: BTreeMap::new() };
         for dataset in single {
             self.read(dataset, &mut pool)?;
@@ -146,17 +144,17 @@ fn text(dataset: &Dataset) -> String {
     let receiving = match dataset.receiving {
         None => "-".to_owned(),
         Some(Receiving::New) => "new".to_owned(),
-        Some(Receiving::Increment(base)) => base.0.to_string(),
+        Some(Receiving::Increment(base)) => base.to_string(),
     };
     let mut out = format!("{kind}\t{}\t{}\t{receiving}\n", dataset.raw, dataset.head);
     for (key, value) in &dataset.properties {
         let _ = writeln!(out, "p\t{key}\t{value}");
     }
     for (name, (guid, content)) in &dataset.bookmarks {
-        let _ = writeln!(out, "b\t{name}\t{}\t{content}", guid.0);
+        let _ = writeln!(out, "b\t{name}\t{}\t{content}", guid);
     }
     for (s, content) in dataset.snapshots.iter().zip(&dataset.contents) {
-        let _ = writeln!(out, "s\t{}\t{}\t{}\t{}\t{content}", s.name, s.guid.0, s.createtxg, s.creation);
+        let _ = writeln!(out, "s\t{}\t{}\t{}\t{}\t{content}", s.name, s.guid, s.createtxg, s.creation);
     }
     out
 }
@@ -170,19 +168,19 @@ fn parse(text: &str) -> Option<Dataset> {
     dataset.receiving = match receiving {
         "-" => None,
         "new" => Some(Receiving::New),
-        base => Some(Receiving::Increment(Guid(base.parse().ok()?))),
+        base => Some(Receiving::Increment(base.parse().ok()?)),
     };
     for line in lines {
         match line[..] {
             ["p", key, value] => drop(dataset.properties.insert(key.to_owned(), value.to_owned())),
             ["b", name, guid, content] => {
-                let entry = (Guid(guid.parse().ok()?), content.parse().ok()?);
+                let entry = (guid.parse().ok()?, content.parse().ok()?);
                 dataset.bookmarks.insert(name.to_owned(), entry);
             }
             ["s", name, guid, createtxg, creation, content] => {
                 dataset.snapshots.push(Snapshot {
                     name: name.to_owned(),
-                    guid: Guid(guid.parse().ok()?),
+                    guid: guid.parse().ok()?,
                     createtxg: createtxg.parse().ok()?,
                     creation: creation.parse().ok()?,
                 });

@@ -12,8 +12,19 @@
 //! which it is, `zfs guid DATASET@SNAP GUID` takes a snapshot of that guid.
 
 mod disk;
+// Not those of the library, which would bring OpenPGP, and with it two thirds of the time that
+// a call takes.
+#[path = "../../pool.rs"]
+#[allow(dead_code)]
+mod pool;
+#[path = "../../random.rs"]
+#[allow(dead_code)]
+mod random;
 mod receive;
 mod send;
+#[path = "../../stream.rs"]
+#[allow(dead_code)]
+mod stream;
 
 use std::fs;
 use std::io::{self, Write};
@@ -21,10 +32,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use zsnap_common::zstream::Kind;
-use zsnap_tests::pool::{Dataset, Pool, Refused};
-
 use disk::Disk;
+use pool::{Dataset, Kind, Pool, Refused};
 
 /// Why it ends with a status other than 0.
 enum Fail {
@@ -318,7 +327,7 @@ fn list(disk: &Disk, args: &[String]) -> Done {
             let cells = columns.iter().map(|column| match *column {
                 "name" => full.clone(),
                 "type" => "snapshot".into(),
-                "guid" => snapshot.guid.0.to_string(),
+                "guid" => snapshot.guid.to_string(),
                 "createtxg" => snapshot.createtxg.to_string(),
                 "creation" => snapshot.creation.to_string(),
                 _ => "0".into(),

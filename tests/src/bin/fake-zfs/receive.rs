@@ -7,10 +7,9 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::pool::{Begin, Kind, Taken};
+use crate::stream::{Rec, Sum, kind};
 use rustix::process::{Signal, getpid, kill_process};
-use zsnap_common::zstream::{Guid, Kind, SubStream};
-use zsnap_tests::pool::Taken;
-use zsnap_tests::stream::{Rec, Sum, kind};
 
 use crate::disk::Disk;
 use crate::{Args, Done, Fail, parent};
@@ -30,10 +29,9 @@ pub fn receive(disk: &Disk, home: &Path, args: &[String]) -> Done {
     }
     let mut input = BufReader::with_capacity(64 << 10, io::stdin().lock());
     let begin = first(&mut input)?;
-    let mut stream = read(&begin)?;
-    let (dataset, snap) = name.split_once('@').unwrap_or((name, stream.snap.as_str()));
+    let (stream, snap) = read(&begin)?;
+    let (dataset, snap) = name.split_once('@').unwrap_or((name, &snap));
     let (dataset, name) = (dataset.to_owned(), format!("{dataset}@{snap}"));
-    stream.snap = snap.to_owned();
 
     let locked = disk.lock()?;
     let before = disk.load(&[&dataset, parent(&dataset)], &[])?;
@@ -79,18 +77,19 @@ fn die_if(knob: &Path) {
 
 /// The BEGIN, in whatever byte order.
 fn first(input: &mut impl Read) -> Result<Rec, Fail> {
-    let mut head = vec![0; zsnap_tests::stream::RECORD];
+    let mut head = vec![0; crate::stream::RECORD];
     input.read_exact(&mut head).map_err(|_| "cannot receive: failed to read from stream".to_owned())?;
     let mut begin = Rec { big: false, head, payload: Vec::new() };
-    begin.big = begin.u64(8) != zsnap_tests::stream::MAGIC;
-    if begin.u64(8) != zsnap_tests::stream::MAGIC || begin.kind() != kind::BEGIN {
+    begin.big = begin.u64(8) != crate::stream::MAGIC;
+    if begin.u64(8) != crate::stream::MAGIC || begin.kind() != kind::BEGIN {
         return Err(Fail::Refused("cannot receive: invalid stream (bad magic number)".into()));
     }
     begin.read_payload(input).map_err(|_| "cannot receive: failed to read from stream".to_owned())?;
     Ok(begin)
 }
 
-fn read(begin: &Rec) -> Result<SubStream, Fail> {
+/// What it says, and the snapshot's name.
+fn read(begin: &Rec) -> Result<(Begin, String), Fail> {
     let refused = |why: &str| Err(Fail::Refused(format!("cannot receive: {why}")));
     let features = begin.u64(16) >> 2;
     if begin.u64(16) & 3 != 1 {
@@ -101,17 +100,15 @@ fn read(begin: &Rec) -> Result<SubStream, Fail> {
     }
     let toname: Vec<u8> = begin.head[56..].iter().copied().take_while(|b| *b != 0).collect();
     let toname = String::from_utf8_lossy(&toname).into_owned();
-    let Some((fs, snap)) = toname.split_once('@') else { return refused("invalid stream (bad snapshot name)") };
-    Ok(SubStream {
-        fs: fs.to_owned(),
-        snap: snap.to_owned(),
-        from: Some(Guid(begin.u64(48))).filter(|guid| guid.0 != 0),
-        to: Guid(begin.u64(40)),
+    let Some((_, snap)) = toname.split_once('@') else { return refused("invalid stream (bad snapshot name)") };
+    let said = Begin {
+        from: Some(begin.u64(48)).filter(|guid| *guid != 0),
+        to: begin.u64(40),
         kind: if begin.u32(32) == 3 { Kind::Volume } else { Kind::Filesystem },
         raw: features & RAW != 0,
-        compressed: false,
         created: begin.u64(24),
-    })
+    };
+    Ok((said, snap.to_owned()))
 }
 
 /// Everything behind the BEGIN, up to END. Whether there was anything.

@@ -2,10 +2,9 @@
 
 use std::io::{self, Write};
 
-use zsnap_common::zstream::Kind;
-use zsnap_tests::pool::Dataset;
-use zsnap_tests::random::noise;
-use zsnap_tests::stream::{Rec, Stream, Sub};
+use crate::pool::{Dataset, Kind};
+use crate::random::noise;
+use crate::stream::{Rec, Stream, Sub};
 
 use crate::disk::Disk;
 use crate::{Args, Done, dataset_of};
@@ -36,7 +35,7 @@ pub fn send(disk: &Disk, args: &[String]) -> Done {
             Some(bookmark) if bookmark.contains('#') => {
                 let mark = bookmark.rsplit('#').next().and_then(|mark| dataset.bookmarks.get(mark));
                 let (guid, content) = mark.ok_or_else(|| absent(bookmark))?;
-                Some((guid.0, *content))
+                Some((*guid, *content))
             }
             Some(from) => Some(of(dataset, at(from).ok_or_else(|| absent(from))?)),
         };
@@ -47,15 +46,15 @@ pub fn send(disk: &Disk, args: &[String]) -> Done {
 
 /// Guid and content of a snapshot.
 fn of(dataset: &Dataset, number: usize) -> (u64, u64) {
-    (dataset.snapshots[number].guid.0, dataset.contents[number])
+    (dataset.snapshots[number].guid, dataset.contents[number])
 }
 
 fn sub(fs: &str, dataset: &Dataset, base: Option<(u64, u64)>, number: usize, raw: bool) -> Sub {
     let snapshot = &dataset.snapshots[number];
     let toname = format!("{fs}@{}", snapshot.name);
     let unchanged = base.is_some_and(|(_, content)| content == dataset.contents[number]);
-    let data: Vec<Rec> = noise(snapshot.guid.0, DATA).chunks(96 << 10).map(Rec::write).collect();
-    Sub::increment(&toname, base.map_or(0, |(guid, _)| guid), snapshot.guid.0)
+    let data: Vec<Rec> = noise(snapshot.guid, DATA).chunks(96 << 10).map(Rec::write).collect();
+    Sub::increment(&toname, base.map_or(0, |(guid, _)| guid), snapshot.guid)
         .records(if unchanged { Vec::new() } else { data })
         .objset(if dataset.kind == Kind::Volume { 3 } else { 2 })
         .features(if raw { Sub::RAW | Sub::COMPRESSED } else { 0 })
