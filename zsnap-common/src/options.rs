@@ -337,7 +337,8 @@ mod tests {
     fn no_file_is_taken_that_others_may_change() {
         use std::os::unix::fs::PermissionsExt;
         let file = tempfile::NamedTempFile::new().unwrap();
-        let args = || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();
+        let args =
+            || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();
         assert!(parse_from::<Cli, Tables>(args(), Path::new("/")).is_ok());
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
         let e = parse_from::<Cli, Tables>(args(), Path::new("/")).unwrap_err();

@@ -2,101 +2,24 @@
 //! steps of one file, so that all hosts get their turn (`run.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::{OsStr, OsString};
 use std::fs::File as Fd;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 use zsnap_common::cancel::{self, Cancelled};
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::{Incoming, Unsafe, shown};
+use zsnap_common::incoming::shown;
 use zsnap_common::log;
-use zsnap_common::queue_name::{Entry as Name, Label, QueueName, classify};
+use zsnap_common::queue_name::{Entry as Name, classify};
 use zsnap_common::target::{Host, Target};
 
 use crate::apply::{self, Received};
+use crate::file::{Fate, File, INCOMING, Kept, Place};
+use crate::journal;
 use crate::judge::{Judged, Judgement};
 use crate::known::{Entry, Known, Seen, What};
-use crate::opened::{No, Opened};
 use crate::plan::{Facts, Past, Verdict};
 use crate::pool::Tree;
-use crate::shared::{Room, Shared};
-use crate::{journal, quarantine};
-
-/// A damaged file younger than this may still be arriving.
-const ARRIVING: Duration = Duration::from_secs(600);
-/// So many verified files of a host are kept open until they are applied; more are verified again.
-const KEPT: usize = 200;
-
-/// A directory with files of the host.
-pub struct Place {
-    /// The directory of all hosts.
-    pub root: Incoming,
-    /// The host's.
-    pub dir: Incoming,
-    /// Spooled by exec, which knew the sender: plain streams are allowed here.
-    pub exec: bool,
-}
-
-const INCOMING: &str = "incoming/";
-const EXEC: &str = "exec/";
-
-/// A queue file.
-pub struct File<'a> {
-    place: usize,
-    /// Its name as it is.
-    pub name: OsString,
-    /// Its name as it is read.
-    pub queue: QueueName,
-    /// What is known of it.
-    pub entry: Entry,
-    /// What became of it in this run.
-    pub fate: Fate,
-    kept: Option<Kept<'a>>,
-}
-
-/// What became of a file in this run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Nothing yet.
-    Open,
-    /// Trouble that may pass: still arriving, not here, not its turn.
-    Later(String),
-    /// A program or a disk failed over it: not again in this run.
-    Failed,
-    /// Who sent it cannot be told now.
-    Held(String),
-    /// It is left alone, or would go to quarantine if anything were done.
-    Bad(String),
-    /// Applied, removed, or moved away.
-    Gone,
-}
-
-impl File<'_> {
-    /// What it says, if that is known.
-    pub fn facts(&self) -> Option<&Facts> {
-        match &self.entry.what {
-            What::Says(facts) => Some(facts),
-            _ => None,
-        }
-    }
-
-    /// The target that its name tells.
-    pub fn named(&self) -> Option<Target> {
-        match &self.queue.label {
-            Label::Dataset(dataset) => Some(Target { host: self.queue.host.clone(), dataset: dataset.clone() }),
-            Label::Digest(_) => None,
-        }
-    }
-}
-
-/// Verified in this run, and not let go of since.
-struct Kept<'a> {
-    opened: Opened,
-    fd: Arc<Fd>,
-    _room: Option<Room<'a>>,
-}
+use crate::shared::Shared;
 
 /// The next step.
 enum Todo {
@@ -128,14 +51,19 @@ pub struct HostRun<'a> {
     pub last_came: u64,
     /// Say what would become of files, and do nothing.
     pub dry: bool,
-    pub(crate) pasts: BTreeMap<Target, Past>,
-    places: Vec<Place>,
+    /// The journals of its datasets that were looked at.
+    pub pasts: BTreeMap<Target, Past>,
+    /// Where its files lie.
+    pub places: Vec<Place>,
+    /// Its files of which nothing is known.
+    pub silent: BTreeSet<usize>,
+    by_target: BTreeMap<Target, Vec<usize>>,
     known: Known,
     todo: VecDeque<Todo>,
     /// A program failed over it: nothing more is given to it in this run.
     stopped: BTreeSet<Target>,
-    looked: u64,
-    kept: usize,
+    /// How many files were decrypted.
+    pub looked: u64,
 }
 
 impl<'a> HostRun<'a> {
@@ -160,7 +88,8 @@ impl<'a> HostRun<'a> {
             todo: VecDeque::new(),
             stopped: BTreeSet::new(),
             looked: 0,
-            kept: 0,
+            silent: BTreeSet::new(),
+            by_target: BTreeMap::new(),
         };
         for place in 0..run.places.len() {
             run.list(place)?;
@@ -192,7 +121,7 @@ impl<'a> HostRun<'a> {
             match classify(name.as_encoded_bytes()) {
                 Name::Queue(queue) => {
                     let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
-                    let entry = self.known.entry(&key(place, &name), Seen::of(&stat), self.shared.seconds());
+                    let entry = self.known.entry(&place.key(&name), Seen::of(&stat), self.shared.seconds());
                     self.files.push(File { place: at, name, queue, entry, fate: Fate::Open, kept: None });
                 }
                 Name::Transport => {}
@@ -205,12 +134,27 @@ impl<'a> HostRun<'a> {
         Ok(())
     }
 
+    /// Sorts a file by what is known of it now.
+    pub fn note(&mut self, at: usize) {
+        match self.files[at].facts().map(|facts| facts.target.clone()) {
+            Some(target) => {
+                self.silent.remove(&at);
+                let of = self.by_target.entry(target).or_default();
+                if let Err(place) = of.binary_search(&at) {
+                    of.insert(place, at);
+                }
+            }
+            None => drop(self.silent.insert(at)),
+        }
+    }
+
     /// Label by label: all files of one are looked at before the first is applied, since a later
     /// one may be the better way.
     fn first_steps(&mut self) {
         let mut labels: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (at, file) in self.files.iter().enumerate() {
-            labels.entry(file.queue.label.to_string()).or_default().push(at);
+        for at in 0..self.files.len() {
+            labels.entry(self.files[at].queue.label.to_string()).or_default().push(at);
+            self.note(at);
         }
         for label in labels.into_values() {
             let new = |&&at: &&usize| self.files[at].entry.what == What::New;
@@ -227,39 +171,46 @@ impl<'a> HostRun<'a> {
         let Some(todo) = self.todo.pop_front() else { return Ok(false) };
         match todo {
             Todo::Look(at) => {
-                if let Some(kept) = self.verify(at)?
-                    && self.kept < KEPT
-                {
-                    self.kept += 1;
-                    self.files[at].kept = Some(kept);
-                }
+                self.files[at].kept = self.verify(at)?.and_then(|kept| kept.hold(self.shared));
             }
-            Todo::Label(files) => self.plan_all(files.into_iter()),
+            Todo::Label(files) => {
+                let targets: BTreeSet<Target> =
+                    files.iter().filter_map(|&at| self.files[at].facts()).map(|facts| facts.target.clone()).collect();
+                self.plan_all(targets);
+            }
             Todo::Plan(target) => self.plan(target)?,
             Todo::Act(target, at, verdict) => self.act(&target, at, verdict)?,
             Todo::Again => {
-                let mut on = false;
+                let mut open = Vec::new();
                 for target in self.targets() {
-                    on |= !self.acts(&target)?.is_empty();
+                    if !self.acts(&target)?.is_empty() {
+                        open.push(target);
+                    }
                 }
-                if on {
-                    self.plan_all(0..self.files.len());
+                if !open.is_empty() {
                     self.todo.push_back(Todo::Again);
+                    self.plan_all(open);
                 }
             }
         }
         Ok(true)
     }
 
-    /// The targets of the files that are known, parents first.
-    pub fn targets(&self) -> BTreeSet<Target> {
-        let here = self.files.iter().filter(|file| file.fate != Fate::Gone);
-        here.filter_map(|file| file.facts().map(|facts| facts.target.clone())).collect()
+    /// The files of a target that are still here, as far as they say so.
+    pub fn of(&self, target: &Target) -> impl Iterator<Item = usize> + '_ {
+        let all = self.by_target.get(target).map_or(&[][..], Vec::as_slice);
+        let target = target.clone();
+        all.iter().copied().filter(move |&at| {
+            self.files[at].fate != Fate::Gone && self.files[at].facts().is_some_and(|facts| facts.target == target)
+        })
     }
 
-    fn plan_all(&mut self, files: impl Iterator<Item = usize>) {
-        let targets: BTreeSet<Target> =
-            files.filter_map(|at| self.files[at].facts().map(|facts| facts.target.clone())).collect();
+    /// The targets of these files, parents first.
+    pub fn targets(&self) -> Vec<Target> {
+        self.by_target.keys().filter(|target| self.of(target).next().is_some()).cloned().collect()
+    }
+
+    fn plan_all(&mut self, targets: impl IntoIterator<Item = Target, IntoIter: DoubleEndedIterator>) {
         for target in targets.into_iter().rev() {
             self.todo.push_front(Todo::Plan(target));
         }
@@ -272,6 +223,7 @@ impl<'a> HostRun<'a> {
         }
         let Judged { judgements, path } = match self.judge(target) {
             Ok(judged) => judged,
+            Err(_) if self.stopped.contains(target) => return Ok(Vec::new()),
             Err(e) => {
                 self.fail(target, None, e)?;
                 return Ok(Vec::new());
@@ -287,11 +239,8 @@ impl<'a> HostRun<'a> {
             }
         }
         if !self.stopped.contains(target) {
-            for at in path {
-                let ready = judgements.iter().find(|(of, _)| *of == at);
-                if let Some((_, Judgement::Is(verdict))) = ready
-                    && open(at)
-                {
+            for at in path.into_iter().filter(|&at| open(at)) {
+                if let Some(Judgement::Is(verdict)) = judgements.get(&at) {
                     acts.push((at, verdict.clone()));
                 }
             }
@@ -330,18 +279,19 @@ impl<'a> HostRun<'a> {
     fn act(&mut self, target: &Target, at: usize, verdict: Verdict) -> Result<()> {
         let planned = self.files[at].facts().cloned();
         let kept = match self.files[at].kept.take() {
-            Some(kept) => {
-                self.kept -= 1;
-                Some(kept)
-            }
+            Some(kept) => Some(kept),
             None => self.verify(at)?,
         };
-        let Some(facts) = planned.filter(|facts| self.files[at].facts() == Some(facts)) else {
-            // Somebody changed it since it was looked at.
+        let same = planned.filter(|facts| self.files[at].facts() == Some(facts));
+        let (Some(facts), Some(kept)) = (same, kept) else {
+            // Somebody changed it since it was looked at. Once is enough, or who changes it again and
+            // again would keep us here for ever.
+            if self.files[at].fate == Fate::Open {
+                self.files[at].fate = Fate::Later("it was replaced meanwhile".into());
+            }
             self.plan_again();
             return Ok(());
         };
-        let Some(kept) = kept else { return Ok(()) };
         let result = match verdict {
             Verdict::Ready { skip, again } => {
                 if again {
@@ -360,7 +310,7 @@ impl<'a> HostRun<'a> {
 
     fn apply(&mut self, target: &Target, at: usize, kept: Kept<'_>, skip: usize) -> Result<()> {
         let shared = self.shared;
-        let Kept { opened, fd, _room } = kept;
+        let Kept { opened, fd, room: _room, slot: _slot } = kept;
         if opened.stream().is_none() {
             let Some(table) = shared.config.command_for(target) else { return Ok(()) };
             apply::run_command(shared, table, target, &self.files[at].name, opened)?;
@@ -403,108 +353,6 @@ impl<'a> HostRun<'a> {
         Ok(())
     }
 
-    fn quarantine(&mut self, at: usize, fd: &Fd, why: &str) -> Result<()> {
-        let key = self.key(at);
-        let file = &mut self.files[at];
-        let Some(place) = self.places.get(file.place) else { return Ok(()) };
-        if self.dry {
-            file.fate = Fate::Bad(why.to_owned());
-            return Ok(());
-        }
-        if quarantine::put(&place.root, &place.dir, self.host.as_str().as_ref(), &file.name, fd, why)? {
-            file.fate = Fate::Gone;
-            self.shared.told().event(format!("{key}: in quarantine: {why}"));
-        } else {
-            file.fate = Fate::Later("it was replaced meanwhile".into());
-        }
-        Ok(())
-    }
-
-    /// Opens and verifies a file, and notes what it says, or does with it what its refusal means.
-    fn verify(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
-        match self.look(at) {
-            Err(e) => {
-                self.failed_over(at, e)?;
-                Ok(None)
-            }
-            ok => ok,
-        }
-    }
-
-    fn look(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
-        let shared = self.shared;
-        let file = &mut self.files[at];
-        let Some(place) = self.places.get(file.place) else { return Ok(None) };
-        // Need not be decrypted in every run until the drive comes.
-        let named = file.named();
-        if shared.config.store.is_some()
-            && shared.pool.is_none()
-            && named.is_some_and(|named| shared.config.command_for(&named).is_none())
-        {
-            file.fate = Fate::Later("its pool is not here".into());
-            return Ok(None);
-        }
-        if self.looked >= shared.config.max_files {
-            file.fate = Fate::Later("enough files of this host for one run (max-files)".into());
-            return Ok(None);
-        }
-        self.looked += 1;
-        let fd = match place.dir.open_file(&file.name) {
-            Ok(fd) => Arc::new(fd),
-            Err(Unsafe::Gone) => {
-                file.fate = Fate::Gone;
-                return Ok(None);
-            }
-            Err(Unsafe::Not(what)) => {
-                file.fate = Fate::Bad(format!("{what}; left alone"));
-                return Ok(None);
-            }
-            Err(Unsafe::Io(e)) => return Err(e.into()),
-        };
-        let seen = Seen::of(&rustix::fs::fstat(&*fd)?);
-        if file.entry.seen != seen {
-            file.entry = Entry { seen, first: file.entry.first, attempts: 0, what: What::New, refused_at: None };
-        }
-        let room = shared.room(seen.size);
-        let keep = room.as_ref().map_or(0, |_| shared.config.limits.verify_buffer);
-        let verified = Opened::verify(shared.config, &self.host, place.exec, &fd, keep, shared.now)
-            .and_then(|opened| opened.target(&self.host, &file.queue).map(|target| (opened, target)));
-        let no = match verified {
-            Ok((opened, target)) => {
-                let order = file.queue.stamp.seq();
-                file.entry.what = What::Says(Facts::of(target, order, opened.manifest(), opened.stream()));
-                return Ok(Some(Kept { opened, fd, _room: room }));
-            }
-            Err(no) => no,
-        };
-        file.entry.what = What::New;
-        match no {
-            // A signal must end the run, whatever it interrupted.
-            No::Io(e) => cancel::check().map_err(anyhow::Error::from).and(Err(e.into())),
-            No::Held(exit, why) => {
-                match exit {
-                    // A clock may be right the next time.
-                    Exit::TryAgain => file.fate = Fate::Held(why),
-                    _ => file.entry.what = What::Held(why),
-                }
-                Ok(None)
-            }
-            No::Damaged(why) => {
-                let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
-                if !place.exec && shared.now.duration_since(modified).is_ok_and(|age| age < ARRIVING) {
-                    file.fate = Fate::Later(format!("{why}; it may still be arriving"));
-                    return Ok(None);
-                }
-                self.quarantine(at, &fd, &why).map_err(|e| e.context(why))?;
-                Ok(None)
-            }
-            No::Bad(_, why) => {
-                self.quarantine(at, &fd, &why).map_err(|e| e.context(why))?;
-                Ok(None)
-            }
-        }
-    }
-
     /// A program or a disk failed: this target is left alone in this run, others go on.
     fn fail(&mut self, target: &Target, at: Option<usize>, e: anyhow::Error) -> Result<()> {
         self.stopped.insert(target.clone());
@@ -519,7 +367,8 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
+    /// A program or a disk failed over a file.
+    pub fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
         if Cancelled::find(&e).is_some() {
             return Err(e);
         }
@@ -552,35 +401,12 @@ impl<'a> HostRun<'a> {
         self.write_known()
     }
 
-    fn tell(&self, key: &str, since: u64, verdict: &Verdict) {
-        let long = self.shared.seconds().saturating_sub(since) > self.shared.config.max_wait.as_secs();
-        let why = verdict.why();
-        let message = match verdict {
-            // The one in front is told.
-            Verdict::Waiting { behind: Some(_), .. } | Verdict::Ready { .. } | Verdict::Superseded => {
-                log::info(format!("{key}: {} {why}", verdict.word()));
-                return;
-            }
-            Verdict::Waiting { .. } if long => {
-                format!("waiting {why}; for longer than max-wait: look where that was lost, or queue a full stream")
-            }
-            Verdict::Waiting { .. } => format!("waiting {why}"),
-            Verdict::Broken(_) => format!("broken chain: {why}"),
-            _ => format!("{}: {why}", verdict.word()),
-        };
-        self.shared.told().problem(key, &message);
-    }
-
     fn write_known(&mut self) -> Result<()> {
         let here = self.files.iter().filter(|file| file.fate != Fate::Gone);
-        let entries = here.filter_map(|file| Some((key(self.places.get(file.place)?, &file.name), file.entry.clone())));
+        let entries = here.filter_map(|file| Some((self.places.get(file.place)?.key(&file.name), file.entry.clone())));
         let files = entries.chain(std::mem::take(&mut self.absent)).collect();
         self.known.files = files;
         self.known.last_came = self.last_came;
         self.known.write(&self.shared.config.state, self.shared.pool.as_ref().map(|p| p.guid), &self.host)
     }
-}
-
-fn key(place: &Place, name: &OsStr) -> String {
-    format!("{}{}", if place.exec { EXEC } else { INCOMING }, shown(name))
 }

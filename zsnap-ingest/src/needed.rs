@@ -13,7 +13,8 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::publish;
 use zsnap_common::zstream::Guid;
 
-use crate::host::{Fate, HostRun};
+use crate::file::Fate;
+use crate::host::HostRun;
 use crate::journal;
 use crate::known::{Entry, What};
 use crate::plan::Past;

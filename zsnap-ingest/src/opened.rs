@@ -11,7 +11,7 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::open::{self, Limits, Refusal, Trust, Verified};
 use zsnap_common::payload::Manifest;
 use zsnap_common::queue_name::{Label, QueueName};
-use zsnap_common::target::{Host, Target};
+use zsnap_common::target::{Host, MAX_NAME, Target};
 use zsnap_common::zstream::gate::Gate;
 use zsnap_common::zstream::{StreamError, StreamFacts, SubStream, record};
 
@@ -89,6 +89,14 @@ impl Opened {
         }
     }
 
+    /// How many bytes of it are in memory.
+    pub fn kept(&self) -> u64 {
+        match self {
+            Opened::Sealed(verified) => verified.kept(),
+            Opened::Plain(..) => 0,
+        }
+    }
+
     /// Writes the plain stream.
     pub fn replay(self, out: &mut dyn Write) -> Result<()> {
         match self {
@@ -127,6 +135,18 @@ impl Opened {
                 format!("snapshot {} is dated more than a day ahead: this clock or that of {host} is wrong", late.snap),
             ),
         })
+    }
+
+    /// Whether ZFS can hold the names of its snapshots below the store.
+    pub fn fits(&self, config: &Config, target: &Target) -> Result<(), No> {
+        let snaps = self.stream().map_or(&[][..], |stream| &stream.substreams).iter().map(|s| s.snap.len());
+        let (Some((store, _)), Some(longest)) = (&config.store, snaps.max()) else { return Ok(()) };
+        let length = format!("{store}/{target}@").len() + longest;
+        if length > MAX_NAME {
+            let why = format!("a snapshot's name would have {length} bytes below {store}, and ZFS allows {MAX_NAME}");
+            return Err(No::Held(Exit::Data, format!("{why}; a shorter store helps")));
+        }
+        Ok(())
     }
 
     /// Which target the file is for: its manifest says so, and its name must agree. Without a
