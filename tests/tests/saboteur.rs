@@ -367,10 +367,7 @@ fn sabotage(above: bool) {
     assert!(applied.lines().all(|line| line.starts_with("laptop ") && line.len() == 8), "{applied:.200}");
     let _ = fs::remove_dir_all(incoming.join("laptop"));
     let found = run(
-        Command::new("grep")
-            .args(["-rlF", "--devices=skip", SECRET])
-            .arg(scene.path(""))
-            .arg("--exclude-dir=canaries"),
+        Command::new("grep").args(["-rlF", "--devices=skip", SECRET]).arg(scene.path("")).arg("--exclude-dir=canaries"),
         b"",
     );
     assert!(found.out.is_empty(), "{}", String::from_utf8_lossy(&found.out));
