@@ -89,8 +89,10 @@ pub struct Child {
     child: std::process::Child,
     pump: Option<JoinHandle<()>>,
     said: Arc<Mutex<VecDeque<String>>>,
-    /// Ended and waited for, or given up.
+    /// Ended and waited for, or left behind.
     over: bool,
+    /// The kernel does not let it go: it is never waited for again.
+    left: bool,
 }
 
 impl Child {
@@ -106,7 +108,7 @@ impl Child {
             let (label, said) = (label.to_owned(), said.clone());
             std::thread::spawn(move || pump(stderr, &label, &said))
         });
-        Ok(Child { label: label.to_owned(), child, pump, said, over: false })
+        Ok(Child { label: label.to_owned(), child, pump, said, over: false, left: false })
     }
 
     /// Its process id.
@@ -139,13 +141,17 @@ impl Child {
                 return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
             }
             if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
-                self.kill();
-                let seconds = start.elapsed().as_secs();
-                return Err(
-                    Exit::Unavailable.error(format!("{} did not end in {seconds} s and was killed", self.label))
-                );
+                return Err(self.give_up(&format!("did not end in {} s", start.elapsed().as_secs())));
             }
         }
+    }
+
+    /// Kills a child that hangs. The error ([`Exit::Unavailable`]) says that it did `what` ("did not
+    /// end in 5 s"), its process id, and whether it is dead or had to be left behind.
+    pub fn give_up(&mut self, what: &str) -> anyhow::Error {
+        self.kill();
+        let fate = if self.left { "cannot be killed: it is left behind" } else { "was killed" };
+        Exit::Unavailable.error(format!("{} (pid {}) {what} and {fate}", self.label, self.child.id()))
     }
 
     /// SIGKILL and wait. A child that the kernel does not let go is given up after 10 seconds,
@@ -163,7 +169,7 @@ impl Child {
         let _ = self.child.kill();
         if !matches!(self.ended_before(Instant::now() + DEATH), Ok(Some(_))) {
             log::error(format_args!("{} (pid {}) cannot be killed: it is left behind", self.label, self.child.id()));
-            self.over = true;
+            (self.over, self.left) = (true, true);
         }
     }
 
@@ -334,7 +340,7 @@ mod tests {
         let pid = child.id().to_string();
         let error = child.wait(Some(Duration::ZERO)).unwrap_err();
         assert_eq!(Exit::of(&error), Exit::Unavailable);
-        assert!(error.to_string().starts_with("sh did not end"));
+        assert_eq!(error.to_string(), format!("sh (pid {pid}) did not end in 0 s and was killed"));
         assert!(!alive(&pid));
         child.kill();
     }
