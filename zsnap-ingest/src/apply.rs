@@ -206,7 +206,7 @@ impl<'a> Apply<'a> {
         let there = There { name: &name, snapshots: snapshots.as_deref() };
         let verdict = plan::zfs(&there, stream, seq, &past);
         let Verdict::Ready { skip } = verdict else { return Ok(Done::Verdict(verdict)) };
-        let mut unwrap = Unwrap::new(pool.zfs, &name, skip);
+        let mut unwrap = Unwrap::new(pool.zfs, &name, skip, self.config.receiving(&target.host));
         let replayed = opened.replay(&mut unwrap);
         let (committed, received) = unwrap.end();
         if !committed.is_empty() {
@@ -261,7 +261,10 @@ impl<'a> Apply<'a> {
             verdict = decide(&self.manifests(place, behind));
         }
         match verdict {
-            Verdict::Ready { .. } => apply_command(command, target, name, &manifest, opened).map(|()| Done::Applied),
+            Verdict::Ready { .. } => {
+                let timeout = self.config.receive_timeout;
+                apply_command(command, target, name, &manifest, timeout, opened).map(|()| Done::Applied)
+            }
             verdict => Ok(Done::Verdict(verdict)),
         }
     }
@@ -289,10 +292,11 @@ fn apply_command(
     target: &Target,
     name: &OsStr,
     manifest: &Manifest,
+    timeout: Duration,
     opened: Opened<'_>,
 ) -> Result<()> {
     log::info(format!("applying {} to {}", shown(name), command.target.display()));
-    command::apply(command, target, &shown(name), manifest, |out| opened.replay(out))
+    command::apply(command, target, &shown(name), manifest, timeout, |out| opened.replay(out))
 }
 
 /// The pool, looked at when the first ZFS stream needs it. `None`: it is not here.

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::glob::Glob;
 use zsnap_common::keys::Keyring;
-use zsnap_common::open::{Limits, Signers};
-use zsnap_common::options;
+use zsnap_common::open::Signers;
+use zsnap_common::options::{self, size};
 use zsnap_common::target::{Dataset, Host, Target};
 use zsnap_common::zfs::Zfs;
 
-use crate::cli::{Options, TrustLevel};
+use crate::cli::{Options, TrustLevel, count};
+use crate::property::AllowedProperty;
+use crate::receive::Receiving;
 
 /// The tables of `ingest.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -43,6 +46,21 @@ pub struct HostTable {
     /// Datasets that it never sends, made for others to lie in.
     #[serde(default)]
     pub create_parents: Vec<Dataset>,
+    /// Its own bounds, instead of the general ones.
+    #[serde(default, deserialize_with = "some_count")]
+    pub max_files: Option<u64>,
+    #[serde(default, deserialize_with = "some_size")]
+    pub max_bytes: Option<u64>,
+    #[serde(default, deserialize_with = "some_size")]
+    pub max_size: Option<u64>,
+    #[serde(default, deserialize_with = "some_count")]
+    pub max_ratio: Option<u64>,
+    /// Properties of its datasets, `PROPERTY=VALUE`, beside the general ones.
+    #[serde(default)]
+    pub set: Vec<String>,
+    /// Properties that its datasets inherit, beside the general ones.
+    #[serde(default)]
+    pub exclude: Vec<String>,
 }
 
 /// `[[command]]`
@@ -65,6 +83,45 @@ fn glob<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Glob, D::Error> {
     String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
 }
 
+/// A string or a number, as the option of the same name takes it.
+fn like_option<'de, D: serde::Deserializer<'de>, T>(
+    d: D,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a number")]
+    enum Given {
+        Text(String),
+        Number(i64),
+    }
+    let parsed = match Given::deserialize(d)? {
+        Given::Text(text) => parse(&text),
+        Given::Number(number) => parse(&number.to_string()),
+    };
+    parsed.map(Some).map_err(serde::de::Error::custom)
+}
+
+fn some_count<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    like_option(d, count)
+}
+
+fn some_size<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    like_option(d, size)
+}
+
+/// What a host may cost us: in one run, and by one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Queue files decrypted in one run.
+    pub max_files: u64,
+    /// Bytes of queue files read in one run.
+    pub max_bytes: Option<u64>,
+    /// Bytes of one plain stream.
+    pub max_size: Option<u64>,
+    /// Bytes of one plain stream for each byte of its file.
+    pub max_ratio: u64,
+}
+
 /// Everything that a run needs, loaded and valid.
 pub struct Config {
     /// Directory of one directory per host.
@@ -81,8 +138,17 @@ pub struct Config {
     pub hosts: BTreeMap<Host, HostTable>,
     /// Receivers of opaque streams.
     pub commands: Vec<CommandTable>,
-    /// Bounds for one file.
-    pub limits: Limits,
+    /// Messages up to this many bytes are verified in memory.
+    pub verify_buffer: u64,
+    /// Largest zstd window, log2.
+    pub window_log: u32,
+    /// When a receiver is given up.
+    pub receive_timeout: Duration,
+    /// For hosts that have no bounds of their own.
+    bounds: Bounds,
+    properties: Vec<AllowedProperty>,
+    /// Each host's own.
+    host_properties: BTreeMap<Host, Vec<AllowedProperty>>,
 }
 
 impl Config {
@@ -91,6 +157,10 @@ impl Config {
         let store = match &options.store {
             Some(store) => {
                 let dataset: Dataset = store.parse().or_exit(Exit::Config, "--store")?;
+                // It stands in front of the last argument of `zfs receive`.
+                if store.starts_with('-') {
+                    return Err(Exit::Config.error(format!("--store: no pool is called \"{store}\"")));
+                }
                 Some((dataset.into(), Zfs::find(&options.zfs, &options.zpool)?))
             }
             None => None,
@@ -113,6 +183,11 @@ impl Config {
                 )));
             }
         }
+        let general = properties(&options.set, &options.exclude, "--")?;
+        let of_host = |(host, table): (&Host, &HostTable)| {
+            Ok((host.clone(), properties(&table.set, &table.exclude, &format!("[hosts.{host}] "))?))
+        };
+        let host_properties = tables.hosts.iter().map(of_host).collect::<Result<_>>()?;
         if options.keys.is_empty() {
             return Err(Exit::Config.error("no key to decrypt with; give --keys (zsnap-ingest keygen makes one)"));
         }
@@ -126,8 +201,35 @@ impl Config {
             signers: Signers::load(&of)?,
             hosts: tables.hosts,
             commands: tables.command,
-            limits: Limits { verify_buffer: options.verify_buffer, window_log: options.window_log },
+            verify_buffer: options.verify_buffer,
+            window_log: options.window_log,
+            receive_timeout: options.receive_timeout,
+            bounds: Bounds {
+                max_files: options.max_files,
+                max_bytes: options.max_bytes,
+                max_size: options.max_size,
+                max_ratio: options.max_ratio,
+            },
+            properties: general,
+            host_properties,
         })
+    }
+
+    /// What a host may cost: its own bounds, or the general ones.
+    pub fn bounds(&self, host: &Host) -> Bounds {
+        let Some(table) = self.hosts.get(host) else { return self.bounds };
+        Bounds {
+            max_files: table.max_files.unwrap_or(self.bounds.max_files),
+            max_bytes: table.max_bytes.or(self.bounds.max_bytes),
+            max_size: table.max_size.or(self.bounds.max_size),
+            max_ratio: table.max_ratio.unwrap_or(self.bounds.max_ratio),
+        }
+    }
+
+    /// How a host's ZFS streams are received; of a property that is said twice its own word counts.
+    pub fn receiving(&self, host: &Host) -> Receiving {
+        let own = self.host_properties.get(host).into_iter().flatten();
+        Receiving { timeout: self.receive_timeout, properties: self.properties.iter().chain(own).cloned().collect() }
     }
 
     /// The receiver of an opaque target: the first whose glob fits.
@@ -135,4 +237,11 @@ impl Config {
         let name = target.to_string();
         self.commands.iter().find(|command| command.matches.matches(&name))
     }
+}
+
+fn properties(set: &[String], exclude: &[String], place: &str) -> Result<Vec<AllowedProperty>> {
+    let wrong = |key: &str, why| Exit::Config.error(format!("{place}{key}: {why}"));
+    let set = set.iter().map(|text| AllowedProperty::set(text).map_err(|why| wrong("set", why)));
+    let exclude = exclude.iter().map(|name| AllowedProperty::exclude(name).map_err(|why| wrong("exclude", why)));
+    set.chain(exclude).collect()
 }

@@ -11,6 +11,7 @@ mod inspect;
 pub mod journal;
 mod opened;
 pub mod plan;
+mod property;
 mod quarantine;
 mod receive;
 mod run;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use zsnap_common::cancel;
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::open::{self, Refusal, Trust, Verified};
+use zsnap_common::open::{self, Limits, Refusal, Trust, Verified};
 use zsnap_common::payload::Manifest;
 use zsnap_common::queue_name::{Label, QueueName};
 use zsnap_common::target::{Host, Target};
@@ -53,7 +53,12 @@ impl Opened<'_> {
             let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
             return Err(No::Held(Exit::Refused, why));
         };
+        let bounds = config.bounds(host);
         if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(No::Io)? {
+            let size = file.metadata().map_err(No::Io)?.len();
+            if bounds.max_size.is_some_and(|most| size > most) {
+                return Err(explain(Refusal::TooLarge(format!("it has {size} bytes")), host));
+            }
             return walk(file).map(|facts| Opened::Plain(file, facts));
         }
         // In a directory nobody vouches for who wrote the file, so transport is no trust there.
@@ -63,7 +68,13 @@ impl Opened<'_> {
             TrustLevel::Transport => exec,
         };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
-        let verified = open::verify(file, &trust, &config.limits).map_err(|refusal| explain(refusal, host))?;
+        let limits = Limits {
+            verify_buffer: config.verify_buffer,
+            window_log: config.window_log,
+            max_size: bounds.max_size,
+            max_ratio: bounds.max_ratio,
+        };
+        let verified = open::verify(file, &trust, &limits).map_err(|refusal| explain(refusal, host))?;
         let opened = Opened::Sealed(Box::new(verified));
         opened.check_times()?;
         Ok(opened)
@@ -172,6 +183,10 @@ fn explain(refusal: Refusal, host: &Host) -> No {
         Refusal::BadSigner(why) => held(
             Exit::Refused,
             format!("its signing key was not valid when it signed: {why}; get {host}'s renewed certificate"),
+        ),
+        Refusal::TooLarge(why) => held(
+            Exit::Refused,
+            format!("{why}; if {host} means it, raise max-size or max-ratio in [hosts.{host}], or window-log"),
         ),
         Refusal::Clock(why) => held(Exit::TryAgain, why),
         Refusal::Io(e) => No::Io(e),
