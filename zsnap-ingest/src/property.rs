@@ -212,3 +212,109 @@ fn compression(value: &str) -> bool {
         || level("zstd-fast-")
             .is_some_and(|n| (1..=10).contains(&n) || (n % 10 == 0 && n > 0 && n <= 100) || n == 500 || n == 1000)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_limits_or_tunes_may_be_set() {
+        for (text, given) in [
+            ("readonly=on", "readonly=on"),
+            ("quota=10GiB", "quota=10737418240"),
+            ("refquota=none", "refquota=none"),
+            ("recordsize=1M", "recordsize=1048576"),
+            ("special_small_blocks=0", "special_small_blocks=0"),
+            ("compression=zstd-fast-500", "compression=zstd-fast-500"),
+            ("compression=gzip-9", "compression=gzip-9"),
+            ("compression=zstd-19", "compression=zstd-19"),
+            ("mountpoint=legacy", "mountpoint=legacy"),
+            ("canmount=off", "canmount=off"),
+            ("org.example:owner=J. Doe = me", "org.example:owner=J. Doe = me"),
+            ("a:b=", "a:b="),
+        ] {
+            assert_eq!(AllowedProperty::set(text).unwrap().arguments(), ["-o", given], "{text}");
+        }
+        let longest = format!("{}:={}", "a".repeat(254), "v".repeat(8191));
+        assert!(AllowedProperty::set(&longest).is_ok());
+        for name in ["compression", "mountpoint", "setuid", "sharenfs", "a:b"] {
+            assert_eq!(AllowedProperty::exclude(name).unwrap().arguments(), ["-x", name]);
+        }
+    }
+
+    #[test]
+    fn what_mounts_shares_runs_or_opens_may_not() {
+        for text in [
+            "readonly=off",
+            "readonly=",
+            "readonly",
+            "canmount=on",
+            "mountpoint=/etc",
+            "mountpoint=none ",
+            "exec=on",
+            "setuid=on",
+            "devices=on",
+            "sharenfs=on",
+            "sharenfs=rw",
+            "sharesmb=on",
+            "volmode=full",
+            "snapdir=visible",
+            "snapdev=visible",
+            "encryption=off",
+            "keylocation=file:///k",
+            "keyformat=raw",
+            "pbkdf2iters=1",
+            "origin=p/x@y",
+            "overlay=on",
+            "zoned=on",
+            "jailed=on",
+            "dedup=on",
+            "checksum=off",
+            "checksum=noparity",
+            "version=5",
+            "volsize=1G",
+            "userquota@joe=1G",
+            "snapshot_limit=none",
+            "compression=gzip-09",
+            "compression=gzip-+1",
+            "compression=gzip-10",
+            "compression=zstd-0",
+            "compression=zstd-fast-0",
+            "compression=zstd-fast-110",
+            "recordsize=1000",
+            "recordsize=256",
+            "recordsize=32M",
+            "recordsize=0",
+            "quota=-1",
+            "quota=lots",
+            "copies=4",
+            "ATIME=off",
+            " atime=off",
+            "atime =off",
+            "=x",
+            "",
+            "-F",
+            "-F=x",
+            "-a:b=c",
+            "A:b=c",
+            "a:b=\n",
+            "a:b=\u{e9}",
+            "a b:c=d",
+        ] {
+            assert!(AllowedProperty::set(text).is_err(), "{text:?}");
+        }
+        assert!(AllowedProperty::set(&format!("{}:=", "a".repeat(255))).is_err());
+        assert!(AllowedProperty::set(&format!("a:b={}", "v".repeat(8192))).is_err());
+        for name in
+            ["readonly", "canmount", "volmode", "quota", "encryption", "origin", "-F", "", "a:b=c", "compression=on"]
+        {
+            assert!(AllowedProperty::exclude(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_says_what_may_be() {
+        let error = AllowedProperty::set("mountpoint=/x").unwrap_err();
+        assert!(error.contains("\"mountpoint=/x\"") && error.contains("none or legacy"), "{error}");
+    }
+}

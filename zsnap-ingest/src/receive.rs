@@ -214,22 +214,126 @@ impl Current {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use zsnap_common::target::Target;
+    use zsnap_common::zstream::Kind;
 
-    #[test]
-    fn the_arguments_have_one_form() {
-        let mut sub = SubStream {
+    fn sub(kind: Kind, snap: &str) -> SubStream {
+        SubStream {
             fs: "tank/evil".into(),
-            snap: "s 1".into(),
+            snap: snap.into(),
             from: None,
             to: Guid(1),
-            kind: Kind::Filesystem,
+            kind,
             raw: false,
             compressed: false,
             created: 0,
-        };
-        let line = |sub: &SubStream| argv("pool/hosts/h/tank", sub, &[]).join(" ".as_ref()).into_string().unwrap();
-        assert_eq!(line(&sub), "receive -u -o readonly=on -o canmount=noauto pool/hosts/h/tank@s 1");
-        sub.kind = Kind::Volume;
-        assert_eq!(line(&sub), "receive -u -o readonly=on -o volmode=none pool/hosts/h/tank@s 1");
+        }
+    }
+
+    fn line(kind: Kind, extra: &[AllowedProperty]) -> String {
+        argv("pool/hosts/h/tank", &sub(kind, "s 1"), extra).join(" ".as_ref()).into_string().unwrap()
+    }
+
+    #[test]
+    fn the_arguments_have_one_form() {
+        let (fs, volume) = (Kind::Filesystem, Kind::Volume);
+        assert_eq!(line(fs, &[]), "receive -u -o readonly=on -o canmount=noauto pool/hosts/h/tank@s 1");
+        assert_eq!(line(volume, &[]), "receive -u -o readonly=on -o volmode=none pool/hosts/h/tank@s 1");
+        let set = |text| AllowedProperty::set(text).unwrap();
+        let extra = [
+            set("compression=lz4"),
+            set("canmount=off"),
+            set("quota=1G"),
+            set("volmode=none"),
+            set("zsnap:of=a b=c"),
+            AllowedProperty::exclude("compression").unwrap(),
+            AllowedProperty::exclude("mountpoint").unwrap(),
+        ];
+        // Each once, the last one counts, and only what fits the kind.
+        assert_eq!(
+            line(fs, &extra),
+            "receive -u -o readonly=on -o canmount=off -x compression -o quota=1073741824 -o zsnap:of=a b=c \
+             -x mountpoint pool/hosts/h/tank@s 1"
+        );
+        assert_eq!(
+            line(volume, &extra),
+            "receive -u -o readonly=on -o volmode=none -x compression -o zsnap:of=a b=c pool/hosts/h/tank@s 1"
+        );
+    }
+
+    /// Written down a second time, by what must not be.
+    fn in_grammar(args: &[OsString], to: &str) -> Result<(), String> {
+        let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let (Some(["receive", "-u"]), Some(last)) = (args.get(..2), args.last()) else { return Err("frame".into()) };
+        if *last != to || last.starts_with('-') || args.len() % 2 == 0 {
+            return Err("target".into());
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for pair in args[2..args.len() - 1].chunks(2) {
+            let (name, value) = match pair {
+                ["-o", property] => property.split_once('=').map(|(name, value)| (name, Some(value))).unwrap(),
+                ["-x", name] => (*name, None),
+                _ => return Err(format!("{pair:?}")),
+            };
+            let word = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b":-._".contains(&b));
+            let printable = value.is_none_or(|value| value.bytes().all(|b| (32..127).contains(&b)));
+            if !word || name.is_empty() || name.starts_with('-') || !printable || !names.insert(name) {
+                return Err(format!("{pair:?}"));
+            }
+            let harmless = name.contains(':')
+                || match (name, value) {
+                    ("readonly", value) => value == Some("on"),
+                    ("canmount", value) => value == Some("off") || value == Some("noauto"),
+                    ("volmode", value) => value == Some("none"),
+                    ("mountpoint", value) => value.is_none_or(|value| value == "none" || value == "legacy"),
+                    ("setuid" | "devices" | "exec" | "sharenfs" | "sharesmb" | "dedup", value) => {
+                        value.is_none_or(|value| value == "off")
+                    }
+                    ("checksum", value) => value != Some("off") && value != Some("noparity"),
+                    ("keylocation" | "keyformat" | "pbkdf2iters" | "encryption" | "origin" | "overlay", _) => false,
+                    ("zoned" | "jailed" | "nbmand" | "volsize" | "snapshot_limit" | "casesensitivity", _) => false,
+                    _ => true,
+                };
+            if !harmless {
+                return Err(format!("{pair:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Anything, and what is nearly right.
+    fn word() -> impl Strategy<Value = String> {
+        let name = "(-[oxFdeMsrAnvhc]|atime|readonly|canmount|volmode|mountpoint|exec|setuid|sharenfs|keylocation|\
+                    encryption|overlay|zoned|origin|quota|compression|checksum|recordsize|copies|[a-z:.-]{1,6}|a:b)";
+        let value = "(on|off|none|legacy|noauto|/x|file:///x|1G|512|lz4|gzip-9|-F|--|[ -~]{0,6}|\\PC{0,3}|\n)";
+        prop_oneof![
+            ".*",
+            name,
+            (name, value).prop_map(|(name, value)| format!("{name}={value}")),
+            (name, "[ =\t\n]{0,2}", value).prop_map(|(name, sep, value)| format!("{name}{sep}{value}")),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn no_input_leaves_the_grammar(
+            set in proptest::collection::vec(word(), 0..8),
+            exclude in proptest::collection::vec(word(), 0..4),
+            target in "[A-Za-z0-9_.: -]{1,8}/[A-Za-z0-9_.: -]{1,8}(/[A-Za-z0-9_.: -]{1,8})?",
+            snap in "[A-Za-z0-9_.: -]{1,8}",
+            volume in any::<bool>(),
+        ) {
+            let set = set.iter().filter_map(|text| AllowedProperty::set(text).ok());
+            let exclude = exclude.iter().filter_map(|name| AllowedProperty::exclude(name).ok());
+            let extra: Vec<_> = set.chain(exclude).collect();
+            let target = target.parse::<Target>();
+            prop_assume!(target.is_ok());
+            let dataset = target.unwrap().under("pool/hosts").unwrap();
+            let kind = if volume { Kind::Volume } else { Kind::Filesystem };
+            let args = argv(&dataset, &sub(kind, &snap), &extra);
+            prop_assert_eq!(in_grammar(&args, &format!("{dataset}@{snap}")), Ok(()));
+        }
     }
 }

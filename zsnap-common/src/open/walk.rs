@@ -179,3 +179,69 @@ fn facts(gate: Gate, manifest: Option<&Manifest>, trailer: Option<&Trailer>) -> 
     }
     Ok(facts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{Base, Epoch};
+
+    const LIMITS: Limits = Limits { verify_buffer: 0, window_log: 27, max_size: None, max_ratio: 10_000 };
+
+    /// A manifest, and a zstd frame of that many blocks of 128 KiB of zeros, each of them four bytes
+    /// (RFC 8878, 3.1.1: RLE_Block). No trailer: nobody gets that far.
+    fn bomb(blocks: u32) -> Vec<u8> {
+        let manifest = Manifest {
+            zsnap: 1,
+            host: "h".parse().unwrap(),
+            dataset: "d".parse().unwrap(),
+            created: 0,
+            kind: PayloadKind::Opaque,
+            id: "0".repeat(32),
+            epoch: Epoch { id: "0".repeat(32), started: 0 },
+            seq: 1,
+            prev: None,
+            base: Base::None,
+            zfs: None,
+        };
+        let mut payload = manifest.encode().unwrap();
+        // No content size, a window of 128 KiB.
+        payload.extend([0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3]);
+        for left in (0..blocks).rev() {
+            let header: u32 = u32::from(left == 0) | 1 << 1 | (128 << 10) << 3;
+            payload.extend(&header.to_le_bytes()[..3]);
+            payload.push(0);
+        }
+        payload
+    }
+
+    fn refused(payload: &[u8], limits: &Limits) -> Refusal {
+        walk(payload, limits, 1 << 20).err().unwrap()
+    }
+
+    #[test]
+    fn a_bomb_is_left_when_it_is_known_for_one() {
+        // 64 GiB, but nobody looks at more than one.
+        match refused(&bomb(1 << 19), &LIMITS) {
+            Refusal::TooLarge(why) => {
+                let bytes: u64 = why.split(' ').find_map(|word| word.parse().ok().filter(|n| *n > ANY_RATIO)).unwrap();
+                assert!(bytes < ANY_RATIO + (1 << 20), "{why}");
+                assert!(why.contains("max-ratio is 10000"), "{why}");
+            }
+            other => panic!("{other}"),
+        }
+        // What is small may be as dense.
+        assert!(matches!(refused(&bomb(100), &LIMITS), Refusal::Malformed(why) if why.contains("without a trailer")));
+    }
+
+    #[test]
+    fn limits_are_what_is_still_allowed() {
+        let block = 128 << 10;
+        let small = |most| Limits { max_size: Some(most), ..LIMITS };
+        assert!(matches!(refused(&bomb(100), &small(100 * block)), Refusal::Malformed(_)));
+        assert!(matches!(refused(&bomb(100), &small(100 * block - 1)), Refusal::TooLarge(_)));
+        let ok = |bytes, taken| within(&LIMITS, bytes, taken).is_ok();
+        assert!(ok(ANY_RATIO, 1) && !ok(ANY_RATIO + 1, 1));
+        assert!(ok(20_000_000_000, 2_000_000) && !ok(20_000_000_001, 2_000_000));
+        assert!(ok(u64::MAX, u64::MAX));
+    }
+}
