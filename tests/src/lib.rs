@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+pub mod fake_zfs;
 pub mod random;
 pub mod scene;
 pub mod stream;

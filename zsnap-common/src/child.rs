@@ -89,10 +89,8 @@ pub struct Child {
     child: std::process::Child,
     pump: Option<JoinHandle<()>>,
     said: Arc<Mutex<VecDeque<String>>>,
-    /// Ended and waited for, or left behind.
+    /// Ended and waited for, or left behind and never waited for again.
     over: bool,
-    /// The kernel does not let it go: it is never waited for again.
-    left: bool,
 }
 
 impl Child {
@@ -108,7 +106,7 @@ impl Child {
             let (label, said) = (label.to_owned(), said.clone());
             std::thread::spawn(move || pump(stderr, &label, &said))
         });
-        Ok(Child { label: label.to_owned(), child, pump, said, over: false, left: false })
+        Ok(Child { label: label.to_owned(), child, pump, said, over: false })
     }
 
     /// Its process id.
@@ -149,16 +147,22 @@ impl Child {
     /// Kills a child that hangs. The error ([`Exit::Unavailable`]) says that it did `what` ("did not
     /// end in 5 s"), its process id, and whether it is dead or had to be left behind.
     pub fn give_up(&mut self, what: &str) -> anyhow::Error {
-        self.kill();
-        let fate = if self.left { "cannot be killed: it is left behind" } else { "was killed" };
+        let fate = if self.end() { "was killed" } else { "cannot be killed: it is left behind" };
         Exit::Unavailable.error(format!("{} (pid {}) {what} and {fate}", self.label, self.child.id()))
     }
 
     /// SIGKILL and wait. A child that the kernel does not let go is given up after 10 seconds,
     /// with an error in the log.
     pub fn kill(&mut self) {
+        if !self.end() {
+            log::error(format_args!("{} (pid {}) cannot be killed: it is left behind", self.label, self.child.id()));
+        }
+    }
+
+    /// SIGKILL and wait; `false`: the kernel does not let it go. It is over in any case.
+    fn end(&mut self) -> bool {
         if self.over {
-            return;
+            return true;
         }
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             // Not waited for yet, so the number is still its own.
@@ -167,10 +171,9 @@ impl Child {
             }
         }
         let _ = self.child.kill();
-        if !matches!(self.ended_before(Instant::now() + DEATH), Ok(Some(_))) {
-            log::error(format_args!("{} (pid {}) cannot be killed: it is left behind", self.label, self.child.id()));
-            (self.over, self.left) = (true, true);
-        }
+        let dead = matches!(self.ended_before(Instant::now() + DEATH), Ok(Some(_)));
+        self.over = true;
+        dead
     }
 
     /// The last lines of its stderr, escaped, for an error message; call after `wait`.
