@@ -66,14 +66,17 @@ impl FakeZfs {
         vec!["--store=pool/hosts".into(), format!("--zfs={}", path("zfs")), format!("--zpool={}", path("zpool"))]
     }
 
-    /// The arguments of every `receive`, a line each.
-    pub fn received(&self) -> String {
-        fs::read_to_string(self.dir.join("received")).unwrap()
+    /// The arguments of the `receive` of a snapshot, as one line.
+    pub fn received(&self, to: &str) -> String {
+        let text = fs::read_to_string(self.dir.join("received")).unwrap();
+        text.lines().find(|line| line.ends_with(to)).unwrap().to_owned()
     }
 
-    /// The snapshots that are there.
+    /// The snapshots that are there, sorted.
     pub fn snapshots(&self) -> Vec<String> {
         let text = fs::read_to_string(self.dir.join("snapshots")).unwrap();
-        text.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
+        let mut all: Vec<_> = text.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect();
+        all.sort();
+        all
     }
 }

@@ -73,6 +73,15 @@ impl Incoming {
         Ok(names)
     }
 
+    /// What a name stands for, itself: no symlink is followed. `None`: it went away.
+    pub fn stat(&self, name: &OsStr) -> io::Result<Option<Stat>> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(at_path(&self.path.join(name))(e)),
+        }
+    }
+
     /// Opens a regular file with one name that belongs to the directory's owner.
     pub fn open_file(&self, name: &OsStr) -> Result<File, Unsafe> {
         let path = self.path.join(name);
@@ -128,11 +137,8 @@ impl Incoming {
 
     fn is_same(&self, name: &OsStr, file: &File) -> io::Result<bool> {
         let ours = rustix::fs::fstat(file)?;
-        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
-            Err(rustix::io::Errno::NOENT) => Ok(false),
-            Err(e) => Err(at_path(&self.path.join(name))(e)),
-        }
+        let there = self.stat(name)?;
+        Ok(there.is_some_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)))
     }
 
     /// Removes a file of our own inside; a missing one is fine.

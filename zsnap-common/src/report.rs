@@ -95,7 +95,8 @@ fn bytes(n: u64) -> String {
 }
 
 /// `2026-11-22 04:05:25Z`; a time beyond all calendars as the number that it is.
-fn time(seconds: u64) -> String {
+/// Seconds since 1970 as people read them, UTC.
+pub fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map_or(seconds.to_string(), |time| time.strftime("%F %TZ").to_string())
 }

@@ -65,7 +65,7 @@ pub struct Host(String);
 pub struct Dataset(String);
 
 /// A dataset of a host: `laptop/tank/home`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Target {
     /// The first component.
     pub host: Host,

@@ -44,6 +44,12 @@ pub struct Options {
     /// A running instance older than this is an error
     #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub max_run: Duration,
+    /// Hosts that are served at the same time
+    #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub jobs: u8,
+    /// What waits longer than this is told again
+    #[arg(long, global = true, value_name = "TIME", default_value = "7d", value_parser = duration)]
+    pub max_wait: Duration,
     /// Messages up to this size are verified in memory, larger ones are read twice
     #[arg(long, global = true, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     pub verify_buffer: u64,

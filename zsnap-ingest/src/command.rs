@@ -17,7 +17,8 @@ use zsnap_common::payload::Manifest;
 use zsnap_common::target::Target;
 
 use crate::config::CommandTable;
-use crate::journal::{self, Applied, TargetJournal};
+use crate::journal::{self, TargetJournal};
+use crate::plan::{Applied, Number};
 use crate::receive::hung;
 
 /// Whether the command's target directory is there: `Err` says what is wrong with it.
@@ -50,7 +51,7 @@ pub fn apply(
     let path = journal::target_path(&command.target)?;
     let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
     let before = all.get(&target.to_string()).cloned();
-    let mut entry = Applied::of(manifest);
+    let mut entry = Applied::of(&Number::of(manifest));
     if !command.overlap {
         entry.applying = true;
         entry.before = before.clone().map(Box::new);

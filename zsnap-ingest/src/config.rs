@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
+use zsnap_common::digest::sha256_hex;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::glob::Glob;
 use zsnap_common::keys::Keyring;
-use zsnap_common::open::Signers;
+use zsnap_common::open::{Limits, Signers};
 use zsnap_common::options::{self, size};
 use zsnap_common::target::{Dataset, Host, Target};
 use zsnap_common::zfs::Zfs;
@@ -61,6 +62,9 @@ pub struct HostTable {
     /// Properties that its datasets inherit, beside the general ones.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// Told when nothing came for longer.
+    #[serde(default, deserialize_with = "maybe_duration")]
+    pub max_age: Option<Duration>,
 }
 
 /// `[[command]]`
@@ -77,6 +81,10 @@ pub struct CommandTable {
     /// An increment over a newer state does no harm.
     #[serde(default)]
     pub overlap: bool,
+}
+
+fn maybe_duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    options::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn glob<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Glob, D::Error> {
@@ -122,6 +130,16 @@ pub struct Bounds {
     pub max_ratio: u64,
 }
 
+/// All that decides whether a file is believed and who receives it.
+fn fingerprint(options: &Options, tables: &Tables) -> Result<String> {
+    let bounds = (options.window_log, options.max_size, options.max_ratio);
+    let mut text = format!("{tables:?} {:?} {bounds:?}", options.store).into_bytes();
+    for path in options.keys.iter().chain(tables.hosts.values().flat_map(|table| &table.signers)) {
+        text.extend(std::fs::read(path).or_exit(Exit::Config, path.display())?);
+    }
+    Ok(sha256_hex(&text))
+}
+
 /// Everything that a run needs, loaded and valid.
 pub struct Config {
     /// Directory of one directory per host.
@@ -138,12 +156,16 @@ pub struct Config {
     pub hosts: BTreeMap<Host, HostTable>,
     /// Receivers of opaque streams.
     pub commands: Vec<CommandTable>,
-    /// Messages up to this many bytes are verified in memory.
-    pub verify_buffer: u64,
-    /// Largest zstd window, log2.
-    pub window_log: u32,
+    /// Bounds for one file of a host that has none of its own.
+    pub limits: Limits,
     /// When a receiver is given up.
     pub receive_timeout: Duration,
+    /// What waits longer is told again.
+    pub max_wait: Duration,
+    /// Hosts that are served at the same time.
+    pub jobs: usize,
+    /// Tells one configuration from another: tables, keys, certificates.
+    pub fingerprint: String,
     /// For hosts that have no bounds of their own.
     bounds: Bounds,
     properties: Vec<AllowedProperty>,
@@ -191,6 +213,7 @@ impl Config {
         if options.keys.is_empty() {
             return Err(Exit::Config.error("no key to decrypt with; give --keys (zsnap-ingest keygen makes one)"));
         }
+        let fingerprint = fingerprint(options, &tables)?;
         let of: HashMap<Host, Vec<PathBuf>> =
             tables.hosts.iter().map(|(host, table)| (host.clone(), table.signers.clone())).collect();
         Ok(Config {
@@ -201,9 +224,16 @@ impl Config {
             signers: Signers::load(&of)?,
             hosts: tables.hosts,
             commands: tables.command,
-            verify_buffer: options.verify_buffer,
-            window_log: options.window_log,
+            limits: Limits {
+                verify_buffer: options.verify_buffer,
+                window_log: options.window_log,
+                max_size: options.max_size,
+                max_ratio: options.max_ratio,
+            },
             receive_timeout: options.receive_timeout,
+            max_wait: options.max_wait,
+            jobs: usize::from(options.jobs),
+            fingerprint,
             bounds: Bounds {
                 max_files: options.max_files,
                 max_bytes: options.max_bytes,
@@ -244,4 +274,40 @@ fn properties(set: &[String], exclude: &[String], place: &str) -> Result<Vec<All
     let set = set.iter().map(|text| AllowedProperty::set(text).map_err(|why| wrong("set", why)));
     let exclude = exclude.iter().map(|name| AllowedProperty::exclude(name).map_err(|why| wrong("exclude", why)));
     set.chain(exclude).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use zsnap_common::keys::{Purpose, keygen};
+
+    fn config(args: &[&str], tables: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        keygen(&dir.path().join("backup"), Purpose::Encrypt, false).unwrap();
+        let key = dir.path().join("backup.key").display().to_string();
+        let all = ["zsnap-ingest", "--state=/nonexistent", "--keys", &key].into_iter().chain(args.iter().copied());
+        let options = crate::cli::Cli::try_parse_from(all).unwrap().options;
+        Config::load(&options, toml::from_str(tables).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_host_has_its_own_bounds_or_the_general_ones() {
+        let [a, b, unknown]: [Host; 3] = ["a", "b", "unknown"].map(|name| name.parse().unwrap());
+        let trust = "trust = \"recipient\"";
+        let own = "max-files = 7\nmax-bytes = \"10GiB\"\nmax-size = 1000\nmax-ratio = \"20\"";
+        let tables = format!("[hosts.a]\n{trust}\n{own}\n[hosts.b]\n{trust}\nmax-size = \"1K\"");
+        let default = Bounds { max_files: 10_000, max_bytes: None, max_size: None, max_ratio: 10_000 };
+        let of_a = Bounds { max_files: 7, max_bytes: Some(10 << 30), max_size: Some(1000), max_ratio: 20 };
+        let plain = config(&[], &tables);
+        assert_eq!(plain.bounds(&a), of_a);
+        assert_eq!(plain.bounds(&b), Bounds { max_size: Some(1024), ..default });
+        assert_eq!(plain.bounds(&unknown), default);
+        let given = config(&["--max-files=3", "--max-bytes=5", "--max-size=6", "--max-ratio=4"], &tables);
+        let general = Bounds { max_files: 3, max_bytes: Some(5), max_size: Some(6), max_ratio: 4 };
+        assert_eq!(given.bounds(&a), of_a);
+        assert_eq!(given.bounds(&b), Bounds { max_size: Some(1024), ..general });
+        assert_eq!(given.bounds(&unknown), general);
+        assert_ne!(plain.fingerprint, given.fingerprint);
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -36,7 +37,8 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     spool(&new)?;
     let now = SystemTime::now();
     let mut name = name_for(&host, target.as_ref(), now);
-    let opened = Opened::verify(config, &host, true, new.file(), now);
+    let file = Arc::new(new.file().try_clone().or_exit(Exit::Io, "exec")?);
+    let opened = Opened::verify(config, &host, true, &file, config.limits.verify_buffer, now);
     let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|no| match no {
         No::Damaged(why) => Exit::Data.error(why),
         No::Bad(exit, why) | No::Held(exit, why) => exit.error(why),

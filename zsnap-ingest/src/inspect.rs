@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
@@ -31,8 +32,9 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
         );
     };
     let config = Config::load(&without_store(options), trusting(tables, &host, which))?;
-    let file = File::open(&which.path).or_exit(Exit::Io, which.path.display())?;
-    let opened = Opened::verify(&config, &host, false, &file, SystemTime::now());
+    let file = Arc::new(File::open(&which.path).or_exit(Exit::Io, which.path.display())?);
+    let keep = config.limits.verify_buffer;
+    let opened = Opened::verify(&config, &host, false, &file, keep, SystemTime::now());
     let opened = opened.and_then(|opened| {
         if let Some(queue) = &queue {
             opened.target(&host, queue)?;
@@ -76,7 +78,7 @@ fn trusting(mut tables: Tables, host: &Host, which: &OneFile) -> Tables {
 }
 
 /// `key: value` lines, for people and for scripts.
-fn describe(opened: &Opened<'_>) -> String {
+fn describe(opened: &Opened) -> String {
     let mut lines = BTreeMap::new();
     let Opened::Sealed(verified) = opened else { return String::new() };
     lines.insert("bytes", verified.bytes().to_string());

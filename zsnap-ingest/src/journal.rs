@@ -8,51 +8,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::payload::{Epoch, Manifest};
 use zsnap_common::publish;
 use zsnap_common::target::Target;
 use zsnap_common::zstream::Guid;
 
-/// What was applied to a ZFS dataset of one pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Past {
-    /// Snapshots that we saw committed, oldest first.
-    pub committed: Vec<Guid>,
-    /// Number of the newest applied file that had a manifest.
-    pub last_seq: Option<u64>,
-}
-
-/// What a command was given last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Applied {
-    /// Life of the sender's state.
-    pub epoch: Epoch,
-    /// Number of the file.
-    pub seq: u64,
-    /// Its id.
-    pub id: String,
-    /// The command was started and never seen to end.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub applying: bool,
-    /// What was applied before, for the case that this one was not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<Box<Applied>>,
-}
-
-fn is_false(b: &bool) -> bool {
-    !b
-}
-
-impl Applied {
-    /// The entry for a file.
-    pub fn of(manifest: &Manifest) -> Applied {
-        let (epoch, seq, id) = (manifest.epoch.clone(), manifest.seq, manifest.id.clone());
-        Applied { epoch, seq, id, applying: false, before: None }
-    }
-}
+use crate::plan::Applied;
 
 /// The journal of one target directory: a line for each HOST/DATASET that goes there.
 pub type TargetJournal = BTreeMap<String, Applied>;
@@ -100,6 +63,7 @@ pub fn write<T: Serialize>(path: &Path, journal: &T) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Past;
 
     #[test]
     fn a_journal_reads_back_and_damage_is_told() {
@@ -107,7 +71,7 @@ mod tests {
         let path = dataset_path(dir.path(), Guid(7), &"laptop/tank/home".parse().unwrap());
         assert!(path.ends_with("0000000000000007/journal/laptop/tank@home.json"));
         assert_eq!(read::<Past>(&path).unwrap(), None);
-        let past = Past { committed: vec![Guid(1), Guid(u64::MAX)], last_seq: Some(3) };
+        let past = Past { committed: vec![Guid(1), Guid(u64::MAX)], last_seq: Some(3), raw: None };
         write(&path, &past).unwrap();
         assert_eq!(read::<Past>(&path).unwrap(), Some(past));
         std::fs::write(&path, b"{").unwrap();

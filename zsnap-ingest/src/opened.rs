@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -20,11 +21,11 @@ use crate::config::Config;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A file that may be applied.
-pub enum Opened<'f> {
+pub enum Opened {
     /// Decrypted, authenticated, walked.
-    Sealed(Box<Verified<&'f File>>),
+    Sealed(Box<Verified<Arc<File>>>),
     /// A bare `zfs send` stream, which only exec mode takes, under `trust = "transport"`.
-    Plain(&'f File, StreamFacts),
+    Plain(Arc<File>, StreamFacts),
 }
 
 /// Why a file is not applied, and where it belongs.
@@ -40,15 +41,17 @@ pub enum No {
     Io(std::io::Error),
 }
 
-impl Opened<'_> {
-    /// Verifies `file` as sent by `host`.
-    pub fn verify<'f>(
+impl Opened {
+    /// Verifies `file` as sent by `host`. Up to `keep` bytes of it are kept in memory; a larger one is
+    /// decrypted once more when its stream is wanted.
+    pub fn verify(
         config: &Config,
         host: &Host,
         exec: bool,
-        file: &'f File,
+        file: &Arc<File>,
+        keep: u64,
         now: SystemTime,
-    ) -> Result<Opened<'f>, No> {
+    ) -> Result<Opened, No> {
         let Some(table) = config.hosts.get(host) else {
             let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
             return Err(No::Held(Exit::Refused, why));
@@ -59,7 +62,7 @@ impl Opened<'_> {
             if bounds.max_size.is_some_and(|most| size > most) {
                 return Err(explain(Refusal::TooLarge(format!("it has {size} bytes")), host));
             }
-            return walk(file).map(|facts| Opened::Plain(file, facts));
+            return walk(file).map(|facts| Opened::Plain(file.clone(), facts));
         }
         // In a directory nobody vouches for who wrote the file, so transport is no trust there.
         let unsigned = match table.trust {
@@ -67,14 +70,10 @@ impl Opened<'_> {
             TrustLevel::Recipient => true,
             TrustLevel::Transport => exec,
         };
+        let limits =
+            Limits { verify_buffer: keep, max_size: bounds.max_size, max_ratio: bounds.max_ratio, ..config.limits };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
-        let limits = Limits {
-            verify_buffer: config.verify_buffer,
-            window_log: config.window_log,
-            max_size: bounds.max_size,
-            max_ratio: bounds.max_ratio,
-        };
-        let verified = open::verify(file, &trust, &limits).map_err(|refusal| explain(refusal, host))?;
+        let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| explain(refusal, host))?;
         let opened = Opened::Sealed(Box::new(verified));
         opened.check_times()?;
         Ok(opened)
@@ -100,7 +99,8 @@ impl Opened<'_> {
     pub fn replay(self, out: &mut dyn Write) -> Result<()> {
         match self {
             Opened::Sealed(verified) => verified.replay(out),
-            Opened::Plain(mut file, _) => {
+            Opened::Plain(file, _) => {
+                let mut file = &*file;
                 file.seek(SeekFrom::Start(0))?;
                 copy(&mut file, |bytes| Ok(out.write_all(bytes)?))
             }

@@ -13,7 +13,7 @@ use zsnap_common::exit::Exit;
 use zsnap_common::log;
 use zsnap_common::zfs::Zfs;
 use zsnap_common::zstream::gate::{Gate, Part};
-use zsnap_common::zstream::{Guid, StreamError, SubStream};
+use zsnap_common::zstream::{StreamError, SubStream};
 
 use crate::property::{self, AllowedProperty};
 
@@ -63,14 +63,14 @@ struct Feeder<'a> {
     skip: usize,
     seen: usize,
     current: Option<Current>,
-    committed: Vec<Guid>,
+    committed: Vec<SubStream>,
     failed: Option<anyhow::Error>,
 }
 
 struct Current {
+    sub: SubStream,
     /// `DATASET@SNAP`
     name: String,
-    to: Guid,
     child: Child,
     stdin: Option<BufWriter<Interruptible<ChildStdin>>>,
 }
@@ -93,7 +93,7 @@ impl<'a> Unwrap<'a> {
 
     /// What was committed, and what went wrong, if anything. Call it also after a failed write:
     /// a child may have committed all the same.
-    pub fn end(mut self) -> (Vec<Guid>, Result<()>) {
+    pub fn end(mut self) -> (Vec<SubStream>, Result<()>) {
         if let Some(mut current) = self.feeder.current.take() {
             current.child.kill();
             // Why it was given up is the error, not that the pool could not be asked.
@@ -147,7 +147,7 @@ impl Feeder<'_> {
         let mut child = Child::spawn(command, "zfs")?;
         let pipe = child.stdin().map(|pipe| Interruptible::patient(pipe, self.how.timeout));
         let stdin = pipe.map(|pipe| BufWriter::with_capacity(256 * 1024, pipe));
-        self.current = Some(Current { name, to: sub.to, child, stdin });
+        self.current = Some(Current { sub: sub.clone(), name, child, stdin });
         Ok(())
     }
 
@@ -191,9 +191,9 @@ impl Feeder<'_> {
 
     /// Asks the pool whether the snapshot is there, and remembers it.
     fn committed(&mut self, current: &Current) -> Result<bool> {
-        let there = self.zfs.snapshot_guid(&current.name)? == Some(current.to);
+        let there = self.zfs.snapshot_guid(&current.name)? == Some(current.sub.to);
         if there {
-            self.committed.push(current.to);
+            self.committed.push(current.sub.clone());
         }
         Ok(there)
     }
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use zsnap_common::target::Target;
-    use zsnap_common::zstream::Kind;
+    use zsnap_common::zstream::{Guid, Kind};
 
     fn sub(kind: Kind, snap: &str) -> SubStream {
         SubStream {

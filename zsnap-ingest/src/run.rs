@@ -1,27 +1,33 @@
-//! A run: look at every host's directory, verify, plan, apply, and do with each file what its
-//! verdict says (ARCHITECTURE.md has the table). One failing file stops only its own dataset.
+//! A run: under the lock, every host's files, the hosts in turn and in parallel; and what the
+//! operator and zsnap-expire are told afterwards.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::SystemTime;
 
 use anyhow::Result;
-use zsnap_common::cancel;
+use zsnap_common::cancel::Cancelled;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, shown};
 use zsnap_common::lock::{Taken, ToolLock};
 use zsnap_common::log;
 use zsnap_common::publish;
-use zsnap_common::queue_name::{Entry, QueueName, classify};
+use zsnap_common::queue_name::{Entry, classify};
+use zsnap_common::report;
 use zsnap_common::target::{Host, Target};
 
-use crate::apply::{Apply, In, Outcome};
 use crate::cli::Options;
 use crate::config::Config;
-use crate::journal::{self, Applied, Past, TargetJournal};
-use crate::told::Told;
+use crate::file::Place;
+use crate::host::HostRun;
+use crate::journal::{self, TargetJournal};
+use crate::needed;
+use crate::plan::{Applied, Past};
+use crate::shared::{Shared, lock};
 
 /// Takes the lock and runs; `only`: for one host. Looks once more for what exec published while
 /// the lock was held, since its own attempt found the lock busy.
@@ -66,7 +72,14 @@ pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool,
     let _lock = take_lock(&config.state, options)?;
     if let Some(command) = config.command_for(target) {
         let path = journal::target_path(&command.target)?;
-        let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
+        let mut all: TargetJournal = match journal::read(&path) {
+            Ok(all) => all.unwrap_or_default(),
+            Err(e) if !applied && !not_applied => {
+                log::warn(format!("{e:#}; begun anew"));
+                TargetJournal::default()
+            }
+            Err(e) => return Err(e),
+        };
         let entry = all.remove(&target.to_string());
         let kept = match entry {
             Some(entry) if applied => Some(Applied { applying: false, before: None, ..entry }),
@@ -112,162 +125,104 @@ fn is_queue(name: &OsStr) -> bool {
     matches!(classify(name.as_encoded_bytes()), Entry::Queue(_))
 }
 
-/// Where queue files come from.
-struct Place {
-    root: PathBuf,
-    /// Verified and spooled by exec: plain streams are allowed here.
-    exec: bool,
-}
-
-fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
-    let clock = SystemTime::now();
-    let seconds = clock.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let mut told = Told::read(&config.state, seconds);
-    let mut apply = Apply::new(config, clock);
-    let mut failed = None;
-    let exec = Place { root: config.state.join("exec"), exec: true };
-    let incoming = config.incoming.iter().map(|root| Place { root: root.clone(), exec: false });
-    for place in incoming.chain([exec]) {
-        let root = match Incoming::open(&place.root) {
+/// Lists what lies where. Hosts of the configuration count also without a directory.
+pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
+    let config = shared.config;
+    let mut places: BTreeMap<Host, Vec<Place>> = config.hosts.keys().map(|host| (host.clone(), Vec::new())).collect();
+    let mut absent = false;
+    let exec = config.state.join("exec");
+    for (path, exec) in config.incoming.iter().map(|root| (root.as_path(), false)).chain([(exec.as_path(), true)]) {
+        let root = || Incoming::open(path);
+        let names = match root().and_then(|root| root.names()) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if !place.exec {
-                    log::info(format!("{} is not here; nothing done", place.root.display()));
+                if !exec {
+                    absent = true;
+                    log::info(format!("{} is not here; nothing done", path.display()));
                 }
                 continue;
             }
             other => other.or_exit(Exit::Io, "--incoming")?,
         };
-        for name in root.names().or_exit(Exit::Io, "--incoming")? {
-            if name.as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            let host: Option<Host> = name.to_str().and_then(|n| n.parse().ok());
-            if only.is_some() && only != host.as_ref() {
-                continue;
-            }
-            let Some(host) = host else {
-                told.problem(&shown(&name), "is not the name of a host; left alone");
+        for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
+            let Some(host) = name.to_str().and_then(|n| n.parse::<Host>().ok()) else {
+                shared.told().problem(&shown(name), "is not the name of a host; left alone");
                 continue;
             };
-            match root.inside(&name) {
-                Ok(dir) => {
-                    let mut visit = Visit { root: &root, dir: &dir, host: &host, exec: place.exec, told: &mut told };
-                    match visit.host(&mut apply, &mut failed) {
-                        // One host never blocks another; only a signal ends the run.
-                        Err(e) if cancel::Cancelled::find(&e).is_none() => {
-                            log::error(format!("{host}: {e:#}"));
-                            failed.get_or_insert(Exit::of(&e));
-                        }
-                        other => other?,
-                    }
-                }
+            match root().and_then(|root| Ok((root.inside(name)?, root))) {
+                Ok((dir, root)) => places.entry(host).or_default().push(Place { root, dir, exec }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => told.problem(&shown(&name), &format!("is no directory of its own ({e}); left alone")),
+                Err(e) => shared.told().problem(&shown(name), &format!("is no directory of its own ({e}); left alone")),
             }
         }
     }
-    let any = told.any;
-    told.write(only.map(Host::as_str))?;
-    Ok(match failed {
-        Some(exit) => exit,
-        None if any => Exit::SomeFailed,
-        None => Exit::Done,
-    })
-}
-
-/// One host's directory.
-struct Visit<'a> {
-    root: &'a Incoming,
-    dir: &'a Incoming,
-    host: &'a Host,
-    exec: bool,
-    told: &'a mut Told,
-}
-
-/// A queue file of the directory.
-struct File {
-    queue: QueueName,
-    name: OsString,
-    /// What it waits for, once it was looked at.
-    waits: Option<String>,
-}
-
-impl Visit<'_> {
-    fn host(&mut self, apply: &mut Apply<'_>, failed: &mut Option<Exit>) -> Result<()> {
-        let mut labels: BTreeMap<String, Vec<File>> = BTreeMap::new();
-        for name in self.dir.names().or_exit(Exit::Io, "--incoming")? {
-            match classify(name.as_encoded_bytes()) {
-                Entry::Queue(queue) => {
-                    labels.entry(queue.label.to_string()).or_default().push(File { queue, name, waits: None });
-                }
-                Entry::Transport => {}
-                Entry::Foreign => self.tell(&name, "is not the name of a queue file; left alone"),
+    let mut hosts = Vec::new();
+    for (host, places) in places {
+        match HostRun::open(shared, host.clone(), places, absent) {
+            Ok(run) => hosts.push(run),
+            // One host never blocks another; only a signal ends the run.
+            Err(e) if Cancelled::find(&e).is_none() => {
+                log::error(format!("{host}: {e:#}"));
+                shared.failed(Exit::of(&e));
             }
+            Err(e) => return Err(e),
         }
-        // A file may wait for one of another label: a child for its parent, a copy `NAME.0` of
-        // NNCP's for NAME. So all are looked at again for as long as that gets on.
-        let mut labels: Vec<_> = labels.into_values().collect();
-        for files in &mut labels {
-            files.sort_by(|a, b| (&a.queue, &a.name).cmp(&(&b.queue, &b.name)));
+    }
+    Ok(hosts)
+}
+
+fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
+    let shared = Shared::new(config, SystemTime::now())?;
+    let mut hosts = survey(&shared)?;
+    let complete = hosts.len();
+    let pool = shared.pool.as_ref().map(|pool| pool.guid);
+    let needed = |hosts: &[HostRun<'_>], complete| match pool {
+        Some(pool) => needed::write(&config.state, pool, hosts, complete, shared.seconds()),
+        None => Ok(()),
+    };
+    if hosts.iter().any(|host| !host.files.is_empty()) {
+        needed(&hosts, false)?;
+    }
+    let (work, mut rest) = hosts.into_iter().partition(|host| only.is_none_or(|only| *only == host.host));
+    hosts = work_off(config.jobs, work)?;
+    for host in &mut hosts {
+        if let Err(e) = host.finish() {
+            log::error(format!("{}: {e:#}", host.host));
+            shared.failed(Exit::of(&e));
         }
+        silence(&shared, host);
+    }
+    hosts.append(&mut rest);
+    needed(&hosts, hosts.len() == complete)?;
+    shared.told().write(only.map(Host::as_str))?;
+    Ok(shared.exit())
+}
+
+/// Takes the hosts in turn, a step each, so that one with 10,000 bad files or a slow receiver
+/// keeps the others waiting for one step at most, on each of `jobs` threads.
+fn work_off<'a>(jobs: usize, hosts: Vec<HostRun<'a>>) -> Result<Vec<HostRun<'a>>> {
+    let (queue, done) = (Mutex::new(VecDeque::from(hosts)), Mutex::new(VecDeque::new()));
+    let work = || -> Result<()> {
         loop {
-            let mut progress = false;
-            for files in &mut labels {
-                progress |= self.label(files, apply, failed)?;
-            }
-            labels.retain(|files| !files.is_empty());
-            if !progress || labels.is_empty() {
-                break;
-            }
+            let Some(mut host) = lock(&queue).pop_front() else { return Ok(()) };
+            let to = if host.step()? { &queue } else { &done };
+            lock(to).push_back(host);
         }
-        for file in labels.iter().flatten() {
-            if let Some(waits) = &file.waits {
-                self.tell(&file.name, &format!("waiting {waits}"));
-            }
-        }
-        Ok(())
-    }
+    };
+    let results: Vec<Result<()>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        let failed = || Err(Exit::Io.error("a thread failed; this is a defect of zsnap-ingest"));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| failed())).collect()
+    });
+    results.into_iter().collect::<Result<()>>()?;
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner).into())
+}
 
-    /// The files of one label, in the order of their numbers. What is left in `files` afterwards
-    /// waits for something. Tells whether anything was applied.
-    fn label(&mut self, files: &mut Vec<File>, apply: &mut Apply<'_>, failed: &mut Option<Exit>) -> Result<bool> {
-        let mut progress = false;
-        let mut left = Vec::new();
-        let mut rest: VecDeque<File> = std::mem::take(files).into();
-        while let Some(mut file) = rest.pop_front() {
-            cancel::check()?;
-            let behind: Vec<&OsStr> = rest.iter().map(|f| f.name.as_os_str()).collect();
-            let place = In { root: self.root, dir: self.dir, host: self.host, exec: self.exec };
-            match apply.file(&place, &file.queue, &file.name, &behind)? {
-                Outcome::Applied => progress = true,
-                Outcome::Removed(why) => log::info(format!("{}: removed: {why}", self.key(&file.name))),
-                Outcome::Waits(why) => {
-                    file.waits = Some(why);
-                    left.push(file);
-                }
-                Outcome::Stays(why) => self.tell(&file.name, &why),
-                Outcome::Quarantined(why) => self.told.event(format!("{}: in quarantine: {why}", self.key(&file.name))),
-                Outcome::Later(why) => {
-                    log::info(format!("{}: later: {why}", self.key(&file.name)));
-                    break;
-                }
-                Outcome::Failed(e) => {
-                    log::error(format!("{}: {e:#}", self.key(&file.name)));
-                    failed.get_or_insert(Exit::of(&e));
-                    break;
-                }
-            }
-        }
-        *files = left;
-        Ok(progress)
-    }
-
-    fn tell(&mut self, name: &OsStr, message: &str) {
-        let key = self.key(name);
-        self.told.problem(&key, message);
-    }
-
-    fn key(&self, name: &OsStr) -> String {
-        format!("{}/{}", self.host, shown(name))
+/// A host that sends nothing looks exactly like one that needs nothing.
+fn silence(shared: &Shared<'_>, host: &HostRun<'_>) {
+    let Some(max) = shared.config.hosts.get(&host.host).and_then(|table| table.max_age) else { return };
+    if shared.seconds().saturating_sub(host.last_came) > max.as_secs() {
+        let since = report::time(host.last_came);
+        let message = format!("nothing came since {since}, longer than max-age; see whether it still sends");
+        shared.told().problem(host.host.as_str(), &message);
     }
 }

@@ -64,7 +64,7 @@ impl Told {
     }
 
     /// Remembers this run. Problems of other hosts are kept when only one host was looked at.
-    pub fn write(mut self, only: Option<&str>) -> Result<()> {
+    pub fn write(&mut self, only: Option<&str>) -> Result<()> {
         if let Some(host) = only {
             let other = |what: &String| !what.starts_with(&format!("{host}/"));
             let kept = std::mem::take(&mut self.before).into_iter().filter(|(what, _)| other(what));

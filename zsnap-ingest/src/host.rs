@@ -1,0 +1,391 @@
+//! One host's files in one run: look at what is new, plan each target, act on the plan. It goes on in
+//! steps of one file, so that all hosts get their turn (`run.rs`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File as Fd;
+
+use anyhow::Result;
+use zsnap_common::cancel::{self, Cancelled};
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::incoming::shown;
+use zsnap_common::log;
+use zsnap_common::queue_name::{Entry as Name, classify};
+use zsnap_common::target::{Host, Target};
+
+use crate::apply::{self, Received};
+use crate::file::{Fate, File, INCOMING, Kept, Place};
+use crate::journal;
+use crate::judge::{Judged, Judgement};
+use crate::known::{Entry, Known, Seen, What};
+use crate::plan::{Facts, Past, Verdict};
+use crate::pool::Tree;
+use crate::shared::Shared;
+
+/// So many verified files of a host are kept open until they are applied; more are verified again.
+const KEPT: usize = 200;
+
+/// The next step.
+enum Todo {
+    /// Verify a file of which nothing is known.
+    Look(usize),
+    /// Plan the targets of these files.
+    Label(Vec<usize>),
+    /// Plan a target and do what the plan says.
+    Plan(Target),
+    /// Part of a plan.
+    Act(Target, usize, Verdict),
+    /// Plan all targets again, as long as that gets on: a child may have waited for its parent.
+    Again,
+}
+
+/// One host.
+pub struct HostRun<'a> {
+    /// Of the run.
+    pub shared: &'a Shared<'a>,
+    /// Its name.
+    pub host: Host,
+    /// What it has on the pool.
+    pub tree: Tree,
+    /// In the order of their labels, then of their numbers.
+    pub files: Vec<File<'a>>,
+    /// Known files of an incoming directory that is not here now.
+    pub absent: BTreeMap<String, Entry>,
+    /// Seconds since 1970 when a new file was seen last, or the host was seen first.
+    pub last_came: u64,
+    /// Say what would become of files, and do nothing.
+    pub dry: bool,
+    /// The journals of its datasets that were looked at.
+    pub pasts: BTreeMap<Target, Past>,
+    /// Where its files lie.
+    pub places: Vec<Place>,
+    known: Known,
+    todo: VecDeque<Todo>,
+    /// A program failed over it: nothing more is given to it in this run.
+    stopped: BTreeSet<Target>,
+    /// How many files were decrypted.
+    pub looked: u64,
+    kept: usize,
+}
+
+impl<'a> HostRun<'a> {
+    /// Lists the host's files; nothing is decrypted. `absent`: an incoming directory is configured and not
+    /// here, so what is known of its files stays known.
+    pub fn open(shared: &'a Shared<'a>, host: Host, places: Vec<Place>, absent: bool) -> Result<HostRun<'a>> {
+        let now = shared.seconds();
+        let (config, pool) = (shared.config, shared.pool.as_ref());
+        let known = Known::read(&config.state, pool.map(|p| p.guid), &host, &config.fingerprint, now);
+        let elsewhere = |(key, _): &(&String, &Entry)| absent && key.starts_with(INCOMING);
+        let mut run = HostRun {
+            shared,
+            tree: Tree::default(),
+            host,
+            files: Vec::new(),
+            absent: known.files.iter().filter(elsewhere).map(|(k, e)| (k.clone(), e.clone())).collect(),
+            last_came: known.last_came,
+            dry: false,
+            pasts: BTreeMap::new(),
+            places,
+            known,
+            todo: VecDeque::new(),
+            stopped: BTreeSet::new(),
+            looked: 0,
+            kept: 0,
+        };
+        for place in 0..run.places.len() {
+            run.list(place)?;
+        }
+        run.files.sort_by(|a, b| {
+            (a.queue.label.to_string(), &a.queue, &a.name).cmp(&(b.queue.label.to_string(), &b.queue, &b.name))
+        });
+        if run.files.iter().any(|file| file.entry.first == now) {
+            run.last_came = now;
+        }
+        if !run.files.is_empty() {
+            run.load_tree()?;
+        }
+        run.first_steps();
+        Ok(run)
+    }
+
+    /// Looks what the pool holds of the host.
+    pub fn load_tree(&mut self) -> Result<()> {
+        if let Some(pool) = self.shared.pool.as_ref() {
+            self.tree = pool.tree(&self.host)?;
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, at: usize) -> Result<()> {
+        let Some(place) = self.places.get(at) else { return Ok(()) };
+        for name in place.dir.names().or_exit(Exit::Io, "--incoming")? {
+            match classify(name.as_encoded_bytes()) {
+                Name::Queue(queue) => {
+                    let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
+                    let entry = self.known.entry(&place.key(&name), Seen::of(&stat), self.shared.seconds());
+                    self.files.push(File { place: at, name, queue, entry, fate: Fate::Open, kept: None });
+                }
+                Name::Transport => {}
+                Name::Foreign => {
+                    let what = format!("{}/{}", self.host, shown(&name));
+                    self.shared.told().problem(&what, "is not the name of a queue file; left alone");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Label by label: all files of one are looked at before the first is applied, since a later
+    /// one may be the better way.
+    fn first_steps(&mut self) {
+        let mut labels: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (at, file) in self.files.iter().enumerate() {
+            labels.entry(file.queue.label.to_string()).or_default().push(at);
+        }
+        for label in labels.into_values() {
+            let new = |&&at: &&usize| self.files[at].entry.what == What::New;
+            self.todo.extend(label.iter().filter(new).map(|&at| Todo::Look(at)));
+            self.todo.push_back(Todo::Label(label));
+        }
+        self.todo.push_back(Todo::Again);
+    }
+
+    /// Does one step; `false`: there is nothing more to do. Only a signal is an error; whatever else
+    /// fails is the affair of the file that it fails over.
+    pub fn step(&mut self) -> Result<bool> {
+        cancel::check()?;
+        let Some(todo) = self.todo.pop_front() else { return Ok(false) };
+        match todo {
+            Todo::Look(at) => {
+                if let Some(kept) = self.verify(at)?
+                    && self.kept < KEPT
+                {
+                    self.kept += 1;
+                    self.files[at].kept = Some(kept);
+                }
+            }
+            Todo::Label(files) => self.plan_all(files.into_iter()),
+            Todo::Plan(target) => self.plan(target)?,
+            Todo::Act(target, at, verdict) => self.act(&target, at, verdict)?,
+            Todo::Again => {
+                let mut on = false;
+                for target in self.targets() {
+                    on |= !self.acts(&target)?.is_empty();
+                }
+                if on {
+                    self.plan_all(0..self.files.len());
+                    self.todo.push_back(Todo::Again);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The targets of the files that are known, parents first.
+    pub fn targets(&self) -> BTreeSet<Target> {
+        let here = self.files.iter().filter(|file| file.fate != Fate::Gone);
+        here.filter_map(|file| file.facts().map(|facts| facts.target.clone())).collect()
+    }
+
+    fn plan_all(&mut self, files: impl Iterator<Item = usize>) {
+        let targets: BTreeSet<Target> =
+            files.filter_map(|at| self.files[at].facts().map(|facts| facts.target.clone())).collect();
+        for target in targets.into_iter().rev() {
+            self.todo.push_front(Todo::Plan(target));
+        }
+    }
+
+    /// What a plan comes to, now.
+    fn acts(&mut self, target: &Target) -> Result<Vec<(usize, Verdict)>> {
+        if self.dry {
+            return Ok(Vec::new());
+        }
+        let Judged { judgements, path } = match self.judge(target) {
+            Ok(judged) => judged,
+            Err(e) => {
+                self.fail(target, None, e)?;
+                return Ok(Vec::new());
+            }
+        };
+        let open = |at: usize| self.files[at].fate == Fate::Open;
+        let mut acts = Vec::new();
+        for (at, judgement) in &judgements {
+            if let Judgement::Is(verdict @ (Verdict::AlreadyThere | Verdict::Stale | Verdict::Refused(_))) = judgement
+                && open(*at)
+            {
+                acts.push((*at, verdict.clone()));
+            }
+        }
+        if !self.stopped.contains(target) {
+            for at in path {
+                let ready = judgements.iter().find(|(of, _)| *of == at);
+                if let Some((_, Judgement::Is(verdict))) = ready
+                    && open(at)
+                {
+                    acts.push((at, verdict.clone()));
+                }
+            }
+        }
+        Ok(acts)
+    }
+
+    fn plan(&mut self, target: Target) -> Result<()> {
+        let mut acts = self.acts(&target)?;
+        // What is there must be there now, not an hour ago when the run began.
+        if let Some(pool) = self.shared.pool.as_ref()
+            && acts.iter().any(|(_, verdict)| *verdict == Verdict::AlreadyThere)
+        {
+            let name = self.tree.name(&target);
+            if let Err(e) = self.tree.refresh(pool.zfs, &name) {
+                return self.fail(&target, None, e);
+            }
+            acts = self.acts(&target)?;
+        }
+        if !acts.is_empty() {
+            self.todo.push_front(Todo::Plan(target.clone()));
+        }
+        for (at, verdict) in acts.into_iter().rev() {
+            self.todo.push_front(Todo::Act(target.clone(), at, verdict));
+        }
+        Ok(())
+    }
+
+    /// The rest of the plan does not hold any more.
+    fn plan_again(&mut self) {
+        while let Some(Todo::Act(..)) = self.todo.front() {
+            self.todo.pop_front();
+        }
+    }
+
+    fn act(&mut self, target: &Target, at: usize, verdict: Verdict) -> Result<()> {
+        let planned = self.files[at].facts().cloned();
+        let kept = match self.files[at].kept.take() {
+            Some(kept) => {
+                self.kept -= 1;
+                Some(kept)
+            }
+            None => self.verify(at)?,
+        };
+        let Some(facts) = planned.filter(|facts| self.files[at].facts() == Some(facts)) else {
+            // Somebody changed it since it was looked at.
+            self.plan_again();
+            return Ok(());
+        };
+        let Some(kept) = kept else { return Ok(()) };
+        let result = match verdict {
+            Verdict::Ready { skip, again } => {
+                if again {
+                    log::warn(format!("{}: was received before, and is gone: was the pool rewound?", self.key(at)));
+                }
+                self.apply(target, at, kept, skip)
+            }
+            Verdict::Refused(why) => self.quarantine(at, &kept.fd, &why),
+            verdict => self.remove_needless(target, at, &kept.fd, &facts, &verdict),
+        };
+        result.or_else(|e| {
+            self.plan_again();
+            self.fail(target, Some(at), e)
+        })
+    }
+
+    fn apply(&mut self, target: &Target, at: usize, kept: Kept<'_>, skip: usize) -> Result<()> {
+        let shared = self.shared;
+        let Kept { opened, fd, room: _room } = kept;
+        if opened.stream().is_none() {
+            let Some(table) = shared.config.command_for(target) else { return Ok(()) };
+            apply::run_command(shared, table, target, &self.files[at].name, opened)?;
+            return self.remove(at, &fd);
+        }
+        let Some(pool) = shared.pool.as_ref() else { return Ok(()) };
+        let Some(past) = self.pasts.get_mut(target) else { return Ok(()) };
+        match apply::receive(shared, pool, &mut self.tree, past, target, opened, skip)? {
+            Received::All => self.remove(at, &fd),
+            Received::Modified => {
+                let name = self.tree.name(target);
+                self.files[at].entry.refused_at = self.tree.there(&name, None).head();
+                self.plan_again();
+                Ok(())
+            }
+        }
+    }
+
+    /// A file that brings nothing new.
+    fn remove_needless(&mut self, target: &Target, at: usize, fd: &Fd, facts: &Facts, verdict: &Verdict) -> Result<()> {
+        let why = if *verdict == Verdict::Stale { "something newer was applied" } else { "it is there already" };
+        if let (Some(pool), Some(past)) = (self.shared.pool.as_ref(), self.pasts.get_mut(target)) {
+            let before = past.clone();
+            past.has(facts, self.tree.snapshots(&self.tree.name(target)));
+            if *past != before {
+                journal::write(&journal::dataset_path(&self.shared.config.state, pool.guid, target), past)?;
+            }
+        }
+        log::info(format!("{}: removed: {why}", self.key(at)));
+        self.remove(at, fd)
+    }
+
+    fn remove(&mut self, at: usize, fd: &Fd) -> Result<()> {
+        let file = &mut self.files[at];
+        let Some(place) = self.places.get(file.place) else { return Ok(()) };
+        file.fate = Fate::Gone;
+        if !place.dir.remove_if_same(&file.name, fd).or_exit(Exit::Io, "removing an applied file")? {
+            log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(&file.name).display()));
+        }
+        Ok(())
+    }
+
+    /// A program or a disk failed: this target is left alone in this run, others go on.
+    fn fail(&mut self, target: &Target, at: Option<usize>, e: anyhow::Error) -> Result<()> {
+        self.stopped.insert(target.clone());
+        match at {
+            Some(at) => self.failed_over(at, e),
+            None if Cancelled::find(&e).is_some() => Err(e),
+            None => {
+                log::error(format!("{target}: {e:#}"));
+                self.shared.failed(Exit::of(&e));
+                Ok(())
+            }
+        }
+    }
+
+    /// A program or a disk failed over a file.
+    pub fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
+        if Cancelled::find(&e).is_some() {
+            return Err(e);
+        }
+        log::error(format!("{}: {e:#}", self.key(at)));
+        self.shared.failed(Exit::of(&e));
+        let file = &mut self.files[at];
+        file.entry.attempts += 1;
+        file.fate = Fate::Failed;
+        Ok(())
+    }
+
+    /// HOST/FILE, for messages.
+    pub fn key(&self, at: usize) -> String {
+        format!("{}/{}", self.host, shown(&self.files[at].name))
+    }
+
+    /// Tells what stays and why, and remembers what is known.
+    pub fn finish(&mut self) -> Result<()> {
+        for (at, judgement) in self.judge_all()? {
+            let key = self.key(at);
+            let since = self.files[at].entry.first;
+            match judgement {
+                Judgement::Later(why) => log::info(format!("{key}: later: {why}")),
+                Judgement::Held(why) => self.shared.told().problem(&key, &format!("held: {why}")),
+                Judgement::Alone(why) => self.shared.told().problem(&key, &why),
+                Judgement::Failed => {}
+                Judgement::Is(verdict) => self.tell(&key, since, &verdict),
+            }
+        }
+        self.write_known()
+    }
+
+    fn write_known(&mut self) -> Result<()> {
+        let here = self.files.iter().filter(|file| file.fate != Fate::Gone);
+        let entries = here.filter_map(|file| Some((self.places.get(file.place)?.key(&file.name), file.entry.clone())));
+        let files = entries.chain(std::mem::take(&mut self.absent)).collect();
+        self.known.files = files;
+        self.known.last_came = self.last_came;
+        self.known.write(&self.shared.config.state, self.shared.pool.as_ref().map(|p| p.guid), &self.host)
+    }
+}

@@ -1,0 +1,205 @@
+//! What is to be said of each file of a host now: the planner's verdict where all is there that it
+//! needs, else what stands in the way. Looks at journals and directories; changes nothing.
+
+use std::path::Path;
+
+use anyhow::Result;
+use zsnap_common::log;
+use zsnap_common::target::Target;
+
+use crate::config::CommandTable;
+use crate::file::{Fate, File};
+use crate::host::HostRun;
+use crate::journal::{self, TargetJournal};
+use crate::known::What;
+use crate::plan::{self, Past, Pending, Plan, Verdict};
+use crate::{command, pool::Pool};
+
+/// What is to be said of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// The planner's word.
+    Is(Verdict),
+    /// It stays: who sent it is not proven, or nobody receives it. Says the remedy.
+    Held(String),
+    /// It stays: the pool, a target or the rest of the file is not here yet.
+    Later(String),
+    /// It stays and is not looked at: no file of ours.
+    Alone(String),
+    /// It stays: a program or disk failed, and that was told.
+    Failed,
+}
+
+/// All files of one target.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// By the file's index.
+    pub judgements: Vec<(usize, Judgement)>,
+    /// Files to apply, in this order.
+    pub path: Vec<usize>,
+}
+
+impl HostRun<'_> {
+    /// Judges the files of a target whose facts are known.
+    pub fn judge(&mut self, target: &Target) -> Result<Judged> {
+        let of = |(at, file): (usize, &File<'_>)| {
+            let facts = file.facts().filter(|facts| facts.target == *target && file.fate != Fate::Gone)?;
+            Some((at, !facts.links.is_empty()))
+        };
+        let files: Vec<(usize, bool)> = self.files.iter().enumerate().filter_map(of).collect();
+        let (zfs, opaque): (Vec<_>, Vec<_>) = files.into_iter().partition(|&(_, zfs)| zfs);
+        let mut judged = Judged::default();
+        for (files, zfs) in [(zfs, true), (opaque, false)] {
+            let files: Vec<usize> = files.into_iter().map(|(at, _)| at).collect();
+            if files.is_empty() {
+                continue;
+            }
+            match if zfs { self.zfs(target, &files)? } else { self.opaque(target, &files) } {
+                Ok(plan) => {
+                    judged.path.extend(plan.path.iter().map(|&at| files[at]));
+                    let index = |verdict| match verdict {
+                        Verdict::Waiting { why, behind } => {
+                            Verdict::Waiting { why, behind: behind.map(|at: usize| files[at]) }
+                        }
+                        verdict => verdict,
+                    };
+                    let verdicts = plan.verdicts.into_iter().map(|verdict| Judgement::Is(index(verdict)));
+                    judged.judgements.extend(files.iter().copied().zip(verdicts));
+                }
+                Err(same) => judged.judgements.extend(files.iter().map(|&at| (at, same.clone()))),
+            }
+        }
+        Ok(judged)
+    }
+
+    /// Judges every file that is still here.
+    pub fn judge_all(&mut self) -> Result<Vec<(usize, Judgement)>> {
+        let mut all = Vec::new();
+        for target in self.targets() {
+            let judged = self.judge(&target)?;
+            all.extend(judged.judgements);
+        }
+        for (at, file) in self.files.iter().enumerate() {
+            let judgement = match (&file.fate, &file.entry.what) {
+                (Fate::Gone, _) => continue,
+                (Fate::Failed, _) => Judgement::Failed,
+                (Fate::Later(why), _) => Judgement::Later(why.clone()),
+                (Fate::Held(why), _) => Judgement::Held(why.clone()),
+                (Fate::Bad(why), _) => Judgement::Alone(why.clone()),
+                (Fate::Open, What::Says(_)) => continue,
+                (Fate::Open, What::Held(why)) => Judgement::Held(why.clone()),
+                (Fate::Open, What::New) => Judgement::Later("not looked at yet".into()),
+            };
+            all.retain(|(other, _)| *other != at);
+            all.push((at, judgement));
+        }
+        all.sort_by_key(|(at, _)| *at);
+        Ok(all)
+    }
+
+    /// Tells of a file that stays: since when it is here, in seconds since 1970, and the verdict.
+    pub fn tell(&self, key: &str, since: u64, verdict: &Verdict) {
+        let long = self.shared.seconds().saturating_sub(since) > self.shared.config.max_wait.as_secs();
+        let why = verdict.why();
+        let message = match verdict {
+            // The one in front is told.
+            Verdict::Waiting { behind: Some(_), .. } | Verdict::Ready { .. } | Verdict::Superseded => {
+                log::info(format!("{key}: {} {why}", verdict.word()));
+                return;
+            }
+            Verdict::Waiting { .. } if long => {
+                format!("waiting {why}; for longer than max-wait: look where that was lost, or queue a full stream")
+            }
+            Verdict::Waiting { .. } => format!("waiting {why}"),
+            Verdict::Broken(_) => format!("broken chain: {why}"),
+            _ => format!("{}: {why}", verdict.word()),
+        };
+        self.shared.told().problem(key, &message);
+    }
+
+    fn pending(&self, files: &[usize]) -> Vec<Pending<'_>> {
+        let pending = |&at: &usize| {
+            let file = &self.files[at];
+            file.facts().map(|facts| Pending { facts, refused_at: file.entry.refused_at })
+        };
+        files.iter().filter_map(pending).collect()
+    }
+
+    fn zfs(&mut self, target: &Target, files: &[usize]) -> Result<Result<Plan, Judgement>> {
+        let config = self.shared.config;
+        let Some((store, _)) = &config.store else {
+            return Ok(Err(Judgement::Held("a ZFS stream, and no store is configured; give --store".into())));
+        };
+        if let Err(e) = target.under(store) {
+            return Ok(Err(Judgement::Held(format!("{e}; a shorter store helps"))));
+        }
+        let Some(pool) = self.shared.pool.as_ref() else {
+            return Ok(Err(Judgement::Later(format!("{store} is not here"))));
+        };
+        self.load_past(pool, target)?;
+        let create = config.hosts.get(&target.host).map_or(&[][..], |table| &table.create_parents);
+        let parent = self.tree.missing_parent(target, create);
+        // Perhaps it brings what another one waits for.
+        let unread = self
+            .files
+            .iter()
+            .any(|file| file.fate != Fate::Gone && file.facts().is_none() && file.queue.may_be(target));
+        let name = self.tree.name(target);
+        let none = Past::default();
+        let past = self.pasts.get(target).unwrap_or(&none);
+        let there = self.tree.there(&name, parent.as_ref());
+        Ok(Ok(plan::zfs(&there, &self.pending(files), past, unread)))
+    }
+
+    /// A journal that is lost or damaged is rebuilt from what the pool holds.
+    fn load_past(&mut self, pool: &Pool<'_>, target: &Target) -> Result<()> {
+        if self.pasts.contains_key(target) {
+            return Ok(());
+        }
+        let path = journal::dataset_path(&self.shared.config.state, pool.guid, target);
+        let name = self.tree.name(target);
+        let snapshots = self.tree.snapshots(&name);
+        let why = match journal::read(&path) {
+            Ok(Some(past)) => {
+                self.pasts.insert(target.clone(), past);
+                return Ok(());
+            }
+            Ok(None) if snapshots.is_empty() => None,
+            Ok(None) => Some(format!("{target}: no journal")),
+            Err(e) => Some(format!("{e:#}")),
+        };
+        let past = Past { committed: snapshots.iter().map(|s| s.guid).collect(), ..Past::default() };
+        if let Some(why) = why {
+            log::warn(format!("{why}; rebuilt from {} snapshots of {name}", snapshots.len()));
+            if !self.dry {
+                journal::write(&path, &past)?;
+            }
+        }
+        self.pasts.insert(target.clone(), past);
+        Ok(())
+    }
+
+    fn opaque(&self, target: &Target, files: &[usize]) -> Result<Plan, Judgement> {
+        let Some(table) = self.shared.config.command_for(target) else {
+            let why = format!("no command receives {target}; add a [[command]] that matches it");
+            return Err(Judgement::Held(why));
+        };
+        match command::check_target(&table.target) {
+            Ok(()) => {}
+            Err(why) if !table.target.exists() => return Err(Judgement::Later(why)),
+            Err(why) => return Err(Judgement::Held(why)),
+        }
+        let applied = applied(table).map_err(|e| {
+            Judgement::Is(Verdict::Broken(format!(
+                "{e:#}; look at the target, then: zsnap-ingest adopt {target}, and queue a new --full"
+            )))
+        })?;
+        Ok(plan::opaque(&self.pending(files), applied.get(&target.to_string()), table.overlap))
+    }
+}
+
+/// The journal of a command's target directory.
+pub fn applied(table: &CommandTable) -> Result<TargetJournal> {
+    let path = journal::target_path(Path::new(&table.target))?;
+    Ok(journal::read(&path)?.unwrap_or_default())
+}

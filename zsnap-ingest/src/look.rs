@@ -1,0 +1,124 @@
+//! A file is opened, and verified as sent by its host. What it says is noted; a bad one goes to quarantine.
+
+use std::fs::File as Fd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use zsnap_common::cancel;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::incoming::Unsafe;
+
+use crate::file::{Fate, Kept};
+use crate::host::HostRun;
+use crate::known::{Entry, Seen, What};
+use crate::opened::{No, Opened};
+use crate::plan::Facts;
+use crate::quarantine;
+
+/// A damaged file younger than this may still be arriving.
+const ARRIVING: Duration = Duration::from_secs(600);
+impl<'a> HostRun<'a> {
+    /// Opens and verifies a file, and notes what it says, or does with it what its refusal means.
+    pub fn verify(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
+        match self.look(at) {
+            Err(e) => {
+                self.failed_over(at, e)?;
+                Ok(None)
+            }
+            ok => ok,
+        }
+    }
+
+    fn look(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
+        let shared = self.shared;
+        let file = &mut self.files[at];
+        let Some(place) = self.places.get(file.place) else { return Ok(None) };
+        // Need not be decrypted in every run until the drive comes.
+        let named = file.named();
+        if shared.config.store.is_some()
+            && shared.pool.is_none()
+            && named.is_some_and(|named| shared.config.command_for(&named).is_none())
+        {
+            file.fate = Fate::Later("its pool is not here".into());
+            return Ok(None);
+        }
+        if self.looked >= shared.config.bounds(&self.host).max_files {
+            file.fate = Fate::Later("enough files of this host for one run (max-files)".into());
+            return Ok(None);
+        }
+        self.looked += 1;
+        let fd = match place.dir.open_file(&file.name) {
+            Ok(fd) => Arc::new(fd),
+            Err(Unsafe::Gone) => {
+                file.fate = Fate::Gone;
+                return Ok(None);
+            }
+            Err(Unsafe::Not(what)) => {
+                file.fate = Fate::Bad(format!("{what}; left alone"));
+                return Ok(None);
+            }
+            Err(Unsafe::Io(e)) => return Err(e.into()),
+        };
+        let seen = Seen::of(&rustix::fs::fstat(&*fd)?);
+        if file.entry.seen != seen {
+            file.entry = Entry { seen, first: file.entry.first, attempts: 0, what: What::New, refused_at: None };
+        }
+        let room = shared.room(seen.size);
+        let keep = room.as_ref().map_or(0, |_| shared.config.limits.verify_buffer);
+        let verified = Opened::verify(shared.config, &self.host, place.exec, &fd, keep, shared.now)
+            .and_then(|opened| opened.target(&self.host, &file.queue).map(|target| (opened, target)));
+        let no = match verified {
+            Ok((opened, target)) => {
+                let order = file.queue.stamp.seq();
+                file.entry.what = What::Says(Facts::of(target, order, opened.manifest(), opened.stream()));
+                return Ok(Some(Kept { opened, fd, room }));
+            }
+            Err(no) => no,
+        };
+        file.entry.what = What::New;
+        match no {
+            // A signal must end the run, whatever it interrupted.
+            No::Io(e) => cancel::check().map_err(anyhow::Error::from).and(Err(e.into())),
+            No::Held(exit, why) => {
+                match exit {
+                    // A clock may be right the next time.
+                    Exit::TryAgain => file.fate = Fate::Held(why),
+                    _ => file.entry.what = What::Held(why),
+                }
+                Ok(None)
+            }
+            No::Damaged(why) => {
+                let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
+                if !place.exec && shared.now.duration_since(modified).is_ok_and(|age| age < ARRIVING) {
+                    file.fate = Fate::Later(format!("{why}; it may still be arriving"));
+                    return Ok(None);
+                }
+                self.quarantine(at, &fd, &why).map_err(|e| e.context(why))?;
+                Ok(None)
+            }
+            No::Bad(_, why) => {
+                self.quarantine(at, &fd, &why).map_err(|e| e.context(why))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Moves a file to quarantine.
+    pub fn quarantine(&mut self, at: usize, fd: &Fd, why: &str) -> Result<()> {
+        let key = self.key(at);
+        let file = &mut self.files[at];
+        let Some(place) = self.places.get(file.place) else { return Ok(()) };
+        if self.dry {
+            file.fate = Fate::Bad(why.to_owned());
+            return Ok(());
+        }
+        if quarantine::put(&place.root, &place.dir, self.host.as_str().as_ref(), &file.name, fd, why)? {
+            file.fate = Fate::Gone;
+            self.shared.told().event(format!("{key}: in quarantine: {why}"));
+        } else {
+            file.fate = Fate::Later("it was replaced meanwhile".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! `STATE/<pool guid>/needed-guids`: which snapshots of the pool zsnap-expire must not destroy, because
+//! a file that waits builds on them, or the next one will. It says `complete` only when all is
+//! known that a run can know; from before the first change of a run until its end it says
+//! `running`.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::publish;
+use zsnap_common::zstream::Guid;
+
+use crate::file::Fate;
+use crate::host::HostRun;
+use crate::journal;
+use crate::known::{Entry, What};
+use crate::plan::Past;
+
+/// Where it lies for a pool.
+pub fn path(state: &Path, pool: Guid) -> PathBuf {
+    state.join(pool.to_string()).join("needed-guids")
+}
+
+/// Writes it, from the files that are still here and from the journals. `now`: seconds since 1970.
+pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, now: u64) -> Result<()> {
+    let mut lines = BTreeSet::new();
+    for host in hosts {
+        for file in host.files.iter().filter(|file| file.fate != Fate::Gone) {
+            let named = file.named().map_or_else(|| host.host.to_string(), |target| target.to_string());
+            pending(&mut lines, &file.entry, &named);
+        }
+        for entry in host.absent.values() {
+            pending(&mut lines, entry, host.host.as_str());
+        }
+    }
+    chains(&mut lines, state, pool)?;
+    let word = if complete { "complete" } else { "running" };
+    let mut text = format!("zsnap-needed 1 {pool} {now} {word}\n");
+    for line in &lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.push_str(&format!("end {}\n", lines.len()));
+    let path = path(state, pool);
+    if let Some(dir) = path.parent() {
+        publish::make_dirs(dir).or_exit(Exit::CantCreate, "needed-guids")?;
+    }
+    publish::write_durably(&path, text.as_bytes()).or_exit(Exit::Io, "needed-guids")
+}
+
+/// The bases of a file that waits: all of them, since which one it will need depends on what is
+/// there by then. Of a file that does not say, everything.
+fn pending(lines: &mut BTreeSet<String>, entry: &Entry, named: &str) {
+    match &entry.what {
+        What::Says(facts) => {
+            let bases = facts.links.iter().filter_map(|link| link.from);
+            lines.extend(bases.map(|from| format!("{from} {}", facts.target)));
+        }
+        What::New | What::Held(_) => drop(lines.insert(format!("all {named}"))),
+    }
+}
+
+/// The newest snapshot of every chain: what comes next builds on it.
+fn chains(lines: &mut BTreeSet<String>, state: &Path, pool: Guid) -> Result<()> {
+    let root = state.join(pool.to_string()).join("journal");
+    for host in names(&root)? {
+        for file in names(&root.join(&host))? {
+            let (host, file) = (host.to_string_lossy(), file.to_string_lossy());
+            let Some(dataset) = file.strip_suffix(".json").filter(|name| !name.starts_with('.')) else { continue };
+            let target = format!("{host}/{}", dataset.replace('@', "/"));
+            match journal::read::<Past>(&root.join(&*host).join(&*file)) {
+                Ok(past) => {
+                    let last = past.and_then(|past| past.committed.last().copied());
+                    lines.extend(last.map(|guid| format!("{guid} {target}")));
+                }
+                Err(_) => drop(lines.insert(format!("all {target}"))),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn names(dir: &Path) -> Result<Vec<OsString>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.or_exit(Exit::Io, dir.display())?,
+    };
+    let name = |entry: io::Result<std::fs::DirEntry>| entry.map(|entry| entry.file_name());
+    entries.map(name).collect::<io::Result<_>>().or_exit(Exit::Io, dir.display())
+}

@@ -1,0 +1,187 @@
+//! Opaque streams: nothing in them tells what they build on, so the numbers in their manifests do.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use zsnap_common::payload::Base;
+
+use super::{Applied, Number, Pending, Plan, Verdict};
+
+/// Decides about the files of one target. `past`: what its command was given last. `overlap`: an
+/// increment over a newer state does no harm.
+pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> Plan {
+    let number = |file: usize| files.get(file).and_then(|f| f.facts.number.as_ref());
+    let mut order: Vec<usize> = (0..files.len()).collect();
+    order.sort_by_key(|&file| number(file).map(|n| (n.epoch.started, n.epoch.id.as_str(), n.seq)));
+    // Of several increments on one file the highest holds all that the others hold.
+    let mut highest: HashMap<(&str, u64), u64> = HashMap::new();
+    for number in order.iter().filter_map(|&file| number(file)) {
+        if let (Base::Prev, Some(prev)) = (number.base, number.prev) {
+            highest.insert((&number.epoch.id, prev), number.seq);
+        }
+    }
+    let pending: HashMap<(&str, u64), usize> =
+        order.iter().filter_map(|&file| number(file).map(|n| ((n.epoch.id.as_str(), n.seq), file))).collect();
+    let mut plan = Plan { verdicts: vec![Verdict::Superseded; files.len()], path: Vec::new() };
+    let (now, mut past) = (past, past.cloned());
+    for file in order {
+        let Some(number) = number(file) else {
+            plan.verdicts[file] = Verdict::Refused("it has no manifest".into());
+            continue;
+        };
+        let key = number.prev.map(|prev| (number.epoch.id.as_str(), prev));
+        let higher =
+            key.and_then(|key| highest.get(&key)).filter(|&&seq| number.base == Base::Prev && seq > number.seq);
+        let target = &files[file].facts.target;
+        let mut verdict = match &past {
+            Some(past) if past.applying && !overlap => Verdict::Broken(format!(
+                "file {} was being applied when the run ended, and may have been; look at its target, then: zsnap-ingest \
+                 adopt {target} --applied or --not-applied",
+                past.seq
+            )),
+            _ => one(number, past.as_ref(), higher.is_some(), overlap),
+        };
+        match &mut verdict {
+            Verdict::Ready { .. } => {
+                plan.path.push(file);
+                past = Some(Applied::of(number));
+            }
+            Verdict::Waiting { behind, .. } => *behind = key.and_then(|key| pending.get(&key)).copied(),
+            // Only because of a file that is not applied yet: it must not be removed before.
+            Verdict::AlreadyThere | Verdict::Stale
+                if !matches!(one(number, now, false, overlap), Verdict::AlreadyThere | Verdict::Stale) =>
+            {
+                verdict = Verdict::Superseded;
+            }
+            _ => {}
+        }
+        plan.verdicts[file] = verdict;
+    }
+    plan
+}
+
+/// One file, when `past` was applied last.
+fn one(file: &Number, past: Option<&Applied>, superseded: bool, overlap: bool) -> Verdict {
+    const READY: Verdict = Verdict::Ready { skip: 0, again: false };
+    let full = file.base == Base::None;
+    let Some(past) = past else {
+        return if full { READY } else { waiting(file) };
+    };
+    if file.epoch.id != past.epoch.id {
+        return match file.epoch.started.cmp(&past.epoch.started) {
+            Ordering::Less => Verdict::Stale,
+            Ordering::Greater if full => READY,
+            Ordering::Greater => waiting(file),
+            Ordering::Equal => two_machines(file),
+        };
+    }
+    match file.seq.cmp(&past.seq) {
+        // One that was being applied, and whose command takes repeats, is applied again.
+        Ordering::Equal if file.id == past.id && past.applying => READY,
+        Ordering::Equal if file.id == past.id => Verdict::AlreadyThere,
+        Ordering::Equal => two_machines(file),
+        Ordering::Less => Verdict::Stale,
+        Ordering::Greater if full => READY,
+        Ordering::Greater => match file.prev {
+            Some(prev) if prev <= past.seq && superseded => Verdict::Superseded,
+            Some(prev) if prev == past.seq => READY,
+            Some(prev) if prev < past.seq && overlap => READY,
+            Some(prev) if prev < past.seq => Verdict::Broken(format!(
+                "it builds on file {prev}, and file {} was applied over that; queue a new --full",
+                past.seq
+            )),
+            _ => waiting(file),
+        },
+    }
+}
+
+fn waiting(file: &Number) -> Verdict {
+    let why = match file.prev {
+        Some(prev) => format!("for file {prev} of the same target, which it builds on"),
+        None => "for a full stream; queue one with --full".to_owned(),
+    };
+    Verdict::Waiting { why, behind: None }
+}
+
+fn two_machines(file: &Number) -> Verdict {
+    Verdict::Conflict(format!(
+        "another file has the number {} too: two machines use one identity; give the second one its own host name and key",
+        file.seq
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Facts;
+    use zsnap_common::payload::Epoch;
+
+    fn number(epoch: (&str, u64), seq: u64, prev: Option<u64>, base: Base) -> Number {
+        Number { epoch: Epoch { id: epoch.0.into(), started: epoch.1 }, seq, prev, id: format!("{seq:032x}"), base }
+    }
+
+    fn plan(numbers: &[Number], past: Option<&Applied>, overlap: bool) -> Plan {
+        let facts = |n: &Number| Facts {
+            target: "h/etc".parse().unwrap(),
+            order: n.seq,
+            number: Some(n.clone()),
+            links: Vec::new(),
+        };
+        let facts: Vec<Facts> = numbers.iter().map(facts).collect();
+        let pending: Vec<Pending<'_>> = facts.iter().map(|facts| Pending { facts, refused_at: None }).collect();
+        opaque(&pending, past, overlap)
+    }
+
+    #[test]
+    fn numbers_decide() {
+        let (a, b) = (("a", 100), ("b", 200));
+        let full = |epoch, seq| number(epoch, seq, None, Base::None);
+        let incr = |epoch, seq, prev| number(epoch, seq, Some(prev), Base::Prev);
+        let other_id = Number { id: "f".repeat(32), ..full(b, 5) };
+        let at5 = Applied::of(&full(b, 5));
+        // Files, what was applied, overlap; then the verdicts and the order.
+        type Row<'a> = (&'a str, Vec<Number>, Option<&'a Applied>, bool, &'a [&'a str], &'a [usize]);
+        let rows: Vec<Row<'_>> = vec![
+            ("first full", vec![full(a, 1)], None, false, &["ready"], &[0]),
+            ("increment before its full", vec![incr(a, 2, 1)], None, true, &["waiting"], &[]),
+            ("in any order", vec![incr(a, 3, 2), full(a, 1), incr(a, 2, 1)], None, true, &["ready"; 3], &[1, 2, 0]),
+            ("next", vec![incr(b, 6, 5)], Some(&at5), false, &["ready"], &[0]),
+            ("one is missing between", vec![incr(b, 7, 6)], Some(&at5), true, &["waiting"], &[]),
+            ("a new full", vec![full(b, 9)], Some(&at5), false, &["ready"], &[0]),
+            ("the same again", vec![full(b, 5)], Some(&at5), false, &["there"], &[]),
+            ("two copies", vec![full(b, 6), full(b, 6)], Some(&at5), false, &["ready", "superseded"], &[0]),
+            ("the same number, another file", vec![other_id], Some(&at5), false, &["conflict"], &[]),
+            ("an older number", vec![full(b, 4)], Some(&at5), false, &["stale"], &[]),
+            ("an older epoch", vec![full(a, 9)], Some(&at5), false, &["stale"], &[]),
+            ("an older one than a pending one", vec![full(a, 1), full(a, 2)], None, false, &["ready"; 2], &[0, 1]),
+            ("a newer epoch", vec![full(("c", 300), 1)], Some(&at5), false, &["ready"], &[0]),
+            ("a newer epoch's increment", vec![incr(("c", 300), 2, 1)], Some(&at5), true, &["waiting"], &[]),
+            ("two epochs of one second", vec![full(("c", 200), 9)], Some(&at5), true, &["conflict"], &[]),
+            (
+                "two with one base",
+                vec![incr(b, 6, 5), incr(b, 7, 5)],
+                Some(&at5),
+                false,
+                &["superseded", "ready"],
+                &[1],
+            ),
+            ("the lower one was applied, harmless", vec![incr(b, 6, 4)], Some(&at5), true, &["ready"], &[0]),
+            ("the lower one was applied", vec![incr(b, 6, 4)], Some(&at5), false, &["broken"], &[]),
+        ];
+        for (what, files, past, overlap, words, path) in rows {
+            let got = plan(&files, past, overlap);
+            assert_eq!(got.verdicts.iter().map(Verdict::word).collect::<Vec<_>>(), words, "{what}: {got:?}");
+            assert_eq!(got.path, path, "{what}");
+        }
+        let waits = plan(&[incr(b, 8, 7), incr(b, 7, 6)], Some(&at5), true);
+        assert!(matches!(
+            waits.verdicts[..],
+            [Verdict::Waiting { behind: Some(1), .. }, Verdict::Waiting { behind: None, .. }]
+        ));
+        let applying = Applied { applying: true, ..at5 };
+        let again = |file: Number, overlap| plan(&[file], Some(&applying), overlap).verdicts[0].word();
+        assert_eq!(again(full(b, 5), true), "ready");
+        assert_eq!(again(full(b, 5), false), "broken");
+        assert_eq!(again(incr(b, 6, 5), false), "broken");
+    }
+}

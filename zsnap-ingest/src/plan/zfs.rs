@@ -1,0 +1,491 @@
+//! ZFS streams: the longest way from the newest snapshot that is there, over the pending files.
+
+use std::collections::hash_map::Entry::Vacant;
+use std::collections::{HashMap, HashSet};
+
+use zsnap_common::zstream::Guid;
+
+use super::{Link, Past, Pending, Plan, There, Verdict};
+
+/// Decides about the files of one dataset. `unread`: there are more files for it, of which
+/// nothing is known yet.
+///
+/// Of all ways to go on from the newest snapshot there, the one is taken that leads to the file
+/// with the highest number, and of these the one with the most snapshots: a snapshot that is
+/// passed over can never be received later, and a dead end would leave the rest of the chain
+/// without its base.
+pub fn zfs(there: &There<'_>, files: &[Pending<'_>], past: &Past, unread: bool) -> Plan {
+    let world = World::new(there, files, past);
+    let mut path = world.path();
+    if path.is_empty() {
+        path.extend(world.older_base());
+    }
+    let mut after = world.here.clone();
+    let mut raw = past.raw;
+    for &(file, skip) in &path {
+        after.extend(world.links(file).iter().map(|link| link.to));
+        raw = world.links(file).get(skip).map_or(raw, |link| Some(link.raw));
+    }
+    let world = After { world, after, raw, unread, taken: !path.is_empty() };
+    let mut verdicts: Vec<Verdict> = (0..files.len()).map(|file| world.verdict(file)).collect();
+    for &(file, skip) in &path {
+        let again = world.world.links(file).iter().skip(skip).any(|link| world.world.committed.contains_key(&link.to));
+        verdicts[file] = Verdict::Ready { skip, again };
+    }
+    let mut path: Vec<usize> = path.into_iter().map(|(file, _)| file).collect();
+    if let (Some(parent), Some(&first)) = (there.parent, path.first()) {
+        let host = &files[first].facts.target.host;
+        for &file in &path {
+            verdicts[file] = Verdict::Waiting {
+                why: format!(
+                    "for its parent {host}/{parent}; if {host} never sends that, add it to create-parents in [hosts.{host}]"
+                ),
+                behind: (file != first).then_some(first),
+            };
+        }
+        path.clear();
+    }
+    Plan { verdicts, path }
+}
+
+/// Where a chain stands: the newest snapshot (`None`: the dataset is absent), and whether it was
+/// received raw, as far as that is known. Raw and plain streams cannot follow each other.
+type At = (Option<Guid>, Option<bool>);
+
+/// A way on: the file, and how many of its sub-streams to leave out.
+type Step = (usize, usize);
+
+/// The best way on from some place.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    /// The highest number of a file on it.
+    order: u64,
+    /// How many snapshots it brings.
+    snapshots: usize,
+    /// How many of them its first step brings.
+    gain: usize,
+}
+
+struct World<'a> {
+    there: &'a There<'a>,
+    files: &'a [Pending<'a>],
+    past: &'a Past,
+    /// The snapshots of the dataset.
+    here: HashSet<Guid>,
+    /// Where in the journal a snapshot stands.
+    committed: HashMap<Guid, usize>,
+    /// Position of the newest one in the journal that is still here.
+    left: Option<usize>,
+    /// Which links build on a snapshot.
+    on: HashMap<Option<Guid>, Vec<Step>>,
+    /// Which file brings a snapshot.
+    by: HashMap<Guid, usize>,
+}
+
+impl<'a> World<'a> {
+    fn new(there: &'a There<'a>, files: &'a [Pending<'a>], past: &'a Past) -> World<'a> {
+        let here: HashSet<Guid> = there.snapshots.iter().copied().flatten().map(|s| s.guid).collect();
+        let committed: HashMap<Guid, usize> = past.committed.iter().enumerate().map(|(at, &guid)| (guid, at)).collect();
+        let left = past.committed.iter().rposition(|guid| here.contains(guid));
+        let mut world = World { there, files, past, here, committed, left, on: HashMap::new(), by: HashMap::new() };
+        for (file, pending) in files.iter().enumerate() {
+            if world.is_there(file) {
+                continue;
+            }
+            // Only `zfs receive` can tell whether the dataset was changed; once it has refused a
+            // file, it is not asked again before something else has changed.
+            let refused = pending.refused_at.is_some() && pending.refused_at == there.head();
+            for (at, link) in world.links(file).iter().enumerate() {
+                world.by.entry(link.to).or_insert(file);
+                if !refused {
+                    world.on.entry(link.from).or_default().push((file, at));
+                }
+            }
+        }
+        world
+    }
+
+    fn links(&self, file: usize) -> &'a [Link] {
+        self.files.get(file).map_or(&[], |file| &file.facts.links)
+    }
+
+    fn last(&self, file: usize) -> Option<Guid> {
+        self.links(file).last().map(|link| link.to)
+    }
+
+    /// Its last snapshot is here, or was received and pruned: a later one is here.
+    fn is_there(&self, file: usize) -> bool {
+        self.last(file).is_some_and(|to| {
+            self.here.contains(&to)
+                || self.committed.get(&to).is_some_and(|&at| self.left.is_some_and(|left| left > at))
+        })
+    }
+
+    /// A full stream for an absent dataset that was taken before and is not newer than what was
+    /// taken since: it would bring back something old.
+    fn is_replay(&self, file: usize) -> bool {
+        let known = self.last(file).is_some_and(|to| self.committed.contains_key(&to));
+        let seq = self.files.get(file).and_then(|f| f.facts.number.as_ref()).map(|n| n.seq);
+        known && !matches!((seq, self.past.last_seq), (Some(seq), Some(last)) if seq > last)
+    }
+
+    /// Where step leads to from `at`, if it can be gone.
+    fn end(&self, at: At, (file, skip): Step) -> Option<At> {
+        let rest = self.links(file).get(skip..)?;
+        let first = rest.first()?;
+        let mixed = first.from.is_some() && at.1.is_some_and(|raw| raw != first.raw);
+        let comes_back = rest.iter().any(|link| self.here.contains(&link.to));
+        if mixed || comes_back || (first.from.is_none() && self.is_replay(file)) {
+            return None;
+        }
+        rest.last().map(|last| (Some(last.to), Some(last.raw)))
+    }
+
+    /// The steps to take, in order.
+    fn path(&self) -> Vec<Step> {
+        let mut at: At = match self.there.snapshots {
+            None => (None, None),
+            Some(snapshots) => match snapshots.last() {
+                Some(newest) => (Some(newest.guid), self.past.raw),
+                None => return Vec::new(),
+            },
+        };
+        let ways = self.ways(at);
+        let mut path = Vec::new();
+        while let Some(&Some((_, Some(step)))) = ways.get(&at) {
+            let Some(end) = self.end(at, step) else { break };
+            path.push(step);
+            at = end;
+        }
+        path
+    }
+
+    /// The best way on from `start` and from every place that can be reached from there. Depth
+    /// first, without recursion: a chain may have 100,000 files. A place that is still being
+    /// looked at is `None`: a way back to it would be a circle, which no honest sender makes.
+    fn ways(&self, start: At) -> HashMap<At, Option<(Way, Option<Step>)>> {
+        let mut ways: HashMap<At, Option<(Way, Option<Step>)>> = HashMap::new();
+        let mut stack = vec![start];
+        while let Some(&at) = stack.last() {
+            let steps = self.on.get(&at.0).map_or(&[][..], Vec::as_slice);
+            if let Vacant(new) = ways.entry(at) {
+                new.insert(None);
+                let ends = steps.iter().filter_map(|&step| self.end(at, step));
+                stack.extend(ends.filter(|end| !ways.contains_key(end)));
+                continue;
+            }
+            stack.pop();
+            if ways.get(&at) != Some(&None) {
+                continue;
+            }
+            let mut best = (Way::default(), None);
+            for &step in steps {
+                let Some(Some((rest, _))) = self.end(at, step).and_then(|end| ways.get(&end)) else { continue };
+                let (file, skip) = step;
+                let order = self.files.get(file).map_or(0, |file| file.facts.order);
+                let gain = self.links(file).len() - skip;
+                let way = Way { order: rest.order.max(order), snapshots: rest.snapshots + gain, gain };
+                if best.1.is_none() || way > best.0 {
+                    best = (way, Some(step));
+                }
+            }
+            ways.insert(at, Some(best));
+        }
+        ways
+    }
+
+    /// An increment on a snapshot that is not the newest: `zfs receive` takes it if nothing was
+    /// written since, as with a snapshot made by hand on the target.
+    fn older_base(&self) -> Option<Step> {
+        let snapshots = self.there.snapshots?;
+        let mut steps = snapshots.iter().rev().flat_map(|s| self.on.get(&Some(s.guid)).into_iter().flatten());
+        steps.find(|&&step| self.end((None, self.past.raw), step).is_some()).copied()
+    }
+}
+
+/// How the dataset is when all Ready files are applied.
+struct After<'a> {
+    world: World<'a>,
+    after: HashSet<Guid>,
+    raw: Option<bool>,
+    unread: bool,
+    /// Something is applied.
+    taken: bool,
+}
+
+impl After<'_> {
+    /// For a file that is not Ready.
+    fn verdict(&self, file: usize) -> Verdict {
+        let world = &self.world;
+        if world.is_there(file) {
+            return Verdict::AlreadyThere;
+        }
+        if world.last(file).is_some_and(|to| self.after.contains(&to)) {
+            return Verdict::Superseded;
+        }
+        let links = world.links(file);
+        let skip = links.iter().rposition(|link| self.after.contains(&link.to)).map_or(0, |j| j + 1);
+        let name = world.there.name;
+        match links.get(skip) {
+            None => Verdict::AlreadyThere,
+            Some(Link { from: None, to, .. }) => match world.there.snapshots {
+                None if world.is_replay(file) => Verdict::Refused(format!(
+                    "a replay: snapshot {to} was received before, and its dataset is gone since; to take it all the \
+                     same: zsnap-ingest adopt {0}, then retry {0}",
+                    world.files[file].facts.target
+                )),
+                Some([]) => Verdict::Waiting {
+                    why: format!(
+                        "for {name}, which is there without a snapshot: a receive that still goes on, or something made \
+                         by hand; if it stays so: zfs rename {name} {name}.old"
+                    ),
+                    behind: None,
+                },
+                _ => Verdict::Conflict(format!(
+                    "a full stream for {name}, which has other snapshots; to take it: zfs rename {name} {name}.old, and \
+                     the next run receives it"
+                )),
+            },
+            Some(link @ Link { from: Some(from), .. }) if self.after.contains(from) => self.aside(link, *from),
+            Some(Link { from: Some(from), .. }) => self.without_base(file, *from),
+        }
+    }
+
+    /// Its base is there, and yet it cannot be applied.
+    fn aside(&self, link: &Link, from: Guid) -> Verdict {
+        let name = self.world.there.name;
+        if self.raw.is_some_and(|raw| raw != link.raw) {
+            let (this, that) = if link.raw { ("raw", "plain") } else { ("plain", "raw") };
+            return Verdict::Broken(format!(
+                "a {this} stream on {name}, which was received {that}; send it always raw or never: zfs rename {name} \
+                 {name}.old, and queue a full stream"
+            ));
+        }
+        let base = self.world.there.snapshots.iter().copied().flatten().find(|s| s.guid == from);
+        let base = base.map_or_else(|| from.to_string(), |s| s.name.clone());
+        if self.taken {
+            return Verdict::Diverged(format!(
+                "{name} goes on from its base @{base} without it; remove it, if nothing later waits for it"
+            ));
+        }
+        Verdict::Diverged(format!(
+            "{name} was changed since its base @{base}; to undo that: zfs rollback -r {name}@{base}, or if it went on from \
+             there rightly, remove the file"
+        ))
+    }
+
+    /// Its base is not there.
+    fn without_base(&self, file: usize, from: Guid) -> Verdict {
+        let world = &self.world;
+        let name = world.there.name;
+        if let Some(&behind) = world.by.get(&from).filter(|&&other| other != file) {
+            return Verdict::Waiting { why: format!("for its base {from}"), behind: Some(behind) };
+        }
+        let waiting = |why| Verdict::Waiting { why, behind: None };
+        if self.unread {
+            return waiting(format!("for its base {from}, which a file that was not read yet may bring"));
+        }
+        if world.committed.contains_key(&from) {
+            return Verdict::Broken(format!(
+                "its base {from} was received into {name} and is gone; queue a stream from a snapshot that is still \
+                 there, or a full one"
+            ));
+        }
+        let prev = world.files[file].facts.number.as_ref().and_then(|n| n.prev);
+        match (prev, world.past.last_seq) {
+            (Some(prev), Some(last)) if prev <= last => Verdict::Broken(format!(
+                "its base {from} never came to {name}, and file {prev}, the one before it, is there: nothing more will \
+                 come; queue a full stream, or remove the file if the chain went on without it"
+            )),
+            (Some(prev), _) => waiting(format!("for its base {from}: file {prev} of the same dataset has not come")),
+            (None, _) => waiting(format!("for its base {from}, which is not on {name} yet")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Facts, Head, Number};
+    use zsnap_common::payload::{Base, Epoch};
+    use zsnap_common::zfs::Snapshot;
+
+    /// A stream over these snapshots; the first one is the base, 0: none. Negative: raw.
+    fn stream(order: u64, prev: Option<u64>, snapshots: &[i64]) -> Facts {
+        let guid = |n: i64| Guid(n.unsigned_abs());
+        let link =
+            |pair: &[i64]| Link { from: (pair[0] != 0).then_some(guid(pair[0])), to: guid(pair[1]), raw: pair[1] < 0 };
+        let epoch = Epoch { id: "e".into(), started: 1 };
+        let base = if snapshots[0] == 0 { Base::None } else { Base::Prev };
+        Facts {
+            target: "h/tank".parse().unwrap(),
+            order,
+            number: (order < 1000).then(|| Number { epoch, seq: order, prev, id: order.to_string(), base }),
+            links: snapshots.windows(2).map(link).collect(),
+        }
+    }
+
+    fn snapshots(guids: &[u64]) -> Vec<Snapshot> {
+        let snapshot = |&g: &u64| Snapshot { name: format!("s{g}"), guid: Guid(g), createtxg: g, creation: 0 };
+        guids.iter().map(snapshot).collect()
+    }
+
+    fn past(committed: &[u64], last_seq: Option<u64>) -> Past {
+        Past { committed: committed.iter().map(|&g| Guid(g)).collect(), last_seq, raw: None }
+    }
+
+    fn decide(there: Option<&[u64]>, files: &[Facts], past: &Past) -> Plan {
+        let all = there.map(snapshots);
+        let there = There { name: "p/h/tank", snapshots: all.as_deref(), written: 0, parent: None };
+        let pending: Vec<Pending<'_>> = files.iter().map(|facts| Pending { facts, refused_at: None }).collect();
+        zfs(&there, &pending, past, false)
+    }
+
+    fn words(plan: &Plan) -> Vec<String> {
+        let word = |verdict: &Verdict| match verdict {
+            Verdict::Ready { skip, again } => format!("ready {skip}{}", if *again { " again" } else { "" }),
+            Verdict::Waiting { behind: Some(behind), .. } => format!("waiting {behind}"),
+            verdict => verdict.word().to_owned(),
+        };
+        plan.verdicts.iter().map(word).collect()
+    }
+
+    #[test]
+    fn one_file() {
+        let none = past(&[], None);
+        type Row<'a> = (&'a str, Option<&'a [u64]>, Facts, Past, &'a str);
+        let of = |order, snapshots: &[i64]| stream(order, None, snapshots);
+        let rows: Vec<Row<'_>> = vec![
+            ("first full", None, of(5, &[0, 1]), none.clone(), "ready 0"),
+            ("full again", Some(&[1]), of(5, &[0, 1]), none.clone(), "there"),
+            ("another full", Some(&[1]), of(5, &[0, 9]), none.clone(), "conflict"),
+            ("a full for an empty dataset", Some(&[]), of(5, &[0, 9]), none.clone(), "waiting"),
+            ("next", Some(&[1]), of(6, &[1, 2]), none.clone(), "ready 0"),
+            ("overlap", Some(&[1, 2]), of(6, &[1, 2, 3]), none.clone(), "ready 1"),
+            ("all there", Some(&[1, 2, 3]), of(6, &[1, 2, 3]), none.clone(), "there"),
+            ("base and middle pruned", Some(&[3]), of(6, &[1, 2, 3, 4]), none.clone(), "ready 2"),
+            ("full and more, begun", Some(&[1]), of(6, &[0, 1, 2]), none.clone(), "ready 1"),
+            ("an older base", Some(&[1, 7]), of(6, &[1, 2]), none.clone(), "ready 0"),
+            ("base to come", Some(&[1]), of(6, &[2, 3]), none.clone(), "waiting"),
+            ("dataset to come", None, of(6, &[2, 3]), none.clone(), "waiting"),
+            ("base was here", Some(&[1]), of(6, &[2, 3]), past(&[1, 2], Some(5)), "broken"),
+            ("dataset was here", None, of(6, &[2, 3]), past(&[1, 2], Some(5)), "broken"),
+            ("pruned since", Some(&[1, 4]), of(6, &[2, 3]), past(&[1, 2, 3, 4], Some(9)), "there"),
+            ("rewound pool", Some(&[1]), of(6, &[1, 2]), past(&[1, 2], Some(6)), "ready 0 again"),
+            ("replayed full", None, of(5, &[0, 1]), past(&[1], Some(5)), "refused"),
+            ("replayed full of the seeds", None, of(1005, &[0, 1]), past(&[1], None), "refused"),
+            ("queued anew", None, of(9, &[0, 1]), past(&[1], Some(5)), "ready 0 again"),
+            ("another full for a destroyed one", None, of(4, &[0, 7]), past(&[1], Some(5)), "ready 0"),
+            ("a file is missing", Some(&[1]), stream(7, Some(6), &[2, 3]), past(&[1], Some(5)), "waiting"),
+            ("no file is missing", Some(&[1]), stream(7, Some(5), &[2, 3]), past(&[1], Some(5)), "broken"),
+        ];
+        for (what, there, facts, past, word) in rows {
+            let got = decide(there, &[facts], &past);
+            assert_eq!(words(&got), [word], "{what}: {got:?}");
+            assert_eq!(got.path.len(), usize::from(word.starts_with("ready")), "{what}");
+        }
+    }
+
+    #[test]
+    fn several_files() {
+        let none = past(&[], None);
+        let of = |order, snapshots: &[i64]| stream(order, None, snapshots);
+        type Row<'a> = (&'a str, Option<&'a [u64]>, Vec<Facts>, &'a [&'a str], &'a [usize]);
+        let rows: Vec<Row<'_>> = vec![
+            (
+                "in any order",
+                None,
+                vec![of(3, &[2, 3]), of(2, &[1, 2]), of(1, &[0, 1])],
+                &["ready 0", "ready 0", "ready 0"],
+                &[2, 1, 0],
+            ),
+            ("copies", Some(&[1]), vec![of(2, &[1, 2]), of(2, &[1, 2])], &["ready 0", "superseded"], &[0]),
+            (
+                "after a failed run the next one begins at the same base",
+                Some(&[1]),
+                vec![of(2, &[1, 2]), of(3, &[1, 2, 3]), of(4, &[1, 2, 3, 4])],
+                &["superseded", "superseded", "ready 0"],
+                &[2],
+            ),
+            (
+                "the way with the most snapshots",
+                Some(&[1]),
+                vec![of(2, &[1, 2, 3]), of(3, &[1, 3]), of(4, &[3, 4])],
+                &["ready 0", "superseded", "ready 0"],
+                &[0, 2],
+            ),
+            (
+                "never into a dead end",
+                Some(&[1]),
+                vec![of(2, &[1, 2]), of(3, &[1, 3]), of(4, &[3, 4])],
+                &["diverged", "ready 0", "ready 0"],
+                &[1, 2],
+            ),
+            ("behind a missing one", Some(&[1]), vec![of(3, &[2, 3]), of(4, &[3, 4])], &["waiting", "waiting 0"], &[]),
+            ("two fulls", None, vec![of(1, &[0, 1]), of(2, &[0, 2])], &["conflict", "ready 0"], &[1]),
+            (
+                "a circle",
+                Some(&[1]),
+                vec![of(1, &[1, 2]), of(2, &[2, 3]), of(3, &[3, 2])],
+                &["ready 0", "ready 0", "superseded"],
+                &[0, 1],
+            ),
+            (
+                "raw on plain",
+                None,
+                vec![of(1, &[0, 1]), of(2, &[1, -2]), of(3, &[-2, -3])],
+                &["ready 0", "broken", "waiting 1"],
+                &[0],
+            ),
+            ("raw on raw", None, vec![of(1, &[0, -1]), of(2, &[-1, -2])], &["ready 0", "ready 0"], &[0, 1]),
+        ];
+        for (what, there, files, verdicts, path) in rows {
+            let got = decide(there, &files, &none);
+            assert_eq!(words(&got), verdicts, "{what}: {got:?}");
+            assert_eq!(got.path, path, "{what}");
+        }
+    }
+
+    #[test]
+    fn raw_follows_raw() {
+        let plain = Past { raw: Some(false), ..past(&[1], None) };
+        assert_eq!(words(&decide(Some(&[1]), &[stream(2, None, &[1, -2])], &plain)), ["broken"]);
+        let raw = Past { raw: Some(true), ..past(&[1], None) };
+        assert_eq!(words(&decide(Some(&[1]), &[stream(2, None, &[1, -2])], &raw)), ["ready 0"]);
+        assert_eq!(words(&decide(Some(&[1]), &[stream(2, None, &[1, 2])], &raw)), ["broken"]);
+        // A new full may change it.
+        assert_eq!(words(&decide(None, &[stream(2, None, &[0, 2])], &raw)), ["ready 0"]);
+    }
+
+    #[test]
+    fn a_refused_one_is_tried_again_when_something_changed() {
+        let facts = stream(2, None, &[1, 2]);
+        let all = snapshots(&[1, 7]);
+        let tried = |written, at: u64| {
+            let there = There { name: "p/h/tank", snapshots: Some(&all), written, parent: None };
+            let refused_at = Some(Head { newest: Guid(7), written: at });
+            zfs(&there, &[Pending { facts: &facts, refused_at }], &past(&[], None), false).verdicts[0].word()
+        };
+        assert_eq!(tried(512, 512), "diverged");
+        assert_eq!(tried(0, 512), "ready");
+    }
+
+    #[test]
+    fn a_child_waits_for_its_parent() {
+        let parent = "tank".parse().unwrap();
+        let there = There { name: "p/h/tank/a", snapshots: None, written: 0, parent: Some(&parent) };
+        let files = [stream(1, None, &[0, 1]), stream(2, None, &[1, 2])];
+        let pending: Vec<Pending<'_>> = files.iter().map(|facts| Pending { facts, refused_at: None }).collect();
+        let plan = zfs(&there, &pending, &past(&[], None), false);
+        assert_eq!(words(&plan), ["waiting", "waiting 0"]);
+        assert!(plan.path.is_empty() && plan.verdicts[0].why().contains("create-parents"));
+    }
+
+    #[test]
+    fn a_long_chain_is_no_deep_recursion() {
+        let files: Vec<Facts> = (0..100_000).rev().map(|n| stream(1000 + n as u64, None, &[n, n + 1])).collect();
+        let plan = decide(None, &files, &past(&[], None));
+        assert_eq!(plan.path.len(), 100_000);
+        assert_eq!(plan.path[0], 99_999);
+    }
+}
