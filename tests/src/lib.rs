@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-pub mod fake_zfs;
+use zsnap_common::zfs;
+use zsnap_common::zstream::{self, Guid, SubStream};
+
+pub mod pool;
 pub mod random;
 pub mod scene;
 pub mod stream;
@@ -31,4 +34,22 @@ pub fn sample(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/streams").join(format!("{name}.zst"));
     let packed = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     zstd::decode_all(packed.as_slice()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+// Not in pool.rs, which the fake `zfs` shares.
+impl From<&SubStream> for pool::Begin {
+    fn from(sub: &SubStream) -> pool::Begin {
+        let kind = match sub.kind {
+            zstream::Kind::Filesystem => pool::Kind::Filesystem,
+            zstream::Kind::Volume => pool::Kind::Volume,
+        };
+        let from = sub.from.map(|guid| guid.0);
+        pool::Begin { from, to: sub.to.0, kind, raw: sub.raw, created: sub.created }
+    }
+}
+
+impl From<&pool::Snapshot> for zfs::Snapshot {
+    fn from(s: &pool::Snapshot) -> zfs::Snapshot {
+        zfs::Snapshot { name: s.name.clone(), guid: Guid(s.guid), createtxg: s.createtxg, creation: s.creation }
+    }
 }

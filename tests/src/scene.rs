@@ -39,6 +39,17 @@ pub fn have(peer: &str) -> bool {
     found
 }
 
+/// Puts `zfs` and `zpool`, the fake ones, into a new directory.
+pub fn fake_zfs(dir: &Path) {
+    fs::create_dir(dir).unwrap();
+    for name in ["zfs", "zpool"] {
+        let (from, to) = (program("fake-zfs"), dir.join(name));
+        // Not a symlink: it looks for its pools where it was started from. A copy that is still
+        // open for writing in a child of another thread could not be started.
+        fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).unwrap();
+    }
+}
+
 /// What a program did.
 #[derive(Debug)]
 pub struct Ran {
@@ -121,6 +132,36 @@ impl Scene {
              target = \"{root}/tar\"\noverlap = true\n"
         ));
         scene
+    }
+
+    /// The same with a pool `backup`, whose `zfs` and `zpool` are the fake ones (see
+    /// `src/bin/fake-zfs`), in `bin`; the store is `backup/hosts`, and each host has
+    /// `create-parents = ["tank"]`.
+    pub fn with_pool() -> Scene {
+        let scene = Scene::new();
+        fake_zfs(&scene.path("bin"));
+        run(Command::new(scene.path("bin/zpool")).args(["create", "backup"]), b"").expect(0);
+        scene.zfs(&["create", "backup/hosts"]).expect(0);
+        let bin = scene.path("bin").display().to_string();
+        scene.edit(
+            "ingest.toml",
+            "state =",
+            &format!("store = \"backup/hosts\"\nzfs = \"{bin}/zfs\"\nzpool = \"{bin}/zpool\"\nstate ="),
+        );
+        scene.edit("ingest.toml", "signers =", "create-parents = [\"tank\"]\nsigners =");
+        scene
+    }
+
+    /// Runs the fake `zfs`.
+    pub fn zfs(&self, args: &[&str]) -> Ran {
+        run(Command::new(self.path("bin/zfs")).args(args), b"")
+    }
+
+    /// How the fake `zfs` and `zpool` were called since the last time: their names and arguments.
+    pub fn zfs_calls(&self) -> Vec<Vec<String>> {
+        let text = fs::read_to_string(self.path("bin/calls")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("bin/calls"));
+        text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
     }
 
     /// A path inside.

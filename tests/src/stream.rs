@@ -25,9 +25,12 @@
 //! # assert!(full.len() < compound.len() && hostile.len() == full.len());
 //! ```
 
+use std::io::{self, Read};
+
 /// Length of a record.
 pub const RECORD: usize = 312;
-const MAGIC: u64 = 0x2_f5ba_cbac;
+/// How a BEGIN can be told, at its offset 8.
+pub const MAGIC: u64 = 0x2_f5ba_cbac;
 
 /// Record types.
 #[allow(missing_docs, reason = "the format's own names")]
@@ -145,6 +148,23 @@ impl Rec {
     pub fn followed_by(mut self, payload: &[u8]) -> Rec {
         self.payload = payload.to_vec();
         self
+    }
+
+    /// The next one of a stream, with its payload.
+    pub fn read(input: &mut impl Read, big: bool) -> io::Result<Rec> {
+        let mut rec = Rec { big, head: vec![0; RECORD], payload: Vec::new() };
+        input.read_exact(&mut rec.head)?;
+        rec.read_payload(input)?;
+        Ok(rec)
+    }
+
+    /// Reads the payload that belongs to it.
+    pub fn read_payload(&mut self, input: &mut impl Read) -> io::Result<()> {
+        match self.payload_length() {
+            length @ ..=0x0100_0000 => self.payload.resize(length, 0),
+            length => return Err(io::Error::other(format!("a payload of {length} bytes"))),
+        }
+        input.read_exact(&mut self.payload)
     }
 
     /// The type.
@@ -394,6 +414,25 @@ impl Stream {
             out.extend(rec.payload);
         }
         out
+    }
+}
+
+/// The checksum of a BEGIN..END that is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum([u64; 4]);
+
+impl Sum {
+    /// Takes the next record; whether what it says about those before it, and itself, is right.
+    pub fn check(&mut self, rec: &Rec) -> bool {
+        let said = |at: usize| [0, 8, 16, 24].map(|n| rec.u64(at + n));
+        let mut right = rec.kind() != END || said(8) == self.0;
+        if rec.kind() != BEGIN {
+            fletcher4(&mut self.0, &rec.head[..280], rec.big);
+            right &= said(280) == [0; 4] || said(280) == self.0;
+        }
+        fletcher4(&mut self.0, if rec.kind() == BEGIN { &rec.head } else { &rec.head[280..] }, rec.big);
+        fletcher4(&mut self.0, &rec.payload, rec.big);
+        right
     }
 }
 

@@ -2,11 +2,11 @@
 //! go, and everything else of the run is done.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use zsnap_tests::fake_zfs::FakeZfs;
 use zsnap_tests::scene::{Ran, Scene, manifest, name, run};
 use zsnap_tests::stream::{Rec, Stream, Sub};
 
@@ -25,36 +25,53 @@ fn queue(scene: &Scene, host: &str, dataset: &str, guid: u64, big: bool) {
     scene.queue(&args, &Stream::plain(sub).bytes()).expect(0);
 }
 
-fn ingest(scene: &Scene, zfs: &FakeZfs) -> Ran {
-    ingest_with(scene, zfs, "--receive-timeout=2s")
+/// What `zfs receive` does before and after it works, in shell; `$to` is DATASET@SNAP.
+fn receiver(scene: &Scene, before: &str, after: &str) {
+    let bin = scene.path("bin").display().to_string();
+    let script = format!(
+        "#!/bin/sh\nfor to; do :; done\n[ \"$1\" = receive ] || exec {bin}/zfs \"$@\"\n\
+         {before}\n{bin}/zfs \"$@\" || exit\n{after}\n"
+    );
+    scene.write("bin/hanging", &script);
+    fs::set_permissions(scene.path("bin/hanging"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-fn ingest_with(scene: &Scene, zfs: &FakeZfs, timeout: &str) -> Ran {
-    let options = zfs.options();
-    scene.ingest(&options.iter().map(String::as_str).chain([timeout]).collect::<Vec<_>>())
+fn ingest(scene: &Scene) -> Ran {
+    ingest_with(scene, "--receive-timeout=2s")
+}
+
+fn ingest_with(scene: &Scene, timeout: &str) -> Ran {
+    scene.ingest(&["--zfs", scene.path("bin/hanging").to_str().unwrap(), timeout])
+}
+
+/// The snapshots in the store, sorted.
+fn snapshots(scene: &Scene) -> Vec<String> {
+    let out = scene.zfs(&["list", "-H", "-r", "-t", "snapshot", "-o", "name", "backup/hosts"]).expect(0).out;
+    let mut all: Vec<_> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
+    all.sort();
+    all
 }
 
 /// `laptop/tank` hangs with `before` and `after` in its receiver; `laptop/data` and `other/tank` do not.
 /// Then the receiver is as it should be, and the file is applied.
 #[track_caller]
 fn hangs(big: bool, before: &str, after: &str, says: &str) {
-    let scene = Scene::new();
-    let zfs = FakeZfs::new(&scene);
+    let scene = Scene::with_pool();
     queue(&scene, "laptop", "tank", 1, big);
     queue(&scene, "laptop", "zdata", 2, false);
     queue(&scene, "other", "tank", 3, big);
     let only = |does: &str| format!("case $to in */laptop/tank@a) {does} ;; esac");
-    zfs.does(&only(before), &only(after));
-    let ran = ingest(&scene, &zfs).expect(69).says(says).says("zfs receive pool/hosts/laptop/tank@a: zfs (pid ");
+    receiver(&scene, &only(before), &only(after));
+    let ran = ingest(&scene).expect(69).says(says).says("zfs receive backup/hosts/laptop/tank@a: zfs (pid ");
     let ran = ran.says("look at dmesg").says("the file stays");
     assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
-    assert_eq!(zfs.snapshots(), ["pool/hosts/laptop/zdata@a", "pool/hosts/other/tank@a"]);
+    assert_eq!(snapshots(&scene), ["backup/hosts/laptop/zdata@a", "backup/hosts/other/tank@a"]);
     assert!(scene.spooled("other").is_empty());
     assert_eq!(scene.spooled("laptop").len(), 1);
-    zfs.does("", "");
-    ingest(&scene, &zfs).expect(0);
+    receiver(&scene, "", "");
+    ingest(&scene).expect(0);
     assert!(scene.spooled("laptop").is_empty());
-    assert_eq!(zfs.snapshots().len(), 3);
+    assert_eq!(snapshots(&scene).len(), 3);
 }
 
 #[test]
@@ -84,24 +101,22 @@ fn a_receiver_that_closes_its_input_and_stays_is_killed() {
 
 #[test]
 fn what_a_hanging_receiver_has_committed_counts() {
-    let scene = Scene::new();
-    let zfs = FakeZfs::new(&scene);
+    let scene = Scene::with_pool();
     queue(&scene, "laptop", "tank", 1, false);
-    zfs.does("", "sleep 1000");
-    ingest(&scene, &zfs).expect(0);
-    assert_eq!(zfs.snapshots(), ["pool/hosts/laptop/tank@a"]);
+    receiver(&scene, "", "sleep 1000");
+    ingest(&scene).expect(0);
+    assert_eq!(snapshots(&scene), ["backup/hosts/laptop/tank@a"]);
     assert!(scene.spooled("laptop").is_empty());
 }
 
 #[test]
 fn a_slow_receiver_is_not_killed() {
-    let scene = Scene::new();
-    let zfs = FakeZfs::new(&scene);
+    let scene = Scene::with_pool();
     queue(&scene, "laptop", "tank", 1, true);
     // Longer than the timeout in all, but never without taking something.
-    zfs.does("for i in 1 2 3; do head -c 700000; sleep 2; done > slow; cat >> slow; exec < slow", "");
-    ingest_with(&scene, &zfs, "--receive-timeout=5s").expect(0);
-    assert_eq!(zfs.snapshots(), ["pool/hosts/laptop/tank@a"]);
+    receiver(&scene, "for i in 1 2 3; do head -c 700000; sleep 2; done > slow; cat >> slow; exec < slow", "");
+    ingest_with(&scene, "--receive-timeout=5s").expect(0);
+    assert_eq!(snapshots(&scene), ["backup/hosts/laptop/tank@a"]);
 }
 
 /// A file system on which every write waits until it is thawed, and cannot be killed.
@@ -145,19 +160,22 @@ fn state(pid: u32) -> Option<char> {
 
 #[test]
 fn a_receiver_that_cannot_be_killed_is_left_behind() {
-    let scene = Scene::new();
+    let scene = Scene::with_pool();
     let Some(frozen) = Frozen::new(&scene) else { return };
-    let zfs = FakeZfs::new(&scene);
     // The first one is stuck while it is fed, the second one after its last byte.
     queue(&scene, "laptop", "tank", 1, true);
     queue(&scene, "laptop", "zdata", 2, false);
     queue(&scene, "other", "tank", 3, true);
     let stuck = format!("exec touch {}/x", frozen.at.display());
-    zfs.does(&format!("case $to in */laptop/tank@a) {stuck} ;; */laptop/*) cat > /dev/null; {stuck} ;; esac"), "");
-    let ran = ingest(&scene, &zfs).expect(69);
+    receiver(
+        &scene,
+        &format!("case $to in */laptop/tank@a) {stuck} ;; */laptop/*) cat > /dev/null; {stuck} ;; esac"),
+        "",
+    );
+    let ran = ingest(&scene).expect(69);
     let ran = ran.says("took nothing for 2 s and cannot be killed: it is left behind");
     let ran = ran.says("did not end in 2 s and cannot be killed: it is left behind");
-    assert_eq!(zfs.snapshots(), ["pool/hosts/other/tank@a"]);
+    assert_eq!(snapshots(&scene), ["backup/hosts/other/tank@a"]);
     assert_eq!(scene.spooled("laptop").len(), 2);
     let pids = ran.err.lines().filter(|line| line.contains("the file stays"));
     let pids = pids.map(|line| line.split("(pid ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap());
@@ -172,8 +190,8 @@ fn a_receiver_that_cannot_be_killed_is_left_behind() {
         assert!(guard.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(20));
     }
-    zfs.does("", "");
-    ingest(&scene, &zfs).expect(0);
+    receiver(&scene, "", "");
+    ingest(&scene).expect(0);
     assert!(scene.spooled("laptop").is_empty());
 }
 

@@ -1,0 +1,193 @@
+//! Where the fake `zfs` keeps its pools: a directory for each dataset, with a file `@` in it (no
+//! component of a name has an `@`). Each change replaces that file by a rename, under one lock for
+//! all: whenever the program is killed, what was is there, or what shall be.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::pool::{Dataset, Kind, Pool, Receiving, Snapshot};
+
+const DATASET: &str = "@";
+/// Locked by whoever receives into the dataset, for as long as it lives.
+const RECEIVER: &str = "@receiver";
+const TXG: &str = "@txg";
+const GUID: &str = "@guid";
+
+/// All pools.
+pub struct Disk {
+    root: PathBuf,
+}
+
+/// The right to change something.
+pub struct Locked(#[expect(dead_code, reason = "unlocks when dropped")] File);
+
+impl Disk {
+    /// In that directory, which is made.
+    pub fn open(root: PathBuf) -> io::Result<Disk> {
+        fs::create_dir_all(&root)?;
+        Ok(Disk { root })
+    }
+
+    /// Waits for the right to change something.
+    pub fn lock(&self) -> io::Result<Locked> {
+        let file = File::create(self.root.join("@lock"))?;
+        file.lock()?;
+        Ok(Locked(file))
+    }
+
+    fn of(&self, dataset: &str) -> PathBuf {
+        self.root.join(dataset)
+    }
+
+    /// Makes an empty pool.
+    pub fn create_pool(&self, name: &str, guid: u64) -> io::Result<()> {
+        fs::create_dir(self.of(name))?;
+        fs::write(self.of(name).join(GUID), guid.to_string())?;
+        let pool = Pool::new(name, guid);
+        self.save(name, &Pool { guid: pool.guid, txg: 0, datasets: BTreeMap::new() }, &pool)
+    }
+
+    /// Guid of a pool that is here.
+    pub fn pool_guid(&self, name: &str) -> Option<u64> {
+        fs::read_to_string(self.of(name).join(GUID)).ok()?.parse().ok()
+    }
+
+    /// The pool, with only these datasets, as far as they are there: `single` ones, and `trees`
+    /// with all below them. To change them, lock first.
+    pub fn load(&self, single: &[&str], trees: &[&str]) -> io::Result<Pool> {
+        let any = single.iter().chain(trees).next().copied().unwrap_or_default();
+        let name = any.split('/').next().unwrap_or_default();
+        let txg = fs::read_to_string(self.of(name).join(TXG)).ok().and_then(|text| text.parse().ok());
+        let guid = self.pool_guid(name).unwrap_or_default();
+        let mut pool = Pool { guid, txg: txg.unwrap_or_default(), datasets: BTreeMap::new() };
+        for dataset in single {
+            self.read(dataset, &mut pool)?;
+        }
+        for root in trees {
+            self.read_tree((*root).to_owned(), &mut pool)?;
+        }
+        Ok(pool)
+    }
+
+    /// Whether there is such a dataset.
+    fn read(&self, dataset: &str, pool: &mut Pool) -> io::Result<bool> {
+        let dir = self.of(dataset);
+        let text = match fs::read_to_string(dir.join(DATASET)) {
+            Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) => return Ok(false),
+            other => other?,
+        };
+        let read = parse(&text).ok_or_else(|| io::Error::other(format!("{dataset}: unreadable: {text}")))?;
+        let lost = read.receiving.is_some() && !locked(&dir.join(RECEIVER));
+        pool.datasets.insert(dataset.to_owned(), read);
+        if lost {
+            pool.abandon(dataset);
+        }
+        Ok(true)
+    }
+
+    fn read_tree(&self, dataset: String, pool: &mut Pool) -> io::Result<()> {
+        if dataset.is_empty() || !self.read(&dataset, pool)? {
+            return Ok(());
+        }
+        for entry in fs::read_dir(self.of(&dataset))? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str().filter(|name| !name.starts_with('@')) else { continue };
+            self.read_tree(format!("{dataset}/{name}"), pool)?;
+        }
+        Ok(())
+    }
+
+    /// Marks that we receive into the dataset, for as long as the result lives.
+    pub fn receiver(&self, dataset: &str) -> io::Result<File> {
+        fs::create_dir_all(self.of(dataset))?;
+        let file = File::create(self.of(dataset).join(RECEIVER))?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// Makes of `before` what is in `after`.
+    pub fn save(&self, any: &str, before: &Pool, after: &Pool) -> io::Result<()> {
+        let name = any.split('/').next().unwrap_or_default();
+        if after.txg != before.txg {
+            replace(&self.of(name).join(TXG), &after.txg.to_string())?;
+        }
+        for (name, dataset) in &after.datasets {
+            if before.datasets.get(name) != Some(dataset) {
+                fs::create_dir_all(self.of(name))?;
+                replace(&self.of(name).join(DATASET), &text(dataset))?;
+            }
+        }
+        for name in before.datasets.keys().rev().filter(|name| !after.datasets.contains_key(*name)) {
+            fs::remove_file(self.of(name).join(DATASET))?;
+            let _ = fs::remove_dir_all(self.of(name));
+        }
+        Ok(())
+    }
+}
+
+/// Whether somebody who lives holds it.
+fn locked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(new, path)
+}
+
+fn text(dataset: &Dataset) -> String {
+    use std::fmt::Write;
+    let kind = if dataset.kind == Kind::Volume { "volume" } else { "filesystem" };
+    let receiving = match dataset.receiving {
+        None => "-".to_owned(),
+        Some(Receiving::New) => "new".to_owned(),
+        Some(Receiving::Increment(base)) => base.to_string(),
+    };
+    let mut out = format!("{kind}\t{}\t{}\t{receiving}\n", dataset.raw, dataset.head);
+    for (key, value) in &dataset.properties {
+        let _ = writeln!(out, "p\t{key}\t{value}");
+    }
+    for (name, (guid, content)) in &dataset.bookmarks {
+        let _ = writeln!(out, "b\t{name}\t{}\t{content}", guid);
+    }
+    for (s, content) in dataset.snapshots.iter().zip(&dataset.contents) {
+        let _ = writeln!(out, "s\t{}\t{}\t{}\t{}\t{content}", s.name, s.guid, s.createtxg, s.creation);
+    }
+    out
+}
+
+fn parse(text: &str) -> Option<Dataset> {
+    let mut lines = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+    let first = lines.next()?;
+    let [kind, raw, head, receiving] = first[..] else { return None };
+    let kind = if kind == "volume" { Kind::Volume } else { Kind::Filesystem };
+    let mut dataset = Dataset::new(kind, raw == "true", head.parse().ok()?);
+    dataset.receiving = match receiving {
+        "-" => None,
+        "new" => Some(Receiving::New),
+        base => Some(Receiving::Increment(base.parse().ok()?)),
+    };
+    for line in lines {
+        match line[..] {
+            ["p", key, value] => drop(dataset.properties.insert(key.to_owned(), value.to_owned())),
+            ["b", name, guid, content] => {
+                let entry = (guid.parse().ok()?, content.parse().ok()?);
+                dataset.bookmarks.insert(name.to_owned(), entry);
+            }
+            ["s", name, guid, createtxg, creation, content] => {
+                dataset.snapshots.push(Snapshot {
+                    name: name.to_owned(),
+                    guid: guid.parse().ok()?,
+                    createtxg: createtxg.parse().ok()?,
+                    creation: creation.parse().ok()?,
+                });
+                dataset.contents.push(content.parse().ok()?);
+            }
+            _ => return None,
+        }
+    }
+    Some(dataset)
+}

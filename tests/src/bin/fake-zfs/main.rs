@@ -1,0 +1,377 @@
+//! `zfs` and `zpool` for the tests: what zsnap and the tests' scripts call, on pools that are
+//! files. The rules are those of `zsnap_tests::pool`, which `tests/lab/zfs-script` holds to the
+//! real ones.
+//!
+//! It is linked under these two names into a directory of its own, where it keeps `pools`, and
+//! adds each call to `calls` (a line: the arguments, separated by tabs). Files there make it fail,
+//! where it receives: `delay` (milliseconds, before the commit), `refuse` (says the content and
+//! exits with 1), `die-before-commit`, `die-after-commit` (by SIGKILL), `fail-after-commit`
+//! (exits with 1 all the same).
+//!
+//! Beyond the real program: `zfs write DATASET` writes something to it, `zfs fake` is how to tell
+//! which it is, `zfs guid DATASET@SNAP GUID` takes a snapshot of that guid.
+
+mod disk;
+// Not those of the library, which would bring OpenPGP, and with it two thirds of the time that
+// a call takes.
+#[path = "../../pool.rs"]
+#[allow(dead_code)]
+mod pool;
+#[path = "../../random.rs"]
+#[allow(dead_code)]
+mod random;
+mod receive;
+mod send;
+#[path = "../../stream.rs"]
+#[allow(dead_code)]
+mod stream;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use disk::Disk;
+use pool::{Dataset, Kind, Pool, Refused};
+
+/// Why it ends with a status other than 0.
+enum Fail {
+    /// Wrong usage: 2.
+    Usage(String),
+    /// 1.
+    Refused(Refused),
+}
+
+impl From<Refused> for Fail {
+    fn from(why: Refused) -> Fail {
+        Fail::Refused(why)
+    }
+}
+
+impl From<io::Error> for Fail {
+    fn from(e: io::Error) -> Fail {
+        Fail::Refused(format!("fake-zfs: {e}"))
+    }
+}
+
+type Done = Result<(), Fail>;
+
+fn main() -> ExitCode {
+    let home = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let mut args = std::env::args();
+    let program = PathBuf::from(args.next().unwrap_or_default());
+    let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let args: Vec<String> = args.collect();
+    let done = note(&home, &program, &args).and_then(|()| {
+        let disk = Disk::open(home.join("pools"))?;
+        if program == "zpool" { zpool(&disk, &args) } else { zfs(&disk, &home, &args) }
+    });
+    let (status, why) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Fail::Usage(why)) => (2, why),
+        Err(Fail::Refused(why)) => (1, why),
+    };
+    let _ = writeln!(io::stderr(), "{why}");
+    ExitCode::from(status)
+}
+
+fn note(home: &Path, program: &str, args: &[String]) -> Done {
+    let escaped = args.iter().map(|arg| arg.escape_default().to_string());
+    let line: Vec<String> = std::iter::once(program.to_owned()).chain(escaped).collect();
+    let mut calls = fs::File::options().append(true).create(true).open(home.join("calls"))?;
+    Ok(calls.write_all((line.join("\t") + "\n").as_bytes())?)
+}
+
+/// Those that the tests use.
+const PROPERTIES: [&str; 8] =
+    ["readonly", "canmount", "volmode", "mountpoint", "encryption", "keyformat", "compression", "refquota"];
+
+/// Options and operands. `with`: letters of the options that have a value.
+struct Args<'a> {
+    options: Vec<(char, &'a str)>,
+    operands: Vec<&'a str>,
+}
+
+impl<'a> Args<'a> {
+    fn parse(args: &'a [String], plain: &str, with: &str) -> Result<Args<'a>, Fail> {
+        let mut parsed = Args { options: Vec::new(), operands: Vec::new() };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let Some(letters) = arg.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
+                parsed.operands.push(arg);
+                continue;
+            };
+            for (at, letter) in letters.char_indices() {
+                if plain.contains(letter) {
+                    parsed.options.push((letter, ""));
+                } else if with.contains(letter) {
+                    let rest = &letters[at + 1..];
+                    let value = if rest.is_empty() { args.next().map(String::as_str) } else { Some(rest) };
+                    let value = value.ok_or_else(|| Fail::Usage(format!("missing argument for -{letter}")))?;
+                    parsed.options.push((letter, value));
+                    break;
+                } else {
+                    return Err(Fail::Usage(format!("invalid option '{letter}'")));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn has(&self, letter: char) -> bool {
+        self.options.iter().any(|(l, _)| *l == letter)
+    }
+
+    fn value(&self, letter: char) -> Option<&'a str> {
+        self.options.iter().find(|(l, _)| *l == letter).map(|(_, value)| *value)
+    }
+
+    /// The values of all `-o NAME=VALUE`. A property may be given once, in `-o` or in `-x`.
+    fn properties(&self) -> Result<Vec<(&'a str, &'a str)>, Fail> {
+        let mut names = BTreeSet::new();
+        let mut set = Vec::new();
+        for (letter, text) in self.options.iter().filter(|(l, _)| "ox".contains(*l)) {
+            let (name, value) = match letter {
+                'o' => text.split_once('=').ok_or_else(|| Fail::Usage("missing '='".into()))?,
+                _ => (*text, ""),
+            };
+            if !names.insert(name) {
+                return Err(Fail::Usage(format!("property '{name}' specified multiple times")));
+            }
+            if !PROPERTIES.contains(&name) && !name.contains(':') {
+                return Err(Fail::Refused(format!("invalid property '{name}'")));
+            }
+            if *letter == 'o' {
+                set.push((name, value));
+            }
+        }
+        Ok(set)
+    }
+
+    fn one(&self) -> Result<&'a str, Fail> {
+        match self.operands[..] {
+            [one] => Ok(one),
+            _ => Err(Fail::Usage("one operand, please".into())),
+        }
+    }
+
+    fn two(&self) -> Result<(&'a str, &'a str), Fail> {
+        match self.operands[..] {
+            [one, two] => Ok((one, two)),
+            _ => Err(Fail::Usage("two operands, please".into())),
+        }
+    }
+}
+
+fn zpool(disk: &Disk, args: &[String]) -> Done {
+    let [verb, rest @ ..] = args else { return Err(Fail::Usage("zpool VERB".into())) };
+    match verb.as_str() {
+        "create" => {
+            let args = Args::parse(rest, "f", "mo")?;
+            let name = args.operands.first().ok_or_else(|| Fail::Usage("zpool create NAME".into()))?;
+            let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos() as u64);
+            disk.create_pool(name, now)?;
+        }
+        "list" => {
+            let args = Args::parse(rest, "Hp", "o")?;
+            if !args.has('H') || args.value('o') != Some("guid") {
+                return Err(Fail::Usage("zpool list -Hp -o guid POOL".into()));
+            }
+            let name = args.one()?;
+            let guid = disk.pool_guid(name).ok_or_else(|| format!("cannot open '{name}': no such pool"))?;
+            writeln!(io::stdout(), "{guid}")?;
+        }
+        _ => return Err(Fail::Usage(format!("zpool {verb}: not in the fake one"))),
+    }
+    Ok(())
+}
+
+/// Changes the datasets that `single` and `trees` name.
+fn change(disk: &Disk, single: &[&str], trees: &[&str], how: impl FnOnce(&mut Pool) -> Result<(), Refused>) -> Done {
+    let _locked = disk.lock()?;
+    let before = disk.load(single, trees)?;
+    let mut after = before.clone();
+    how(&mut after)?;
+    let any = single.iter().chain(trees).next().copied().unwrap_or_default();
+    Ok(disk.save(any, &before, &after)?)
+}
+
+fn parent(dataset: &str) -> &str {
+    dataset.rsplit_once('/').map_or(dataset, |(parent, _)| parent)
+}
+
+/// What stands before the `@` or `#`.
+fn dataset_of(name: &str) -> &str {
+    name.split(['@', '#']).next().unwrap_or_default()
+}
+
+fn zfs(disk: &Disk, home: &Path, args: &[String]) -> Done {
+    let [verb, rest @ ..] = args else { return Err(Fail::Usage("zfs VERB".into())) };
+    match verb.as_str() {
+        "fake" => Ok(()),
+        "list" => list(disk, rest),
+        "get" => get(disk, rest),
+        "receive" => receive::receive(disk, home, rest),
+        "send" => send::send(disk, rest),
+        "create" => {
+            let args = Args::parse(rest, "s", "oV")?;
+            let properties = args.properties()?;
+            let name = args.one()?;
+            change(disk, &[name, parent(name)], &[], |pool| {
+                pool.create(name, &properties)?;
+                if let Some(made) = pool.datasets.get_mut(name) {
+                    made.raw = properties.contains(&("encryption", "on"));
+                    made.kind = if args.has('V') { Kind::Volume } else { Kind::Filesystem };
+                }
+                Ok(())
+            })
+        }
+        "write" => {
+            let args = Args::parse(rest, "", "")?;
+            let name = args.one()?;
+            change(disk, &[name], &[], |pool| pool.write(name))
+        }
+        "snapshot" => {
+            let args = Args::parse(rest, "r", "")?;
+            let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_secs());
+            for name in &args.operands {
+                let (of, snap) = name.split_once('@').ok_or_else(|| Fail::Usage("DATASET@NAME".into()))?;
+                if !args.has('r') {
+                    change(disk, &[of], &[], |pool| pool.snapshot(name, now).map(drop))?;
+                    continue;
+                }
+                change(disk, &[], &[of], |pool| {
+                    let all: Vec<String> = pool.tree(of).map(|(name, _)| format!("{name}@{snap}")).collect();
+                    all.iter().try_for_each(|name| pool.snapshot(name, now).map(drop))
+                })?;
+            }
+            Ok(())
+        }
+        "bookmark" => {
+            let args = Args::parse(rest, "", "")?;
+            let (snapshot, bookmark) = args.two()?;
+            change(disk, &[dataset_of(snapshot)], &[], |pool| pool.bookmark(snapshot, bookmark))
+        }
+        "rollback" => {
+            let args = Args::parse(rest, "r", "")?;
+            let name = args.one()?;
+            change(disk, &[dataset_of(name)], &[], |pool| pool.rollback(name, args.has('r')))
+        }
+        "rename" => {
+            let args = Args::parse(rest, "", "")?;
+            let (old, new) = args.two()?;
+            change(disk, &[parent(new)], &[dataset_of(old), dataset_of(new)], |pool| pool.rename(old, new))
+        }
+        "destroy" => {
+            let args = Args::parse(rest, "r", "")?;
+            let name = args.one()?;
+            match name.split_once('@') {
+                Some((of, spec)) => change(disk, &[of], &[], |pool| {
+                    let names = named(pool.datasets.get(of), spec);
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    pool.destroy_snapshots(of, &names)
+                }),
+                None => change(disk, &[], &[name], |pool| pool.destroy(name, args.has('r'))),
+            }
+        }
+        _ => Err(Fail::Usage(format!("zfs {verb}: not in the fake one"))),
+    }
+}
+
+/// The names that `a,b%c` stands for.
+fn named(dataset: Option<&Dataset>, spec: &str) -> Vec<String> {
+    let all: Vec<&str> = dataset.iter().flat_map(|d| &d.snapshots).map(|s| s.name.as_str()).collect();
+    let mut names = Vec::new();
+    for part in spec.split(',') {
+        let Some((from, to)) = part.split_once('%') else {
+            names.push(part.to_owned());
+            continue;
+        };
+        let at = |name: &str| all.iter().position(|n| *n == name);
+        let first = if from.is_empty() { Some(0) } else { at(from) };
+        let last = if to.is_empty() { all.len().checked_sub(1) } else { at(to) };
+        if let (Some(first), Some(last)) = (first, last) {
+            names.extend(all.iter().take(last + 1).skip(first).map(|name| (*name).to_owned()));
+        }
+    }
+    names
+}
+
+fn list(disk: &Disk, args: &[String]) -> Done {
+    let args = Args::parse(args, "Hpr", "dtos")?;
+    if !args.has('H') {
+        return Err(Fail::Usage("zfs list without -H is for people".into()));
+    }
+    let name = args.one()?;
+    let columns: Vec<&str> = args.value('o').unwrap_or("name").split(',').collect();
+    let types: Vec<&str> = args.value('t').unwrap_or("filesystem,volume").split(',').collect();
+    let depth = match (args.has('r'), args.value('d')) {
+        (true, None) => usize::MAX,
+        (false, None) => types.contains(&"snapshot").into(),
+        (_, Some(depth)) => depth.parse().map_err(|_| Fail::Usage("-d DEPTH".into()))?,
+    };
+    let root = dataset_of(name);
+    let pool = if depth < 2 && !args.has('r') { disk.load(&[root], &[]) } else { disk.load(&[], &[root]) }?;
+    let level = |name: &str| name.matches('/').count() - root.matches('/').count();
+    let mut rows: Vec<(u64, String)> = Vec::new();
+    let mut found = false;
+    for (of, dataset) in pool.tree(root) {
+        let kind = if dataset.kind == Kind::Volume { "volume" } else { "filesystem" };
+        found |= of == name;
+        if types.contains(&kind) && level(of) <= depth && !name.contains('@') {
+            let cells = columns.iter().map(|column| match *column {
+                "name" => of.to_owned(),
+                "type" => kind.into(),
+                "written" => dataset.written().to_string(),
+                "guid" | "createtxg" | "creation" => "1".into(),
+                _ => "-".into(),
+            });
+            rows.push((1, cells.collect::<Vec<_>>().join("\t")));
+        }
+        for snapshot in &dataset.snapshots {
+            let full = format!("{of}@{}", snapshot.name);
+            let wanted = if name.contains('@') { full == name } else { level(of) < depth };
+            found |= full == name;
+            if !types.contains(&"snapshot") || !wanted {
+                continue;
+            }
+            let cells = columns.iter().map(|column| match *column {
+                "name" => full.clone(),
+                "type" => "snapshot".into(),
+                "guid" => snapshot.guid.to_string(),
+                "createtxg" => snapshot.createtxg.to_string(),
+                "creation" => snapshot.creation.to_string(),
+                _ => "0".into(),
+            });
+            rows.push((snapshot.createtxg, cells.collect::<Vec<_>>().join("\t")));
+        }
+    }
+    if !found {
+        return Err(Fail::Refused(format!("cannot open '{name}': dataset does not exist")));
+    }
+    match args.value('s') {
+        None => {}
+        Some("createtxg") => rows.sort_by_key(|(txg, _)| *txg),
+        Some(other) => return Err(Fail::Usage(format!("-s {other}: not in the fake one"))),
+    }
+    let text: String = rows.into_iter().map(|(_, row)| row + "\n").collect();
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+fn get(disk: &Disk, args: &[String]) -> Done {
+    let args = Args::parse(args, "Hp", "o")?;
+    let (property, name) = args.two()?;
+    let pool = disk.load(&[name], &[])?;
+    let dataset = pool.datasets.get(name).ok_or_else(|| format!("cannot open '{name}': dataset does not exist"))?;
+    let default = match (property, dataset.kind) {
+        ("readonly", _) => "off",
+        ("canmount", Kind::Filesystem) => "on",
+        ("mounted", Kind::Filesystem) => "no",
+        ("volmode", _) => "default",
+        _ => "-",
+    };
+    let value = dataset.properties.get(property).map_or(default, String::as_str);
+    Ok(writeln!(io::stdout(), "{value}")?)
+}
