@@ -58,8 +58,10 @@ pub fn receive(
         journal::write(&journal::dataset_path(&shared.config.state, pool.guid, target), past)?;
     }
     let Err(e) = result else { return Ok(Received::All) };
-    tree.refresh(pool.zfs, &name)?;
+    // On a pool that hangs this fails as well; the receiver's error says more.
+    let refreshed = tree.refresh(pool.zfs, &name);
     if format!("{e:#}").contains("has been modified") {
+        refreshed?;
         log::info(format!("{e:#}"));
         return Ok(Received::Modified);
     }
