@@ -47,7 +47,7 @@ impl<'a> HostRun<'a> {
             file.fate = Fate::Later("its pool is not here".into());
             return Ok(None);
         }
-        if self.looked >= shared.config.max_files {
+        if self.looked >= shared.config.bounds(&self.host).max_files {
             file.fate = Fate::Later("enough files of this host for one run (max-files)".into());
             return Ok(None);
         }
