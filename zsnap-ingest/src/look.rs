@@ -70,8 +70,11 @@ impl<'a> HostRun<'a> {
         }
         let mut room = shared.room(seen.size);
         let keep = room.as_ref().map_or(0, Room::bytes);
-        let verified = Opened::verify(shared.config, &self.host, place.exec, &fd, keep, shared.now)
-            .and_then(|opened| opened.target(&self.host, &file.queue).map(|target| (opened, target)));
+        let verified =
+            Opened::verify(shared.config, &self.host, place.exec, &fd, keep, shared.now).and_then(|opened| {
+                let target = opened.target(&self.host, &file.queue)?;
+                opened.fits(shared.config, &target).map(|()| (opened, target))
+            });
         let no = match verified {
             Ok((opened, target)) => {
                 let order = file.queue.stamp.seq();
