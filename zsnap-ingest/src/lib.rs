@@ -2,6 +2,7 @@
 //! the sake of its tests and benchmarks, which look at the pure parts.
 
 mod apply;
+mod chain;
 mod check;
 mod cli;
 mod command;

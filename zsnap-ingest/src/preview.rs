@@ -8,13 +8,13 @@ use zsnap_common::incoming::shown;
 use zsnap_common::report::{Cell, Form, Report};
 use zsnap_common::target::Host;
 
+use crate::chain::State;
 use crate::config::Config;
 use crate::host::HostRun;
 use crate::judge::Judgement;
 use crate::plan::Verdict;
 use crate::run;
 use crate::shared::Shared;
-use crate::status::State;
 
 /// Prints the report; 1 if something needs attention. `only`: these hosts, or all.
 pub fn preview(config: &Config, only: &[Host], json: bool, now: SystemTime) -> Result<Exit> {

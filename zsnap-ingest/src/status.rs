@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::exit::{Exit, OrExit};
@@ -13,116 +13,16 @@ use zsnap_common::queue_name::{Entry as Name, Label, QueueName, classify};
 use zsnap_common::report::{self, Cell, Form, Report};
 use zsnap_common::target::Host;
 
+use crate::chain::{Chain, State};
 use crate::cli::{Only, StatusOptions};
 use crate::config::Config;
 use crate::file::INCOMING;
 use crate::host::HostRun;
 use crate::judge::{self, Judgement};
 use crate::known::{Entry, What};
-use crate::plan::{Past, Verdict};
+use crate::plan::Past;
 use crate::shared::Shared;
 use crate::{journal, needed, quarantine, run};
-
-/// How a target stands: the worst of what is to be said of it, the worst last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// Nothing waits.
-    #[default]
-    Ok,
-    /// It was received, and is not on the pool any more.
-    Gone,
-    /// The next run will take what is here.
-    New,
-    /// Its pool, directory or drive is not here.
-    Away,
-    /// For what a file builds on.
-    Waiting,
-    /// A file is in quarantine, or will be.
-    Quarantined,
-    /// Not proven, or nobody receives it.
-    Held,
-    /// The dataset was changed here.
-    Diverged,
-    /// A file contradicts what is here.
-    Conflict,
-    /// Nothing that comes by itself will help.
-    Broken,
-    /// A program or a disk failed over it.
-    Failed,
-}
-
-impl State {
-    /// Of a file.
-    pub fn of(host: &HostRun<'_>, at: usize, judgement: &Judgement) -> State {
-        let entry = &host.files[at].entry;
-        let state = match judgement {
-            Judgement::Is(verdict) => match verdict {
-                Verdict::Waiting { .. } => State::Waiting,
-                Verdict::Broken(_) => State::Broken,
-                Verdict::Diverged(_) => State::Diverged,
-                Verdict::Conflict(_) => State::Conflict,
-                Verdict::Refused(_) => State::Quarantined,
-                Verdict::Ready { .. } | Verdict::AlreadyThere | Verdict::Stale | Verdict::Superseded => State::New,
-            },
-            Judgement::Held(_) | Judgement::Alone(_) => State::Held,
-            Judgement::Later(_) if entry.what != What::New || host.is_away(at) => State::Away,
-            Judgement::Later(_) => State::New,
-            Judgement::Failed => State::Failed,
-        };
-        if state == State::New && entry.attempts > 0 { State::Failed } else { state }
-    }
-
-    /// Somebody must do something.
-    pub fn needs_attention(self) -> bool {
-        self > State::Waiting
-    }
-
-    fn word(self) -> String {
-        format!("{self:?}").to_lowercase()
-    }
-}
-
-/// One target, or a host of which nothing is here.
-#[derive(Debug, Default)]
-struct Row {
-    state: State,
-    remedy: String,
-    /// The newest that was received: seconds since 1970, and its name.
-    newest: Option<u64>,
-    snapshot: Option<String>,
-    /// Of a host without any: when something came last, or it was seen first.
-    came: Option<u64>,
-    files: u64,
-    bytes: u64,
-    /// When the oldest of them came: seconds since 1970.
-    oldest: Option<u64>,
-    quarantined: u64,
-    attempts: u32,
-}
-
-impl Row {
-    /// Counts a file that was not applied.
-    fn waits(&mut self, entry: &Entry) {
-        self.files += 1;
-        self.bytes += entry.seen.size;
-        self.oldest = Some(self.oldest.map_or(entry.first, |oldest| oldest.min(entry.first)));
-        self.attempts = self.attempts.max(entry.attempts);
-    }
-
-    /// The worst counts, and of equals the first that has something to say.
-    fn is(&mut self, state: State, remedy: impl Into<String>) {
-        if state > self.state || state == self.state && self.remedy.is_empty() {
-            (self.state, self.remedy) = (state, remedy.into());
-        }
-    }
-
-    /// Of what is away nobody knows how new it is; of what never came but lies here, how long it does.
-    fn is_late(&self, max: Duration, now: u64) -> bool {
-        let late = |time: u64| now.saturating_sub(time) > max.as_secs();
-        let newest = self.newest.or(self.came).map_or(self.files == 0 && self.state != State::Away, late);
-        newest || self.oldest.is_some_and(late)
-    }
-}
 
 /// Prints the report; 1 if something needs attention.
 pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTime) -> Result<Exit> {
@@ -147,7 +47,11 @@ pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTim
             row.is(row.state, format!("nothing new for longer than max-age; see whether {host} still sends it"));
         }
         let long = row.oldest.is_some_and(|oldest| shared.is_long(oldest));
-        attention |= row.state.needs_attention() || long && row.state != State::Away;
+        if long && row.state != State::Away {
+            attention = true;
+            row.is(row.state, "something lies here for longer than max-wait; zsnap-ingest plan tells of each file");
+        }
+        attention |= row.state.needs_attention();
     }
     shared.told().any = attention;
     let exit = shared.exit();
@@ -181,7 +85,7 @@ fn host_of(name: &str) -> &str {
 
 /// By HOST/DATASET; `HOST/~DIGEST` where only the sender knows the dataset; `HOST/-` for a host
 /// without any.
-fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Row>> {
+fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
     let config = shared.config;
     let mut rows = BTreeMap::new();
     let mut hosts = run::survey(shared)?;
@@ -190,7 +94,7 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Row>> {
             // `adopt` empties it. That of a long name does not tell it; the pool does.
             let forgotten = journal::read::<Past>(&path).is_ok_and(|past| past.is_none_or(|p| p.committed.is_empty()));
             if !forgotten && !name.contains('~') {
-                let mut row = Row::default();
+                let mut row = Chain::default();
                 row.is(State::Gone, format!("is not on the pool any more; to forget it: zsnap-ingest adopt {name}"));
                 rows.insert(name, row);
             }
@@ -210,7 +114,7 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Row>> {
         match judge::applied(table) {
             Ok(all) => {
                 for (name, applied) in all {
-                    let row: &mut Row = rows.entry(name).or_default();
+                    let row: &mut Chain = rows.entry(name).or_default();
                     let done = if applied.applying { applied.before.as_deref() } else { Some(&applied) };
                     row.newest = row.newest.max(done.map(|done| done.seq / 1_000_000));
                 }
@@ -240,20 +144,20 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Row>> {
 }
 
 /// What is on the pool of a host.
-fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Row>) -> Result<()> {
+fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
     if host.files.is_empty() {
         host.load_tree()?;
     }
     for target in host.tree.targets(&host.host) {
         let newest = host.tree.snapshots(&host.tree.name(&target)).last();
         let (newest, snapshot) = newest.map(|s| (s.creation, s.name.clone())).unzip();
-        rows.insert(target.to_string(), Row { newest, snapshot, ..Row::default() });
+        rows.insert(target.to_string(), Chain { newest, snapshot, ..Chain::default() });
     }
     Ok(())
 }
 
 /// What lies here of a host, or on a drive that is away.
-fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Row>) -> Result<()> {
+fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
     for (at, judgement) in host.judge_all()? {
         let state = State::of(host, at, &judgement);
         let file = &host.files[at];
@@ -281,7 +185,7 @@ fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Row>) -> Result<(
     Ok(())
 }
 
-fn row_of<'r>(rows: &'r mut BTreeMap<String, Row>, host: &Host, entry: &Entry, queue: &QueueName) -> &'r mut Row {
+fn row_of<'r>(rows: &'r mut BTreeMap<String, Chain>, host: &Host, entry: &Entry, queue: &QueueName) -> &'r mut Chain {
     let name = match &entry.what {
         What::Says(facts) => facts.target.to_string(),
         _ => named(rows, host, queue),
@@ -290,7 +194,7 @@ fn row_of<'r>(rows: &'r mut BTreeMap<String, Row>, host: &Host, entry: &Entry, q
 }
 
 /// The row that the name of a file tells. It may be a copy that NNCP has named `NAME.N`.
-fn named(rows: &BTreeMap<String, Row>, host: &Host, queue: &QueueName) -> String {
+fn named(rows: &BTreeMap<String, Chain>, host: &Host, queue: &QueueName) -> String {
     let name = |queue: &QueueName| match &queue.label {
         Label::Dataset(dataset) => format!("{host}/{dataset}"),
         digest => format!("{host}/{digest}"),
@@ -299,7 +203,7 @@ fn named(rows: &BTreeMap<String, Row>, host: &Host, queue: &QueueName) -> String
     shorter.filter(|name| rows.contains_key(name)).unwrap_or_else(|| name(queue))
 }
 
-fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Row>) -> Result<()> {
+fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
     let root = match Incoming::open(root) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.or_exit(Exit::Io, "--incoming")?,
@@ -316,11 +220,11 @@ fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Row>) -> Result<()> {
     Ok(())
 }
 
-fn table(rows: &BTreeMap<String, Row>, now: u64, form: Form) -> Report {
+fn table(rows: &BTreeMap<String, Chain>, now: u64, form: Form) -> Report {
     let age = |time: u64| Cell::Age(now.saturating_sub(time));
     // As a label it would make a new series with each change.
     let text = |text: String| if form == Form::Prometheus { Cell::None } else { Cell::Text(text) };
-    let cells = |(name, row): (&String, &Row)| {
+    let cells = |(name, row): (&String, &Chain)| {
         vec![
             Cell::Text(name.clone()),
             text(row.state.word()),
@@ -352,40 +256,9 @@ fn table(rows: &BTreeMap<String, Row>, now: u64, form: Form) -> Report {
 }
 
 /// `zsnap_ingest_chain{dataset="...",state="..."} 1`
-fn states(rows: &BTreeMap<String, Row>) -> Report {
+fn states(rows: &BTreeMap<String, Chain>) -> Report {
     let cells =
-        |(name, row): (&String, &Row)| vec![Cell::Text(name.clone()), Cell::Text(row.state.word()), Cell::Count(1)];
+        |(name, row): (&String, &Chain)| vec![Cell::Text(name.clone()), Cell::Text(row.state.word()), Cell::Count(1)];
     let columns = vec!["dataset", "state", "chain"];
     Report { columns, rows: rows.iter().map(cells).collect(), metric: "zsnap_ingest" }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_worst_counts_and_of_equals_the_first() {
-        let mut row = Row::default();
-        row.is(State::Waiting, "");
-        row.is(State::Waiting, "for a base");
-        row.is(State::Waiting, "for another");
-        row.is(State::New, "");
-        assert_eq!((row.state, row.remedy.as_str()), (State::Waiting, "for a base"));
-        row.is(State::Broken, "gone");
-        assert_eq!((row.state, row.remedy.as_str()), (State::Broken, "gone"));
-        assert_eq!(State::Quarantined.word(), "quarantined");
-    }
-
-    #[test]
-    fn late_is_what_did_not_come_and_what_was_not_applied() {
-        let late = |row: Row| row.is_late(Duration::from_secs(100), 1000);
-        assert!(!late(Row { newest: Some(900), ..Row::default() }));
-        assert!(late(Row { newest: Some(899), ..Row::default() }));
-        assert!(late(Row { newest: Some(999), oldest: Some(899), files: 1, ..Row::default() }));
-        assert!(late(Row { came: Some(899), ..Row::default() }));
-        // Never came; lies here for a short time; nobody can know.
-        assert!(late(Row::default()));
-        assert!(!late(Row { oldest: Some(950), files: 1, ..Row::default() }));
-        assert!(!late(Row { state: State::Away, ..Row::default() }));
-    }
 }
