@@ -192,8 +192,9 @@ fn with_chain() -> (Scene, PathBuf) {
 
 #[test]
 fn the_pool_tells_what_is_newest() {
-    let (scene, third) = with_chain();
+    let (scene, _) = with_chain();
     let row = |status: i32| row(&scene, "laptop/tank/home", status);
+    let fourth = Stream::plain(Sub::increment("tank/home@s4", 3, 4).created(ago(900) / 1_000_000)).bytes();
     let new = row(0);
     assert_eq!((&new["state"], &new["snapshot"]), (&"new".into(), &"s2".into()));
     assert!((1000..1100).contains(&new["age"].as_u64().unwrap()), "{new}");
@@ -207,6 +208,17 @@ fn the_pool_tells_what_is_newest() {
     let (all, _) = rows(&scene, &["status"], 0);
     assert_eq!((&all["old/tank"]["state"], &all["old/tank"]["snapshot"]), (&"ok".into(), &"last".into()));
     assert_eq!(all["laptop/tank/home"]["snapshot"], "s2");
+    // One whose name only the sender can read, until a run has looked at it.
+    scene.queue(&["--opaque-names", "--opaque", "--full", "laptop/secret"], b"x").expect(0);
+    let (mut all, keys) = rows(&scene, &["status"], 0);
+    assert!(keys.iter().any(|key| key.starts_with("laptop/~") && all[key]["state"] == "new"), "{keys:?}");
+    scene.ingest(&[]).expect(1);
+    all = rows(&scene, &["status"], 1).0;
+    assert_eq!(all["laptop/secret"]["state"], "held");
+    let hidden = scene.spooled("laptop").into_iter().find(|path| path.to_string_lossy().contains('~')).unwrap();
+    fs::remove_file(hidden).unwrap();
+    scene.queue(&["laptop/tank/home"], &fourth).expect(0);
+    let third = scene.spooled("laptop")[0].clone();
     // The journal comes back with the next run.
     scene.zfs(&["write", "backup/hosts/laptop/tank/home"]).expect(0);
     scene.ingest(&[]);
@@ -355,6 +367,9 @@ fn plan_tells_what_run_would_do() {
     ] {
         scene.queue(&[target], &sent).expect(0);
     }
+    // By its name it would come last.
+    let full = scene.spooled("laptop").into_iter().find(|path| path.to_string_lossy().ends_with("@tank@new")).unwrap();
+    fs::rename(&full, full.with_file_name(name("laptop/tank/new", ago(0) + 9_000_000))).unwrap();
     deliver(&scene, &manifest("laptop/nobody", ago(10)));
     let rubbish = name("laptop/tank/zz", ago(10));
     scene.deliver("laptop", &rubbish, b"rubbish");
@@ -383,6 +398,7 @@ fn plan_tells_what_run_would_do() {
     assert!(of(1)["behind"].is_null() && of(1)["why"].as_str().unwrap().starts_with("for "), "{}", of(1));
     assert_eq!(format!("laptop/{}", of(2)["behind"].as_str().unwrap()), keys[1]);
     assert_eq!(of(3)["dataset"], "laptop/tank/new");
+    assert!(keys[4] < keys[5] && keys[5] < keys[3], "{keys:?}");
     assert!(of(7)["dataset"].is_null() && of(7)["why"].is_string());
     assert_eq!(keys[7], format!("laptop/{rubbish}"));
     let size = fs::metadata(scene.path("spool").join(&keys[3])).unwrap().len();
