@@ -1,11 +1,12 @@
 //! The command line. Every option is also a key of `/etc/zsnap/ingest.toml`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zsnap_common::options::{duration, size};
-use zsnap_common::target::{Host, Target};
+use zsnap_common::target::{Host, NameError, Target};
 
 /// Receives queue files: checks who sent them, authenticates and orders them, and feeds them to
 /// zfs receive or to a command.
@@ -86,6 +87,9 @@ pub struct Options {
     /// The program zpool
     #[arg(long, global = true, value_name = "PROGRAM", default_value = "zpool")]
     pub zpool: PathBuf,
+    /// Machine-readable output of status and plan: an array
+    #[arg(long, global = true)]
+    pub json: bool,
     /// Tell on stderr what is done
     #[arg(long, short, global = true)]
     pub verbose: bool,
@@ -123,6 +127,14 @@ pub enum Verb {
         #[command(flatten)]
         file: OneFile,
     },
+    /// Tell how every chain stands: what came last, what waits, and what to do
+    Status(StatusOptions),
+    /// Verify what is new, and tell what run would do with each file; do nothing
+    Plan {
+        /// Only these
+        #[arg(value_name = "HOST")]
+        hosts: Vec<Host>,
+    },
     /// Put quarantined files back, for the next run
     Retry {
         /// Every file of every host
@@ -154,6 +166,42 @@ pub enum Verb {
     },
     /// Check configuration, keys, directories and programs, and say what to mend
     Check,
+}
+
+/// What `status` tells, and when its status is 1.
+#[derive(Debug, Args)]
+pub struct StatusOptions {
+    /// Only these
+    #[arg(value_name = "HOST|HOST/DATASET")]
+    pub only: Vec<Only>,
+    /// Text for Prometheus
+    #[arg(long, conflicts_with = "json")]
+    pub prometheus: bool,
+    /// Exit 1 if the newest of a target, or a file that waits, is older than TIME [default: the host's max-age]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub max_age: Option<Duration>,
+    /// Print only if the exit status is not 0
+    #[arg(long)]
+    pub quiet: bool,
+    /// Print where needed-guids of the present pool is, for zsnap-expire, and nothing else
+    #[arg(long, conflicts_with_all = ["only", "prometheus", "max_age", "quiet", "json"])]
+    pub needed_file: bool,
+}
+
+/// An operand of `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// All targets of a host.
+    Host(Host),
+    /// One.
+    Target(Target),
+}
+
+impl FromStr for Only {
+    type Err = NameError;
+    fn from_str(name: &str) -> Result<Only, NameError> {
+        if name.contains('/') { name.parse().map(Only::Target) } else { name.parse().map(Only::Host) }
+    }
 }
 
 /// A file to look into, and whom to believe.
