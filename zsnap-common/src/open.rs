@@ -163,6 +163,14 @@ impl<R: Read + Seek + Send> Verified<R> {
         self.walked.bytes
     }
 
+    /// How many bytes of it are in memory.
+    pub fn kept(&self) -> u64 {
+        match &self.again {
+            Again::Plain(bytes) | Again::Payload(bytes) => bytes.capacity() as u64,
+            Again::Pass { digests, .. } => size_of_val(digests.as_slice()) as u64,
+        }
+    }
+
     /// Writes the plain stream: the only road to plaintext. From memory, or by a second pass whose
     /// ciphertext must be the same, chunk by chunk: a chunk is compared before it is decrypted, so
     /// nothing that was not authenticated is ever written. After an error `out` has the beginning

@@ -11,12 +11,12 @@ use zsnap_common::target::Target;
 use crate::known::{Entry, What};
 use crate::opened::Opened;
 use crate::plan::Facts;
-use crate::shared::Room;
+use crate::shared::{Room, Shared, Slot};
 
 /// A directory with files of the host.
 pub struct Place {
     /// The directory of all hosts.
-    pub root: Incoming,
+    pub root: Arc<Incoming>,
     /// The host's.
     pub dir: Incoming,
     /// Spooled by exec, which knew the sender: plain streams are allowed here.
@@ -93,4 +93,13 @@ pub struct Kept<'a> {
     pub fd: Arc<Fd>,
     /// Its memory.
     pub room: Option<Room<'a>>,
+    /// Its place among those that are held until they are applied.
+    pub slot: Option<Slot<'a>>,
+}
+
+impl<'a> Kept<'a> {
+    /// Holds it until it is applied, unless too many are held: then it will be verified again.
+    pub fn hold(self, shared: &'a Shared<'_>) -> Option<Kept<'a>> {
+        shared.slot().map(|slot| Kept { slot: Some(slot), ..self })
+    }
 }

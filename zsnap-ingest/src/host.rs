@@ -21,9 +21,6 @@ use crate::plan::{Facts, Past, Verdict};
 use crate::pool::Tree;
 use crate::shared::Shared;
 
-/// So many verified files of a host are kept open until they are applied; more are verified again.
-const KEPT: usize = 200;
-
 /// The next step.
 enum Todo {
     /// Verify a file of which nothing is known.
@@ -58,13 +55,15 @@ pub struct HostRun<'a> {
     pub pasts: BTreeMap<Target, Past>,
     /// Where its files lie.
     pub places: Vec<Place>,
+    /// Its files of which nothing is known.
+    pub silent: BTreeSet<usize>,
+    by_target: BTreeMap<Target, Vec<usize>>,
     known: Known,
     todo: VecDeque<Todo>,
     /// A program failed over it: nothing more is given to it in this run.
     stopped: BTreeSet<Target>,
     /// How many files were decrypted.
     pub looked: u64,
-    kept: usize,
 }
 
 impl<'a> HostRun<'a> {
@@ -89,7 +88,8 @@ impl<'a> HostRun<'a> {
             todo: VecDeque::new(),
             stopped: BTreeSet::new(),
             looked: 0,
-            kept: 0,
+            silent: BTreeSet::new(),
+            by_target: BTreeMap::new(),
         };
         for place in 0..run.places.len() {
             run.list(place)?;
@@ -134,12 +134,27 @@ impl<'a> HostRun<'a> {
         Ok(())
     }
 
+    /// Sorts a file by what is known of it now.
+    pub fn note(&mut self, at: usize) {
+        match self.files[at].facts().map(|facts| facts.target.clone()) {
+            Some(target) => {
+                self.silent.remove(&at);
+                let of = self.by_target.entry(target).or_default();
+                if let Err(place) = of.binary_search(&at) {
+                    of.insert(place, at);
+                }
+            }
+            None => drop(self.silent.insert(at)),
+        }
+    }
+
     /// Label by label: all files of one are looked at before the first is applied, since a later
     /// one may be the better way.
     fn first_steps(&mut self) {
         let mut labels: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (at, file) in self.files.iter().enumerate() {
-            labels.entry(file.queue.label.to_string()).or_default().push(at);
+        for at in 0..self.files.len() {
+            labels.entry(self.files[at].queue.label.to_string()).or_default().push(at);
+            self.note(at);
         }
         for label in labels.into_values() {
             let new = |&&at: &&usize| self.files[at].entry.what == What::New;
@@ -156,39 +171,46 @@ impl<'a> HostRun<'a> {
         let Some(todo) = self.todo.pop_front() else { return Ok(false) };
         match todo {
             Todo::Look(at) => {
-                if let Some(kept) = self.verify(at)?
-                    && self.kept < KEPT
-                {
-                    self.kept += 1;
-                    self.files[at].kept = Some(kept);
-                }
+                self.files[at].kept = self.verify(at)?.and_then(|kept| kept.hold(self.shared));
             }
-            Todo::Label(files) => self.plan_all(files.into_iter()),
+            Todo::Label(files) => {
+                let targets: BTreeSet<Target> =
+                    files.iter().filter_map(|&at| self.files[at].facts()).map(|facts| facts.target.clone()).collect();
+                self.plan_all(targets);
+            }
             Todo::Plan(target) => self.plan(target)?,
             Todo::Act(target, at, verdict) => self.act(&target, at, verdict)?,
             Todo::Again => {
-                let mut on = false;
+                let mut open = Vec::new();
                 for target in self.targets() {
-                    on |= !self.acts(&target)?.is_empty();
+                    if !self.acts(&target)?.is_empty() {
+                        open.push(target);
+                    }
                 }
-                if on {
-                    self.plan_all(0..self.files.len());
+                if !open.is_empty() {
                     self.todo.push_back(Todo::Again);
+                    self.plan_all(open);
                 }
             }
         }
         Ok(true)
     }
 
-    /// The targets of the files that are known, parents first.
-    pub fn targets(&self) -> BTreeSet<Target> {
-        let here = self.files.iter().filter(|file| file.fate != Fate::Gone);
-        here.filter_map(|file| file.facts().map(|facts| facts.target.clone())).collect()
+    /// The files of a target that are still here, as far as they say so.
+    pub fn of(&self, target: &Target) -> impl Iterator<Item = usize> + '_ {
+        let all = self.by_target.get(target).map_or(&[][..], Vec::as_slice);
+        let target = target.clone();
+        all.iter().copied().filter(move |&at| {
+            self.files[at].fate != Fate::Gone && self.files[at].facts().is_some_and(|facts| facts.target == target)
+        })
     }
 
-    fn plan_all(&mut self, files: impl Iterator<Item = usize>) {
-        let targets: BTreeSet<Target> =
-            files.filter_map(|at| self.files[at].facts().map(|facts| facts.target.clone())).collect();
+    /// The targets of these files, parents first.
+    pub fn targets(&self) -> Vec<Target> {
+        self.by_target.keys().filter(|target| self.of(target).next().is_some()).cloned().collect()
+    }
+
+    fn plan_all(&mut self, targets: impl IntoIterator<Item = Target, IntoIter: DoubleEndedIterator>) {
         for target in targets.into_iter().rev() {
             self.todo.push_front(Todo::Plan(target));
         }
@@ -201,6 +223,7 @@ impl<'a> HostRun<'a> {
         }
         let Judged { judgements, path } = match self.judge(target) {
             Ok(judged) => judged,
+            Err(_) if self.stopped.contains(target) => return Ok(Vec::new()),
             Err(e) => {
                 self.fail(target, None, e)?;
                 return Ok(Vec::new());
@@ -216,11 +239,8 @@ impl<'a> HostRun<'a> {
             }
         }
         if !self.stopped.contains(target) {
-            for at in path {
-                let ready = judgements.iter().find(|(of, _)| *of == at);
-                if let Some((_, Judgement::Is(verdict))) = ready
-                    && open(at)
-                {
+            for at in path.into_iter().filter(|&at| open(at)) {
+                if let Some(Judgement::Is(verdict)) = judgements.get(&at) {
                     acts.push((at, verdict.clone()));
                 }
             }
@@ -259,18 +279,19 @@ impl<'a> HostRun<'a> {
     fn act(&mut self, target: &Target, at: usize, verdict: Verdict) -> Result<()> {
         let planned = self.files[at].facts().cloned();
         let kept = match self.files[at].kept.take() {
-            Some(kept) => {
-                self.kept -= 1;
-                Some(kept)
-            }
+            Some(kept) => Some(kept),
             None => self.verify(at)?,
         };
-        let Some(facts) = planned.filter(|facts| self.files[at].facts() == Some(facts)) else {
-            // Somebody changed it since it was looked at.
+        let same = planned.filter(|facts| self.files[at].facts() == Some(facts));
+        let (Some(facts), Some(kept)) = (same, kept) else {
+            // Somebody changed it since it was looked at. Once is enough, or who changes it again and
+            // again would keep us here for ever.
+            if self.files[at].fate == Fate::Open {
+                self.files[at].fate = Fate::Later("it was replaced meanwhile".into());
+            }
             self.plan_again();
             return Ok(());
         };
-        let Some(kept) = kept else { return Ok(()) };
         let result = match verdict {
             Verdict::Ready { skip, again } => {
                 if again {
@@ -289,7 +310,7 @@ impl<'a> HostRun<'a> {
 
     fn apply(&mut self, target: &Target, at: usize, kept: Kept<'_>, skip: usize) -> Result<()> {
         let shared = self.shared;
-        let Kept { opened, fd, room: _room } = kept;
+        let Kept { opened, fd, room: _room, slot: _slot } = kept;
         if opened.stream().is_none() {
             let Some(table) = shared.config.command_for(target) else { return Ok(()) };
             apply::run_command(shared, table, target, &self.files[at].name, opened)?;

@@ -1,6 +1,7 @@
 //! What is to be said of each file of a host now: the planner's verdict where all is there that it
 //! needs, else what stands in the way. Looks at journals and directories; changes nothing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use zsnap_common::log;
 use zsnap_common::target::Target;
 
 use crate::config::CommandTable;
-use crate::file::{Fate, File};
+use crate::file::Fate;
 use crate::host::HostRun;
 use crate::journal::{self, TargetJournal};
 use crate::known::What;
@@ -34,7 +35,7 @@ pub enum Judgement {
 #[derive(Debug, Default)]
 pub struct Judged {
     /// By the file's index.
-    pub judgements: Vec<(usize, Judgement)>,
+    pub judgements: BTreeMap<usize, Judgement>,
     /// Files to apply, in this order.
     pub path: Vec<usize>,
 }
@@ -42,15 +43,10 @@ pub struct Judged {
 impl HostRun<'_> {
     /// Judges the files of a target whose facts are known.
     pub fn judge(&mut self, target: &Target) -> Result<Judged> {
-        let of = |(at, file): (usize, &File<'_>)| {
-            let facts = file.facts().filter(|facts| facts.target == *target && file.fate != Fate::Gone)?;
-            Some((at, !facts.links.is_empty()))
-        };
-        let files: Vec<(usize, bool)> = self.files.iter().enumerate().filter_map(of).collect();
-        let (zfs, opaque): (Vec<_>, Vec<_>) = files.into_iter().partition(|&(_, zfs)| zfs);
+        let is_zfs = |&at: &usize| self.files[at].facts().is_some_and(|facts| !facts.links.is_empty());
+        let (zfs, opaque): (Vec<usize>, Vec<usize>) = self.of(target).partition(is_zfs);
         let mut judged = Judged::default();
         for (files, zfs) in [(zfs, true), (opaque, false)] {
-            let files: Vec<usize> = files.into_iter().map(|(at, _)| at).collect();
             if files.is_empty() {
                 continue;
             }
@@ -73,8 +69,8 @@ impl HostRun<'_> {
     }
 
     /// Judges every file that is still here.
-    pub fn judge_all(&mut self) -> Result<Vec<(usize, Judgement)>> {
-        let mut all = Vec::new();
+    pub fn judge_all(&mut self) -> Result<BTreeMap<usize, Judgement>> {
+        let mut all = BTreeMap::new();
         for target in self.targets() {
             let judged = self.judge(&target)?;
             all.extend(judged.judgements);
@@ -90,10 +86,8 @@ impl HostRun<'_> {
                 (Fate::Open, What::Held(why)) => Judgement::Held(why.clone()),
                 (Fate::Open, What::New) => Judgement::Later("not looked at yet".into()),
             };
-            all.retain(|(other, _)| *other != at);
-            all.push((at, judgement));
+            all.insert(at, judgement);
         }
-        all.sort_by_key(|(at, _)| *at);
         Ok(all)
     }
 
@@ -140,10 +134,10 @@ impl HostRun<'_> {
         let create = config.hosts.get(&target.host).map_or(&[][..], |table| &table.create_parents);
         let parent = self.tree.missing_parent(target, create);
         // Perhaps it brings what another one waits for.
-        let unread = self
-            .files
-            .iter()
-            .any(|file| file.fate != Fate::Gone && file.facts().is_none() && file.queue.may_be(target));
+        let unread = self.silent.iter().any(|&at| {
+            let file = &self.files[at];
+            file.fate != Fate::Gone && file.queue.may_be(target)
+        });
         let name = self.tree.name(target);
         let none = Past::default();
         let past = self.pasts.get(target).unwrap_or(&none);

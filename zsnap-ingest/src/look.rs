@@ -15,6 +15,7 @@ use crate::known::{Entry, Seen, What};
 use crate::opened::{No, Opened};
 use crate::plan::Facts;
 use crate::quarantine;
+use crate::shared::Room;
 
 /// A damaged file younger than this may still be arriving.
 const ARRIVING: Duration = Duration::from_secs(600);
@@ -26,7 +27,10 @@ impl<'a> HostRun<'a> {
                 self.failed_over(at, e)?;
                 Ok(None)
             }
-            ok => ok,
+            Ok(kept) => {
+                self.note(at);
+                Ok(kept)
+            }
         }
     }
 
@@ -64,15 +68,18 @@ impl<'a> HostRun<'a> {
         if file.entry.seen != seen {
             file.entry = Entry { seen, first: file.entry.first, attempts: 0, what: What::New, refused_at: None };
         }
-        let room = shared.room(seen.size);
-        let keep = room.as_ref().map_or(0, |_| shared.config.limits.verify_buffer);
+        let mut room = shared.room(seen.size);
+        let keep = room.as_ref().map_or(0, Room::bytes);
         let verified = Opened::verify(shared.config, &self.host, place.exec, &fd, keep, shared.now)
             .and_then(|opened| opened.target(&self.host, &file.queue).map(|target| (opened, target)));
         let no = match verified {
             Ok((opened, target)) => {
                 let order = file.queue.stamp.seq();
                 file.entry.what = What::Says(Facts::of(target, order, opened.manifest(), opened.stream()));
-                return Ok(Some(Kept { opened, fd, room }));
+                if let Some(room) = &mut room {
+                    room.shrink(opened.kept());
+                }
+                return Ok(Some(Kept { opened, fd, room, slot: None }));
             }
             Err(no) => no,
         };

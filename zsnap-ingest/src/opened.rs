@@ -89,6 +89,14 @@ impl Opened {
         }
     }
 
+    /// How many bytes of it are in memory.
+    pub fn kept(&self) -> u64 {
+        match self {
+            Opened::Sealed(verified) => verified.kept(),
+            Opened::Plain(..) => 0,
+        }
+    }
+
     /// Writes the plain stream.
     pub fn replay(self, out: &mut dyn Write) -> Result<()> {
         match self {

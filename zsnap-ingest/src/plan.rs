@@ -45,12 +45,14 @@ pub struct Number {
 }
 
 /// One snapshot of a stream: what it is built on, and what it makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The base; `None`: a full stream.
     pub from: Option<Guid>,
     /// The snapshot.
     pub to: Guid,
+    /// Its name.
+    pub snap: String,
     /// Sent raw: encrypted as on the sender's disk.
     pub raw: bool,
 }
@@ -67,7 +69,7 @@ impl Facts {
     pub fn of(target: Target, order: u64, manifest: Option<&Manifest>, stream: Option<&StreamFacts>) -> Facts {
         let number = manifest.map(Number::of);
         let links = stream.map_or(&[][..], |s| &s.substreams);
-        let links = links.iter().map(|s| Link { from: s.from, to: s.to, raw: s.raw }).collect();
+        let links = links.iter().map(|s| Link { from: s.from, to: s.to, snap: s.snap.clone(), raw: s.raw }).collect();
         Facts { target, order: manifest.map_or(order, |m| m.seq), number, links }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
@@ -132,8 +132,7 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
     let mut absent = false;
     let exec = config.state.join("exec");
     for (path, exec) in config.incoming.iter().map(|root| (root.as_path(), false)).chain([(exec.as_path(), true)]) {
-        let root = || Incoming::open(path);
-        let names = match root().and_then(|root| root.names()) {
+        let root = match Incoming::open(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if !exec {
                     absent = true;
@@ -143,13 +142,15 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
             }
             other => other.or_exit(Exit::Io, "--incoming")?,
         };
+        let root = Arc::new(root);
+        let names = root.names().or_exit(Exit::Io, "--incoming")?;
         for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
             let Some(host) = name.to_str().and_then(|n| n.parse::<Host>().ok()) else {
                 shared.told().problem(&shown(name), "is not the name of a host; left alone");
                 continue;
             };
-            match root().and_then(|root| Ok((root.inside(name)?, root))) {
-                Ok((dir, root)) => places.entry(host).or_default().push(Place { root, dir, exec }),
+            match root.inside(name) {
+                Ok(dir) => places.entry(host).or_default().push(Place { root: root.clone(), dir, exec }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => shared.told().problem(&shown(name), &format!("is no directory of its own ({e}); left alone")),
             }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,10 @@ use zsnap_common::exit::Exit;
 use crate::config::Config;
 use crate::pool::Pool;
 use crate::told::Told;
+
+/// So many verified files are held open until they are applied; more are verified again. Far below the
+/// 1024 files that a process may usually open.
+const HELD: usize = 200;
 
 /// Of one run.
 pub struct Shared<'a> {
@@ -25,6 +29,7 @@ pub struct Shared<'a> {
     told: Mutex<Told>,
     failed: Mutex<Option<Exit>>,
     memory: AtomicU64,
+    slots: AtomicUsize,
     targets: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
 }
 
@@ -38,8 +43,9 @@ impl<'a> Shared<'a> {
     pub fn new(config: &'a Config, now: SystemTime) -> Result<Shared<'a>> {
         let told = Mutex::new(Told::read(&config.state, seconds(now)));
         let memory = AtomicU64::new(config.limits.verify_buffer);
+        let slots = AtomicUsize::new(HELD);
         let pool = Pool::open(config)?;
-        Ok(Shared { config, pool, now, told, failed: Mutex::new(None), memory, targets: Mutex::default() })
+        Ok(Shared { config, pool, now, told, failed: Mutex::new(None), memory, slots, targets: Mutex::default() })
     }
 
     /// When the run began: seconds since 1970.
@@ -63,12 +69,24 @@ impl<'a> Shared<'a> {
         lock(&self.failed).unwrap_or(told)
     }
 
-    /// Room in memory for a verified message of `bytes`, if there is any left. All hosts together
-    /// never keep more than `--verify-buffer`.
-    pub fn room(&self, bytes: u64) -> Option<Room<'_>> {
-        let take = |left: u64| left.checked_sub(bytes);
+    /// Room in memory to verify a message of `size` bytes, if there is any left, with some more so that its
+    /// plain stream fits as well. All hosts together never have more than `--verify-buffer`.
+    pub fn room(&self, size: u64) -> Option<Room<'_>> {
+        let all = self.config.limits.verify_buffer;
+        let want = size.max(all / self.config.jobs as u64);
+        let mut bytes = 0;
+        let take = |left: u64| {
+            bytes = want.min(left);
+            left.checked_sub(bytes).filter(|_| bytes >= size)
+        };
         self.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         Some(Room { memory: &self.memory, bytes })
+    }
+
+    /// A place for one more verified file that is held open.
+    pub fn slot(&self) -> Option<Slot<'_>> {
+        self.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        Some(Slot(&self.slots))
     }
 
     /// The lock of a command's target directory: its journal is written by one at a time.
@@ -87,8 +105,31 @@ pub struct Room<'a> {
     bytes: u64,
 }
 
+impl Room<'_> {
+    /// How much.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: u64) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.bytes -= surplus;
+        self.memory.fetch_add(surplus, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Room<'_> {
     fn drop(&mut self) {
         self.memory.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// One of the files that may be held open; given back on drop.
+pub struct Slot<'a>(&'a AtomicUsize);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }

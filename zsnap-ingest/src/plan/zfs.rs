@@ -72,6 +72,8 @@ struct World<'a> {
     past: &'a Past,
     /// The snapshots of the dataset.
     here: HashSet<Guid>,
+    /// Their names.
+    names: HashMap<&'a str, Guid>,
     /// Where in the journal a snapshot stands.
     committed: HashMap<Guid, usize>,
     /// Position of the newest one in the journal that is still here.
@@ -86,8 +88,10 @@ impl<'a> World<'a> {
     fn new(there: &'a There<'a>, files: &'a [Pending<'a>], past: &'a Past) -> World<'a> {
         let here: HashSet<Guid> = there.snapshots.iter().copied().flatten().map(|s| s.guid).collect();
         let committed: HashMap<Guid, usize> = past.committed.iter().enumerate().map(|(at, &guid)| (guid, at)).collect();
+        let names = there.snapshots.iter().copied().flatten().map(|s| (s.name.as_str(), s.guid)).collect();
         let left = past.committed.iter().rposition(|guid| here.contains(guid));
-        let mut world = World { there, files, past, here, committed, left, on: HashMap::new(), by: HashMap::new() };
+        let mut world =
+            World { there, files, past, here, names, committed, left, on: HashMap::new(), by: HashMap::new() };
         for (file, pending) in files.iter().enumerate() {
             if world.is_there(file) {
                 continue;
@@ -129,13 +133,18 @@ impl<'a> World<'a> {
         known && !matches!((seq, self.past.last_seq), (Some(seq), Some(last)) if seq > last)
     }
 
+    /// A snapshot whose name another one has.
+    fn name_taken<'l>(&self, links: &'l [Link]) -> Option<&'l Link> {
+        links.iter().find(|link| self.names.get(link.snap.as_str()).is_some_and(|&guid| guid != link.to))
+    }
+
     /// Where step leads to from `at`, if it can be gone.
     fn end(&self, at: At, (file, skip): Step) -> Option<At> {
         let rest = self.links(file).get(skip..)?;
         let first = rest.first()?;
         let mixed = first.from.is_some() && at.1.is_some_and(|raw| raw != first.raw);
         let comes_back = rest.iter().any(|link| self.here.contains(&link.to));
-        if mixed || comes_back || (first.from.is_none() && self.is_replay(file)) {
+        if mixed || comes_back || self.name_taken(rest).is_some() || (first.from.is_none() && self.is_replay(file)) {
             return None;
         }
         rest.last().map(|last| (Some(last.to), Some(last.raw)))
@@ -226,6 +235,13 @@ impl After<'_> {
         let links = world.links(file);
         let skip = links.iter().rposition(|link| self.after.contains(&link.to)).map_or(0, |j| j + 1);
         let name = world.there.name;
+        if let Some(Link { snap, to, .. }) = world.name_taken(links.get(skip..).unwrap_or_default())
+            && links.get(skip).is_some_and(|link| link.from.is_some())
+        {
+            return Verdict::Conflict(format!(
+                "{name}@{snap} is another snapshot than its {to}; to make room: zfs rename {name}@{snap} {name}@{snap}.old"
+            ));
+        }
         match links.get(skip) {
             None => Verdict::AlreadyThere,
             Some(Link { from: None, to, .. }) => match world.there.snapshots {
@@ -313,8 +329,12 @@ mod tests {
     /// A stream over these snapshots; the first one is the base, 0: none. Negative: raw.
     fn stream(order: u64, prev: Option<u64>, snapshots: &[i64]) -> Facts {
         let guid = |n: i64| Guid(n.unsigned_abs());
-        let link =
-            |pair: &[i64]| Link { from: (pair[0] != 0).then_some(guid(pair[0])), to: guid(pair[1]), raw: pair[1] < 0 };
+        let link = |pair: &[i64]| Link {
+            from: (pair[0] != 0).then_some(guid(pair[0])),
+            to: guid(pair[1]),
+            snap: format!("s{}", pair[1].unsigned_abs() % 1000),
+            raw: pair[1] < 0,
+        };
         let epoch = Epoch { id: "e".into(), started: 1 };
         let base = if snapshots[0] == 0 { Base::None } else { Base::Prev };
         Facts {
@@ -423,6 +443,7 @@ mod tests {
             ),
             ("behind a missing one", Some(&[1]), vec![of(3, &[2, 3]), of(4, &[3, 4])], &["waiting", "waiting 0"], &[]),
             ("two fulls", None, vec![of(1, &[0, 1]), of(2, &[0, 2])], &["conflict", "ready 0"], &[1]),
+            ("a name in use", Some(&[1, 2]), vec![of(3, &[2, 1002])], &["conflict"], &[]),
             (
                 "a circle",
                 Some(&[1]),
