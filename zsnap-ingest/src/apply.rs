@@ -13,7 +13,7 @@ use zsnap_common::target::Target;
 
 use crate::config::CommandTable;
 use crate::opened::Opened;
-use crate::plan::Past;
+use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
 use crate::receive::Unwrap;
 use crate::shared::Shared;
@@ -35,13 +35,15 @@ pub fn receive(
     pool: &Pool<'_>,
     tree: &mut Tree,
     past: &mut Past,
-    target: &Target,
+    facts: &Facts,
     opened: Opened,
     skip: usize,
 ) -> Result<Received> {
+    let target = &facts.target;
     tree.make_parents(pool.zfs, target)?;
     let name = tree.name(target);
-    let seq = opened.manifest().map(|m| m.seq);
+    past.rewind(tree.snapshots(&name));
+    past.learn(facts, tree.snapshots(&name));
     let mut unwrap = Unwrap::new(pool.zfs, &name, skip);
     let replayed = opened.replay(&mut unwrap);
     let (committed, received) = unwrap.end();
@@ -52,7 +54,7 @@ pub fn receive(
         past.commit(sub.to, sub.raw);
     }
     if result.is_ok() {
-        past.last_seq = seq.max(past.last_seq);
+        past.done(facts);
     }
     if result.is_ok() || !committed.is_empty() {
         journal::write(&journal::dataset_path(&shared.config.state, pool.guid, target), past)?;

@@ -90,23 +90,41 @@ pub struct Past {
 const REMEMBERED: usize = 10_000;
 
 impl Past {
-    /// A snapshot is there now, after all others.
+    /// A snapshot was received: it is the newest now, so what the journal has behind it was rolled back.
     pub fn commit(&mut self, guid: Guid, raw: bool) {
-        self.committed.retain(|&known| known != guid);
+        if let Some(at) = self.committed.iter().position(|&known| known == guid) {
+            self.committed.truncate(at);
+        }
         self.committed.push(guid);
         let surplus = self.committed.len().saturating_sub(REMEMBERED);
         self.committed.drain(..surplus);
         self.raw = Some(raw);
     }
 
-    /// A file is there: remembers of its snapshots those that are, in case that a run ended
-    /// between their commit and ours.
-    pub fn has(&mut self, facts: &Facts, snapshots: &[Snapshot]) {
-        for link in &facts.links {
-            if !self.committed.contains(&link.to) && snapshots.iter().any(|s| s.guid == link.to) {
-                self.commit(link.to, link.raw);
-            }
+    /// Before a file is applied to the dataset with these snapshots, oldest first: what is behind the newest
+    /// one that is still here was rolled back, and is forgotten, lest it seem to have been pruned
+    /// once something else follows it.
+    pub fn rewind(&mut self, here: &[Snapshot]) {
+        let is_here = |guid: &Guid| here.iter().any(|s| s.guid == *guid);
+        if let Some(left) = self.committed.iter().rposition(is_here) {
+            self.committed.truncate(left + 1);
         }
+    }
+
+    /// Remembers those snapshots of a file that are here, oldest first, in case that a run ended between
+    /// their commit and ours.
+    pub fn learn(&mut self, facts: &Facts, here: &[Snapshot]) {
+        let place = |guid: Guid| here.iter().position(|s| s.guid == guid);
+        for link in &facts.links {
+            let Some(at) = place(link.to).filter(|_| !self.committed.contains(&link.to)) else { continue };
+            let later = self.committed.iter().position(|&known| place(known).is_some_and(|known| known > at));
+            self.committed.insert(later.unwrap_or(self.committed.len()), link.to);
+            self.raw = Some(link.raw);
+        }
+    }
+
+    /// The file is there, as a whole.
+    pub fn done(&mut self, facts: &Facts) {
         self.last_seq = facts.number.as_ref().map(|n| n.seq).max(self.last_seq);
     }
 }

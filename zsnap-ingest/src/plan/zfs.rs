@@ -16,10 +16,7 @@ use super::{Link, Past, Pending, Plan, There, Verdict};
 /// without its base.
 pub fn zfs(there: &There<'_>, files: &[Pending<'_>], past: &Past, unread: bool) -> Plan {
     let world = World::new(there, files, past);
-    let mut path = world.path();
-    if path.is_empty() {
-        path.extend(world.older_base());
-    }
+    let path = world.path();
     let mut after = world.here.clone();
     let mut raw = past.raw;
     for &(file, skip) in &path {
@@ -152,13 +149,23 @@ impl<'a> World<'a> {
 
     /// The steps to take, in order.
     fn path(&self) -> Vec<Step> {
-        let mut at: At = match self.there.snapshots {
-            None => (None, None),
-            Some(snapshots) => match snapshots.last() {
-                Some(newest) => (Some(newest.guid), self.past.raw),
-                None => return Vec::new(),
-            },
-        };
+        let Some(snapshots) = self.there.snapshots else { return self.way_from((None, None)) };
+        let mut path = Vec::new();
+        for (back, snapshot) in snapshots.iter().rev().enumerate() {
+            path = self.way_from((Some(snapshot.guid), self.past.raw));
+            if back > 0 {
+                // Not the newest: `zfs receive` takes it if nothing was written since, as with a
+                // snapshot made by hand on the target. Only it can tell, so one at a time.
+                path.truncate(1);
+            }
+            if !path.is_empty() {
+                break;
+            }
+        }
+        path
+    }
+
+    fn way_from(&self, mut at: At) -> Vec<Step> {
         let ways = self.ways(at);
         let mut path = Vec::new();
         while let Some(&Some((_, Some(step)))) = ways.get(&at) {
@@ -201,14 +208,6 @@ impl<'a> World<'a> {
             ways.insert(at, Some(best));
         }
         ways
-    }
-
-    /// An increment on a snapshot that is not the newest: `zfs receive` takes it if nothing was
-    /// written since, as with a snapshot made by hand on the target.
-    fn older_base(&self) -> Option<Step> {
-        let snapshots = self.there.snapshots?;
-        let mut steps = snapshots.iter().rev().flat_map(|s| self.on.get(&Some(s.guid)).into_iter().flatten());
-        steps.find(|&&step| self.end((None, self.past.raw), step).is_some()).copied()
     }
 }
 
