@@ -109,16 +109,11 @@ impl Dataset {
         best
     }
 
-    /// An increment on an older snapshot, which is as good as the newest if it holds the same.
+    /// The best way on from an older snapshot, which is as good as the newest if it holds the same.
     fn beside(&self, files: &[File], content: &impl Fn(usize) -> usize) -> Option<Vec<usize>> {
         let newest = self.newest()?;
-        let same = |base: &&usize| content(**base) == content(newest);
-        let bases: Vec<usize> = self.present.iter().flatten().rev().filter(same).copied().collect();
-        let on = |base: usize| {
-            let mut open = files.iter().filter(|file| !self.needless(file));
-            open.find_map(|file| self.rest(Some(base), file))
-        };
-        bases.into_iter().find_map(on).map(<[usize]>::to_vec)
+        let bases = self.present.iter().flatten().rev().filter(|base| content(**base) == content(newest));
+        bases.map(|base| self.way(Some(*base), files).1).find(|way| !way.is_empty())
     }
 
     /// Applies what can be applied, and takes away what has come to nothing.

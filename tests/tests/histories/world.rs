@@ -253,7 +253,8 @@ impl World {
             assert_eq!(names.iter().collect::<Vec<_>>(), expected, "{}", story_of(lines, &said));
         }
         let bad = walk(self.scene.path("spool/.zsnap-quarantine"));
-        assert!(bad.is_empty(), "in quarantine: {bad:?}; {said}");
+        let why = || bad.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<String>();
+        assert!(bad.is_empty(), "in quarantine: {}; {said}", why());
         let needed = self.needed().expect("needed-guids is not complete after a whole run");
         for line in self.hosts.values().flatten() {
             // After a rollback the journal names what is gone, until something comes.
