@@ -264,16 +264,21 @@ impl Scene {
 
     /// The same with any key and recipient.
     pub fn seal_with(&self, manifest: &Manifest, key: Option<&SigningKey>, to: &Path, body: &[u8]) -> Vec<u8> {
-        let recipients = Recipients::load(&[to.to_owned()], Format::Gpg, SystemTime::now()).unwrap();
-        let how = Sealing { recipients: &recipients, signer: key, format: Format::Gpg, level: 1, threads: 1 };
         let trailer =
             Trailer { zsnap: 1, bytes: body.len() as u64, sha256: sha256_hex(body), substreams: None, to: None };
-        seal(Vec::new(), &how, manifest, |out| {
-            out.write_all(body)?;
-            Ok(trailer)
-        })
-        .unwrap()
+        seal_with(manifest, trailer, key, to, body)
     }
+}
+
+/// Seals `body` with any manifest, trailer, key and recipient.
+pub fn seal_with(manifest: &Manifest, trailer: Trailer, key: Option<&SigningKey>, to: &Path, body: &[u8]) -> Vec<u8> {
+    let recipients = Recipients::load(&[to.to_owned()], Format::Gpg, SystemTime::now()).unwrap();
+    let how = Sealing { recipients: &recipients, signer: key, format: Format::Gpg, level: 1, threads: 1 };
+    seal(Vec::new(), &how, manifest, |out| {
+        out.write_all(body)?;
+        Ok(trailer)
+    })
+    .unwrap()
 }
 
 /// What lies in a directory and is not hidden, sorted; nothing if it is not there.

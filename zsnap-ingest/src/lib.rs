@@ -18,6 +18,7 @@ mod needed;
 mod opened;
 pub mod plan;
 mod pool;
+mod property;
 mod quarantine;
 mod receive;
 mod run;

@@ -481,12 +481,14 @@ mod tests {
     fn a_refused_one_is_tried_again_when_something_changed() {
         let facts = stream(2, None, &[1, 2]);
         let all = snapshots(&[1, 7]);
-        let tried = |written, at: u64| {
+        let of = |facts: &Facts, written, at: u64| {
             let there = There { name: "p/h/tank", snapshots: Some(&all), written, parent: None };
             let refused_at = Some(Head { newest: Guid(7), written: at });
-            zfs(&there, &[Pending { facts: &facts, refused_at }], &past(&[], None), false).verdicts[0].word()
+            zfs(&there, &[Pending { facts, refused_at }], &past(&[], None), false).verdicts[0].word()
         };
+        let tried = |written, at| of(&facts, written, at);
         assert_eq!(tried(512, 512), "diverged");
+        assert_eq!(of(&stream(2, None, &[0, 1, 2]), 512, 512), "diverged");
         assert_eq!(tried(0, 512), "ready");
     }
 
