@@ -59,7 +59,7 @@ pub struct HostRun<'a> {
     known: Known,
     todo: VecDeque<Todo>,
     /// A program failed over it: nothing more is given to it in this run.
-    stopped: BTreeSet<Target>,
+    pub stopped: BTreeSet<Target>,
     /// How many files were decrypted.
     pub looked: u64,
 }

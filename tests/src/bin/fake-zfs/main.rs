@@ -25,6 +25,8 @@ mod send;
 #[path = "../../stream.rs"]
 #[allow(dead_code)]
 mod stream;
+#[cfg(test)]
+use zsnap_tests::{SAMPLES, sample};
 
 use std::collections::BTreeSet;
 use std::fs;
