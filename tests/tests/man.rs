@@ -183,11 +183,15 @@ fn the_examples_of_zsnap_ingest_work() {
         fs::rename(&file, dir.join(file.file_name().unwrap())).unwrap();
     }
     let examples = blocks("man/zsnap-ingest.8", ".EX", ".EE");
-    assert_eq!(examples.len(), 2);
+    assert_eq!(examples.len(), 4);
     for example in examples {
+        // What the system's configuration says stands in the scene's.
+        let example = example.replace("zsnap-ingest status", "zsnap-ingest --config ../ingest.toml status");
         let err = shell(&example, &dir);
         assert!(err.is_empty(), "{example}\n{err}");
     }
+    let metrics = fs::read_to_string(dir.join("zsnap.prom")).unwrap();
+    assert!(metrics.contains("zsnap_ingest_chain{dataset=\"laptop/-\",state=\"ok\"} 1\n"), "{metrics}");
     assert!(fs::read(dir.join("etc.tar")).unwrap() == tar.out);
     assert!(dir.join("newserver.key").exists() && dir.join("newserver.cert").exists());
 }

@@ -25,6 +25,8 @@ pub struct Report {
 pub enum Cell {
     /// Text, shown escaped.
     Text(String),
+    /// Text of any length: below the table, as `FIRST CELL: TEXT`; not for Prometheus. Empty: none.
+    Note(String),
     /// A count.
     Count(u64),
     /// Bytes, shown as `1.5 MiB` in the table.
@@ -48,10 +50,21 @@ pub enum Form {
     Prometheus,
 }
 
+impl Form {
+    /// What the options say.
+    pub fn of(prometheus: bool, json: bool) -> Form {
+        match (prometheus, json) {
+            (true, _) => Form::Prometheus,
+            (_, true) => Form::Json,
+            _ => Form::Table,
+        }
+    }
+}
+
 impl Cell {
     fn shown(&self) -> String {
         match self {
-            Cell::Text(text) => escape(text),
+            Cell::Text(text) | Cell::Note(text) => escape(text),
             Cell::Count(n) => n.to_string(),
             Cell::Bytes(n) => bytes(*n),
             Cell::Age(n) => age(*n),
@@ -62,7 +75,8 @@ impl Cell {
 
     fn json(&self) -> Value {
         match self {
-            Cell::Text(text) => Value::from(text.as_str()),
+            Cell::Note(text) if text.is_empty() => Value::Null,
+            Cell::Text(text) | Cell::Note(text) => Value::from(text.as_str()),
             Cell::None => Value::Null,
             Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) | Cell::Time(n) => Value::from(*n),
         }
@@ -71,7 +85,7 @@ impl Cell {
     fn number(&self) -> Option<u64> {
         match self {
             Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) | Cell::Time(n) => Some(*n),
-            Cell::Text(_) | Cell::None => None,
+            Cell::Text(_) | Cell::Note(_) | Cell::None => None,
         }
     }
 }
@@ -131,12 +145,14 @@ impl Report {
     fn table(&self) -> String {
         let mut lines = vec![self.columns.iter().map(|name| name.replace('_', " ").to_uppercase()).collect::<Vec<_>>()];
         lines.extend(self.rows.iter().map(|row| row.iter().map(Cell::shown).collect()));
+        let note = |i: usize| self.rows.iter().any(|row| matches!(row.get(i), Some(Cell::Note(_))));
+        let notes: Vec<bool> = (0..self.columns.len()).map(note).collect();
         let width = |i: usize| lines.iter().filter_map(|line| line.get(i)).map(String::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let mut text = String::new();
         for (number, line) in lines.iter().enumerate() {
             let mut row = String::new();
-            for (i, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            for (i, (cell, width)) in line.iter().zip(&widths).enumerate().filter(|(i, _)| !notes[*i]) {
                 let cells = number.checked_sub(1).and_then(|n| self.rows.get(n));
                 let right = cells.and_then(|cells| cells.get(i)).is_some_and(|cell| cell.number().is_some());
                 // Writing to a String cannot fail.
@@ -144,6 +160,12 @@ impl Report {
             }
             text.push_str(row.trim_end());
             text.push('\n');
+        }
+        for row in &self.rows {
+            for cell in row.iter().filter(|cell| matches!(cell, Cell::Note(text) if !text.is_empty())) {
+                let about = row.first().map(Cell::shown).unwrap_or_default();
+                let _ = writeln!(text, "{about}: {}", cell.shown());
+            }
         }
         text
     }
@@ -216,6 +238,22 @@ mod tests {
         assert_eq!(lines[0], "DATASET      WAITING  OLDEST AGE SECONDS");
         assert_eq!(lines[1], "laptop/tank  1.5 KiB               1d 1h");
         assert!(!text.contains('\x1b') && lines[2].trim_end().ends_with('-'), "{text}");
+    }
+
+    #[test]
+    fn long_text_stands_below_the_table() {
+        let mut report = report();
+        report.columns.insert(1, "remedy");
+        report.rows[0].insert(1, Cell::Note("look\nhere".into()));
+        report.rows[1].insert(1, Cell::Note(String::new()));
+        let text = report.render(Form::Table);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "DATASET      WAITING  OLDEST AGE SECONDS");
+        assert_eq!(lines[3..], ["laptop/tank: look\\nhere"], "{text}");
+        let value: Value = serde_json::from_str(&report.render(Form::Json)).unwrap();
+        assert_eq!(value[0]["remedy"], "look\nhere");
+        assert!(value[1]["remedy"].is_null());
+        assert!(!report.render(Form::Prometheus).contains("remedy"));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn receive(
     let name = tree.name(target);
     past.rewind(tree.snapshots(&name));
     past.learn(facts, tree.snapshots(&name));
-    let mut unwrap = Unwrap::new(pool.zfs, &name, skip);
+    let mut unwrap = Unwrap::new(pool.zfs, &name, skip, shared.config.receiving(&target.host));
     let replayed = opened.replay(&mut unwrap);
     let (committed, received) = unwrap.end();
     // The receiver's own error says more than the broken pipe that it leaves behind.
@@ -60,8 +60,10 @@ pub fn receive(
         journal::write(&journal::dataset_path(&shared.config.state, pool.guid, target), past)?;
     }
     let Err(e) = result else { return Ok(Received::All) };
-    tree.refresh(pool.zfs, &name)?;
+    // On a pool that hangs this fails as well; the receiver's error says more.
+    let refreshed = tree.refresh(pool.zfs, &name);
     if format!("{e:#}").contains("has been modified") {
+        refreshed?;
         log::info(format!("{e:#}"));
         return Ok(Received::Modified);
     }
@@ -80,5 +82,5 @@ pub fn run_command(
     log::info(format!("applying {} to {}", shown(name), table.target.display()));
     let alone = shared.target(&table.target);
     let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
-    command::apply(table, target, &shown(name), &manifest, |out| opened.replay(out))
+    command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, |out| opened.replay(out))
 }

@@ -1,11 +1,12 @@
 //! The command line. Every option is also a key of `/etc/zsnap/ingest.toml`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zsnap_common::options::{duration, size};
-use zsnap_common::target::{Host, Target};
+use zsnap_common::target::{Host, NameError, Target};
 
 /// Receives queue files: checks who sent them, authenticates and orders them, and feeds them to
 /// zfs receive or to a command.
@@ -56,6 +57,27 @@ pub struct Options {
     /// Largest zstd window, as a power of two
     #[arg(long, global = true, value_name = "LOG", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
     pub window_log: u32,
+    /// Queue files decrypted for one host in one run; the others wait for the next
+    #[arg(long, global = true, value_name = "N", default_value = "10000", value_parser = count)]
+    pub max_files: u64,
+    /// Bytes of queue files read for one host in one run; the others wait for the next [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub max_bytes: Option<u64>,
+    /// Largest plain stream of one file; a larger one is held [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// How many times larger than its file a plain stream of more than 1 GiB may be; else it is held
+    #[arg(long, global = true, value_name = "N", default_value = "10000", value_parser = count)]
+    pub max_ratio: u64,
+    /// Kill a receiver that takes nothing for this long, or does not end this long after its last byte
+    #[arg(long, global = true, value_name = "TIME", default_value = "6h", value_parser = timeout)]
+    pub receive_timeout: Duration,
+    /// Property that received datasets get (zfs receive -o); may be given several times
+    #[arg(long, global = true, value_name = "PROPERTY=VALUE")]
+    pub set: Vec<String>,
+    /// Property that received datasets inherit (zfs receive -x); may be given several times
+    #[arg(long, global = true, value_name = "PROPERTY")]
+    pub exclude: Vec<String>,
     /// The host that speaks, for exec as a forced ssh command, and for verify and cat of a file without its name
     #[arg(long, global = true, value_name = "NAME")]
     pub host: Option<Host>,
@@ -65,9 +87,24 @@ pub struct Options {
     /// The program zpool
     #[arg(long, global = true, value_name = "PROGRAM", default_value = "zpool")]
     pub zpool: PathBuf,
+    /// Machine-readable output of status and plan: an array
+    #[arg(long, global = true)]
+    pub json: bool,
     /// Tell on stderr what is done
     #[arg(long, short, global = true)]
     pub verbose: bool,
+}
+
+/// A number from 1.
+pub fn count(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("\"{text}\" is no number from 1 up"))
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        short if short < Duration::from_secs(1) => Err(format!("\"{text}\" is too short; write 1s or more")),
+        time => Ok(time),
+    }
 }
 
 /// What to do.
@@ -89,6 +126,14 @@ pub enum Verb {
     Cat {
         #[command(flatten)]
         file: OneFile,
+    },
+    /// Tell how every chain stands: what came last, what waits, and what to do
+    Status(StatusOptions),
+    /// Verify what is new, and tell what run would do with each file; do nothing
+    Plan {
+        /// Only these
+        #[arg(value_name = "HOST")]
+        hosts: Vec<Host>,
     },
     /// Put quarantined files back, for the next run
     Retry {
@@ -121,6 +166,42 @@ pub enum Verb {
     },
     /// Check configuration, keys, directories and programs, and say what to mend
     Check,
+}
+
+/// What `status` tells, and when its status is 1.
+#[derive(Debug, Args)]
+pub struct StatusOptions {
+    /// Only these
+    #[arg(value_name = "HOST|HOST/DATASET")]
+    pub only: Vec<Only>,
+    /// Text for Prometheus
+    #[arg(long, conflicts_with = "json")]
+    pub prometheus: bool,
+    /// Exit 1 if the newest of a target, or a file that waits, is older than TIME [default: the host's max-age]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub max_age: Option<Duration>,
+    /// Print only if the exit status is not 0
+    #[arg(long)]
+    pub quiet: bool,
+    /// Print where needed-guids of the present pool is, for zsnap-expire, and nothing else
+    #[arg(long, conflicts_with_all = ["only", "prometheus", "max_age", "quiet", "json"])]
+    pub needed_file: bool,
+}
+
+/// An operand of `status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// All targets of a host.
+    Host(Host),
+    /// One.
+    Target(Target),
+}
+
+impl FromStr for Only {
+    type Err = NameError;
+    fn from_str(name: &str) -> Result<Only, NameError> {
+        if name.contains('/') { name.parse().map(Only::Target) } else { name.parse().map(Only::Host) }
+    }
 }
 
 /// A file to look into, and whom to believe.

@@ -61,8 +61,10 @@ pub enum Fate {
     Failed,
     /// Who sent it cannot be told now.
     Held(String),
-    /// It is left alone, or would go to quarantine if anything were done.
+    /// It is left alone.
     Bad(String),
+    /// It would go to quarantine, if anything were done.
+    Doomed(String),
     /// Applied, removed, or moved away.
     Gone,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File as Fd;
 
 use anyhow::Result;
-use zsnap_common::cancel::{self, Cancelled};
+use zsnap_common::cancel;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::shown;
 use zsnap_common::log;
@@ -49,8 +49,6 @@ pub struct HostRun<'a> {
     pub absent: BTreeMap<String, Entry>,
     /// Seconds since 1970 when a new file was seen last, or the host was seen first.
     pub last_came: u64,
-    /// Say what would become of files, and do nothing.
-    pub dry: bool,
     /// The journals of its datasets that were looked at.
     pub pasts: BTreeMap<Target, Past>,
     /// Where its files lie.
@@ -61,7 +59,7 @@ pub struct HostRun<'a> {
     known: Known,
     todo: VecDeque<Todo>,
     /// A program failed over it: nothing more is given to it in this run.
-    stopped: BTreeSet<Target>,
+    pub stopped: BTreeSet<Target>,
     /// How many files were decrypted.
     pub looked: u64,
 }
@@ -81,7 +79,6 @@ impl<'a> HostRun<'a> {
             files: Vec::new(),
             absent: known.files.iter().filter(elsewhere).map(|(k, e)| (k.clone(), e.clone())).collect(),
             last_came: known.last_came,
-            dry: false,
             pasts: BTreeMap::new(),
             places,
             known,
@@ -218,7 +215,7 @@ impl<'a> HostRun<'a> {
 
     /// What a plan comes to, now.
     fn acts(&mut self, target: &Target) -> Result<Vec<(usize, Verdict)>> {
-        if self.dry {
+        if self.shared.dry {
             return Ok(Vec::new());
         }
         let Judged { judgements, path } = match self.judge(target) {
@@ -360,22 +357,13 @@ impl<'a> HostRun<'a> {
         self.stopped.insert(target.clone());
         match at {
             Some(at) => self.failed_over(at, e),
-            None if Cancelled::find(&e).is_some() => Err(e),
-            None => {
-                log::error(format!("{target}: {e:#}"));
-                self.shared.failed(Exit::of(&e));
-                Ok(())
-            }
+            None => self.shared.passed(target, e),
         }
     }
 
     /// A program or a disk failed over a file.
     pub fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
-        if Cancelled::find(&e).is_some() {
-            return Err(e);
-        }
-        log::error(format!("{}: {e:#}", self.key(at)));
-        self.shared.failed(Exit::of(&e));
+        self.shared.passed(self.key(at), e)?;
         let file = &mut self.files[at];
         file.entry.attempts += 1;
         file.fate = Fate::Failed;
@@ -397,7 +385,10 @@ impl<'a> HostRun<'a> {
                 Judgement::Held(why) => self.shared.told().problem(&key, &format!("held: {why}")),
                 Judgement::Alone(why) => self.shared.told().problem(&key, &why),
                 Judgement::Failed => {}
-                Judgement::Is(verdict) => self.tell(&key, since, &verdict),
+                Judgement::Is(verdict) => match self.remedy(since, &verdict) {
+                    Some(message) => self.shared.told().problem(&key, &message),
+                    None => log::info(format!("{key}: {} {}", verdict.word(), verdict.why())),
+                },
             }
         }
         self.write_known()

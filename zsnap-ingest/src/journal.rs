@@ -4,6 +4,7 @@
 //! or restored together). Only zsnap-ingest writes them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,29 @@ pub fn dataset_path(state: &Path, pool: Guid, target: &Target) -> PathBuf {
     let name =
         if name.len() > 200 { format!("~{}.json", zsnap_common::digest::sha256_hex(name.as_bytes())) } else { name };
     state.join(pool.to_string()).join("journal").join(target.host.as_str()).join(name)
+}
+
+/// The journals of a pool's datasets: HOST/DATASET (or HOST/~DIGEST of a long one), and where each lies.
+pub fn of_pool(state: &Path, pool: Guid) -> Result<Vec<(String, PathBuf)>> {
+    let root = state.join(pool.to_string()).join("journal");
+    let mut all = Vec::new();
+    for host in names(&root)? {
+        for file in names(&root.join(&host))? {
+            let (host, name) = (host.to_string_lossy(), file.to_string_lossy());
+            let Some(dataset) = name.strip_suffix(".json").filter(|name| !name.starts_with('.')) else { continue };
+            all.push((format!("{host}/{}", dataset.replace('@', "/")), root.join(&*host).join(&file)));
+        }
+    }
+    Ok(all)
+}
+
+fn names(dir: &Path) -> Result<Vec<OsString>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.or_exit(Exit::Io, dir.display())?,
+    };
+    let name = |entry: io::Result<std::fs::DirEntry>| entry.map(|entry| entry.file_name());
+    entries.map(name).collect::<io::Result<_>>().or_exit(Exit::Io, dir.display())
 }
 
 /// Where the journal of a command's target directory lies.

@@ -1,7 +1,7 @@
 //! What is to be said of each file of a host now: the planner's verdict where all is there that it
 //! needs, else what stands in the way. Looks at journals and directories; changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::Result;
@@ -68,12 +68,24 @@ impl HostRun<'_> {
         Ok(judged)
     }
 
-    /// Judges every file that is still here.
-    pub fn judge_all(&mut self) -> Result<BTreeMap<usize, Judgement>> {
-        let mut all = BTreeMap::new();
+    /// Judges every file that is still here, in the order in which a run takes them.
+    pub fn judge_all(&mut self) -> Result<Vec<(usize, Judgement)>> {
+        // By the file: its place among those of its target, and the judgement.
+        let mut all: BTreeMap<usize, ((usize, usize), Judgement)> = BTreeMap::new();
         for target in self.targets() {
-            let judged = self.judge(&target)?;
-            all.extend(judged.judgements);
+            let Judged { judgements, path } = self.judge(&target)?;
+            let first = judgements.keys().next().copied().unwrap_or(0);
+            let turns: HashMap<usize, usize> = path.iter().enumerate().map(|(turn, &at)| (at, turn + 1)).collect();
+            for (at, judgement) in judgements {
+                let turn = match judgement {
+                    Judgement::Is(Verdict::AlreadyThere | Verdict::Stale | Verdict::Refused(_)) => 0,
+                    _ => turns.get(&at).copied().unwrap_or(usize::MAX),
+                };
+                all.insert(at, ((first, turn), judgement));
+            }
+            if self.shared.dry && !path.is_empty() {
+                self.tree.expect(&target);
+            }
         }
         for (at, file) in self.files.iter().enumerate() {
             let judgement = match (&file.fate, &file.entry.what) {
@@ -82,33 +94,32 @@ impl HostRun<'_> {
                 (Fate::Later(why), _) => Judgement::Later(why.clone()),
                 (Fate::Held(why), _) => Judgement::Held(why.clone()),
                 (Fate::Bad(why), _) => Judgement::Alone(why.clone()),
+                (Fate::Doomed(why), _) => Judgement::Is(Verdict::Refused(why.clone())),
                 (Fate::Open, What::Says(_)) => continue,
                 (Fate::Open, What::Held(why)) => Judgement::Held(why.clone()),
                 (Fate::Open, What::New) => Judgement::Later("not looked at yet".into()),
             };
-            all.insert(at, judgement);
+            all.insert(at, ((at, 0), judgement));
         }
-        Ok(all)
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_by_key(|&(_, (place, _))| place);
+        Ok(all.into_iter().map(|(at, (_, judgement))| (at, judgement)).collect())
     }
 
-    /// Tells of a file that stays: since when it is here, in seconds since 1970, and the verdict.
-    pub fn tell(&self, key: &str, since: u64, verdict: &Verdict) {
-        let long = self.shared.seconds().saturating_sub(since) > self.shared.config.max_wait.as_secs();
+    /// What is told of a file that is here `since`, in seconds since 1970, and stays; `None`: nothing
+    /// need be done, or it waits behind another one, of which that is told.
+    pub fn remedy(&self, since: u64, verdict: &Verdict) -> Option<String> {
         let why = verdict.why();
-        let message = match verdict {
-            // The one in front is told.
-            Verdict::Waiting { behind: Some(_), .. } | Verdict::Ready { .. } | Verdict::Superseded => {
-                log::info(format!("{key}: {} {why}", verdict.word()));
-                return;
-            }
-            Verdict::Waiting { .. } if long => {
+        Some(match verdict {
+            Verdict::Waiting { behind: Some(_), .. } | Verdict::Ready { .. } => return None,
+            Verdict::AlreadyThere | Verdict::Stale | Verdict::Superseded => return None,
+            Verdict::Waiting { .. } if self.shared.is_long(since) => {
                 format!("waiting {why}; for longer than max-wait: look where that was lost, or queue a full stream")
             }
             Verdict::Waiting { .. } => format!("waiting {why}"),
             Verdict::Broken(_) => format!("broken chain: {why}"),
             _ => format!("{}: {why}", verdict.word()),
-        };
-        self.shared.told().problem(key, &message);
+        })
     }
 
     fn pending(&self, files: &[usize]) -> Vec<Pending<'_>> {
@@ -163,11 +174,11 @@ impl HostRun<'_> {
             Err(e) => Some(format!("{e:#}")),
         };
         let past = Past { committed: snapshots.iter().map(|s| s.guid).collect(), ..Past::default() };
-        if let Some(why) = why {
+        if let Some(why) = why
+            && !self.shared.dry
+        {
             log::warn(format!("{why}; rebuilt from {} snapshots of {name}", snapshots.len()));
-            if !self.dry {
-                journal::write(&path, &past)?;
-            }
+            journal::write(&path, &past)?;
         }
         self.pasts.insert(target.clone(), past);
         Ok(())

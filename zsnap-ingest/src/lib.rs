@@ -2,6 +2,7 @@
 //! the sake of its tests and benchmarks, which look at the pure parts.
 
 mod apply;
+mod chain;
 mod check;
 mod cli;
 mod command;
@@ -18,14 +19,18 @@ mod needed;
 mod opened;
 pub mod plan;
 mod pool;
+mod preview;
+mod property;
 mod quarantine;
 mod receive;
 mod run;
 mod shared;
+mod status;
 mod told;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::exit::{Exit, OrExit};
@@ -59,6 +64,14 @@ fn start() -> Result<Exit> {
         }
         Verb::Verify { file } => inspect::inspect(&options, tables, &file, false),
         Verb::Cat { file } => inspect::inspect(&options, tables, &file, true),
+        Verb::Status(asked) => {
+            let config = Config::load(&options, tables)?;
+            status::status(&config, &asked, options.json, SystemTime::now())
+        }
+        Verb::Plan { hosts } => {
+            let config = Config::load(&options, tables)?;
+            preview::preview(&config, &hosts, options.json, SystemTime::now())
+        }
         Verb::Retry { all, what } => retry(&options, all, &what),
         Verb::Adopt { applied, not_applied, target } => {
             let config = Config::load(&options, tables)?;

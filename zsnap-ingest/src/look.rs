@@ -34,20 +34,23 @@ impl<'a> HostRun<'a> {
         }
     }
 
+    /// Whether it is for a pool that is not here, by its name: it need not be decrypted in every run until
+    /// the drive comes.
+    pub fn is_away(&self, at: usize) -> bool {
+        let named = self.files[at].named();
+        self.shared.is_pool_away() && named.is_some_and(|named| self.shared.config.command_for(&named).is_none())
+    }
+
     fn look(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
         let shared = self.shared;
+        let away = self.is_away(at);
         let file = &mut self.files[at];
         let Some(place) = self.places.get(file.place) else { return Ok(None) };
-        // Need not be decrypted in every run until the drive comes.
-        let named = file.named();
-        if shared.config.store.is_some()
-            && shared.pool.is_none()
-            && named.is_some_and(|named| shared.config.command_for(&named).is_none())
-        {
+        if away {
             file.fate = Fate::Later("its pool is not here".into());
             return Ok(None);
         }
-        if self.looked >= shared.config.max_files {
+        if self.looked >= shared.config.bounds(&self.host).max_files {
             file.fate = Fate::Later("enough files of this host for one run (max-files)".into());
             return Ok(None);
         }
@@ -119,8 +122,8 @@ impl<'a> HostRun<'a> {
         let key = self.key(at);
         let file = &mut self.files[at];
         let Some(place) = self.places.get(file.place) else { return Ok(()) };
-        if self.dry {
-            file.fate = Fate::Bad(why.to_owned());
+        if self.shared.dry {
+            file.fate = Fate::Doomed(why.to_owned());
             return Ok(());
         }
         if quarantine::put(&place.root, &place.dir, self.host.as_str().as_ref(), &file.name, fd, why)? {

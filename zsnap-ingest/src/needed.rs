@@ -4,8 +4,6 @@
 //! `running`.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -35,6 +33,13 @@ pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, no
         for entry in host.absent.values() {
             pending(&mut lines, entry, host.host.as_str());
         }
+        // Also what no journal has: committed when a run ended early, or left by a rollback.
+        for target in host.tree.targets(&host.host) {
+            let newest = host.tree.snapshots(&host.tree.name(&target)).last();
+            lines.extend(newest.map(|s| format!("{} {target}", s.guid)));
+        }
+        // A program failed, so it is not known what is there.
+        lines.extend(host.stopped.iter().map(|target| format!("all {target}")));
     }
     chains(&mut lines, state, pool)?;
     let word = if complete { "complete" } else { "running" };
@@ -65,29 +70,14 @@ fn pending(lines: &mut BTreeSet<String>, entry: &Entry, named: &str) {
 
 /// The newest snapshot of every chain: what comes next builds on it.
 fn chains(lines: &mut BTreeSet<String>, state: &Path, pool: Guid) -> Result<()> {
-    let root = state.join(pool.to_string()).join("journal");
-    for host in names(&root)? {
-        for file in names(&root.join(&host))? {
-            let (host, file) = (host.to_string_lossy(), file.to_string_lossy());
-            let Some(dataset) = file.strip_suffix(".json").filter(|name| !name.starts_with('.')) else { continue };
-            let target = format!("{host}/{}", dataset.replace('@', "/"));
-            match journal::read::<Past>(&root.join(&*host).join(&*file)) {
-                Ok(past) => {
-                    let last = past.and_then(|past| past.committed.last().copied());
-                    lines.extend(last.map(|guid| format!("{guid} {target}")));
-                }
-                Err(_) => drop(lines.insert(format!("all {target}"))),
+    for (target, path) in journal::of_pool(state, pool)? {
+        match journal::read::<Past>(&path) {
+            Ok(past) => {
+                let last = past.and_then(|past| past.committed.last().copied());
+                lines.extend(last.map(|guid| format!("{guid} {target}")));
             }
+            Err(_) => drop(lines.insert(format!("all {target}"))),
         }
     }
     Ok(())
-}
-
-fn names(dir: &Path) -> Result<Vec<OsString>> {
-    let entries = match std::fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.or_exit(Exit::Io, dir.display())?,
-    };
-    let name = |entry: io::Result<std::fs::DirEntry>| entry.map(|entry| entry.file_name());
-    entries.map(name).collect::<io::Result<_>>().or_exit(Exit::Io, dir.display())
 }

@@ -56,7 +56,12 @@ impl Opened {
             let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
             return Err(No::Held(Exit::Refused, why));
         };
+        let bounds = config.bounds(host);
         if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(No::Io)? {
+            let size = file.metadata().map_err(No::Io)?.len();
+            if bounds.max_size.is_some_and(|most| size > most) {
+                return Err(explain(Refusal::TooLarge(format!("it has {size} bytes")), host));
+            }
             let opened = Opened::Plain(file.clone(), walk(file)?);
             return opened.check_times(host, now).map(|()| opened);
         }
@@ -66,7 +71,8 @@ impl Opened {
             TrustLevel::Recipient => true,
             TrustLevel::Transport => exec,
         };
-        let limits = Limits { verify_buffer: keep, ..config.limits };
+        let limits =
+            Limits { verify_buffer: keep, max_size: bounds.max_size, max_ratio: bounds.max_ratio, ..config.limits };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
         let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| explain(refusal, host))?;
         let opened = Opened::Sealed(Box::new(verified));
@@ -207,6 +213,10 @@ fn explain(refusal: Refusal, host: &Host) -> No {
         Refusal::BadSigner(why) => held(
             Exit::Refused,
             format!("its signing key was not valid when it signed: {why}; get {host}'s renewed certificate"),
+        ),
+        Refusal::TooLarge(why) => held(
+            Exit::Refused,
+            format!("{why}; if {host} means it, raise max-size or max-ratio in [hosts.{host}], or window-log"),
         ),
         Refusal::Clock(why) => held(Exit::TryAgain, why),
         Refusal::Io(e) => No::Io(e),

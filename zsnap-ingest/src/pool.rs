@@ -1,7 +1,7 @@
 //! The pool that the store lies on, and what lies there of one host.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry::Vacant;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use zsnap_common::target::{Dataset, Host, Target};
@@ -45,7 +45,7 @@ impl<'a> Pool<'a> {
         }
         let datasets = self.zfs.datasets(&root)?.unwrap_or_default();
         let snapshots = self.zfs.snapshots(&root)?;
-        Ok(Tree { root, datasets, snapshots })
+        Ok(Tree { root, datasets, snapshots, ..Tree::default() })
     }
 }
 
@@ -57,6 +57,8 @@ pub struct Tree {
     datasets: BTreeMap<String, u64>,
     /// Oldest first.
     snapshots: BTreeMap<String, Vec<Snapshot>>,
+    /// What the next run will make.
+    expected: BTreeSet<String>,
 }
 
 impl Tree {
@@ -83,10 +85,16 @@ impl Tree {
         self.snapshots.keys().filter_map(of).map(move |dataset| Target { host: host.clone(), dataset })
     }
 
+    /// The target's dataset will be there before those that lie in it are received.
+    pub fn expect(&mut self, target: &Target) {
+        self.expected.insert(self.name(target));
+    }
+
     /// The parent that must come first: one that is neither here nor to be made by us.
     pub fn missing_parent(&self, target: &Target, create: &[Dataset]) -> Option<Dataset> {
         plan::missing_parent(target, |parent| {
-            create.contains(parent) || self.datasets.contains_key(&format!("{}/{parent}", self.root))
+            let name = format!("{}/{parent}", self.root);
+            create.contains(parent) || self.datasets.contains_key(&name) || self.expected.contains(&name)
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -67,6 +67,34 @@ fn reason_name(name: &OsStr) -> OsString {
     reason
 }
 
+/// What lies there: hosts, names, and why.
+pub fn list(root: &Incoming) -> Result<Vec<(OsString, OsString, String)>> {
+    let quarantine = match root.inside(DIRECTORY.as_ref()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.or_exit(Exit::Io, "quarantine")?,
+    };
+    let mut all = Vec::new();
+    for host in quarantine.names().or_exit(Exit::Io, "quarantine")? {
+        let dir = quarantine.inside(&host).or_exit(Exit::Io, "quarantine")?;
+        for name in dir.names().or_exit(Exit::Io, "quarantine")? {
+            let text = shown(&name);
+            if !text.ends_with(REASON) && !text.starts_with('.') {
+                let why = why(&dir, &name).unwrap_or_else(|| "nobody knows why".into());
+                all.push((host.clone(), name, why));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The reason beside a file; `None` if there is none that can be read.
+fn why(dir: &Incoming, name: &OsStr) -> Option<String> {
+    let mut text = Vec::new();
+    dir.open_file(&reason_name(name)).ok()?.take(64 << 10).read_to_end(&mut text).ok()?;
+    let reason: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    Some(reason.get("why")?.as_str()?.to_owned())
+}
+
 /// Puts files back where they came from: all, or those of a host, or by name. Returns how many.
 pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
     let quarantine = match root.inside(DIRECTORY.as_ref()) {
@@ -111,6 +139,10 @@ mod tests {
         assert!(put(&root, &host, "h".as_ref(), "f".as_ref(), &file, "forged").unwrap());
         assert!(!dir.path().join("h/f").exists());
         assert_eq!(fs::read(dir.path().join(".zsnap-quarantine/h/f")).unwrap(), b"x");
+        // The reason is the one of the run before.
+        assert_eq!(list(&root).unwrap(), [("h".into(), "f".into(), "nobody knows why".into())]);
+        fs::write(dir.path().join(".zsnap-quarantine/h/f.why.json"), br#"{"why": "forged"}"#).unwrap();
+        assert_eq!(list(&root).unwrap(), [("h".into(), "f".into(), "forged".into())]);
         // Another file of that name.
         fs::write(dir.path().join("h/f"), b"y").unwrap();
         let second = host.open_file("f".as_ref()).unwrap();

@@ -10,7 +10,6 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use zsnap_common::cancel::Cancelled;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, shown};
 use zsnap_common::lock::{Taken, ToolLock};
@@ -160,19 +159,15 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
     for (host, places) in places {
         match HostRun::open(shared, host.clone(), places, absent) {
             Ok(run) => hosts.push(run),
-            // One host never blocks another; only a signal ends the run.
-            Err(e) if Cancelled::find(&e).is_none() => {
-                log::error(format!("{host}: {e:#}"));
-                shared.failed(Exit::of(&e));
-            }
-            Err(e) => return Err(e),
+            // One host never blocks another.
+            Err(e) => shared.passed(host, e)?,
         }
     }
     Ok(hosts)
 }
 
 fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
-    let shared = Shared::new(config, SystemTime::now())?;
+    let shared = Shared::new(config, SystemTime::now(), false)?;
     let mut hosts = survey(&shared)?;
     let complete = hosts.len();
     let pool = shared.pool.as_ref().map(|pool| pool.guid);

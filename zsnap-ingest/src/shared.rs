@@ -2,13 +2,16 @@
 //! what two of them must not do at once.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use zsnap_common::cancel::Cancelled;
 use zsnap_common::exit::Exit;
+use zsnap_common::log;
 
 use crate::config::Config;
 use crate::pool::Pool;
@@ -26,6 +29,8 @@ pub struct Shared<'a> {
     pub pool: Option<Pool<'a>>,
     /// When the run began.
     pub now: SystemTime,
+    /// Say what would become of files, and do nothing: `status` and `plan`.
+    pub dry: bool,
     told: Mutex<Told>,
     failed: Mutex<Option<Exit>>,
     memory: AtomicU64,
@@ -40,12 +45,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<'a> Shared<'a> {
     /// Looks for the pool.
-    pub fn new(config: &'a Config, now: SystemTime) -> Result<Shared<'a>> {
-        let told = Mutex::new(Told::read(&config.state, seconds(now)));
+    pub fn new(config: &'a Config, now: SystemTime, dry: bool) -> Result<Shared<'a>> {
+        let told = Mutex::new(Told::read(&config.state, seconds(now), dry));
         let memory = AtomicU64::new(config.limits.verify_buffer);
         let slots = AtomicUsize::new(HELD);
         let pool = Pool::open(config)?;
-        Ok(Shared { config, pool, now, told, failed: Mutex::new(None), memory, slots, targets: Mutex::default() })
+        Ok(Shared { config, pool, now, dry, told, failed: Mutex::new(None), memory, slots, targets: Mutex::default() })
     }
 
     /// When the run began: seconds since 1970.
@@ -61,6 +66,26 @@ impl<'a> Shared<'a> {
     /// A program or a disk failed: the first failure is the status of the run.
     pub fn failed(&self, exit: Exit) {
         lock(&self.failed).get_or_insert(exit);
+    }
+
+    /// What is here `since` (seconds since 1970) is here for longer than max-wait.
+    pub fn is_long(&self, since: u64) -> bool {
+        self.seconds().saturating_sub(since) > self.config.max_wait.as_secs()
+    }
+
+    /// A store is configured, and not here.
+    pub fn is_pool_away(&self) -> bool {
+        self.config.store.is_some() && self.pool.is_none()
+    }
+
+    /// An error that is the affair of one host or file; only a signal ends the run.
+    pub fn passed(&self, what: impl Display, e: anyhow::Error) -> Result<()> {
+        if Cancelled::find(&e).is_some() {
+            return Err(e);
+        }
+        log::error(format!("{what}: {e:#}"));
+        self.failed(Exit::of(&e));
+        Ok(())
     }
 
     /// The status of the run.

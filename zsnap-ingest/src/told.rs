@@ -26,21 +26,26 @@ pub struct Told {
     before: BTreeMap<String, Line>,
     now: BTreeMap<String, Line>,
     clock: u64,
+    /// Nothing is told: somebody asked, and gets an answer.
+    dry: bool,
     /// Something was told in this run.
     pub any: bool,
 }
 
 impl Told {
     /// Reads what was told. A damaged list only means that all is told again.
-    pub fn read(state: &Path, clock: u64) -> Told {
+    pub fn read(state: &Path, clock: u64, dry: bool) -> Told {
         let path = state.join("told.json");
         let before = journal::read(&path).ok().flatten().unwrap_or_default();
-        Told { path, before, now: BTreeMap::new(), clock, any: false }
+        Told { path, before, now: BTreeMap::new(), clock, dry, any: false }
     }
 
     /// A problem of `what` (HOST/FILE, say). Told on stderr if it is new, changed, or a day old.
     pub fn problem(&mut self, what: &str, message: &str) {
         let text = format!("{what}: {message}");
+        if self.dry {
+            return log::info(text);
+        }
         let recent =
             |line: &&Line| line.message == message && self.clock >= line.at && self.clock - line.at < AGAIN_AFTER;
         let at = match self.before.get(what).filter(recent) {

@@ -29,12 +29,7 @@ pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> 
         .max_age
         .is_some_and(|max| is_late(&rows, max, now) || only.iter().any(|t| !rows.iter().any(|r| r.target == *t)));
     if late || !s.quiet {
-        let form = match (s.prometheus, o.json) {
-            (true, _) => Form::Prometheus,
-            (_, true) => Form::Json,
-            _ => Form::Table,
-        };
-        report(&rows, now).print(form).or_exit(Exit::Io, "standard output")?;
+        report(&rows, now).print(Form::of(s.prometheus, o.json)).or_exit(Exit::Io, "standard output")?;
     }
     Ok(if late { Exit::SomeFailed } else { Exit::Done })
 }

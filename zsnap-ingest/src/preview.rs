@@ -1,0 +1,66 @@
+//! `plan`: what `run` would do with each file, in its order. Verifies what is new, and does nothing.
+
+use std::time::SystemTime;
+
+use anyhow::Result;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::incoming::shown;
+use zsnap_common::report::{Cell, Form, Report};
+use zsnap_common::target::Host;
+
+use crate::chain::State;
+use crate::config::Config;
+use crate::host::HostRun;
+use crate::judge::Judgement;
+use crate::plan::Verdict;
+use crate::run;
+use crate::shared::Shared;
+
+/// Prints the report; 1 if something needs attention. `only`: these hosts, or all.
+pub fn preview(config: &Config, only: &[Host], json: bool, now: SystemTime) -> Result<Exit> {
+    let shared = Shared::new(config, now, true)?;
+    let columns = vec!["file", "verdict", "dataset", "bytes", "since", "behind", "why"];
+    let mut report = Report { columns, rows: Vec::new(), metric: "" };
+    for mut host in run::survey(&shared)? {
+        if only.is_empty() || only.contains(&host.host) {
+            while host.step()? {}
+            if let Err(e) = rows(&mut host, &mut report.rows) {
+                shared.passed(&host.host, e)?;
+            }
+        }
+    }
+    report.print(Form::of(false, json)).or_exit(Exit::Io, "stdout")?;
+    Ok(shared.exit())
+}
+
+fn rows(host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) -> Result<()> {
+    let shared = host.shared;
+    for (at, judgement) in host.judge_all()? {
+        let file = &host.files[at];
+        let state = State::of(host, at, &judgement);
+        shared.told().any |= state.needs_attention() || state != State::Away && shared.is_long(file.entry.first);
+        let mut front = Cell::None;
+        let (word, why) = match &judgement {
+            Judgement::Is(verdict) => {
+                if let Verdict::Waiting { behind: Some(behind), .. } = verdict {
+                    front = Cell::Text(shown(&host.files[*behind].name));
+                }
+                (verdict.word(), verdict.why())
+            }
+            Judgement::Held(why) => ("held", why.as_str()),
+            Judgement::Later(why) => ("later", why.as_str()),
+            Judgement::Alone(why) => ("foreign", why.as_str()),
+            Judgement::Failed => ("failed", "the log says why"),
+        };
+        rows.push(vec![
+            Cell::Text(host.key(at)),
+            Cell::Text(word.to_owned()),
+            file.facts().map_or(Cell::None, |facts| Cell::Text(facts.target.to_string())),
+            Cell::Bytes(file.entry.seen.size),
+            Cell::Time(file.entry.first),
+            front,
+            Cell::Note(why.to_owned()),
+        ]);
+    }
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! `status`: how every chain stands, in one look. It comes from what `run` uses too, but decrypts
+//! nothing, changes nothing, and takes no lock.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::Result;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::incoming::{Incoming, shown};
+use zsnap_common::queue_name::{Entry as Name, Label, QueueName, classify};
+use zsnap_common::report::{self, Cell, Form, Report};
+use zsnap_common::target::Host;
+
+use crate::chain::{Chain, State};
+use crate::cli::{Only, StatusOptions};
+use crate::config::Config;
+use crate::file::INCOMING;
+use crate::host::HostRun;
+use crate::judge::{self, Judgement};
+use crate::known::{Entry, What};
+use crate::plan::Past;
+use crate::shared::Shared;
+use crate::{journal, needed, quarantine, run};
+
+/// Prints the report; 1 if something needs attention.
+pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTime) -> Result<Exit> {
+    let shared = Shared::new(config, now, true)?;
+    if asked.needed_file {
+        return needed_file(&shared);
+    }
+    let now = shared.seconds();
+    let mut rows = gather(&shared)?;
+    let is = |only: &Only, name: &str| match only {
+        Only::Host(host) => host_of(name) == host.as_str(),
+        Only::Target(target) => *name == target.to_string(),
+    };
+    rows.retain(|name, _| asked.only.is_empty() || asked.only.iter().any(|only| is(only, name)));
+    let absent = rows.is_empty() || asked.only.iter().any(|only| !rows.keys().any(|name| is(only, name)));
+    let mut attention = asked.max_age.is_some() && absent;
+    for (name, row) in &mut rows {
+        let host = host_of(name);
+        let of_host = || config.hosts.iter().find(|(h, _)| h.as_str() == host).and_then(|(_, table)| table.max_age);
+        if asked.max_age.or_else(of_host).is_some_and(|max| row.is_late(max, now)) {
+            attention = true;
+            row.is(row.state, format!("nothing new for longer than max-age; see whether {host} still sends it"));
+        }
+        let long = row.oldest.is_some_and(|oldest| shared.is_long(oldest));
+        if long && row.state != State::Away {
+            attention = true;
+            row.is(row.state, "something lies here for longer than max-wait; zsnap-ingest plan tells of each file");
+        }
+        attention |= row.state.needs_attention();
+    }
+    shared.told().any = attention;
+    let exit = shared.exit();
+    if exit != Exit::Done || !asked.quiet {
+        let form = Form::of(asked.prometheus, json);
+        table(&rows, now, form).print(form).or_exit(Exit::Io, "stdout")?;
+        if form == Form::Prometheus {
+            states(&rows).print(form).or_exit(Exit::Io, "stdout")?;
+        }
+    }
+    Ok(exit)
+}
+
+fn needed_file(shared: &Shared<'_>) -> Result<Exit> {
+    let Some(pool) = &shared.pool else {
+        return Err(Exit::SomeFailed.error("no pool is here, or no store is configured"));
+    };
+    let path = needed::path(&shared.config.state, pool.guid);
+    if !path.exists() {
+        return Err(Exit::SomeFailed.error(format!("{} is missing; zsnap-ingest run writes it", path.display())));
+    }
+    let mut line = path.into_os_string().into_encoded_bytes();
+    line.push(b'\n');
+    io::stdout().lock().write_all(&line).or_exit(Exit::Io, "stdout")?;
+    Ok(Exit::Done)
+}
+
+fn host_of(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
+}
+
+/// By HOST/DATASET; `HOST/~DIGEST` where only the sender knows the dataset; `HOST/-` for a host
+/// without any.
+fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
+    let config = shared.config;
+    let mut rows = BTreeMap::new();
+    let mut hosts = run::survey(shared)?;
+    if let Some(pool) = &shared.pool {
+        for (name, path) in journal::of_pool(&config.state, pool.guid)? {
+            // `adopt` empties it. That of a long name does not tell it; the pool does.
+            let forgotten = journal::read::<Past>(&path).is_ok_and(|past| past.is_none_or(|p| p.committed.is_empty()));
+            if !forgotten && !name.contains('~') {
+                let mut row = Chain::default();
+                row.is(State::Gone, format!("is not on the pool any more; to forget it: zsnap-ingest adopt {name}"));
+                rows.insert(name, row);
+            }
+        }
+        for host in pool.hosts() {
+            if !hosts.iter().any(|run| run.host == host) {
+                hosts.push(HostRun::open(shared, host, Vec::new(), false)?);
+            }
+        }
+    }
+    for host in &mut hosts {
+        if let Err(e) = received(host, &mut rows) {
+            shared.passed(&host.host, e)?;
+        }
+    }
+    for table in &config.commands {
+        match judge::applied(table) {
+            Ok(all) => {
+                for (name, applied) in all {
+                    let row: &mut Chain = rows.entry(name).or_default();
+                    let done = if applied.applying { applied.before.as_deref() } else { Some(&applied) };
+                    row.newest = row.newest.max(done.map(|done| done.seq / 1_000_000));
+                }
+            }
+            Err(e) => shared.passed(table.target.display(), e)?,
+        }
+    }
+    for host in &mut hosts {
+        if let Err(e) = pending(host, &mut rows) {
+            shared.passed(&host.host, e)?;
+        }
+    }
+    for root in config.incoming.iter().map(|path| path.as_path()).chain([config.state.join("exec").as_path()]) {
+        in_quarantine(root, &mut rows)?;
+    }
+    for host in hosts.iter().filter(|host| config.hosts.contains_key(&host.host)) {
+        if !rows.keys().any(|name| host_of(name) == host.host.as_str()) {
+            let row = rows.entry(format!("{}/-", host.host)).or_default();
+            row.came = Some(host.last_came);
+            let known = host.last_came < shared.seconds();
+            let since = if known { format!("since {}", report::time(host.last_came)) } else { "yet".into() };
+            let state = if shared.is_pool_away() { State::Away } else { State::Ok };
+            row.is(state, format!("nothing came {since}"));
+        }
+    }
+    Ok(rows)
+}
+
+/// What is on the pool of a host.
+fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
+    if host.files.is_empty() {
+        host.load_tree()?;
+    }
+    for target in host.tree.targets(&host.host) {
+        let newest = host.tree.snapshots(&host.tree.name(&target)).last();
+        let (newest, snapshot) = newest.map(|s| (s.creation, s.name.clone())).unzip();
+        rows.insert(target.to_string(), Chain { newest, snapshot, ..Chain::default() });
+    }
+    Ok(())
+}
+
+/// What lies here of a host, or on a drive that is away.
+fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
+    for (at, judgement) in host.judge_all()? {
+        let state = State::of(host, at, &judgement);
+        let file = &host.files[at];
+        let remedy = match judgement {
+            _ if state == State::Failed => {
+                format!("failed over {} for {} times; the log says why", shown(&file.name), file.entry.attempts)
+            }
+            Judgement::Is(verdict) => host.remedy(file.entry.first, &verdict).unwrap_or_default(),
+            Judgement::Later(_) if host.is_away(at) => "its pool is not here".into(),
+            Judgement::Later(_) if state == State::New => String::new(),
+            Judgement::Later(why) | Judgement::Held(why) | Judgement::Alone(why) => why,
+            Judgement::Failed => String::new(),
+        };
+        let row = row_of(rows, &host.host, &file.entry, &file.queue);
+        row.waits(&file.entry);
+        row.is(state, remedy);
+    }
+    for (key, entry) in &host.absent {
+        if let Name::Queue(queue) = classify(key.trim_start_matches(INCOMING).as_bytes()) {
+            let row = row_of(rows, &host.host, entry, &queue);
+            row.waits(entry);
+            row.is(State::Away, "the incoming directory is not here");
+        }
+    }
+    Ok(())
+}
+
+fn row_of<'r>(rows: &'r mut BTreeMap<String, Chain>, host: &Host, entry: &Entry, queue: &QueueName) -> &'r mut Chain {
+    let name = match &entry.what {
+        What::Says(facts) => facts.target.to_string(),
+        _ => named(rows, host, queue),
+    };
+    rows.entry(name).or_default()
+}
+
+/// The row that the name of a file tells. It may be a copy that NNCP has named `NAME.N`.
+fn named(rows: &BTreeMap<String, Chain>, host: &Host, queue: &QueueName) -> String {
+    let name = |queue: &QueueName| match &queue.label {
+        Label::Dataset(dataset) => format!("{host}/{dataset}"),
+        digest => format!("{host}/{digest}"),
+    };
+    let shorter = queue.without_copy_suffix().map(|queue| name(&queue));
+    shorter.filter(|name| rows.contains_key(name)).unwrap_or_else(|| name(queue))
+}
+
+fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
+    let root = match Incoming::open(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.or_exit(Exit::Io, "--incoming")?,
+    };
+    for (host, file, why) in quarantine::list(&root)? {
+        let (Ok(host), Name::Queue(queue)) = (shown(&host).parse(), classify(file.as_encoded_bytes())) else {
+            continue;
+        };
+        let row = rows.entry(named(rows, &host, &queue)).or_default();
+        row.quarantined += 1;
+        let file = shown(&file);
+        row.is(State::Quarantined, format!("{file} is in quarantine: {why}; remove it, or: zsnap-ingest retry {file}"));
+    }
+    Ok(())
+}
+
+fn table(rows: &BTreeMap<String, Chain>, now: u64, form: Form) -> Report {
+    let age = |time: u64| Cell::Age(now.saturating_sub(time));
+    // As a label it would make a new series with each change.
+    let text = |text: String| if form == Form::Prometheus { Cell::None } else { Cell::Text(text) };
+    let cells = |(name, row): (&String, &Chain)| {
+        vec![
+            Cell::Text(name.clone()),
+            text(row.state.word()),
+            row.newest.map_or(Cell::None, Cell::Time),
+            row.newest.map_or(Cell::None, age),
+            Cell::Count(row.files),
+            Cell::Bytes(row.bytes),
+            row.oldest.map_or(Cell::None, age),
+            Cell::Count(row.quarantined),
+            Cell::Count(row.attempts.into()),
+            row.snapshot.clone().map_or(Cell::None, text),
+            Cell::Note(row.remedy.clone()),
+        ]
+    };
+    let columns = vec![
+        "dataset",
+        "state",
+        "newest",
+        "age",
+        "waiting_files",
+        "waiting_bytes",
+        "waiting_age",
+        "quarantined",
+        "attempts",
+        "snapshot",
+        "remedy",
+    ];
+    Report { columns, rows: rows.iter().map(cells).collect(), metric: "zsnap_ingest" }
+}
+
+/// `zsnap_ingest_chain{dataset="...",state="..."} 1`
+fn states(rows: &BTreeMap<String, Chain>) -> Report {
+    let cells =
+        |(name, row): (&String, &Chain)| vec![Cell::Text(name.clone()), Cell::Text(row.state.word()), Cell::Count(1)];
+    let columns = vec!["dataset", "state", "chain"];
+    Report { columns, rows: rows.iter().map(cells).collect(), metric: "zsnap_ingest" }
+}
