@@ -5,6 +5,7 @@ use std::path::Path;
 use zsnap_common::zfs;
 use zsnap_common::zstream::{self, Guid, SubStream};
 
+pub mod hostile;
 pub mod pool;
 pub mod random;
 pub mod scene;

@@ -214,12 +214,8 @@ impl Play {
 
     /// A producer whose zsnap-queue was killed may still write its state.
     fn orphans_gone(&self) {
-        let mark = self.state_file().into_os_string().into_encoded_bytes();
-        let alive = |entry: fs::DirEntry| {
-            fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.windows(mark.len()).any(|w| w == mark))
-        };
         let until = Instant::now() + Duration::from_secs(60);
-        while fs::read_dir("/proc").unwrap().any(|entry| alive(entry.unwrap())) {
+        while alive_with(&self.state_file()) {
             assert!(Instant::now() < until, "a producer does not end");
             sleep(Duration::from_millis(1));
         }
@@ -353,7 +349,7 @@ pub fn chained(scene: &Scene) {
     let host = "laptop".parse().unwrap();
     let signers = Signers::load(&[("laptop".parse().unwrap(), vec![scene.path("laptop.cert")])].into()).unwrap();
     let trust = Trust { keyring: &keyring, signers: &signers, host: &host, unsigned: false, now: SystemTime::now() };
-    let limits = Limits { verify_buffer: 64 << 20, window_log: 27 };
+    let limits = Limits { verify_buffer: 64 << 20, window_log: 27, max_size: None, max_ratio: 10_000 };
     let mut before = HashMap::new();
     for path in files(&scene.path("spool/laptop")) {
         let verified = verify(File::open(&path).unwrap(), &trust, &limits).unwrap();
@@ -389,6 +385,15 @@ pub fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let lists = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// Whether a process runs that has this path in its command line.
+pub fn alive_with(path: &Path) -> bool {
+    let mark = path.as_os_str().as_encoded_bytes();
+    let has = |entry: fs::DirEntry| {
+        fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.windows(mark.len()).any(|w| w == mark))
+    };
+    fs::read_dir("/proc").unwrap().any(|entry| has(entry.unwrap()))
 }
 
 /// All files below a directory, whatever their names.

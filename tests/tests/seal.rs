@@ -36,7 +36,8 @@ fn bytes_out_are_bytes_in() {
             let how = Sealing { threads: i as u32 % 3, ..site.sealing(format) };
             let message = sealed(&data[..*size], &how);
             // The payload kept, nothing kept, and everything but the plain stream kept.
-            let tight = Limits { verify_buffer: message.len() as u64, window_log: 27 };
+            let tight =
+                Limits { verify_buffer: message.len() as u64, window_log: 27, max_size: None, max_ratio: 10_000 };
             for limits in [&IN_MEMORY, &TWICE, &tight] {
                 let verified = verify(Cursor::new(&message[..]), &site.trust(), limits).unwrap();
                 assert_eq!(verified.manifest(), Some(&manifest()));
@@ -57,7 +58,7 @@ fn compressible_data_is_larger_than_its_message() {
     let data: Vec<u8> = (0..5_000_000_u32).flat_map(|i| (i / 1000).to_le_bytes()).collect();
     let message = sealed(&data, &Sealing { level: 8, threads: 4, ..site.sealing(Format::Gpg) });
     assert!(message.len() < data.len() / 10);
-    let limits = Limits { verify_buffer: message.len() as u64, window_log: 27 };
+    let limits = Limits { verify_buffer: message.len() as u64, window_log: 27, max_size: None, max_ratio: 10_000 };
     assert!(open(&message, &site.trust(), &limits).unwrap() == data);
 }
 

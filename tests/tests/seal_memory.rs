@@ -52,7 +52,12 @@ fn two_hundred_mebibytes_pass_in_bounded_memory() {
         let how = Sealing { threads: 2, ..site.sealing(format) };
         let file = seal(tempfile::tempfile().unwrap(), &how, &manifest(), body).unwrap();
         assert!(file.metadata().unwrap().len() > 180 << 20);
-        let verified = verify(file, &site.trust(), &Limits { verify_buffer: 1 << 20, window_log: 27 }).unwrap();
+        let verified = verify(
+            file,
+            &site.trust(),
+            &Limits { verify_buffer: 1 << 20, window_log: 27, max_size: None, max_ratio: 10_000 },
+        )
+        .unwrap();
         let mut again = Digested(Sha256::new(), 0);
         verified.replay(&mut again).unwrap();
         assert_eq!((again.1, again.0.finalize()), (digest.1, digest.0.finalize()));

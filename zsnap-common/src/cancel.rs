@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{emulate_default_handler, pipe};
@@ -106,17 +107,25 @@ pub fn die_of(signal: i32) {
     let _ = emulate_default_handler(signal);
 }
 
-/// Waits until `fd` is ready for `what`, or an error once a signal came.
-fn ready(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
+/// Waits until `fd` is ready for `what`, or an error once a signal came, or, of kind `TimedOut`,
+/// when `patience` is over.
+fn ready(fd: BorrowedFd<'_>, what: PollFlags, patience: Option<Duration>) -> io::Result<()> {
+    // More than the clock can count is no limit.
+    let until = patience.and_then(|patience| Instant::now().checked_add(patience));
     loop {
         check()?;
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
         let (wake, on) = WAKE.get().map_or((fd, what), |wake| (wake.as_fd(), PollFlags::IN));
         let mut fds = [PollFd::from_borrowed_fd(fd, what), PollFd::from_borrowed_fd(wake, on)];
-        match poll(&mut fds, None) {
+        let ready = match poll(&mut fds, left.as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,
             result => result?,
         };
         check()?;
+        if ready == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         // Errors and hang-ups count as ready: the call itself then tells.
         if !fds[0].revents().is_empty() {
             return Ok(());
@@ -129,6 +138,7 @@ fn ready(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
 pub struct Interruptible<F: AsFd> {
     inner: F,
     out: Option<Out>,
+    patience: Option<Duration>,
 }
 
 /// How to write without blocking where no signal ends it.
@@ -146,7 +156,13 @@ impl<F: AsFd> Interruptible<F> {
     pub fn new(inner: F) -> Interruptible<F> {
         // No pipe, or not allowed: as it was.
         let _ = rustix::pipe::fcntl_setpipe_size(&inner, PIPE_SIZE);
-        Interruptible { inner, out: None }
+        Interruptible { inner, out: None, patience: None }
+    }
+
+    /// The same, and a call for which the other end does nothing at all in this time fails with
+    /// `ErrorKind::TimedOut`.
+    pub fn patient(inner: F, patience: Duration) -> Interruptible<F> {
+        Interruptible { patience: Some(patience), ..Interruptible::new(inner) }
     }
 }
 
@@ -169,7 +185,7 @@ impl Out {
 impl<F: AsFd> io::Read for Interruptible<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            ready(self.inner.as_fd(), PollFlags::IN)?;
+            ready(self.inner.as_fd(), PollFlags::IN, self.patience)?;
             match rustix::io::read(&self.inner, &mut *buffer) {
                 // Another reader was faster, or the fd does not block.
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
@@ -187,7 +203,7 @@ impl<F: AsFd> io::Write for Interruptible<F> {
             Out::Pieces => (self.inner.as_fd(), &buffer[..buffer.len().min(PIPE_BUF)]),
         };
         loop {
-            ready(fd, PollFlags::OUT)?;
+            ready(fd, PollFlags::OUT, self.patience)?;
             match rustix::io::write(fd, part) {
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
                 result => return Ok(result?),
@@ -344,6 +360,22 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         assert_eq!(Interruptible::new(writer).write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn patience_ends_where_the_other_end_does_nothing() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut writer = Interruptible::patient(writer, Duration::from_millis(30));
+        assert_eq!(writer.write_all(&vec![7; 10_000_000]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        reader.read_exact(&mut [0; 100_000]).unwrap();
+        assert!(writer.write(b"there is room again").is_ok());
+        let (reader, _writer) = io::pipe().unwrap();
+        let mut reader = Interruptible::patient(reader, Duration::from_millis(30));
+        assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // Longer than the clock goes: no limit.
+        let (reader, writer) = io::pipe().unwrap();
+        (&writer).write_all(b"x").unwrap();
+        assert_eq!(Interruptible::patient(reader, Duration::MAX).read(&mut [0]).unwrap(), 1);
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub struct Child {
     child: std::process::Child,
     pump: Option<JoinHandle<()>>,
     said: Arc<Mutex<VecDeque<String>>>,
-    /// Ended and waited for, or given up.
+    /// Ended and waited for, or left behind and never waited for again.
     over: bool,
 }
 
@@ -139,20 +139,30 @@ impl Child {
                 return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
             }
             if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
-                self.kill();
-                let seconds = start.elapsed().as_secs();
-                return Err(
-                    Exit::Unavailable.error(format!("{} did not end in {seconds} s and was killed", self.label))
-                );
+                return Err(self.give_up(&format!("did not end in {} s", start.elapsed().as_secs())));
             }
         }
+    }
+
+    /// Kills a child that hangs. The error ([`Exit::Unavailable`]) says that it did `what` ("did not
+    /// end in 5 s"), its process id, and whether it is dead or had to be left behind.
+    pub fn give_up(&mut self, what: &str) -> anyhow::Error {
+        let fate = if self.end() { "was killed" } else { "cannot be killed: it is left behind" };
+        Exit::Unavailable.error(format!("{} (pid {}) {what} and {fate}", self.label, self.child.id()))
     }
 
     /// SIGKILL and wait. A child that the kernel does not let go is given up after 10 seconds,
     /// with an error in the log.
     pub fn kill(&mut self) {
+        if !self.end() {
+            log::error(format_args!("{} (pid {}) cannot be killed: it is left behind", self.label, self.child.id()));
+        }
+    }
+
+    /// SIGKILL and wait; `false`: the kernel does not let it go. It is over in any case.
+    fn end(&mut self) -> bool {
         if self.over {
-            return;
+            return true;
         }
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             // Not waited for yet, so the number is still its own.
@@ -161,10 +171,9 @@ impl Child {
             }
         }
         let _ = self.child.kill();
-        if !matches!(self.ended_before(Instant::now() + DEATH), Ok(Some(_))) {
-            log::error(format_args!("{} (pid {}) cannot be killed: it is left behind", self.label, self.child.id()));
-            self.over = true;
-        }
+        let dead = matches!(self.ended_before(Instant::now() + DEATH), Ok(Some(_)));
+        self.over = true;
+        dead
     }
 
     /// The last lines of its stderr, escaped, for an error message; call after `wait`.
@@ -334,7 +343,7 @@ mod tests {
         let pid = child.id().to_string();
         let error = child.wait(Some(Duration::ZERO)).unwrap_err();
         assert_eq!(Exit::of(&error), Exit::Unavailable);
-        assert!(error.to_string().starts_with("sh did not end"));
+        assert_eq!(error.to_string(), format!("sh (pid {pid}) did not end in 0 s and was killed"));
         assert!(!alive(&pid));
         child.kill();
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 
-use crate::publish::at_path;
+use crate::publish::{NewFile, at_path};
 
 /// More entries than this in one directory are left for the next run.
 const MAX_ENTRIES: usize = 100_000;
@@ -119,18 +119,18 @@ impl Incoming {
         Ok(true)
     }
 
-    /// Moves `name` into `to`, never replacing, if it still is the file that was opened.
-    pub fn move_if_same(&self, name: &OsStr, file: &File, to: &Incoming) -> io::Result<bool> {
+    /// Moves `name` into `to` as `new`, never replacing, if it still is the file that was opened.
+    pub fn move_if_same(&self, name: &OsStr, file: &File, to: &Incoming, new: &OsStr) -> io::Result<bool> {
         if !self.is_same(name, file)? {
             return Ok(false);
         }
-        self.rename_into(name, to).map(|()| true)
+        self.rename_into(name, to, new).map(|()| true)
     }
 
-    /// Moves `name` into `to`, never replacing; both directories are fsynced.
-    pub fn rename_into(&self, name: &OsStr, to: &Incoming) -> io::Result<()> {
-        rustix::fs::renameat_with(&self.fd, name, &to.fd, name, RenameFlags::NOREPLACE)
-            .map_err(at_path(&to.path.join(name)))?;
+    /// Moves `name` into `to` as `new`, never replacing; both directories are fsynced.
+    pub fn rename_into(&self, name: &OsStr, to: &Incoming, new: &OsStr) -> io::Result<()> {
+        rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE)
+            .map_err(at_path(&to.path.join(new)))?;
         rustix::fs::fsync(&to.fd).map_err(at_path(&to.path))?;
         rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))
     }
@@ -139,6 +139,11 @@ impl Incoming {
         let ours = rustix::fs::fstat(file)?;
         let there = self.stat(name)?;
         Ok(there.is_some_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)))
+    }
+
+    /// A new file inside, here even if something else has taken this directory's place meanwhile.
+    pub fn new_file(&self) -> io::Result<NewFile> {
+        NewFile::create_at(self.fd.try_clone()?, &self.path)
     }
 
     /// Removes a file of our own inside; a missing one is fine.
@@ -221,11 +226,23 @@ mod tests {
         let to = incoming.private_inside("q".as_ref()).unwrap();
         let file = incoming.open_file("file".as_ref()).unwrap();
         fs::write(dir.path().join("q/file"), b"old").unwrap();
-        let e = incoming.move_if_same("file".as_ref(), &file, &to).unwrap_err();
+        let e = incoming.move_if_same("file".as_ref(), &file, &to, "file".as_ref()).unwrap_err();
         assert_eq!(e.kind(), io::ErrorKind::AlreadyExists);
         fs::remove_file(dir.path().join("q/file")).unwrap();
-        assert!(incoming.move_if_same("file".as_ref(), &file, &to).unwrap());
+        assert!(incoming.move_if_same("file".as_ref(), &file, &to, "file".as_ref()).unwrap());
         assert_eq!(fs::read(dir.path().join("q/file")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_new_file_stays_in_the_directory_that_was_opened() {
+        let (dir, incoming) = scene();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let inside = incoming.private_inside("q".as_ref()).unwrap();
+        fs::rename(dir.path().join("q"), dir.path().join("moved")).unwrap();
+        symlink(elsewhere.path(), dir.path().join("q")).unwrap();
+        inside.new_file().unwrap().publish_as("new".as_ref()).unwrap();
+        assert!(dir.path().join("moved/new").exists());
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use openpgp::{Cert, KeyHandle, Profile};
 
 use crate::exit::{Exit, OrExit};
 use crate::target::Host;
+use crate::trusted;
 
 /// Warn when a key expires within this time.
 const SOON: Duration = Duration::from_secs(30 * DAY);
@@ -231,6 +232,7 @@ fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     if stat.st_mode & 0o077 != 0 {
         return refuse("is a secret key that others can read: chmod 600, and think about who did");
     }
+    trusted::check_directory(file).or_exit(Exit::Config, at())?;
     let length = u64::try_from(stat.st_size).unwrap_or(0);
     if length > MAX_FILE {
         return refuse("is too large to be a key");
@@ -256,7 +258,8 @@ where
     let mut all: Vec<(PathBuf, Vec<T>, Cert)> = Vec::new();
     for (file, said) in files {
         let mut bytes = Vec::new();
-        let reader = File::open(file).or_exit(Exit::Config, file.display())?;
+        // Who could change a certificate could read what is encrypted to it, or sign for its host.
+        let reader = trusted::open(file).or_exit(Exit::Config, file.display())?;
         reader.take(MAX_FILE).read_to_end(&mut bytes).or_exit(Exit::Config, file.display())?;
         for cert in parse(file, &bytes)? {
             if cert.is_tsk() {

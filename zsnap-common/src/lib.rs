@@ -6,7 +6,7 @@
 //! - files that must survive a crash: [`publish`], [`outbox`], [`dest`], [`incoming`]
 //! - being the only one: [`lock`], [`dotlock`]
 //! - the outside: [`child`], [`zfs`], [`cancel`], [`log`], [`progress`]
-//! - the command line: [`options`], [`exit`], [`report`]
+//! - the command line: [`options`], [`exit`], [`report`]; whose files we believe: [`trusted`]
 
 pub mod cancel;
 pub mod child;
@@ -34,5 +34,6 @@ pub mod report;
 #[cfg(feature = "openpgp")]
 pub mod seal;
 pub mod target;
+pub mod trusted;
 pub mod zfs;
 pub mod zstream;

@@ -74,13 +74,17 @@ pub struct Trust<'a> {
     pub now: SystemTime,
 }
 
-/// Bounds.
+/// Bounds for one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Messages up to this many bytes are held in memory, larger ones read twice.
     pub verify_buffer: u64,
     /// Largest zstd window, log2.
     pub window_log: u32,
+    /// Longest plain stream, in bytes.
+    pub max_size: Option<u64>,
+    /// Bytes of plain stream for each byte of the message, in streams of more than 1 GiB.
+    pub max_ratio: u64,
 }
 
 /// Why a message is not released.
@@ -106,6 +110,8 @@ pub enum Refusal {
         /// Whose key it is.
         said: Host,
     },
+    /// Authentic (or trusted), but it costs more than [`Limits`] allow: which.
+    TooLarge(String),
     /// Signature from the future: this clock or the host's is wrong.
     Clock(String),
     /// Reading failed: temporary.
@@ -211,7 +217,9 @@ impl<R: Read + Seek + Send> Verified<R> {
 fn unpack(payload: impl io::BufRead, window_log: u32, out: &mut dyn Write) -> anyhow::Result<u64> {
     let failed = |e| match e {
         PayloadError::Io(e) => e.into(),
-        PayloadError::Malformed(why) => Exit::Io.error(format!("the second reading failed: {why}")),
+        PayloadError::Malformed(why) | PayloadError::Window(why) => {
+            Exit::Io.error(format!("the second reading failed: {why}"))
+        }
     };
     let mut reader = PayloadReader::new(payload, window_log).map_err(failed)?;
     let (mut buffer, mut written) = (vec![0; walk::STEP], 0);
@@ -237,7 +245,7 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
     let reader = &mut src;
     let (authentic, walked) = thread::scope(|scope| {
         let decrypting = scope.spawn(move || message::authenticate(reader, length, keep > 0, who, to));
-        let walked = walk::walk(from, limits.window_log, keep);
+        let walked = walk::walk(from, limits, keep);
         // A panic in there: the message is to blame, and would be again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
         (decrypting.join().unwrap_or_else(|_| failed()), walked)
@@ -269,7 +277,7 @@ impl std::fmt::Display for Refusal {
             Refusal::UnknownSigner(id) => write!(f, "signed by {id}, which no host lists"),
             Refusal::BadSigner(why) => write!(f, "signed by a key that was not good then: {why}"),
             Refusal::WrongHost { said } => write!(f, "comes from {said}"),
-            Refusal::Clock(why) => f.write_str(why),
+            Refusal::TooLarge(why) | Refusal::Clock(why) => f.write_str(why),
             Refusal::Io(e) => e.fmt(f),
         }
     }

@@ -4,10 +4,8 @@
 //! serde struct.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +17,7 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 use crate::exit::{Exit, OrExit};
+use crate::trusted;
 
 /// The command line and the tables of `--config FILE`, by default `/etc/zsnap/TOOL.toml`, which
 /// may be absent. `C` has an option `--config`, and every option that may stand in the file is
@@ -58,22 +57,10 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
     Ok((C::from_arg_matches_mut(&mut matches)?, tables))
 }
 
-/// Reads a configuration. As root, one that somebody else may change is refused: programs, keys
-/// and commands come from it.
+/// Reads a configuration: programs, keys and commands come from it.
 fn read(path: &Path) -> io::Result<String> {
-    // A FIFO must not hang us.
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?);
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file; name a TOML file"));
-    }
-    if rustix::process::geteuid().is_root() && (meta.uid() != 0 || meta.mode() & 0o022 != 0) {
-        let why = "others than root may change it; chown root, chmod go-w";
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    }
     let mut text = String::new();
-    file.read_to_string(&mut text)?;
+    trusted::open(path)?.read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -347,11 +334,16 @@ mod tests {
     }
 
     #[test]
-    fn root_takes_no_file_that_others_may_change() {
+    fn no_file_is_taken_that_others_may_change() {
         use std::os::unix::fs::PermissionsExt;
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o666)).unwrap();
-        assert_eq!(read(file.path()).is_err(), rustix::process::geteuid().is_root());
+        let args =
+            || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();
+        assert!(parse_from::<Cli, Tables>(args(), Path::new("/")).is_ok());
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
+        let e = parse_from::<Cli, Tables>(args(), Path::new("/")).unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::Config);
+        assert_eq!(format!("{e:#}"), format!("{}: may be changed by others: chmod go-w", file.path().display()));
         let fifo = file.path().with_extension("fifo");
         let mode = rustix::fs::Mode::RUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();

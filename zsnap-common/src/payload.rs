@@ -114,11 +114,17 @@ const MANIFEST: [u8; 4] = 0x184D_2A5A_u32.to_le_bytes();
 /// Magic number of the skippable frame with the trailer.
 const TRAILER: [u8; 4] = 0x184D_2A5B_u32.to_le_bytes();
 
+/// What zstd returns for a frame whose window is larger than allowed
+/// (`ZSTD_error_frameParameter_windowTooLarge`, 16, in zstd_errors.h). The crate passes on its name only.
+const WINDOW_TOO_LARGE: usize = 16_usize.wrapping_neg();
+
 /// Why a payload cannot be read.
 #[derive(Debug)]
 pub enum PayloadError {
     /// It is not what a payload should be: the fact, for people.
     Malformed(String),
+    /// Decompressing it needs a larger window than is allowed: the fact, for people.
+    Window(String),
     /// Reading it failed.
     Io(io::Error),
 }
@@ -126,7 +132,7 @@ pub enum PayloadError {
 impl fmt::Display for PayloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PayloadError::Malformed(why) => f.write_str(why),
+            PayloadError::Malformed(why) | PayloadError::Window(why) => f.write_str(why),
             PayloadError::Io(e) => e.fmt(f),
         }
     }
@@ -237,6 +243,7 @@ enum At {
 pub struct PayloadReader<R> {
     src: R,
     zstd: zstd::stream::raw::Decoder<'static>,
+    window_log: u32,
     at: At,
     frames: u64,
     manifest: Option<Manifest>,
@@ -245,11 +252,12 @@ pub struct PayloadReader<R> {
 
 impl<R: BufRead> PayloadReader<R> {
     /// Reads the manifest, if there is one. `window_log` bounds the memory for decompression:
-    /// frames with a larger window, log2, are refused.
+    /// frames with a larger window, log2, are refused as [`PayloadError::Window`].
     pub fn new(src: R, window_log: u32) -> Result<PayloadReader<R>, PayloadError> {
         let mut zstd = zstd::stream::raw::Decoder::new().map_err(PayloadError::Io)?;
         zstd.set_parameter(DParameter::WindowLogMax(window_log)).map_err(PayloadError::Io)?;
-        let mut reader = PayloadReader { src, zstd, at: At::Boundary, frames: 0, manifest: None, trailer: None };
+        let mut reader =
+            PayloadReader { src, zstd, window_log, at: At::Boundary, frames: 0, manifest: None, trailer: None };
         match reader.magic()? {
             Some(MANIFEST) => {
                 let manifest: Manifest = parse(&reader.json()?, "manifest")?;
@@ -367,7 +375,13 @@ impl<R: BufRead> PayloadReader<R> {
             let at_end = bytes.is_empty();
             let mut input = InBuffer::around(bytes);
             let left = self.zstd.run(&mut input, &mut out);
-            let left = left.or_else(|e| malformed(format!("the compressed data is damaged: {e}")))?;
+            let left = left.map_err(|e| match e.to_string() {
+                why if why == zstd::zstd_safe::get_error_name(WINDOW_TOO_LARGE) => PayloadError::Window(format!(
+                    "zstd needs more memory for it than a window of 2^{} bytes",
+                    self.window_log
+                )),
+                why => PayloadError::Malformed(format!("the compressed data is damaged: {why}")),
+            })?;
             let used = input.pos();
             if fresh && used < ZSTD.len() {
                 return malformed("the compressed data is damaged: no frame begins");

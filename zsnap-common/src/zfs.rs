@@ -1,12 +1,14 @@
 //! What the pools hold: `zfs list` and `zpool list`, in their script forms only.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use crate::cancel::{Cancelled, Interruptible};
 use crate::child::{self, Child};
 use crate::exit::Exit;
 use crate::log;
@@ -34,12 +36,12 @@ pub struct Zfs {
 
 impl Zfs {
     /// Finds the programs: `Exit::Unavailable` where one is missing.
-    pub fn find(zfs: &std::path::Path, zpool: &std::path::Path) -> Result<Zfs> {
+    pub fn find(zfs: &Path, zpool: &Path) -> Result<Zfs> {
         Ok(Zfs { zfs: child::find(zfs)?, zpool: child::find(zpool)? })
     }
 
     /// The path of `zfs`.
-    pub fn program(&self) -> &std::path::Path {
+    pub fn program(&self) -> &Path {
         &self.zfs
     }
 
@@ -120,17 +122,40 @@ fn unreadable(line: &str) -> anyhow::Error {
     Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", log::escape(line)))
 }
 
+/// How long `zfs` and `zpool` may say nothing, and then take to end: on a pool whose input and output
+/// are suspended they wait for ever. A million snapshots are listed in less.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// The most that they may say: some million snapshots.
+const MAX_OUTPUT: u64 = 512 << 20;
+
 /// What the program prints; `None` if its status is not 0 (its stderr is in the log).
-fn output(program: &std::path::Path, args: &[&str]) -> Result<Option<String>> {
+fn output(program: &Path, args: &[&str]) -> Result<Option<String>> {
+    output_within(PATIENCE, MAX_OUTPUT, program, args)
+}
+
+fn output_within(patience: Duration, most: u64, program: &Path, args: &[&str]) -> Result<Option<String>> {
     let mut command = child::command(program);
     command.args(args).stdout(Stdio::piped());
     let label = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     let mut child = Child::spawn(command, &label)?;
     let mut text = String::new();
-    if let Some(mut stdout) = child.stdout() {
-        stdout.read_to_string(&mut text).with_context(|| format!("{label} {}", args.join(" ")))?;
+    let read = match child.stdout() {
+        Some(stdout) => Interruptible::patient(stdout, patience).take(most + 1).read_to_string(&mut text),
+        None => Ok(0),
+    };
+    let ended = match read {
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+            Err(child.give_up(&format!("said nothing for {} s", patience.as_secs())))
+        }
+        Ok(n) if n as u64 > most => Err(child.give_up(&format!("says more than {most} bytes"))),
+        Err(e) => Err(e.into()),
+        Ok(_) => child.wait(Some(patience)),
+    };
+    match ended {
+        Ok(status) => Ok(status.success().then_some(text)),
+        Err(e) if Cancelled::find(&e).is_some() => Err(e),
+        Err(e) => Err(e.context(format!("{label} {}; look at dmesg and at zpool status", args.join(" ")))),
     }
-    Ok(child.wait(None)?.success().then_some(text))
 }
 
 #[cfg(test)]
@@ -147,5 +172,27 @@ mod tests {
         }
         assert_eq!(dataset("tank/a b\t512").unwrap(), ("tank/a b".into(), 512));
         assert!(dataset("tank/a\t-").is_err() && dataset("tank").is_err());
+    }
+
+    #[test]
+    fn a_program_that_hangs_or_never_stops_talking_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("zfs");
+        let short = Duration::from_millis(50);
+        for (does, says) in [
+            ("exec sleep 1000", "said nothing for 0 s and was killed"),
+            ("exec >&-; exec sleep 1000", "did not end in 0 s and was killed"),
+            ("exec yes", "says more than 1000 bytes and was killed"),
+        ] {
+            std::fs::write(&script, format!("echo here; {does}\n")).unwrap();
+            let args = [script.to_str().unwrap()];
+            let error = output_within(short, 1000, Path::new("/bin/sh"), &args).unwrap_err();
+            assert_eq!(Exit::of(&error), Exit::Unavailable);
+            let error = format!("{error:#}");
+            assert!(error.contains(says) && error.contains("zpool status"), "{does}: {error}");
+        }
+        let echo = output_within(PATIENCE, 5, Path::new("/bin/echo"), &["four"]).unwrap();
+        assert_eq!(echo, Some("four\n".into()));
+        assert_eq!(output(Path::new("/bin/false"), &[]).unwrap(), None);
     }
 }

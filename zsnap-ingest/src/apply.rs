@@ -13,7 +13,7 @@ use zsnap_common::target::Target;
 
 use crate::config::CommandTable;
 use crate::opened::Opened;
-use crate::plan::Past;
+use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
 use crate::receive::Unwrap;
 use crate::shared::Shared;
@@ -35,14 +35,16 @@ pub fn receive(
     pool: &Pool<'_>,
     tree: &mut Tree,
     past: &mut Past,
-    target: &Target,
+    facts: &Facts,
     opened: Opened,
     skip: usize,
 ) -> Result<Received> {
+    let target = &facts.target;
     tree.make_parents(pool.zfs, target)?;
     let name = tree.name(target);
-    let seq = opened.manifest().map(|m| m.seq);
-    let mut unwrap = Unwrap::new(pool.zfs, &name, skip);
+    past.rewind(tree.snapshots(&name));
+    past.learn(facts, tree.snapshots(&name));
+    let mut unwrap = Unwrap::new(pool.zfs, &name, skip, shared.config.receiving(&target.host));
     let replayed = opened.replay(&mut unwrap);
     let (committed, received) = unwrap.end();
     // The receiver's own error says more than the broken pipe that it leaves behind.
@@ -52,14 +54,16 @@ pub fn receive(
         past.commit(sub.to, sub.raw);
     }
     if result.is_ok() {
-        past.last_seq = seq.max(past.last_seq);
+        past.done(facts);
     }
     if result.is_ok() || !committed.is_empty() {
         journal::write(&journal::dataset_path(&shared.config.state, pool.guid, target), past)?;
     }
     let Err(e) = result else { return Ok(Received::All) };
-    tree.refresh(pool.zfs, &name)?;
+    // On a pool that hangs this fails as well; the receiver's error says more.
+    let refreshed = tree.refresh(pool.zfs, &name);
     if format!("{e:#}").contains("has been modified") {
+        refreshed?;
         log::info(format!("{e:#}"));
         return Ok(Received::Modified);
     }
@@ -78,5 +82,5 @@ pub fn run_command(
     log::info(format!("applying {} to {}", shown(name), table.target.display()));
     let alone = shared.target(&table.target);
     let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
-    command::apply(table, target, &shown(name), &manifest, |out| opened.replay(out))
+    command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, |out| opened.replay(out))
 }

@@ -57,6 +57,27 @@ pub struct Options {
     /// Largest zstd window, as a power of two
     #[arg(long, global = true, value_name = "LOG", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
     pub window_log: u32,
+    /// Queue files decrypted for one host in one run; the others wait for the next
+    #[arg(long, global = true, value_name = "N", default_value = "10000", value_parser = count)]
+    pub max_files: u64,
+    /// Bytes of queue files read for one host in one run; the others wait for the next [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub max_bytes: Option<u64>,
+    /// Largest plain stream of one file; a larger one is held [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// How many times larger than its file a plain stream of more than 1 GiB may be; else it is held
+    #[arg(long, global = true, value_name = "N", default_value = "10000", value_parser = count)]
+    pub max_ratio: u64,
+    /// Kill a receiver that takes nothing for this long, or does not end this long after its last byte
+    #[arg(long, global = true, value_name = "TIME", default_value = "6h", value_parser = timeout)]
+    pub receive_timeout: Duration,
+    /// Property that received datasets get (zfs receive -o); may be given several times
+    #[arg(long, global = true, value_name = "PROPERTY=VALUE")]
+    pub set: Vec<String>,
+    /// Property that received datasets inherit (zfs receive -x); may be given several times
+    #[arg(long, global = true, value_name = "PROPERTY")]
+    pub exclude: Vec<String>,
     /// The host that speaks, for exec as a forced ssh command, and for verify and cat of a file without its name
     #[arg(long, global = true, value_name = "NAME")]
     pub host: Option<Host>,
@@ -72,6 +93,18 @@ pub struct Options {
     /// Tell on stderr what is done
     #[arg(long, short, global = true)]
     pub verbose: bool,
+}
+
+/// A number from 1.
+pub fn count(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("\"{text}\" is no number from 1 up"))
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        short if short < Duration::from_secs(1) => Err(format!("\"{text}\" is too short; write 1s or more")),
+        time => Ok(time),
+    }
 }
 
 /// What to do.

@@ -3,10 +3,11 @@
 //! command where a repeat would do harm, after it always.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Result;
 use zsnap_common::cancel::Interruptible;
@@ -18,6 +19,7 @@ use zsnap_common::target::Target;
 use crate::config::CommandTable;
 use crate::journal::{self, TargetJournal};
 use crate::plan::{Applied, Number};
+use crate::receive::hung;
 
 /// Whether the command's target directory is there: `Err` says what is wrong with it.
 pub fn check_target(target: &Path) -> Result<(), String> {
@@ -36,12 +38,14 @@ pub fn check_target(target: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the command on a stream that `feed` writes, and remembers it.
+/// Runs the command on a stream that `feed` writes, and remembers it. One that takes nothing for
+/// `timeout`, or does not end that long after its last byte, is killed.
 pub fn apply(
     command: &CommandTable,
     target: &Target,
     file_name: &str,
     manifest: &Manifest,
+    timeout: Duration,
     feed: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
     let path = journal::target_path(&command.target)?;
@@ -54,7 +58,7 @@ pub fn apply(
         all.insert(target.to_string(), entry.clone());
         journal::write(&path, &all)?;
     }
-    if let Err(Failed { error, nothing_done }) = run(command, target, file_name, feed) {
+    if let Err(Failed { error, nothing_done }) = run(command, target, file_name, timeout, feed) {
         if nothing_done && !command.overlap {
             match before {
                 Some(before) => all.insert(target.to_string(), before),
@@ -84,35 +88,40 @@ fn run(
     table: &CommandTable,
     target: &Target,
     file_name: &str,
+    timeout: Duration,
     feed: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<(), Failed> {
     let nothing = |error| Failed { error, nothing_done: true };
     let (mut child, label) = start(table, target, file_name).map_err(nothing)?;
     let Some(stdin) = child.stdin() else { return Err(nothing(Exit::Io.error(format!("{label}: no stdin")))) };
-    let mut stdin = Interruptible::new(stdin);
+    let what = format!("{label} for {target}");
+    let mut stdin = Interruptible::patient(stdin, timeout);
     let fed = feed(&mut stdin);
     if let Err(e) = fed {
-        let broken_pipe = |c: &(dyn std::error::Error + 'static)| {
-            c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-        };
-        if !e.chain().any(broken_pipe) {
+        let is = |kind| e.chain().filter_map(|c| c.downcast_ref::<io::Error>()).any(|e| e.kind() == kind);
+        if is(io::ErrorKind::TimedOut) {
+            let error = child.give_up(&format!("took nothing for {} s", timeout.as_secs()));
+            return Err(nothing(hung(&what, error)));
+        }
+        if !is(io::ErrorKind::BrokenPipe) {
             // Killed before its stdin is closed, or it would take what it got for all.
             child.kill();
             return Err(nothing(e));
         }
-        let status = child.wait(None).map_err(nothing)?;
+        let status = child.wait(Some(timeout)).map_err(|e| nothing(hung(&what, e)))?;
         let words = child.last_words();
         return Err(nothing(
             Exit::Unavailable.error(format!("{label} read only a part of the stream ({status}): {words}")),
         ));
     }
     drop(stdin);
-    let status = child.wait(None).map_err(|error| Failed { error, nothing_done: false })?;
+    let ended = child.wait(Some(timeout));
+    let status = ended.map_err(|e| Failed { error: hung(&what, e), nothing_done: false })?;
     if status.success() {
         return Ok(());
     }
     let words = child.last_words();
-    let error = Exit::Unavailable.error(format!("{label} for {target}: {status}: {words}"));
+    let error = Exit::Unavailable.error(format!("{what}: {status}: {words}"));
     Err(Failed { error, nothing_done: status.code().is_some() })
 }
 

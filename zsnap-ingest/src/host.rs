@@ -59,7 +59,7 @@ pub struct HostRun<'a> {
     known: Known,
     todo: VecDeque<Todo>,
     /// A program failed over it: nothing more is given to it in this run.
-    stopped: BTreeSet<Target>,
+    pub stopped: BTreeSet<Target>,
     /// How many files were decrypted.
     pub looked: u64,
 }
@@ -294,7 +294,7 @@ impl<'a> HostRun<'a> {
                 if again {
                     log::warn(format!("{}: was received before, and is gone: was the pool rewound?", self.key(at)));
                 }
-                self.apply(target, at, kept, skip)
+                self.apply(&facts, at, kept, skip)
             }
             Verdict::Refused(why) => self.quarantine(at, &kept.fd, &why),
             verdict => self.remove_needless(target, at, &kept.fd, &facts, &verdict),
@@ -305,7 +305,8 @@ impl<'a> HostRun<'a> {
         })
     }
 
-    fn apply(&mut self, target: &Target, at: usize, kept: Kept<'_>, skip: usize) -> Result<()> {
+    fn apply(&mut self, facts: &Facts, at: usize, kept: Kept<'_>, skip: usize) -> Result<()> {
+        let target = &facts.target;
         let shared = self.shared;
         let Kept { opened, fd, room: _room, slot: _slot } = kept;
         if opened.stream().is_none() {
@@ -315,7 +316,7 @@ impl<'a> HostRun<'a> {
         }
         let Some(pool) = shared.pool.as_ref() else { return Ok(()) };
         let Some(past) = self.pasts.get_mut(target) else { return Ok(()) };
-        match apply::receive(shared, pool, &mut self.tree, past, target, opened, skip)? {
+        match apply::receive(shared, pool, &mut self.tree, past, facts, opened, skip)? {
             Received::All => self.remove(at, &fd),
             Received::Modified => {
                 let name = self.tree.name(target);
@@ -331,7 +332,8 @@ impl<'a> HostRun<'a> {
         let why = if *verdict == Verdict::Stale { "something newer was applied" } else { "it is there already" };
         if let (Some(pool), Some(past)) = (self.shared.pool.as_ref(), self.pasts.get_mut(target)) {
             let before = past.clone();
-            past.has(facts, self.tree.snapshots(&self.tree.name(target)));
+            past.learn(facts, self.tree.snapshots(&self.tree.name(target)));
+            past.done(facts);
             if *past != before {
                 journal::write(&journal::dataset_path(&self.shared.config.state, pool.guid, target), past)?;
             }

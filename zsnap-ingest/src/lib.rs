@@ -20,6 +20,7 @@ mod opened;
 pub mod plan;
 mod pool;
 mod preview;
+mod property;
 mod quarantine;
 mod receive;
 mod run;

@@ -50,7 +50,7 @@ impl<'a> HostRun<'a> {
             file.fate = Fate::Later("its pool is not here".into());
             return Ok(None);
         }
-        if self.looked >= shared.config.max_files {
+        if self.looked >= shared.config.bounds(&self.host).max_files {
             file.fate = Fate::Later("enough files of this host for one run (max-files)".into());
             return Ok(None);
         }
@@ -73,8 +73,11 @@ impl<'a> HostRun<'a> {
         }
         let mut room = shared.room(seen.size);
         let keep = room.as_ref().map_or(0, Room::bytes);
-        let verified = Opened::verify(shared.config, &self.host, place.exec, &fd, keep, shared.now)
-            .and_then(|opened| opened.target(&self.host, &file.queue).map(|target| (opened, target)));
+        let verified =
+            Opened::verify(shared.config, &self.host, place.exec, &fd, keep, shared.now).and_then(|opened| {
+                let target = opened.target(&self.host, &file.queue)?;
+                opened.fits(shared.config, &target).map(|()| (opened, target))
+            });
         let no = match verified {
             Ok((opened, target)) => {
                 let order = file.queue.stamp.seq();

@@ -33,6 +33,13 @@ pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, no
         for entry in host.absent.values() {
             pending(&mut lines, entry, host.host.as_str());
         }
+        // Also what no journal has: committed when a run ended early, or left by a rollback.
+        for target in host.tree.targets(&host.host) {
+            let newest = host.tree.snapshots(&host.tree.name(&target)).last();
+            lines.extend(newest.map(|s| format!("{} {target}", s.guid)));
+        }
+        // A program failed, so it is not known what is there.
+        lines.extend(host.stopped.iter().map(|target| format!("all {target}")));
     }
     chains(&mut lines, state, pool)?;
     let word = if complete { "complete" } else { "running" };

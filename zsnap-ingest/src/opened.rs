@@ -11,9 +11,9 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::open::{self, Limits, Refusal, Trust, Verified};
 use zsnap_common::payload::Manifest;
 use zsnap_common::queue_name::{Label, QueueName};
-use zsnap_common::target::{Host, Target};
+use zsnap_common::target::{Host, MAX_NAME, Target};
 use zsnap_common::zstream::gate::Gate;
-use zsnap_common::zstream::{StreamError, StreamFacts, record};
+use zsnap_common::zstream::{StreamError, StreamFacts, SubStream, record};
 
 use crate::cli::TrustLevel;
 use crate::config::Config;
@@ -56,8 +56,14 @@ impl Opened {
             let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
             return Err(No::Held(Exit::Refused, why));
         };
+        let bounds = config.bounds(host);
         if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(No::Io)? {
-            return walk(file).map(|facts| Opened::Plain(file.clone(), facts));
+            let size = file.metadata().map_err(No::Io)?.len();
+            if bounds.max_size.is_some_and(|most| size > most) {
+                return Err(explain(Refusal::TooLarge(format!("it has {size} bytes")), host));
+            }
+            let opened = Opened::Plain(file.clone(), walk(file)?);
+            return opened.check_times(host, now).map(|()| opened);
         }
         // In a directory nobody vouches for who wrote the file, so transport is no trust there.
         let unsigned = match table.trust {
@@ -65,12 +71,12 @@ impl Opened {
             TrustLevel::Recipient => true,
             TrustLevel::Transport => exec,
         };
-        let limits = Limits { verify_buffer: keep, ..config.limits };
+        let limits =
+            Limits { verify_buffer: keep, max_size: bounds.max_size, max_ratio: bounds.max_ratio, ..config.limits };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
         let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| explain(refusal, host))?;
         let opened = Opened::Sealed(Box::new(verified));
-        opened.check_times()?;
-        Ok(opened)
+        opened.check_times(host, now).map(|()| opened)
     }
 
     /// The signed word about itself; `None`: a file of the seeds, or a plain stream.
@@ -109,22 +115,44 @@ impl Opened {
         }
     }
 
-    /// Snapshots dated more than a day after the file was made would stay the newest for ever in
-    /// any retention by age. The sender's own clock judges, never ours.
-    fn check_times(&self) -> Result<(), No> {
-        let Opened::Sealed(verified) = self else { return Ok(()) };
-        let made = verified.manifest().map(|m| UNIX_EPOCH + Duration::from_secs(m.created)).or(verified.signed());
-        let (Some(made), Some(stream)) = (made, verified.stream()) else { return Ok(()) };
-        let late = stream.substreams.iter().find(|s| {
-            UNIX_EPOCH.checked_add(Duration::from_secs(s.created)).is_none_or(|created| created > made + DAY)
-        });
-        match late {
-            Some(s) => Err(No::Bad(
+    /// Snapshots dated in the future would stay the newest for ever in any retention by age. The
+    /// time of the signature judges, which is itself never far ahead of this clock; what the
+    /// manifest says of its age is only the sender's word. Without a signature there is nothing but
+    /// this clock, which never makes a file bad.
+    fn check_times(&self, host: &Host, now: SystemTime) -> Result<(), No> {
+        let signed = match self {
+            Opened::Sealed(verified) => verified.signed(),
+            Opened::Plain(..) => None,
+        };
+        let latest = signed.unwrap_or(now) + DAY;
+        let is_late = |s: &&SubStream| {
+            UNIX_EPOCH.checked_add(Duration::from_secs(s.created)).is_none_or(|created| created > latest)
+        };
+        let Some(late) = self.stream().and_then(|stream| stream.substreams.iter().find(is_late)) else {
+            return Ok(());
+        };
+        Err(match signed {
+            Some(_) => No::Bad(
                 Exit::Data,
-                format!("snapshot {} is dated more than a day after the file was made", s.snap),
-            )),
-            None => Ok(()),
+                format!("snapshot {} is dated more than a day after the file was signed", late.snap),
+            ),
+            None => No::Held(
+                Exit::TryAgain,
+                format!("snapshot {} is dated more than a day ahead: this clock or that of {host} is wrong", late.snap),
+            ),
+        })
+    }
+
+    /// Whether ZFS can hold the names of its snapshots below the store.
+    pub fn fits(&self, config: &Config, target: &Target) -> Result<(), No> {
+        let snaps = self.stream().map_or(&[][..], |stream| &stream.substreams).iter().map(|s| s.snap.len());
+        let (Some((store, _)), Some(longest)) = (&config.store, snaps.max()) else { return Ok(()) };
+        let length = format!("{store}/{target}@").len() + longest;
+        if length > MAX_NAME {
+            let why = format!("a snapshot's name would have {length} bytes below {store}, and ZFS allows {MAX_NAME}");
+            return Err(No::Held(Exit::Data, format!("{why}; a shorter store helps")));
         }
+        Ok(())
     }
 
     /// Which target the file is for: its manifest says so, and its name must agree. Without a
@@ -185,6 +213,10 @@ fn explain(refusal: Refusal, host: &Host) -> No {
         Refusal::BadSigner(why) => held(
             Exit::Refused,
             format!("its signing key was not valid when it signed: {why}; get {host}'s renewed certificate"),
+        ),
+        Refusal::TooLarge(why) => held(
+            Exit::Refused,
+            format!("{why}; if {host} means it, raise max-size or max-ratio in [hosts.{host}], or window-log"),
         ),
         Refusal::Clock(why) => held(Exit::TryAgain, why),
         Refusal::Io(e) => No::Io(e),

@@ -90,23 +90,41 @@ pub struct Past {
 const REMEMBERED: usize = 10_000;
 
 impl Past {
-    /// A snapshot is there now, after all others.
+    /// A snapshot was received: it is the newest now, so what the journal has behind it was rolled back.
     pub fn commit(&mut self, guid: Guid, raw: bool) {
-        self.committed.retain(|&known| known != guid);
+        if let Some(at) = self.committed.iter().position(|&known| known == guid) {
+            self.committed.truncate(at);
+        }
         self.committed.push(guid);
         let surplus = self.committed.len().saturating_sub(REMEMBERED);
         self.committed.drain(..surplus);
         self.raw = Some(raw);
     }
 
-    /// A file is there: remembers of its snapshots those that are, in case that a run ended
-    /// between their commit and ours.
-    pub fn has(&mut self, facts: &Facts, snapshots: &[Snapshot]) {
-        for link in &facts.links {
-            if !self.committed.contains(&link.to) && snapshots.iter().any(|s| s.guid == link.to) {
-                self.commit(link.to, link.raw);
-            }
+    /// Before a file is applied to the dataset with these snapshots, oldest first: what is behind the newest
+    /// one that is still here was rolled back, and is forgotten, lest it seem to have been pruned
+    /// once something else follows it.
+    pub fn rewind(&mut self, here: &[Snapshot]) {
+        let is_here = |guid: &Guid| here.iter().any(|s| s.guid == *guid);
+        if let Some(left) = self.committed.iter().rposition(is_here) {
+            self.committed.truncate(left + 1);
         }
+    }
+
+    /// Remembers those snapshots of a file that are here, oldest first, in case that a run ended between
+    /// their commit and ours.
+    pub fn learn(&mut self, facts: &Facts, here: &[Snapshot]) {
+        let place = |guid: Guid| here.iter().position(|s| s.guid == guid);
+        for link in &facts.links {
+            let Some(at) = place(link.to).filter(|_| !self.committed.contains(&link.to)) else { continue };
+            let later = self.committed.iter().position(|&known| place(known).is_some_and(|known| known > at));
+            self.committed.insert(later.unwrap_or(self.committed.len()), link.to);
+            self.raw = Some(link.raw);
+        }
+    }
+
+    /// The file is there, as a whole.
+    pub fn done(&mut self, facts: &Facts) {
         self.last_seq = facts.number.as_ref().map(|n| n.seq).max(self.last_seq);
     }
 }
@@ -262,6 +280,47 @@ pub fn missing_parent(target: &Target, has: impl Fn(&Dataset) -> bool) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_journal_holds_what_was_committed_and_not_rolled_back() {
+        let guids = |all: &[u64]| all.iter().map(|&g| Guid(g)).collect::<Vec<_>>();
+        let here = |all: &[u64]| {
+            let snapshot = |&g: &u64| Snapshot { name: g.to_string(), guid: Guid(g), createtxg: g, creation: 0 };
+            all.iter().map(snapshot).collect::<Vec<_>>()
+        };
+        let past = |all: &[u64]| Past { committed: guids(all), ..Past::default() };
+        let facts = |all: &[u64]| {
+            let link = |pair: &[u64]| Link { from: None, to: Guid(pair[0]), snap: String::new(), raw: false };
+            Facts { target: "h/t".parse().unwrap(), order: 1, number: None, links: all.windows(1).map(link).collect() }
+        };
+        let committed = |before: &[u64], guid| {
+            let mut past = past(before);
+            past.commit(Guid(guid), true);
+            past.committed
+        };
+        assert_eq!(committed(&[1, 2], 3), guids(&[1, 2, 3]));
+        // Again: what followed it was rolled back with it.
+        assert_eq!(committed(&[1, 2, 3], 2), guids(&[1, 2]));
+        let many: Vec<u64> = (0..10_000).collect();
+        assert_eq!(committed(&many, 10_000).len(), 10_000);
+        let rewound = |before: &[u64], there: &[u64]| {
+            let mut past = past(before);
+            past.rewind(&here(there));
+            past.committed
+        };
+        assert_eq!(rewound(&[1, 2, 3], &[2]), guids(&[1, 2]));
+        assert_eq!(rewound(&[1, 2, 3], &[3, 9]), guids(&[1, 2, 3]));
+        // Another dataset of the same name: what was taken before stays known as replays.
+        assert_eq!(rewound(&[1, 2], &[]), guids(&[1, 2]));
+        let learned = |before: &[u64], file: &[u64], there: &[u64]| {
+            let mut past = past(before);
+            past.learn(&facts(file), &here(there));
+            past.committed
+        };
+        assert_eq!(learned(&[1], &[2, 3], &[1, 2, 3]), guids(&[1, 2, 3]));
+        assert_eq!(learned(&[1, 3], &[2], &[1, 2, 3]), guids(&[1, 2, 3]));
+        assert_eq!(learned(&[1], &[2, 3], &[1, 3]), guids(&[1, 3]));
+    }
 
     #[test]
     fn the_outermost_missing_parent_is_named() {

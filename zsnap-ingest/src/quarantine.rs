@@ -12,7 +12,6 @@ use zsnap_common::digest::sha256_hex;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, shown};
 use zsnap_common::log;
-use zsnap_common::publish::NewFile;
 
 /// The directory below the incoming one; hidden, so no scan looks inside.
 pub const DIRECTORY: &str = ".zsnap-quarantine";
@@ -28,7 +27,7 @@ struct Why<'a> {
 }
 
 /// Moves a file there: its reason first, so that a crash leaves a reason without a file, never
-/// a file without its reason. `false`: the name stands for another file by now.
+/// a file without its reason. Where another file has that name, it becomes `NAME.N`. `false`: the name stands for another file by now.
 pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &File, why: &str) -> Result<bool> {
     let place = || -> io::Result<Incoming> { root.private_inside(DIRECTORY.as_ref())?.private_inside(host) };
     let to = place().or_exit(Exit::CantCreate, "quarantine")?;
@@ -36,14 +35,28 @@ pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &F
     let reason = Why { file: shown(name), host: shown(host), why, at };
     let mut text = serde_json::to_vec_pretty(&reason)?;
     text.push(b'\n');
-    let new = NewFile::create_in(to.path()).or_exit(Exit::CantCreate, "quarantine")?;
-    new.file().write_all(&text).and_then(|()| new.sync()).or_exit(Exit::Io, "quarantine")?;
-    match new.link_as(&reason_name(name)) {
-        // From a run that ended before the move: it says the same.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other.or_exit(Exit::CantCreate, "quarantine")?,
+    let mut put_as = name.to_owned();
+    for copy in 0.. {
+        // Not by its path: whoever owns the incoming directory may have put something else there.
+        let new = to.new_file().or_exit(Exit::CantCreate, "quarantine")?;
+        new.file().write_all(&text).and_then(|()| new.sync()).or_exit(Exit::Io, "quarantine")?;
+        let explained = match new.link_as(&reason_name(&put_as)) {
+            // From a run that ended before the move; or another file of this name lies there.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            other => other.map(|()| true).or_exit(Exit::CantCreate, "quarantine")?,
+        };
+        match dir.move_if_same(name, file, &to, &put_as) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if explained {
+                    to.remove(&reason_name(&put_as)).or_exit(Exit::Io, "quarantine")?;
+                }
+                put_as = name.to_owned();
+                put_as.push(format!(".{copy}"));
+            }
+            other => return other.or_exit(Exit::Io, "quarantine"),
+        }
     }
-    dir.move_if_same(name, file, &to).or_exit(Exit::Io, "quarantine")
+    Ok(false)
 }
 
 fn reason_name(name: &OsStr) -> OsString {
@@ -98,7 +111,7 @@ pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
             if !asked || text.ends_with(REASON) || text.starts_with('.') {
                 continue;
             }
-            from.rename_into(&name, &to).or_exit(Exit::Io, "retry")?;
+            from.rename_into(&name, &to, &name).or_exit(Exit::Io, "retry")?;
             from.remove(&reason_name(&name)).or_exit(Exit::Io, "retry")?;
             log::info(format!("put back {}", to.path().join(&name).display()));
             moved += 1;
@@ -130,6 +143,16 @@ mod tests {
         assert_eq!(list(&root).unwrap(), [("h".into(), "f".into(), "nobody knows why".into())]);
         fs::write(dir.path().join(".zsnap-quarantine/h/f.why.json"), br#"{"why": "forged"}"#).unwrap();
         assert_eq!(list(&root).unwrap(), [("h".into(), "f".into(), "forged".into())]);
+        // Another file of that name.
+        fs::write(dir.path().join("h/f"), b"y").unwrap();
+        let second = host.open_file("f".as_ref()).unwrap();
+        assert!(put(&root, &host, "h".as_ref(), "f".as_ref(), &second, "forged too").unwrap());
+        assert_eq!(fs::read(dir.path().join(".zsnap-quarantine/h/f")).unwrap(), b"x");
+        assert_eq!(fs::read(dir.path().join(".zsnap-quarantine/h/f.0")).unwrap(), b"y");
+        let why = fs::read_to_string(dir.path().join(".zsnap-quarantine/h/f.0.why.json")).unwrap();
+        assert!(why.contains("forged too"));
+        assert_eq!(retry(&root, false, &["f.0".into()]).unwrap(), 1);
+        assert_eq!(fs::read(dir.path().join("h/f.0")).unwrap(), b"y");
         assert_eq!(retry(&root, false, &["other".into()]).unwrap(), 0);
         assert_eq!(retry(&root, false, &["f".into()]).unwrap(), 1);
         assert_eq!(fs::read(dir.path().join("h/f")).unwrap(), b"x");

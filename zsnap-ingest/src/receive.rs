@@ -4,33 +4,53 @@
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::process::{ChildStdin, Stdio};
+use std::time::Duration;
 
 use anyhow::Result;
-use zsnap_common::cancel::Interruptible;
+use zsnap_common::cancel::{Cancelled, Interruptible};
 use zsnap_common::child::{self, Child};
 use zsnap_common::exit::Exit;
 use zsnap_common::log;
 use zsnap_common::zfs::Zfs;
 use zsnap_common::zstream::gate::{Gate, Part};
-use zsnap_common::zstream::{Kind, StreamError, SubStream};
+use zsnap_common::zstream::{StreamError, SubStream};
 
-/// The arguments of `zfs receive` for one sub-stream into `dataset`. What is received is never
-/// mounted and never exposed as a device by itself; `DATASET@SNAP` fixes where it goes,
-/// whatever names the stream holds.
-pub fn argv(dataset: &str, sub: &SubStream) -> Vec<OsString> {
-    let hidden = match sub.kind {
-        Kind::Filesystem => "canmount=noauto",
-        Kind::Volume => "volmode=none",
-    };
+use crate::property::{self, AllowedProperty};
+
+/// The arguments of `zfs receive` for one sub-stream into `dataset`:
+/// `receive -u (-o PROPERTY=VALUE | -x PROPERTY)* DATASET@SNAP`. What is received is never mounted and
+/// never exposed as a device by itself; `DATASET@SNAP` fixes where it goes, whatever names the
+/// stream holds.
+pub fn argv(dataset: &str, sub: &SubStream, extra: &[AllowedProperty]) -> Vec<OsString> {
+    let properties = property::of(sub.kind, extra);
     let to = format!("{dataset}@{}", sub.snap);
-    ["receive", "-u", "-o", "readonly=on", "-o", hidden, &to].into_iter().map(OsString::from).collect()
+    let words = ["receive".into(), "-u".into()].into_iter();
+    words.chain(properties.iter().flat_map(AllowedProperty::arguments)).chain([to]).map(OsString::from).collect()
+}
+
+/// How a host's streams are received.
+#[derive(Clone, Debug)]
+pub struct Receiving {
+    /// A receiver that takes nothing for this long, or has not ended this long after its last
+    /// byte, is killed.
+    pub timeout: Duration,
+    /// What its datasets are given beside the stream.
+    pub properties: Vec<AllowedProperty>,
+}
+
+/// The error of a receiver that hung (see [`Child::give_up`]), with the remedy.
+pub fn hung(what: &str, error: anyhow::Error) -> anyhow::Error {
+    match Cancelled::find(&error) {
+        Some(_) => error,
+        None => Exit::Unavailable.error(format!(
+            "{what}: {error:#}; look at dmesg, the pool and the disks; the file stays for the next run"
+        )),
+    }
 }
 
 /// Takes a verified stream apart: every sub-stream from number `skip` on goes to a `zfs receive`
 /// of its own; wrappers and properties are dropped.
 pub struct Unwrap<'a> {
-    zfs: &'a Zfs,
-    dataset: &'a str,
     gate: Gate,
     feeder: Feeder<'a>,
 }
@@ -39,6 +59,7 @@ pub struct Unwrap<'a> {
 struct Feeder<'a> {
     zfs: &'a Zfs,
     dataset: &'a str,
+    how: Receiving,
     skip: usize,
     seen: usize,
     current: Option<Current>,
@@ -48,28 +69,35 @@ struct Feeder<'a> {
 
 struct Current {
     sub: SubStream,
-    // Dropped before the pipe: killed before it could see an end that is none.
+    /// `DATASET@SNAP`
+    name: String,
     child: Child,
     stdin: Option<BufWriter<Interruptible<ChildStdin>>>,
 }
 
+impl Drop for Current {
+    fn drop(&mut self) {
+        // Killed before its pipe is closed, so that it sees no end that is none. A `BufWriter` that is
+        // dropped whole would write once more what a receiver left behind does not take.
+        self.child.kill();
+        drop(self.stdin.take().map(BufWriter::into_parts));
+    }
+}
+
 impl<'a> Unwrap<'a> {
     /// Receives into `dataset`.
-    pub fn new(zfs: &'a Zfs, dataset: &'a str, skip: usize) -> Unwrap<'a> {
-        let feeder = Feeder { zfs, dataset, skip, seen: 0, current: None, committed: Vec::new(), failed: None };
-        Unwrap { zfs, dataset, gate: Gate::new(), feeder }
+    pub fn new(zfs: &'a Zfs, dataset: &'a str, skip: usize, how: Receiving) -> Unwrap<'a> {
+        let feeder = Feeder { zfs, dataset, how, skip, seen: 0, current: None, committed: Vec::new(), failed: None };
+        Unwrap { gate: Gate::new(), feeder }
     }
 
     /// What was committed, and what went wrong, if anything. Call it also after a failed write:
     /// a child may have committed all the same.
     pub fn end(mut self) -> (Vec<SubStream>, Result<()>) {
-        // A child that still runs is killed before its stdin is closed (see Child).
         if let Some(mut current) = self.feeder.current.take() {
             current.child.kill();
-            let name = format!("{}@{}", self.dataset, current.sub.snap);
-            if self.zfs.snapshot_guid(&name).ok().flatten() == Some(current.sub.to) {
-                self.feeder.committed.push(current.sub);
-            }
+            // Why it was given up is the error, not that the pool could not be asked.
+            let _ = self.feeder.committed(&current);
         }
         let result = match self.feeder.failed {
             Some(e) => Err(e),
@@ -113,67 +141,199 @@ impl Feeder<'_> {
 
     fn begin(&mut self, sub: &SubStream) -> Result<()> {
         let mut command = child::command(self.zfs.program());
-        command.args(argv(self.dataset, sub)).stdin(Stdio::piped());
-        log::info(format!("receiving {}@{}", self.dataset, sub.snap));
+        command.args(argv(self.dataset, sub, &self.how.properties)).stdin(Stdio::piped());
+        let name = format!("{}@{}", self.dataset, sub.snap);
+        log::info(format!("receiving {name}"));
         let mut child = Child::spawn(command, "zfs")?;
-        let stdin = child.stdin().map(|pipe| BufWriter::with_capacity(256 * 1024, Interruptible::new(pipe)));
-        self.current = Some(Current { sub: sub.clone(), child, stdin });
+        let pipe = child.stdin().map(|pipe| Interruptible::patient(pipe, self.how.timeout));
+        let stdin = pipe.map(|pipe| BufWriter::with_capacity(256 * 1024, pipe));
+        self.current = Some(Current { sub: sub.clone(), name, child, stdin });
         Ok(())
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(stdin) = self.current.as_mut().and_then(|current| current.stdin.as_mut()) else { return Ok(()) };
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some(stdin) = &mut current.stdin else { return Ok(()) };
         match stdin.write_all(bytes) {
             // It ended early: its status and the pool tell why.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => self.finish(),
-            other => Ok(other?),
+            Err(e) => Err(current.given_up(self.how.timeout, e)),
+            Ok(()) => Ok(()),
         }
     }
 
-    /// Whether the snapshot is there decides, not the exit status: an orphan or a late error may
-    /// have committed, and a success may not have (OpenZFS ignores a snapshot that is there).
+    /// Whether the snapshot is there decides, not how the receiver ended: an orphan, a late error or
+    /// one that hangs may have committed, and a success may not have (OpenZFS ignores a snapshot
+    /// that is there).
     fn finish(&mut self) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Ok(()) };
-        if let Some(mut stdin) = current.stdin.take() {
-            match stdin.flush() {
-                Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-                    current.child.kill();
-                    return Err(e.into());
-                }
-                _ => drop(stdin),
+        match current.stdin.as_mut().map_or(Ok(()), Write::flush) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                let error = current.given_up(self.how.timeout, e);
+                self.current = Some(current);
+                return Err(error);
+            }
+            _ => drop(current.stdin.take()),
+        }
+        let ended = current.child.wait(Some(self.how.timeout));
+        let there = self.committed(&current);
+        let what = format!("zfs receive {}", current.name);
+        match (ended, there) {
+            (_, Ok(true)) => Ok(()),
+            (Err(e), _) => Err(hung(&what, e)),
+            (Ok(_), Err(e)) => Err(e),
+            (Ok(status), Ok(false)) => {
+                let words = current.child.last_words();
+                Err(Exit::Unavailable.error(format!("{what}: {status}, and the snapshot is not there: {words}")))
             }
         }
-        let status = current.child.wait(None)?;
-        let name = format!("{}@{}", self.dataset, current.sub.snap);
-        if self.zfs.snapshot_guid(&name)? == Some(current.sub.to) {
-            self.committed.push(current.sub);
-            return Ok(());
+    }
+
+    /// Asks the pool whether the snapshot is there, and remembers it.
+    fn committed(&mut self, current: &Current) -> Result<bool> {
+        let there = self.zfs.snapshot_guid(&current.name)? == Some(current.sub.to);
+        if there {
+            self.committed.push(current.sub.clone());
         }
-        let words = current.child.last_words();
-        Err(Exit::Unavailable.error(format!("zfs receive {name}: {status}, and the snapshot is not there: {words}")))
+        Ok(there)
+    }
+}
+
+impl Current {
+    /// It could not be written to: a receiver that takes nothing is killed; after a signal it is
+    /// killed when it is dropped.
+    fn given_up(&mut self, timeout: Duration, e: io::Error) -> anyhow::Error {
+        if e.kind() != io::ErrorKind::TimedOut {
+            return e.into();
+        }
+        let error = self.child.give_up(&format!("took nothing for {} s", timeout.as_secs()));
+        hung(&format!("zfs receive {}", self.name), error)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zsnap_common::zstream::Guid;
+    use proptest::prelude::*;
+    use zsnap_common::target::Target;
+    use zsnap_common::zstream::{Guid, Kind};
 
-    #[test]
-    fn the_arguments_have_one_form() {
-        let mut sub = SubStream {
+    fn sub(kind: Kind, snap: &str) -> SubStream {
+        SubStream {
             fs: "tank/evil".into(),
-            snap: "s 1".into(),
+            snap: snap.into(),
             from: None,
             to: Guid(1),
-            kind: Kind::Filesystem,
+            kind,
             raw: false,
             compressed: false,
             created: 0,
-        };
-        let line = |sub: &SubStream| argv("pool/hosts/h/tank", sub).join(" ".as_ref()).into_string().unwrap();
-        assert_eq!(line(&sub), "receive -u -o readonly=on -o canmount=noauto pool/hosts/h/tank@s 1");
-        sub.kind = Kind::Volume;
-        assert_eq!(line(&sub), "receive -u -o readonly=on -o volmode=none pool/hosts/h/tank@s 1");
+        }
+    }
+
+    fn line(kind: Kind, extra: &[AllowedProperty]) -> String {
+        argv("pool/hosts/h/tank", &sub(kind, "s 1"), extra).join(" ".as_ref()).into_string().unwrap()
+    }
+
+    #[test]
+    fn the_arguments_have_one_form() {
+        let (fs, volume) = (Kind::Filesystem, Kind::Volume);
+        assert_eq!(line(fs, &[]), "receive -u -o readonly=on -o canmount=noauto pool/hosts/h/tank@s 1");
+        assert_eq!(line(volume, &[]), "receive -u -o readonly=on -o volmode=none pool/hosts/h/tank@s 1");
+        let set = |text| AllowedProperty::set(text).unwrap();
+        let extra = [
+            set("compression=lz4"),
+            set("canmount=off"),
+            set("quota=1G"),
+            set("volmode=none"),
+            set("zsnap:of=a b=c"),
+            AllowedProperty::exclude("compression").unwrap(),
+            AllowedProperty::exclude("mountpoint").unwrap(),
+        ];
+        // Each once, the last one counts, and only what fits the kind.
+        assert_eq!(
+            line(fs, &extra),
+            "receive -u -o readonly=on -o canmount=off -x compression -o quota=1073741824 -o zsnap:of=a b=c \
+             -x mountpoint pool/hosts/h/tank@s 1"
+        );
+        assert_eq!(
+            line(volume, &extra),
+            "receive -u -o readonly=on -o volmode=none -x compression -o zsnap:of=a b=c pool/hosts/h/tank@s 1"
+        );
+    }
+
+    /// Written down a second time, by what must not be.
+    fn in_grammar(args: &[OsString], to: &str) -> Result<(), String> {
+        let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let (Some(["receive", "-u"]), Some(last)) = (args.get(..2), args.last()) else { return Err("frame".into()) };
+        if *last != to || last.starts_with('-') || args.len().is_multiple_of(2) {
+            return Err("target".into());
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for pair in args[2..args.len() - 1].chunks(2) {
+            let (name, value) = match pair {
+                ["-o", property] => property.split_once('=').map(|(name, value)| (name, Some(value))).unwrap(),
+                ["-x", name] => (*name, None),
+                _ => return Err(format!("{pair:?}")),
+            };
+            let word = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b":-._".contains(&b));
+            let printable = value.is_none_or(|value| value.bytes().all(|b| (32..127).contains(&b)));
+            if !word || name.is_empty() || name.starts_with('-') || !printable || !names.insert(name) {
+                return Err(format!("{pair:?}"));
+            }
+            let harmless = name.contains(':')
+                || match (name, value) {
+                    ("readonly", value) => value == Some("on"),
+                    ("canmount", value) => value == Some("off") || value == Some("noauto"),
+                    ("volmode", value) => value == Some("none"),
+                    ("mountpoint", value) => value.is_none_or(|value| value == "none" || value == "legacy"),
+                    ("setuid" | "devices" | "exec" | "sharenfs" | "sharesmb" | "dedup", value) => {
+                        value.is_none_or(|value| value == "off")
+                    }
+                    ("checksum", value) => value != Some("off") && value != Some("noparity"),
+                    ("keylocation" | "keyformat" | "pbkdf2iters" | "encryption" | "origin" | "overlay", _) => false,
+                    ("zoned" | "jailed" | "nbmand" | "volsize" | "snapshot_limit" | "casesensitivity", _) => false,
+                    _ => true,
+                };
+            if !harmless {
+                return Err(format!("{pair:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Anything, and what is nearly right.
+    fn word() -> impl Strategy<Value = String> {
+        let name = "(-[oxFdeMsrAnvhc]|atime|readonly|canmount|volmode|mountpoint|exec|setuid|sharenfs|keylocation|\
+                    encryption|overlay|zoned|origin|quota|compression|checksum|recordsize|copies|[a-z:.-]{1,6}|a:b)";
+        let value = "(on|off|none|legacy|noauto|/x|file:///x|1G|512|lz4|gzip-9|-F|--|[ -~]{0,6}|\\PC{0,3}|\n)";
+        prop_oneof![
+            ".*",
+            name,
+            (name, value).prop_map(|(name, value)| format!("{name}={value}")),
+            (name, "[ =\t\n]{0,2}", value).prop_map(|(name, sep, value)| format!("{name}{sep}{value}")),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn no_input_leaves_the_grammar(
+            set in proptest::collection::vec(word(), 0..8),
+            exclude in proptest::collection::vec(word(), 0..4),
+            target in "[A-Za-z0-9_.: -]{1,8}/[A-Za-z0-9_.: -]{1,8}(/[A-Za-z0-9_.: -]{1,8})?",
+            snap in "[A-Za-z0-9_.: -]{1,8}",
+            volume in any::<bool>(),
+        ) {
+            let set = set.iter().filter_map(|text| AllowedProperty::set(text).ok());
+            let exclude = exclude.iter().filter_map(|name| AllowedProperty::exclude(name).ok());
+            let extra: Vec<_> = set.chain(exclude).collect();
+            let target = target.parse::<Target>();
+            prop_assume!(target.is_ok());
+            let dataset = target.unwrap().under("pool/hosts").unwrap();
+            let kind = if volume { Kind::Volume } else { Kind::Filesystem };
+            let args = argv(&dataset, &sub(kind, &snap), &extra);
+            prop_assert_eq!(in_grammar(&args, &format!("{dataset}@{snap}")), Ok(()));
+        }
     }
 }

@@ -21,8 +21,8 @@ use zsnap_common::target::Host;
 pub const FORMATS: [Format; 2] = [Format::Gpg, Format::Aead];
 
 /// Held in memory, or read twice.
-pub const IN_MEMORY: Limits = Limits { verify_buffer: 64 << 20, window_log: 27 };
-pub const TWICE: Limits = Limits { verify_buffer: 0, window_log: 27 };
+pub const IN_MEMORY: Limits = Limits { verify_buffer: 64 << 20, window_log: 27, max_size: None, max_ratio: 10_000 };
+pub const TWICE: Limits = Limits { verify_buffer: 0, window_log: 27, max_size: None, max_ratio: 10_000 };
 
 pub fn host(name: &str) -> Host {
     name.parse().unwrap()

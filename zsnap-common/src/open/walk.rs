@@ -1,11 +1,12 @@
 //! Walks a payload: its form, its digest, and for ZFS its stream, record by record.
 
-use std::io::{BufRead, Write};
+use std::cell::Cell;
+use std::io::{self, BufRead, Read, Write};
 use std::thread;
 
 use sha2::{Digest, Sha256};
 
-use super::Refusal;
+use super::{Limits, Refusal};
 use crate::digest::hex;
 use crate::payload::{Manifest, PayloadError, PayloadKind, PayloadReader, Trailer};
 use crate::pipe::{PipeReader, pipe};
@@ -13,6 +14,10 @@ use crate::zstream::{Gate, StreamFacts};
 
 /// Bytes decompressed at a time.
 pub const STEP: usize = 256 << 10;
+
+/// Up to this length of the plain stream [`Limits::max_ratio`] is not looked at: empty and
+/// uniform data compress as well as a bomb, and a bomb of this size does no harm.
+const ANY_RATIO: u64 = 1 << 30;
 
 /// What a payload holds.
 pub struct Walked {
@@ -29,6 +34,7 @@ impl From<PayloadError> for Refusal {
     fn from(e: PayloadError) -> Refusal {
         match e {
             PayloadError::Malformed(why) => Refusal::Malformed(why),
+            PayloadError::Window(why) => Refusal::TooLarge(why),
             PayloadError::Io(e) => Refusal::Io(e),
         }
     }
@@ -36,8 +42,10 @@ impl From<PayloadError> for Refusal {
 
 /// Reads `payload` to its end. Keeps the plain stream as long as it has at most `keep` bytes. A
 /// second thread digests the stream and walks the gate, for that takes as long as decompressing.
-pub fn walk(payload: impl BufRead, window_log: u32, keep: u64) -> Result<Walked, Refusal> {
-    let mut reader = PayloadReader::new(payload, window_log)?;
+/// Stops where the limits are passed, so that what decompresses to very much costs little time.
+pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked, Refusal> {
+    let taken = Cell::new(0);
+    let mut reader = PayloadReader::new(Counted { src: payload, taken: &taken }, limits.window_log)?;
     let opaque = reader.manifest().is_some_and(|manifest| manifest.kind == PayloadKind::Opaque);
     let mut plain = (keep > 0).then(Vec::new);
     let (mut to, mut from) = pipe();
@@ -52,6 +60,7 @@ pub fn walk(payload: impl BufRead, window_log: u32, keep: u64) -> Result<Walked,
                     return Ok(bytes);
                 }
                 bytes += n as u64;
+                within(limits, bytes, taken.get())?;
                 if bytes > keep {
                     plain = None;
                 }
@@ -86,6 +95,45 @@ pub fn walk(payload: impl BufRead, window_log: u32, keep: u64) -> Result<Walked,
         None => None,
     };
     Ok(Walked { manifest, trailer, stream, bytes, plain })
+}
+
+/// Whether a stream of `bytes`, of which `taken` bytes of payload were read for, is within its limits.
+fn within(limits: &Limits, bytes: u64, taken: u64) -> Result<(), Refusal> {
+    if let Some(most) = limits.max_size.filter(|most| bytes > *most) {
+        return Err(Refusal::TooLarge(format!("its stream is longer than max-size, {most} bytes")));
+    }
+    if bytes > ANY_RATIO && bytes > taken.saturating_mul(limits.max_ratio) {
+        let ratio = limits.max_ratio;
+        return Err(Refusal::TooLarge(format!(
+            "{taken} bytes of it are more than {bytes} bytes of stream, and max-ratio is {ratio}"
+        )));
+    }
+    Ok(())
+}
+
+/// Counts what is read.
+struct Counted<'a, R> {
+    src: R,
+    taken: &'a Cell<u64>,
+}
+
+impl<R: BufRead> Read for Counted<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.src.read(out)?;
+        self.taken.set(self.taken.get() + n as u64);
+        Ok(n)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.src.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.taken.set(self.taken.get() + n as u64);
+        self.src.consume(n);
+    }
 }
 
 /// What the second thread found.
@@ -130,4 +178,70 @@ fn facts(gate: Gate, manifest: Option<&Manifest>, trailer: Option<&Trailer>) -> 
         }
     }
     Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{Base, Epoch};
+
+    const LIMITS: Limits = Limits { verify_buffer: 0, window_log: 27, max_size: None, max_ratio: 10_000 };
+
+    /// A manifest, and a zstd frame of that many blocks of 128 KiB of zeros, each of them four bytes
+    /// (RFC 8878, 3.1.1: RLE_Block). No trailer: nobody gets that far.
+    fn bomb(blocks: u32) -> Vec<u8> {
+        let manifest = Manifest {
+            zsnap: 1,
+            host: "h".parse().unwrap(),
+            dataset: "d".parse().unwrap(),
+            created: 0,
+            kind: PayloadKind::Opaque,
+            id: "0".repeat(32),
+            epoch: Epoch { id: "0".repeat(32), started: 0 },
+            seq: 1,
+            prev: None,
+            base: Base::None,
+            zfs: None,
+        };
+        let mut payload = manifest.encode().unwrap();
+        // No content size, a window of 128 KiB.
+        payload.extend([0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3]);
+        for left in (0..blocks).rev() {
+            let header: u32 = u32::from(left == 0) | 1 << 1 | (128 << 10) << 3;
+            payload.extend(&header.to_le_bytes()[..3]);
+            payload.push(0);
+        }
+        payload
+    }
+
+    fn refused(payload: &[u8], limits: &Limits) -> Refusal {
+        walk(payload, limits, 1 << 20).err().unwrap()
+    }
+
+    #[test]
+    fn a_bomb_is_left_when_it_is_known_for_one() {
+        // 64 GiB, but nobody looks at more than one.
+        match refused(&bomb(1 << 19), &LIMITS) {
+            Refusal::TooLarge(why) => {
+                let bytes: u64 = why.split(' ').find_map(|word| word.parse().ok().filter(|n| *n > ANY_RATIO)).unwrap();
+                assert!(bytes < ANY_RATIO + (1 << 20), "{why}");
+                assert!(why.contains("max-ratio is 10000"), "{why}");
+            }
+            other => panic!("{other}"),
+        }
+        // What is small may be as dense.
+        assert!(matches!(refused(&bomb(100), &LIMITS), Refusal::Malformed(why) if why.contains("without a trailer")));
+    }
+
+    #[test]
+    fn limits_are_what_is_still_allowed() {
+        let block = 128 << 10;
+        let small = |most| Limits { max_size: Some(most), ..LIMITS };
+        assert!(matches!(refused(&bomb(100), &small(100 * block)), Refusal::Malformed(_)));
+        assert!(matches!(refused(&bomb(100), &small(100 * block - 1)), Refusal::TooLarge(_)));
+        let ok = |bytes, taken| within(&LIMITS, bytes, taken).is_ok();
+        assert!(ok(ANY_RATIO, 1) && !ok(ANY_RATIO + 1, 1));
+        assert!(ok(20_000_000_000, 2_000_000) && !ok(20_000_000_001, 2_000_000));
+        assert!(ok(u64::MAX, u64::MAX));
+    }
 }

@@ -16,10 +16,7 @@ use super::{Link, Past, Pending, Plan, There, Verdict};
 /// without its base.
 pub fn zfs(there: &There<'_>, files: &[Pending<'_>], past: &Past, unread: bool) -> Plan {
     let world = World::new(there, files, past);
-    let mut path = world.path();
-    if path.is_empty() {
-        path.extend(world.older_base());
-    }
+    let path = world.path();
     let mut after = world.here.clone();
     let mut raw = past.raw;
     for &(file, skip) in &path {
@@ -152,13 +149,23 @@ impl<'a> World<'a> {
 
     /// The steps to take, in order.
     fn path(&self) -> Vec<Step> {
-        let mut at: At = match self.there.snapshots {
-            None => (None, None),
-            Some(snapshots) => match snapshots.last() {
-                Some(newest) => (Some(newest.guid), self.past.raw),
-                None => return Vec::new(),
-            },
-        };
+        let Some(snapshots) = self.there.snapshots else { return self.way_from((None, None)) };
+        let mut path = Vec::new();
+        for (back, snapshot) in snapshots.iter().rev().enumerate() {
+            path = self.way_from((Some(snapshot.guid), self.past.raw));
+            if back > 0 {
+                // Not the newest: `zfs receive` takes it if nothing was written since, as with a
+                // snapshot made by hand on the target. Only it can tell, so one at a time.
+                path.truncate(1);
+            }
+            if !path.is_empty() {
+                break;
+            }
+        }
+        path
+    }
+
+    fn way_from(&self, mut at: At) -> Vec<Step> {
         let ways = self.ways(at);
         let mut path = Vec::new();
         while let Some(&Some((_, Some(step)))) = ways.get(&at) {
@@ -201,14 +208,6 @@ impl<'a> World<'a> {
             ways.insert(at, Some(best));
         }
         ways
-    }
-
-    /// An increment on a snapshot that is not the newest: `zfs receive` takes it if nothing was
-    /// written since, as with a snapshot made by hand on the target.
-    fn older_base(&self) -> Option<Step> {
-        let snapshots = self.there.snapshots?;
-        let mut steps = snapshots.iter().rev().flat_map(|s| self.on.get(&Some(s.guid)).into_iter().flatten());
-        steps.find(|&&step| self.end((None, self.past.raw), step).is_some()).copied()
     }
 }
 
@@ -277,16 +276,18 @@ impl After<'_> {
                  {name}.old, and queue a full stream"
             ));
         }
-        let base = self.world.there.snapshots.iter().copied().flatten().find(|s| s.guid == from);
-        let base = base.map_or_else(|| from.to_string(), |s| s.name.clone());
-        if self.taken {
+        let snapshots = self.world.there.snapshots.unwrap_or_default();
+        let at = snapshots.iter().position(|s| s.guid == from);
+        let base = at.and_then(|at| snapshots.get(at)).map_or_else(|| from.to_string(), |s| s.name.clone());
+        // Received behind its base, or about to be: to roll that back would lose a newer backup.
+        let mut behind = at.map_or(&[][..], |at| &snapshots[at + 1..]).iter();
+        if self.taken || behind.any(|s| self.world.committed.contains_key(&s.guid)) {
             return Verdict::Diverged(format!(
-                "{name} goes on from its base @{base} without it; remove it, if nothing later waits for it"
+                "{name} went on from its base @{base} without it; remove it, if nothing that waits builds on it"
             ));
         }
         Verdict::Diverged(format!(
-            "{name} was changed since its base @{base}; to undo that: zfs rollback -r {name}@{base}, or if it went on from \
-             there rightly, remove the file"
+            "{name} was changed since its base @{base}; to undo that: zfs rollback -r {name}@{base}"
         ))
     }
 
@@ -482,12 +483,14 @@ mod tests {
     fn a_refused_one_is_tried_again_when_something_changed() {
         let facts = stream(2, None, &[1, 2]);
         let all = snapshots(&[1, 7]);
-        let tried = |written, at: u64| {
+        let of = |facts: &Facts, written, at: u64| {
             let there = There { name: "p/h/tank", snapshots: Some(&all), written, parent: None };
             let refused_at = Some(Head { newest: Guid(7), written: at });
-            zfs(&there, &[Pending { facts: &facts, refused_at }], &past(&[], None), false).verdicts[0].word()
+            zfs(&there, &[Pending { facts, refused_at }], &past(&[], None), false).verdicts[0].word()
         };
+        let tried = |written, at| of(&facts, written, at);
         assert_eq!(tried(512, 512), "diverged");
+        assert_eq!(of(&stream(2, None, &[0, 1, 2]), 512, 512), "diverged");
         assert_eq!(tried(0, 512), "ready");
     }
 

@@ -69,7 +69,7 @@ impl Host {
         let signers = Signers::load(&[("laptop".parse().unwrap(), vec![self.path("laptop.cert")])].into()).unwrap();
         let trust =
             Trust { keyring: &keyring, signers: &signers, host: &laptop, unsigned: true, now: SystemTime::now() };
-        let limits = Limits { verify_buffer: 64 << 20, window_log: 27 };
+        let limits = Limits { verify_buffer: 64 << 20, window_log: 27, max_size: None, max_ratio: 10_000 };
         let verified = verify(fs::File::open(file).unwrap(), &trust, &limits).unwrap();
         let (manifest, signed) = (verified.manifest().unwrap().clone(), verified.signer().is_some());
         let mut bytes = Vec::new();

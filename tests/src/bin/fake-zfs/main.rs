@@ -25,7 +25,10 @@ mod send;
 #[path = "../../stream.rs"]
 #[allow(dead_code)]
 mod stream;
+#[cfg(test)]
+use zsnap_tests::{SAMPLES, sample};
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -83,6 +86,10 @@ fn note(home: &Path, program: &str, args: &[String]) -> Done {
     Ok(calls.write_all((line.join("\t") + "\n").as_bytes())?)
 }
 
+/// Those that the tests use.
+const PROPERTIES: [&str; 8] =
+    ["readonly", "canmount", "volmode", "mountpoint", "encryption", "keyformat", "compression", "refquota"];
+
 /// Options and operands. `with`: letters of the options that have a value.
 struct Args<'a> {
     options: Vec<(char, &'a str)>,
@@ -123,18 +130,26 @@ impl<'a> Args<'a> {
         self.options.iter().find(|(l, _)| *l == letter).map(|(_, value)| *value)
     }
 
-    /// The values of all `-o NAME=VALUE`.
+    /// The values of all `-o NAME=VALUE`. A property may be given once, in `-o` or in `-x`.
     fn properties(&self) -> Result<Vec<(&'a str, &'a str)>, Fail> {
-        let all = self.options.iter().filter(|(l, _)| *l == 'o');
-        all.map(|(_, text)| {
-            let (name, value) = text.split_once('=').ok_or_else(|| Fail::Usage("missing '='".into()))?;
-            let known = ["readonly", "canmount", "volmode", "mountpoint", "encryption", "keyformat"].contains(&name);
-            if !known && !name.contains(':') {
+        let mut names = BTreeSet::new();
+        let mut set = Vec::new();
+        for (letter, text) in self.options.iter().filter(|(l, _)| "ox".contains(*l)) {
+            let (name, value) = match letter {
+                'o' => text.split_once('=').ok_or_else(|| Fail::Usage("missing '='".into()))?,
+                _ => (*text, ""),
+            };
+            if !names.insert(name) {
+                return Err(Fail::Usage(format!("property '{name}' specified multiple times")));
+            }
+            if !PROPERTIES.contains(&name) && !name.contains(':') {
                 return Err(Fail::Refused(format!("invalid property '{name}'")));
             }
-            Ok((name, value))
-        })
-        .collect()
+            if *letter == 'o' {
+                set.push((name, value));
+            }
+        }
+        Ok(set)
     }
 
     fn one(&self) -> Result<&'a str, Fail> {

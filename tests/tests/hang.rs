@@ -1,0 +1,228 @@
+//! Receivers that never return: they are killed, or left behind where the kernel does not let them
+//! go, and everything else of the run is done.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use zsnap_tests::scene::{Ran, Scene, manifest, name, run};
+use zsnap_tests::stream::{Rec, Stream, Sub};
+
+const SEQ: u64 = 1_700_000_000_000_000;
+
+/// A full stream of `host`'s dataset in the spool; `big`: more than a pipe holds.
+fn queue(scene: &Scene, host: &str, dataset: &str, guid: u64, big: bool) {
+    let mut sub = Sub::full(&format!("{dataset}@a"), guid);
+    if big {
+        let block = vec![7; 128 << 10];
+        sub = sub.records((0..40).map(|_| Rec::write(&block)).collect::<Vec<_>>());
+    }
+    let key = scene.path(format!("{host}.key"));
+    let target = format!("s/{host}/{dataset}");
+    let args = ["--signer-file", key.to_str().unwrap(), "--strip", "s", &target];
+    scene.queue(&args, &Stream::plain(sub).bytes()).expect(0);
+}
+
+/// What `zfs receive` does before and after it works, in shell; `$to` is DATASET@SNAP.
+fn receiver(scene: &Scene, before: &str, after: &str) {
+    let bin = scene.path("bin").display().to_string();
+    let script = format!(
+        "#!/bin/sh\nfor to; do :; done\n[ \"$1\" = receive ] || exec {bin}/zfs \"$@\"\n\
+         {before}\n{bin}/zfs \"$@\" || exit\n{after}\n"
+    );
+    scene.write("bin/hanging", &script);
+    fs::set_permissions(scene.path("bin/hanging"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn ingest(scene: &Scene) -> Ran {
+    ingest_with(scene, "--receive-timeout=2s")
+}
+
+fn ingest_with(scene: &Scene, timeout: &str) -> Ran {
+    scene.ingest(&["--zfs", scene.path("bin/hanging").to_str().unwrap(), timeout])
+}
+
+/// The snapshots in the store, sorted.
+fn snapshots(scene: &Scene) -> Vec<String> {
+    let out = scene.zfs(&["list", "-H", "-r", "-t", "snapshot", "-o", "name", "backup/hosts"]).expect(0).out;
+    let mut all: Vec<_> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
+    all.sort();
+    all
+}
+
+/// `laptop/tank` hangs with `before` and `after` in its receiver; `laptop/data` and `other/tank` do not.
+/// Then the receiver is as it should be, and the file is applied.
+#[track_caller]
+fn hangs(big: bool, before: &str, after: &str, says: &str) {
+    let scene = Scene::with_pool();
+    queue(&scene, "laptop", "tank", 1, big);
+    queue(&scene, "laptop", "zdata", 2, false);
+    queue(&scene, "other", "tank", 3, big);
+    let only = |does: &str| format!("case $to in */laptop/tank@a) {does} ;; esac");
+    receiver(&scene, &only(before), &only(after));
+    let ran = ingest(&scene).expect(69).says(says).says("zfs receive backup/hosts/laptop/tank@a: zfs (pid ");
+    let ran = ran.says("look at dmesg").says("the file stays");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!(snapshots(&scene), ["backup/hosts/laptop/zdata@a", "backup/hosts/other/tank@a"]);
+    assert!(scene.spooled("other").is_empty());
+    assert_eq!(scene.spooled("laptop").len(), 1);
+    receiver(&scene, "", "");
+    ingest(&scene).expect(0);
+    assert!(scene.spooled("laptop").is_empty());
+    assert_eq!(snapshots(&scene).len(), 3);
+}
+
+#[test]
+fn a_receiver_that_reads_nothing_is_killed() {
+    hangs(true, "exec sleep 1000", ":", "took nothing for 2 s and was killed");
+}
+
+#[test]
+fn a_receiver_that_does_not_end_is_killed() {
+    hangs(false, "cat > /dev/null; sleep 1000", ":", "did not end in 2 s and was killed");
+}
+
+#[test]
+fn a_receiver_that_ignores_signals_is_killed() {
+    hangs(
+        true,
+        "trap '' TERM INT HUP; head -c 1000 > /dev/null; while :; do sleep 1; done",
+        ":",
+        "took nothing for 2 s",
+    );
+}
+
+#[test]
+fn a_receiver_that_closes_its_input_and_stays_is_killed() {
+    hangs(true, "exec <&-; sleep 1000", ":", "did not end in 2 s and was killed");
+}
+
+#[test]
+fn what_a_hanging_receiver_has_committed_counts() {
+    let scene = Scene::with_pool();
+    queue(&scene, "laptop", "tank", 1, false);
+    receiver(&scene, "", "sleep 1000");
+    ingest(&scene).expect(0);
+    assert_eq!(snapshots(&scene), ["backup/hosts/laptop/tank@a"]);
+    assert!(scene.spooled("laptop").is_empty());
+}
+
+#[test]
+fn a_slow_receiver_is_not_killed() {
+    let scene = Scene::with_pool();
+    queue(&scene, "laptop", "tank", 1, true);
+    // Longer than the timeout in all, but never without taking something.
+    receiver(&scene, "for i in 1 2 3; do head -c 700000; sleep 2; done > slow; cat >> slow; exec < slow", "");
+    ingest_with(&scene, "--receive-timeout=5s").expect(0);
+    assert_eq!(snapshots(&scene), ["backup/hosts/laptop/tank@a"]);
+}
+
+/// A file system on which every write waits until it is thawed, and cannot be killed.
+struct Frozen {
+    at: PathBuf,
+}
+
+impl Frozen {
+    fn new(scene: &Scene) -> Option<Frozen> {
+        let script =
+            "truncate -s 20M img && mkfs.ext4 -q img && mkdir frozen && mount -o loop img frozen && fsfreeze -f frozen";
+        let ran = run(Command::new("sh").args(["-ec", script]).current_dir(scene.path("")), b"");
+        let frozen = Frozen { at: scene.path("frozen") };
+        if ran.status != 0 {
+            eprintln!(
+                "NOT TESTED: a process that cannot be killed needs root, mkfs.ext4 and loop devices: {}",
+                ran.err
+            );
+            return None;
+        }
+        Some(frozen)
+    }
+
+    fn thaw(&self) {
+        Command::new("fsfreeze").arg("-u").arg(&self.at).status().unwrap();
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Also where a mount was made and the rest failed.
+        let script = "fsfreeze -u \"$0\"; for i in 1 2 3 4 5 6 7 8 9; do umount \"$0\" && exit; sleep 0.2; done";
+        run(Command::new("sh").args(["-c", script]).arg(&self.at), b"");
+    }
+}
+
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+#[test]
+fn a_receiver_that_cannot_be_killed_is_left_behind() {
+    let scene = Scene::with_pool();
+    let Some(frozen) = Frozen::new(&scene) else { return };
+    // The first one is stuck while it is fed, the second one after its last byte.
+    queue(&scene, "laptop", "tank", 1, true);
+    queue(&scene, "laptop", "zdata", 2, false);
+    queue(&scene, "other", "tank", 3, true);
+    let stuck = format!("exec touch {}/x", frozen.at.display());
+    receiver(
+        &scene,
+        &format!("case $to in */laptop/tank@a) {stuck} ;; */laptop/*) cat > /dev/null; {stuck} ;; esac"),
+        "",
+    );
+    let ran = ingest(&scene).expect(69);
+    let ran = ran.says("took nothing for 2 s and cannot be killed: it is left behind");
+    let ran = ran.says("did not end in 2 s and cannot be killed: it is left behind");
+    assert_eq!(snapshots(&scene), ["backup/hosts/other/tank@a"]);
+    assert_eq!(scene.spooled("laptop").len(), 2);
+    let pids = ran.err.lines().filter(|line| line.contains("the file stays"));
+    let pids = pids.map(|line| line.split("(pid ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap());
+    let pids: Vec<u32> = pids.collect();
+    assert_eq!((pids.len(), ran.err.lines().count()), (2, 2), "{}", ran.err);
+    for pid in &pids {
+        assert_eq!(state(*pid), Some('D'), "the test is to show one that cannot be killed");
+    }
+    frozen.thaw();
+    let guard = Instant::now();
+    while pids.iter().any(|pid| state(*pid).is_some_and(|state| state != 'Z')) {
+        assert!(guard.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    receiver(&scene, "", "");
+    ingest(&scene).expect(0);
+    assert!(scene.spooled("laptop").is_empty());
+}
+
+/// The command of `laptop/etc` (no overlap) hangs; `laptop/tar` is applied in the same run.
+fn command_hangs(body: &[u8], does: &str, says: &str) -> Scene {
+    let scene = Scene::new();
+    scene.edit("ingest.toml", "cat >> ", &format!("{does}; cat >> "));
+    let sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), body);
+    scene.deliver("laptop", &name("laptop/etc", SEQ), &sealed);
+    let tar = run(Command::new("tar").args(["cf", "-", "-C", "/etc", "hostname"]), b"").expect(0);
+    let sealed = scene.seal(&manifest("laptop/tar", SEQ), Some("laptop"), &tar.out);
+    scene.deliver("laptop", &name("laptop/tar", SEQ), &sealed);
+    let ran = scene.ingest(&["--receive-timeout=2s"]).expect(69);
+    ran.says("sh for laptop/etc: sh (pid ").says(says).says("look at dmesg");
+    assert!(scene.path("tar/hostname").exists() && scene.applied().is_empty());
+    assert_eq!(scene.spooled("laptop").len(), 1);
+    scene.edit("ingest.toml", &format!("{does}; cat >> "), "cat >> ");
+    scene
+}
+
+#[test]
+fn a_command_that_reads_nothing_is_killed_and_run_again() {
+    let body = vec![7; 4 << 20];
+    let scene = command_hangs(&body, "sleep 1000", "took nothing for 2 s and was killed");
+    scene.ingest(&[]).expect(0);
+    assert!(scene.applied() == body);
+}
+
+#[test]
+fn a_command_that_had_all_and_hung_may_have_been_applied() {
+    let scene = command_hangs(b"hello", "cat > /dev/null; sleep 1000", "did not end in 2 s and was killed");
+    scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
+    assert!(scene.applied().is_empty());
+}

@@ -1,0 +1,131 @@
+//! Whoever carries files may keep them, and bring them again, in any order and as often as he
+//! likes: what is on the target never goes back to an older state.
+
+use std::fs;
+
+use zsnap_common::payload::{Base, Manifest};
+use zsnap_tests::hostile::described;
+use zsnap_tests::random::Random;
+use zsnap_tests::scene::{Scene, name};
+use zsnap_tests::stream::{Stream, Sub};
+
+const SEQ: u64 = 1_700_000_000_000_000;
+const TARGET: &str = "laptop/tank/home";
+const DATASET: &str = "backup/hosts/laptop/tank/home";
+/// Random orders of all files.
+const PLAYS: u64 = 8;
+
+/// The `n`th snapshot's guid.
+fn guid(n: u64) -> u64 {
+    7_000_000_000_000_000_000 + n * 1_000_003
+}
+
+fn sub(from: u64, to: u64) -> Sub {
+    let toname = format!("tank/home@s{to}");
+    if from == 0 { Sub::full(&toname, guid(to)) } else { Sub::increment(&toname, guid(from), guid(to)) }
+}
+
+/// 20 files of one dataset as a sender makes them in its life: a full stream, increments, and
+/// compound streams that overlap what came before, as after runs that failed.
+fn series(scene: &Scene) -> Vec<Vec<u8>> {
+    let mut at = 1;
+    (0..20)
+        .map(|n: u64| {
+            let (from, to) = match n {
+                0 => (0, 1),
+                _ if n % 3 == 0 => (at.max(2) - 1, at + 2),
+                _ => (at, at + 1),
+            };
+            at = to;
+            let stream = match to - from {
+                1 => Stream::plain(sub(from, to)),
+                _ => Stream::compound(&format!("tank/home@s{to}"), (from + 1..=to).map(|to| sub(to - 1, to))),
+            };
+            let stream = stream.bytes();
+            let (manifest, trailer) = described(TARGET, SEQ + n, &stream);
+            let base = if n == 0 { Base::None } else { Base::Prev };
+            let manifest = Manifest { base, prev: (n > 0).then(|| SEQ + n - 1), ..manifest };
+            let key = zsnap_common::keys::SigningKey::load(&scene.path("laptop.key"), std::time::SystemTime::now());
+            let to = scene.path("backup.cert");
+            zsnap_tests::scene::seal_with(&manifest, trailer, Some(&key.unwrap()), &to, &stream)
+        })
+        .collect()
+}
+
+struct Play<'a> {
+    scene: &'a Scene,
+    files: &'a [Vec<u8>],
+    random: Random,
+    copies: u64,
+}
+
+impl Play<'_> {
+    /// The file, or another copy of it.
+    fn deliver(&mut self, n: usize) {
+        self.copies += 1;
+        let name = name(TARGET, SEQ + n as u64);
+        let name = if self.random.below(3) == 0 { name } else { format!("{name}.{}", self.copies) };
+        self.scene.deliver("laptop", &name, &self.files[n]);
+    }
+
+    /// All files in a random order, some of them twice, a few in each run. `look` after each run.
+    fn all(&mut self, mut look: impl FnMut(&Scene)) {
+        let mut order: Vec<usize> = (0..self.files.len()).chain((0..10).map(|n| n * 2)).collect();
+        for at in (1..order.len()).rev() {
+            order.swap(at, self.random.below(at as u64 + 1) as usize);
+        }
+        while !order.is_empty() {
+            for n in order.split_off(order.len().saturating_sub(1 + self.random.below(6) as usize)) {
+                self.deliver(n);
+            }
+            let ran = self.scene.ingest(&[]);
+            assert!([0, 1].contains(&ran.status), "{}: {}", ran.status, ran.err);
+            look(self.scene);
+        }
+    }
+}
+
+/// The guids of the target's snapshots, oldest first; nothing if it does not exist.
+fn there(scene: &Scene) -> Vec<u64> {
+    let ran = scene.zfs(&["list", "-Hp", "-r", "-t", "snapshot", "-s", "createtxg", "-o", "guid", DATASET]);
+    let text = String::from_utf8(ran.out).unwrap();
+    text.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_target_never_goes_back() {
+    for play in 0..PLAYS {
+        let scene = Scene::with_pool();
+        let files = series(&scene);
+        let mut play = Play { scene: &scene, files: &files, random: Random::seeded(play), copies: 0 };
+        let last = there_last(&files);
+        let mut before = Vec::new();
+        play.all(|scene| {
+            let now = there(scene);
+            assert!(now.starts_with(&before), "{before:?} became {now:?}");
+            before = now;
+        });
+        // Whatever the order: everything, and nothing is left over.
+        assert_eq!(before, (1..=last).map(guid).collect::<Vec<_>>());
+        assert!(scene.spooled("laptop").is_empty());
+
+        // Expired on the target: what is gone stays gone.
+        for n in 1..=5 {
+            scene.zfs(&["destroy", &format!("{DATASET}@s{n}")]).expect(0);
+        }
+        let pruned = there(&scene);
+        play.all(|scene| assert_eq!(there(scene), pruned));
+        assert!(scene.spooled("laptop").is_empty());
+
+        // Destroyed on purpose: an old full stream does not bring it back.
+        scene.zfs(&["destroy", "-r", DATASET]).expect(0);
+        play.all(|scene| assert_eq!(there(scene), Vec::<u64>::new()));
+        let put = scene.quarantined("laptop");
+        assert!(put.iter().any(|path| fs::read(path).unwrap() == files[0]), "the full stream is in quarantine");
+    }
+}
+
+/// The number of the last snapshot of the series.
+fn there_last(files: &[Vec<u8>]) -> u64 {
+    (1..files.len() as u64).fold(1, |at, n| if n % 3 == 0 { at + 2 } else { at + 1 })
+}

@@ -1,0 +1,107 @@
+//! Files whose word counts: configuration, keys, certificates. Whoever may change one, or put
+//! another in its place, would decide in the administrator's stead: that may be root, and the user
+//! who runs us, and nobody else.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+/// Opens a regular file that nobody else can change or replace: it and its directory (where a
+/// symlink leads, and where the symlink is) belong to root or us, and others cannot write there; a
+/// directory may be sticky instead, as `/tmp` is.
+///
+/// # Errors
+/// `PermissionDenied` with the remedy; `InvalidInput` for what is no regular file.
+pub fn open(path: &Path) -> io::Result<File> {
+    // A FIFO must not hang us.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
+    }
+    only_ours(&meta, false).map_err(denied)?;
+    check_directory(path)?;
+    Ok(file)
+}
+
+/// The part of [`open`] that is about the directory: for files that are opened in another way.
+pub fn check_directory(path: &Path) -> io::Result<()> {
+    for path in [std::path::absolute(path)?, fs::canonicalize(path)?] {
+        if let Some(dir) = path.parent() {
+            only_ours(&fs::metadata(dir)?, true)
+                .map_err(|why| denied(format!("its directory {} {why}", dir.display())))?;
+        }
+    }
+    Ok(())
+}
+
+fn only_ours(meta: &Metadata, may_be_sticky: bool) -> Result<(), String> {
+    if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(format!("belongs to user {}, who may change it: chown it to root", meta.uid()));
+    }
+    if meta.mode() & 0o022 != 0 && !(may_be_sticky && meta.mode() & 0o1000 != 0) {
+        return Err("may be changed by others: chmod go-w".into());
+    }
+    Ok(())
+}
+
+fn denied(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[track_caller]
+    fn refused(path: &Path, says: &str) {
+        let e = open(path).unwrap_err();
+        assert!(e.to_string().contains(says), "{e}");
+    }
+
+    #[test]
+    fn nobody_else_may_change_or_replace_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        mode(&file, 0o644);
+        assert!(open(&file).is_ok());
+        for open_to_others in [0o664, 0o646] {
+            mode(&file, open_to_others);
+            refused(&file, "may be changed by others: chmod go-w");
+        }
+        mode(&file, 0o600);
+        for (of_directory, fine) in [(0o755, true), (0o1777, true), (0o775, false), (0o757, false)] {
+            mode(dir.path(), of_directory);
+            assert_eq!(open(&file).is_ok(), fine, "{of_directory:o}");
+        }
+        refused(&file, "its directory");
+        // Where a symlink leads counts, and where it is.
+        let other = tempfile::tempdir().unwrap();
+        symlink(&file, other.path().join("link")).unwrap();
+        refused(&other.path().join("link"), "its directory");
+        mode(dir.path(), 0o700);
+        assert!(open(&other.path().join("link")).is_ok());
+        mode(other.path(), 0o777);
+        refused(&other.path().join("link"), "its directory");
+        refused(dir.path(), "is no regular file");
+        if rustix::process::geteuid().is_root() {
+            chown(&file, Some(65534), None).unwrap();
+            refused(&file, "belongs to user 65534");
+            chown(&file, Some(0), None).unwrap();
+            chown(dir.path(), Some(65534), None).unwrap();
+            refused(&file, "belongs to user 65534");
+        } else {
+            eprintln!("NOT TESTED: files of other users need root");
+        }
+    }
+}
