@@ -445,7 +445,7 @@ fn message(scene: &Scene, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn hostile_payloads_and_messages_are_refused() {
-    let mut pool = Pool::new();
+    let pool = Pool::new();
     let stream = sample("full.zfs");
     let zstd = zstd::encode_all(&stream[..], 1).unwrap();
     let target = "laptop/src/data";
