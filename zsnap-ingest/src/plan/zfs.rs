@@ -276,16 +276,18 @@ impl After<'_> {
                  {name}.old, and queue a full stream"
             ));
         }
-        let base = self.world.there.snapshots.iter().copied().flatten().find(|s| s.guid == from);
-        let base = base.map_or_else(|| from.to_string(), |s| s.name.clone());
-        if self.taken {
+        let snapshots = self.world.there.snapshots.unwrap_or_default();
+        let at = snapshots.iter().position(|s| s.guid == from);
+        let base = at.and_then(|at| snapshots.get(at)).map_or_else(|| from.to_string(), |s| s.name.clone());
+        // Received behind its base, or about to be: to roll that back would lose a newer backup.
+        let mut behind = at.map_or(&[][..], |at| &snapshots[at + 1..]).iter();
+        if self.taken || behind.any(|s| self.world.committed.contains_key(&s.guid)) {
             return Verdict::Diverged(format!(
-                "{name} goes on from its base @{base} without it; remove it, if nothing later waits for it"
+                "{name} went on from its base @{base} without it; remove it, if nothing that waits builds on it"
             ));
         }
         Verdict::Diverged(format!(
-            "{name} was changed since its base @{base}; to undo that: zfs rollback -r {name}@{base}, or if it went on from \
-             there rightly, remove the file"
+            "{name} was changed since its base @{base}; to undo that: zfs rollback -r {name}@{base}"
         ))
     }
 
