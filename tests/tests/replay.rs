@@ -33,7 +33,7 @@ fn series(scene: &Scene) -> Vec<Vec<u8>> {
         .map(|n: u64| {
             let (from, to) = match n {
                 0 => (0, 1),
-                _ if n % 3 == 0 => (at.max(2) - 1, at + 2),
+                _ if n.is_multiple_of(3) => (at.max(2) - 1, at + 2),
                 _ => (at, at + 1),
             };
             at = to;
