@@ -274,6 +274,14 @@ fn one_run_looks_at_so_many_files_of_a_host_and_the_next_at_the_others() {
     scene.ingest(&[]).expect(0);
     assert_eq!(left(&scene, "laptop"), 0);
     assert_eq!(there(&scene, "laptop/tank/home"), "s1 s2 s3 s4 s5");
+    // Less than one file: one is taken all the same.
+    scene.edit("ingest.toml", "max-files = 3", "max-bytes = \"1\"");
+    put(&scene, "laptop/tank/home", 6, Some(5), &[5, 6]);
+    put(&scene, "laptop/tank/home", 7, Some(6), &[6, 7]);
+    scene.ingest(&[]).expect(0);
+    assert_eq!(left(&scene, "laptop"), 1);
+    scene.ingest(&[]).expect(0);
+    assert_eq!(left(&scene, "laptop"), 0);
 }
 
 #[test]

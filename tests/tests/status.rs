@@ -190,6 +190,12 @@ fn with_chain() -> (Scene, PathBuf) {
     (scene, third)
 }
 
+/// The guid of the pool, as the state's directory is called.
+fn pool_of(scene: &Scene) -> String {
+    let path = String::from_utf8(scene.ingest(&["status", "--needed-file"]).expect(0).out).unwrap();
+    Path::new(&path).parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned()
+}
+
 #[test]
 fn the_pool_tells_what_is_newest() {
     let (scene, _) = with_chain();
@@ -202,9 +208,7 @@ fn the_pool_tells_what_is_newest() {
     scene.zfs(&["create", "backup/hosts/old"]).expect(0);
     scene.zfs(&["create", "backup/hosts/old/tank"]).expect(0);
     scene.zfs(&["snapshot", "backup/hosts/old/tank@last"]).expect(0);
-    for pool in fs::read_dir(scene.path("ingest-state")).unwrap() {
-        drop(fs::remove_dir_all(pool.unwrap().path().join("journal")));
-    }
+    fs::remove_dir_all(scene.path("ingest-state").join(pool_of(&scene)).join("journal")).unwrap();
     let (all, _) = rows(&scene, &["status"], 0);
     assert_eq!((&all["old/tank"]["state"], &all["old/tank"]["snapshot"]), (&"ok".into(), &"last".into()));
     assert_eq!(all["laptop/tank/home"]["snapshot"], "s2");
@@ -225,6 +229,11 @@ fn the_pool_tells_what_is_newest() {
     let diverged = row(1);
     assert_eq!((&diverged["state"], &diverged["waiting_files"]), (&"diverged".into(), &1.into()));
     assert!(diverged["remedy"].as_str().unwrap().contains("zfs rollback"), "{diverged}");
+    // It is not written by us, if it is lost once more.
+    let journals = scene.path("ingest-state").join(pool_of(&scene)).join("journal");
+    fs::rename(&journals, scene.path("lost")).unwrap();
+    assert_eq!(row(1)["remedy"], diverged["remedy"]);
+    fs::rename(scene.path("lost"), journals).unwrap();
     fs::remove_file(third).unwrap();
     scene.zfs(&["destroy", "-r", "backup/hosts/laptop/tank/home"]).expect(0);
     let gone = row(0);

@@ -89,7 +89,7 @@ impl Zfs {
     pub fn create_parent(&self, dataset: &str) -> Result<()> {
         match output(&self.zfs, &["create", "-o", "canmount=off", dataset])? {
             Some(_) => Ok(()),
-            None => Err(Exit::Unavailable.error(format!("zfs create {dataset} failed; the log has its words"))),
+            None => Err(Exit::Unavailable.error(format!("zfs create {dataset}: its parent does not exist"))),
         }
     }
 }
@@ -128,10 +128,14 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The most that they may say: some million snapshots.
 const MAX_OUTPUT: u64 = 512 << 20;
 
-/// What the program prints; `None` if its status is not 0 (its stderr is in the log).
+/// What the program prints; `None`: it says that there is no such thing. To take another failure for
+/// that would be fatal: what is there would seem to be gone.
 fn output(program: &Path, args: &[&str]) -> Result<Option<String>> {
     output_within(PATIENCE, MAX_OUTPUT, program, args)
 }
+
+/// What they say of something that is not there (libzfs, `LC_ALL=C`).
+const ABSENT: [&str; 2] = ["does not exist", "no such pool"];
 
 fn output_within(patience: Duration, most: u64, program: &Path, args: &[&str]) -> Result<Option<String>> {
     let mut command = child::command(program);
@@ -152,7 +156,11 @@ fn output_within(patience: Duration, most: u64, program: &Path, args: &[&str]) -
         Ok(_) => child.wait(Some(patience)),
     };
     match ended {
-        Ok(status) => Ok(status.success().then_some(text)),
+        Ok(status) if status.success() => Ok(Some(text)),
+        Ok(status) => match child.last_words() {
+            said if status.code() == Some(1) && ABSENT.iter().any(|words| said.contains(words)) => Ok(None),
+            said => Err(Exit::Unavailable.error(format!("{label} {}: {status}: {said}", args.join(" ")))),
+        },
         Err(e) if Cancelled::find(&e).is_some() => Err(e),
         Err(e) => Err(e.context(format!("{label} {}; look at dmesg and at zpool status", args.join(" ")))),
     }
@@ -175,6 +183,17 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_said_to_be_absent_is_absent() {
+        let said = |script: &str| output(Path::new("/bin/sh"), &["-c", script]);
+        assert_eq!(said("echo yes").unwrap().as_deref(), Some("yes\n"));
+        assert_eq!(said("echo \"cannot open 'a/b': dataset does not exist\" >&2; exit 1").unwrap(), None);
+        assert_eq!(said("echo \"cannot open 'a': no such pool\" >&2; exit 1").unwrap(), None);
+        for failure in ["kill -9 $$", "exit 1", "echo suspended >&2; exit 1", "echo it does not exist >&2; exit 2"] {
+            assert_eq!(Exit::of(&said(failure).unwrap_err()), Exit::Unavailable, "{failure}");
+        }
+    }
+
+    #[test]
     fn a_program_that_hangs_or_never_stops_talking_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("zfs");
@@ -193,6 +212,6 @@ mod tests {
         }
         let echo = output_within(PATIENCE, 5, Path::new("/bin/echo"), &["four"]).unwrap();
         assert_eq!(echo, Some("four\n".into()));
-        assert_eq!(output(Path::new("/bin/false"), &[]).unwrap(), None);
+        assert_eq!(Exit::of(&output(Path::new("/bin/false"), &[]).unwrap_err()), Exit::Unavailable);
     }
 }

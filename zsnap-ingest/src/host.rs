@@ -62,6 +62,8 @@ pub struct HostRun<'a> {
     pub stopped: BTreeSet<Target>,
     /// How many files were decrypted.
     pub looked: u64,
+    /// And how many bytes.
+    pub read: u64,
 }
 
 impl<'a> HostRun<'a> {
@@ -85,6 +87,7 @@ impl<'a> HostRun<'a> {
             todo: VecDeque::new(),
             stopped: BTreeSet::new(),
             looked: 0,
+            read: 0,
             silent: BTreeSet::new(),
             by_target: BTreeMap::new(),
         };

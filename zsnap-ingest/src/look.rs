@@ -50,11 +50,15 @@ impl<'a> HostRun<'a> {
             file.fate = Fate::Later("its pool is not here".into());
             return Ok(None);
         }
-        if self.looked >= shared.config.bounds(&self.host).max_files {
-            file.fate = Fate::Later("enough files of this host for one run (max-files)".into());
+        let bounds = shared.config.bounds(&self.host);
+        let bytes = self.read.saturating_add(file.entry.seen.size);
+        // One file is always taken, or a large one would never be.
+        if self.looked > 0 && (self.looked >= bounds.max_files || bounds.max_bytes.is_some_and(|most| bytes > most)) {
+            file.fate = Fate::Later("enough of this host for one run (max-files, max-bytes)".into());
             return Ok(None);
         }
         self.looked += 1;
+        self.read = bytes;
         let fd = match place.dir.open_file(&file.name) {
             Ok(fd) => Arc::new(fd),
             Err(Unsafe::Gone) => {

@@ -12,7 +12,7 @@ use zsnap_tests::scene::{Scene, files};
 use zsnap_tests::torture::{alive_with, children, over, send, status, walk};
 
 use crate::model::{Dataset, File};
-use crate::sender::{Sealer, Sender};
+use crate::sender::{Sealer, Sender, Snapshot as Sent};
 
 /// Days in a history.
 const ROUNDS: u64 = 5;
@@ -320,30 +320,33 @@ impl World {
     fn there(&self) -> BTreeMap<String, Vec<usize>> {
         let args = ["list", "-Hp", "-r", "-t", "snapshot", "-s", "createtxg", "-o", "name,guid", "backup/hosts"];
         let text = String::from_utf8(self.scene.zfs(&args).expect(0).out).unwrap();
-        let mut there: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        let numbers: BTreeMap<(String, u64), (usize, &str)> = self
+        let mut there: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
+        let numbers: BTreeMap<(String, u64), (usize, &Sent)> = self
             .hosts
             .values()
             .flatten()
             .flat_map(|line| {
                 let all = line.sender.snapshots.iter().enumerate();
-                all.map(|(number, s)| ((line.name(), s.guid), (number, s.name.as_str())))
+                all.map(|(number, s)| ((line.name(), s.guid), (number, s)))
             })
             .collect();
         for row in text.lines() {
             let (name, guid) = row.split_once('\t').unwrap();
             let (dataset, snap) = name.split_once('@').unwrap();
             match numbers.get(&(dataset.to_owned(), guid.parse().unwrap())) {
-                Some((number, called)) => {
-                    assert_eq!(snap, *called);
-                    let all = there.entry(dataset.to_owned()).or_default();
-                    assert!(all.last() < Some(number) || all.is_empty(), "{dataset}: {number} after {all:?}");
-                    all.push(*number);
+                Some((number, sent)) => {
+                    assert_eq!(snap, sent.name);
+                    let all: &mut Vec<(usize, usize)> = there.entry(dataset.to_owned()).or_default();
+                    // Not behind a newer one, unless nothing was written between them.
+                    let before = all.last().is_none_or(|last| last.0 < *number || last.1 == sent.content);
+                    let once = all.iter().all(|(other, _)| other != number);
+                    assert!(before && once, "{dataset}: {number} after {all:?}");
+                    all.push((*number, sent.content));
                 }
                 None => assert!(snap.starts_with("ours-"), "nobody sent {name}"),
             }
         }
-        there
+        there.into_iter().map(|(name, all)| (name, all.into_iter().map(|(number, _)| number).collect())).collect()
     }
 }
 
