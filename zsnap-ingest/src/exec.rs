@@ -34,7 +34,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     publish::make_dirs(&dir).or_exit(Exit::CantCreate, "exec")?;
     publish::sweep(&dir).or_exit(Exit::Io, "exec")?;
     let new = NewFile::create_in(&dir).or_exit(Exit::CantCreate, "exec")?;
-    spool(&new)?;
+    spool(&new, config, &host)?;
     let now = SystemTime::now();
     let mut name = name_for(&host, target.as_ref(), now);
     let file = Arc::new(new.file().try_clone().or_exit(Exit::Io, "exec")?);
@@ -79,11 +79,14 @@ fn who(config: &Config, forced: Option<&Host>, sender: Option<OsString>) -> Resu
     }
 }
 
-fn spool(new: &NewFile) -> Result<()> {
+/// More than a stream of max-size could ever need is not even written to the disk.
+fn spool(new: &NewFile, config: &Config, host: &Host) -> Result<()> {
+    let sealed = |size: u64| size.saturating_add(size / 64).saturating_add(1 << 20);
+    let most = config.bounds(host).max_size.map_or(u64::MAX, sealed);
     let mut stdin = Interruptible::new(io::stdin());
     let mut buffer = vec![0; 256 * 1024];
     let mut file = new.file();
-    let mut total = 0;
+    let mut total: u64 = 0;
     loop {
         let n = match stdin.read(&mut buffer) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -92,7 +95,11 @@ fn spool(new: &NewFile) -> Result<()> {
         if n == 0 {
             break;
         }
-        total += n;
+        total += n as u64;
+        if total > most {
+            let remedy = format!("if {host} means it, raise max-size in [hosts.{host}]");
+            return Err(Exit::Refused.error(format!("more than {most} bytes came; {remedy}")));
+        }
         file.write_all(buffer.get(..n).unwrap_or_default()).map_err(|e| full(e, new))?;
     }
     if total == 0 {
