@@ -348,11 +348,16 @@ fn exec_spools_verifies_and_applies() {
     exec(Some("NODE"), &["laptop/etc"], &scene.seal(&manifest("laptop/etc", SEQ), Some("other"), b"evil")).expect(77);
     exec(Some("NODE"), &["laptop/etc"], &scene.seal(&manifest("laptop/etc", SEQ), None, b"evil")).expect(77);
     exec(Some("NODE"), &["--", "../evil"], &good).expect(65);
+    exec(Some("NODE"), &["--max-size", "1K", "--", "laptop/etc"], &[0; 2 << 20]).expect(77).says("raise max-size");
     exec(Some("NODE"), &["--", "--config=/evil"], &good).expect(65);
     assert!(scene.applied().is_empty());
     assert_eq!(fs::read_dir(scene.path("ingest-state/exec/laptop")).unwrap().count(), 0, "nothing of these is kept");
     exec(Some("NODE"), &["--", "laptop/etc"], &good).expect(0);
     assert_eq!(scene.applied(), b"hello");
+    // One node cannot be two hosts.
+    scene.edit("ingest.toml", "[hosts.other]\n", "[hosts.other]\nnncp-sender = \"NODE\"\n");
+    exec(Some("NODE"), &["--", "laptop/etc"], &good).expect(78).says("same nncp-sender");
+    scene.edit("ingest.toml", "[hosts.other]\nnncp-sender = \"NODE\"\n", "[hosts.other]\n");
     // Without an argument the manifest tells, and a forced command needs no NNCP.
     let two = Manifest { prev: Some(SEQ), base: Base::Prev, ..manifest("laptop/etc", SEQ + 1) };
     exec(None, &["--host", "laptop"], &scene.seal(&two, Some("laptop"), b"2")).expect(0);

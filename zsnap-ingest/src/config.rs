@@ -198,7 +198,15 @@ impl Config {
                 return Err(Exit::Config.error(format!("[[command]] target: \"{target}\" is no absolute path")));
             }
         }
+        let mut nodes = BTreeMap::new();
         for (host, table) in &tables.hosts {
+            if let Some(node) = &table.nncp_sender
+                && let Some(other) = nodes.insert(node, host)
+            {
+                return Err(Exit::Config.error(format!(
+                    "[hosts.{other}] and [hosts.{host}] have the same nncp-sender: who is it that sends?"
+                )));
+            }
             if table.trust == TrustLevel::Signature && table.signers.is_empty() {
                 return Err(Exit::Config.error(format!(
                     "[hosts.{host}] lists no signers; add signers = [\"…{host}.cert\"] (zsnap-queue keygen makes one)"
