@@ -13,7 +13,7 @@ use zsnap_common::keys::SigningKey;
 use zsnap_common::payload::{Base, Manifest, ZfsHead};
 use zsnap_common::zstream::Guid;
 use zsnap_tests::hostile::{described, odd, streams};
-use zsnap_tests::scene::{Scene, name, seal_with};
+use zsnap_tests::scene::{Scene, name, run, seal_with};
 use zsnap_tests::stream::{RECORD, Stream, Sub, kind};
 use zsnap_tests::{SAMPLES, sample};
 
@@ -306,6 +306,28 @@ fn good_streams_are_taken_apart_and_their_properties_dropped() {
         assert_eq!(of_volume && argv[1] == "receive", argv.iter().any(|word| word == "volmode=none"), "{argv:?}");
     }
     assert!(pool.scene.spooled("laptop").is_empty());
+}
+
+/// Bare, as the first of the seeds sends them: whoever carries them is believed, they are not.
+#[test]
+fn exec_refuses_hostile_streams_without_a_seal() {
+    let pool = Pool::new();
+    pool.scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\ntrust = \"transport\"\n");
+    let exec = |stream: &[u8]| {
+        let mut command = pool.scene.ingest_command(["exec", "--host", "laptop", "--", "laptop/src/data"]);
+        run(&mut command, stream)
+    };
+    for hostile in streams() {
+        let ran = exec(&hostile.bytes);
+        // A date is judged by this clock, which may be wrong: the sender keeps it.
+        let status = if hostile.name.starts_with("dated") { 75 } else { 65 };
+        assert_eq!(ran.status, status, "{}: {}", hostile.name, ran.err);
+        let kept = fs::read_dir(pool.scene.path("ingest-state/exec/laptop")).unwrap().count();
+        assert_eq!(kept, 0, "{} is kept", hostile.name);
+    }
+    pool.untouched("bare streams");
+    exec(&sample("full.zfs")).expect(0);
+    assert_eq!(pool.received().into_keys().collect::<Vec<_>>(), ["backup/hosts/laptop/src/data@s1"]);
 }
 
 /// The sub-streams of a stream with their snapshots' names, without any wrapper.
