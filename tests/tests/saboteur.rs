@@ -345,7 +345,7 @@ fn sabotage(above: bool) {
             };
             good += 1;
             check(&ran);
-            for args in [&["run"][..], &["retry", "--all"]] {
+            for args in [&["run"][..], &["retry", "--all"], &["status"], &["plan"]] {
                 if above || runs % 5 == 0 {
                     check(&guarded(scene.ingest_command(args), b""));
                 }

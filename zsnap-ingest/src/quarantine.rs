@@ -27,7 +27,8 @@ struct Why<'a> {
 }
 
 /// Moves a file there: its reason first, so that a crash leaves a reason without a file, never
-/// a file without its reason. Where another file has that name, it becomes `NAME.N`. `false`: the name stands for another file by now.
+/// a file without its reason. Where another file has that name, it becomes `NAME.N`. `false`: the
+/// name stands for another file by now.
 pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &File, why: &str) -> Result<bool> {
     let place = || -> io::Result<Incoming> { root.private_inside(DIRECTORY.as_ref())?.private_inside(host) };
     let to = place().or_exit(Exit::CantCreate, "quarantine")?;
@@ -96,28 +97,49 @@ fn why(dir: &Incoming, name: &OsStr) -> Option<String> {
 }
 
 /// Puts files back where they came from: all, or those of a host, or by name. Returns how many.
+/// One that cannot be put back (its name is taken, say) stays, and the others go on.
 pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
     let quarantine = match root.inside(DIRECTORY.as_ref()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         other => other.or_exit(Exit::Io, "quarantine")?,
     };
     let mut moved = 0;
+    let mut failed = None;
     for host in quarantine.names().or_exit(Exit::Io, "quarantine")? {
-        let from = quarantine.inside(&host).or_exit(Exit::Io, "quarantine")?;
-        let to = root.inside(&host).or_exit(Exit::Io, "the host's directory is gone")?;
-        for name in from.names().or_exit(Exit::Io, "quarantine")? {
-            let text = shown(&name);
-            let asked = all || what.iter().any(|w| *w == text || *w == shown(&host));
-            if !asked || text.ends_with(REASON) || text.starts_with('.') {
-                continue;
-            }
-            from.rename_into(&name, &to, &name).or_exit(Exit::Io, "retry")?;
-            from.remove(&reason_name(&name)).or_exit(Exit::Io, "retry")?;
-            log::info(format!("put back {}", to.path().join(&name).display()));
-            moved += 1;
+        let asked = |name: &str| all || what.iter().any(|w| *w == name || *w == shown(&host));
+        if let Err(e) = retry_host(root, &quarantine, &host, asked, &mut moved) {
+            log::error(format!("{e:#}"));
+            failed.get_or_insert(Exit::of(&e));
         }
     }
-    Ok(moved)
+    failed.map_or(Ok(moved), |exit| Err(exit.error(format!("{moved} files were put back, others were not"))))
+}
+
+fn retry_host(
+    root: &Incoming,
+    quarantine: &Incoming,
+    host: &OsStr,
+    asked: impl Fn(&str) -> bool,
+    moved: &mut usize,
+) -> Result<()> {
+    let from = quarantine.inside(host).or_exit(Exit::Io, "quarantine")?;
+    let to = root.inside(host).or_exit(Exit::Io, "the host's directory is gone")?;
+    let mut failed = Ok(());
+    for name in from.names().or_exit(Exit::Io, "quarantine")? {
+        let text = shown(&name);
+        if !asked(&text) || text.ends_with(REASON) || text.starts_with('.') {
+            continue;
+        }
+        match from.rename_into(&name, &to, &name).and_then(|()| from.remove(&reason_name(&name))) {
+            Ok(()) => {
+                log::info(format!("put back {}", to.path().join(&name).display()));
+                *moved += 1;
+            }
+            Err(e) if failed.is_ok() => failed = Err(e),
+            Err(_) => {}
+        }
+    }
+    failed.or_exit(Exit::Io, "retry")
 }
 
 #[cfg(test)]
@@ -153,6 +175,16 @@ mod tests {
         assert!(why.contains("forged too"));
         assert_eq!(retry(&root, false, &["f.0".into()]).unwrap(), 1);
         assert_eq!(fs::read(dir.path().join("h/f.0")).unwrap(), b"y");
+        // Its name is taken: it stays, and no other one stays with it.
+        fs::write(dir.path().join(".zsnap-quarantine/h/f.0"), b"z").unwrap();
+        fs::write(dir.path().join(".zsnap-quarantine/h/g"), b"g").unwrap();
+        fs::write(dir.path().join(".zsnap-quarantine/a-file"), b"").unwrap();
+        assert!(retry(&root, false, &["f.0".into(), "g".into()]).is_err());
+        assert_eq!(fs::read(dir.path().join("h/f.0")).unwrap(), b"y");
+        assert!(dir.path().join("h/g").exists());
+        for path in [".zsnap-quarantine/h/f.0", ".zsnap-quarantine/a-file"] {
+            fs::remove_file(dir.path().join(path)).unwrap();
+        }
         assert_eq!(retry(&root, false, &["other".into()]).unwrap(), 0);
         assert_eq!(retry(&root, false, &["f".into()]).unwrap(), 1);
         assert_eq!(fs::read(dir.path().join("h/f")).unwrap(), b"x");
