@@ -169,7 +169,8 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
 fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
     let shared = Shared::new(config, SystemTime::now(), false)?;
     let mut hosts = survey(&shared)?;
-    let complete = hosts.len();
+    // A host that could not be looked at has files of which nothing is known.
+    let (complete, known) = (hosts.len(), !shared.has_failed());
     let pool = shared.pool.as_ref().map(|pool| pool.guid);
     let needed = |hosts: &[HostRun<'_>], complete| match pool {
         Some(pool) => needed::write(&config.state, pool, hosts, complete, shared.seconds()),
@@ -188,7 +189,7 @@ fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
         silence(&shared, host);
     }
     hosts.append(&mut rest);
-    needed(&hosts, hosts.len() == complete)?;
+    needed(&hosts, known && hosts.len() == complete)?;
     shared.told().write(only.map(Host::as_str))?;
     Ok(shared.exit())
 }
