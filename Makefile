@@ -18,7 +18,7 @@ demo:
 test:
 	tests/packages test
 	cargo build --locked --workspace --bins
-	cargo test --locked --workspace --no-fail-fast
+	umask 022 && cargo test --locked --workspace --no-fail-fast
 
 # The same promises as in `make test`, kept through many more deaths. A failure prints the seed.
 torture:

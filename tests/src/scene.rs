@@ -131,6 +131,8 @@ impl Scene {
     }
 
     fn inside(dir: &Path) -> Scene {
+        // What a group could write is not believed.
+        rustix::process::umask(rustix::fs::Mode::from(0o022));
         let scene = Scene { dir: tempfile::Builder::new().prefix("zsnap-").tempdir_in(dir).unwrap() };
         for dir in ["spool", "target", "tar"] {
             fs::create_dir(scene.path(dir)).unwrap();

@@ -494,7 +494,9 @@ fn hostile_payloads_and_messages_are_refused() {
         pool.scene.age("laptop");
         let ran = pool.scene.ingest(&[]);
         assert_eq!(ran.status, 1, "{what}: {}", ran.err);
-        assert!(pool.why(&file).is_some(), "{what} is not in quarantine: {}", ran.err);
+        // Somebody may mean it, who then says so in the configuration.
+        let held = what == "window" && file.exists() && ran.err.contains("held: ");
+        assert!(held || pool.why(&file).is_some(), "{what} is not in quarantine: {}", ran.err);
         assert!(ran.err.lines().all(|line| line.bytes().all(|b| (32..127).contains(&b))), "{what}: {}", ran.err);
         pool.untouched(what);
     }

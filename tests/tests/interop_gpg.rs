@@ -258,15 +258,16 @@ fn a_zfs_stream_must_be_the_one_in_its_manifest() {
 #[test]
 fn the_committed_vectors_open() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/vectors");
+    rustix::process::umask(rustix::fs::Mode::from(0o022));
     let temp = tempfile::tempdir().unwrap();
-    // The modes of secret keys do not survive a checkout.
+    // The modes of keys do not survive a checkout.
     let secret = |name: &str| -> PathBuf {
         let copy = temp.path().join(name);
         write_secret(&copy, &fs::read(dir.join(name)).unwrap());
         copy
     };
     let keyring = Keyring::load(&[secret("backup.key")]).unwrap();
-    let signers = signers(&[("laptop", &dir.join("laptop.cert"))]);
+    let signers = signers(&[("laptop", &secret("laptop.cert"))]);
     let laptop = host("laptop");
     let who = Trust { keyring: &keyring, signers: &signers, host: &laptop, unsigned: false, now: SystemTime::now() };
     for (name, kind, len) in [("opaque", PayloadKind::Opaque, 32), ("zfs", PayloadKind::Zfs, zfs_stream().len())] {

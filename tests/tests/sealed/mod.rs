@@ -78,6 +78,8 @@ pub struct Site {
 
 impl Site {
     pub fn new(format: Format) -> Site {
+        // What a group could write is not believed.
+        rustix::process::umask(rustix::fs::Mode::from(0o022));
         let dir = tempfile::tempdir().unwrap();
         let (now, aead) = (SystemTime::now(), format == Format::Aead);
         let laptop = host("laptop");
