@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::file::Place;
 use crate::host::HostRun;
 use crate::journal::{self, TargetJournal};
+use crate::leftovers;
 use crate::needed;
 use crate::plan::{Applied, Past};
 use crate::shared::{Shared, lock};
@@ -167,6 +168,9 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
 }
 
 fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
+    if let Err(e) = leftovers::remove(config) {
+        log::warn(format!("clearing up: {e}"));
+    }
     let shared = Shared::new(config, SystemTime::now(), false)?;
     let mut hosts = survey(&shared)?;
     // A host that could not be looked at has files of which nothing is known.
