@@ -261,8 +261,9 @@ impl Play {
                 Sent::Opaque => assert_eq!(self.taken(&path), 1, "{what}: {name} is gone, but not applied once"),
                 Sent::Bad => {
                     let bad = self.scene.path("spool/.zsnap-quarantine/laptop");
-                    let there = bad.join(&name).exists() && bad.join(format!("{name}.why.json")).exists();
-                    assert!(there, "{what}: {name} is gone, but not in quarantine");
+                    let there = files(&bad).iter().filter(|path| path.display().to_string().contains(&name)).count();
+                    let explained = bad.join(&name).exists() && bad.join(format!("{name}.why.json")).exists();
+                    assert!(explained && there == 2, "{what}: {name} is gone, but not once in quarantine");
                 }
             }
             self.sent.remove(&path);

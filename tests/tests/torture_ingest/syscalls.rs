@@ -84,6 +84,8 @@ fn filters(play: &Play, calls: &str) -> Vec<Vec<String>> {
         spool.join("other"),
         spool.join(".zsnap-quarantine/laptop"),
         state.join("exec/laptop"),
+        play.pool_state(),
+        state,
     ];
     let one = |dir: &PathBuf| vec![trace.clone(), format!("-P{}", dir.display())];
     std::iter::once(vec![trace.clone()]).chain(dirs.iter().filter(|dir| dir.exists()).map(one)).collect()
@@ -198,6 +200,25 @@ fn errors_at_each_call() {
 #[test]
 fn no_space_at_each_call() {
     strike_each("fsync,linkat,renameat,renameat2,mkdir,mkdirat", NO_SPACE);
+}
+
+/// A journal is a help, no more: the pool knows what it holds.
+#[test]
+fn a_lost_or_damaged_journal_is_rebuilt() {
+    let mut play = Play::new();
+    for damage in [None, Some("{")] {
+        play.zfs(0, 2);
+        play.recover("undisturbed");
+        let journal = play.pool_state().join("journal/laptop/tank@home.json");
+        match damage {
+            Some(text) => fs::write(journal, text).unwrap(),
+            None => fs::remove_file(journal).unwrap(),
+        }
+        play.zfs(0, 1);
+        play.again();
+        play.recover("without its journal");
+        assert!(play.said().contains("rebuilt from"), "{}", play.said());
+    }
 }
 
 /// exec: from the link on the file is ours; before, nothing is left, and NNCP has it still.
