@@ -9,6 +9,8 @@ pub mod hostile;
 pub mod pool;
 pub mod random;
 pub mod scene;
+pub mod sealer;
+pub mod strace;
 pub mod stream;
 pub mod torture;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 
-use crate::publish::{NewFile, at_path};
+use crate::publish::{self, NewFile, at_path};
 
 /// More entries than this in one directory are left for the next run.
 const MAX_ENTRIES: usize = 100_000;
@@ -139,6 +139,11 @@ impl Incoming {
         let ours = rustix::fs::fstat(file)?;
         let there = self.stat(name)?;
         Ok(there.is_some_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)))
+    }
+
+    /// Removes our temporaries in it whose writers are gone.
+    pub fn sweep(&self) -> io::Result<()> {
+        publish::sweep_at(&self.fd, &self.path)
     }
 
     /// A new file inside, here even if something else has taken this directory's place meanwhile.

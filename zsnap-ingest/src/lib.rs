@@ -14,6 +14,7 @@ mod inspect;
 mod journal;
 mod judge;
 mod known;
+mod leftovers;
 mod look;
 mod needed;
 mod opened;

@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::file::Place;
 use crate::host::HostRun;
 use crate::journal::{self, TargetJournal};
+use crate::leftovers;
 use crate::needed;
 use crate::plan::{Applied, Past};
 use crate::shared::{Shared, lock};
@@ -167,9 +168,13 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
 }
 
 fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
+    if let Err(e) = leftovers::remove(config) {
+        log::warn(format!("clearing up: {e}"));
+    }
     let shared = Shared::new(config, SystemTime::now(), false)?;
     let mut hosts = survey(&shared)?;
-    let complete = hosts.len();
+    // A host that could not be looked at has files of which nothing is known.
+    let (complete, known) = (hosts.len(), !shared.has_failed());
     let pool = shared.pool.as_ref().map(|pool| pool.guid);
     let needed = |hosts: &[HostRun<'_>], complete| match pool {
         Some(pool) => needed::write(&config.state, pool, hosts, complete, shared.seconds()),
@@ -188,7 +193,7 @@ fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
         silence(&shared, host);
     }
     hosts.append(&mut rest);
-    needed(&hosts, hosts.len() == complete)?;
+    needed(&hosts, known && hosts.len() == complete)?;
     shared.told().write(only.map(Host::as_str))?;
     Ok(shared.exit())
 }

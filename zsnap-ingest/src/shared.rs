@@ -68,6 +68,11 @@ impl<'a> Shared<'a> {
         lock(&self.failed).get_or_insert(exit);
     }
 
+    /// A program or a disk has failed.
+    pub fn has_failed(&self) -> bool {
+        lock(&self.failed).is_some()
+    }
+
     /// What is here `since` (seconds since 1970) is here for longer than max-wait.
     pub fn is_long(&self, since: u64) -> bool {
         self.seconds().saturating_sub(since) > self.config.max_wait.as_secs()

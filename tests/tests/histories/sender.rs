@@ -2,58 +2,13 @@
 //! simplesnap and zsnap-queue do.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
 
-use zsnap_common::digest::sha256_hex;
-use zsnap_common::keys::{Format, Recipients, SigningKey};
-use zsnap_common::payload::{Base, Manifest, PayloadKind, Trailer, ZfsHead};
-use zsnap_common::seal::{Sealing, seal};
-use zsnap_common::zstream::Guid;
 use zsnap_tests::random::Random;
-use zsnap_tests::scene::{self, Scene};
-use zsnap_tests::stream::{Rec, Stream, Sub};
+use zsnap_tests::scene;
+use zsnap_tests::sealer::Sealer;
+use zsnap_tests::stream::{Rec, Sub};
 
 use crate::model::File;
-
-/// Seals files; the keys are read once.
-pub struct Sealer {
-    recipients: Recipients,
-    signer: SigningKey,
-}
-
-impl Sealer {
-    /// With the scene's keys.
-    pub fn new(scene: &Scene) -> Sealer {
-        let now = SystemTime::now();
-        Sealer {
-            recipients: Recipients::load(&[scene.path("backup.cert")], Format::Gpg, now).unwrap(),
-            signer: SigningKey::load(&scene.path("laptop.key"), now).unwrap(),
-        }
-    }
-
-    /// A queue file with that stream.
-    pub fn seal(&self, manifest: &Manifest, substreams: usize, to: Guid, body: &[u8]) -> Vec<u8> {
-        let how = Sealing {
-            recipients: &self.recipients,
-            signer: Some(&self.signer),
-            format: Format::Gpg,
-            level: 1,
-            threads: 1,
-        };
-        let trailer = Trailer {
-            zsnap: 1,
-            bytes: body.len() as u64,
-            sha256: sha256_hex(body),
-            substreams: Some(substreams as u64),
-            to: Some(to),
-        };
-        seal(Vec::new(), &how, manifest, |out| {
-            out.write_all(body)?;
-            Ok(trailer)
-        })
-        .unwrap()
-    }
-}
 
 /// A snapshot that was made once. Its number is its place in [`Sender::snapshots`].
 #[derive(Clone, Debug)]
@@ -182,25 +137,10 @@ impl Sender {
             );
             from = Some(to);
         }
-        let last = *tos.last().unwrap();
         let compound = tos.len() > 1 || random.below(2) == 0 && base.is_some();
-        let stream = if compound { Stream::compound(&toname(last), subs) } else { Stream::plain(subs.remove(0)) };
-        let guid = |number: usize| Guid(self.snapshots[number].guid);
-        let manifest = Manifest {
-            kind: PayloadKind::Zfs,
-            prev: self.prev,
-            base: if base.is_some() { Base::Prev } else { Base::None },
-            zfs: Some(ZfsHead {
-                toname: toname(last),
-                from: base.map(guid),
-                to: (!compound).then(|| guid(last)),
-                raw: false,
-                compressed: false,
-            }),
-            ..scene::manifest(&self.target, self.seq)
-        };
+        let file = File { name: scene::name(&self.target, self.seq), order: self.seq, from: base, tos };
+        let sealed = sealer.zfs(&self.target, self.seq, self.prev, subs, compound);
         self.prev = Some(self.seq);
-        let sealed = sealer.seal(&manifest, tos.len(), guid(last), &stream.bytes());
-        (File { name: scene::name(&self.target, self.seq), order: self.seq, from: base, tos }, sealed)
+        (file, sealed)
     }
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use zsnap_tests::random::Random;
 use zsnap_tests::scene::{Scene, files};
+use zsnap_tests::sealer::Sealer;
 use zsnap_tests::torture::{alive_with, children, over, send, status, walk};
 
 use crate::model::{Dataset, File};
-use crate::sender::{Sealer, Sender, Snapshot as Sent};
+use crate::sender::{Sender, Snapshot as Sent};
 
 /// Days in a history.
 const ROUNDS: u64 = 5;
@@ -284,7 +285,7 @@ impl World {
         self.told.killed += usize::from(status == 137 || !victims.is_empty());
         // What it started may live on for a moment.
         let until = Instant::now() + Duration::from_secs(60);
-        while alive_with(&self.scene.path("bin")) {
+        while alive_with(&self.scene.path("")) {
             assert!(Instant::now() < until, "a receiver does not end");
             sleep(Duration::from_millis(1));
         }

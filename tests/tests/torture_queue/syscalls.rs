@@ -5,54 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::process::{Command, Stdio};
 
-use zsnap_tests::scene::have;
+use zsnap_tests::strace::{Call, can_trace, parse};
 use zsnap_tests::torture::{Play, Source, status, walk};
-
-/// strace is here and may trace.
-fn can_trace() -> bool {
-    if !have("strace") {
-        return false;
-    }
-    let works = Command::new("strace").args(["-f", "-qq", "-e", "trace=none", "true"]).output();
-    let works = works.unwrap().status.success();
-    assert!(works || std::env::var_os("CI").is_none(), "strace may not trace");
-    if !works {
-        eprintln!("SKIPPED: strace may not trace");
-    }
-    works
-}
-
-/// A system call, as strace tells it.
-#[derive(Debug)]
-struct Call {
-    pid: u32,
-    name: String,
-    /// The whole line, or both lines of a call during which others were made.
-    text: String,
-    /// Numbers of the lines on which it began and ended.
-    began: usize,
-    ended: usize,
-}
-
-fn parse(trace: &str) -> Vec<Call> {
-    let (mut calls, mut open) = (Vec::<Call>::new(), HashMap::<u32, usize>::new());
-    for (number, line) in trace.lines().enumerate() {
-        let (pid, text) = line.trim_start().split_once(' ').unwrap();
-        let (pid, text) = (pid.parse().unwrap(), text.trim_start());
-        if text.starts_with("<... ") {
-            if let Some(at) = open.remove(&pid) {
-                calls[at].text.push_str(text);
-                calls[at].ended = number;
-            }
-        } else if let Some((name, _)) = text.split_once('(').filter(|_| !text.starts_with("+++")) {
-            if text.ends_with("<unfinished ...>") {
-                open.insert(pid, calls.len());
-            }
-            calls.push(Call { pid, name: name.into(), text: text.into(), began: number, ended: number });
-        }
-    }
-    calls
-}
 
 /// Runs the play's next stream under strace; the run's status and the trace.
 fn traced(play: &mut Play, options: &[String]) -> (u64, i32, String) {

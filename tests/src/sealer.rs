@@ -1,0 +1,85 @@
+//! Queue files with ZFS streams by the thousand: the keys are read once.
+
+use std::time::SystemTime;
+
+use zsnap_common::digest::sha256_hex;
+use zsnap_common::keys::{Format, Recipients, SigningKey};
+use zsnap_common::payload::{Base, Manifest, PayloadKind, Trailer, ZfsHead};
+use zsnap_common::seal::{Sealing, seal};
+use zsnap_common::zstream::Guid;
+
+use crate::scene::{Scene, manifest};
+use crate::stream::{Stream, Sub};
+
+/// Signs as `laptop`, for `backup`.
+pub struct Sealer {
+    recipients: Recipients,
+    signer: SigningKey,
+}
+
+impl Sealer {
+    /// With the scene's keys.
+    pub fn new(scene: &Scene) -> Sealer {
+        let now = SystemTime::now();
+        Sealer {
+            recipients: Recipients::load(&[scene.path("backup.cert")], Format::Gpg, now).unwrap(),
+            signer: SigningKey::load(&scene.path("laptop.key"), now).unwrap(),
+        }
+    }
+
+    /// File number `seq` of a target, as zsnap-queue makes it: a stream of these, in a wrapper if
+    /// `compound`.
+    pub fn zfs(&self, target: &str, seq: u64, prev: Option<u64>, mut subs: Vec<Sub>, compound: bool) -> Vec<u8> {
+        let (first, last) = (&subs[0], &subs[subs.len() - 1]);
+        let (toname, to) = (last.toname.clone(), Guid(last.to));
+        let from = Some(Guid(first.from)).filter(|guid| guid.0 != 0);
+        let manifest = Manifest {
+            kind: PayloadKind::Zfs,
+            prev,
+            base: if from.is_some() { Base::Prev } else { Base::None },
+            zfs: Some(ZfsHead {
+                toname: toname.clone(),
+                from,
+                to: Some(to).filter(|_| !compound),
+                raw: false,
+                compressed: false,
+            }),
+            ..manifest(target, seq)
+        };
+        let count = subs.len() as u64;
+        let stream = if compound { Stream::compound(&toname, subs) } else { Stream::plain(subs.remove(0)) };
+        let body = stream.bytes();
+        let trailer = Trailer {
+            zsnap: 1,
+            bytes: body.len() as u64,
+            sha256: sha256_hex(&body),
+            substreams: Some(count),
+            to: Some(to),
+        };
+        self.seal(&manifest, &body, trailer)
+    }
+
+    /// File number `seq` of a target that a command takes; increments name the one before.
+    pub fn opaque(&self, target: &str, seq: u64, prev: Option<u64>, body: &[u8]) -> Vec<u8> {
+        let base = if prev.is_some() { Base::Prev } else { Base::None };
+        let manifest = Manifest { prev, base, ..manifest(target, seq) };
+        let trailer =
+            Trailer { zsnap: 1, bytes: body.len() as u64, sha256: sha256_hex(body), substreams: None, to: None };
+        self.seal(&manifest, body, trailer)
+    }
+
+    fn seal(&self, manifest: &Manifest, body: &[u8], trailer: Trailer) -> Vec<u8> {
+        let how = Sealing {
+            recipients: &self.recipients,
+            signer: Some(&self.signer),
+            format: Format::Gpg,
+            level: 1,
+            threads: 1,
+        };
+        seal(Vec::new(), &how, manifest, |out| {
+            out.write_all(body)?;
+            Ok(trailer)
+        })
+        .unwrap()
+    }
+}

@@ -1,0 +1,274 @@
+//! Death and errors at each system call of a run (strace injects them), and the rows of
+//! ARCHITECTURE.md, "What a crash leaves": what each death left is recognised, and all rows must
+//! have been seen, each with the recovery that is promised.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use zsnap_tests::scene::{Scene, files};
+use zsnap_tests::strace::{can_trace, parse};
+use zsnap_tests::torture::status;
+
+use crate::play::{Play, TARGETS};
+
+/// What makes, names, fills and removes files, and starts programs.
+const CALLS: &str =
+    "openat,write,fsync,syncfs,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,clone3,clone,vfork,pipe2";
+/// Those without which nothing is durable.
+const NAMES: &str = "fsync,syncfs,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat";
+const DEATH: &str = "signal=KILL";
+const BROKEN: &str = "error=EIO";
+const NO_SPACE: &str = "error=ENOSPC";
+
+/// The files of a run: one of each sort.
+struct Files {
+    /// Two snapshots in one file.
+    package: PathBuf,
+    /// A first stream, for which parents are made.
+    first: PathBuf,
+    opaque: PathBuf,
+    bad: PathBuf,
+}
+
+fn deliver(play: &mut Play) -> Files {
+    play.other_anew();
+    Files { package: play.zfs(0, 2), first: play.zfs(2, 1), opaque: play.opaque(), bad: play.bad() }
+}
+
+/// Runs a command under strace, but not what it starts; its status and the trace.
+fn traced(scene: &Scene, options: &[String], mut command: Command) -> (i32, String) {
+    let trace = scene.path("trace");
+    let program = command.get_program().to_owned();
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-qq", "-s", "0", "-b", "execve", "-o"]).arg(&trace).args(options).arg(program).args(args);
+    strace.current_dir("/").stdin(fs::File::open(scene.path("stdin")).unwrap()).stdout(std::process::Stdio::null());
+    strace.stderr(fs::File::create(scene.path("stderr")).unwrap());
+    command.env_remove("NNCP_SENDER");
+    let status = status(strace.status().unwrap());
+    (status, fs::read_to_string(trace).unwrap())
+}
+
+/// The calls of a run that have to do with its files, or start programs: names and numbers, as
+/// strace counts them in each thread.
+fn positions(scene: &Scene, trace: &str) -> BTreeSet<(String, usize)> {
+    let root = scene.path("").display().to_string();
+    let ours = ["ingest-state", "spool", ".zsnap", "target"].map(|dir| format!("{root}{dir}"));
+    let mut positions = BTreeSet::new();
+    let mut counted: HashMap<(u32, String), usize> = HashMap::new();
+    for call in parse(trace) {
+        let number = counted.entry((call.pid, call.name.clone())).or_default();
+        *number += 1;
+        let starts = ["clone3", "clone", "vfork", "pipe2"].contains(&call.name.as_str());
+        if starts || ours.iter().any(|dir| call.text.contains(dir)) {
+            positions.insert((call.name, *number));
+        }
+    }
+    positions
+}
+
+/// What to trace: all calls; and those on one directory only, each by itself, since a thread's
+/// calls are counted from one and those of the first thread come before the others'.
+fn filters(play: &Play, calls: &str) -> Vec<Vec<String>> {
+    let trace = format!("-etrace={calls}");
+    let journal = play.pool_state().join("journal");
+    let state = play.scene.path("ingest-state");
+    let spool = play.scene.path("spool");
+    let dirs = [
+        play.scene.path(".zsnap"),
+        journal.join("laptop"),
+        journal.join("other"),
+        spool.join("laptop"),
+        spool.join("other"),
+        spool.join(".zsnap-quarantine/laptop"),
+        state.join("exec/laptop"),
+        play.pool_state(),
+        state,
+    ];
+    let one = |dir: &PathBuf| vec![trace.clone(), format!("-P{}", dir.display())];
+    std::iter::once(vec![trace.clone()]).chain(dirs.iter().filter(|dir| dir.exists()).map(one)).collect()
+}
+
+/// The rows of the table that a death has come to.
+fn rows(play: &Play, files: &Files) -> BTreeSet<&'static str> {
+    let mut rows = BTreeSet::new();
+    let sent = play.chains[0].len();
+    let (there, complete) = (play.on_pool(0), play.complete());
+    rows.insert(match (files.package.exists(), sent - there) {
+        (true, 2) if complete => "I0 nothing",
+        (true, 2) => "I1 needed-guids is running",
+        (true, 1) => "I4 one of two snapshots",
+        (true, _) if !play.in_journal(0, sent) => "I5 received, not in the journal",
+        (true, _) => "I6 in the journal, the file is there",
+        (false, _) if !complete => "I7 the file is gone",
+        (false, _) => "I8 complete",
+    });
+    let there = |dataset: &str| play.scene.zfs(&["list", "-Hp", "-o", "name", dataset]).status == 0;
+    if there("backup/hosts/other") && !there(&format!("backup/hosts/{}", TARGETS[2])) && files.first.exists() {
+        rows.insert("I3 a parent without a child");
+    }
+    let applying = play.command_journal()["applying"] == true;
+    match (files.opaque.exists(), applying, play.taken(&files.opaque)) {
+        (true, true, 0) => drop(rows.insert("C4 said, not applied")),
+        (true, true, 1) => drop(rows.insert("C4 applied, not said")),
+        (true, false, 1) => drop(rows.insert("C5 in the journal, the file is there")),
+        (false, false, 1) => drop(rows.insert("C5 the file is gone")),
+        _ => {}
+    }
+    let name = files.bad.file_name().unwrap().display().to_string();
+    let reason = play.scene.path("spool/.zsnap-quarantine/laptop").join(format!("{name}.why.json"));
+    if reason.exists() {
+        rows.insert(if files.bad.exists() { "X a reason without its file" } else { "X in quarantine" });
+    }
+    rows
+}
+
+const ROWS: [&str; 13] = [
+    "I0 nothing",
+    "I1 needed-guids is running",
+    "I3 a parent without a child",
+    "I4 one of two snapshots",
+    "I5 received, not in the journal",
+    "I6 in the journal, the file is there",
+    "I7 the file is gone",
+    "I8 complete",
+    "C4 said, not applied",
+    "C4 applied, not said",
+    "C5 in the journal, the file is there",
+    "C5 the file is gone",
+    "X a reason without its file",
+];
+
+/// Strikes each of the calls in turn, in a run of its own. The rows that were seen.
+fn strike_each(calls: &str, how: &str) -> BTreeSet<&'static str> {
+    if !can_trace() {
+        return ROWS.into();
+    }
+    let mut play = Play::new();
+    play.scene.write("stdin", "");
+    play.zfs(0, 1);
+    play.opaque();
+    play.recover("undisturbed");
+    play.bad();
+    play.zfs(2, 1);
+    play.recover("undisturbed");
+    let mut strikes = Vec::new();
+    for filter in filters(&play, calls) {
+        deliver(&mut play);
+        let (clean, text) = traced(&play.scene, &filter, play.command(&["--jobs=1"]));
+        assert_eq!(clean, 1, "{}", play.said());
+        strikes.extend(positions(&play.scene, &text).into_iter().map(|position| (filter.clone(), position)));
+        play.recover("traced");
+    }
+    let (mut struck, mut seen) = (0, BTreeSet::new());
+    for (mut filter, (call, number)) in strikes.iter().cloned() {
+        let files = deliver(&mut play);
+        let what = format!("{filter:?}, {call} number {number}, {how}");
+        filter.push(format!("-einject={call}:{how}:when={number}"));
+        let (status, text) = traced(&play.scene, &filter, play.command(&["--jobs=1"]));
+        let hit = text.lines().find(|line| line.contains("(INJECTED)") || line.contains("killed by SIGKILL"));
+        struck += usize::from(hit.is_some());
+        let what = format!("{what}: {hit:?}, status {status}");
+        let said = play.said();
+        assert!(![101, 134, 139].contains(&status) && !said.contains("panicked"), "{what}: {said}");
+        play.orphans_gone();
+        play.check(&what);
+        if how == DEATH {
+            seen.extend(rows(&play, &files));
+        }
+        play.recover(&what);
+    }
+    assert!(struck * 4 >= strikes.len() * 3, "only {struck} of {} calls were struck", strikes.len());
+    eprintln!("{how}: {struck} calls struck");
+    seen
+}
+
+#[test]
+fn death_at_each_call_and_every_row_of_the_table() {
+    let seen = strike_each(CALLS, DEATH);
+    let missing: Vec<_> = ROWS.iter().filter(|row| !seen.contains(*row)).collect();
+    assert!(missing.is_empty(), "no death came to {missing:?}");
+}
+
+#[test]
+fn errors_at_each_call() {
+    strike_each(NAMES, BROKEN);
+}
+
+#[test]
+fn no_space_at_each_call() {
+    strike_each("fsync,linkat,renameat,renameat2,mkdir,mkdirat", NO_SPACE);
+}
+
+/// A journal is a help, no more: the pool knows what it holds.
+#[test]
+fn a_lost_or_damaged_journal_is_rebuilt() {
+    let mut play = Play::new();
+    for damage in [None, Some("{")] {
+        play.zfs(0, 2);
+        play.recover("undisturbed");
+        let journal = play.pool_state().join("journal/laptop/tank@home.json");
+        match damage {
+            Some(text) => fs::write(journal, text).unwrap(),
+            None => fs::remove_file(journal).unwrap(),
+        }
+        play.zfs(0, 1);
+        play.again();
+        play.recover("without its journal");
+        assert!(play.said().contains("rebuilt from"), "{}", play.said());
+    }
+}
+
+/// exec: from the link on the file is ours; before, nothing is left, and NNCP has it still.
+#[test]
+fn death_at_each_call_of_exec() {
+    if !can_trace() {
+        return;
+    }
+    let mut play = Play::new();
+    play.zfs(0, 1);
+    play.recover("undisturbed");
+    let args = ["exec", "--jobs=1", "--host=laptop", TARGETS[0]];
+    let packet = |play: &mut Play| fs::write(play.scene.path("stdin"), play.sealed(0, 1)).unwrap();
+    let published = |play: &Play| files(&play.scene.path("ingest-state/exec/laptop")).len();
+    packet(&mut play);
+    assert_eq!(traced(&play.scene, &["-etrace=none".into()], play.command(&args)).0, 0, "{}", play.said());
+    let mut strikes = Vec::new();
+    for filter in filters(&play, CALLS) {
+        packet(&mut play);
+        let (clean, text) = traced(&play.scene, &filter, play.command(&args));
+        assert_eq!(clean, 0, "{}", play.said());
+        strikes.extend(positions(&play.scene, &text).into_iter().map(|position| (filter.clone(), position)));
+    }
+    play.recover("traced");
+    let mut rows = BTreeSet::new();
+    for (mut filter, (call, number)) in strikes.iter().cloned() {
+        packet(&mut play);
+        filter.push(format!("-einject={call}:{DEATH}:when={number}"));
+        let (status, _) = traced(&play.scene, &filter, play.command(&args));
+        let what = format!("exec, {call} number {number}, status {status}");
+        play.orphans_gone();
+        play.check(&what);
+        let there = play.on_pool(0) == play.chains[0].len();
+        rows.insert(match (published(&play), there) {
+            (0, false) => "E nothing",
+            (0, true) => "E gone",
+            (1, false) => "E published",
+            (_, _) => "E published and received",
+        });
+        assert!(status != 0 || there, "{what}: 0, and not received");
+        // NNCP comes again with what was not acknowledged.
+        if status != 0 {
+            let (again, _) = traced(&play.scene, &["-etrace=none".into()], play.command(&args));
+            assert_eq!(again, 0, "{what}: {}", play.said());
+        }
+        play.recover(&what);
+        assert_eq!(published(&play), 0, "{what}: left in exec");
+    }
+    eprintln!("exec: {} calls struck", strikes.len());
+    for row in ["E nothing", "E published", "E published and received"] {
+        assert!(rows.contains(row), "no death came to {row}");
+    }
+}
