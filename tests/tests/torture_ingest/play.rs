@@ -297,9 +297,9 @@ impl Play {
         let said = format!("status {ran}: {}", self.said());
         assert!(ran <= 1 && !said.contains("panicked"), "{what}: then {said}");
         self.check(what);
-        for of in 0..3 {
+        for (of, target) in TARGETS.iter().enumerate() {
             let (there, sent) = (self.on_pool(of), self.chains[of].len());
-            assert_eq!(there, sent, "{what}: {} is not complete: {said}", TARGETS[of]);
+            assert_eq!(there, sent, "{what}: {target} is not complete: {said}");
         }
         assert!(self.sent.is_empty(), "{what}: left: {:?}: {said}", self.sent);
         assert!(self.complete(), "{what}: needed-guids is not complete");
