@@ -270,6 +270,11 @@ fn odd_names_and_files_are_left_alone() {
     // The long one is a queue file's name of a dataset that its manifest does not say.
     assert_eq!(fs::read_dir(&dir).unwrap().count(), before - 1);
     scene.ingest(&[]).expect(0);
+    for n in 0..1000 {
+        fs::write(dir.join(format!("notes{n}")), b"").unwrap();
+    }
+    let ran = scene.ingest(&[]).expect(1).says("holds more files");
+    assert!(ran.err.lines().count() < 30, "{}", ran.err);
 }
 
 #[test]

@@ -21,6 +21,9 @@ use crate::plan::{Facts, Past, Verdict};
 use crate::pool::Tree;
 use crate::shared::Shared;
 
+/// So many foreign files of a host are told of by name.
+const FOREIGN: usize = 20;
+
 /// The next step.
 enum Todo {
     /// Verify a file of which nothing is known.
@@ -117,6 +120,7 @@ impl<'a> HostRun<'a> {
 
     fn list(&mut self, at: usize) -> Result<()> {
         let Some(place) = self.places.get(at) else { return Ok(()) };
+        let mut foreign = 0_usize;
         for name in place.dir.names().or_exit(Exit::Io, "--incoming")? {
             match classify(name.as_encoded_bytes()) {
                 Name::Queue(queue) => {
@@ -125,7 +129,15 @@ impl<'a> HostRun<'a> {
                     self.files.push(File { place: at, name, queue, entry, fate: Fate::Open, kept: None });
                 }
                 Name::Transport => {}
+                // Whoever owns the directory must not fill the log.
+                Name::Foreign if foreign == FOREIGN => {
+                    let what = format!("{}/", self.host);
+                    self.shared.told().problem(&what, "holds more files that are no queue files; left alone");
+                    foreign += 1;
+                }
+                Name::Foreign if foreign > FOREIGN => {}
                 Name::Foreign => {
+                    foreign += 1;
                     let what = format!("{}/{}", self.host, shown(&name));
                     self.shared.told().problem(&what, "is not the name of a queue file; left alone");
                 }
