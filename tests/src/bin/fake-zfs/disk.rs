@@ -103,7 +103,7 @@ impl Disk {
     pub fn receiver(&self, dataset: &str) -> io::Result<File> {
         fs::create_dir_all(self.of(dataset))?;
         let file = File::create(self.of(dataset).join(RECEIVER))?;
-        file.lock()?;
+        file.try_lock()?;
         Ok(file)
     }
 
