@@ -272,9 +272,14 @@ impl<'a> HostRun<'a> {
             }
             acts = self.acts(&target)?;
         }
-        if !acts.is_empty() {
-            self.todo.push_front(Todo::Plan(target.clone()));
+        if acts.is_empty() {
+            // What waits need not be held: memory and open files are for what can be applied.
+            for at in self.of(&target).collect::<Vec<_>>() {
+                self.files[at].kept = None;
+            }
+            return Ok(());
         }
+        self.todo.push_front(Todo::Plan(target.clone()));
         for (at, verdict) in acts.into_iter().rev() {
             self.todo.push_front(Todo::Act(target.clone(), at, verdict));
         }
