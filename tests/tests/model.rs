@@ -324,7 +324,11 @@ impl World {
         }
         self.step()?;
         let bases = self.incoming.iter().flat_map(|file| &file.facts.links).filter_map(|link| link.from);
-        let ends = self.journals.values().filter_map(|past| past.committed.last().copied());
+        // Of a journal that was rebuilt nobody knows which snapshot is the chain's, and which was made by hand.
+        let ends = self.journals.values().flat_map(|past| match past.raw {
+            None => past.committed.clone(),
+            Some(_) => past.committed.last().copied().into_iter().collect(),
+        });
         self.needed = Some(bases.chain(ends).map(|guid| guid.0).collect());
         Ok(())
     }

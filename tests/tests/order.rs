@@ -301,6 +301,13 @@ fn a_journal_that_is_lost_or_damaged_is_rebuilt() {
     put(&scene, home, 2, Some(1), &[2, 3]);
     scene.ingest(&[]).expect(0).says("no journal; rebuilt from 3 snapshots");
     assert_eq!(there(&scene, home), "s1 s2 s3");
+    // Which of these the next file builds on is not known: none may go.
+    let needed = journal.ancestors().nth(3).unwrap().join("needed-guids");
+    assert!(fs::read_to_string(&needed).unwrap().contains(&format!("all {home}\n")));
+    put(&scene, home, 3, Some(2), &[3, 4]);
+    scene.ingest(&[]).expect(0);
+    let needed = fs::read_to_string(&needed).unwrap();
+    assert!(!needed.contains("all ") && needed.contains(&format!("0000000000000004 {home}\n")), "{needed}");
     assert!(fs::read_to_string(&journal).unwrap().contains("\"0000000000000003\""));
 }
 

@@ -72,6 +72,11 @@ fn pending(lines: &mut BTreeSet<String>, entry: &Entry, named: &str) {
 fn chains(lines: &mut BTreeSet<String>, state: &Path, pool: Guid) -> Result<()> {
     for (target, path) in journal::of_pool(state, pool)? {
         match journal::read::<Past>(&path) {
+            // Rebuilt from the pool: which snapshot is the chain's, and which was made by hand, only the
+            // next file will tell.
+            Ok(Some(past)) if past.raw.is_none() && !past.committed.is_empty() => {
+                lines.insert(format!("all {target}"));
+            }
             Ok(past) => {
                 let last = past.and_then(|past| past.committed.last().copied());
                 lines.extend(last.map(|guid| format!("{guid} {target}")));

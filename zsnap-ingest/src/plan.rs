@@ -81,7 +81,8 @@ pub struct Past {
     pub committed: Vec<Guid>,
     /// Number of the newest file, of those with a manifest, that is there.
     pub last_seq: Option<u64>,
-    /// Whether what was received was raw; `None`: not known.
+    /// Whether what was received was raw; `None`: not known, for nothing was received since the journal was
+    /// rebuilt from the pool.
     #[serde(default)]
     pub raw: Option<bool>,
 }
