@@ -10,7 +10,7 @@ use zsnap_common::digest::sha256_hex;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::glob::Glob;
 use zsnap_common::keys::Keyring;
-use zsnap_common::open::{Limits, Signers};
+use zsnap_common::open::Signers;
 use zsnap_common::options::{self, size};
 use zsnap_common::target::{Dataset, Host, Target};
 use zsnap_common::zfs::Zfs;
@@ -156,8 +156,10 @@ pub struct Config {
     pub hosts: BTreeMap<Host, HostTable>,
     /// Receivers of opaque streams.
     pub commands: Vec<CommandTable>,
-    /// Bounds for one file of a host that has none of its own.
-    pub limits: Limits,
+    /// Messages up to this many bytes are held in memory: all hosts' together.
+    pub verify_buffer: u64,
+    /// Largest zstd window, log2.
+    pub window_log: u32,
     /// When a receiver is given up.
     pub receive_timeout: Duration,
     /// What waits longer is told again.
@@ -232,12 +234,8 @@ impl Config {
             signers: Signers::load(&of)?,
             hosts: tables.hosts,
             commands: tables.command,
-            limits: Limits {
-                verify_buffer: options.verify_buffer,
-                window_log: options.window_log,
-                max_size: options.max_size,
-                max_ratio: options.max_ratio,
-            },
+            verify_buffer: options.verify_buffer,
+            window_log: options.window_log,
             receive_timeout: options.receive_timeout,
             max_wait: options.max_wait,
             jobs: usize::from(options.jobs),

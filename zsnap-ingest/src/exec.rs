@@ -38,7 +38,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     let now = SystemTime::now();
     let mut name = name_for(&host, target.as_ref(), now);
     let file = Arc::new(new.file().try_clone().or_exit(Exit::Io, "exec")?);
-    let opened = Opened::verify(config, &host, true, &file, config.limits.verify_buffer, now);
+    let opened = Opened::verify(config, &host, true, &file, config.verify_buffer, now);
     let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|no| match no {
         No::Damaged(why) => Exit::Data.error(why),
         No::Bad(exit, why) | No::Held(exit, why) => exit.error(why),

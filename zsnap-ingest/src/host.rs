@@ -97,9 +97,7 @@ impl<'a> HostRun<'a> {
         for place in 0..run.places.len() {
             run.list(place)?;
         }
-        run.files.sort_by(|a, b| {
-            (a.queue.label.to_string(), &a.queue, &a.name).cmp(&(b.queue.label.to_string(), &b.queue, &b.name))
-        });
+        run.files.sort_by_cached_key(|file| (file.queue.label.to_string(), file.queue.clone(), file.name.clone()));
         if run.files.iter().any(|file| file.entry.first == now) {
             run.last_came = now;
         }
@@ -317,7 +315,7 @@ impl<'a> HostRun<'a> {
                 self.apply(&facts, at, kept, skip)
             }
             Verdict::Refused(why) => self.quarantine(at, &kept.fd, &why),
-            verdict => self.remove_needless(target, at, &kept.fd, &facts, &verdict),
+            verdict => self.remove_needless(&facts, at, &kept.fd, &verdict),
         };
         result.or_else(|e| {
             self.plan_again();
@@ -348,7 +346,8 @@ impl<'a> HostRun<'a> {
     }
 
     /// A file that brings nothing new.
-    fn remove_needless(&mut self, target: &Target, at: usize, fd: &Fd, facts: &Facts, verdict: &Verdict) -> Result<()> {
+    fn remove_needless(&mut self, facts: &Facts, at: usize, fd: &Fd, verdict: &Verdict) -> Result<()> {
+        let target = &facts.target;
         let why = if *verdict == Verdict::Stale { "something newer was applied" } else { "it is there already" };
         if let (Some(pool), Some(past)) = (self.shared.pool.as_ref(), self.pasts.get_mut(target)) {
             let before = past.clone();

@@ -71,8 +71,8 @@ impl Opened {
             TrustLevel::Recipient => true,
             TrustLevel::Transport => exec,
         };
-        let limits =
-            Limits { verify_buffer: keep, max_size: bounds.max_size, max_ratio: bounds.max_ratio, ..config.limits };
+        let (max_size, max_ratio) = (bounds.max_size, bounds.max_ratio);
+        let limits = Limits { verify_buffer: keep, window_log: config.window_log, max_size, max_ratio };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
         let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| explain(refusal, host))?;
         let opened = Opened::Sealed(Box::new(verified));

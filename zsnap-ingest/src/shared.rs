@@ -47,7 +47,7 @@ impl<'a> Shared<'a> {
     /// Looks for the pool.
     pub fn new(config: &'a Config, now: SystemTime, dry: bool) -> Result<Shared<'a>> {
         let told = Mutex::new(Told::read(&config.state, seconds(now), dry));
-        let memory = AtomicU64::new(config.limits.verify_buffer);
+        let memory = AtomicU64::new(config.verify_buffer);
         let slots = AtomicUsize::new(HELD);
         let pool = Pool::open(config)?;
         Ok(Shared { config, pool, now, dry, told, failed: Mutex::new(None), memory, slots, targets: Mutex::default() })
@@ -61,11 +61,6 @@ impl<'a> Shared<'a> {
     /// What the operator is told.
     pub fn told(&self) -> MutexGuard<'_, Told> {
         lock(&self.told)
-    }
-
-    /// A program or a disk failed: the first failure is the status of the run.
-    pub fn failed(&self, exit: Exit) {
-        lock(&self.failed).get_or_insert(exit);
     }
 
     /// A program or a disk has failed.
@@ -83,13 +78,14 @@ impl<'a> Shared<'a> {
         self.config.store.is_some() && self.pool.is_none()
     }
 
-    /// An error that is the affair of one host or file; only a signal ends the run.
+    /// An error that is the affair of one host or file; only a signal ends the run. The first one is the
+    /// status of the run.
     pub fn passed(&self, what: impl Display, e: anyhow::Error) -> Result<()> {
         if Cancelled::find(&e).is_some() {
             return Err(e);
         }
         log::error(format!("{what}: {e:#}"));
-        self.failed(Exit::of(&e));
+        lock(&self.failed).get_or_insert(Exit::of(&e));
         Ok(())
     }
 
@@ -102,7 +98,7 @@ impl<'a> Shared<'a> {
     /// Room in memory to verify a message of `size` bytes, if there is any left, with some more so that its
     /// plain stream fits as well. All hosts together never have more than `--verify-buffer`.
     pub fn room(&self, size: u64) -> Option<Room<'_>> {
-        let all = self.config.limits.verify_buffer;
+        let all = self.config.verify_buffer;
         let want = size.max(all / self.config.jobs as u64);
         let mut bytes = 0;
         let take = |left: u64| {
