@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256_hex;
 use crate::exit::Exit;
-use crate::queue_name::QueueName;
-use crate::target::check_component;
+use crate::queue_name::{Label, QueueName};
+use crate::target::{Host, check_component};
 
 mod child;
-pub(crate) mod dir;
+pub mod dir;
 
 /// A destination. `Display` and `FromStr` are each other's inverse.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,13 +43,22 @@ pub enum Dest {
     Stdout,
 }
 
-/// The file to deliver.
-#[derive(Clone, Copy, Debug)]
-pub struct Item<'a> {
+/// A file to deliver.
+#[derive(Debug)]
+pub struct Item {
     /// Its name in the outbox, which may end in `.N`.
-    pub name: &'a str,
+    pub name: String,
     /// That name taken apart.
-    pub parsed: &'a QueueName,
+    pub parsed: QueueName,
+    /// Open for reading.
+    pub file: File,
+}
+
+impl Item {
+    /// Whose files must arrive in order.
+    pub fn line(&self) -> (Host, Label) {
+        (self.parsed.host.clone(), self.parsed.label.clone())
+    }
 }
 
 /// How transports are run.
@@ -72,6 +80,10 @@ pub struct Transport {
     pub host_directory: bool,
     /// A `dir:` must hold `.zsnap-drive` with this name in it, else it is away.
     pub drive: Option<String>,
+    /// Bytes that stay free on the file system of a `dir:`.
+    pub min_free: u64,
+    /// What was written to a `dir:` is read back and compared.
+    pub verify: bool,
 }
 
 /// What became of a file.
@@ -83,17 +95,32 @@ pub enum Delivered {
     Already,
     /// The destination is not there now (an unplugged drive): says why. Nothing was written.
     Away(String),
+    /// Not tried: an earlier file of the same host and label was not delivered.
+    Behind,
 }
 
 impl Dest {
-    /// Delivers a whole file and returns when the destination has it. Errors: whatever the
-    /// destination says; a child's are `Exit::Unavailable`.
-    pub fn deliver(&self, item: &Item<'_>, mut file: &File, how: &Transport) -> anyhow::Result<Delivered> {
-        file.seek(SeekFrom::Start(0))?;
+    /// Delivers whole files, and returns when the destination has them: one result for each, in
+    /// order, or fewer, the last of which is [`Delivered::Away`]. A child's errors are
+    /// [`Exit::Unavailable`].
+    ///
+    /// # Errors
+    /// The destination takes nothing at all.
+    pub fn deliver(&self, items: &[Item], how: &Transport) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> {
         match self {
-            Dest::Dir(path) => dir::deliver(path, item, file, how.drive.as_deref()),
+            Dest::Dir(path) => dir::deliver(path, items, how),
             Dest::Stdout => Err(Exit::Usage.error("standard output takes no finished files")),
-            _ => child::deliver(self, item, file, how),
+            _ => Ok(items.iter().map(|item| child::deliver(self, item, how)).collect()),
+        }
+    }
+
+    /// How many files are delivered at once, at most. Programs get one at a time: what they took
+    /// is noted before the next one, so that a crash repeats no more than one.
+    pub fn at_once(&self) -> usize {
+        match self {
+            // Each takes three file descriptors.
+            Dest::Dir(_) => 64,
+            _ => 1,
         }
     }
 

@@ -5,7 +5,7 @@
 //! - OpenPGP, with the feature `openpgp`: `keys`, `seal`, `open`, and `pipe` between their threads
 //! - files that must survive a crash: [`publish`], [`outbox`], [`dest`], [`incoming`]
 //! - being the only one: [`lock`], [`dotlock`]
-//! - the outside: [`child`], [`zfs`], [`cancel`], [`log`], [`progress`]
+//! - the outside: [`child`], [`zfs`], [`cancel`], [`log`], [`told`], [`progress`]
 //! - the command line: [`options`], [`exit`], [`report`]; whose files we believe: [`trusted`]
 
 pub mod cancel;
@@ -34,6 +34,7 @@ pub mod report;
 #[cfg(feature = "openpgp")]
 pub mod seal;
 pub mod target;
+pub mod told;
 pub mod trusted;
 pub mod zfs;
 pub mod zstream;

@@ -5,11 +5,12 @@
 //! destination NAME has not taken yet. A file with an entry in SPLIT is never delivered: it
 //! may still be withdrawn, or its other links may still be missing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
@@ -38,6 +39,8 @@ pub struct Queued {
     pub parsed: QueueName,
     /// Length in bytes.
     pub bytes: u64,
+    /// When it was written, by the clock of this machine: seconds since 1970.
+    pub written: u64,
 }
 
 /// What a drain did.
@@ -47,11 +50,28 @@ pub struct Drained {
     pub delivered: Vec<String>,
     /// Names of the files that it refused, and why; later files of the same label were not tried.
     pub failed: Vec<(String, anyhow::Error)>,
+    /// Why nothing more was tried.
+    pub broken: Option<anyhow::Error>,
     /// The destination is away.
     pub away: Option<String>,
     /// Another process drains this outbox, and will see what was there.
     pub busy: bool,
 }
+
+/// How an outbox is drained.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace<'a> {
+    /// So many files are delivered at once, at most.
+    pub at_once: usize,
+    /// Delivered files are moved to this directory, into HOST; `None`: they are removed.
+    pub keep: Option<&'a Path>,
+}
+
+/// What [`Dest::deliver`](crate::dest::Dest::deliver) does.
+pub type Deliver<'a> = dyn FnMut(&[Item]) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> + 'a;
+
+/// More bytes than this are not delivered at once, or one failure would cost much.
+const BYTES_AT_ONCE: u64 = 64 << 20;
 
 impl Outboxes {
     /// Neither directory need be there.
@@ -94,32 +114,44 @@ impl Outboxes {
         Ok(all)
     }
 
-    /// Links SPLIT/HOST/FILE into each outbox, durably, then unlinks it from SPLIT. May be done
-    /// again after a crash at any point.
-    pub fn split(&self, host: &Host, file: &str, names: &[String]) -> io::Result<()> {
-        let from = self.split_dir(host).join(file);
+    /// Links each of the files in SPLIT/HOST into each outbox, durably, then unlinks them from
+    /// SPLIT. May be done again after a crash at any point.
+    pub fn split<S: AsRef<str>>(&self, host: &Host, files: &[S], names: &[String]) -> io::Result<()> {
+        let split = self.split_dir(host);
         for name in names {
             self.make(name, host)?;
-            link(&from, &self.dir(name).join(host.as_str()))?;
+            let dir = self.dir(name).join(host.as_str());
+            let fd = File::open(&dir).map_err(at(&dir))?;
+            for file in files {
+                link(&split.join(file.as_ref()), &fd, &dir)?;
+            }
+            rustix::fs::fsync(&fd).map_err(at_path(&dir))?;
         }
-        self.unsplit(host, file)
+        self.unsplit(host, files)
     }
 
-    /// Unlinks SPLIT/HOST/FILE, durably; it may be gone already.
-    pub fn unsplit(&self, host: &Host, file: &str) -> io::Result<()> {
-        remove(&self.split_dir(host), file)
+    /// Unlinks files from SPLIT/HOST, durably; they may be gone already.
+    pub fn unsplit<S: AsRef<str>>(&self, host: &Host, files: &[S]) -> io::Result<()> {
+        let split = self.split_dir(host);
+        files.iter().try_for_each(|file| remove(&split, file.as_ref()))?;
+        publish::sync_dir(&split)
     }
 
-    /// Delivers what waits for `name`, oldest first, and removes each link (or moves it to
-    /// KEEP/HOST) when `deliver` has succeeded. The first failure of a label stops that label;
-    /// a destination that is away, or a signal, stops all.
-    pub fn drain(
-        &self,
-        name: &str,
-        keep: Option<&Path>,
-        deliver: &mut dyn FnMut(&Item<'_>, &File) -> anyhow::Result<Delivered>,
-    ) -> anyhow::Result<Drained> {
+    /// Delivers what waits for `name`, oldest first, and then removes the links. The first failure
+    /// of a label stops that label; a destination that is away, or a signal, stops all.
+    pub fn drain(&self, name: &str, pace: Pace<'_>, deliver: &mut Deliver<'_>) -> Drained {
         let mut done = Drained::default();
+        done.broken = self.drain_into(&mut done, name, pace, deliver).err();
+        done
+    }
+
+    fn drain_into(
+        &self,
+        done: &mut Drained,
+        name: &str,
+        pace: Pace<'_>,
+        deliver: &mut Deliver<'_>,
+    ) -> anyhow::Result<()> {
         let mut tried = HashSet::new();
         let mut stopped = HashSet::new();
         // Whoever finds our lock relies on us to see the links that it has made. So we look
@@ -127,30 +159,41 @@ impl Outboxes {
         loop {
             let ready = self.ready(name, &tried, &stopped)?;
             if ready.is_empty() {
-                return Ok(done);
+                return Ok(());
             }
             let Some(_lock) = Lock::try_new(&self.dir(name).join("lock"))? else {
                 done.busy = true;
-                return Ok(done);
+                return Ok(());
             };
-            for queued in ready {
-                let label = (queued.parsed.host.clone(), queued.parsed.label.clone());
-                tried.insert((queued.parsed.host.clone(), queued.name.clone()));
-                if stopped.contains(&label) {
-                    continue;
-                }
+            let mut ready = ready.into_iter().peekable();
+            while ready.peek().is_some() {
                 cancel::check()?;
-                match self.deliver_one(name, keep, &queued, deliver) {
-                    Ok(None) => {}
-                    Ok(Some(Delivered::Away(why))) => {
-                        done.away = Some(why);
-                        return Ok(done);
+                let (mut items, mut bytes) = (Vec::new(), 0);
+                while let Some(queued) =
+                    ready.next_if(|q| items.is_empty() || items.len() < pace.at_once && bytes + q.bytes <= BYTES_AT_ONCE)
+                {
+                    tried.insert((queued.parsed.host.clone(), queued.name.clone()));
+                    if !stopped.contains(&(queued.parsed.host.clone(), queued.parsed.label.clone())) {
+                        bytes += queued.bytes;
+                        items.extend(self.open(name, queued)?);
                     }
-                    Ok(Some(_)) => done.delivered.push(queued.name),
-                    Err(e) => {
-                        done.failed.push((queued.name, e));
-                        stopped.insert(label);
+                }
+                let mut delivered = Vec::new();
+                for (item, result) in items.iter().zip(deliver(&items)?) {
+                    match result {
+                        Ok(Delivered::New | Delivered::Already) => delivered.push(item),
+                        Ok(Delivered::Away(why)) => done.away = Some(why),
+                        Ok(Delivered::Behind) => {}
+                        Err(e) => {
+                            stopped.insert(item.line());
+                            done.failed.push((item.name.clone(), e));
+                        }
                     }
+                }
+                self.settle(name, pace.keep, &delivered)?;
+                done.delivered.extend(delivered.iter().map(|item| item.name.clone()));
+                if done.away.is_some() {
+                    return Ok(());
                 }
             }
         }
@@ -180,74 +223,69 @@ impl Outboxes {
     }
 
     /// `None`: another process delivered it since the outbox was listed.
-    fn deliver_one(
-        &self,
-        name: &str,
-        keep: Option<&Path>,
-        queued: &Queued,
-        deliver: &mut dyn FnMut(&Item<'_>, &File) -> anyhow::Result<Delivered>,
-    ) -> anyhow::Result<Option<Delivered>> {
-        let host = queued.parsed.host.as_str();
-        let dir = self.dir(name).join(host);
-        let path = dir.join(&queued.name);
+    fn open(&self, name: &str, queued: Queued) -> anyhow::Result<Option<Item>> {
+        let path = self.dir(name).join(queued.parsed.host.as_str()).join(&queued.name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(at_path(&path)(e).into()),
-        };
-        let delivered = deliver(&Item { name: &queued.name, parsed: &queued.parsed }, &file)?;
-        if matches!(delivered, Delivered::Away(_)) {
-            return Ok(Some(delivered));
+        match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Item { name: queued.name, parsed: queued.parsed, file: fd.into() })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(at_path(&path)(e).into()),
         }
-        match keep {
-            Some(keep) => {
-                let to = keep.join(host);
-                publish::make_dirs(&to)?;
-                let to_path = to.join(&queued.name);
-                match rustix::fs::renameat_with(CWD, &path, CWD, &to_path, RenameFlags::NOREPLACE) {
+    }
+
+    /// Removes the links of files that were delivered, or moves them to KEEP/HOST, durably.
+    fn settle(&self, name: &str, keep: Option<&Path>, delivered: &[&Item]) -> io::Result<()> {
+        let mut changed = BTreeSet::new();
+        for item in delivered {
+            let host = item.parsed.host.as_str();
+            let dir = self.dir(name).join(host);
+            if let Some(keep) = keep {
+                let (path, kept) = (dir.join(&item.name), keep.join(host));
+                if changed.insert(kept.clone()) {
+                    publish::make_dirs(&kept)?;
+                }
+                let to = kept.join(&item.name);
+                match rustix::fs::renameat_with(CWD, &path, CWD, &to, RenameFlags::NOREPLACE) {
                     // Kept already, by a run that died before its rename was durable.
                     Err(Errno::EXIST) => {}
-                    other => other.map_err(at_path(&to_path))?,
+                    other => other.map_err(at_path(&to))?,
                 }
-                publish::sync_dir(&to)?;
-                remove(&dir, &queued.name)?;
             }
-            None => remove(&dir, &queued.name)?,
+            remove(&dir, &item.name)?;
+            changed.insert(dir);
         }
-        Ok(Some(delivered))
+        changed.iter().try_for_each(|dir| publish::sync_dir(dir))
     }
 }
 
-/// Hard-links `from` into `dir` under its own name, durably. The same file or the same bytes
-/// there already: done. Other bytes: `NAME.N`.
-fn link(from: &Path, dir: &Path) -> io::Result<()> {
-    let file = File::open(from).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", from.display())))?;
-    let dir_fd = File::open(dir).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))?;
+/// Hard-links `from` into the open directory `dir` under its own name. The same file or the same
+/// bytes there already: done. Other bytes: `NAME.N`.
+fn link(from: &Path, dir: &File, shown: &Path) -> io::Result<()> {
     let base = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for n in 0..100 {
         let name = if n == 0 { base.clone() } else { format!("{base}.{}", n - 1) };
-        match rustix::fs::linkat(CWD, from, &dir_fd, &name, AtFlags::empty()) {
-            Ok(()) => {}
-            Err(Errno::EXIST) if dir::is_same(&dir_fd, &name, &file)? => {}
-            Err(Errno::EXIST) => continue,
-            Err(e) => return Err(at_path(&dir.join(&name))(e)),
+        match rustix::fs::linkat(CWD, from, dir, &name, AtFlags::empty()) {
+            Err(Errno::EXIST) if dir::is_same(dir, &name, &File::open(from).map_err(at(from))?)? => return Ok(()),
+            Err(Errno::EXIST) => {}
+            other => return other.map_err(at_path(&shown.join(&name))),
         }
-        return rustix::fs::fsync(&dir_fd).map_err(at_path(dir));
     }
-    Err(io::Error::new(
-        io::ErrorKind::AlreadyExists,
-        format!("{}: 100 other files have this name", dir.join(base).display()),
-    ))
+    let path = shown.join(base);
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{}: 100 other files have this name", path.display())))
 }
 
-/// Unlinks DIR/NAME, durably; it may be gone already.
+/// Unlinks DIR/NAME; it may be gone already.
 fn remove(dir: &Path, name: &str) -> io::Result<()> {
     let path = dir.join(name);
     match rustix::fs::unlinkat(CWD, &path, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => publish::sync_dir(dir),
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(e) => Err(at_path(&path)(e)),
     }
+}
+
+/// Puts the path in front of an error and keeps its kind.
+fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<std::fs::DirEntry>> {
@@ -255,7 +293,7 @@ fn entries(dir: &Path) -> io::Result<Vec<std::fs::DirEntry>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.and_then(Iterator::collect),
     };
-    all.map_err(|e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
+    all.map_err(at(dir))
 }
 
 fn directories(dir: &Path) -> io::Result<Vec<String>> {
@@ -282,7 +320,8 @@ fn files(dir: &Path) -> io::Result<Vec<Queued>> {
         // Gone meanwhile: delivered.
         let Ok(metadata) = entry.metadata() else { continue };
         if let (true, Ok(name)) = (metadata.is_file(), name.into_string()) {
-            queued.push(Queued { name, parsed, bytes: metadata.len() });
+            let written = u64::try_from(metadata.mtime()).unwrap_or(0);
+            queued.push(Queued { name, parsed, bytes: metadata.len(), written });
         }
     }
     queued.sort_by(|a, b| order(a).cmp(&order(b)));

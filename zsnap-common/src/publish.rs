@@ -90,16 +90,29 @@ impl NewFile {
     /// Gives it the name `name` beside it, never replacing (`AlreadyExists`), and fsyncs the
     /// directory, also on file systems without hard links (FAT). The temporary name is gone.
     pub fn publish_as(mut self, name: &OsStr) -> io::Result<()> {
+        self.name_as(name)?;
+        rustix::fs::fsync(&self.dir).map_err(at_path(&self.path.with_file_name(name)))
+    }
+
+    /// The same without the fsync: for several files in one directory, which the caller fsyncs.
+    pub fn name_as(&mut self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
         match rustix::fs::linkat(&self.dir, &self.temporary, &self.dir, name, AtFlags::empty()) {
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let flags = RenameFlags::NOREPLACE;
                 rustix::fs::renameat_with(&self.dir, &self.temporary, &self.dir, name, flags).map_err(at_path(&to))?;
                 self.renamed = true;
+                Ok(())
             }
-            other => other.map_err(at_path(&to))?,
+            other => other.map_err(at_path(&to)),
         }
-        rustix::fs::fsync(&self.dir).map_err(at_path(&to))
+    }
+
+    /// Opens it once more, for reading: `more` is O_DIRECT, say.
+    pub fn reopen(&self, more: OFlags) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
+        let fd = rustix::fs::openat(&self.dir, &self.temporary, flags, Mode::empty()).map_err(at_path(&self.path))?;
+        Ok(File::from(fd))
     }
 
     /// Renames it over `name` beside it, then fsyncs the directory.
@@ -134,6 +147,25 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     new.file().write_all(bytes).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", new.path().display())))?;
     new.sync()?;
     new.replace(name)
+}
+
+/// fsync of each file, or one syncfs where there are many and that is as good: the local file
+/// systems of Linux. (With FUSE it does not reach the server; of others we do not know.)
+pub fn sync_files(files: &[&File]) -> io::Result<()> {
+    /// From so many on it is faster, also when others write to the same file system.
+    const MANY: usize = 5;
+    /// f_type in statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs, FAT, exFAT.
+    const GOOD: [u64; 8] =
+        [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x4d44, 0x2011_bab0];
+    if files.len() >= MANY {
+        let device = |file: &&File| rustix::fs::fstat(file).map(|stat| stat.st_dev);
+        let kind = u64::try_from(rustix::fs::fstatfs(files[0])?.f_type).unwrap_or(0);
+        let devices: Vec<_> = files.iter().map(device).collect::<Result<_, _>>()?;
+        if GOOD.contains(&kind) && devices.iter().all(|one| *one == devices[0]) {
+            return Ok(rustix::fs::syncfs(files[0])?);
+        }
+    }
+    files.iter().try_for_each(|file| Ok(rustix::fs::fsync(file)?))
 }
 
 /// Removes our temporaries in `dir` whose writers are gone. A missing `dir` has none.

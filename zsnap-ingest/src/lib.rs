@@ -27,7 +27,6 @@ mod receive;
 mod run;
 mod shared;
 mod status;
-mod told;
 
 use std::io::Write;
 use std::process::ExitCode;

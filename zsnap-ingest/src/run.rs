@@ -193,7 +193,7 @@ fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
     }
     hosts.append(&mut rest);
     needed(&hosts, known && hosts.len() == complete)?;
-    shared.told().write(only.map(Host::as_str))?;
+    shared.told().write(|what| only.is_some_and(|host| !what.starts_with(&format!("{host}/"))))?;
     Ok(shared.exit())
 }
 

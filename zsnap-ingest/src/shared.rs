@@ -12,10 +12,10 @@ use anyhow::Result;
 use zsnap_common::cancel::Cancelled;
 use zsnap_common::exit::Exit;
 use zsnap_common::log;
+use zsnap_common::told::Told;
 
 use crate::config::Config;
 use crate::pool::Pool;
-use crate::told::Told;
 
 /// So many verified files are held open until they are applied; more are verified again. Far below the
 /// 1024 files that a process may usually open.
@@ -46,7 +46,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'a> Shared<'a> {
     /// Looks for the pool.
     pub fn new(config: &'a Config, now: SystemTime, dry: bool) -> Result<Shared<'a>> {
-        let told = Mutex::new(Told::read(&config.state, seconds(now), dry));
+        let told = Mutex::new(Told::read(config.state.join("told.json"), seconds(now), dry));
         let memory = AtomicU64::new(config.verify_buffer);
         let slots = AtomicUsize::new(HELD);
         let pool = Pool::open(config)?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use zsnap_common::cancel::Cancelled;
 use zsnap_common::dest::{Dest, Transport};
 use zsnap_common::log;
-use zsnap_common::outbox::{Drained, Outboxes};
+use zsnap_common::outbox::{Drained, Outboxes, Pace};
 use zsnap_common::publish;
 use zsnap_common::target::Host;
 
@@ -110,23 +110,20 @@ pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>) -> Vec<Outcome> {
 
 fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
     let dir = boxes.dir(&lane.id);
-    let drained = publish::sweep(&dir)
-        .and_then(|()| lane.dest.tidy(&lane.transport))
-        .map_err(anyhow::Error::from)
-        .and_then(|()| boxes.drain(&lane.id, None, &mut |item, file| lane.dest.deliver(item, file, &lane.transport)));
-    let (drained, failure) = match drained {
-        Ok(drained) => (drained, None),
-        Err(e) => (Drained::default(), Some(e)),
+    let pace = Pace { at_once: lane.dest.at_once(), keep: None };
+    let drained = match publish::sweep(&dir).and_then(|()| lane.dest.tidy(&lane.transport)) {
+        Ok(()) => boxes.drain(&lane.id, pace, &mut |items| lane.dest.deliver(items, &lane.transport)),
+        Err(e) => Drained { broken: Some(e.into()), ..Drained::default() },
     };
     for name in &drained.delivered {
         log::info(format_args!("{name} was delivered to {}", lane.dest));
     }
     let stopped = |e: &anyhow::Error| Cancelled::find(e).is_some();
     let mut problems: Vec<String> = Vec::new();
-    problems.extend(failure.iter().map(|e| format!("{e:#}")));
+    problems.extend(drained.broken.iter().filter(|e| !stopped(e)).map(|e| format!("{e:#}")));
     problems.extend(drained.away.iter().map(|why| format!("away: {why}")));
     problems.extend(drained.failed.iter().filter(|(_, e)| !stopped(e)).map(|(name, e)| format!("{name}: {e:#}")));
-    let told = match failure.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
+    let told = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
             log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
             false

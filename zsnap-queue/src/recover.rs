@@ -22,14 +22,14 @@ pub fn recover(dataset: &Locked<'_>) -> anyhow::Result<Acknowledged> {
         if queued.parsed.stamp.seq() > past.chain.seq {
             // Its caller never got a 0, and will send again.
             log::info(format_args!("{} was never acknowledged and is withdrawn", queued.name));
-            boxes.unsplit(&target.host, &queued.name).or_exit(Exit::Io, "withdrawing a file")?;
+            boxes.unsplit(&target.host, &[&queued.name]).or_exit(Exit::Io, "withdrawing a file")?;
         } else if past.destinations.is_empty() {
             return Err(Exit::TryAgain.error(format!(
                 "{} was acknowledged, but {target}'s state names no destination: restore the state of that time",
                 queued.name
             )));
         } else {
-            boxes.split(&target.host, &queued.name, &past.destinations).or_exit(Exit::Io, "filling the outboxes")?;
+            boxes.split(&target.host, &[&queued.name], &past.destinations).or_exit(Exit::Io, "filling the outboxes")?;
         }
     }
     if let Some(producer) = &past.producer {

@@ -186,7 +186,7 @@ impl Run<'_> {
             Ok(()) => {}
             Err(CommitError::Old(e)) => {
                 // If this fails too, the next start does it.
-                let _ = boxes.unsplit(&target.host, &name);
+                let _ = boxes.unsplit(&target.host, &[&name]);
                 return Err(e);
             }
             Err(CommitError::Unknown(e)) => {
@@ -201,7 +201,7 @@ impl Run<'_> {
         advance(&new);
         // Q7, Q8
         drop(file);
-        if let Err(e) = boxes.split(&target.host, &name, &new.destinations) {
+        if let Err(e) = boxes.split(&target.host, &[&name], &new.destinations) {
             log::error(format_args!("{name} is queued but cannot be delivered now: {e}; the next run tries again"));
         }
         drop(dataset);

@@ -2,7 +2,7 @@
 //! pipe: NNCP takes whatever came before an end of file for the whole. The open file also serves
 //! children of another user, who may not enter our state directory.
 
-use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -11,7 +11,7 @@ use crate::child::{self, Child};
 use crate::exit::Exit;
 use crate::queue_name::Label;
 
-pub fn deliver(dest: &Dest, item: &Item<'_>, file: &File, how: &Transport) -> anyhow::Result<Delivered> {
+pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<Delivered> {
     let (mut command, label) = match dest {
         Dest::NncpFile { node, sub } => {
             let mut command = nncp(&how.nncp_file, how)?;
@@ -37,7 +37,8 @@ pub fn deliver(dest: &Dest, item: &Item<'_>, file: &File, how: &Transport) -> an
     if let Some(user) = &how.user {
         child::run_as(&mut command, user)?;
     }
-    command.stdin(Stdio::from(file.try_clone()?));
+    (&item.file).seek(SeekFrom::Start(0))?;
+    command.stdin(Stdio::from(item.file.try_clone()?));
     let mut running = Child::spawn(command, label)?;
     let status = running.wait(how.timeout)?;
     if status.success() {
@@ -62,7 +63,7 @@ fn nncp(program: &std::path::Path, how: &Transport) -> anyhow::Result<Command> {
 
 /// The user's own command keeps the user's environment. Its standard output is dropped: ours
 /// may carry something else.
-fn shell(text: &str, item: &Item<'_>) -> Command {
+fn shell(text: &str, item: &Item) -> Command {
     let mut command = Command::new("/bin/sh");
     let dataset = match &item.parsed.label {
         Label::Dataset(dataset) => dataset.as_str(),
@@ -70,6 +71,6 @@ fn shell(text: &str, item: &Item<'_>) -> Command {
     };
     // A group of its own, so that all of it is killed when it is given up.
     command.args(["-c", text]).stdout(Stdio::null()).process_group(0);
-    command.env("ZSNAP_FILE", item.name).env("ZSNAP_HOST", item.parsed.host.as_str()).env("ZSNAP_DATASET", dataset);
+    command.env("ZSNAP_FILE", &item.name).env("ZSNAP_HOST", item.parsed.host.as_str()).env("ZSNAP_DATASET", dataset);
     command
 }

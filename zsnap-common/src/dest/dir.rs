@@ -1,69 +1,228 @@
 //! `dir:` destinations: HOST/FILE below a directory, exactly once. The directory may be a drive
 //! that comes and goes, and may belong to another user: everything goes through its open fd.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::Context;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use anyhow::{Context, Result};
+use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Delivered, Item};
+use super::{Delivered, Item, Transport};
 use crate::cancel;
-use crate::exit::Exit;
-use crate::publish::{self, NewFile, at_path};
+use crate::exit::{Exit, OrExit};
+use crate::progress::Progress;
+use crate::publish::{self, NewFile, at_path, sync_files};
+use crate::queue_name::Label;
+use crate::report;
+use crate::target::Host;
 
 /// What tells one drive from another, in its root: the drive's name.
-const MARKER: &str = ".zsnap-drive";
+pub const MARKER: &str = ".zsnap-drive";
 /// Between two looks for a signal.
 const STEP: u64 = 8 << 20;
 /// So many different files of one name would be somebody's mistake.
 const COPIES: u32 = 100;
+/// From this size on a copy is shown on a terminal.
+const LARGE: u64 = 64 << 20;
+/// O_DIRECT reads into addresses that are a multiple of this.
+const ALIGNED: usize = 4096;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-pub fn deliver(path: &Path, item: &Item<'_>, file: &File, drive: Option<&str>) -> anyhow::Result<Delivered> {
-    let root = match open_root(path, drive)? {
-        Ok(root) => root,
-        Err(away) => return Ok(Delivered::Away(away)),
+/// See [`super::Dest::deliver`]. All items are copied, made durable together, and only then get
+/// their names.
+pub fn deliver(path: &Path, items: &[Item], how: &Transport) -> Result<Vec<Result<Delivered>>> {
+    let drive = match open_root(path, how.drive.as_deref())? {
+        Ok(root) => Drive { root, path, how },
+        Err(away) => return Ok(vec![Ok(Delivered::Away(away))]),
     };
-    let host = item.parsed.host.as_str();
-    let dir = path.join(host);
-    match rustix::fs::mkdirat(&root, host, Mode::from(0o700)) {
-        Ok(()) => rustix::fs::fsync(&root).map_err(at_path(path))?,
-        Err(Errno::EXIST) => {}
-        Err(e) => return Err(at_path(&dir)(e).into()),
-    }
-    let dir_fd = File::from(
-        rustix::fs::openat(&root, host, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(at_path(&dir))?,
-    );
-    let mut copy = None;
-    for n in 0..COPIES {
-        let name = if n == 0 { item.name.to_owned() } else { format!("{}.{}", item.name, n - 1) };
-        match there(&dir_fd, &name, file).with_context(|| dir.join(&name).display().to_string())? {
-            There::Same => {
-                rustix::fs::fsync(&dir_fd).map_err(at_path(&dir))?;
-                return Ok(Delivered::Already);
+    let (mut hosts, mut lines) = (HashMap::new(), Lines::default());
+    let copied: Vec<_> =
+        items.iter().map(|item| lines.go(item, || drive.copy(item, drive.host(item, &mut hosts)?))).collect();
+    let files: Vec<_> = copied.iter().flatten().filter_map(Copied::file).collect();
+    if let Err(e) = sync_files(&files) {
+        drop(copied);
+        return match items {
+            [_] => Ok(vec![Err(e).with_context(|| format!("writing to {}", path.display()))]),
+            // One of them is too much for the drive, perhaps not the others.
+            _ => {
+                let mut lines = Lines::default();
+                Ok(items.iter().map(|item| lines.go(item, || one(path, item, how))).collect())
             }
-            There::Other => continue,
-            There::Nothing => {}
-        }
-        let new = match copy.take() {
-            Some(new) => new,
-            None => whole_copy(&dir_fd, &dir, file)?,
         };
-        match new.publish_as(OsStr::new(&name)) {
-            // Another one made it since we looked: what is it?
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => copy = Some(whole_copy(&dir_fd, &dir, file)?),
-            other => return Ok(other.map(|()| Delivered::New)?),
+    }
+    let mut lines = Lines::default();
+    let mut results: Vec<_> = items
+        .iter()
+        .zip(copied)
+        .map(|(item, copied)| {
+            lines.go(item, || match copied? {
+                Copied::Done(delivered) => Ok(delivered),
+                Copied::New(new, name) => drive.name(item, new, &name),
+            })
+        })
+        .collect();
+    for (host, dir) in hosts {
+        let Err(e) = rustix::fs::fsync(&dir).map_err(at_path(&path.join(host.as_str()))) else { continue };
+        let of_host = items.iter().zip(&mut results).filter(|(item, _)| item.parsed.host == host);
+        of_host.for_each(|(_, result)| *result = Err(Exit::Io.error(e.to_string())));
+    }
+    Ok(results)
+}
+
+fn one(path: &Path, item: &Item, how: &Transport) -> Result<Delivered> {
+    deliver(path, std::slice::from_ref(item), how)?.pop().unwrap_or(Ok(Delivered::Behind))
+}
+
+/// Keeps the order: behind a file that failed, the later ones of its host and label are not tried.
+#[derive(Default)]
+struct Lines(HashSet<(Host, Label)>);
+
+impl Lines {
+    fn go<T: From<Delivered>>(&mut self, item: &Item, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        let line = item.line();
+        if self.0.contains(&line) {
+            return Ok(Delivered::Behind.into());
+        }
+        let done = step();
+        if done.is_err() {
+            self.0.insert(line);
+        }
+        done
+    }
+}
+
+/// An item that is on the drive, but perhaps without its name.
+enum Copied {
+    New(NewFile, String),
+    Done(Delivered),
+}
+
+impl From<Delivered> for Copied {
+    fn from(delivered: Delivered) -> Copied {
+        Copied::Done(delivered)
+    }
+}
+
+impl Copied {
+    fn file(&self) -> Option<&File> {
+        match self {
+            Copied::New(new, _) => Some(new.file()),
+            Copied::Done(_) => None,
         }
     }
-    Err(Exit::CantCreate.error(format!("{}: {COPIES} other files have the name {}", dir.display(), item.name)))
+}
+
+/// An open directory that is not away.
+struct Drive<'a> {
+    root: File,
+    path: &'a Path,
+    how: &'a Transport,
+}
+
+impl Drive<'_> {
+    /// The directory of the item's host, made if need be.
+    fn host<'h>(&self, item: &Item, hosts: &'h mut HashMap<Host, File>) -> Result<&'h File> {
+        let host = &item.parsed.host;
+        if !hosts.contains_key(host) {
+            let shown = self.path.join(host.as_str());
+            match rustix::fs::mkdirat(&self.root, host.as_str(), Mode::from(0o700)) {
+                Ok(()) => rustix::fs::fsync(&self.root).map_err(at_path(self.path))?,
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(at_path(&shown)(e).into()),
+            }
+            let flags = DIRECTORY | OFlags::NOFOLLOW;
+            let fd = rustix::fs::openat(&self.root, host.as_str(), flags, Mode::empty()).map_err(at_path(&shown))?;
+            hosts.insert(host.clone(), File::from(fd));
+        }
+        Ok(&hosts[host])
+    }
+
+    /// Copies the item, unless it is there, under a temporary name; with the name that it is to get.
+    fn copy(&self, item: &Item, dir: &File) -> Result<Copied> {
+        let shown = self.path.join(item.parsed.host.as_str());
+        for n in 0..COPIES {
+            let name = if n == 0 { item.name.clone() } else { format!("{}.{}", item.name, n - 1) };
+            match there(dir, &name, &item.file).with_context(|| shown.join(&name).display().to_string())? {
+                There::Same => return Ok(Copied::Done(Delivered::Already)),
+                There::Other => {}
+                There::Nothing => return Ok(Copied::New(self.whole_copy(dir, &shown, item)?, name)),
+            }
+        }
+        Err(Exit::CantCreate.error(format!("{}: {COPIES} other files have the name {}", shown.display(), item.name)))
+    }
+
+    fn whole_copy(&self, dir: &File, shown: &Path, item: &Item) -> Result<NewFile> {
+        let new = NewFile::create_at(dir.try_clone()?, shown)?;
+        // By reference, where both lie on one file system that can: at once, and it needs no room.
+        if rustix::fs::ioctl_ficlone(new.file(), &item.file).is_ok() {
+            return Ok(new);
+        }
+        let bytes = item.file.metadata()?.len();
+        self.has_room(bytes)?;
+        let progress = (bytes >= LARGE).then(|| Progress::new(&item.name, Some(bytes)));
+        let mut source = &item.file;
+        source.seek(SeekFrom::Start(0))?;
+        loop {
+            cancel::check()?;
+            // std copies in the kernel.
+            let copied = io::copy(&mut source.take(STEP), &mut new.file());
+            match copied.with_context(|| format!("copying to {}", new.path().display()))? {
+                0 => return Ok(new),
+                copied => progress.iter().for_each(|progress| progress.add(copied)),
+            }
+        }
+    }
+
+    /// Whether so many bytes fit. Else nothing of them is written: it would be for nothing.
+    fn has_room(&self, bytes: u64) -> Result<()> {
+        let stat = rustix::fs::fstatvfs(&self.root).map_err(at_path(self.path))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free >= bytes.saturating_add(self.how.min_free) {
+            return Ok(());
+        }
+        let [bytes, free, kept] = [bytes, free, self.how.min_free].map(report::bytes);
+        let kept = if self.how.min_free == 0 { String::new() } else { format!(", and {kept} stay so (min-free)") };
+        Err(Exit::TryAgain.error(format!("{}: {bytes} do not fit: {free} are free{kept}", self.path.display())))
+    }
+
+    /// Gives a durable copy its name.
+    fn name(&self, item: &Item, mut new: NewFile, name: &str) -> Result<Delivered> {
+        if self.how.verify && !reads_back(&new, &item.file).or_exit(Exit::Io, new.path().display())? {
+            let path = new.path().display();
+            return Err(Exit::Io.error(format!("{path}: what is read back differs from what was written")));
+        }
+        match new.name_as(OsStr::new(name)) {
+            Ok(()) => Ok(Delivered::New),
+            // Another one made it since we looked: what is it?
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                drop(new);
+                one(self.path, item, self.how)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// Whether the disk, and not the page cache, has the bytes of `source`.
+fn reads_back(new: &NewFile, source: &File) -> io::Result<bool> {
+    let copy = match new.reopen(OFlags::DIRECT) {
+        // Not every file system can. Then the cache is asked to forget them, which it mostly does.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            let copy = new.reopen(OFlags::empty())?;
+            rustix::fs::fadvise(&copy, 0, None, Advice::DontNeed)?;
+            copy
+        }
+        copy => copy?,
+    };
+    same_bytes(&copy, source)
 }
 
 /// Removes what deliveries that were killed left in the directories of the hosts.
@@ -108,22 +267,6 @@ fn wrong_drive(root: &File, path: &Path, name: &str) -> Option<String> {
     }
 }
 
-fn whole_copy(dir_fd: &File, dir: &Path, file: &File) -> anyhow::Result<NewFile> {
-    let new = NewFile::create_at(dir_fd.try_clone()?, dir)?;
-    let mut source = file;
-    io::Seek::seek(&mut source, io::SeekFrom::Start(0))?;
-    loop {
-        cancel::check()?;
-        // std copies in the kernel, by reflink where the file system can.
-        let copied = io::copy(&mut source.take(STEP), &mut new.file());
-        if copied.with_context(|| format!("copying to {}", new.path().display()))? == 0 {
-            break;
-        }
-    }
-    new.sync()?;
-    Ok(new)
-}
-
 enum There {
     Nothing,
     Same,
@@ -151,23 +294,32 @@ fn there(dir: &File, name: &str, file: &File) -> io::Result<There> {
     Ok(There::Same)
 }
 
-/// Whether two files hold the same bytes.
+/// Whether two files hold the same bytes; `a` may be open with O_DIRECT.
 pub(crate) fn same_bytes(a: &File, b: &File) -> io::Result<bool> {
+    const PIECE: usize = 1 << 20;
     let length = a.metadata()?.len();
     if length != b.metadata()?.len() {
         return Ok(false);
     }
-    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let (mut left, mut right) = (vec![0; PIECE + ALIGNED], vec![0; PIECE]);
+    let start = left.as_ptr().align_offset(ALIGNED).min(ALIGNED);
+    let left = &mut left[start..start + PIECE];
     let mut at = 0;
     while at < length {
         cancel::check()?;
-        let step = usize::try_from(length - at).map_or(left.len(), |rest| rest.min(left.len()));
-        a.read_exact_at(&mut left[..step], at)?;
-        b.read_exact_at(&mut right[..step], at)?;
-        if left[..step] != right[..step] {
+        // O_DIRECT reads whole pieces only, and less at the end.
+        let read = match a.read_at(left, at) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if read == 0 {
             return Ok(false);
         }
-        at += step as u64;
+        b.read_exact_at(&mut right[..read], at)?;
+        if left[..read] != right[..read] {
+            return Ok(false);
+        }
+        at += read as u64;
     }
     Ok(true)
 }
@@ -195,8 +347,12 @@ mod tests {
         File::open(path).unwrap()
     }
 
-    fn give(to: &Path, file: &File, drive: Option<&str>) -> anyhow::Result<Delivered> {
-        deliver(to, &Item { name: NAME, parsed: &NAME.parse().unwrap() }, file, drive)
+    fn item(name: &str, file: &File) -> Item {
+        Item { name: name.into(), parsed: name.parse().unwrap(), file: file.try_clone().unwrap() }
+    }
+
+    fn give(to: &Path, file: &File, drive: Option<&str>) -> Result<Delivered> {
+        one(to, &item(NAME, file), &Transport { drive: drive.map(str::to_owned), ..Transport::default() })
     }
 
     fn listing(dir: &Path) -> Vec<String> {

@@ -32,7 +32,18 @@ impl Fixture {
     fn queue(&self, file: &str, to: &[&str]) {
         self.publish(file);
         let to: Vec<String> = to.iter().map(|t| (*t).to_owned()).collect();
-        self.boxes.split(&host(), file, &to).unwrap();
+        self.boxes.split(&host(), &[file], &to).unwrap();
+    }
+    fn drain(
+        &self,
+        to: &str,
+        keep: Option<&Path>,
+        deliver: &mut dyn FnMut(&Item) -> anyhow::Result<Delivered>,
+    ) -> Drained {
+        let pace = Pace { at_once: 1, keep };
+        let done = self.boxes.drain(to, pace, &mut |items| Ok(items.iter().map(&mut *deliver).collect()));
+        assert!(done.broken.is_none(), "{done:?}");
+        done
     }
     fn waiting(&self, to: &str) -> Vec<String> {
         self.boxes.waiting(to).unwrap().into_iter().map(|q| q.name).collect()
@@ -47,13 +58,13 @@ fn each_outbox_gets_a_link_and_loses_it_on_delivery() {
     assert!(!f.boxes.split_dir(&host()).join(&file).exists());
     assert_eq!(fs::metadata(f.boxes.dir("x").join("h").join(&file)).unwrap().nlink(), 2);
     let mut seen = Vec::new();
-    let done = f.boxes.drain("x", None, &mut |item, content| {
+    let done = f.drain("x", None, &mut |item| {
         let mut text = String::new();
-        io::Read::read_to_string(&mut { content }, &mut text)?;
+        io::Read::read_to_string(&mut &item.file, &mut text)?;
         seen.push((item.name.to_owned(), text));
         Ok(Delivered::New)
     });
-    assert_eq!(done.unwrap().delivered, [file.as_str()]);
+    assert_eq!(done.delivered, [file.as_str()]);
     assert_eq!(seen, [(file.clone(), file.clone())]);
     assert_eq!((f.waiting("x"), f.waiting("y")), (vec![], vec![file]));
 }
@@ -65,11 +76,11 @@ fn a_failure_stops_its_dataset_and_no_other() {
         f.queue(&file, &["x"]);
     }
     let mut tried = Vec::new();
-    let done = f.boxes.drain("x", None, &mut |item, _| {
+    let done = f.drain("x", None, &mut |item| {
         tried.push(item.name.to_owned());
         if item.name == name(1, "a") { Err(Exit::Unavailable.error("no")) } else { Ok(Delivered::New) }
     });
-    let done = done.unwrap();
+    let done = done;
     assert_eq!(tried, [name(1, "a"), name(2, "b"), name(4, "b")]);
     assert_eq!((done.delivered.len(), done.failed.len()), (2, 1));
     assert_eq!(f.waiting("x"), [name(1, "a"), name(3, "a")]);
@@ -81,11 +92,11 @@ fn a_destination_that_is_away_loses_nothing() {
     f.queue(&name(1, "a"), &["x"]);
     f.queue(&name(1, "b"), &["x"]);
     let mut tries = 0;
-    let done = f.boxes.drain("x", None, &mut |_, _| {
+    let done = f.drain("x", None, &mut |_| {
         tries += 1;
         Ok(Delivered::Away("unplugged".into()))
     });
-    assert_eq!((done.unwrap().away, tries), (Some("unplugged".into()), 1));
+    assert_eq!((done.away, tries), (Some("unplugged".into()), 1));
     assert_eq!(f.waiting("x").len(), 2);
 }
 
@@ -98,10 +109,10 @@ fn what_is_not_split_everywhere_is_not_delivered_nor_overtaken() {
     // As a crash between the first and the second link leaves it.
     fs::hard_link(f.boxes.dir("x").join("h").join(name(1, "a")), f.boxes.split_dir(&host()).join(name(1, "a")))
         .unwrap();
-    let done = f.boxes.drain("x", None, &mut |_, _| Ok(Delivered::New)).unwrap();
+    let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
     assert_eq!(done.delivered, [name(3, "b")]);
-    f.boxes.split(&host(), &name(1, "a"), &["x".into(), "y".into()]).unwrap();
-    let done = f.boxes.drain("x", None, &mut |_, _| Ok(Delivered::New)).unwrap();
+    f.boxes.split(&host(), &[name(1, "a")], &["x".into(), "y".into()]).unwrap();
+    let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
     assert_eq!(done.delivered, [name(1, "a"), name(2, "a")]);
     assert_eq!(f.waiting("y"), [name(1, "a")]);
 }
@@ -115,7 +126,7 @@ fn a_name_that_is_taken_gets_a_copy_suffix() {
     f.queue(&file, &["x"]);
     assert_eq!(f.waiting("x"), [file.as_str()]);
     fs::write(f.boxes.split_dir(&host()).join(&file), "other").unwrap();
-    f.boxes.split(&host(), &file, &["x".into()]).unwrap();
+    f.boxes.split(&host(), &[&file], &["x".into()]).unwrap();
     assert_eq!(f.waiting("x"), [file.clone(), format!("{file}.0")]);
 }
 
@@ -124,16 +135,16 @@ fn links_made_while_the_drain_runs_are_seen() {
     let f = fixture();
     f.queue(&name(1, "a"), &["x"]);
     let mut more = vec![name(2, "a")];
-    let done = f.boxes.drain("x", None, &mut |_, _| {
+    let done = f.drain("x", None, &mut |_| {
         if let Some(file) = more.pop() {
             // Its writer finds the lock held, and leaves it to us.
             f.queue(&file, &["x"]);
-            let other = f.boxes.drain("x", None, &mut |_, _| Ok(Delivered::New)).unwrap();
+            let other = f.drain("x", None, &mut |_| Ok(Delivered::New));
             assert!(other.busy && other.delivered.is_empty());
         }
         Ok(Delivered::New)
     });
-    assert_eq!(done.unwrap().delivered, [name(1, "a"), name(2, "a")]);
+    assert_eq!(done.delivered, [name(1, "a"), name(2, "a")]);
 }
 
 #[test]
@@ -143,7 +154,7 @@ fn delivered_files_can_be_kept() {
     let keep = f.dir.path().join("kept/x/2026-11-22");
     for _ in 0..2 {
         f.queue(&file, &["x"]);
-        let done = f.boxes.drain("x", Some(&keep), &mut |_, _| Ok(Delivered::New)).unwrap();
+        let done = f.drain("x", Some(&keep), &mut |_| Ok(Delivered::New));
         assert_eq!(done.delivered, [file.as_str()]);
         assert_eq!(fs::read_to_string(keep.join("h").join(&file)).unwrap(), file);
         assert!(f.waiting("x").is_empty());
@@ -159,7 +170,7 @@ fn foreign_files_are_left_alone() {
     fs::write(dir.join("notes"), "").unwrap();
     fs::create_dir(dir.join(name(2, "a"))).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", dir.join(name(3, "a"))).unwrap();
-    let done = f.boxes.drain("x", None, &mut |_, _| Ok(Delivered::New)).unwrap();
+    let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
     assert_eq!(done.delivered, [name(1, "a")]);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 4);
 }
