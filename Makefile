@@ -3,7 +3,7 @@
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
-BINARIES = zsnap-queue zsnap-ingest
+BINARIES = zsnap-queue zsnap-fanout zsnap-ingest
 
 all:
 	tests/packages build

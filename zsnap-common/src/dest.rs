@@ -124,6 +124,14 @@ impl Dest {
         }
     }
 
+    /// Why a `dir:` is away now; of the others it is not known.
+    pub fn away(&self, how: &Transport) -> std::io::Result<Option<String>> {
+        match self {
+            Dest::Dir(path) => dir::away(path, how.drive.as_deref()),
+            _ => Ok(None),
+        }
+    }
+
     /// Removes what deliveries that were killed left there; call it before a series of them.
     pub fn tidy(&self, how: &Transport) -> std::io::Result<()> {
         match self {

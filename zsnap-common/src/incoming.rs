@@ -129,10 +129,25 @@ impl Incoming {
 
     /// Moves `name` into `to` as `new`, never replacing; both directories are fsynced.
     pub fn rename_into(&self, name: &OsStr, to: &Incoming, new: &OsStr) -> io::Result<()> {
+        self.rename_unsynced(name, to, new)?;
+        to.sync()?;
+        self.sync()
+    }
+
+    /// The same without the fsync: for several files. Then [`Incoming::sync`] both.
+    pub fn rename_unsynced(&self, name: &OsStr, to: &Incoming, new: &OsStr) -> io::Result<()> {
         rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE)
-            .map_err(at_path(&to.path.join(new)))?;
-        rustix::fs::fsync(&to.fd).map_err(at_path(&to.path))?;
+            .map_err(at_path(&to.path.join(new)))
+    }
+
+    /// Makes the names in it durable.
+    pub fn sync(&self) -> io::Result<()> {
         rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))
+    }
+
+    /// The user to whom it belongs.
+    pub fn owner(&self) -> u32 {
+        self.owner
     }
 
     fn is_same(&self, name: &OsStr, file: &File) -> io::Result<bool> {

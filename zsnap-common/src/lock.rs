@@ -100,11 +100,8 @@ impl ToolLock {
     /// path that is no regular file.
     pub fn take(state_lock: &Path, dotlock: Option<&Path>) -> anyhow::Result<Taken> {
         let Some(mut lock) = Lock::try_new(state_lock)? else {
-            let age = std::fs::metadata(state_lock).map(|m| age(m.modified())).unwrap_or_default();
-            let text = std::fs::read_to_string(state_lock).unwrap_or_default();
-            let pid = text.lines().next().and_then(|line| line.parse::<u32>().ok());
-            let pid = pid.map_or("another instance".to_owned(), |pid| format!("pid {pid}"));
-            return Ok(Taken::Busy { age, who: format!("{pid} ({})", state_lock.display()) });
+            let (age, who) = holder(state_lock);
+            return Ok(Taken::Busy { age, who });
         };
         // Whatever a former holder of the flock left behind is stale, even if its pid now
         // belongs to somebody else, as it may after a reboot.
@@ -118,6 +115,15 @@ impl ToolLock {
             Err(holder) => Taken::Busy { age: holder.age, who: holder.who },
         })
     }
+}
+
+/// Of a [`Lock`] that somebody else holds: since when, and for the message "pid 123" and which file.
+pub fn holder(lock: &Path) -> (Duration, String) {
+    let age = std::fs::metadata(lock).map(|m| age(m.modified())).unwrap_or_default();
+    let text = std::fs::read_to_string(lock).unwrap_or_default();
+    let pid = text.lines().next().and_then(|line| line.parse::<u32>().ok());
+    let pid = pid.map_or("another instance".to_owned(), |pid| format!("pid {pid}"));
+    (age, format!("{pid} ({})", lock.display()))
 }
 
 fn beside(lock: &Path) -> PathBuf {

@@ -99,6 +99,11 @@ impl Outboxes {
         directories(&self.out)
     }
 
+    /// The hosts that have files in SPLIT, or had.
+    pub fn hosts_in_split(&self) -> io::Result<Vec<Host>> {
+        Ok(directories(&self.split)?.into_iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
     /// The files in SPLIT/HOST, oldest first.
     pub fn in_split(&self, host: &Host) -> io::Result<Vec<Queued>> {
         files(&self.split_dir(host))
@@ -169,8 +174,8 @@ impl Outboxes {
             while ready.peek().is_some() {
                 cancel::check()?;
                 let (mut items, mut bytes) = (Vec::new(), 0);
-                while let Some(queued) =
-                    ready.next_if(|q| items.is_empty() || items.len() < pace.at_once && bytes + q.bytes <= BYTES_AT_ONCE)
+                while let Some(queued) = ready
+                    .next_if(|q| items.is_empty() || items.len() < pace.at_once && bytes + q.bytes <= BYTES_AT_ONCE)
                 {
                     tried.insert((queued.parsed.host.clone(), queued.name.clone()));
                     if !stopped.contains(&(queued.parsed.host.clone(), queued.parsed.label.clone())) {
@@ -197,6 +202,22 @@ impl Outboxes {
                 }
             }
         }
+    }
+
+    /// Puts what lies in FROM/HOST into the outbox of `name` once more, durably; how many files.
+    pub fn refill(&self, name: &str, from: &Path) -> io::Result<u64> {
+        let mut count = 0;
+        for host in directories(from)? {
+            let dir = self.dir(name).join(&host);
+            publish::make_dirs(&dir)?;
+            let fd = File::open(&dir).map_err(at(&dir))?;
+            for queued in files(&from.join(&host))? {
+                link(&from.join(&host).join(&queued.name), &fd, &dir)?;
+                count += 1;
+            }
+            rustix::fs::fsync(&fd).map_err(at_path(&dir))?;
+        }
+        Ok(count)
     }
 
     /// What waits, is not to be split any more, and was not tried yet.

@@ -94,7 +94,9 @@ impl Told {
         let mut text = serde_json::to_vec_pretty(&self.now)?;
         text.push(b'\n');
         let dir = self.path.parent().unwrap_or(Path::new("/"));
-        publish::make_dirs(dir).and_then(|()| publish::write_durably(&self.path, &text)).or_exit(Exit::Io, "what was told")
+        publish::make_dirs(dir)
+            .and_then(|()| publish::write_durably(&self.path, &text))
+            .or_exit(Exit::Io, "what was told")
     }
 }
 

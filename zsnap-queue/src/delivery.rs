@@ -175,7 +175,7 @@ mod tests {
         prepare(&boxes, &host, &lanes).unwrap();
         make_dirs(&boxes.split_dir(&host)).unwrap();
         fs::write(boxes.split_dir(&host).join(NAME), "x").unwrap();
-        boxes.split(&host, NAME, &[lanes[0].id.clone()]).unwrap();
+        boxes.split(&host, &[NAME], &[lanes[0].id.clone()]).unwrap();
 
         let other = configured(&["cmd:true".parse().unwrap()], &Transport::default());
         let found = all(&boxes, other, &Transport::default()).unwrap();

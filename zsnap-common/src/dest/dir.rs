@@ -240,6 +240,11 @@ pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
     Ok(())
 }
 
+/// Why it is away, if it is.
+pub fn away(path: &Path, drive: Option<&str>) -> io::Result<Option<String>> {
+    open_root(path, drive).map(Result::err)
+}
+
 /// The open directory, or why it is away. It is never made: that would fill the disk below a
 /// mount point whose drive is away.
 fn open_root(path: &Path, drive: Option<&str>) -> io::Result<Result<File, String>> {
@@ -261,6 +266,9 @@ fn wrong_drive(root: &File, path: &Path, name: &str) -> Option<String> {
         .map_err(io::Error::from)
         .and_then(|fd| File::from(fd).take(256).read_to_string(&mut text));
     match read {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Some(format!("{} has no {MARKER}: the drive is not mounted, or was never marked", path.display()))
+        }
         Err(e) => Some(format!("{}: {e}", path.join(MARKER).display())),
         Ok(_) if text.trim_end() == name => None,
         Ok(_) => Some(format!("{} is the drive \"{}\"", path.display(), text.trim_end().escape_default())),

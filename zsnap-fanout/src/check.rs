@@ -1,0 +1,75 @@
+//! `check`: would a run work? Each finding comes with its remedy.
+
+use anyhow::{Context, Result};
+use zsnap_common::child;
+use zsnap_common::dest::Dest;
+use zsnap_common::exit::Exit;
+use zsnap_common::log;
+
+use crate::cli::Options;
+use crate::drive::{self, Drive, Tables};
+use crate::kept;
+use crate::spool::Spool;
+
+/// Logs each finding as an error. Exit 78: there are some.
+pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
+    let mut good = true;
+    let mut finding = |what: &str, result: Result<Vec<String>>| match result {
+        Ok(warnings) if warnings.is_empty() => log::info(format_args!("{what}: good")),
+        Ok(warnings) => warnings.iter().for_each(|warning| log::warn(format_args!("{what}: {warning}"))),
+        Err(e) => {
+            good = false;
+            log::error(format_args!("{what}: {e:#}"));
+        }
+    };
+    let drives = drive::configured(options, tables).unwrap_or_else(|e| {
+        finding("drives", Err(e));
+        Vec::new()
+    });
+    if drives.is_empty() {
+        finding("drives", Err(Exit::Config.error("none: give --to NAME=DEST, or a table [to.NAME]")));
+    }
+    let spool = match Spool::open(options.spool.as_deref()) {
+        Ok(spool) => {
+            finding("spool", spool.all_configured(&drives).map(|()| Vec::new()));
+            Some(spool)
+        }
+        Err(e) => {
+            finding("spool", Err(e));
+            None
+        }
+    };
+    for drive in &drives {
+        finding(&drive.name, examine(drive, spool.as_ref()));
+    }
+    Ok(if good { Exit::Done } else { Exit::Config })
+}
+
+fn examine(drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    match &drive.dest {
+        Dest::Dir(path) => {
+            if let Some(why) = drive.dest.away(&drive.transport)? {
+                let name = &drive.name;
+                warnings.push(format!("away: {why}; if it is mounted and new: zsnap-fanout init {name}"));
+            } else {
+                let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+                rustix::fs::access(path, access)
+                    .with_context(|| format!("{} is not writable: correct its owner or mode", path.display()))?;
+            }
+        }
+        Dest::NncpFile { .. } => drop(child::find(&drive.transport.nncp_file)?),
+        Dest::NncpExec { .. } => drop(child::find(&drive.transport.nncp_exec)?),
+        Dest::Command(_) | Dest::Stdout => {}
+    }
+    if let (Some(file), Dest::NncpFile { .. } | Dest::NncpExec { .. }) = (&drive.transport.nncp_config, &drive.dest) {
+        std::fs::File::open(file).with_context(|| format!("{}: correct nncp-config", file.display()))?;
+    }
+    if let (None, Some(spool)) = (drive.keep, spool) {
+        let kept = spool.kept(&drive.name);
+        if !kept::days(&kept)?.is_empty() {
+            warnings.push(format!("{} holds kept files, and without keep they stay: remove them", kept.display()));
+        }
+    }
+    Ok(warnings)
+}

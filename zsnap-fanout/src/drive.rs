@@ -1,0 +1,243 @@
+//! Drives: where files go. From `--to NAME=DEST`, or from tables `[to.NAME]`, checked: nothing
+//! behind this module sees TOML.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::{Deserialize, Deserializer};
+use zsnap_common::dest::{Dest, Transport};
+use zsnap_common::exit::Exit;
+use zsnap_common::glob::Glob;
+use zsnap_common::options;
+use zsnap_common::target::Host;
+
+use crate::cli::Options;
+
+/// `NAME=DEST` of the command line.
+#[derive(Clone, Debug)]
+pub struct Given {
+    name: Name,
+    dest: Dest,
+}
+
+impl FromStr for Given {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Given, String> {
+        let (name, dest) = text.split_once('=').ok_or("write NAME=DEST: disk1=nncp-file:backupdisk1")?;
+        Ok(Given { name: name.parse()?, dest: dest.parse()? })
+    }
+}
+
+/// What a drive is called: it becomes the name of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+struct Name(String);
+
+impl FromStr for Name {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Name, String> {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+        let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if starts && text.len() <= 64 && text.bytes().all(good) {
+            return Ok(Name(text.to_owned()));
+        }
+        Err(format!("\"{}\" is no name of a drive: use A-Z a-z 0-9 _ . and -, at most 64", text.escape_default()))
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = String;
+    fn try_from(text: String) -> Result<Name, String> {
+        text.parse()
+    }
+}
+
+/// The tables of `fanout.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tables {
+    #[serde(default)]
+    to: BTreeMap<Name, Table>,
+}
+
+/// `[to.NAME]`. What stands here goes before the option of the same name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Table {
+    dest: Dest,
+    /// Globs: only files of these hosts.
+    hosts: Option<Vec<String>>,
+    nncp_config: Option<PathBuf>,
+    nice: Option<String>,
+    #[serde(default, deserialize_with = "duration")]
+    keep: Option<Duration>,
+    #[serde(default, deserialize_with = "size")]
+    min_free: Option<u64>,
+    verify: Option<bool>,
+    #[serde(default, deserialize_with = "duration")]
+    delivery_timeout: Option<Duration>,
+}
+
+fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    options::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    options::size(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// A destination with a name and an outbox.
+#[derive(Clone, Debug)]
+pub struct Drive {
+    /// Its name, which is its outbox's.
+    pub name: String,
+    /// How it is reached.
+    pub dest: Dest,
+    /// How that is done.
+    pub transport: Transport,
+    /// How long delivered files are kept; `None`: not at all.
+    pub keep: Option<Duration>,
+    /// Only files of hosts that one of these fits; `None`: of all.
+    hosts: Option<Vec<Glob>>,
+}
+
+impl Drive {
+    /// Whether it gets the files of this host.
+    pub fn takes(&self, host: &Host) -> bool {
+        self.hosts.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob.matches(host.as_str())))
+    }
+}
+
+/// The configured drives, by name.
+///
+/// # Errors
+/// [`Exit::Config`]: two are the same place under two names, which would pass for two copies.
+pub fn configured(options: &Options, tables: Tables) -> Result<Vec<Drive>> {
+    let mut drives = Vec::new();
+    if options.to.is_empty() {
+        for (name, table) in tables.to {
+            drives.push(from_table(name, table, options)?);
+        }
+    } else {
+        // An option takes the place of the key, of all of it.
+        drives.extend(options.to.iter().map(|given| plain(given.name.clone(), given.dest.clone(), options)));
+        drives.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    for (i, drive) in drives.iter().enumerate() {
+        if drive.dest == Dest::Stdout {
+            return Err(Exit::Config.error(format!("{}: standard output takes no finished files", drive.name)));
+        }
+        let same = |other: &&Drive| {
+            let place = other.dest == drive.dest && other.transport.nncp_config == drive.transport.nncp_config;
+            other.name == drive.name || place && !matches!(drive.dest, Dest::Command(_))
+        };
+        if let Some(other) = drives.iter().take(i).find(same) {
+            let (a, b, dest) = (&other.name, &drive.name, &drive.dest);
+            return Err(Exit::Config.error(match a == b {
+                true => format!("the drive {a} is given twice: one name, one drive"),
+                false => format!("the drives {a} and {b} are both {dest}: two names would pass for two copies"),
+            }));
+        }
+    }
+    Ok(drives)
+}
+
+fn plain(Name(name): Name, dest: Dest, options: &Options) -> Drive {
+    let transport = Transport {
+        user: None,
+        nncp_config: options.nncp_config.clone(),
+        nice: options.nice.clone(),
+        nncp_file: options.nncp_file_program.clone(),
+        nncp_exec: options.nncp_exec_program.clone(),
+        timeout: options.delivery_timeout,
+        host_directory: true,
+        drive: Some(name.clone()),
+        min_free: options.min_free,
+        verify: options.verify,
+    };
+    Drive { name, dest, transport, keep: options.keep, hosts: None }
+}
+
+fn from_table(name: Name, table: Table, options: &Options) -> Result<Drive> {
+    let drive = plain(name, table.dest, options);
+    let glob = |text: &String| {
+        text.parse::<Glob>().map_err(|why| Exit::Config.error(format!("[to.{}] hosts: {why}", drive.name)))
+    };
+    let hosts = table.hosts.map(|globs| globs.iter().map(glob).collect::<Result<Vec<_>>>()).transpose()?;
+    let transport = Transport {
+        nncp_config: table.nncp_config.or(drive.transport.nncp_config),
+        nice: table.nice.or(drive.transport.nice),
+        timeout: table.delivery_timeout.or(drive.transport.timeout),
+        min_free: table.min_free.unwrap_or(drive.transport.min_free),
+        verify: table.verify.unwrap_or(drive.transport.verify),
+        ..drive.transport
+    };
+    Ok(Drive { transport, keep: table.keep.or(drive.keep), hosts, ..drive })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn drives(args: &[&str], tables: &str) -> Result<Vec<Drive>> {
+        let args = ["zsnap-fanout", "--nice", "B"].iter().chain(args);
+        let options = crate::cli::Cli::try_parse_from(args).unwrap().options;
+        configured(&options, toml::from_str(tables)?)
+    }
+
+    #[track_caller]
+    fn refused(args: &[&str], tables: &str, says: &str) {
+        let e = drives(args, tables).unwrap_err();
+        assert!(e.to_string().contains(says), "{e}");
+    }
+
+    #[test]
+    fn a_table_goes_before_the_options() {
+        let tables = "[to.b]\ndest = \"dir:/b\"\n\
+            [to.a]\ndest = \"nncp-file:n\"\nnice = \"P\"\nhosts = [\"lap*\", \"srv\"]\nkeep = \"14d\"\nmin-free = \"1G\"\nverify = true";
+        let found = drives(&["--min-free=7"], tables).unwrap();
+        let [a, b] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((a.name.as_str(), b.name.as_str()), ("a", "b"));
+        assert_eq!((a.transport.nice.as_deref(), b.transport.nice.as_deref()), (Some("P"), Some("B")));
+        assert_eq!((a.transport.min_free, b.transport.min_free), (1 << 30, 7));
+        assert_eq!((a.transport.verify, b.transport.verify), (true, false));
+        assert_eq!((a.keep, b.keep), (Some(Duration::from_secs(14 * 86_400)), None));
+        let takes = |drive: &Drive| ["laptop", "srv", "srv2"].map(|host| drive.takes(&host.parse().unwrap()));
+        assert_eq!((takes(a), takes(b)), ([true, true, false], [true; 3]));
+        assert_eq!(a.transport.drive.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn the_command_line_takes_the_place_of_the_tables() {
+        let found = drives(&["--to=y=dir:/y", "--to=x=cmd:a=b"], "[to.a]\ndest = \"dir:/a\"").unwrap();
+        assert_eq!(
+            found.iter().map(|d| format!("{}={}", d.name, d.dest)).collect::<Vec<_>>(),
+            ["x=cmd:a=b", "y=dir:/y"]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_two_copies_is_refused() {
+        assert!(drives(&[], "").unwrap().is_empty());
+        refused(&["--to=x=-"], "", "standard output");
+        refused(&["--to=x=dir:/a", "--to=x=dir:/b"], "", "given twice");
+        refused(&["--to=x=dir:/a", "--to=y=dir:/a"], "", "x and y are both dir:/a");
+        let tables = "[to.a]\ndest = \"nncp-file:n\"\n[to.b]\ndest = \"nncp-file:n\"\n";
+        refused(&[], tables, "both nncp-file:n");
+        assert!(drives(&[], &format!("{tables}nncp-config = \"/b.hjson\"")).is_ok());
+    }
+
+    #[test]
+    fn a_name_is_a_directory_that_is_not_hidden() {
+        for (name, good) in
+            [("disk1", true), ("a.b-c_D", true), ("", false), (".x", false), ("-x", false), ("a/b", false)]
+        {
+            assert_eq!(name.parse::<Name>().is_ok(), good, "{name}");
+        }
+        assert!("x".parse::<Given>().is_err() && "x=".parse::<Given>().is_err() && "x=dir:/a".parse::<Given>().is_ok());
+    }
+}

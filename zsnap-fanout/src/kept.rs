@@ -1,0 +1,151 @@
+//! Delivered files that are kept for a while, `kept/NAME/DAY/HOST/FILE`: what a drive has lost can
+//! be sent to it again, long after its sender has forgotten it. They are hard links, so several
+//! drives keep a file for the price of one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use jiff::{Timestamp, civil::Date};
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::lock::Lock;
+use zsnap_common::{log, options, publish};
+
+use crate::drive::Drive;
+use crate::spool::Spool;
+
+/// The first day of `requeue`.
+#[derive(Clone, Copy, Debug)]
+pub enum Since {
+    /// That day, by UTC.
+    Day(Date),
+    /// The day that was so long ago.
+    Ago(Duration),
+}
+
+impl FromStr for Since {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Since, String> {
+        match text.parse() {
+            Ok(day) => Ok(Since::Day(day)),
+            Err(_) => {
+                let wrong = |_| format!("\"{text}\" is no day; write 2026-11-20, or 3d for three days ago");
+                options::duration(text).map(Since::Ago).map_err(wrong)
+            }
+        }
+    }
+}
+
+/// The name of the day of a time in seconds since 1970: `2026-11-22`, by UTC, so that names sort
+/// and no change of the clocks repeats one.
+pub fn day(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok()).unwrap_or_default();
+    time.strftime("%F").to_string()
+}
+
+/// What is kept for a drive: names of days, sorted.
+pub fn days(kept: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(kept) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.or_exit(Exit::Io, kept.display())?,
+    };
+    let mut days = Vec::new();
+    for entry in entries {
+        let entry = entry.or_exit(Exit::Io, kept.display())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.parse::<Date>().is_ok() {
+            days.push((name, entry.path()));
+        }
+    }
+    days.sort();
+    Ok(days)
+}
+
+/// Removes the days that are older than the drive keeps; `now` in seconds since 1970. Without
+/// `keep` none is: who has forgotten the key in the configuration loses nothing.
+pub fn prune(spool: &Spool, drive: &Drive, now: u64) -> Result<()> {
+    let Some(keep) = drive.keep else { return Ok(()) };
+    let first = day(now.saturating_sub(keep.as_secs()));
+    for (name, path) in days(&spool.kept(&drive.name))?.into_iter().filter(|(name, _)| *name < first) {
+        match fs::remove_dir_all(&path) {
+            // Another run was faster.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.or_exit(Exit::Io, path.display())?,
+        }
+        log::info(format_args!("{}: what was delivered on {name} is no longer kept", drive.name));
+    }
+    Ok(())
+}
+
+/// Puts what was delivered to a drive since a day into its outbox again. Files that it still has
+/// are recognised when they are delivered.
+pub fn requeue(spool: &Spool, drive: &Drive, since: Since, now: u64) -> Result<Exit> {
+    let first = match since {
+        Since::Day(day) => day.to_string(),
+        Since::Ago(time) => day(now.saturating_sub(time.as_secs())),
+    };
+    let boxes = spool.outboxes();
+    let mut count = 0;
+    for (_, path) in days(&spool.kept(&drive.name))?.into_iter().filter(|(name, _)| *name >= first) {
+        count += boxes.refill(&drive.name, &path).or_exit(Exit::Io, "cannot put files into the outbox")?;
+    }
+    if count == 0 {
+        return Err(Exit::SomeFailed.error(format!(
+            "nothing that {} got since {first} is kept: give keep a longer time, or send from the machine that was backed up",
+            drive.name
+        )));
+    }
+    log::info(format_args!("{}: {count} files are sent again by the next run", drive.name));
+    Ok(Exit::Done)
+}
+
+/// Puts what waits for a drive that is no longer configured, and what is kept for it, into
+/// `retired/NAME`: from there it can still be rescued, or removed by hand.
+pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
+    let boxes = spool.outboxes();
+    if !boxes.names().or_exit(Exit::Io, "cannot read the outboxes")?.iter().any(|outbox| outbox == name) {
+        return Err(Exit::Usage.error(format!("no drive {name} has an outbox")));
+    }
+    let Some(_lock) = Lock::try_new(&boxes.dir(name).join("lock"))? else {
+        return Err(Exit::TryAgain.error(format!("a zsnap-fanout works on {name}: run again when it has ended")));
+    };
+    let waiting = boxes.waiting(name).or_exit(Exit::Io, "cannot read the outbox")?.len();
+    let to = move_durably(&boxes.dir(name), &spool.state("retired").join(name))?;
+    if spool.kept(name).exists() {
+        move_durably(&spool.kept(name), &to.join("kept"))?;
+    }
+    let line = format!("{name} is retired; {waiting} files that it did not get lie in {}", to.display());
+    if waiting == 0 {
+        log::info(line)
+    } else {
+        log::warn(format_args!("{line}: remove it when nobody needs them"))
+    }
+    Ok(Exit::Done)
+}
+
+/// Renames, never replacing: to `TO`, or `TO.1` and so on.
+fn move_durably(from: &Path, to: &Path) -> Result<PathBuf> {
+    let parents = [from, to].map(|path| path.parent().unwrap_or(Path::new("/")));
+    publish::make_dirs(parents[1]).or_exit(Exit::CantCreate, "cannot put it away")?;
+    for n in 0.. {
+        let mut name = to.as_os_str().to_owned();
+        if n > 0 {
+            name.push(format!(".{n}"));
+        }
+        let to = PathBuf::from(name);
+        match rustix::fs::renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e).or_exit(Exit::Io, to.display()),
+            Ok(()) => {
+                parents.iter().try_for_each(|dir| publish::sync_dir(dir)).or_exit(Exit::Io, to.display())?;
+                return Ok(to);
+            }
+        }
+    }
+    Err(Exit::CantCreate.error(format!("{}: no free name", to.display())))
+}

@@ -1,0 +1,76 @@
+//! zsnap-fanout: one spool, several drives.
+
+mod check;
+mod cli;
+mod drive;
+mod kept;
+mod marker;
+mod nncp;
+mod run;
+mod seen;
+mod split;
+mod spool;
+mod status;
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use cli::{Cli, Verb};
+use drive::{Drive, Tables};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use zsnap_common::exit::{Exit, run_tool};
+use zsnap_common::{log, options};
+
+use crate::run::seconds;
+use crate::spool::Spool;
+
+fn main() -> ExitCode {
+    run_tool("zsnap-fanout", start)
+}
+
+fn start() -> anyhow::Result<Exit> {
+    let (cli, tables): (Cli, Tables) = options::parse("fanout")?;
+    log::set_verbose(cli.options.verbose);
+    let options = cli.options;
+    let now = SystemTime::now();
+    let verb = cli.verb.unwrap_or(Verb::Run);
+    if let Verb::Check = verb {
+        return check::check(&options, tables);
+    }
+    let drives = drive::configured(&options, tables)?;
+    if let Verb::Retire { name } = verb {
+        if find(&drives, &name).is_ok() {
+            return Err(Exit::Config.error(format!("{name} is in the configuration: remove it there first")));
+        }
+        return kept::retire(&Spool::open(options.spool.as_deref())?, &name);
+    }
+    if drives.is_empty() {
+        return Err(Exit::Config.error("no drive is configured: give --to NAME=DEST, or a table [to.NAME]"));
+    }
+    match verb {
+        Verb::Init { name, same_filesystem } => {
+            marker::init(&Spool::open(options.spool.as_deref())?, find(&drives, &name)?, same_filesystem)
+        }
+        Verb::Status(asked) => status::status(&options, &drives, &asked, seconds(now)),
+        Verb::Requeue { name, since } => {
+            kept::requeue(&Spool::open(options.spool.as_deref())?, find(&drives, &name)?, since, seconds(now))
+        }
+        Verb::Run | Verb::Retire { .. } | Verb::Check => {
+            many_files();
+            run::run(&options, &drives, now)
+        }
+    }
+}
+
+fn find<'a>(drives: &'a [Drive], name: &str) -> anyhow::Result<&'a Drive> {
+    let names = || drives.iter().map(|drive| drive.name.as_str()).collect::<Vec<_>>().join(", ");
+    let found = drives.iter().find(|drive| drive.name == name);
+    found.ok_or_else(|| Exit::Usage.error(format!("no drive is called {name}; there are {}", names())))
+}
+
+/// Each drive has a batch of files open; the usual 1024 descriptors would be few for ten.
+fn many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // It may be as large as it gets; then so be it.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

@@ -1,0 +1,165 @@
+//! A run: split, under the spool's lock; then drain every drive's outbox, all at once, each under
+//! its own lock, so that a slow drive holds up neither the others nor the next run.
+
+use std::io;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use zsnap_common::cancel::{self, Cancelled};
+use zsnap_common::dest::Dest;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::lock::{self, Taken, ToolLock};
+use zsnap_common::outbox::{Drained, Pace};
+use zsnap_common::told::Told;
+use zsnap_common::{log, publish};
+
+use crate::cli::Options;
+use crate::drive::Drive;
+use crate::kept;
+use crate::seen::Seen;
+use crate::split::split;
+use crate::spool::Spool;
+
+/// So many failures of a drive are told one by one.
+const FAILURES: usize = 3;
+
+/// Seconds since 1970.
+pub fn seconds(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Distributes what lies in the spool.
+pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit> {
+    let spool = Spool::open(options.spool.as_deref())?;
+    spool.all_configured(drives)?;
+    let mut told = Told::read(spool.state("told.json"), seconds(now), false);
+    let mut exit = Exit::Done;
+    let mut busy = false;
+    match ToolLock::take(&spool.state("lock"), options.dotlock.as_deref())? {
+        Taken::Ours(_lock) => {
+            publish::sweep(&spool.state("")).or_exit(Exit::Io, "cannot clear up")?;
+            split(&spool, drives, &mut told)?;
+        }
+        Taken::Busy { age, who } => {
+            busy = true;
+            exit = waited(options.max_run, "the spool", age, &who);
+        }
+    }
+    let drained = drain(&spool, drives, seconds(now));
+    for (drive, drained) in drives.iter().zip(&drained) {
+        if drained.busy {
+            let (age, who) = lock::holder(&spool.outboxes().dir(&drive.name).join("lock"));
+            exit = exit.max(waited(options.max_run, &drive.name, age, &who));
+        }
+        tell(drive, drained, &mut told);
+    }
+    // Other processes know about what they work on.
+    told.write(|what| match what.split_once('=') {
+        Some((name, _)) => drives.iter().zip(&drained).any(|(drive, drained)| drive.name == name && drained.busy),
+        None => busy,
+    })?;
+    cancel::check()?;
+    Ok(if exit == Exit::Done && told.any { Exit::SomeFailed } else { exit })
+}
+
+/// Another instance is at work: as it should be, unless it does not end.
+fn waited(max_run: Duration, what: &str, age: Duration, who: &str) -> Exit {
+    if age <= max_run {
+        log::info(format_args!("{what}: {who} works on it"));
+        return Exit::Done;
+    }
+    log::error(format_args!(
+        "{what}: {who} has worked on it for {} hours, longer than --max-run: see what it does, then kill it",
+        age.as_secs() / 3600
+    ));
+    Exit::TryAgain
+}
+
+/// One result for each drive.
+fn drain(spool: &Spool, drives: &[Drive], now: u64) -> Vec<Drained> {
+    let died = |_| Drained { broken: Some(anyhow::anyhow!("its thread died")), ..Drained::default() };
+    thread::scope(|scope| {
+        let running: Vec<_> = drives.iter().map(|drive| scope.spawn(move || drain_one(spool, drive, now))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
+    })
+}
+
+fn drain_one(spool: &Spool, drive: &Drive, now: u64) -> Drained {
+    let Drive { name, dest, transport, .. } = drive;
+    let boxes = spool.outboxes();
+    let outbox = boxes.dir(name);
+    let mut drained = Drained::default();
+    let mut seen = Seen::read(&outbox);
+    let mut work = || -> Result<()> {
+        publish::sweep(&outbox)?;
+        drained.away = dest.away(transport)?;
+        if drained.away.is_none() {
+            let kept = drive.keep.map(|_| spool.kept(name).join(kept::day(now)));
+            let pace = Pace { at_once: dest.at_once(), keep: kept.as_deref() };
+            let mut tidy = false;
+            drained = boxes.drain(name, pace, &mut |items| {
+                // Not without need: it would wake a disk that sleeps.
+                if !std::mem::replace(&mut tidy, true) {
+                    dest.tidy(transport)?;
+                }
+                dest.deliver(items, transport)
+            });
+        }
+        kept::prune(spool, drive, now)
+    };
+    if let Err(e) = work() {
+        drained.broken.get_or_insert(e);
+    }
+    if let Some(newest) = drained.delivered.last() {
+        (seen.at, seen.delivered, seen.newest) = (Some(now), Some(now), Some(newest.clone()));
+    } else if matches!(dest, Dest::Dir(_)) && drained.away.is_none() {
+        seen.at = Some(now);
+    }
+    let failed = drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e));
+    seen.failed = failed.map(|e| format!("{e:#}")).next();
+    if outbox.exists()
+        && !drained.busy
+        && let Err(e) = seen.write(&outbox)
+    {
+        drained.broken.get_or_insert(e);
+    }
+    drained
+}
+
+/// What the operator hears. A drive that is away is in order: `status` tells since when.
+fn tell(drive: &Drive, drained: &Drained, told: &mut Told) {
+    let Drive { name, dest, .. } = drive;
+    for file in &drained.delivered {
+        log::info(format_args!("{file} was delivered to {name}"));
+    }
+    if let Some(why) = &drained.away {
+        log::info(format_args!("{name} is away: {why}"));
+    }
+    let stopped = |e: &anyhow::Error| Cancelled::find(e).is_some();
+    if let Some(e) = drained.broken.as_ref().filter(|e| !stopped(e)) {
+        let text = format!("{name}: {e:#}; {}", remedy(dest, e));
+        told.problem_in_words(&format!("{name}="), "broken", &text);
+    }
+    let failed: Vec<_> = drained.failed.iter().filter(|(_, e)| !stopped(e)).collect();
+    for (file, e) in failed.iter().take(FAILURES) {
+        let text = format!("{name}: {file}: {e:#}; {}", remedy(dest, e));
+        told.problem_in_words(&format!("{name}={file}"), "failed", &text);
+    }
+    if let Some(more) = failed.len().checked_sub(FAILURES).filter(|more| *more > 0) {
+        let text = format!("{name}: {more} more files were not delivered; zsnap-fanout status tells what waits");
+        told.problem_in_words(&format!("{name}=more"), "failed", &text);
+    }
+}
+
+/// What to do about a failed delivery. The file is safe in the outbox.
+fn remedy(dest: &Dest, e: &anyhow::Error) -> &'static str {
+    let kind = e.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
+    match (dest, kind) {
+        (Dest::Dir(_), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
+            "make room there; the next run tries again"
+        }
+        (Dest::Dir(_), Some(_)) => "look at the drive and at what the kernel says (dmesg); the next run tries again",
+        _ => "the next run tries again",
+    }
+}

@@ -1,0 +1,162 @@
+//! From the spool into the outboxes: each file moves into `split`, gets a hard link in the outbox
+//! of every drive that takes its host's files, and leaves `split`. What a crash leaves in `split`
+//! is finished by the next start.
+
+use std::ffi::OsString;
+use std::fs::File;
+
+use anyhow::Result;
+use zsnap_common::cancel::{self, Cancelled};
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::incoming::{Incoming, Unsafe, shown};
+use zsnap_common::log;
+use zsnap_common::outbox::Outboxes;
+use zsnap_common::publish::{make_dirs, sync_files};
+use zsnap_common::queue_name::{Entry, QueueName, classify};
+use zsnap_common::target::Host;
+use zsnap_common::told::Told;
+
+use crate::drive::Drive;
+use crate::spool::Spool;
+
+/// Files that are moved with one sync; each is open meanwhile.
+const BATCH: usize = 256;
+/// So many foreign files of a host are told of by name.
+const FOREIGN: usize = 20;
+
+/// Splits all that lies in the spool. The caller has the spool's lock. What concerns one host is
+/// told, and holds up no other.
+pub fn split(spool: &Spool, drives: &[Drive], told: &mut Told) -> Result<()> {
+    let boxes = spool.outboxes();
+    for host in boxes.hosts_in_split().or_exit(Exit::Io, "cannot read what is to be split")? {
+        let done = finish(&boxes, &host, drives, told);
+        passed(told, host.as_str(), done)?;
+    }
+    for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
+        cancel::check()?;
+        let text = shown(&name);
+        // Hidden: ours, or somebody's own affair. lost+found: the file system's.
+        if text.starts_with('.') || text == "lost+found" {
+            continue;
+        }
+        let Ok(host) = text.parse::<Host>() else {
+            told.oddity(&text, "is not the name of a host; left alone");
+            continue;
+        };
+        match spool.incoming.inside(&name) {
+            Ok(dir) if dir.owner() != spool.incoming.owner() => {
+                told.problem(&text, "belongs to another user than the spool; left alone: correct its owner");
+            }
+            Ok(dir) => {
+                let done = take(&boxes, &dir, &host, drives, told);
+                passed(told, host.as_str(), done)?;
+            }
+            Err(e) => told.oddity(&text, &format!("is no directory of a host ({e}); left alone")),
+        }
+    }
+    Ok(())
+}
+
+/// An error that is the affair of one host; only a signal ends the run.
+fn passed(told: &mut Told, what: &str, done: Result<()>) -> Result<()> {
+    match done {
+        Err(e) if Cancelled::find(&e).is_some() => Err(e),
+        Err(e) => {
+            told.problem(what, &format!("{e:#}; the next run tries again"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The drives that take files of `host`; none is told.
+fn takers(host: &Host, drives: &[Drive], told: &mut Told) -> Vec<String> {
+    let takers: Vec<_> = drives.iter().filter(|drive| drive.takes(host)).map(|drive| drive.name.clone()).collect();
+    if takers.is_empty() {
+        told.problem(host.as_str(), "no drive takes its files, which stay here: see hosts in the tables [to.NAME]");
+    }
+    takers
+}
+
+/// What an earlier run has left in `split`.
+fn finish(boxes: &Outboxes, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
+    let left: Vec<_> = boxes.in_split(host)?.into_iter().map(|queued| queued.name).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let takers = takers(host, drives, told);
+    if !takers.is_empty() {
+        boxes.split(host, &left, &takers)?;
+    }
+    Ok(())
+}
+
+/// What has come in the directory of `host`.
+fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
+    let mut found: Vec<(QueueName, OsString)> = Vec::new();
+    let mut foreign = 0;
+    for name in dir.names()? {
+        let what = format!("{host}/{}", shown(&name));
+        match classify(name.as_encoded_bytes()) {
+            Entry::Queue(parsed) if parsed.host == *host => found.push((parsed, name)),
+            Entry::Queue(parsed) => {
+                told.problem(&what, &format!("is a file of {}, not of {host}; left alone", parsed.host));
+            }
+            Entry::Transport => {}
+            Entry::Foreign => {
+                foreign += 1;
+                match foreign {
+                    1..=FOREIGN => told.oddity(&what, "is not the name of a queue file; left alone"),
+                    _ => told.oddity(&format!("{host}/..."), "holds more files that are no queue files; left alone"),
+                }
+            }
+        }
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let takers = takers(host, drives, told);
+    if takers.is_empty() {
+        return Ok(());
+    }
+    found.sort();
+    let split = boxes.split_dir(host);
+    make_dirs(&split)?;
+    let split = Incoming::open(&split)?;
+    for batch in found.chunks(BATCH) {
+        cancel::check()?;
+        let opened: Vec<(&OsString, File)> =
+            batch.iter().filter_map(|(_, name)| Some((name, open(dir, host, name, told)?))).collect();
+        // Whoever brought them may not have waited for the disk.
+        sync_files(&opened.iter().map(|(_, file)| file).collect::<Vec<_>>())?;
+        let mut moved = Vec::new();
+        for (name, _) in &opened {
+            match dir.rename_unsynced(name, &split, name) {
+                Ok(()) => moved.push(shown(name)),
+                Err(e) => told.problem(&format!("{host}/{}", shown(name)), &format!("cannot be moved: {e}")),
+            }
+        }
+        if !moved.is_empty() {
+            split.sync()?;
+            dir.sync()?;
+            boxes.split(host, &moved, &takers)?;
+        }
+        moved.iter().for_each(|name| log::info(format_args!("{name} goes to {}", takers.join(", "))));
+    }
+    Ok(())
+}
+
+/// A regular file of our own; anything else stays where it is, and is told.
+fn open(dir: &Incoming, host: &Host, name: &OsString, told: &mut Told) -> Option<File> {
+    let what = format!("{host}/{}", shown(name));
+    match dir.open_file(name) {
+        Ok(file) => return Some(file),
+        Err(Unsafe::Gone) => {}
+        Err(Unsafe::Not(why)) => told.problem(
+            &what,
+            &format!("{why}; left alone: a queue file is a regular file of the spool's owner, with one name"),
+        ),
+        Err(Unsafe::Io(e)) => told.problem(&what, &format!("{e}; left alone: correct its owner or mode")),
+    }
+    None
+}

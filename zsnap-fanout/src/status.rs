@@ -1,0 +1,312 @@
+//! `status`: what each drive got, and what waits for it. Changes nothing and takes no lock.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::fs::FileType;
+use zsnap_common::dest::Dest;
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::outbox::{Outboxes, Queued};
+use zsnap_common::queue_name::{Entry, QueueName, classify};
+use zsnap_common::report::{Cell, Form, Report};
+use zsnap_common::target::Host;
+
+use crate::cli::{Options, StatusOptions};
+use crate::drive::Drive;
+use crate::nncp;
+use crate::seen::Seen;
+use crate::spool::Spool;
+
+/// What stands for the spool in the column of the drives.
+const SPOOL: &str = "(spool)";
+
+/// Prints the report; `now` in seconds since 1970. Exit 1: something is older than `--max-age`.
+pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u64) -> Result<Exit> {
+    if let Some(unknown) = asked.drives.iter().find(|name| !drives.iter().any(|drive| drive.name == **name)) {
+        return Err(Exit::Usage.error(format!("no drive is called {unknown}")));
+    }
+    let spool = Spool::look(options.spool.as_deref())?;
+    let mut rows = gather(&spool, options, drives, now)?;
+    rows.retain(|row| asked.drives.is_empty() || asked.drives.contains(&row.drive));
+    let late = asked.max_age.is_some_and(|max| rows.iter().any(|row| row.is_late(max, now)));
+    if late || !asked.quiet {
+        let form = Form::of(asked.prometheus, options.json);
+        report(&rows, form, now).print(form).or_exit(Exit::Io, "standard output")?;
+    }
+    Ok(if late { Exit::SomeFailed } else { Exit::Done })
+}
+
+/// Some files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Files {
+    count: u64,
+    bytes: u64,
+    /// When the oldest was written: seconds since 1970.
+    oldest: Option<u64>,
+}
+
+impl Files {
+    fn add(&mut self, file: &Queued) {
+        self.count += 1;
+        self.bytes += file.bytes;
+        self.oldest = Some(self.oldest.map_or(file.written, |oldest| oldest.min(file.written)));
+    }
+
+    fn cells(self, now: u64) -> [Cell; 3] {
+        let age = self.oldest.map_or(Cell::None, |oldest| Cell::Age(now.saturating_sub(oldest)));
+        [Cell::Count(self.count), Cell::Bytes(self.bytes), age]
+    }
+}
+
+/// A drive, or the spool itself.
+#[derive(Debug, Default)]
+struct Row {
+    drive: String,
+    state: &'static str,
+    here: Option<bool>,
+    seen: Seen,
+    waiting: Files,
+    scarce: Files,
+    packets: Option<u64>,
+    destination: String,
+    note: String,
+    /// Files are expected to come: a drive that is configured.
+    expects: bool,
+}
+
+impl Row {
+    /// Something waits for too long, or came too long ago. Nothing at all is late too: who asks
+    /// expects backups.
+    fn is_late(&self, max: Duration, now: u64) -> bool {
+        let late = |time: u64| now.saturating_sub(time) > max.as_secs();
+        self.waiting.oldest.is_some_and(late) || self.expects && self.seen.delivered.is_none_or(late)
+    }
+}
+
+fn gather(spool: &Spool, options: &Options, drives: &[Drive], now: u64) -> Result<Vec<Row>> {
+    let boxes = spool.outboxes();
+    let mut waiting = Vec::new();
+    for drive in drives {
+        waiting.push(boxes.waiting(&drive.name).or_exit(Exit::Io, "cannot read the outbox")?);
+    }
+    let in_spool = in_spool(spool, &boxes)?;
+    let lacking = lacking(&waiting, &in_spool, drives, options.copies);
+    let mut rows = vec![Row {
+        drive: SPOOL.into(),
+        state: if in_spool.is_empty() { "empty" } else { "waiting" },
+        waiting: sum(&in_spool),
+        scarce: sum(lacking.values().copied()),
+        destination: spool.incoming.path().display().to_string(),
+        ..Row::default()
+    }];
+    for (drive, files) in drives.iter().zip(&waiting) {
+        let mut row = row(drive, files, &lacking, &boxes, options);
+        if row.here == Some(true) {
+            row.seen.at = Some(now);
+        }
+        rows.push(row);
+    }
+    for name in boxes.names().or_exit(Exit::Io, "cannot read the outboxes")? {
+        if !drives.iter().any(|drive| drive.name == name) {
+            let files = boxes.waiting(&name).or_exit(Exit::Io, "cannot read the outbox")?;
+            let note = "not in the configuration: correct its name there, or zsnap-fanout retire it".to_owned();
+            let seen = Seen::read(&boxes.dir(&name));
+            rows.push(Row { state: "unknown", waiting: sum(&files), seen, note, drive: name, ..Row::default() });
+        }
+    }
+    Ok(rows)
+}
+
+fn row(
+    drive: &Drive,
+    files: &[Queued],
+    lacking: &HashMap<(&Host, &str), &Queued>,
+    boxes: &Outboxes,
+    options: &Options,
+) -> Row {
+    let mut row = Row {
+        drive: drive.name.clone(),
+        seen: Seen::read(&boxes.dir(&drive.name)),
+        waiting: sum(files),
+        scarce: sum(files.iter().filter(|file| lacking.contains_key(&key(file)))),
+        destination: drive.dest.to_string(),
+        expects: true,
+        ..Row::default()
+    };
+    let mut notes = Vec::new();
+    if let Dest::Dir(_) = drive.dest {
+        let away = drive.dest.away(&drive.transport).unwrap_or_else(|e| Some(e.to_string()));
+        row.here = Some(away.is_none());
+        notes.extend(away);
+    }
+    match nncp::packets(drive, &options.nncp_stat_program) {
+        Ok(packets) => row.packets = packets,
+        Err(e) => notes.push(format!("{e:#}")),
+    }
+    notes.extend(row.seen.failed.clone());
+    row.note = notes.join("; ");
+    row.state = match (&drive.dest, row.here, &row.seen) {
+        (_, Some(false), _) => "away",
+        (_, _, Seen { failed: Some(_), .. }) => "failed",
+        _ if !files.is_empty() => "waiting",
+        (_, _, Seen { delivered: None, .. }) => "empty",
+        (Dest::Dir(_), ..) => "delivered",
+        // Whether the drive has it, only NNCP knows.
+        (Dest::NncpFile { .. } | Dest::NncpExec { .. }, ..) => "handed to NNCP",
+        _ => "handed over",
+    };
+    row
+}
+
+/// What no outbox has yet.
+fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<Vec<Queued>> {
+    let mut files = Vec::new();
+    for host in boxes.hosts_in_split().or_exit(Exit::Io, "cannot read what is to be split")? {
+        files.extend(boxes.in_split(&host).or_exit(Exit::Io, "cannot read what is to be split")?);
+    }
+    for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
+        let (Some(host), Ok(dir)) = (name.to_str().and_then(|n| n.parse::<Host>().ok()), spool.incoming.inside(&name))
+        else {
+            continue;
+        };
+        for name in dir.names().or_exit(Exit::Io, "--spool")? {
+            let Entry::Queue(parsed) = classify(name.as_encoded_bytes()) else { continue };
+            let Ok(Some(stat)) = dir.stat(&name) else { continue };
+            let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if let (true, Ok(name)) = (regular && parsed.host == host, name.into_string()) {
+                let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+                let written = u64::try_from(stat.st_mtime).unwrap_or(0);
+                files.push(Queued { name, parsed, bytes, written });
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The files that lie on fewer drives than `copies`, or than take their host's files at all.
+fn lacking<'a>(
+    waiting: &'a [Vec<Queued>],
+    in_spool: &'a [Queued],
+    drives: &[Drive],
+    copies: u64,
+) -> HashMap<(&'a Host, &'a str), &'a Queued> {
+    let mut times: HashMap<_, (&Queued, u64)> = HashMap::new();
+    for file in waiting.iter().flatten() {
+        times.entry(key(file)).or_insert((file, 0)).1 += 1;
+    }
+    times.retain(|(host, _), (_, missing)| {
+        let takers = drives.iter().filter(|drive| drive.takes(host)).count() as u64;
+        takers.saturating_sub(*missing) < copies.min(takers)
+    });
+    let found = times.into_iter().map(|(key, (file, _))| (key, file));
+    found.chain(in_spool.iter().map(|file| (key(file), file))).collect()
+}
+
+fn key(file: &Queued) -> (&Host, &str) {
+    (&file.parsed.host, &file.name)
+}
+
+fn sum<'a>(files: impl IntoIterator<Item = &'a Queued>) -> Files {
+    let mut sum = Files::default();
+    files.into_iter().for_each(|file| sum.add(file));
+    sum
+}
+
+fn report(rows: &[Row], form: Form, now: u64) -> Report {
+    let text = |text: &str| if text.is_empty() { Cell::None } else { Cell::Text(text.to_owned()) };
+    let age = |time: Option<u64>| time.map_or(Cell::None, |time| Cell::Age(now.saturating_sub(time)));
+    let number = |is: bool| Cell::Count(u64::from(is));
+    let cells = |row: &Row| {
+        let newest = row.seen.newest.as_ref().and_then(|name| name.parse::<QueueName>().ok());
+        let mut cells = vec![text(&row.drive)];
+        match form {
+            // A label that changes would begin a new series.
+            Form::Prometheus => {
+                cells.extend([row.here.map_or(Cell::None, number), number(row.seen.failed.is_some())]);
+            }
+            _ => cells.push(text(row.state)),
+        }
+        cells.extend([age(row.seen.at), newest.map_or(Cell::None, |name| Cell::Time(name.stamp.secs))]);
+        cells.push(age(row.seen.delivered));
+        cells.extend(row.waiting.cells(now));
+        cells.extend(row.scarce.cells(now));
+        cells.extend([
+            row.packets.map_or(Cell::None, Cell::Count),
+            text(&row.destination),
+            Cell::Note(row.note.clone()),
+        ]);
+        cells
+    };
+    let state: &[&str] = if form == Form::Prometheus { &["here", "failed"] } else { &["state"] };
+    let columns = [
+        &["drive"],
+        state,
+        &["seen_age", "newest", "delivered_age"],
+        &["waiting_files", "waiting_bytes", "waiting_age"],
+        &["scarce_files", "scarce_bytes", "scarce_age"],
+        &["nncp_packets", "destination", "note"],
+    ];
+    Report { columns: columns.concat(), rows: rows.iter().map(cells).collect(), metric: "zsnap_fanout" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queued(seq: u64, written: u64) -> Queued {
+        let name = format!("bakfsfmt2-{seq}.000000001.1_h@a");
+        Queued { parsed: name.parse().unwrap(), name, bytes: 10, written }
+    }
+
+    fn drives() -> Vec<Drive> {
+        use clap::Parser;
+        let args = ["zsnap-fanout", "--to=a=dir:/a", "--to=b=dir:/b", "--to=c=dir:/c"];
+        crate::drive::configured(&crate::cli::Cli::try_parse_from(args).unwrap().options, Default::default()).unwrap()
+    }
+
+    #[test]
+    fn scarce_is_what_too_few_drives_have() {
+        // 1 waits for one drive of three, 2 for two, 3 for all; 4 is in the spool.
+        let waiting =
+            [vec![queued(1, 0), queued(2, 0), queued(3, 0)], vec![queued(2, 0), queued(3, 0)], vec![queued(3, 0)]];
+        let in_spool = [queued(4, 0)];
+        let scarce = |copies| {
+            let found = lacking(&waiting, &in_spool, &drives(), copies);
+            let mut seqs: Vec<_> = found.values().map(|file| file.parsed.stamp.secs).collect();
+            seqs.sort();
+            seqs
+        };
+        assert_eq!(scarce(1), [3, 4]);
+        assert_eq!(scarce(2), [2, 3, 4]);
+        assert_eq!(scarce(3), [1, 2, 3, 4]);
+        // More than there are drives.
+        assert_eq!(scarce(9), scarce(3));
+    }
+
+    #[test]
+    fn late_is_what_waits_and_what_comes_no_more() {
+        let row = |waiting: Option<u64>, delivered: Option<u64>, expects| Row {
+            waiting: sum(&waiting.map(|written| queued(1, written)).into_iter().collect::<Vec<_>>()),
+            seen: Seen { delivered, ..Seen::default() },
+            expects,
+            ..Row::default()
+        };
+        let late = |row: Row| row.is_late(Duration::from_secs(100), 1000);
+        assert!(!late(row(Some(900), Some(900), true)));
+        assert!(late(row(Some(899), Some(900), true)));
+        assert!(late(row(None, Some(899), true)));
+        assert!(late(row(None, None, true)));
+        assert!(!late(row(None, None, false)));
+        assert!(late(row(Some(899), None, false)));
+    }
+
+    #[test]
+    fn every_row_has_every_column() {
+        let rows = [Row::default(), Row { packets: Some(3), note: "x".into(), ..Row::default() }];
+        for form in [Form::Table, Form::Json, Form::Prometheus] {
+            let report = report(&rows, form, 1000);
+            assert!(report.rows.iter().all(|row| row.len() == report.columns.len()));
+        }
+    }
+}
