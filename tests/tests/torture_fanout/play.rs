@@ -162,6 +162,14 @@ impl Play {
         self.scene.write(&format!("{disk}/.zsnap-drive"), if here { disk } else { "another" });
     }
 
+    /// Takes a disk from the configuration.
+    pub fn unconfigure(&self, disk: &str) {
+        let text = fs::read_to_string(self.scene.path("fanout.toml")).unwrap();
+        let mut tables: Vec<_> = text.split("[to.").collect();
+        tables.retain(|table| !table.starts_with(disk));
+        self.scene.write("fanout.toml", &tables.join("[to."));
+    }
+
     /// A run, or another verb, not started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.scene.fanout_command(args);

@@ -35,7 +35,7 @@ fn play() -> Play {
 #[test]
 fn runs_at_once_lose_and_double_nothing() {
     let mut play = play();
-    for round in 0..moments().div_ceil(2) {
+    for round in 0..moments().div_ceil(4) {
         let what = format!("round {round}");
         for mut child in start(&mut play) {
             let status = status(child.wait().unwrap());
@@ -53,7 +53,7 @@ fn runs_at_once_lose_and_double_nothing() {
 #[test]
 fn runs_at_once_are_killed() {
     let (mut play, mut hits) = (play(), 0);
-    let n = moments().div_ceil(2);
+    let n = moments().div_ceil(4);
     for round in 0..n {
         let what = format!("round {round}");
         let mut running = start(&mut play);
