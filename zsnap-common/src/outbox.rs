@@ -70,8 +70,8 @@ pub struct Pace<'a> {
 /// What [`Dest::deliver`](crate::dest::Dest::deliver) does.
 pub type Deliver<'a> = dyn FnMut(&[Item]) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> + 'a;
 
-/// More bytes than this are not delivered at once, or one failure would cost much.
-const BYTES_AT_ONCE: u64 = 64 << 20;
+/// More bytes than this are not delivered at once: a crash makes them be delivered again.
+const BYTES_AT_ONCE: u64 = 1 << 30;
 
 impl Outboxes {
     /// Neither directory need be there.
