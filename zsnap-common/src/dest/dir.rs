@@ -205,7 +205,8 @@ impl Drive<'_> {
         }
         let [bytes, free, kept] = [bytes, free, self.how.min_free].map(report::bytes);
         let kept = if self.how.min_free == 0 { String::new() } else { format!(", and {kept} stay so (min-free)") };
-        Err(Exit::TryAgain.error(format!("{}: {bytes} do not fit: {free} are free{kept}", self.path.display())))
+        Err(Exit::TryAgain
+            .error(format!("{}: {bytes} do not fit: {free} are free{kept}; make room there", self.path.display())))
     }
 
     /// Gives a durable copy its name.
