@@ -160,6 +160,7 @@ fn remedy(dest: &Dest, e: &anyhow::Error) -> &'static str {
         (Dest::Dir(_), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
             "make room there; the next run tries again"
         }
+        (Dest::Dir(_), Some(io::ErrorKind::PermissionDenied)) => "correct its owner or mode; the next run tries again",
         (Dest::Dir(_), Some(_)) => "look at the drive and at what the kernel says (dmesg); the next run tries again",
         _ => "the next run tries again",
     }
