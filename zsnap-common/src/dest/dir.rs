@@ -73,7 +73,7 @@ pub fn deliver(path: &Path, items: &[Item], how: &Transport) -> Result<Vec<Resul
     for (host, dir) in hosts {
         let Err(e) = rustix::fs::fsync(&dir).map_err(at_path(&path.join(host.as_str()))) else { continue };
         let of_host = items.iter().zip(&mut results).filter(|(item, _)| item.parsed.host == host);
-        of_host.for_each(|(_, result)| *result = Err(Exit::Io.error(e.to_string())));
+        of_host.for_each(|(_, result)| *result = Err(io::Error::new(e.kind(), e.to_string()).into()));
     }
     Ok(results)
 }
@@ -205,15 +205,15 @@ impl Drive<'_> {
         }
         let [bytes, free, kept] = [bytes, free, self.how.min_free].map(report::bytes);
         let kept = if self.how.min_free == 0 { String::new() } else { format!(", and {kept} stay so (min-free)") };
-        Err(Exit::TryAgain
-            .error(format!("{}: {bytes} do not fit: {free} are free{kept}; make room there", self.path.display())))
+        let text = format!("{}: {bytes} do not fit: {free} are free{kept}", self.path.display());
+        Err(io::Error::new(io::ErrorKind::StorageFull, text).into())
     }
 
     /// Gives a durable copy its name.
     fn name(&self, item: &Item, mut new: NewFile, name: &str) -> Result<Delivered> {
         if self.how.verify && !reads_back(&new, &item.file).or_exit(Exit::Io, new.path().display())? {
             let path = new.path().display();
-            return Err(Exit::Io.error(format!("{path}: what is read back differs from what was written")));
+            return Err(io::Error::other(format!("{path}: what is read back differs from what was written")).into());
         }
         match new.name_as(OsStr::new(name)) {
             Ok(()) => Ok(Delivered::New),
