@@ -348,13 +348,22 @@ pub(crate) fn same_bytes(a: &File, b: &File) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether `name` in `dir` is a link to `file` or holds the same bytes.
-pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<bool> {
-    let (a, b) = (rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?, rustix::fs::fstat(file)?);
+/// Whether `name` in `dir` is a link to `file` or holds the same bytes; `None`: nothing has that
+/// name any more.
+pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<Option<bool>> {
+    let a = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        stat => stat?,
+    };
+    let b = rustix::fs::fstat(file)?;
     if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
-        return Ok(true);
+        return Ok(Some(true));
     }
-    Ok(matches!(there(dir, name, file)?, There::Same))
+    Ok(match there(dir, name, file)? {
+        There::Nothing => None,
+        There::Same => Some(true),
+        There::Other => Some(false),
+    })
 }
 
 #[cfg(test)]
