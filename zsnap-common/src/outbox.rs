@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cancel;
@@ -281,7 +281,7 @@ impl Outboxes {
                 }
                 let fd = File::open(&kept).map_err(at(&kept))?;
                 place(&path, &item.name, &fd, &kept, |to| {
-                    rustix::fs::renameat_with(CWD, &path, &fd, to, RenameFlags::NOREPLACE)
+                    publish::rename_new(CWD, &path, &fd, to)
                 })?;
             }
             // Of what was kept already a run has died before its rename was durable.
