@@ -7,10 +7,12 @@ use zsnap_common::zstream::{self, Guid, SubStream};
 
 pub mod hostile;
 pub mod nncp;
+pub mod nodes;
 pub mod pool;
 pub mod random;
 pub mod scene;
 pub mod sealer;
+pub mod spooler;
 pub mod strace;
 pub mod stream;
 pub mod torture;

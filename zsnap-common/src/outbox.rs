@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cancel;
@@ -76,8 +76,8 @@ pub struct Pace<'a> {
 /// What [`Dest::deliver`](crate::dest::Dest::deliver) does.
 pub type Deliver<'a> = dyn FnMut(&[Item]) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> + 'a;
 
-/// More bytes than this are not delivered at once, or one failure would cost much.
-const BYTES_AT_ONCE: u64 = 64 << 20;
+/// More bytes than this are not delivered at once: a crash makes them be delivered again.
+const BYTES_AT_ONCE: u64 = 1 << 30;
 /// So many files of one name, all different, would be somebody's mistake.
 const COPIES: usize = 100;
 
@@ -285,9 +285,7 @@ impl Outboxes {
                     publish::make_dirs(&kept)?;
                 }
                 let fd = File::open(&kept).map_err(at(&kept))?;
-                place(&path, &item.name, &fd, &kept, |to| {
-                    rustix::fs::renameat_with(CWD, &path, &fd, to, RenameFlags::NOREPLACE)
-                })?;
+                place(&path, &item.name, &fd, &kept, |to| publish::rename_new(CWD, &path, &fd, to))?;
             }
             // Of what was kept already a run has died before its rename was durable.
             remove(&dir, entry)?;

@@ -7,6 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -56,11 +57,13 @@ impl NewFile {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file =
                 File::from(rustix::fs::openat(&dir_fd, &temporary, flags, Mode::from(0o600)).map_err(at_path(&path))?);
-            let new = NewFile { dir: dir_fd.try_clone()?, path, temporary, file, renamed: false };
-            // Between the two calls a sweep may have taken it for a dead writer's and removed it.
-            if try_flock(&new.file)? && rustix::fs::fstat(&new.file)?.st_nlink == 1 {
-                return Ok(new);
+            let locked = try_flock(&file);
+            if *locked.as_ref().unwrap_or(&false) && rustix::fs::fstat(&file)?.st_nlink == 1 {
+                return Ok(NewFile { dir: dir_fd, path, temporary, file, renamed: false });
             }
+            // Between the two calls a sweep has taken it for a dead writer's; or it cannot be locked.
+            let _ = rustix::fs::unlinkat(&dir_fd, &temporary, AtFlags::empty());
+            locked.map_err(|e| io::Error::new(e.kind(), format!("{}: cannot be locked: {e}", path.display())))?;
         }
     }
 
@@ -97,15 +100,9 @@ impl NewFile {
     /// The same without the fsync: for several files in one directory, which the caller fsyncs.
     pub fn name_as(&mut self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
-        match rustix::fs::linkat(&self.dir, &self.temporary, &self.dir, name, AtFlags::empty()) {
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                let flags = RenameFlags::NOREPLACE;
-                rustix::fs::renameat_with(&self.dir, &self.temporary, &self.dir, name, flags).map_err(at_path(&to))?;
-                self.renamed = true;
-                Ok(())
-            }
-            other => other.map_err(at_path(&to)),
-        }
+        rename_new(&self.dir, &self.temporary, &self.dir, name).map_err(at_path(&to))?;
+        self.renamed = true;
+        Ok(())
     }
 
     /// Opens it once more, for reading: `more` is O_DIRECT, say.
@@ -130,6 +127,24 @@ impl Drop for NewFile {
             // It cannot be helped here; the next sweep tries again.
             let _ = rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty());
         }
+    }
+}
+
+/// Renames a file, never replacing (`EEXIST`). Where the file system knows no such rename (OpenZFS
+/// before 2.2, NFS) it gets a second name first, and a crash may leave both.
+pub fn rename_new(
+    from_dir: impl AsFd,
+    from: impl AsRef<OsStr>,
+    to_dir: impl AsFd,
+    to: impl AsRef<OsStr>,
+) -> rustix::io::Result<()> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    match rustix::fs::renameat_with(&from_dir, from, &to_dir, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            rustix::fs::linkat(&from_dir, from, &to_dir, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(&from_dir, from, AtFlags::empty())
+        }
+        other => other,
     }
 }
 

@@ -55,9 +55,10 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
         tell(drive, drained, &mut told);
     }
     // Other processes know about what they work on.
-    told.write(|what| match what.split_once('=') {
-        Some((name, _)) => drives.iter().zip(&drained).any(|(drive, drained)| drive.name == name && drained.busy),
-        None => busy,
+    told.write(|what| {
+        // Names of foreign files may hold a "=" as well.
+        let of = |drive: &Drive| what.strip_prefix(&drive.name).is_some_and(|rest| rest.starts_with('='));
+        drives.iter().zip(&drained).find(|(drive, _)| of(drive)).map_or(busy, |(_, drained)| drained.busy)
     })?;
     cancel::check()?;
     Ok(if exit == Exit::Done && told.any { Exit::SomeFailed } else { exit })
@@ -93,18 +94,18 @@ fn drain_one(spool: &Spool, drive: &Drive, now: u64) -> Drained {
     let mut seen = Seen::read(&outbox);
     let mut work = || -> Result<()> {
         publish::sweep(&outbox)?;
-        drained.away = dest.away(transport)?;
+        let kept = drive.keep.map(|_| spool.kept(name).join(kept::day(now)));
+        let pace = Pace { at_once: dest.at_once(), keep: kept.as_deref() };
+        let mut tidy = false;
+        drained = boxes.drain(name, pace, &mut |items| {
+            // Not without need: it would wake a disk that sleeps.
+            if !std::mem::replace(&mut tidy, true) {
+                dest.tidy(transport)?;
+            }
+            dest.deliver(items, transport)
+        });
         if drained.away.is_none() {
-            let kept = drive.keep.map(|_| spool.kept(name).join(kept::day(now)));
-            let pace = Pace { at_once: dest.at_once(), keep: kept.as_deref() };
-            let mut tidy = false;
-            drained = boxes.drain(name, pace, &mut |items| {
-                // Not without need: it would wake a disk that sleeps.
-                if !std::mem::replace(&mut tidy, true) {
-                    dest.tidy(transport)?;
-                }
-                dest.deliver(items, transport)
-            });
+            drained.away = dest.away(transport)?;
         }
         kept::prune(spool, drive, now)
     };
@@ -159,6 +160,7 @@ fn remedy(dest: &Dest, e: &anyhow::Error) -> &'static str {
         (Dest::Dir(_), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
             "make room there; the next run tries again"
         }
+        (Dest::Dir(_), Some(io::ErrorKind::PermissionDenied)) => "correct its owner or mode; the next run tries again",
         (Dest::Dir(_), Some(_)) => "look at the drive and at what the kernel says (dmesg); the next run tries again",
         _ => "the next run tries again",
     }

@@ -1,6 +1,7 @@
 //! `dir:` destinations: HOST/FILE below a directory, exactly once. The directory may be a drive
 //! that comes and goes, and may belong to another user: everything goes through its open fd.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags, copy_file_range};
 use rustix::io::Errno;
 
 use super::{Delivered, Item, Transport};
@@ -40,7 +41,7 @@ const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NON
 /// their names.
 pub fn deliver(path: &Path, items: &[Item], how: &Transport) -> Result<Vec<Result<Delivered>>> {
     let drive = match open_root(path, how.drive.as_deref())? {
-        Ok(root) => Drive { root, path, how },
+        Ok(root) => Drive { root, path, how, clones: Cell::new(true) },
         Err(away) => return Ok(vec![Ok(Delivered::Away(away))]),
     };
     let (mut hosts, mut lines) = (HashMap::new(), Lines::default());
@@ -72,7 +73,7 @@ pub fn deliver(path: &Path, items: &[Item], how: &Transport) -> Result<Vec<Resul
     for (host, dir) in hosts {
         let Err(e) = rustix::fs::fsync(&dir).map_err(at_path(&path.join(host.as_str()))) else { continue };
         let of_host = items.iter().zip(&mut results).filter(|(item, _)| item.parsed.host == host);
-        of_host.for_each(|(_, result)| *result = Err(Exit::Io.error(e.to_string())));
+        of_host.for_each(|(_, result)| *result = Err(io::Error::new(e.kind(), e.to_string()).into()));
     }
     Ok(results)
 }
@@ -125,6 +126,8 @@ struct Drive<'a> {
     root: File,
     path: &'a Path,
     how: &'a Transport,
+    /// Files can be cloned from where they are, so far.
+    clones: Cell<bool>,
 }
 
 impl Drive<'_> {
@@ -162,23 +165,35 @@ impl Drive<'_> {
     fn whole_copy(&self, dir: &File, shown: &Path, item: &Item) -> Result<NewFile> {
         let new = NewFile::create_at(dir.try_clone()?, shown)?;
         // By reference, where both lie on one file system that can: at once, and it needs no room.
-        if rustix::fs::ioctl_ficlone(new.file(), &item.file).is_ok() {
-            return Ok(new);
+        if self.clones.get() {
+            match rustix::fs::ioctl_ficlone(new.file(), &item.file) {
+                Ok(()) => return Ok(new),
+                Err(_) => self.clones.set(false),
+            }
         }
         let bytes = item.file.metadata()?.len();
         self.has_room(bytes)?;
         let progress = (bytes >= LARGE).then(|| Progress::new(&item.name, Some(bytes)));
-        let mut source = &item.file;
-        source.seek(SeekFrom::Start(0))?;
-        loop {
+        (&item.file).seek(SeekFrom::Start(0))?;
+        let mut done = 0;
+        while done < bytes {
             cancel::check()?;
-            // std copies in the kernel.
-            let copied = io::copy(&mut source.take(STEP), &mut new.file());
+            let step = STEP.min(bytes - done);
+            let copied = match copy_file_range(&item.file, None, new.file(), None, step as usize) {
+                Ok(copied) => Ok(copied as u64),
+                // From one file system to another: std knows further ways within the kernel.
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    io::copy(&mut (&item.file).take(step), &mut new.file())
+                }
+                Err(e) => Err(e.into()),
+            };
             match copied.with_context(|| format!("copying to {}", new.path().display()))? {
-                0 => return Ok(new),
-                copied => progress.iter().for_each(|progress| progress.add(copied)),
+                0 => return Err(Exit::Io.error(format!("{} has become shorter while it was copied", item.name))),
+                copied => done += copied,
             }
+            progress.iter().for_each(|progress| progress.add(step));
         }
+        Ok(new)
     }
 
     /// Whether so many bytes fit. Else nothing of them is written: it would be for nothing.
@@ -190,14 +205,15 @@ impl Drive<'_> {
         }
         let [bytes, free, kept] = [bytes, free, self.how.min_free].map(report::bytes);
         let kept = if self.how.min_free == 0 { String::new() } else { format!(", and {kept} stay so (min-free)") };
-        Err(Exit::TryAgain.error(format!("{}: {bytes} do not fit: {free} are free{kept}", self.path.display())))
+        let text = format!("{}: {bytes} do not fit: {free} are free{kept}", self.path.display());
+        Err(io::Error::new(io::ErrorKind::StorageFull, text).into())
     }
 
     /// Gives a durable copy its name.
     fn name(&self, item: &Item, mut new: NewFile, name: &str) -> Result<Delivered> {
         if self.how.verify && !reads_back(&new, &item.file).or_exit(Exit::Io, new.path().display())? {
             let path = new.path().display();
-            return Err(Exit::Io.error(format!("{path}: what is read back differs from what was written")));
+            return Err(io::Error::other(format!("{path}: what is read back differs from what was written")).into());
         }
         match new.name_as(OsStr::new(name)) {
             Ok(()) => Ok(Delivered::New),

@@ -1,0 +1,163 @@
+//! A spooler: a spool, drives and a configuration in one temporary directory, and the real
+//! zsnap-fanout.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::scene::{Ran, name, program, run};
+
+/// Where the numbers of its files begin, in microseconds since 1970.
+const FIRST: u64 = 1_700_000_000_000_000;
+
+/// The temporary directory and what is in it.
+pub struct Spooler {
+    dir: tempfile::TempDir,
+}
+
+impl Default for Spooler {
+    fn default() -> Spooler {
+        Spooler::new()
+    }
+}
+
+impl Spooler {
+    /// A spool, and no drive yet.
+    pub fn new() -> Spooler {
+        // What a group could write is not believed.
+        rustix::process::umask(rustix::fs::Mode::from(0o022));
+        let spooler = Spooler { dir: tempfile::Builder::new().prefix("zsnap-").tempdir().unwrap() };
+        fs::create_dir(spooler.path("spool")).unwrap();
+        spooler.write("fanout.toml", &format!("spool = \"{}\"\n", spooler.path("spool").display()));
+        spooler
+    }
+
+    /// The same with these `dir:` drives.
+    pub fn with(drives: &[&str]) -> Spooler {
+        let spooler = Spooler::new();
+        drives.iter().for_each(|drive| spooler.drive(drive, ""));
+        spooler
+    }
+
+    /// A path inside.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> String {
+        fs::read_to_string(self.path("fanout.toml")).unwrap()
+    }
+
+    /// Replaces text in the configuration.
+    pub fn edit(&self, from: &str, to: &str) {
+        assert!(self.config().contains(from), "the configuration has no {from}");
+        self.write("fanout.toml", &self.config().replace(from, to));
+    }
+
+    /// Configures a drive; `more` are further lines of its table.
+    pub fn to(&self, name: &str, dest: &str, more: &str) {
+        let table = format!("[to.{name}]\ndest = '{dest}'\n{more}\n");
+        self.write("fanout.toml", &(self.config() + &table));
+    }
+
+    /// Configures a `dir:` drive, makes its directory and marks it.
+    pub fn drive(&self, name: &str, more: &str) {
+        fs::create_dir(self.path(name)).unwrap();
+        self.mark(name, name);
+        self.to(name, &format!("dir:{}", self.path(name).display()), more);
+    }
+
+    /// Writes the mark of a drive into a directory.
+    pub fn mark(&self, dir: &str, drive: &str) {
+        self.write(&format!("{dir}/.zsnap-drive"), &format!("{drive}\n"));
+    }
+
+    /// Puts file number `n` of a target into the spool; tells its name.
+    pub fn put(&self, target: &str, n: u64, bytes: impl AsRef<[u8]>) -> String {
+        let name = name(target, FIRST + n);
+        self.put_as(target.split_once('/').unwrap().0, &name, bytes);
+        name
+    }
+
+    /// Puts a file of any name into a directory of the spool.
+    pub fn put_as(&self, host: &str, name: &str, bytes: impl AsRef<[u8]>) {
+        let dir = self.path("spool").join(host);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(name), bytes).unwrap();
+    }
+
+    /// zsnap-fanout with the configuration, not started.
+    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program("zsnap-fanout"));
+        command.arg("--config").arg(self.path("fanout.toml")).args(args).current_dir("/");
+        command
+    }
+
+    /// The same under another program, such as strace; `before` are that and its arguments.
+    pub fn under<S: AsRef<OsStr>>(&self, before: &[S], args: &[&str]) -> Command {
+        let mut command = Command::new(&before[0]);
+        command.args(&before[1..]).arg(program("zsnap-fanout"));
+        command.arg("--config").arg(self.path("fanout.toml")).args(args).current_dir("/");
+        command
+    }
+
+    /// Runs it.
+    pub fn fanout(&self, args: &[&str]) -> Ran {
+        run(&mut self.command(args), b"")
+    }
+
+    /// Runs it; nothing is said, and the status is 0.
+    #[track_caller]
+    pub fn silent_run(&self) {
+        let ran = self.fanout(&[]).expect(0);
+        assert_eq!((ran.err.as_str(), ran.out.len()), ("", 0));
+    }
+
+    /// All that a drive holds but its mark: HOST/FILE, hidden files too.
+    pub fn on(&self, drive: &str) -> Vec<String> {
+        let mut found = tree(&self.path(drive));
+        found.retain(|path| path != ".zsnap-drive");
+        found
+    }
+
+    /// What waits for a drive: HOST/FILE.
+    pub fn waiting(&self, drive: &str) -> Vec<String> {
+        let mut found = tree(&self.outbox(drive));
+        found.retain(|path| path.contains('/'));
+        found
+    }
+
+    /// The outbox of a drive.
+    pub fn outbox(&self, drive: &str) -> PathBuf {
+        self.path("spool/.zsnap-fanout/out").join(drive)
+    }
+
+    /// What lies in the spool itself: HOST/FILE.
+    pub fn left(&self) -> Vec<String> {
+        let mut found = tree(&self.path("spool"));
+        found.retain(|path| !path.starts_with(".zsnap-fanout/"));
+        found
+    }
+}
+
+/// All that is no directory below one, sorted; nothing if it is not there.
+pub fn tree(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(tree(&entry.path()).into_iter().map(|below| format!("{name}/{below}")));
+        } else {
+            found.push(name);
+        }
+    }
+    found.sort();
+    found
+}

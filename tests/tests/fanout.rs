@@ -1,0 +1,328 @@
+//! A run of zsnap-fanout: what goes where, what is left alone, and what the operator hears.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Command;
+
+use zsnap_tests::scene::{Ran, have, run};
+use zsnap_tests::spooler::{Spooler, tree};
+
+/// Runs it at another time; `None`: faketime is not installed.
+fn at(spooler: &Spooler, time: &str, args: &[&str]) -> Option<Ran> {
+    if !have("faketime") {
+        return None;
+    }
+    let mut command = spooler.under(&["faketime", "-f", time], args);
+    Some(run(command.env("TZ", "UTC").env("NO_FAKE_STAT", "1"), b""))
+}
+
+#[test]
+fn every_drive_gets_every_file_and_the_spool_is_empty_then() {
+    let spooler = Spooler::with(&["disk1", "disk2"]);
+    let digest = format!("bakfsfmt2-1700000000.000000001.7_laptop@~{}", "0f".repeat(16));
+    let seeds = "backupsfmt2-1612345678.123456789_server@tank@home".to_owned();
+    spooler.put_as("laptop", &digest, "digest");
+    spooler.put_as("server", &seeds, "seed");
+    let many: Vec<_> = (0..20).map(|n| spooler.put("laptop/a/b c", n, n.to_string())).collect();
+    spooler.put("laptop/big", 1, vec![7; 3_000_001]);
+    spooler.silent_run();
+    assert!(spooler.left().is_empty());
+    for disk in ["disk1", "disk2"] {
+        assert_eq!(spooler.on(disk).len(), 23);
+        for (n, name) in many.iter().enumerate() {
+            assert_eq!(fs::read_to_string(spooler.path(disk).join("laptop").join(name)).unwrap(), n.to_string());
+        }
+        let file = spooler.path(disk).join("laptop").join(&digest);
+        assert_eq!(fs::read(&file).unwrap(), b"digest");
+        assert_eq!((fs::metadata(&file).unwrap().nlink(), fs::metadata(&file).unwrap().mode() & 0o777), (1, 0o600));
+        assert_eq!(fs::read(spooler.path(disk).join("server").join(&seeds)).unwrap(), b"seed");
+        assert!(spooler.waiting(disk).is_empty());
+    }
+    let one = |disk: &str| fs::metadata(spooler.path(disk).join("laptop").join(&digest)).unwrap().ino();
+    assert_ne!(one("disk1"), one("disk2"), "two drives share one file");
+    // Nothing of the files is left in the spool; and nothing to do is in order.
+    assert!(!tree(&spooler.path("spool")).iter().any(|path| path.contains("fmt2-")));
+    spooler.silent_run();
+    let ran = spooler.fanout(&["-v"]).expect(0);
+    assert!(!ran.err.contains("fmt2-"), "{}", ran.err);
+}
+
+#[test]
+fn a_second_file_of_one_name_is_a_copy_unless_it_is_the_same() {
+    let spooler = Spooler::with(&["disk1", "disk2"]);
+    let name = spooler.put("laptop/a", 1, "one");
+    spooler.silent_run();
+    // NNCP brings it again; disk2 is away, so that there both wait.
+    fs::rename(spooler.path("disk2/.zsnap-drive"), spooler.path("mark")).unwrap();
+    for (as_name, bytes) in [(name.clone(), "one"), (name.clone(), "two"), (format!("{name}.0"), "three")] {
+        spooler.put_as("laptop", &as_name, bytes);
+        spooler.silent_run();
+    }
+    let names = ["", ".0", ".0.0"].map(|copy| format!("laptop/{name}{copy}"));
+    assert_eq!(spooler.waiting("disk2"), names);
+    fs::rename(spooler.path("mark"), spooler.path("disk2/.zsnap-drive")).unwrap();
+    spooler.silent_run();
+    for disk in ["disk1", "disk2"] {
+        assert_eq!(spooler.on(disk), names, "{disk}");
+        let read = |path: &String| fs::read_to_string(spooler.path(disk).join(path)).unwrap();
+        assert_eq!(names.each_ref().map(read), ["one", "two", "three"]);
+    }
+}
+
+#[test]
+fn a_drive_gets_the_files_of_its_hosts_only() {
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "hosts = [\"lap*\", \"srv\"]");
+    spooler.drive("disk2", "hosts = [\"srv\"]");
+    for host in ["laptop", "srv", "other"] {
+        spooler.put(&format!("{host}/a"), 1, host);
+    }
+    let ran = spooler.fanout(&[]).expect(1).says("other: no drive takes its files, which stay here");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    let hosts =
+        |disk| spooler.on(disk).iter().map(|path| path.split_once('/').unwrap().0.to_owned()).collect::<Vec<_>>();
+    assert_eq!((hosts("disk1"), hosts("disk2")), (vec!["laptop".into(), "srv".into()], vec!["srv".into()]));
+    assert_eq!(spooler.left().len(), 1);
+    spooler.silent_run();
+    spooler.edit("\"lap*\"", "\"*\"");
+    spooler.silent_run();
+    assert_eq!(hosts("disk1"), ["laptop", "other", "srv"]);
+    assert!(spooler.left().is_empty());
+}
+
+#[test]
+fn what_is_no_queue_file_is_untouched_and_told_once() {
+    let spooler = Spooler::with(&["disk1"]);
+    let name = spooler.put("laptop/a", 1, "good");
+    let at = |path: &str| spooler.path("spool").join(path);
+    // Known and silent: of us, of NNCP, of others who hide theirs.
+    for known in [".zsnap-0123456789abcdef", ".nncp.x", "nncpfile12345", ".hidden", "x.part"] {
+        spooler.put_as("laptop", known, "temporary");
+    }
+    spooler.put_as("laptop", &format!("{name}x.nncp.chunk0"), "chunk");
+    spooler.put_as("laptop", &format!("{name}x.nncp.meta"), "meta");
+    spooler.put_as("lost+found", "#12", "");
+    spooler.put_as(".stfolder", "x", "");
+    spooler.silent_run();
+    // Strange, but nobody need do anything.
+    spooler.put_as("laptop", "notes=1.txt", "mine");
+    spooler.put_as("laptop", "bakfsfmt2-x_laptop@a", "misspelt");
+    spooler.put_as("no@host", "x", "");
+    fs::create_dir(at("laptop/directory")).unwrap();
+    fs::write(at("file"), "").unwrap();
+    symlink(spooler.path("disk1"), at("link")).unwrap();
+    // Named as queue files.
+    let odd = |n: u64, dataset: &str| zsnap_tests::scene::name(&format!("laptop/{dataset}"), n);
+    symlink("/etc/passwd", at("laptop").join(odd(2, "symlink"))).unwrap();
+    fs::create_dir(at("laptop").join(odd(3, "dir"))).unwrap();
+    spooler.put_as("laptop", &odd(4, "links"), "two names");
+    fs::hard_link(at("laptop").join(odd(4, "links")), at("laptop/other-name")).unwrap();
+    let strayed = zsnap_tests::scene::name("server/a", 5);
+    spooler.put_as("laptop", &strayed, "of another host");
+    let before = spooler.left();
+    let mut ran = spooler.fanout(&[]).expect(1);
+    for (what, why) in [
+        ("laptop/notes=1.txt", "is not the name of a queue file; left alone"),
+        ("laptop/bakfsfmt2-x_laptop@a", "is not the name"),
+        ("laptop/directory", "is not the name"),
+        ("laptop/other-name", "is not the name"),
+        ("no@host", "is not the name of a host; left alone"),
+        ("file", "is no directory of a host"),
+        ("link", "is no directory of a host"),
+        (&format!("laptop/{}", odd(2, "symlink")), "is a symbolic link; left alone"),
+        (&format!("laptop/{}", odd(3, "dir")), "is no regular file; left alone"),
+        (&format!("laptop/{}", odd(4, "links")), "has 2 names (hard links); left alone"),
+        (&format!("laptop/{strayed}"), "is a file of server, not of laptop; left alone"),
+    ] {
+        ran = ran.says(&format!(" {what}: {why}"));
+    }
+    assert_eq!(ran.err.lines().count(), 11, "{}", ran.err);
+    assert_eq!(spooler.left(), before);
+    spooler.silent_run();
+    // Nor again behind a run that found another one at work and did not look.
+    let lock = zsnap_common::lock::Lock::try_new(&at(".zsnap-fanout/lock")).unwrap().unwrap();
+    spooler.silent_run();
+    drop(lock);
+    spooler.silent_run();
+    assert_eq!((spooler.left(), spooler.on("disk1")), (before, vec![format!("laptop/{name}")]));
+}
+
+#[test]
+fn what_lasts_is_told_when_it_is_new_and_daily() {
+    let spooler = Spooler::with(&["away"]);
+    spooler.to("bad", "cmd:echo no tape >&2; exit 3", "");
+    fs::remove_dir_all(spooler.path("away")).unwrap();
+    let name = spooler.put("laptop/a", 1, "x");
+    let ran = spooler.fanout(&[]).expect(1);
+    let tells = format!("bad: {name}: cmd failed (exit status: 3): no tape; the next run tries again");
+    assert!(ran.err.contains(&tells) && ran.err.lines().count() == 1, "{}", ran.err);
+    spooler.silent_run();
+    // Whoever asks hears all: of the drive that is away, too.
+    spooler.fanout(&["-v"]).expect(0).says(&tells).says("away is away: ").says("/away is not there");
+    spooler.edit("exit 3", "exit 4");
+    // The words differ, the state does not; mended and broken again is new.
+    spooler.silent_run();
+    spooler.edit("exit 4", "exit 0");
+    spooler.silent_run();
+    spooler.edit("exit 0", "exit 5");
+    spooler.put("laptop/a", 2, "x");
+    spooler.fanout(&[]).expect(1).says("exit status: 5");
+    assert_eq!(spooler.waiting("away").len(), 2);
+    if let Some(ran) = at(&spooler, "+23h", &[]) {
+        assert_eq!(ran.expect(0).err, "");
+        assert_eq!(at(&spooler, "+25h", &[]).unwrap().expect(1).says("exit status: 5").err.lines().count(), 1);
+    }
+}
+
+#[test]
+fn many_failures_are_told_briefly() {
+    let spooler = Spooler::new();
+    spooler.to("bad", "cmd:exit 3", "");
+    (0..10).for_each(|n| drop(spooler.put(&format!("laptop/d{n}"), n, "x")));
+    let ran = spooler.fanout(&[]).expect(1).says("bad: 7 more files were not delivered; zsnap-fanout status tells");
+    assert_eq!(ran.err.lines().count(), 4, "{}", ran.err);
+    spooler.silent_run();
+}
+
+#[test]
+fn a_new_drive_gets_files_from_now_on() {
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "x");
+    spooler.silent_run();
+    spooler.drive("disk2", "");
+    let second = spooler.put("laptop/a", 2, "x");
+    spooler.silent_run();
+    assert_eq!((spooler.on("disk1").len(), spooler.on("disk2")), (2, vec![format!("laptop/{second}")]));
+}
+
+#[test]
+fn what_is_kept_can_be_sent_again_by_days() {
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "keep = \"3d\"");
+    spooler.drive("disk2", "");
+    let Some(_) = at(&spooler, "@2026-11-18 12:00:00", &[]) else { return };
+    let mut names = Vec::new();
+    for day in 18..=20 {
+        names.push(format!("laptop/{}", spooler.put("laptop/a", day, day.to_string())));
+        let ran = at(&spooler, &format!("@2026-11-{day} 23:59:50"), &[]).unwrap().expect(0);
+        assert_eq!(ran.err, "");
+    }
+    let kept = || tree(&spooler.path("spool/.zsnap-fanout/kept"));
+    let days =
+        |from: usize| (from..=20).map(|day| format!("disk1/2026-11-{day}/{}", names[day - 18])).collect::<Vec<_>>();
+    assert_eq!(kept(), days(18));
+    // The drive has lost all; only what it got since the 19th is wanted.
+    for name in &names {
+        fs::remove_file(spooler.path("disk1").join(name)).unwrap();
+    }
+    let requeue = |name, time, since| at(&spooler, time, &["requeue", name, "--since", since]).unwrap();
+    requeue("disk1", "@2026-11-20 12:00:00", "2026-11-19").expect(0);
+    assert_eq!(spooler.waiting("disk1"), names[1..]);
+    assert_eq!(at(&spooler, "@2026-11-20 12:00:00", &[]).unwrap().expect(0).err, "");
+    assert_eq!(spooler.on("disk1"), names[1..]);
+    // It got this one on two days.
+    fs::remove_file(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-20").join(&names[1])).unwrap();
+    assert_eq!(kept(), days(18));
+    // By age; what the drive has still is recognised.
+    requeue("disk1", "@2026-11-20 12:00:00", "2d").expect(0);
+    assert_eq!(spooler.waiting("disk1"), names);
+    assert_eq!(at(&spooler, "@2026-11-20 12:00:00", &[]).unwrap().expect(0).err, "");
+    assert_eq!((spooler.on("disk1"), spooler.waiting("disk1").len()), (names.clone(), 0));
+    assert_eq!(fs::read_to_string(spooler.path("disk1").join(&names[0])).unwrap(), "18");
+    for again in &names[..2] {
+        fs::remove_file(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-20").join(again)).unwrap();
+    }
+    // Nothing of these days; a drive that keeps nothing; no day; no drive.
+    requeue("disk1", "@2026-11-20 12:00:00", "2026-11-21")
+        .expect(1)
+        .says("nothing that disk1 got since 2026-11-21 is kept");
+    requeue("disk2", "@2026-11-20 12:00:00", "9d").expect(1).says("give keep a longer time");
+    requeue("disk1", "@2026-11-20 12:00:00", "yesterday").expect(2).says("is no day");
+    requeue("disk9", "@2026-11-20 12:00:00", "1d").expect(2).says("no drive is called disk9; there are disk1, disk2");
+    // Three days keep the 19th through the 22nd, and not a day longer. The drive's own copies stay.
+    assert_eq!(at(&spooler, "@2026-11-21 23:59:50", &[]).unwrap().expect(0).err, "");
+    assert_eq!(kept(), days(18));
+    at(&spooler, "@2026-11-22 00:00:10", &["-v"])
+        .unwrap()
+        .expect(0)
+        .says("disk1: what was delivered on 2026-11-18 is no longer kept");
+    assert_eq!((kept(), spooler.on("disk1").len()), (days(19), 3));
+    // Forgetting the key loses nothing.
+    spooler.edit("keep = \"3d\"", "");
+    assert_eq!(at(&spooler, "@2026-12-24 00:00:00", &[]).unwrap().expect(0).err, "");
+    assert_eq!(kept(), days(19));
+}
+
+#[test]
+fn a_drive_is_retired_only_when_it_is_no_longer_configured() {
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "");
+    spooler.drive("disk2", "keep = \"9d\"");
+    let kept = spooler.put("laptop/a", 1, "kept");
+    spooler.silent_run();
+    fs::remove_file(spooler.path("disk2/.zsnap-drive")).unwrap();
+    let waits = spooler.put("laptop/a", 2, "waits");
+    spooler.silent_run();
+    spooler.fanout(&["retire", "disk2"]).expect(78).says("disk2 is in the configuration: remove it there first");
+    spooler.fanout(&["retire", "disk9"]).expect(2).says("no drive disk9 has an outbox");
+    // Misspelt: nothing is done at all, and the remedy is told each time.
+    spooler.edit("[to.disk2]", "[to.dsik2]");
+    let late = spooler.put("laptop/a", 3, "late");
+    for _ in 0..2 {
+        let ran = spooler.fanout(&[]).expect(78).says("the drive disk2 has an outbox, but is not in the configuration");
+        assert!(ran.err.contains("zsnap-fanout retire disk2"), "{}", ran.err);
+    }
+    assert_eq!((spooler.left(), spooler.on("disk1").len()), (vec![format!("laptop/{late}")], 2));
+    assert!(!spooler.outbox("dsik2").exists());
+    let (before, after) = (spooler.config(), "[to.dsik2]");
+    spooler.write("fanout.toml", before.split_once(after).unwrap().0);
+    let ran = spooler.fanout(&["retire", "disk2"]).expect(0);
+    assert!(ran.err.contains("disk2 is retired; 1 files that it did not get lie in "), "{}", ran.err);
+    let mut retired = tree(&spooler.path("spool/.zsnap-fanout/retired/disk2"));
+    retired.retain(|path| path.contains("fmt2-"));
+    assert_eq!(retired.len(), 2, "{retired:?}");
+    assert_eq!(retired[1], format!("laptop/{waits}"));
+    assert!(retired[0].starts_with("kept/2") && retired[0].ends_with(&kept));
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1").len(), 3);
+}
+
+#[test]
+fn a_configuration_that_could_lose_files_is_refused() {
+    let spooler = Spooler::with(&["disk1"]);
+    let name = spooler.put("laptop/a", 1, "x");
+    let dest = format!("dir:{}", spooler.path("disk1").display());
+    spooler.to("disk2", &dest, "");
+    spooler.fanout(&[]).expect(78).says("the drives disk1 and disk2 are both dir:").says("two copies");
+    spooler.write("fanout.toml", &format!("spool = '{}'\n", spooler.path("spool").display()));
+    spooler.fanout(&[]).expect(78).says("no drive is configured: give --to NAME=DEST, or a table [to.NAME]");
+    spooler.fanout(&["--to", "x=-"]).expect(78).says("standard output takes no finished files");
+    spooler.fanout(&["--to", "../x=dir:/mnt"]).expect(2).says("is no name of a drive");
+    spooler.write("fanout.toml", "[to.disk1]\ndest = 'dir:/x'\nhost = ['a']\n");
+    spooler.fanout(&[]).expect(78).says("host");
+    spooler.write("fanout.toml", "");
+    spooler.fanout(&["--to", &format!("disk1={dest}")]).expect(78).says("no spool: give --spool");
+    spooler.fanout(&["--spool", "/nowhere", "--to", &format!("disk1={dest}")]).expect(78).says("/nowhere");
+    assert_eq!((spooler.left(), spooler.on("disk1").len()), (vec![format!("laptop/{name}")], 0));
+    // All on the command line.
+    let spool = spooler.path("spool");
+    let mut command = Command::new(zsnap_tests::scene::program("zsnap-fanout"));
+    command
+        .args(["--to", &format!("disk1={dest}"), "--spool"])
+        .arg(spool)
+        .arg("--config")
+        .arg(spooler.path("fanout.toml"));
+    assert_eq!(run(&mut command, b"").expect(0).err, "");
+    assert_eq!(spooler.on("disk1"), [format!("laptop/{name}")]);
+}
+
+#[test]
+fn what_it_keeps_is_nobody_elses_to_read() {
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "x");
+    spooler.silent_run();
+    let state = spooler.path("spool/.zsnap-fanout");
+    assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+    spooler.fanout(&[]).expect(78).says("somebody else may write here");
+}

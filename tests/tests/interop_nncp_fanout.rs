@@ -1,0 +1,224 @@
+//! From a laptop through a spooler to two drives that are NNCP nodes, all real: sealed by
+//! zsnap-queue, distributed by zsnap-fanout (or by an NNCP area), applied by zsnap-ingest.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::Value;
+use zsnap_tests::nodes::{Node, Nodes, area};
+use zsnap_tests::scene::{Scene, run};
+use zsnap_tests::spooler::{Spooler, tree};
+
+/// Laptop and backup server are in the scene, with the nodes; the spool is the spooler's.
+struct World {
+    scene: Scene,
+    spooler: Spooler,
+    nodes: Nodes,
+}
+
+impl World {
+    /// `None`: NNCP is not installed.
+    fn new() -> Option<World> {
+        let (scene, spooler) = (Scene::new(), Spooler::new());
+        let incoming = |dir: std::path::PathBuf| format!("incoming: {}\n", dir.display());
+        let of = |name: &'static str| (name, String::new());
+        let drives = ["disk1", "disk2"].map(|disk| [("spooler", incoming(scene.path(disk)))]);
+        let spool = [("laptop", incoming(spooler.path("spool/laptop"))), of("disk1"), of("disk2")];
+        let nodes = Nodes::new(
+            &scene.path(""),
+            &[
+                Node { name: "laptop", knows: &[of("spooler")], more: "" },
+                Node { name: "spooler", knows: &spool, more: "" },
+                Node { name: "disk1", knows: &drives[0], more: "" },
+                Node { name: "disk2", knows: &drives[1], more: "" },
+            ],
+        )?;
+        let config = format!("nncp-config = '{}'", nodes.config("spooler").display());
+        for disk in ["disk1", "disk2"] {
+            fs::create_dir(scene.path(disk)).unwrap();
+            spooler.to(disk, &format!("nncp-file:{disk}"), &config);
+        }
+        Some(World { scene, spooler, nodes })
+    }
+
+    /// The laptop's next backup goes to the spooler.
+    fn back_up(&self, body: &str) {
+        let config = self.nodes.config("laptop");
+        let kind: &[&str] = if body == "1" { &["--full"] } else { &["--increment", "--overlap"] };
+        let args = ["--nncp-config", config.to_str().unwrap(), "--to", "nncp-file:spooler", "--opaque", "laptop/etc"];
+        let ran = self.scene.queue(&[&args[..], kind].concat(), body.as_bytes()).expect(0);
+        assert_eq!(ran.err, "");
+        self.nodes.carry("laptop", "spooler");
+        self.nodes.toss("spooler").expect(0);
+    }
+
+    /// The drive is here: NNCP's packets go there and are unpacked. What came.
+    fn fetch(&self, disk: &str) -> Vec<String> {
+        let before = self.on(disk);
+        self.nodes.carry("spooler", disk);
+        self.nodes.toss(disk).expect(0);
+        self.on(disk).into_iter().filter(|file| !before.contains(file)).collect()
+    }
+
+    fn on(&self, disk: &str) -> Vec<String> {
+        tree(&self.scene.path(disk))
+    }
+
+    /// The files that the spooler's NNCP was given for a drive, in that order.
+    fn handed_over(&self, disk: &str) -> Vec<String> {
+        let log = fs::read_to_string(self.scene.path("spooler-nncp/log")).unwrap();
+        // recfile(5): a record for each event.
+        let mut found = Vec::new();
+        for record in log.split("\n\n") {
+            let field = |key: &str| record.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+            if field("Node") == Some(self.nodes.id(disk)) && field("Type") == Some("file") {
+                found.extend(field("Dst").map(str::to_owned));
+            }
+        }
+        found
+    }
+
+    fn status(&self) -> BTreeMap<String, Value> {
+        let ran = self.spooler.fanout(&["status", "--json"]).expect(0);
+        assert_eq!(ran.err, "");
+        let rows: Vec<Value> = serde_json::from_slice(&ran.out).unwrap();
+        rows.into_iter().map(|row| (row["drive"].as_str().unwrap().to_owned(), row)).collect()
+    }
+
+    #[track_caller]
+    fn ingests(&self, disk: &str, all: &str) {
+        self.scene.edit("ingest.toml", "/spool\"", &format!("/{disk}\""));
+        let ran = self.scene.ingest(&[]).expect(0);
+        assert_eq!((ran.err.as_str(), String::from_utf8(self.scene.applied()).unwrap()), ("", all.to_owned()));
+        assert!(self.on(disk).iter().all(|file| file.contains("/.")), "{:?}", self.on(disk));
+    }
+}
+
+#[test]
+fn a_drive_that_was_away_gets_each_file_once_and_the_other_one_nothing_twice() {
+    let Some(world) = World::new() else { return };
+    let mut came = Vec::new();
+    for run in 1..=3 {
+        world.back_up(&(2 * run - 1).to_string());
+        world.back_up(&(2 * run).to_string());
+        world.spooler.silent_run();
+        let new = world.fetch("disk1");
+        assert_eq!(new.len(), 2, "{new:?}");
+        came.extend(new);
+        let status = world.status();
+        for (disk, packets) in [("disk1", 0), ("disk2", 2 * run)] {
+            let row = &status[disk];
+            assert_eq!((row["state"].as_str(), row["nncp_packets"].as_u64()), (Some("handed to NNCP"), Some(packets)));
+            assert_eq!((&row["waiting_files"], &row["here"]), (&Value::from(0), &Value::Null));
+        }
+    }
+    assert!(world.on("disk2").is_empty() && world.spooler.left().is_empty());
+    // Back: all of it, at once.
+    assert_eq!(world.fetch("disk2"), came);
+    assert_eq!(world.status()["disk2"]["nncp_packets"], 0);
+    // Once more, everywhere: nothing is there twice.
+    world.spooler.silent_run();
+    for disk in ["disk1", "disk2"] {
+        assert!(world.fetch(disk).is_empty());
+        assert_eq!(world.handed_over(disk), came);
+        assert_eq!(world.on(disk), came);
+        assert!(came.iter().all(|file| file.starts_with("laptop/bakfsfmt2-") && file.ends_with("_laptop@etc")));
+    }
+    for file in &came {
+        assert!(
+            fs::read(world.scene.path("disk1").join(file)).unwrap()
+                == fs::read(world.scene.path("disk2").join(file)).unwrap()
+        );
+    }
+    world.ingests("disk2", "123456");
+}
+
+#[test]
+fn a_drive_whose_nncp_file_failed_gets_each_file_once_and_in_order() {
+    let Some(world) = World::new() else { return };
+    // Its table alone has another configuration, which is missing.
+    let (there, missing) = (world.nodes.config("spooler"), world.scene.path("lost.hjson"));
+    let (there, missing) = (there.to_str().unwrap(), missing.to_str().unwrap());
+    let good = world.spooler.config();
+    let (first, second) = good.split_once("[to.disk2]").unwrap();
+    world.spooler.write("fanout.toml", &format!("{first}[to.disk2]{}", second.replace(there, missing)));
+    let mut came = Vec::new();
+    for round in 1..=3 {
+        world.back_up(&round.to_string());
+        let ran = world.spooler.fanout(&[]);
+        // It is told once that this lasts.
+        let (status, says) = if round == 1 { (1, "disk2: bakfsfmt2-") } else { (0, "") };
+        let ran = ran.expect(status).says(says);
+        assert_eq!(ran.err.lines().count(), usize::from(round == 1), "{}", ran.err);
+        if round == 1 {
+            ran.says("nncp-file failed").says("lost.hjson").says("the next run tries again");
+        }
+        came.extend(world.fetch("disk1"));
+        assert_eq!(world.spooler.waiting("disk2"), came);
+        let row = &world.status()["disk2"];
+        assert_eq!((&row["state"], row["waiting_files"].as_u64()), (&Value::from("failed"), Some(round)));
+        assert!(row["note"].as_str().unwrap().contains("nncp-file failed"), "{row}");
+    }
+    assert!(world.handed_over("disk2").is_empty());
+    world.spooler.write("fanout.toml", &good);
+    world.spooler.silent_run();
+    assert_eq!(world.handed_over("disk2"), came);
+    assert_eq!(world.fetch("disk2"), came);
+    world.spooler.silent_run();
+    for disk in ["disk1", "disk2"] {
+        assert_eq!((world.fetch(disk).len(), world.handed_over(disk), world.on(disk)), (0, came.clone(), came.clone()));
+    }
+    world.ingests("disk2", "123");
+}
+
+#[test]
+fn an_area_distributes_as_the_manual_says() {
+    let scene = Scene::new();
+    let (id, keys) = if zsnap_tests::scene::have("nncp-cfgnew") { area("backups") } else { return };
+    let of = |name: &'static str| (name, String::new());
+    let section = |body: &str| format!("areas: {{\nbackups: {{\n{id}{body}}}\n}}\n");
+    let incoming = |disk: &str| section(&format!("{keys}incoming: {}\n", scene.path(disk).display()));
+    let nodes = [
+        Node { name: "laptop", knows: &[of("spooler")], more: &section(&format!("{keys}subs: [\"spooler\"]\n")) },
+        // It cannot read what it passes on.
+        Node {
+            name: "spooler",
+            knows: &[of("laptop"), of("disk1"), of("disk2")],
+            more: &section("subs: [\"disk1\", \"disk2\"]\n"),
+        },
+        Node { name: "disk1", knows: &[of("spooler"), of("laptop")], more: &incoming("disk1") },
+        Node { name: "disk2", knows: &[of("spooler"), of("laptop")], more: &incoming("disk2") },
+    ];
+    let nodes = Nodes::new(&scene.path(""), &nodes).unwrap();
+    for body in ["1", "2"] {
+        let config = nodes.config("laptop");
+        let kind: &[&str] = if body == "1" { &["--full"] } else { &["--increment", "--overlap"] };
+        let to = ["--to", "nncp-file:area:backups/laptop", "--nncp-config", config.to_str().unwrap()];
+        let args = [&to[..], &["--opaque", "laptop/etc"], kind].concat();
+        let ran = scene.queue(&args, body.as_bytes()).expect(0);
+        assert_eq!(ran.err, "");
+        nodes.nncp("nncp-toss", "laptop", &["-node".as_ref(), "self".as_ref()]).expect(0);
+        nodes.carry("laptop", "spooler");
+        nodes.toss("spooler").expect(0);
+        // disk2 is away at first.
+        nodes.carry("spooler", "disk1");
+        nodes.toss("disk1").expect(0);
+    }
+    assert_eq!((nodes.to_send("spooler", "disk1").len(), nodes.to_send("spooler", "disk2").len()), (0, 2));
+    nodes.carry("spooler", "disk2");
+    nodes.toss("disk2").expect(0);
+    let found = ["disk1", "disk2"].map(|disk| tree(&scene.path(disk)));
+    assert_eq!(found[0].len(), 2);
+    assert_eq!(found[0], found[1]);
+    scene.edit("ingest.toml", "/spool\"", "/disk2\"");
+    let ran = scene.ingest(&[]).expect(0);
+    assert_eq!((ran.err.as_str(), scene.applied()), ("", b"12".to_vec()));
+    // What zsnap-fanout can say of it: that it was handed over.
+    let spooler = Spooler::new();
+    spooler.to("all", "nncp-file:area:backups", &format!("nncp-config = '{}'", nodes.config("laptop").display()));
+    spooler.put("laptop/etc", 1, "x");
+    spooler.silent_run();
+    let mut command = spooler.command(["status", "--json", "all"]);
+    let rows: Vec<Value> = serde_json::from_slice(&run(&mut command, b"").expect(0).out).unwrap();
+    assert_eq!((&rows[0]["state"], &rows[0]["nncp_packets"]), (&Value::from("handed to NNCP"), &Value::Null));
+}
