@@ -1,0 +1,148 @@
+//! Civil time in one declared zone: days have 23 to 25 hours, weeks are ISO weeks.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+
+/// Now, and where.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    /// Seconds since 1970.
+    pub now: i64,
+    /// In which days begin.
+    pub zone: TimeZone,
+}
+
+impl Clock {
+    /// What a clock on the wall shows at a time in seconds since 1970. Times beyond the calendar
+    /// (the years -9999 to 9999) are moved to its end.
+    pub fn civil(&self, seconds: i64) -> DateTime {
+        self.zone.to_datetime(timestamp(seconds))
+    }
+
+    /// The time so long before `seconds`, by the calendar: a day before 3 o'clock is 3 o'clock, a
+    /// month before 31 March the last of February. Seconds since 1970.
+    pub fn before(&self, seconds: i64, age: &Age) -> i64 {
+        let zoned = timestamp(seconds).to_zoned(self.zone.clone());
+        zoned.checked_sub(age.span()).map_or(i64::MIN, |then| then.timestamp().as_second())
+    }
+}
+
+fn timestamp(seconds: i64) -> Timestamp {
+    let clamped = seconds.clamp(Timestamp::MIN.as_second() + 2 * 86_400, Timestamp::MAX.as_second() - 2 * 86_400);
+    Timestamp::from_second(clamped).unwrap_or_default()
+}
+
+/// A span of calendar time: `48h`, `15d`, `4w`, `6m` (months), `5y`, and `1y6m`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Age {
+    /// Years.
+    pub years: i32,
+    /// Months.
+    pub months: i32,
+    /// Days; a week is seven.
+    pub days: i32,
+    /// Hours, of 3600 seconds each.
+    pub hours: i32,
+}
+
+impl Age {
+    fn span(&self) -> Span {
+        let span = Span::new().try_years(self.years).and_then(|s| s.try_months(self.months));
+        let span = span.and_then(|s| s.try_days(self.days)).and_then(|s| s.try_hours(self.hours));
+        // Checked when it was read.
+        span.unwrap_or_default()
+    }
+}
+
+impl FromStr for Age {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Age, String> {
+        let wrong = || format!("\"{text}\" is no length of time; write 48h, 15d, 4w, 6m (months), 5y or 1y6m");
+        let mut age = Age::default();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+            let number: i32 = rest[..end].parse().map_err(|_| wrong())?;
+            // The largest of all units is far below what the calendar has.
+            if number > 9_000 * 24 {
+                return Err(wrong());
+            }
+            let unit = rest[end..].chars().next().ok_or_else(wrong)?;
+            match unit {
+                'y' if number <= 9_000 => age.years += number,
+                'm' if number <= 100_000 => age.months += number,
+                'w' => age.days += 7 * number,
+                'd' => age.days += number,
+                'h' => age.hours += number,
+                _ => return Err(wrong()),
+            }
+            rest = &rest[end + unit.len_utf8()..];
+        }
+        if age == Age::default() { Err(wrong()) } else { Ok(age) }
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, unit) in [(self.years, 'y'), (self.months, 'm')] {
+            if number > 0 {
+                write!(f, "{number}{unit}")?;
+            }
+        }
+        match (self.days, self.days % 7) {
+            (0, _) => {}
+            (days, 0) if *self == (Age { days, ..Age::default() }) => write!(f, "{}w", days / 7)?,
+            (days, _) => write!(f, "{days}d")?,
+        }
+        if self.hours > 0 {
+            write!(f, "{}h", self.hours)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock(zone: &str) -> Clock {
+        Clock { now: 0, zone: TimeZone::get(zone).unwrap() }
+    }
+
+    fn seconds(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_second()
+    }
+
+    #[test]
+    fn ages_read_and_print() {
+        for text in ["48h", "15d", "4w", "6m", "5y", "1y6m", "2y5m7d3h"] {
+            assert_eq!(text.parse::<Age>().unwrap().to_string(), text);
+        }
+        assert_eq!("14d".parse::<Age>().unwrap().to_string(), "2w");
+        for text in ["", "0d", "1", "d", "1x", "-1d", "1d 2h", "99999999999d", "9999y", "1\u{fc}"] {
+            assert!(text.parse::<Age>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_day_before_is_the_same_time_of_the_day() {
+        let berlin = clock("Europe/Berlin");
+        for (at, age, before) in [
+            // The clocks went forward on 2026-03-29, back on 2026-10-25.
+            ("2026-03-29T10:00:00Z", "1d", "2026-03-28T11:00:00Z"),
+            ("2026-10-25T11:00:00Z", "1d", "2026-10-24T10:00:00Z"),
+            ("2026-03-29T10:00:00Z", "24h", "2026-03-28T10:00:00Z"),
+            ("2026-03-31T10:00:00Z", "1m", "2026-02-28T11:00:00Z"),
+            ("2024-02-29T12:00:00Z", "1y", "2023-02-28T12:00:00Z"),
+            ("1970-01-01T00:00:00Z", "1y", "1969-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(berlin.before(seconds(at), &age.parse().unwrap()), seconds(before), "{at} {age}");
+        }
+        assert_eq!(berlin.before(i64::MIN, &"9000y".parse().unwrap()), i64::MIN);
+        let _ = berlin.civil(i64::MAX);
+    }
+}

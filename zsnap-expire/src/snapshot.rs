@@ -1,0 +1,75 @@
+//! What is decided about: snapshots of one dataset, or anything else with a name and a time.
+
+use std::cmp::Ordering;
+
+use crate::policy::Reason;
+
+/// More than this ahead of the clock, a snapshot's time is a mistake: in seconds.
+pub const FUTURE: i64 = 24 * 3600;
+
+/// A snapshot. The texts are slices of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot<'a> {
+    /// Its whole name, `DATASET@SNAP` for ZFS.
+    pub name: &'a str,
+    /// When it was made: seconds since 1970, as the machine that made it saw it.
+    pub creation: i64,
+    /// Transaction group of this pool that made it, which orders those of a dataset whatever the
+    /// clocks said. 0 where there is none.
+    pub createtxg: u64,
+    /// Its identity. 0 where there is none.
+    pub guid: u64,
+    /// Holds on it (`userrefs`).
+    pub holds: u64,
+    /// Clones of it, separated by commas; empty: none.
+    pub clones: &'a str,
+    /// `TAG:sent` of its tag: zrep writes the time into it when the other side has it. `None`: not asked for.
+    pub sent: Option<&'a str>,
+}
+
+impl Snapshot<'_> {
+    /// Its time is more than a day ahead of `now` (seconds since 1970), so it tells nothing.
+    pub fn is_future(&self, now: i64) -> bool {
+        self.creation > now.saturating_add(FUTURE)
+    }
+
+    /// Oldest first, by the order in which the pool made them.
+    pub fn by_making(&self, other: &Self) -> Ordering {
+        (self.createtxg, self.creation, self.name).cmp(&(other.createtxg, other.creation, other.name))
+    }
+
+    /// Oldest first, by the time that they bear.
+    pub fn by_time(&self, other: &Self) -> Ordering {
+        (self.creation, self.createtxg, self.name).cmp(&(other.creation, other.createtxg, other.name))
+    }
+}
+
+/// What becomes of a snapshot, and why. All the reasons to keep it, or those to destroy it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// It stays.
+    pub keep: bool,
+    /// At least one.
+    pub reasons: Vec<Reason>,
+}
+
+impl Verdict {
+    /// It goes, for one reason.
+    pub fn destroy(reason: Reason) -> Verdict {
+        Verdict { keep: false, reasons: vec![reason] }
+    }
+
+    /// It stays, for one reason.
+    pub fn keep(reason: Reason) -> Verdict {
+        Verdict { keep: true, reasons: vec![reason] }
+    }
+
+    /// It stays for this reason as well, whatever was decided before.
+    pub fn also(&mut self, reason: Reason) {
+        if !self.keep {
+            self.keep = true;
+            self.reasons.clear();
+        }
+        self.reasons.push(reason);
+    }
+}

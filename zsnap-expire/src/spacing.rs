@@ -1,0 +1,127 @@
+//! Spacing, as the second version of zrep-expire has it: up to an age, snapshots are at least so far
+//! apart. The windows of a file:
+//!
+//! ```text
+//! # MAX_AGE : MIN_INTERVAL
+//!  8 days   : 1 hour
+//!  1 year   : 1 week
+//! ```
+//!
+//! From the oldest to the newest, a snapshot stays if it is at least the interval of the narrowest
+//! window that covers it later than the one that was kept before it: no calendar, no slots. What is
+//! older than the largest window goes.
+
+use jiff::Span;
+use jiff::civil::DateTime;
+
+use crate::calendar::Clock;
+use crate::policy::Reason;
+use crate::snapshot::{Snapshot, Verdict};
+
+/// A line of the file.
+#[derive(Clone, Debug)]
+pub struct Window {
+    max_age: Span,
+    /// Seconds.
+    interval: i64,
+}
+
+/// `8 days : 1 hour`, without its comment.
+pub fn window(line: &str) -> Result<Window, String> {
+    let (age, interval) = line.split_once(':').ok_or("write MAX_AGE : MIN_INTERVAL, as 8 days : 1 hour")?;
+    let (number, unit) = length(age)?;
+    let span = Span::new();
+    let max_age = match unit {
+        Unit::Year => span.try_years(number),
+        Unit::Month => span.try_months(number),
+        Unit::Fixed(seconds @ (604_800 | 86_400)) => span.try_days(number * (seconds / 86_400)),
+        Unit::Fixed(seconds) => span.try_seconds(number * seconds),
+    };
+    let max_age = max_age.map_err(|_| format!("\"{}\" is too long", age.trim()))?;
+    // As from 1 January of the year 1, which is where zrep-expire measures it.
+    let (number, unit) = length(interval)?;
+    let start = DateTime::constant(1, 1, 1, 0, 0, 0, 0);
+    let end = match unit {
+        Unit::Year => Span::new().try_years(number).and_then(|years| start.checked_add(years)),
+        Unit::Month => Span::new().try_months(number).and_then(|months| start.checked_add(months)),
+        Unit::Fixed(seconds) => {
+            return Ok(Window { max_age, interval: number * seconds });
+        }
+    };
+    let end = end.map_err(|_| format!("\"{}\" is too long", interval.trim()))?;
+    Ok(Window { max_age, interval: start.duration_until(end).as_secs() })
+}
+
+#[derive(Clone, Copy)]
+enum Unit {
+    Year,
+    Month,
+    /// So many seconds.
+    Fixed(i64),
+}
+
+/// `8 days`, `8d`, `a day` is not understood.
+fn length(text: &str) -> Result<(i64, Unit), String> {
+    let text = text.trim();
+    let wrong = || format!("\"{text}\" is no length of time; write 12 hours, 8 days, 1 week, 1 month or 5 years");
+    let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let number: i64 = text[..end].parse().ok().filter(|n| *n < 1_000_000).ok_or_else(wrong)?;
+    let unit = text[end..].trim().to_ascii_lowercase();
+    let unit = match unit.as_str() {
+        "y" | "yr" | "yrs" | "year" | "years" => Unit::Year,
+        "mth" | "mths" | "month" | "months" => Unit::Month,
+        "w" | "wk" | "wks" | "week" | "weeks" => Unit::Fixed(604_800),
+        "d" | "dy" | "day" | "days" => Unit::Fixed(86_400),
+        "h" | "hr" | "hrs" | "hour" | "hours" => Unit::Fixed(3600),
+        "m" | "min" | "mins" | "minute" | "minutes" => Unit::Fixed(60),
+        "s" | "sec" | "secs" | "second" | "seconds" => Unit::Fixed(1),
+        _ => return Err(wrong()),
+    };
+    Ok((number, unit))
+}
+
+/// For each snapshot of one dataset, in the order given; the newest ones that stay in any case are
+/// not among them. `unsent` stay, and count as kept before the next one only if another was.
+pub fn decide(
+    windows: &[Window],
+    snapshots: &[Snapshot<'_>],
+    unsent: &dyn Fn(&Snapshot<'_>) -> bool,
+    clock: &Clock,
+) -> Vec<Verdict> {
+    let now = clock.civil(clock.now);
+    // The narrowest first: that with the latest beginning.
+    let mut windows: Vec<_> = windows.iter().map(|w| (now.saturating_sub(w.max_age), w.interval)).collect();
+    windows.sort_by(|a, b| b.0.cmp(&a.0));
+    let oldest = windows.last().map_or(now, |window| window.0);
+    let mut order: Vec<usize> = (0..snapshots.len()).collect();
+    order.sort_unstable_by(|a, b| snapshots[*a].by_time(&snapshots[*b]));
+    let mut verdicts = vec![Verdict::keep(Reason::Future); snapshots.len()];
+    let mut last: Option<DateTime> = None;
+    for i in order {
+        let snapshot = &snapshots[i];
+        if snapshot.is_future(clock.now) {
+            continue;
+        }
+        // `zfs list`, from which zrep-expire reads the time, shows no seconds.
+        let made = clock.civil(snapshot.creation - snapshot.creation.rem_euclid(60));
+        verdicts[i] = if unsent(snapshot) {
+            last = last.map(|_| made);
+            Verdict::keep(Reason::Unsent)
+        } else if made < oldest {
+            Verdict::destroy(Reason::TooOld)
+        } else if let Some(before) = last {
+            let covering = windows.iter().find(|(from, _)| made >= *from);
+            let interval = covering.map_or(0, |(_, interval)| *interval);
+            if before.duration_until(made).as_secs() < interval {
+                Verdict::destroy(Reason::TooClose(interval))
+            } else {
+                last = Some(made);
+                Verdict::keep(Reason::Spaced(interval))
+            }
+        } else {
+            last = Some(made);
+            Verdict::keep(Reason::First)
+        };
+    }
+    verdicts
+}
