@@ -151,7 +151,11 @@ fn scripts_with_dotlockfile_and_the_split_exclude_each_other() {
         // -p: the lock is this process's, which lives.
         assert_eq!(dotlockfile(&["-r", "0", "-p"], &lock), 0);
         spooler.silent_run();
-        spooler.fanout(&["-v"]).expect(0).says(&format!("the spool: pid {} ({}) works on it", std::process::id(), lock.display()));
+        spooler.fanout(&["-v"]).expect(0).says(&format!(
+            "the spool: pid {} ({}) works on it",
+            std::process::id(),
+            lock.display()
+        ));
         assert_eq!((spooler.left().len(), spooler.on("disk1").len()), (1, before));
         assert_eq!(dotlockfile(&["-u"], &lock), 0);
         // The other way round: it is stopped in the middle of the split.
