@@ -40,7 +40,7 @@ test-zfs:
 	tests/lab/test target/debug
 
 bench:
-	tests/packages test
+	tests/packages bench
 	cargo build --locked --release --workspace --bins
 	tests/bench target/release
 

@@ -1,9 +1,12 @@
 //! What strace tells.
 
-use std::collections::HashMap;
-use std::process::Command;
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::scene::have;
+use crate::torture::status;
 
 /// strace is here and may trace.
 pub fn can_trace() -> bool {
@@ -17,6 +20,41 @@ pub fn can_trace() -> bool {
         eprintln!("SKIPPED: strace may not trace");
     }
     works
+}
+
+/// A command under strace, which writes to the file `trace`. Only program and arguments of `run`
+/// count.
+pub fn under(options: &[String], trace: &Path, run: &Command) -> Command {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-qq", "-s", "0", "-o"]).arg(trace).args(options);
+    strace.arg(run.get_program()).args(run.get_args()).current_dir("/").stdout(Stdio::null());
+    strace
+}
+
+/// Runs what [`under`] gives: the status of the command, and the trace.
+pub fn traced(strace: &mut Command, trace: &Path) -> (i32, String) {
+    let status = status(strace.status().unwrap());
+    (status, fs::read_to_string(trace).unwrap())
+}
+
+/// Names and numbers of the calls that `ours` picks, numbered as strace's `when=` does, which
+/// counts in each thread by itself.
+pub fn positions(trace: &str, ours: impl Fn(&Call) -> bool) -> BTreeSet<(String, usize)> {
+    let mut positions = BTreeSet::new();
+    let mut counted: HashMap<(u32, String), usize> = HashMap::new();
+    for call in parse(trace) {
+        let number = counted.entry((call.pid, call.name.clone())).or_default();
+        *number += 1;
+        if ours(&call) {
+            positions.insert((call.name, *number));
+        }
+    }
+    positions
+}
+
+/// The line that tells that an injection has struck.
+pub fn hit(trace: &str) -> Option<&str> {
+    trace.lines().find(|line| line.contains("(INJECTED)") || line.contains("killed by SIGKILL"))
 }
 
 /// A system call, as strace tells it.

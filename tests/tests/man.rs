@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use zsnap_tests::sample;
-use zsnap_tests::scene::{Scene, binaries, have, program, run};
+use zsnap_tests::scene::{Scene, binaries, files, have, program, run};
 
-const TOOLS: [&str; 2] = ["zsnap-queue", "zsnap-ingest"];
+const TOOLS: [&str; 3] = ["zsnap-queue", "zsnap-fanout", "zsnap-ingest"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -24,7 +24,7 @@ fn pages() -> Vec<String> {
     let entries = fs::read_dir(root().join("man")).unwrap();
     let mut pages: Vec<_> = entries.map(|e| format!("man/{}", e.unwrap().file_name().display())).collect();
     pages.sort();
-    assert!(pages.len() >= 4, "{pages:?}");
+    assert!(pages.len() >= 5, "{pages:?}");
     pages
 }
 
@@ -196,6 +196,51 @@ fn the_examples_of_zsnap_ingest_work() {
     assert!(dir.join("newserver.key").exists() && dir.join("newserver.cert").exists());
 }
 
+#[test]
+fn the_examples_of_zsnap_fanout_work() {
+    let scene = Scene::new();
+    let dir = scene.path("try");
+    for made in ["mnt/disk1", "mnt/disk2"] {
+        fs::create_dir_all(dir.join(made)).unwrap();
+    }
+    scene.queue(&["--opaque", "--full", "laptop/etc"], b"hello").expect(0);
+    let here = |text: &str| {
+        text.replace("/var/spool/zsnap", &scene.path("spool").display().to_string())
+            .replace("/mnt/", &format!("{}/", dir.join("mnt").display()))
+            .replace("/incoming", "")
+    };
+    // As in CONFIGURATION, but for the node, which is not here.
+    let page = blocks("man/zsnap-fanout.8", ".RS", ".RE");
+    let toml = page.iter().find(|block| is_toml(block)).unwrap();
+    let toml = here(toml).replace("nncp-file:backupdisk1", &format!("dir:{}/mnt/disk1", dir.display()));
+    scene.write("fanout.toml", &toml.replace("10GiB", "1MiB"));
+    let examples = blocks("man/zsnap-fanout.8", ".EX", ".EE");
+    assert_eq!(examples.len(), 5);
+    for example in examples {
+        let mut example = here(&example).replace("init ", "init --same-filesystem ");
+        if !example.contains("--spool") {
+            example = example.replace("zsnap-fanout", "zsnap-fanout --config ../fanout.toml");
+        }
+        let err = shell(&example, &dir);
+        assert!(err.is_empty(), "{example}\n{err}");
+    }
+    let delivered = files(&dir.join("mnt/disk1/laptop"));
+    assert_eq!(delivered.len(), 1, "{delivered:?}");
+    let metrics = fs::read_to_string(dir.join("zsnap.prom")).unwrap();
+    for line in ["_here{drive=\"disk1\"", "_here{drive=\"disk2\""] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    // While the lock is held nothing is delivered, and that is no trouble.
+    let run = "zsnap-fanout --config ../fanout.toml";
+    fs::remove_file(&delivered[0]).unwrap();
+    shell(&format!("{run} requeue disk1 --since 3d"), &dir);
+    let unmount = page.iter().find(|block| block.starts_with("flock ")).unwrap();
+    shell(&here(&unmount.replace("umount /mnt/disk1", run)), &dir);
+    assert!(!delivered[0].exists());
+    shell(run, &dir);
+    assert!(delivered[0].exists());
+}
+
 /// The indented blocks of the README.
 fn readme_blocks() -> Vec<String> {
     let text = source("README.md");
@@ -218,7 +263,11 @@ fn is_toml(block: &str) -> bool {
 
 /// A configuration, and whose it is.
 fn tool_of(toml: &str) -> &'static str {
-    if toml.contains("recipient-file") { "zsnap-queue" } else { "zsnap-ingest" }
+    match toml {
+        _ if toml.contains("recipient-file") => "zsnap-queue",
+        _ if toml.contains("[to.") => "zsnap-fanout",
+        _ => "zsnap-ingest",
+    }
 }
 
 #[test]
@@ -234,7 +283,7 @@ fn the_configurations_that_are_shown_are_understood() {
         )
         .filter(|(_, block)| is_toml(block))
         .collect();
-    assert_eq!(shown.len(), 5, "{shown:?}");
+    assert_eq!(shown.len(), 8, "{shown:?}");
     for (page, toml) in shown {
         let toml = toml.replace("/etc/zsnap/", &format!("{}/", scene.path("").display()));
         let tool = tool_of(&toml);
@@ -251,11 +300,12 @@ fn the_configurations_that_are_shown_are_understood() {
         let ran = check(&toml);
         // Its user, directory and pool are not here; the file itself is right.
         assert!(!ran.err.contains("shown.toml:") && [0, 78].contains(&ran.status), "{page}: {}\n{toml}", ran.err);
-        if tool == "zsnap-ingest" {
-            assert!(!ran.err.contains("key") && !ran.err.contains("signers"), "{page}: {}", ran.err);
-        } else {
-            assert!(!ran.err.contains("recipients:") && !ran.err.contains("signer:"), "{page}: {}", ran.err);
-        }
+        let not: [&str; 2] = match tool {
+            "zsnap-ingest" => ["key", "signers"],
+            "zsnap-fanout" => ["drives:", "hosts"],
+            _ => ["recipients:", "signer:"],
+        };
+        assert!(not.iter().all(|word| !ran.err.contains(word)), "{page}: {}", ran.err);
         // This test would see a mistake.
         check(&format!("nonsense = 1\n{toml}")).expect(78).says("shown.toml:1: ");
     }

@@ -46,7 +46,7 @@ pub enum Dest {
 /// A file to deliver.
 #[derive(Debug)]
 pub struct Item {
-    /// Its name in the outbox, which may end in `.N`.
+    /// The name that it came with.
     pub name: String,
     /// That name taken apart.
     pub parsed: QueueName,

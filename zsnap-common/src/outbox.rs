@@ -3,13 +3,12 @@
 //!
 //! `SPLIT/HOST/F` is a file that not every outbox has yet; `OUT/NAME/HOST/F` is one that the
 //! destination NAME has not taken yet. A file with an entry in SPLIT is never delivered: it
-//! may still be withdrawn, or its other links may still be missing.
+//! may still be withdrawn, or its other links may still be missing. `OUT/NAME/HOST/F~N` is one
+//! more of the name F, with other bytes: `F.N` would not tell its name, for that may end so too.
 
 use std::collections::{BTreeSet, HashSet};
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -33,14 +32,21 @@ pub struct Outboxes {
 /// A queue file in one of the directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
-    /// Its name.
+    /// Its name in the directory: see [`Queued::original`].
     pub name: String,
-    /// That name taken apart.
+    /// The name that it came with, taken apart.
     pub parsed: QueueName,
     /// Length in bytes.
     pub bytes: u64,
     /// When it was written, by the clock of this machine: seconds since 1970.
     pub written: u64,
+}
+
+impl Queued {
+    /// The name that it came with.
+    pub fn original(&self) -> &str {
+        original(&self.name).0
+    }
 }
 
 /// What a drain did.
@@ -70,8 +76,10 @@ pub struct Pace<'a> {
 /// What [`Dest::deliver`](crate::dest::Dest::deliver) does.
 pub type Deliver<'a> = dyn FnMut(&[Item]) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> + 'a;
 
-/// More bytes than this are not delivered at once, or one failure would cost much.
-const BYTES_AT_ONCE: u64 = 64 << 20;
+/// More bytes than this are not delivered at once: a crash makes them be delivered again.
+const BYTES_AT_ONCE: u64 = 1 << 30;
+/// So many files of one name, all different, would be somebody's mistake.
+const COPIES: usize = 100;
 
 impl Outboxes {
     /// Neither directory need be there.
@@ -128,7 +136,7 @@ impl Outboxes {
             let dir = self.dir(name).join(host.as_str());
             let fd = File::open(&dir).map_err(at(&dir))?;
             for file in files {
-                link(&split.join(file.as_ref()), &fd, &dir)?;
+                link(&split.join(file.as_ref()), file.as_ref(), &fd, &dir)?;
             }
             rustix::fs::fsync(&fd).map_err(at_path(&dir))?;
         }
@@ -173,20 +181,23 @@ impl Outboxes {
             let mut ready = ready.into_iter().peekable();
             while ready.peek().is_some() {
                 cancel::check()?;
-                let (mut items, mut bytes) = (Vec::new(), 0);
+                let (mut items, mut entries, mut bytes) = (Vec::new(), Vec::new(), 0);
                 while let Some(queued) = ready
                     .next_if(|q| items.is_empty() || items.len() < pace.at_once && bytes + q.bytes <= BYTES_AT_ONCE)
                 {
                     tried.insert((queued.parsed.host.clone(), queued.name.clone()));
                     if !stopped.contains(&(queued.parsed.host.clone(), queued.parsed.label.clone())) {
                         bytes += queued.bytes;
-                        items.extend(self.open(name, queued)?);
+                        if let Some(item) = self.open(name, &queued)? {
+                            items.push(item);
+                            entries.push(queued.name);
+                        }
                     }
                 }
                 let mut delivered = Vec::new();
-                for (item, result) in items.iter().zip(deliver(&items)?) {
+                for ((item, entry), result) in items.iter().zip(&entries).zip(deliver(&items)?) {
                     match result {
-                        Ok(Delivered::New | Delivered::Already) => delivered.push(item),
+                        Ok(Delivered::New | Delivered::Already) => delivered.push((item, entry.as_str())),
                         Ok(Delivered::Away(why)) => done.away = Some(why),
                         Ok(Delivered::Behind) => {}
                         Err(e) => {
@@ -196,7 +207,7 @@ impl Outboxes {
                     }
                 }
                 self.settle(name, pace.keep, &delivered)?;
-                done.delivered.extend(delivered.iter().map(|item| item.name.clone()));
+                done.delivered.extend(delivered.iter().map(|(item, _)| item.name.clone()));
                 if done.away.is_some() {
                     return Ok(());
                 }
@@ -212,7 +223,7 @@ impl Outboxes {
             publish::make_dirs(&dir)?;
             let fd = File::open(&dir).map_err(at(&dir))?;
             for queued in files(&from.join(&host))? {
-                link(&from.join(&host).join(&queued.name), &fd, &dir)?;
+                link(&from.join(&host).join(&queued.name), queued.original(), &fd, &dir)?;
                 count += 1;
             }
             rustix::fs::fsync(&fd).map_err(at_path(&dir))?;
@@ -233,7 +244,7 @@ impl Outboxes {
         let mut held = HashSet::new();
         ready.retain(|queued| {
             let label = (queued.parsed.host.clone(), queued.parsed.label.clone());
-            if self.split_dir(&queued.parsed.host).join(&queued.name).symlink_metadata().is_ok() {
+            if self.split_dir(&queued.parsed.host).join(queued.original()).symlink_metadata().is_ok() {
                 held.insert(label.clone());
             }
             !held.contains(&label)
@@ -244,55 +255,82 @@ impl Outboxes {
     }
 
     /// `None`: another process delivered it since the outbox was listed.
-    fn open(&self, name: &str, queued: Queued) -> anyhow::Result<Option<Item>> {
+    fn open(&self, name: &str, queued: &Queued) -> anyhow::Result<Option<Item>> {
         let path = self.dir(name).join(queued.parsed.host.as_str()).join(&queued.name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(Item { name: queued.name, parsed: queued.parsed, file: fd.into() })),
+            Ok(fd) => {
+                let name = queued.original().to_owned();
+                Ok(Some(Item { name, parsed: queued.parsed.clone(), file: fd.into() }))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(at_path(&path)(e).into()),
         }
     }
 
     /// Removes the links of files that were delivered, or moves them to KEEP/HOST, durably.
-    fn settle(&self, name: &str, keep: Option<&Path>, delivered: &[&Item]) -> io::Result<()> {
+    fn settle(&self, name: &str, keep: Option<&Path>, delivered: &[(&Item, &str)]) -> io::Result<()> {
         let mut changed = BTreeSet::new();
-        for item in delivered {
+        for (item, entry) in delivered {
             let host = item.parsed.host.as_str();
             let dir = self.dir(name).join(host);
             if let Some(keep) = keep {
-                let (path, kept) = (dir.join(&item.name), keep.join(host));
+                let (path, kept) = (dir.join(entry), keep.join(host));
                 if changed.insert(kept.clone()) {
                     publish::make_dirs(&kept)?;
                 }
-                let to = kept.join(&item.name);
-                match rustix::fs::renameat_with(CWD, &path, CWD, &to, RenameFlags::NOREPLACE) {
-                    // Kept already, by a run that died before its rename was durable.
-                    Err(Errno::EXIST) => {}
-                    other => other.map_err(at_path(&to))?,
-                }
+                let fd = File::open(&kept).map_err(at(&kept))?;
+                place(&path, &item.name, &fd, &kept, |to| {
+                    rustix::fs::renameat_with(CWD, &path, &fd, to, RenameFlags::NOREPLACE)
+                })?;
             }
-            remove(&dir, &item.name)?;
+            // Of what was kept already a run has died before its rename was durable.
+            remove(&dir, entry)?;
             changed.insert(dir);
         }
         changed.iter().try_for_each(|dir| publish::sync_dir(dir))
     }
 }
 
-/// Hard-links `from` into the open directory `dir` under its own name. The same file or the same
-/// bytes there already: done. Other bytes: `NAME.N`.
-fn link(from: &Path, dir: &File, shown: &Path) -> io::Result<()> {
-    let base = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for n in 0..100 {
-        let name = if n == 0 { base.clone() } else { format!("{base}.{}", n - 1) };
-        match rustix::fs::linkat(CWD, from, dir, &name, AtFlags::empty()) {
-            Err(Errno::EXIST) if dir::is_same(dir, &name, &File::open(from).map_err(at(from))?)? => return Ok(()),
-            Err(Errno::EXIST) => {}
-            other => return other.map_err(at_path(&shown.join(&name))),
+/// Hard-links `from`, which came as `name`, into the open directory `dir`.
+fn link(from: &Path, name: &str, dir: &File, shown: &Path) -> io::Result<()> {
+    place(from, name, dir, shown, |to| rustix::fs::linkat(CWD, from, dir, to, AtFlags::empty()))
+}
+
+/// Gives `from` the name `name` in the open directory `dir`, by `call`. The same file or the same
+/// bytes there already: done. Other bytes: `NAME~N`.
+fn place(
+    from: &Path,
+    name: &str,
+    dir: &File,
+    shown: &Path,
+    call: impl Fn(&str) -> rustix::io::Result<()>,
+) -> io::Result<()> {
+    let mut n = 0;
+    while n < COPIES {
+        let to = if n == 0 { name.to_owned() } else { format!("{name}~{n}") };
+        match call(&to) {
+            Err(Errno::EXIST) => match dir::is_same(dir, &to, &File::open(from).map_err(at(from))?)? {
+                Some(true) => return Ok(()),
+                Some(false) => n += 1,
+                // It was delivered meanwhile.
+                None => {}
+            },
+            other => return other.map_err(at_path(&shown.join(&to))),
         }
     }
-    let path = shown.join(base);
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{}: 100 other files have this name", path.display())))
+    let path = shown.join(name);
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{}: {COPIES} other files have this name", path.display())))
+}
+
+/// The name that a file came with, and the N of `NAME~N`. No other name ends so: of a digest
+/// there are 32 digits behind its `~`.
+fn original(entry: &str) -> (&str, usize) {
+    let short = |n: &str| (1..3).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit());
+    match entry.rsplit_once('~').filter(|(_, n)| short(n)) {
+        Some((name, n)) => (name, n.parse().unwrap_or(0)),
+        None => (entry, 0),
+    }
 }
 
 /// Unlinks DIR/NAME; it may be gone already.
@@ -328,19 +366,19 @@ fn directories(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Oldest first; a copy (`NAME.N`) behind its name.
-fn order(queued: &Queued) -> (Stamp, &str) {
-    (queued.parsed.stamp, &queued.name)
+/// Oldest first, and of one name in the order in which they came.
+fn order(queued: &Queued) -> (Stamp, (&str, usize)) {
+    (queued.parsed.stamp, original(&queued.name))
 }
 
 fn files(dir: &Path) -> io::Result<Vec<Queued>> {
     let mut queued = Vec::new();
     for entry in entries(dir)? {
-        let name = entry.file_name();
-        let Entry::Queue(parsed) = classify(OsStr::as_bytes(&name)) else { continue };
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Entry::Queue(parsed) = classify(original(&name).0.as_bytes()) else { continue };
         // Gone meanwhile: delivered.
         let Ok(metadata) = entry.metadata() else { continue };
-        if let (true, Ok(name)) = (metadata.is_file(), name.into_string()) {
+        if metadata.is_file() {
             let written = u64::try_from(metadata.mtime()).unwrap_or(0);
             queued.push(Queued { name, parsed, bytes: metadata.len(), written });
         }

@@ -56,11 +56,13 @@ impl NewFile {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file =
                 File::from(rustix::fs::openat(&dir_fd, &temporary, flags, Mode::from(0o600)).map_err(at_path(&path))?);
-            let new = NewFile { dir: dir_fd.try_clone()?, path, temporary, file, renamed: false };
-            // Between the two calls a sweep may have taken it for a dead writer's and removed it.
-            if try_flock(&new.file)? && rustix::fs::fstat(&new.file)?.st_nlink == 1 {
-                return Ok(new);
+            let locked = try_flock(&file);
+            if *locked.as_ref().unwrap_or(&false) && rustix::fs::fstat(&file)?.st_nlink == 1 {
+                return Ok(NewFile { dir: dir_fd, path, temporary, file, renamed: false });
             }
+            // Between the two calls a sweep has taken it for a dead writer's; or it cannot be locked.
+            let _ = rustix::fs::unlinkat(&dir_fd, &temporary, AtFlags::empty());
+            locked.map_err(|e| io::Error::new(e.kind(), format!("{}: cannot be locked: {e}", path.display())))?;
         }
     }
 
@@ -97,14 +99,15 @@ impl NewFile {
     /// The same without the fsync: for several files in one directory, which the caller fsyncs.
     pub fn name_as(&mut self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
-        match rustix::fs::linkat(&self.dir, &self.temporary, &self.dir, name, AtFlags::empty()) {
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                let flags = RenameFlags::NOREPLACE;
-                rustix::fs::renameat_with(&self.dir, &self.temporary, &self.dir, name, flags).map_err(at_path(&to))?;
-                self.renamed = true;
-                Ok(())
+        match rustix::fs::renameat_with(&self.dir, &self.temporary, &self.dir, name, RenameFlags::NOREPLACE) {
+            // Not every file system knows NOREPLACE (NFS), and not every one has hard links (FAT).
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(&self.dir, &self.temporary, &self.dir, name, AtFlags::empty()).map_err(at_path(&to))
             }
-            other => other.map_err(at_path(&to)),
+            other => {
+                self.renamed = other.is_ok();
+                other.map_err(at_path(&to))
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use crate::kept::Since;
 
 /// Distributes queue files from one spool to several drives, which may be away for weeks
 ///
-/// Without a subcommand it takes what lies in the spool, as `run` does.
+/// Without a subcommand it distributes what lies in the spool, as `run` does.
 #[derive(Debug, Parser)]
 #[command(name = "zsnap-fanout", version, max_term_width = 100, after_help = "The manual is zsnap-fanout(8).")]
 pub struct Cli {
@@ -34,13 +34,13 @@ pub struct Options {
     /// cmd:COMMAND; may be given several times. In the file also a table [to.NAME]
     #[arg(long, global = true, value_name = "NAME=DEST")]
     pub to: Vec<Given>,
-    /// Keep delivered files for so long, so that requeue can send them again [default: not at all]
+    /// Keep delivered files for so long: requeue can send them again [default: not at all]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     pub keep: Option<Duration>,
-    /// Leave so much room on the file system of a dir: drive
+    /// Room that stays free on the file system of a dir: drive
     #[arg(long, global = true, value_name = "SIZE", default_value = "0", value_parser = size)]
     pub min_free: u64,
-    /// Read what was written to a dir: drive back, past the page cache, and compare it
+    /// Read back from the drive what was written to a dir: drive, and compare it
     #[arg(long, global = true)]
     pub verify: bool,
     /// Niceness of NNCP packets
@@ -58,10 +58,10 @@ pub struct Options {
     /// The program nncp-stat, which tells status what still lies in NNCP's spool
     #[arg(long, global = true, value_name = "PROGRAM", default_value = "nncp-stat")]
     pub nncp_stat_program: PathBuf,
-    /// Give the delivery of one file to a program up after TIME, and try again with the next run [default: never]
+    /// Give up handing one file to a program after TIME; the next run tries again [default: never]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
     pub delivery_timeout: Option<Duration>,
-    /// On fewer drives than this a file is scarce: status counts these
+    /// What fewer drives than this have got is scarce: status counts it
     #[arg(long, global = true, value_name = "N", default_value_t = 2)]
     pub copies: u64,
     /// A running instance older than this is an error
@@ -70,7 +70,7 @@ pub struct Options {
     /// Lock file in dotlockfile's format, held while files are taken from the spool [default: inside it]
     #[arg(long, global = true, value_name = "FILE")]
     pub dotlock: Option<PathBuf>,
-    /// Machine-readable output of status: an array
+    /// Machine-readable output of status: an array of objects
     #[arg(long, global = true)]
     pub json: bool,
     /// Tell on stderr what is done
@@ -83,21 +83,23 @@ pub struct Options {
 pub enum Verb {
     /// Distribute what lies in the spool (the default)
     Run,
-    /// Mark the directory of a dir: drive as that drive; without the mark nothing is written there
+    /// Mark the directory of a dir: drive as that drive
+    ///
+    /// Nothing is ever written to a directory without the mark, or with another drive's.
     Init {
         /// Name of the drive
         name: String,
-        /// It may lie on the spool's own file system: it is no drive that could be away
+        /// The directory may lie on the spool's own file system: it is no drive that could be away
         #[arg(long)]
         same_filesystem: bool,
     },
     /// Tell for each drive what it got and what waits for it
     Status(StatusOptions),
-    /// Send a drive once more what it got since a day, from what --keep has kept
+    /// Send a drive once more what it got since a day, if --keep has kept it
     Requeue {
         /// Name of the drive
         name: String,
-        /// The first day, by UTC: 2026-11-20, or so long ago: 3d
+        /// The first day, by UTC: 2026-11-20; or 3d: three days ago
         #[arg(long, value_name = "TIME")]
         since: Since,
     },
@@ -106,14 +108,14 @@ pub enum Verb {
         /// Name of the drive
         name: String,
     },
-    /// Examine configuration, spool, programs and drives
+    /// Look for what would stop a run: configuration, spool, programs, drives
     Check,
 }
 
 /// Of `status`.
 #[derive(Args, Debug)]
 pub struct StatusOptions {
-    /// Only these
+    /// Only these drives
     #[arg(value_name = "NAME")]
     pub drives: Vec<String>,
     /// Text for Prometheus

@@ -2,14 +2,13 @@
 //! ARCHITECTURE.md, "What a crash leaves": what each death left is recognised, and all rows must
 //! have been seen, each with the recovery that is promised.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use zsnap_tests::scene::{Scene, files};
-use zsnap_tests::strace::{can_trace, parse};
-use zsnap_tests::torture::status;
+use zsnap_tests::strace::{self, can_trace, hit, under};
 
 use crate::play::{Play, TARGETS};
 
@@ -38,17 +37,11 @@ fn deliver(play: &mut Play) -> Files {
 }
 
 /// Runs a command under strace, but not what it starts; its status and the trace.
-fn traced(scene: &Scene, options: &[String], mut command: Command) -> (i32, String) {
+fn traced(scene: &Scene, options: &[String], command: Command) -> (i32, String) {
     let trace = scene.path("trace");
-    let program = command.get_program().to_owned();
-    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-y", "-qq", "-s", "0", "-b", "execve", "-o"]).arg(&trace).args(options).arg(program).args(args);
-    strace.current_dir("/").stdin(fs::File::open(scene.path("stdin")).unwrap()).stdout(std::process::Stdio::null());
-    strace.stderr(fs::File::create(scene.path("stderr")).unwrap());
-    command.env_remove("NNCP_SENDER");
-    let status = status(strace.status().unwrap());
-    (status, fs::read_to_string(trace).unwrap())
+    let mut strace = under(&[options, &["-bexecve".to_owned()]].concat(), &trace, &command);
+    strace.stdin(fs::File::open(scene.path("stdin")).unwrap()).env_remove("NNCP_SENDER");
+    strace::traced(strace.stderr(fs::File::create(scene.path("stderr")).unwrap()), &trace)
 }
 
 /// The calls of a run that have to do with its files, or start programs: names and numbers, as
@@ -56,17 +49,10 @@ fn traced(scene: &Scene, options: &[String], mut command: Command) -> (i32, Stri
 fn positions(scene: &Scene, trace: &str) -> BTreeSet<(String, usize)> {
     let root = scene.path("").display().to_string();
     let ours = ["ingest-state", "spool", ".zsnap", "target"].map(|dir| format!("{root}{dir}"));
-    let mut positions = BTreeSet::new();
-    let mut counted: HashMap<(u32, String), usize> = HashMap::new();
-    for call in parse(trace) {
-        let number = counted.entry((call.pid, call.name.clone())).or_default();
-        *number += 1;
+    strace::positions(trace, |call| {
         let starts = ["clone3", "clone", "vfork", "pipe2"].contains(&call.name.as_str());
-        if starts || ours.iter().any(|dir| call.text.contains(dir)) {
-            positions.insert((call.name, *number));
-        }
-    }
-    positions
+        starts || ours.iter().any(|dir| call.text.contains(dir))
+    })
 }
 
 /// What to trace: all calls; and those on one directory only, each by itself, since a thread's
@@ -168,7 +154,7 @@ fn strike_each(calls: &str, how: &str) -> BTreeSet<&'static str> {
         let what = format!("{filter:?}, {call} number {number}, {how}");
         filter.push(format!("-einject={call}:{how}:when={number}"));
         let (status, text) = traced(&play.scene, &filter, play.command(&["--jobs=1"]));
-        let hit = text.lines().find(|line| line.contains("(INJECTED)") || line.contains("killed by SIGKILL"));
+        let hit = hit(&text);
         struck += usize::from(hit.is_some());
         let what = format!("{what}: {hit:?}, status {status}");
         let said = play.said();

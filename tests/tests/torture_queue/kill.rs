@@ -2,13 +2,12 @@
 //! from what the one before it left.
 
 use std::fs;
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use zsnap_tests::nncp::Node;
 use zsnap_tests::random::moments;
-use zsnap_tests::scene::{have, run};
 use zsnap_tests::torture::{Play, Source, children, over, send, status};
 
 const KILLED: i32 = 128 + 9;
@@ -128,33 +127,15 @@ fn the_transport_is_killed() {
     in_order(&drop);
 }
 
-/// A node that sends to itself.
 #[test]
 fn nncp_is_killed() {
-    if !have("nncp-file") {
-        return;
-    }
     let mut play = Play::new(Source::Zfs);
-    let (config, incoming) = (play.scene.path("nncp.hjson"), play.scene.path("incoming"));
-    let (spool, log) = (play.scene.path("nncp"), play.scene.path("nncp.log"));
-    let text = String::from_utf8(run(Command::new("nncp-cfgnew").arg("-nocomments"), b"").expect(0).out).unwrap();
-    let text =
-        text.replace("/var/spool/nncp/log", log.to_str().unwrap()).replace("/var/spool/nncp", spool.to_str().unwrap());
-    let (own, neighbour) = text.rsplit_once("self: {").unwrap();
-    fs::write(&config, format!("{own}self: {{\n incoming: {}{neighbour}", incoming.display())).unwrap();
-    fs::create_dir(&spool).unwrap();
-    fs::create_dir(&incoming).unwrap();
+    let Some(node) = Node::new(&play.scene) else { return };
     play.also_to("nncp-file:self");
-    play.args.push(format!("--nncp-config={}", config.display()));
+    play.args.push(format!("--nncp-config={}", node.config.display()));
     strike_child(&mut play, &[]);
     assert!(play.said().contains("not delivered to nncp-file:"));
     play.finish();
-    let node = fs::read_dir(&spool)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .find(|node| node.join("tx").is_dir() && !node.is_symlink());
-    let node = node.unwrap();
-    fs::rename(node.join("tx"), node.join("rx")).unwrap();
-    run(Command::new("nncp-toss").arg("-cfg").arg(&config).arg("-quiet"), b"").expect(0);
-    play.check(&[&incoming]);
+    node.toss();
+    play.check(&[&node.incoming]);
 }

@@ -1,27 +1,18 @@
 //! Death and errors at each system call of a run (strace injects them), and the order of these
 //! calls.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::process::{Command, Stdio};
 
-use zsnap_tests::strace::{Call, can_trace, parse};
-use zsnap_tests::torture::{Play, Source, status, walk};
+use zsnap_tests::strace::{self, Call, can_trace, hit, parse, positions, under};
+use zsnap_tests::torture::{Play, Source, walk};
 
 /// Runs the play's next stream under strace; the run's status and the trace.
 fn traced(play: &mut Play, options: &[String]) -> (u64, i32, String) {
     let trace = play.scene.path("trace");
     let (id, run) = play.command();
-    let mut strace = Command::new("strace");
-    strace
-        .args(["-f", "-y", "-qq", "-s", "0", "-o"])
-        .arg(&trace)
-        .args(options)
-        .arg(run.get_program())
-        .args(run.get_args());
-    strace.current_dir("/").stdin(play.stdin(id)).stdout(Stdio::null()).stderr(play.errors());
-    let status = status(strace.status().unwrap());
-    (id, status, fs::read_to_string(&trace).unwrap())
+    let mut strace = under(options, &trace, &run);
+    let (status, text) = strace::traced(strace.stdin(play.stdin(id)).stderr(play.errors()), &trace);
+    (id, status, text)
 }
 
 /// What is there before each run that is struck.
@@ -70,22 +61,14 @@ fn strike_each(source: Source, before: Before, calls: &str, how: &str, paths: &[
     play.ended(id, status, &[], &[]);
     let root = play.scene.path("").display().to_string();
     let ours = ["queue-state", "spool", "producer"].map(|dir| format!("{root}{dir}"));
-    let mut positions: BTreeSet<(String, usize)> = BTreeSet::new();
-    let mut counted: HashMap<(u32, String), usize> = HashMap::new();
-    for call in parse(&clean) {
-        let number = counted.entry((call.pid, call.name.clone())).or_default();
-        *number += 1;
-        if ours.iter().any(|dir| call.text.contains(dir)) {
-            positions.insert((call.name, *number));
-        }
-    }
+    let positions = positions(&clean, |call| ours.iter().any(|dir| call.text.contains(dir)));
     let (mut struck, total) = (0, positions.len());
     for (call, number) in positions {
         prepare(&mut play, before);
         let mut options = options.clone();
         options.push(format!("-einject={call}:{how}:when={number}"));
         let (id, status, trace) = traced(&mut play, &options);
-        let hit = trace.lines().find(|line| line.contains("(INJECTED)") || line.contains("killed by SIGKILL"));
+        let hit = hit(&trace);
         struck += usize::from(hit.is_some());
         let what = format!("{call} number {number}, {how}: {hit:?}");
         // Whether the new state.json survives a power cut cannot be known then.

@@ -1,6 +1,7 @@
 //! `dir:` destinations: HOST/FILE below a directory, exactly once. The directory may be a drive
 //! that comes and goes, and may belong to another user: everything goes through its open fd.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags, copy_file_range};
 use rustix::io::Errno;
 
 use super::{Delivered, Item, Transport};
@@ -40,7 +41,7 @@ const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NON
 /// their names.
 pub fn deliver(path: &Path, items: &[Item], how: &Transport) -> Result<Vec<Result<Delivered>>> {
     let drive = match open_root(path, how.drive.as_deref())? {
-        Ok(root) => Drive { root, path, how },
+        Ok(root) => Drive { root, path, how, clones: Cell::new(true) },
         Err(away) => return Ok(vec![Ok(Delivered::Away(away))]),
     };
     let (mut hosts, mut lines) = (HashMap::new(), Lines::default());
@@ -125,6 +126,8 @@ struct Drive<'a> {
     root: File,
     path: &'a Path,
     how: &'a Transport,
+    /// Files can be cloned from where they are, so far.
+    clones: Cell<bool>,
 }
 
 impl Drive<'_> {
@@ -162,23 +165,35 @@ impl Drive<'_> {
     fn whole_copy(&self, dir: &File, shown: &Path, item: &Item) -> Result<NewFile> {
         let new = NewFile::create_at(dir.try_clone()?, shown)?;
         // By reference, where both lie on one file system that can: at once, and it needs no room.
-        if rustix::fs::ioctl_ficlone(new.file(), &item.file).is_ok() {
-            return Ok(new);
+        if self.clones.get() {
+            match rustix::fs::ioctl_ficlone(new.file(), &item.file) {
+                Ok(()) => return Ok(new),
+                Err(_) => self.clones.set(false),
+            }
         }
         let bytes = item.file.metadata()?.len();
         self.has_room(bytes)?;
         let progress = (bytes >= LARGE).then(|| Progress::new(&item.name, Some(bytes)));
-        let mut source = &item.file;
-        source.seek(SeekFrom::Start(0))?;
-        loop {
+        (&item.file).seek(SeekFrom::Start(0))?;
+        let mut done = 0;
+        while done < bytes {
             cancel::check()?;
-            // std copies in the kernel.
-            let copied = io::copy(&mut source.take(STEP), &mut new.file());
+            let step = STEP.min(bytes - done);
+            let copied = match copy_file_range(&item.file, None, new.file(), None, step as usize) {
+                Ok(copied) => Ok(copied as u64),
+                // From one file system to another: std knows further ways within the kernel.
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    io::copy(&mut (&item.file).take(step), &mut new.file())
+                }
+                Err(e) => Err(e.into()),
+            };
             match copied.with_context(|| format!("copying to {}", new.path().display()))? {
-                0 => return Ok(new),
-                copied => progress.iter().for_each(|progress| progress.add(copied)),
+                0 => return Err(Exit::Io.error(format!("{} has become shorter while it was copied", item.name))),
+                copied => done += copied,
             }
+            progress.iter().for_each(|progress| progress.add(step));
         }
+        Ok(new)
     }
 
     /// Whether so many bytes fit. Else nothing of them is written: it would be for nothing.
@@ -333,13 +348,22 @@ pub(crate) fn same_bytes(a: &File, b: &File) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether `name` in `dir` is a link to `file` or holds the same bytes.
-pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<bool> {
-    let (a, b) = (rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?, rustix::fs::fstat(file)?);
+/// Whether `name` in `dir` is a link to `file` or holds the same bytes; `None`: nothing has that
+/// name any more.
+pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<Option<bool>> {
+    let a = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        stat => stat?,
+    };
+    let b = rustix::fs::fstat(file)?;
     if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
-        return Ok(true);
+        return Ok(Some(true));
     }
-    Ok(matches!(there(dir, name, file)?, There::Same))
+    Ok(match there(dir, name, file)? {
+        There::Nothing => None,
+        There::Same => Some(true),
+        There::Other => Some(false),
+    })
 }
 
 #[cfg(test)]

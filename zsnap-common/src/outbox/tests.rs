@@ -118,16 +118,48 @@ fn what_is_not_split_everywhere_is_not_delivered_nor_overtaken() {
 }
 
 #[test]
-fn a_name_that_is_taken_gets_a_copy_suffix() {
+fn a_name_that_is_taken_is_delivered_all_the_same() {
     let f = fixture();
     let file = name(1, "a");
+    let keep = f.dir.path().join("kept");
     f.queue(&file, &["x"]);
     // The same file again, as after a crash before the split entry went: nothing new.
     f.queue(&file, &["x"]);
     assert_eq!(f.waiting("x"), [file.as_str()]);
-    fs::write(f.boxes.split_dir(&host()).join(&file), "other").unwrap();
-    f.boxes.split(&host(), &[&file], &["x".into()]).unwrap();
-    assert_eq!(f.waiting("x"), [file.clone(), format!("{file}.0")]);
+    let come = |bytes: &str| {
+        fs::write(f.boxes.split_dir(&host()).join(&file), bytes).unwrap();
+        f.boxes.split(&host(), &[&file], &["x".into()]).unwrap();
+    };
+    for bytes in ["other", "third", "other"] {
+        come(bytes);
+    }
+    let all = [file.clone(), format!("{file}~1"), format!("{file}~2")];
+    assert_eq!(f.waiting("x"), all);
+    // All three while any of that name is still to be split.
+    f.publish(&file);
+    let none = f.drain("x", None, &mut |_| panic!("to be split yet"));
+    assert!(none.delivered.is_empty());
+    f.boxes.unsplit(&host(), &[&file]).unwrap();
+    // One after the other, and under its own name.
+    let failed = f.drain("x", None, &mut |_| Err(Exit::Unavailable.error("no")));
+    assert_eq!(failed.failed.len(), 1);
+    let done = f.drain("x", Some(&keep), &mut |_| Ok(Delivered::New));
+    assert_eq!(done.delivered, [file.as_str(); 3]);
+    let kept = files(&keep.join("h")).unwrap();
+    assert_eq!(kept.iter().map(|q| q.name.as_str()).collect::<Vec<_>>(), all);
+    let kept = all.map(|name| fs::read_to_string(keep.join("h").join(name)).unwrap());
+    assert_eq!(kept, [file.as_str(), "other", "third"]);
+    // Kept one day, and with other bytes another day: all can be sent again.
+    assert_eq!(f.boxes.refill("x", &keep).unwrap(), 3);
+    assert_eq!(f.waiting("x").len(), 3);
+}
+
+#[test]
+fn a_digest_is_no_number_of_a_copy() {
+    let digest = name(1, &format!("~{:032}", 7));
+    assert_eq!(original(&digest), (digest.as_str(), 0));
+    assert_eq!(original(&format!("{digest}~12")), (digest.as_str(), 12));
+    assert_eq!(original("a~"), ("a~", 0));
 }
 
 #[test]

@@ -1,0 +1,338 @@
+//! A spool and its drives, while something goes wrong; and whether zsnap-fanout has kept its
+//! promises: every file that came is somewhere, whole, until every drive has it, and then each
+//! drive has it once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use zsnap_common::digest::sha256_hex;
+use zsnap_tests::nncp::Node;
+use zsnap_tests::random::{Random, noise};
+use zsnap_tests::scene::{Scene, name};
+use zsnap_tests::torture::{alive_with, status, walk};
+
+/// Drives of the sort `dir:`; the first one keeps, the second one verifies.
+pub const DISKS: [&str; 2] = ["disk1", "disk2"];
+/// The one that keeps.
+pub const KEEPS: &str = DISKS[0];
+/// The drive behind NNCP.
+const FAR: &str = "far";
+
+/// Whose files come. One looks like a copy of another.
+pub const TARGETS: [&str; 5] =
+    ["laptop/tank/home", "laptop/tank/v1", "laptop/tank/v1.0", "other/tank/db", "other/tank/db/logs"];
+
+/// What came under a name: `HOST/NAME`, and the digest of the bytes.
+type Content = (String, String);
+
+/// What happened to it.
+#[derive(Debug, Default)]
+struct Came {
+    /// So many times it came.
+    times: u64,
+    /// So many times NNCP was given it.
+    handed: u64,
+}
+
+/// The spool and its drives.
+pub struct Play {
+    pub scene: Scene,
+    pub random: Random,
+    /// So many times something was killed.
+    pub kills: u64,
+    node: Option<Node>,
+    seq: u64,
+    came: BTreeMap<Content, Came>,
+    /// The names that came, newest last.
+    names: Vec<String>,
+    /// Digests of files that were looked at, by device, inode, length and times.
+    known: HashMap<[i128; 4], String>,
+}
+
+impl Play {
+    /// With the two disks only.
+    pub fn without_nncp() -> Play {
+        let scene = Scene::in_memory();
+        let mut tables = format!("spool = \"{}\"\n", scene.path("spool").display());
+        for disk in DISKS {
+            fs::create_dir(scene.path(disk)).unwrap();
+            let more = if disk == KEEPS { "keep = \"14d\"" } else { "verify = true" };
+            tables += &format!("[to.{disk}]\ndest = \"dir:{}\"\n{more}\n", scene.path(disk).display());
+        }
+        scene.write("fanout.toml", &tables);
+        for host in ["laptop", "other"] {
+            fs::create_dir(scene.path("spool").join(host)).unwrap();
+        }
+        let (seq, came, names) = (1_700_000_000_000_000, BTreeMap::new(), Vec::new());
+        let play = Play { scene, random: Random::new(), kills: 0, node: None, seq, came, names, known: HashMap::new() };
+        for disk in DISKS {
+            play.done(&["init", disk, "--same-filesystem"], 0);
+        }
+        play
+    }
+
+    /// With a drive behind NNCP as well, if there is NNCP.
+    pub fn new() -> Play {
+        let mut play = Play::without_nncp();
+        play.node = Node::new(&play.scene);
+        if let Some(node) = &play.node {
+            let tables = fs::read_to_string(play.scene.path("fanout.toml")).unwrap();
+            let config = node.config.display();
+            let far = format!("{tables}[to.{FAR}]\ndest = \"nncp-file:self\"\nnncp-config = \"{config}\"\n");
+            play.scene.write("fanout.toml", &far);
+        }
+        play
+    }
+
+    /// All drives.
+    fn drives(&self) -> impl Iterator<Item = &'static str> {
+        DISKS.into_iter().chain(self.node.is_some().then_some(FAR))
+    }
+
+    /// A path in what zsnap-fanout keeps.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.scene.path("spool/.zsnap-fanout").join(name)
+    }
+
+    /// Puts a file into the spool, whole and at once, as NNCP does; `false`: one of this name lies
+    /// there still.
+    fn put(&mut self, path: &str, bytes: &[u8]) -> bool {
+        let to = self.scene.path("spool").join(path);
+        let new = to.with_file_name(".new");
+        fs::write(&new, bytes).unwrap();
+        if renameat_with(CWD, &new, CWD, &to, RenameFlags::NOREPLACE).is_err() {
+            return false;
+        }
+        self.came.entry((path.to_owned(), sha256_hex(bytes))).or_default().times += 1;
+        self.names.retain(|name| name != path);
+        self.names.push(path.to_owned());
+        true
+    }
+
+    /// A file of a new name.
+    pub fn new_file(&mut self, target: &str, bytes: usize) {
+        self.seq += 1_000_000;
+        let path = format!("{}/{}", target.split('/').next().unwrap(), name(target, self.seq));
+        let noise = noise(self.seq, bytes);
+        assert!(self.put(&path, &noise));
+    }
+
+    /// One of the newest names comes again: with the bytes that it had, or with others.
+    pub fn again(&mut self) {
+        let some = self.names.len().min(8) as u64;
+        if some == 0 {
+            return;
+        }
+        let path = self.names[self.names.len() - 1 - self.random.below(some) as usize].clone();
+        let number = path.split(['-', '.']).nth(1).unwrap().parse::<u64>().unwrap();
+        let bytes = match self.random.below(4) {
+            // What came first, or second, or third...
+            0..3 => noise(number * 4 + self.random.below(3), 4000),
+            _ => noise(self.random.number(), 100),
+        };
+        self.put(&path, &bytes);
+    }
+
+    /// Some files: empty, of one byte, small, large, and such as came before.
+    pub fn some(&mut self) {
+        for _ in 0..1 + self.random.below(3) {
+            let target = TARGETS[self.random.below(TARGETS.len() as u64) as usize];
+            let bytes = match self.random.below(40) {
+                0 => 3 << 20,
+                1..5 => 100 << 10,
+                5..8 => 0,
+                8..11 => 1,
+                _ => 4000,
+            };
+            self.new_file(target, bytes);
+        }
+        for _ in 0..self.random.below(3) {
+            self.again();
+        }
+    }
+
+    /// A run, or another verb, not started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.scene.fanout_command(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.errors());
+        command
+    }
+
+    /// Standard error of all runs.
+    pub fn errors(&self) -> File {
+        File::options().create(true).append(true).open(self.scene.path("stderr")).unwrap()
+    }
+
+    /// What was said on standard error since the last call.
+    pub fn said(&self) -> String {
+        let text = fs::read_to_string(self.scene.path("stderr")).unwrap_or_default();
+        let _ = fs::remove_file(self.scene.path("stderr"));
+        text
+    }
+
+    /// Starts a run, or another verb.
+    pub fn start(&self, args: &[&str]) -> Child {
+        self.command(args).spawn().unwrap()
+    }
+
+    /// Does it undisturbed, with that status.
+    #[track_caller]
+    pub fn done(&self, args: &[&str], expected: i32) {
+        let status = status(self.command(args).status().unwrap());
+        let said = self.said();
+        assert_eq!(status, expected, "{args:?}: {said}");
+        assert!(status != 0 || said.is_empty(), "{args:?}: 0, but: {said}");
+    }
+
+    /// A child of a run that was killed goes on, and ends.
+    pub fn orphans_gone(&self) {
+        let Some(node) = &self.node else { return };
+        let until = Instant::now() + Duration::from_secs(60);
+        while alive_with(&node.config) {
+            assert!(Instant::now() < until, "an nncp-file does not end");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The name under which a file came whose name may end in `.N` now, and perhaps in another one.
+    fn came_as(&self, host: &str, name: &str) -> String {
+        let mut path = format!("{host}/{name}");
+        while !self.names.contains(&path) {
+            let shorter = path.rsplit_once('.').filter(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
+            path = shorter.unwrap_or_else(|| panic!("{host}/{name} never came")).0.to_owned();
+        }
+        path
+    }
+
+    /// The files below `dir`, in a directory of their host each: what they are, and where. Every
+    /// file under a queue file's name must be, to the byte, one that came under that name.
+    #[track_caller]
+    fn there(&mut self, dir: &Path) -> BTreeMap<Content, Vec<PathBuf>> {
+        let mut there: BTreeMap<Content, Vec<PathBuf>> = BTreeMap::new();
+        for path in walk(dir.to_owned()) {
+            let [host, file] = [path.parent().unwrap(), &path].map(|p| p.file_name().unwrap().to_str().unwrap());
+            if !file.starts_with("bakfsfmt2-") {
+                continue;
+            }
+            let meta = path.symlink_metadata().unwrap();
+            let time = i128::from(meta.mtime()) << 64 | i128::from(meta.mtime_nsec());
+            let key = [meta.dev().into(), meta.ino().into(), meta.len().into(), time];
+            let digest = self.known.entry(key).or_insert_with(|| sha256_hex(&fs::read(&path).unwrap())).clone();
+            let content = (self.came_as(host, file), digest);
+            assert!(self.came.contains_key(&content), "{}: no such bytes came, {} bytes", path.display(), meta.len());
+            there.entry(content).or_default().push(path);
+        }
+        there
+    }
+
+    /// Unpacks what NNCP was given, and counts it.
+    #[track_caller]
+    fn toss(&mut self) {
+        let Some(node) = &self.node else { return };
+        node.toss();
+        let incoming = node.incoming.clone();
+        for (content, paths) in self.there(&incoming) {
+            self.came.get_mut(&content).unwrap().handed += paths.len() as u64;
+            paths.iter().for_each(|path| fs::remove_file(path).unwrap());
+        }
+    }
+
+    /// No run is at work. Each file that came must be in the spool, in `split`, or for each drive in
+    /// its outbox or on the drive (and then, where this is promised, among what is kept); and on
+    /// each disk once at most.
+    #[track_caller]
+    pub fn nothing_lost(&mut self, what: &str) {
+        self.orphans_gone();
+        // A file is somewhere under its name as soon as it is anywhere.
+        let (spool, split) = (self.scene.path("spool"), self.state("split"));
+        let mut safe = self.there(&split);
+        for host in ["laptop", "other"] {
+            safe.extend(self.there(&spool.join(host)));
+        }
+        let mut tossed = false;
+        for drive in self.drives() {
+            let waiting = self.there(&self.state("out").join(drive));
+            let disk = (drive != FAR).then(|| self.there(&self.scene.path(drive)));
+            let kept = (drive == KEEPS).then(|| self.there(&self.state("kept").join(drive)));
+            let contents: Vec<_> = self.came.keys().cloned().collect();
+            for content in contents {
+                let copies = disk.as_ref().and_then(|disk| disk.get(&content));
+                assert!(copies.is_none_or(|copies| copies.len() == 1), "{what}: doubled: {copies:?}");
+                if safe.contains_key(&content) || waiting.contains_key(&content) {
+                    continue;
+                }
+                if drive == FAR && self.came[&content].handed == 0 && !tossed {
+                    self.toss();
+                    tossed = true;
+                }
+                let has = if drive == FAR { self.came[&content].handed > 0 } else { copies.is_some() };
+                assert!(has, "{what}: {content:?} is neither in the outbox of {drive} nor on it: {}", self.said());
+                let is_kept = kept.as_ref().is_none_or(|kept| kept.contains_key(&content));
+                assert!(is_kept, "{what}: {content:?} was delivered to {drive}, but is not kept: {}", self.said());
+            }
+        }
+    }
+
+    /// One undisturbed run, in which nothing goes wrong, brings everything to its end, and leaves
+    /// nothing half-made. How long it took.
+    #[track_caller]
+    pub fn recover(&mut self, what: &str) -> Duration {
+        self.orphans_gone();
+        let before = self.said();
+        let start = Instant::now();
+        let ran = status(self.command(&[]).status().unwrap());
+        let length = start.elapsed();
+        let said = self.said();
+        assert!(ran == 0 && said.is_empty(), "{what} ({before}): then status {ran}: {said}");
+        self.all_delivered(what);
+        length
+    }
+
+    /// Each disk has each file once, under its own name or `NAME.N`, and nothing waits or was left
+    /// behind; NNCP was given each at least once, and in all at most one more for each death.
+    #[track_caller]
+    pub fn all_delivered(&mut self, what: &str) {
+        for path in walk(self.scene.path("")) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let temporary = name.starts_with(".zsnap-") && name != ".zsnap-drive";
+            assert!(!temporary, "{what}: {} was left behind", path.display());
+            let disk = DISKS.iter().any(|disk| path.starts_with(self.scene.path(disk)));
+            let kept = path.starts_with(self.state("kept"));
+            let packet = path.starts_with(self.scene.path("incoming"));
+            let waits = name.starts_with("bakfsfmt2-") && !disk && !kept && !packet;
+            assert!(!waits, "{what}: {} still waits", path.display());
+        }
+        self.nothing_lost(what);
+        for disk in DISKS {
+            let there = self.there(&self.scene.path(disk));
+            assert_eq!(there.len(), self.came.len(), "{what}: {disk} lacks files");
+            for path in &self.names {
+                assert!(self.scene.path(disk).join(path).exists(), "{what}: {disk} has no {path}");
+            }
+        }
+    }
+
+    /// The end: everything is looked at again. How often NNCP was given a file more than it came.
+    #[track_caller]
+    pub fn end(&mut self) -> u64 {
+        self.known.clear();
+        self.recover("the end");
+        self.toss();
+        if self.node.is_none() {
+            return 0;
+        }
+        let mut more = 0;
+        for (content, came) in &self.came {
+            assert!(came.handed > 0, "NNCP was never given {content:?}");
+            more += came.handed.saturating_sub(came.times);
+        }
+        assert!(more <= self.kills, "NNCP was given {more} more, after {} deaths", self.kills);
+        more
+    }
+}
