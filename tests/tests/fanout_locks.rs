@@ -161,7 +161,8 @@ fn scripts_with_dotlockfile_and_the_split_exclude_each_other() {
         // The other way round: it is stopped in the middle of the split.
         let trace = spooler.path("trace");
         let stop = "inject=renameat2:signal=SIGSTOP:when=1";
-        let under = ["strace", "-f", "-e", "trace=renameat2", "-e", stop, "-o", trace.to_str().unwrap()];
+        let (host, file) = (spooler.path("spool/laptop"), trace.to_str().unwrap());
+        let under = ["strace", "-f", "-P", host.to_str().unwrap(), "-e", "trace=renameat2", "-e", stop, "-o", file];
         let running = start(&mut spooler.under(&under, &[]));
         wait_for("the stop", || lines(&trace).iter().any(|line| line.contains("stopped by SIGSTOP")));
         assert_eq!(dotlockfile(&["-r", "0", "-p"], &lock), 4);
