@@ -1,4 +1,4 @@
-//! The memory of both tools does not depend on the length of the stream: 2 GiB, made on the fly,
+//! The memory of the tools does not depend on the length of the stream: 2 GiB, made on the fly,
 //! come out as they went in.
 
 mod sealed;
@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 
 use sealed::noise;
 use sha2::{Digest, Sha256};
-use zsnap_tests::scene::Scene;
+use zsnap_tests::scene::{Scene, files, name, program};
 
 const MIB: u64 = 1 << 20;
 
@@ -110,4 +110,42 @@ fn two_gibibytes_need_no_more_memory_than_256_mebibytes() {
     let grown = |small: u64, large: u64| large > small + small / 4 + 8192;
     assert!(!grown(queue_small, queue_large), "zsnap-queue: {queue_small} KiB, then {queue_large}");
     assert!(!grown(cat_small, cat_large), "zsnap-ingest: {cat_small} KiB, then {cat_large}");
+}
+
+/// Distributes `count` files of `bytes` bytes to two directories; the peak in KiB.
+fn fan_out(count: u64, bytes: u64) -> u64 {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("spool/laptop")).unwrap();
+    let mut command = std::process::Command::new(program("zsnap-fanout"));
+    scene.write("fanout.toml", "");
+    command.arg("--config").arg(scene.path("fanout.toml")).arg("--spool").arg(scene.path("spool"));
+    for disk in ["disk1", "disk2"] {
+        fs::create_dir(scene.path(disk)).unwrap();
+        fs::write(scene.path(disk).join(".zsnap-drive"), disk).unwrap();
+        command.arg(format!("--to={disk}=dir:{}", scene.path(disk).display()));
+    }
+    for seq in 1..=count {
+        let file = File::create(scene.path("spool/laptop").join(name("laptop/etc", seq))).unwrap();
+        file.set_len(bytes).unwrap();
+    }
+    let mut child = command.spawn().unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(peak(&child));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(child.wait().unwrap().success());
+    for disk in ["disk1", "disk2"] {
+        assert_eq!(files(&scene.path(disk).join("laptop")).len() as u64, count);
+    }
+    most
+}
+
+#[test]
+fn distributing_needs_little_memory_whatever_there_is() {
+    for (count, bytes) in [(3000, 1), (1, 300 * MIB)] {
+        let most = fan_out(count, bytes);
+        eprintln!("fan-out of {count} files of {bytes} bytes: {most} KiB");
+        assert!(most > 1000 && most < 32 << 10, "{most} KiB for {count} files");
+    }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::publish::{self, NewFile, at_path};
 
@@ -136,8 +136,7 @@ impl Incoming {
 
     /// The same without the fsync: for several files. Then [`Incoming::sync`] both.
     pub fn rename_unsynced(&self, name: &OsStr, to: &Incoming, new: &OsStr) -> io::Result<()> {
-        rustix::fs::renameat_with(&self.fd, name, &to.fd, new, RenameFlags::NOREPLACE)
-            .map_err(at_path(&to.path.join(new)))
+        publish::rename_new(&self.fd, name, &to.fd, new).map_err(at_path(&to.path.join(new)))
     }
 
     /// Makes the names in it durable.

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cancel;
@@ -280,9 +280,7 @@ impl Outboxes {
                     publish::make_dirs(&kept)?;
                 }
                 let fd = File::open(&kept).map_err(at(&kept))?;
-                place(&path, &item.name, &fd, &kept, |to| {
-                    rustix::fs::renameat_with(CWD, &path, &fd, to, RenameFlags::NOREPLACE)
-                })?;
+                place(&path, &item.name, &fd, &kept, |to| publish::rename_new(CWD, &path, &fd, to))?;
             }
             // Of what was kept already a run has died before its rename was durable.
             remove(&dir, entry)?;
@@ -320,7 +318,10 @@ fn place(
         }
     }
     let path = shown.join(name);
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{}: {COPIES} other files have this name", path.display())))
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("{}: {COPIES} other files have this name", path.display()),
+    ))
 }
 
 /// The name that a file came with, and the N of `NAME~N`. No other name ends so: of a digest

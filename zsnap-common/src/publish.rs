@@ -7,6 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -99,16 +100,9 @@ impl NewFile {
     /// The same without the fsync: for several files in one directory, which the caller fsyncs.
     pub fn name_as(&mut self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
-        match rustix::fs::renameat_with(&self.dir, &self.temporary, &self.dir, name, RenameFlags::NOREPLACE) {
-            // Not every file system knows NOREPLACE (NFS), and not every one has hard links (FAT).
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                rustix::fs::linkat(&self.dir, &self.temporary, &self.dir, name, AtFlags::empty()).map_err(at_path(&to))
-            }
-            other => {
-                self.renamed = other.is_ok();
-                other.map_err(at_path(&to))
-            }
-        }
+        rename_new(&self.dir, &self.temporary, &self.dir, name).map_err(at_path(&to))?;
+        self.renamed = true;
+        Ok(())
     }
 
     /// Opens it once more, for reading: `more` is O_DIRECT, say.
@@ -133,6 +127,24 @@ impl Drop for NewFile {
             // It cannot be helped here; the next sweep tries again.
             let _ = rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty());
         }
+    }
+}
+
+/// Renames a file, never replacing (`EEXIST`). Where the file system knows no such rename (OpenZFS
+/// before 2.2, NFS) it gets a second name first, and a crash may leave both.
+pub fn rename_new(
+    from_dir: impl AsFd,
+    from: impl AsRef<OsStr>,
+    to_dir: impl AsFd,
+    to: impl AsRef<OsStr>,
+) -> rustix::io::Result<()> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    match rustix::fs::renameat_with(&from_dir, from, &to_dir, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            rustix::fs::linkat(&from_dir, from, &to_dir, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(&from_dir, from, AtFlags::empty())
+        }
+        other => other,
     }
 }
 

@@ -89,7 +89,7 @@ pub enum Verb {
     Init {
         /// Name of the drive
         name: String,
-        /// The directory may lie on the spool's own file system: it is no drive that could be away
+        /// The directory may lie on the file system of the spool or of /: it is no drive that could be away
         #[arg(long)]
         same_filesystem: bool,
     },

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use jiff::{Timestamp, civil::Date};
-use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::lock::Lock;
@@ -128,7 +127,7 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Renames, never replacing: to `TO`, or `TO.1` and so on.
+/// Renames a directory: to `TO`, or if that is taken to `TO.1` and so on.
 fn move_durably(from: &Path, to: &Path) -> Result<PathBuf> {
     let parents = [from, to].map(|path| path.parent().unwrap_or(Path::new("/")));
     publish::make_dirs(parents[1]).or_exit(Exit::CantCreate, "cannot put it away")?;
@@ -138,8 +137,9 @@ fn move_durably(from: &Path, to: &Path) -> Result<PathBuf> {
             name.push(format!(".{n}"));
         }
         let to = PathBuf::from(name);
-        match rustix::fs::renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => {}
+        // It replaces an empty directory at most.
+        match rustix::fs::rename(from, &to) {
+            Err(Errno::EXIST | Errno::NOTEMPTY) => {}
             Err(e) => return Err(e).or_exit(Exit::Io, to.display()),
             Ok(()) => {
                 parents.iter().try_for_each(|dir| publish::sync_dir(dir)).or_exit(Exit::Io, to.display())?;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use anyhow::Result;
 use zsnap_common::dest::Dest;
@@ -14,8 +15,8 @@ use zsnap_common::publish::write_durably;
 use crate::drive::Drive;
 use crate::spool::Spool;
 
-/// Writes the mark. What lies on the spool's own file system is most likely a mount point whose
-/// drive is away: it needs `same_filesystem`.
+/// Writes the mark. What lies on the spool's own file system, or on that of `/`, is most likely a
+/// mount point whose drive is away: it needs `same_filesystem`.
 pub fn init(spool: &Spool, drive: &Drive, same_filesystem: bool) -> Result<Exit> {
     let Dest::Dir(path) = &drive.dest else {
         return Err(Exit::Usage.error(format!("{} is {}, which needs no mark: only dir: does", drive.name, drive.dest)));
@@ -23,11 +24,13 @@ pub fn init(spool: &Spool, drive: &Drive, same_filesystem: bool) -> Result<Exit>
     let shown = path.display();
     let meta =
         fs::metadata(path).or_exit(Exit::Config, format_args!("{shown}: mount the drive, and make the directory"))?;
-    let of_spool = fs::metadata(spool.incoming.path()).or_exit(Exit::Io, "--spool")?;
-    if meta.dev() == of_spool.dev() && !same_filesystem {
-        return Err(Exit::Config.error(format!(
-            "{shown} is on the file system of the spool: mount the drive, or say --same-filesystem if it is none"
-        )));
+    for fixed in [spool.incoming.path(), Path::new("/")] {
+        if meta.dev() == fs::metadata(fixed).or_exit(Exit::Io, fixed.display())?.dev() && !same_filesystem {
+            return Err(Exit::Config.error(format!(
+                "{shown} is on the file system of {}: mount the drive, or say --same-filesystem if it is none",
+                fixed.display()
+            )));
+        }
     }
     let mark = path.join(MARKER);
     match fs::read_to_string(&mark) {

@@ -94,18 +94,18 @@ fn drain_one(spool: &Spool, drive: &Drive, now: u64) -> Drained {
     let mut seen = Seen::read(&outbox);
     let mut work = || -> Result<()> {
         publish::sweep(&outbox)?;
-        drained.away = dest.away(transport)?;
+        let kept = drive.keep.map(|_| spool.kept(name).join(kept::day(now)));
+        let pace = Pace { at_once: dest.at_once(), keep: kept.as_deref() };
+        let mut tidy = false;
+        drained = boxes.drain(name, pace, &mut |items| {
+            // Not without need: it would wake a disk that sleeps.
+            if !std::mem::replace(&mut tidy, true) {
+                dest.tidy(transport)?;
+            }
+            dest.deliver(items, transport)
+        });
         if drained.away.is_none() {
-            let kept = drive.keep.map(|_| spool.kept(name).join(kept::day(now)));
-            let pace = Pace { at_once: dest.at_once(), keep: kept.as_deref() };
-            let mut tidy = false;
-            drained = boxes.drain(name, pace, &mut |items| {
-                // Not without need: it would wake a disk that sleeps.
-                if !std::mem::replace(&mut tidy, true) {
-                    dest.tidy(transport)?;
-                }
-                dest.deliver(items, transport)
-            });
+            drained.away = dest.away(transport)?;
         }
         kept::prune(spool, drive, now)
     };

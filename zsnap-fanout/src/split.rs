@@ -29,7 +29,7 @@ const FOREIGN: usize = 20;
 pub fn split(spool: &Spool, drives: &[Drive], told: &mut Told) -> Result<()> {
     let boxes = spool.outboxes();
     for host in boxes.hosts_in_split().or_exit(Exit::Io, "cannot read what is to be split")? {
-        let done = finish(&boxes, &host, drives, told);
+        let done = finish(spool, &boxes, &host, drives, told);
         passed(told, host.as_str(), done)?;
     }
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
@@ -79,10 +79,17 @@ fn takers(host: &Host, drives: &[Drive], told: &mut Told) -> Vec<String> {
 }
 
 /// What an earlier run has left in `split`.
-fn finish(boxes: &Outboxes, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
+fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
     let left: Vec<_> = boxes.in_split(host)?.into_iter().map(|queued| queued.name).collect();
     if left.is_empty() {
         return Ok(());
+    }
+    // Where a rename is not one step, a crash leaves both names.
+    if let Ok(dir) = spool.incoming.inside(host.as_str().as_ref()) {
+        for name in &left {
+            let file = File::open(boxes.split_dir(host).join(name))?;
+            dir.remove_if_same(name.as_ref(), &file)?;
+        }
     }
     let takers = takers(host, drives, told);
     if !takers.is_empty() {
