@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use zsnap_common::lock::Lock;
 use zsnap_tests::scene::{Ran, have, run};
 use zsnap_tests::spooler::Spooler;
-use zsnap_tests::strace::can_trace;
+use zsnap_tests::strace::{can_trace, go_on, stopped};
 
 /// A drive `good`, and one that takes each file only when the FIFO says so.
 fn with_a_slow_drive() -> Spooler {
@@ -164,12 +164,10 @@ fn scripts_with_dotlockfile_and_the_split_exclude_each_other() {
         let (host, file) = (spooler.path("spool/laptop"), trace.to_str().unwrap());
         let under = ["strace", "-f", "-P", host.to_str().unwrap(), "-e", "trace=renameat2", "-e", stop, "-o", file];
         let running = start(&mut spooler.under(&under, &[]));
-        wait_for("the stop", || lines(&trace).iter().any(|line| line.contains("stopped by SIGSTOP")));
+        let thread = stopped(&trace);
         assert_eq!(dotlockfile(&["-r", "0", "-p"], &lock), 4);
         spooler.silent_run();
-        let pid = lines(&trace)[0].split_whitespace().next().unwrap().to_owned();
-        run(Command::new("kill").args(["-CONT", &pid]), b"").expect(0);
-        assert_eq!(Ran::of(running.wait_with_output().unwrap()).expect(0).err, "");
+        assert_eq!(go_on(running, &thread).expect(0).err, "");
         assert_eq!((spooler.left().len(), spooler.on("disk1").len()), (0, before + 1));
         assert!(!lock.exists());
         fs::remove_file(trace).unwrap();

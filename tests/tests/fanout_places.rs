@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use zsnap_tests::scene::{Ran, have, run};
+use zsnap_tests::scene::{have, run};
 use zsnap_tests::spooler::{Spooler, tree};
-use zsnap_tests::strace::can_trace;
+use zsnap_tests::strace::{can_trace, go_on, stopped};
 
 fn mount(args: &[&str]) -> bool {
     let done = Command::new("mount").args(args).output().unwrap().status.success();
@@ -92,18 +92,6 @@ fn a_drive_that_comes_and_goes() {
     unmount(&[], &mnt);
 }
 
-/// Waits until strace has written `text`; the thread that it concerns.
-fn thread_that(trace: &Path, text: &str) -> String {
-    for _ in 0..6000 {
-        let lines = fs::read_to_string(trace).unwrap_or_default();
-        if let Some(line) = lines.lines().find(|line| line.contains(text)) {
-            return line.split_whitespace().next().unwrap().to_owned();
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    panic!("strace does not say {text}");
-}
-
 #[test]
 fn a_drive_that_is_pulled_out_in_the_middle_of_a_run() {
     if !can_trace() {
@@ -119,10 +107,9 @@ fn a_drive_that_is_pulled_out_in_the_middle_of_a_run() {
     let stop = "inject=copy_file_range:signal=SIGSTOP:when=1";
     let before = ["strace", "-f", "-e", "trace=copy_file_range", "-e", stop, "-o", trace.to_str().unwrap()];
     let running = spooler.under(&before, &[]).stderr(Stdio::piped()).spawn().unwrap();
-    let thread = thread_that(&trace, "stopped by SIGSTOP");
+    let thread = stopped(&trace);
     unmount(&["-l"], &mnt);
-    run(Command::new("kill").args(["-CONT", &thread]), b"").expect(0);
-    assert_eq!(Ran::of(running.wait_with_output().unwrap()).expect(0).err, "");
+    assert_eq!(go_on(running, &thread).expect(0).err, "");
     // Nothing came below the mount point. What was on its way is on the drive, the rest waits.
     assert!(fs::read_dir(&mnt).unwrap().next().is_none());
     assert_eq!(spooler.waiting("disk2"), files[64..]);
