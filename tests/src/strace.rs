@@ -29,6 +29,8 @@ pub fn can_trace() -> bool {
 pub fn under(options: &[String], trace: &Path, run: &Command) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-y", "-qq", "-s", "0", "-o"]).arg(trace).args(options);
+    // cargo's: the loader would look for each library in all of these directories first.
+    strace.env_remove("LD_LIBRARY_PATH");
     strace.arg(run.get_program()).args(run.get_args()).current_dir("/").stdout(Stdio::null());
     strace
 }
@@ -54,9 +56,9 @@ pub fn positions(trace: &str, ours: impl Fn(&Call) -> bool) -> BTreeSet<(String,
     positions
 }
 
-/// The line that tells that an injection has struck.
+/// A line that tells that an injection has struck. There may be one in each thread.
 pub fn hit(trace: &str) -> Option<&str> {
-    trace.lines().find(|line| line.contains("(INJECTED)") || line.contains("killed by SIGKILL"))
+    trace.lines().rfind(|line| line.contains("(INJECTED)") || line.contains("killed by SIGKILL"))
 }
 
 /// Waits until a command under strace has been stopped by `inject=CALL:signal=SIGSTOP`; the thread.

@@ -238,19 +238,24 @@ impl Outboxes {
         tried: &HashSet<(Host, String)>,
         stopped: &HashSet<(Host, Label)>,
     ) -> io::Result<Vec<Queued>> {
-        let mut ready = self.waiting(name)?;
         // The outbox is listed first: a file that is split between the two looks is then not
         // in the list, rather than in the list without its other links.
-        let mut held = HashSet::new();
-        ready.retain(|queued| {
+        let (mut ready, mut held) = (Vec::new(), HashSet::new());
+        for queued in self.waiting(name)? {
             let label = (queued.parsed.host.clone(), queued.parsed.label.clone());
-            if self.split_dir(&queued.parsed.host).join(queued.original()).symlink_metadata().is_ok() {
-                held.insert(label.clone());
+            let split = self.split_dir(&queued.parsed.host).join(queued.original());
+            match split.symlink_metadata() {
+                Ok(_) => drop(held.insert(label.clone())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(at(&split)(e)),
             }
-            !held.contains(&label)
+            if !held.contains(&label)
                 && !stopped.contains(&label)
                 && !tried.contains(&(queued.parsed.host.clone(), queued.name.clone()))
-        });
+            {
+                ready.push(queued);
+            }
+        }
         Ok(ready)
     }
 
@@ -377,8 +382,11 @@ fn files(dir: &Path) -> io::Result<Vec<Queued>> {
     for entry in entries(dir)? {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let Entry::Queue(parsed) = classify(original(&name).0.as_bytes()) else { continue };
-        // Gone meanwhile: delivered.
-        let Ok(metadata) = entry.metadata() else { continue };
+        let metadata = match entry.metadata() {
+            // Delivered meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(at(&entry.path()))?,
+        };
         if metadata.is_file() {
             let written = u64::try_from(metadata.mtime()).unwrap_or(0);
             queued.push(Queued { name, parsed, bytes: metadata.len(), written });

@@ -114,10 +114,11 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
         return Err(Exit::TryAgain.error(format!("a zsnap-fanout works on {name}: run again when it has ended")));
     };
     let waiting = boxes.waiting(name).or_exit(Exit::Io, "cannot read the outbox")?.len();
-    let to = move_durably(&boxes.dir(name), &spool.state("retired").join(name))?;
+    // First, and into the outbox: without one, nobody would look for the rest after a crash.
     if spool.kept(name).exists() {
-        move_durably(&spool.kept(name), &to.join("kept"))?;
+        move_durably(&spool.kept(name), &boxes.dir(name).join("kept"))?;
     }
+    let to = move_durably(&boxes.dir(name), &spool.state("retired").join(name))?;
     let line = format!("{name} is retired; {waiting} files that it did not get lie in {}", to.display());
     if waiting == 0 {
         log::info(line)

@@ -49,8 +49,8 @@ pub struct Play {
     node: Option<Node>,
     seq: u64,
     came: BTreeMap<Content, Came>,
-    /// The names that came, newest last.
-    names: Vec<String>,
+    /// The names that came, newest last, and from which noise all that came under them was made.
+    names: Vec<(String, Vec<(u64, usize)>)>,
     /// Digests of files that were looked at, by device, inode, length and times.
     known: HashMap<[i128; 4], String>,
 }
@@ -91,7 +91,7 @@ impl Play {
     }
 
     /// All drives.
-    fn drives(&self) -> impl Iterator<Item = &'static str> {
+    fn drives(&self) -> impl Iterator<Item = &'static str> + use<> {
         DISKS.into_iter().chain(self.node.is_some().then_some(FAR))
     }
 
@@ -102,41 +102,41 @@ impl Play {
 
     /// Puts a file into the spool, whole and at once, as NNCP does; `false`: one of this name lies
     /// there still.
-    fn put(&mut self, path: &str, bytes: &[u8]) -> bool {
+    fn put(&mut self, path: &str, (id, length): (u64, usize)) -> bool {
         let to = self.scene.path("spool").join(path);
         let new = to.with_file_name(".new");
-        fs::write(&new, bytes).unwrap();
+        let bytes = noise(id, length);
+        fs::write(&new, &bytes).unwrap();
         if renameat_with(CWD, &new, CWD, &to, RenameFlags::NOREPLACE).is_err() {
             return false;
         }
-        self.came.entry((path.to_owned(), sha256_hex(bytes))).or_default().times += 1;
-        self.names.retain(|name| name != path);
-        self.names.push(path.to_owned());
+        self.came.entry((path.to_owned(), sha256_hex(&bytes))).or_default().times += 1;
+        let before = self.names.iter().position(|(name, _)| name == path).map(|at| self.names.remove(at).1);
+        let mut all = before.unwrap_or_default();
+        all.push((id, length));
+        self.names.push((path.to_owned(), all));
         true
     }
 
     /// A file of a new name.
-    pub fn new_file(&mut self, target: &str, bytes: usize) {
+    pub fn new_file(&mut self, target: &str, length: usize) {
         self.seq += 1_000_000;
         let path = format!("{}/{}", target.split('/').next().unwrap(), name(target, self.seq));
-        let noise = noise(self.seq, bytes);
-        assert!(self.put(&path, &noise));
+        assert!(self.put(&path, (self.seq, length)));
     }
 
-    /// One of the newest names comes again: with the bytes that it had, or with others.
+    /// One of the newest names comes again: with bytes that it had, or with others.
     pub fn again(&mut self) {
         let some = self.names.len().min(8) as u64;
         if some == 0 {
             return;
         }
-        let path = self.names[self.names.len() - 1 - self.random.below(some) as usize].clone();
-        let number = path.split(['-', '.']).nth(1).unwrap().parse::<u64>().unwrap();
-        let bytes = match self.random.below(4) {
-            // What came first, or second, or third...
-            0..3 => noise(number * 4 + self.random.below(3), 4000),
-            _ => noise(self.random.number(), 100),
+        let (path, all) = self.names[self.names.len() - 1 - self.random.below(some) as usize].clone();
+        let noise = match self.random.below(3) {
+            0 => (self.random.number(), 100),
+            _ => all[self.random.below(all.len() as u64) as usize],
         };
-        self.put(&path, &bytes);
+        self.put(&path, noise);
     }
 
     /// Some files: empty, of one byte, small, large, and such as came before.
@@ -155,6 +155,19 @@ impl Play {
         for _ in 0..self.random.below(3) {
             self.again();
         }
+    }
+
+    /// A disk is unplugged, or is there again.
+    pub fn plug(&self, disk: &str, here: bool) {
+        self.scene.write(&format!("{disk}/.zsnap-drive"), if here { disk } else { "another" });
+    }
+
+    /// Takes a disk from the configuration.
+    pub fn unconfigure(&self, disk: &str) {
+        let text = fs::read_to_string(self.scene.path("fanout.toml")).unwrap();
+        let mut tables: Vec<_> = text.split("[to.").collect();
+        tables.retain(|table| !table.starts_with(disk));
+        self.scene.write("fanout.toml", &tables.join("[to."));
     }
 
     /// A run, or another verb, not started.
@@ -200,11 +213,14 @@ impl Play {
         }
     }
 
-    /// The name under which a file came whose name may end in `.N` now, and perhaps in another one.
+    /// The name under which a file came whose name may end in `.N` or `~N` now, or in several.
     fn came_as(&self, host: &str, name: &str) -> String {
         let mut path = format!("{host}/{name}");
-        while !self.names.contains(&path) {
-            let shorter = path.rsplit_once('.').filter(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
+        let came = |path: &String| {
+            self.came.range((path.clone(), String::new())..).next().is_some_and(|((first, _), _)| first == path)
+        };
+        while !came(&path) {
+            let shorter = path.rsplit_once(['.', '~']).filter(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
             path = shorter.unwrap_or_else(|| panic!("{host}/{name} never came")).0.to_owned();
         }
         path
@@ -213,7 +229,7 @@ impl Play {
     /// The files below `dir`, in a directory of their host each: what they are, and where. Every
     /// file under a queue file's name must be, to the byte, one that came under that name.
     #[track_caller]
-    fn there(&mut self, dir: &Path) -> BTreeMap<Content, Vec<PathBuf>> {
+    pub fn there(&mut self, dir: &Path) -> BTreeMap<Content, Vec<PathBuf>> {
         let mut there: BTreeMap<Content, Vec<PathBuf>> = BTreeMap::new();
         for path in walk(dir.to_owned()) {
             let [host, file] = [path.parent().unwrap(), &path].map(|p| p.file_name().unwrap().to_str().unwrap());
@@ -241,6 +257,17 @@ impl Play {
             self.came.get_mut(&content).unwrap().handed += paths.len() as u64;
             paths.iter().for_each(|path| fs::remove_file(path).unwrap());
         }
+    }
+
+    /// The queue files that are not yet where they are to go.
+    pub fn waiting(&self) -> Vec<PathBuf> {
+        let gone = ["kept", "retired"].map(|dir| self.state(dir));
+        let mut waiting = walk(self.scene.path("spool"));
+        waiting.retain(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with("bakfsfmt2-") && !gone.iter().any(|dir| path.starts_with(dir))
+        });
+        waiting
     }
 
     /// No run is at work. Each file that came must be in the spool, in `split`, or for each drive in
@@ -284,6 +311,7 @@ impl Play {
     #[track_caller]
     pub fn recover(&mut self, what: &str) -> Duration {
         self.orphans_gone();
+        DISKS.iter().for_each(|disk| self.plug(disk, true));
         let before = self.said();
         let start = Instant::now();
         let ran = status(self.command(&[]).status().unwrap());
@@ -302,17 +330,13 @@ impl Play {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let temporary = name.starts_with(".zsnap-") && name != ".zsnap-drive";
             assert!(!temporary, "{what}: {} was left behind", path.display());
-            let disk = DISKS.iter().any(|disk| path.starts_with(self.scene.path(disk)));
-            let kept = path.starts_with(self.state("kept"));
-            let packet = path.starts_with(self.scene.path("incoming"));
-            let waits = name.starts_with("bakfsfmt2-") && !disk && !kept && !packet;
-            assert!(!waits, "{what}: {} still waits", path.display());
         }
+        assert!(self.waiting().is_empty(), "{what}: still waiting: {:?}", self.waiting());
         self.nothing_lost(what);
         for disk in DISKS {
             let there = self.there(&self.scene.path(disk));
             assert_eq!(there.len(), self.came.len(), "{what}: {disk} lacks files");
-            for path in &self.names {
+            for (path, _) in &self.names {
                 assert!(self.scene.path(disk).join(path).exists(), "{what}: {disk} has no {path}");
             }
         }

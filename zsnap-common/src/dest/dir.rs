@@ -269,26 +269,25 @@ fn open_root(path: &Path, drive: Option<&str>) -> io::Result<Result<File, String
         Err(Errno::NOENT) => return Ok(Err(format!("{} is not there", path.display()))),
         Err(e) => return Err(at_path(path)(e)),
     };
-    Ok(match drive.and_then(|name| wrong_drive(&root, path, name)) {
-        Some(why) => Err(why),
-        None => Ok(root),
-    })
+    let why = drive.map(|name| wrong_drive(&root, path, name)).transpose()?;
+    Ok(why.flatten().map_or(Ok(root), Err))
 }
 
-/// Why the drive at `path` is not the one called `name`.
-fn wrong_drive(root: &File, path: &Path, name: &str) -> Option<String> {
+/// Why the drive at `path` is not the one called `name`. Where that cannot be read something is
+/// wrong, and nobody would hear of it if it passed for away.
+fn wrong_drive(root: &File, path: &Path, name: &str) -> io::Result<Option<String>> {
     let mut text = String::new();
     let read = rustix::fs::openat(root, MARKER, REGULAR, Mode::empty())
         .map_err(io::Error::from)
         .and_then(|fd| File::from(fd).take(256).read_to_string(&mut text));
-    match read {
+    Ok(match read {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             Some(format!("{} has no {MARKER}: the drive is not mounted, or was never marked", path.display()))
         }
-        Err(e) => Some(format!("{}: {e}", path.join(MARKER).display())),
+        Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", path.join(MARKER).display()))),
         Ok(_) if text.trim_end() == name => None,
         Ok(_) => Some(format!("{} is the drive \"{}\"", path.display(), text.trim_end().escape_default())),
-    }
+    })
 }
 
 enum There {

@@ -1,0 +1,256 @@
+//! Death and errors at each system call of a run (strace injects them).
+
+use std::fs;
+
+use zsnap_tests::strace::{can_trace, hit, positions, traced, under};
+use zsnap_tests::torture::walk;
+
+use crate::play::{DISKS, KEEPS, Play, TARGETS};
+
+/// What is there before each run that is struck.
+#[derive(Clone, Copy, PartialEq)]
+enum Before {
+    /// Nothing but new files: the first run.
+    Nothing,
+    /// New files in the spool.
+    Spool,
+    /// Files in `split` that have no link in the outbox of the second disk.
+    Split,
+    /// Files in the outbox of that disk only, which was away. Its thread makes the calls then, and
+    /// hardly another one: strace counts those of each thread from one.
+    Outbox(&'static str),
+}
+
+/// A run, or another verb, under strace: its status and the trace.
+fn strike(play: &Play, options: &[String], args: &[&str]) -> (i32, String) {
+    let trace = play.scene.path("trace");
+    traced(under(options, &trace, &play.command(args)).stderr(play.errors()), &trace)
+}
+
+/// A few, of one host or of two; `many` are synced together.
+fn new_files(play: &mut Play, many: bool) {
+    for bytes in [5000, 0, 1, 100, 100].into_iter().take(if many { 5 } else { 2 }) {
+        play.new_file(TARGETS[0], bytes);
+    }
+    if !many {
+        play.new_file(TARGETS[3], 10_000);
+    }
+}
+
+fn prepare(play: &mut Play, before: Before) {
+    new_files(play, before == Before::Outbox(DISKS[1]));
+    match before {
+        Before::Nothing | Before::Spool => {}
+        Before::Split => {
+            let (status, trace) =
+                strike(play, &["-etrace=linkat".into(), "-einject=linkat:signal=KILL:when=4".into()], &[]);
+            assert_eq!(status, 137, "not killed: {trace}");
+            assert!(!walk(play.state("split")).is_empty());
+        }
+        Before::Outbox(disk) => {
+            play.plug(disk, false);
+            play.done(&[], 0);
+            play.plug(disk, true);
+        }
+    }
+}
+
+/// A play that is at the beginning.
+fn begin(before: Before) -> Play {
+    let mut play = Play::without_nncp();
+    if before != Before::Nothing {
+        play.some();
+        play.recover("undisturbed");
+    }
+    play
+}
+
+/// Strikes each of the calls in turn that have to do with the spool or the disks, in a run of its
+/// own. With `narrow` only calls on certain directories are counted and struck, for those of the
+/// first thread come before the others'.
+fn strike_each(before: Before, calls: &str, how: &str, narrow: bool) {
+    if !can_trace() {
+        return;
+    }
+    let mut play = begin(before);
+    let mut filters = vec![Vec::new()];
+    if let (true, Before::Outbox(disk)) = (narrow, before) {
+        let dirs = [disk.to_owned(), format!("{disk}/laptop"), format!("spool/.zsnap-fanout/out/{disk}/laptop")];
+        filters.extend(dirs.iter().map(|dir| vec![format!("-P{}", play.scene.path(dir).display())]));
+    }
+    let mut strikes = Vec::new();
+    for mut filter in filters {
+        filter.push(format!("-etrace={calls}"));
+        // Three times as fast, but no signal can be injected.
+        filter.extend((how != DEATH).then(|| "--seccomp-bpf".to_owned()));
+        prepare(&mut play, before);
+        let (status, trace) = strike(&play, &filter, &[]);
+        assert_eq!(status, 0, "{}", play.said());
+        let root = play.scene.path("").display().to_string();
+        let ours = ["spool", DISKS[0], DISKS[1]].map(|dir| format!("{root}{dir}"));
+        let positions = positions(&trace, |call| {
+            let process = ["clone3", "clone", "exit_group", "exit"].contains(&call.name.as_str());
+            process || ours.iter().any(|dir| call.text.contains(dir))
+        });
+        strikes.extend(positions.into_iter().map(|position| (filter.clone(), position)));
+    }
+    let mut struck = 0;
+    for (i, (mut filter, (call, number))) in strikes.iter().cloned().enumerate() {
+        // Now and then, so that there are few files to be looked at.
+        if before == Before::Nothing || i % 40 == 39 && !narrow {
+            play = begin(before);
+        }
+        prepare(&mut play, before);
+        let what = format!("{filter:?}, {call} number {number}, {how}");
+        filter.push(format!("-einject={call}:{how}:when={number}"));
+        let (status, trace) = strike(&play, &filter, &[]);
+        let hit = hit(&trace);
+        struck += usize::from(hit.is_some());
+        let said = play.said();
+        let what = format!("{what}: {hit:?}, status {status}, {said}");
+        // 127: what struck the loader.
+        assert!([0, 1, 69, 73, 74, 75, 78, 127, 137].contains(&status) && !said.contains("panicked"), "{what}");
+        assert!(status != 137 || how == DEATH, "{what}");
+        match status {
+            0 => assert!(play.waiting().is_empty(), "{what}: {:?} wait", play.waiting()),
+            137 => {}
+            _ => assert!(!said.is_empty(), "{what}: nothing was said"),
+        }
+        play.nothing_lost(&what);
+        if how != DEATH {
+            // A temporary that cannot be removed waits for the next delivery.
+            play.new_file(TARGETS[0], 10);
+        }
+        play.recover(&what);
+    }
+    assert!(struck * 4 >= strikes.len() * 3, "only {struck} of {} calls were struck", strikes.len());
+    eprintln!("{how}: {struck} calls struck");
+    play.end();
+}
+
+/// What makes, names, fills and removes files, locks, and starts and ends threads and processes.
+const CALLS: &str = "openat,ioctl,write,copy_file_range,ftruncate,utimensat,flock,fsync,syncfs,link,linkat,rename,\
+    renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,clone3,clone,exit,exit_group";
+/// What may fail with an error of the disk.
+const FAILING: &str = "openat,read,getdents64,statx,newfstatat,ioctl,write,copy_file_range,flock,fsync,\
+    syncfs,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat";
+/// What needs room.
+const NEEDY: &str = "openat,write,copy_file_range,fsync,syncfs,linkat,rename,renameat,renameat2,mkdir,mkdirat";
+const DEATH: &str = "signal=KILL";
+const BROKEN: &str = "error=EIO";
+const NO_SPACE: &str = "error=ENOSPC";
+
+#[test]
+fn death_in_the_first_run() {
+    strike_each(Before::Nothing, CALLS, DEATH, false);
+}
+
+#[test]
+fn death_in_the_recovery() {
+    strike_each(Before::Split, CALLS, DEATH, false);
+}
+
+#[test]
+fn death_in_the_delivery() {
+    for disk in DISKS {
+        strike_each(Before::Outbox(disk), CALLS, DEATH, true);
+    }
+}
+
+#[test]
+fn errors_in_a_run() {
+    strike_each(Before::Spool, FAILING, BROKEN, false);
+    strike_each(Before::Spool, NEEDY, NO_SPACE, false);
+}
+
+#[test]
+fn errors_in_the_recovery() {
+    strike_each(Before::Split, FAILING, BROKEN, false);
+}
+
+#[test]
+fn errors_in_the_delivery() {
+    for disk in DISKS {
+        strike_each(Before::Outbox(disk), FAILING, BROKEN, true);
+    }
+    strike_each(Before::Outbox(DISKS[1]), NEEDY, NO_SPACE, true);
+}
+
+#[test]
+fn too_many_open_files_and_interruptions() {
+    let opens = "openat";
+    strike_each(Before::Spool, opens, "error=EMFILE", false);
+    strike_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE", true);
+    strike_each(Before::Outbox(DISKS[1]), "read,pread64,write,copy_file_range", "error=EINTR", false);
+}
+
+/// Death at each call of another verb that has to do with the spool: as often as there is one.
+/// `after` looks at what it has left.
+fn strike_verb(args: &[&str], mut prepare: impl FnMut() -> Play, mut after: impl FnMut(&mut Play, &str)) {
+    if !can_trace() {
+        return;
+    }
+    let play = prepare();
+    let (status, trace) = strike(&play, &[format!("-etrace={CALLS}")], args);
+    assert_eq!(status, 0, "{}", play.said());
+    let spool = play.scene.path("spool").display().to_string();
+    let positions = positions(&trace, |call| call.text.contains(&spool));
+    for (call, number) in &positions {
+        let mut play = prepare();
+        let inject = format!("-einject={call}:{DEATH}:when={number}");
+        let (status, trace) = strike(&play, &[format!("-etrace={call}"), inject], args);
+        let what = format!("{args:?}, {call} number {number}, status {status}");
+        assert_eq!(status, 137, "{what}: {trace}");
+        play.said();
+        after(&mut play, &what);
+    }
+    eprintln!("{args:?}: {} calls struck", positions.len());
+    assert!(!positions.is_empty());
+}
+
+#[test]
+fn death_in_requeue() {
+    let args = ["requeue", KEEPS, "--since=1d"];
+    let prepare = || {
+        let mut play = begin(Before::Nothing);
+        new_files(&mut play, false);
+        play.recover("undisturbed");
+        for host in ["laptop", "other"] {
+            fs::remove_dir_all(play.scene.path(KEEPS).join(host)).unwrap();
+        }
+        play
+    };
+    strike_verb(&args, prepare, |play, what| {
+        play.done(&[], 0);
+        play.done(&args, 0);
+        play.recover(what);
+    });
+}
+
+/// What waits for a drive, and what is kept for it, is put away together.
+#[test]
+fn death_in_retire() {
+    let args = ["retire", KEEPS];
+    let prepare = || {
+        let mut play = begin(Before::Nothing);
+        new_files(&mut play, false);
+        play.recover("undisturbed");
+        new_files(&mut play, false);
+        play.plug(KEEPS, false);
+        play.done(&[], 0);
+        play.unconfigure(KEEPS);
+        play
+    };
+    strike_verb(&args, prepare, |play, what| {
+        let mut run = play.command(&args);
+        let status = zsnap_tests::torture::status(run.status().unwrap());
+        let said = play.said();
+        // 2: it has no outbox any more.
+        assert!(status == 0 || status == 2 && said.contains("no drive"), "{what}: then {status}, {said}");
+        let retired = play.state("retired");
+        let files = play.there(&retired).len();
+        assert_eq!(files, 6, "{what}: only so many files are put away");
+        assert!(!play.state("kept").join(KEEPS).exists(), "{what}: what was kept was not put away");
+        play.done(&[], 0);
+    });
+}

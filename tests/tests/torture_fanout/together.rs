@@ -1,0 +1,82 @@
+//! Several runs at once, and `requeue` beside them.
+
+use std::process::Child;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use zsnap_tests::random::moments;
+use zsnap_tests::torture::{over, send, status};
+
+use crate::play::{KEEPS, Play};
+
+/// Two or three at once, and now and then `requeue`, while files come.
+fn start(play: &mut Play) -> Vec<Child> {
+    let mut running = Vec::new();
+    for _ in 0..2 + play.random.below(2) {
+        play.some();
+        running.push(play.start(&[]));
+        sleep(play.random.within(Duration::from_millis(3)));
+    }
+    if play.random.below(3) == 0 {
+        running.push(play.start(&["requeue", KEEPS, "--since=1d"]));
+    }
+    play.some();
+    running
+}
+
+fn play() -> Play {
+    let mut play = Play::new();
+    play.some();
+    play.recover("undisturbed");
+    play
+}
+
+#[test]
+fn runs_at_once_lose_and_double_nothing() {
+    let mut play = play();
+    for round in 0..moments().div_ceil(4) {
+        let what = format!("round {round}");
+        for mut child in start(&mut play) {
+            let status = status(child.wait().unwrap());
+            assert_eq!(status, 0, "{what}: {}", play.said());
+        }
+        assert_eq!(play.said(), "", "{what}");
+        play.nothing_lost(&what);
+        if play.random.below(4) == 0 {
+            play.recover(&what);
+        }
+    }
+    assert_eq!(play.end(), 0, "NNCP was given files twice though nothing died");
+}
+
+#[test]
+fn runs_at_once_are_killed() {
+    let (mut play, mut hits) = (play(), 0);
+    let n = moments().div_ceil(4);
+    for round in 0..n {
+        let what = format!("round {round}");
+        let mut running = start(&mut play);
+        for _ in 0..1 + play.random.below(2) {
+            sleep(play.random.within(Duration::from_millis(5)));
+            let victim = &running[play.random.below(running.len() as u64) as usize];
+            if !over(victim) {
+                send(Signal::KILL, victim.id(), false);
+                play.kills += 1;
+                hits += 1;
+            }
+        }
+        for child in &mut running {
+            let status = status(child.wait().unwrap());
+            assert!([0, 137].contains(&status), "{what}: {status}, {}", play.said());
+        }
+        assert_eq!(play.said(), "", "{what}");
+        play.nothing_lost(&what);
+        if play.random.below(3) == 0 {
+            play.recover(&what);
+        }
+    }
+    let more = play.end();
+    eprintln!("{hits} were killed in {n} rounds; NNCP was given {more} files once more");
+    assert!(hits >= n / 4, "only {hits} were hit in {n} rounds");
+}
