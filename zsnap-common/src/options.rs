@@ -27,13 +27,22 @@ use crate::trusted;
 /// A `clap::Error` for the command line (also for `--help`), which
 /// [`run_tool`](crate::exit::run_tool) prints; [`Exit::Config`] with FILE:LINE for the file.
 pub fn parse<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(tool: &str) -> Result<(C, T)> {
+    parse_if(tool, |_| true)
+}
+
+/// The same, but what `--config` names is read only if it `is_toml`.
+pub fn parse_if<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
+    tool: &str,
+    is_toml: fn(&Path) -> bool,
+) -> Result<(C, T)> {
     let default = PathBuf::from(format!("/etc/zsnap/{tool}.toml"));
-    parse_from(std::env::args_os().collect(), &default)
+    parse_from(std::env::args_os().collect(), &default, is_toml)
 }
 
 fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
     mut args: Vec<OsString>,
     default: &Path,
+    is_toml: fn(&Path) -> bool,
 ) -> Result<(C, T)> {
     let mut tables = T::default();
     // What the file must supply may be missing here, so only what is there is looked at. What
@@ -41,7 +50,7 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
     let given = C::command().ignore_errors(true).try_get_matches_from(&args)?;
     let named = given.try_get_one::<PathBuf>("config").ok().flatten();
     let path = named.map_or(default, PathBuf::as_path);
-    let text = match read(path) {
+    let text = match if is_toml(path) { read(path) } else { Ok(String::new()) } {
         Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => String::new(),
         text => text.or_exit(Exit::Config, path.display())?,
     };
@@ -260,7 +269,7 @@ mod tests {
         let path = dir.path().join("t.toml");
         std::fs::write(&path, config).unwrap();
         let args = ["tool"].iter().chain(args).map(OsString::from).collect();
-        parse_from(args, &path)
+        parse_from(args, &path, |_| true)
     }
 
     #[test]
@@ -325,11 +334,11 @@ mod tests {
     fn a_named_file_must_be_there_and_the_default_need_not() {
         let args = |list: &[&str]| list.iter().map(OsString::from).collect();
         let none = Path::new("/nonexistent/t.toml");
-        assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none).is_ok());
-        let e =
-            parse_from::<Cli, Tables>(args(&["tool", "--must", "x", "--config", "/nonexistent/u"]), none).unwrap_err();
+        assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none, |_| true).is_ok());
+        let e = parse_from::<Cli, Tables>(args(&["tool", "--must", "x", "--config", "/nonexistent/u"]), none, |_| true)
+            .unwrap_err();
         assert_eq!(Exit::of(&e), Exit::Config);
-        let e = parse_from::<Cli, Tables>(args(&["tool"]), none).unwrap_err();
+        let e = parse_from::<Cli, Tables>(args(&["tool"]), none, |_| true).unwrap_err();
         assert!(e.downcast_ref::<clap::Error>().is_some());
     }
 

@@ -77,6 +77,43 @@ impl Zfs {
         Ok(all)
     }
 
+    /// `zfs list -Hp` with these columns of `kind` (`-t`), at and below each of `roots`, or of all
+    /// pools: lines of fields with tabs between them. `None`: one of the roots does not exist.
+    pub fn list(&self, kind: &str, columns: &str, roots: &[String], depth: Option<u32>) -> Result<Option<String>> {
+        let depth = depth.map(|depth| depth.to_string());
+        let mut args = vec!["list", "-Hp", "-t", kind, "-o", columns];
+        match &depth {
+            Some(depth) => args.extend(["-d", depth]),
+            None => args.push("-r"),
+        }
+        args.extend(roots.iter().map(String::as_str));
+        output(&self.zfs, &args)
+    }
+
+    /// `zfs destroy` of exact snapshots of one dataset, all of them or none: `NAME@A,B,C`. The error
+    /// has what `zfs` says.
+    pub fn destroy(&self, dataset: &str, snaps: &[&str]) -> Result<()> {
+        let name = format!("{dataset}@{}", snaps.join(","));
+        match output(&self.zfs, &["destroy", &name])? {
+            Some(_) => Ok(()),
+            None => Err(Exit::Unavailable.error("it does not exist")),
+        }
+    }
+
+    /// What destroying them would free, in bytes, as `zfs destroy -nvp` estimates it; `None`: it does
+    /// not say.
+    pub fn reclaim(&self, dataset: &str, snaps: &[&str]) -> Option<u64> {
+        let name = format!("{dataset}@{}", snaps.join(","));
+        let text = output(&self.zfs, &["destroy", "-nvp", &name]).ok().flatten()?;
+        text.lines().find_map(|line| line.strip_prefix("reclaim\t")?.trim().parse().ok())
+    }
+
+    /// The tags of the holds on a snapshot.
+    pub fn holds(&self, name: &str) -> Result<Vec<String>> {
+        let text = output(&self.zfs, &["holds", "-H", name])?.unwrap_or_default();
+        Ok(text.lines().filter_map(|line| line.split('\t').nth(1)).map(str::to_owned).collect())
+    }
+
     /// Guid of the snapshot `dataset@snap`; `None`: it does not exist.
     pub fn snapshot_guid(&self, name: &str) -> Result<Option<Guid>> {
         let Some(text) = output(&self.zfs, &["list", "-Hp", "-t", "snapshot", "-o", "guid", name])? else {

@@ -1,0 +1,153 @@
+//! When a decision looks like a mistake, nothing of it is done: a clock that is wrong, a policy that
+//! was mistyped.
+
+use std::fmt;
+
+use crate::calendar::Clock;
+use crate::snapshot::{Snapshot, Verdict};
+
+/// How much of a dataset may go at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxDestroy {
+    /// So many snapshots.
+    Count(u64),
+    /// So many of a hundred, of a dataset with more than [`SMALL`] snapshots.
+    Percent(u64),
+    /// Any number.
+    NoLimit,
+}
+
+/// A share of so few snapshots tells nothing.
+pub const SMALL: u64 = 20;
+
+impl std::str::FromStr for MaxDestroy {
+    type Err = String;
+    fn from_str(text: &str) -> Result<MaxDestroy, String> {
+        let wrong = || format!("\"{text}\" is neither a number, nor a share such as 50%, nor none");
+        match (text, text.strip_suffix('%')) {
+            ("none", _) => Ok(MaxDestroy::NoLimit),
+            (_, Some(share)) => {
+                let share = share.parse().ok().filter(|share| *share <= 100);
+                share.map(MaxDestroy::Percent).ok_or_else(wrong)
+            }
+            (_, None) => text.parse().map(MaxDestroy::Count).map_err(|_| wrong()),
+        }
+    }
+}
+
+/// Why nothing of a dataset is destroyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Braked {
+    /// All of its newest snapshots, so many, are dated in the future.
+    Future(u64),
+    /// So many, of so many, are more than the limit.
+    TooMany(u64, u64),
+    /// Every snapshot would go.
+    All,
+}
+
+impl Braked {
+    /// `--force` may override it.
+    pub fn can_be_forced(&self) -> bool {
+        matches!(self, Braked::TooMany(..))
+    }
+}
+
+impl fmt::Display for Braked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Braked::Future(n) => {
+                write!(f, "its newest {n} snapshots are dated in the future: set this machine's clock")
+            }
+            Braked::TooMany(n, all) => write!(
+                f,
+                "{n} of {all} snapshots would go, more than --max-destroy: look with -n, then run once with --force"
+            ),
+            Braked::All => f.write_str("all snapshots would go: correct the policy"),
+        }
+    }
+}
+
+/// Whether this decision may be carried out; `newest` as in [`crate::protect::Guards`].
+pub fn brakes(
+    verdicts: &[Verdict],
+    snapshots: &[Snapshot<'_>],
+    newest: u64,
+    most: MaxDestroy,
+    clock: &Clock,
+) -> Result<(), Braked> {
+    let all = snapshots.len() as u64;
+    let doomed = verdicts.iter().filter(|verdict| !verdict.keep).count() as u64;
+    if doomed == 0 {
+        return Ok(());
+    }
+    if doomed == all {
+        return Err(Braked::All);
+    }
+    if let Some(n) = newest_in_future(snapshots, newest, clock) {
+        return Err(Braked::Future(n));
+    }
+    let too_many = match most {
+        MaxDestroy::Count(count) => doomed > count,
+        MaxDestroy::Percent(share) => all > SMALL && doomed * 100 > all * share,
+        MaxDestroy::NoLimit => false,
+    };
+    if too_many { Err(Braked::TooMany(doomed, all)) } else { Ok(()) }
+}
+
+/// How many are the newest, if all of these are dated in the future.
+pub fn newest_in_future(snapshots: &[Snapshot<'_>], newest: u64, clock: &Clock) -> Option<u64> {
+    let mut order: Vec<&Snapshot<'_>> = snapshots.iter().collect();
+    order.sort_unstable_by(|a, b| b.by_making(a));
+    order.truncate(usize::try_from(newest.max(1)).unwrap_or(usize::MAX));
+    let all = !order.is_empty() && order.iter().all(|snapshot| snapshot.is_future(clock.now));
+    all.then_some(order.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Reason;
+    use jiff::tz::TimeZone;
+
+    /// Of `all` snapshots the oldest `doomed` go; the newest `future` are dated in 2100.
+    fn braked(all: usize, doomed: usize, future: usize, most: &str) -> Option<Braked> {
+        let clock = Clock { now: 1_700_000_000, zone: TimeZone::UTC };
+        let creation = |i| if i + future >= all { 4_102_444_800 } else { i as i64 };
+        let snapshots: Vec<_> =
+            (0..all).map(|i| Snapshot { createtxg: i as u64, creation: creation(i), ..Snapshot::default() }).collect();
+        let verdict = |i| if i < doomed { Verdict::destroy(Reason::NoRule) } else { Verdict::keep(Reason::Newest) };
+        let verdicts: Vec<_> = (0..all).map(verdict).collect();
+        brakes(&verdicts, &snapshots, 2, most.parse().unwrap(), &clock).err()
+    }
+
+    #[test]
+    fn a_decision_that_looks_like_a_mistake_is_not_carried_out() {
+        for (all, doomed, future, most, why) in [
+            (100, 50, 0, "50%", None),
+            (100, 51, 0, "50%", Some(Braked::TooMany(51, 100))),
+            (20, 19, 0, "50%", None),
+            (21, 11, 0, "50%", Some(Braked::TooMany(11, 21))),
+            (100, 99, 0, "none", None),
+            (100, 5, 0, "5", None),
+            (10, 6, 0, "5", Some(Braked::TooMany(6, 10))),
+            (3, 3, 0, "none", Some(Braked::All)),
+            (30, 1, 1, "50%", None),
+            (30, 1, 2, "50%", Some(Braked::Future(2))),
+            (30, 0, 30, "50%", None),
+            (0, 0, 0, "0", None),
+            (30, 1, 0, "0", Some(Braked::TooMany(1, 30))),
+        ] {
+            assert_eq!(braked(all, doomed, future, most), why, "{doomed} of {all}, {future} in the future, {most}");
+        }
+    }
+
+    #[test]
+    fn limits_are_numbers_and_shares() {
+        assert_eq!("none".parse(), Ok(MaxDestroy::NoLimit));
+        assert_eq!("100%".parse(), Ok(MaxDestroy::Percent(100)));
+        for text in ["", "101%", "%", "-1", "x"] {
+            assert!(text.parse::<MaxDestroy>().is_err(), "{text}");
+        }
+    }
+}

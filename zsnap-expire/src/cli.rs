@@ -1,0 +1,157 @@
+//! The command line: that of zrep-expire, and more. Every long option is also a key of
+//! `/etc/zsnap/expire.toml`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use regex::Regex;
+use zsnap_common::options::duration;
+
+use crate::brakes::MaxDestroy;
+use crate::policy::Rule;
+
+/// Destroys snapshots that no rule keeps, and tells why
+#[derive(Debug, Parser)]
+#[command(
+    name = "zsnap-expire",
+    version,
+    max_term_width = 100,
+    override_usage = "zsnap-expire [OPTIONS] [-c FILE] [DATASET...]\n       \
+                      zsnap-expire --filter --keep RULE... < NAMES-AND-TIMES\n       \
+                      zsnap-expire [OPTIONS] check",
+    args_conflicts_with_subcommands = true,
+    after_help = "The manual is zsnap-expire(8)."
+)]
+pub struct Cli {
+    /// Datasets; with a native policy also what lies below them [default: all that a policy is for]
+    #[arg(value_name = "DATASET")]
+    pub datasets: Vec<String>,
+    /// Another job than to expire.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// Everything else.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What to do, if not to expire.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Read the configuration and tell what it means; change nothing
+    Check,
+}
+
+/// Valid before and after a subcommand.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command, or keys in expire.toml")]
+pub struct Options {
+    /// Configuration: NAME.toml, or a file of zrep-expire, either version [default: /etc/zsnap/expire.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Keep the newest N of each dataset [default: 2, with a file of zrep-expire 5]; or what a rule
+    /// says: all=48h daily=15d weekly=4w monthly=6m yearly=5y, or counts: last=10 daily=15; may repeat
+    #[arg(short, long, global = true, value_name = "N|RULE")]
+    pub keep: Vec<Keep>,
+    /// Only tell what would be destroyed, and why
+    #[arg(short, long, global = true)]
+    pub noop: bool,
+    /// Tell of each snapshot what becomes of it, and why
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// The same as --verbose
+    #[arg(short, long, global = true)]
+    pub debug: bool,
+    /// With a file of zrep-expire: all file systems
+    #[arg(short, long, global = true)]
+    pub all: bool,
+    /// Tags of zrep: only snapshots TAG_ and 6 hex digits are looked at, with a file of zrep-expire
+    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep")]
+    pub tags: Vec<String>,
+    /// With a file of zrep-expire: snapshots of any name, whatever zrep says of them
+    #[arg(long, global = true)]
+    pub zrep_ignore: bool,
+    /// Decide about lines NAME<TAB>SECONDS-SINCE-1970 on standard input, and print the names that may go
+    #[arg(long, global = true)]
+    pub filter: bool,
+    /// With --filter: print the names that stay
+    #[arg(long, global = true)]
+    pub invert: bool,
+    /// With --filter: records end with a zero byte, not with a newline
+    #[arg(short = '0', long, global = true)]
+    pub null: bool,
+    /// With --filter: names for which the first group of REGEX is the same belong together
+    /// [default: what stands before the last @]
+    #[arg(long, global = true, value_name = "REGEX")]
+    pub group: Option<Regex>,
+    /// Where days begin, as Europe/Berlin or UTC [default: the system's zone]
+    #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
+    pub timezone: Option<TimeZone>,
+    /// Decide as if it were TIME, as 2026-12-24T18:00Z; destroy nothing
+    #[arg(long, global = true, value_name = "TIME")]
+    pub at: Option<Timestamp>,
+    /// Ages count from the newest snapshot of the dataset, or from now
+    #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"])]
+    pub relative_to: String,
+    /// Stop at a dataset of which more than N, or P% (if it has more than 20), would be destroyed
+    /// [default: 50%, with -n or a file of zrep-expire none]
+    #[arg(long, global = true, value_name = "N|P%|none")]
+    pub max_destroy: Option<MaxDestroy>,
+    /// Destroy more than --max-destroy allows, this once
+    #[arg(long, global = true)]
+    pub force: bool,
+    /// The list of needed snapshots that zsnap-ingest writes: zsnap-ingest status --needed-file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub needed: Option<PathBuf>,
+    /// No list, though a policy says received = true: nothing waits, and nothing will come
+    #[arg(long, global = true, conflicts_with = "needed")]
+    pub no_needed: bool,
+    /// An array of datasets, with what stays and what goes, the reasons, and the room
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// A picture: a row for each dataset, what stays and what goes
+    #[arg(long, global = true)]
+    pub timeline: bool,
+    /// Where the lock is [default: /var/lib/zsnap/expire]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Lock file in dotlockfile's format [default: beside the state]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub dotlock: Option<PathBuf>,
+    /// A running instance older than this is an error
+    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub max_run: Duration,
+    /// The program zfs
+    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zfs")]
+    pub zfs: PathBuf,
+    /// The program zpool
+    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zpool")]
+    pub zpool: PathBuf,
+}
+
+/// `5`, or `daily=15d`.
+#[derive(Clone, Copy, Debug)]
+pub enum Keep {
+    /// The newest so many.
+    Newest(u64),
+    /// A native rule.
+    Rule(Rule),
+}
+
+impl FromStr for Keep {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Keep, String> {
+        match text.parse() {
+            // zrep-expire takes 0 for 1.
+            Ok(n) => Ok(Keep::Newest(u64::max(n, 1))),
+            Err(_) => text.parse().map(Keep::Rule),
+        }
+    }
+}
+
+fn zone(name: &str) -> Result<TimeZone, String> {
+    TimeZone::get(name).map_err(|_| format!("\"{name}\" is no time zone that is known here (package tzdata)"))
+}

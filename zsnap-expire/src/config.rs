@@ -1,0 +1,290 @@
+//! What is to be done with which dataset: from tables `[policy."GLOB"]`, from `--keep`, or from a
+//! file of zrep-expire. Nothing behind this module sees a file.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::Result;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Deserializer};
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::glob::Glob;
+use zsnap_common::trusted;
+
+use crate::brakes::MaxDestroy;
+use crate::calendar::Clock;
+use crate::cli::{Keep, Options};
+use crate::dated::{self, DatedRule};
+use crate::policy::{self, Reason, Reference, Rule};
+use crate::snapshot::{Snapshot, Verdict};
+use crate::spacing::{self, Window};
+
+/// The newest so many that stay if nothing else is said.
+const NEWEST: u64 = 2;
+/// The same with a file of zrep-expire: its own default.
+const NEWEST_ZREP: u64 = 5;
+
+/// The tables of `expire.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tables {
+    #[serde(default)]
+    policy: BTreeMap<String, Table>,
+}
+
+/// `[policy."GLOB"]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Table {
+    #[serde(deserialize_with = "rules")]
+    keep: Vec<Rule>,
+    newest: Option<u64>,
+    #[serde(default)]
+    received: bool,
+    #[serde(default, deserialize_with = "reference")]
+    relative_to: Option<Reference>,
+    #[serde(default, deserialize_with = "max_destroy")]
+    max_destroy: Option<MaxDestroy>,
+}
+
+fn rules<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Rule>, D::Error> {
+    let texts = Vec::<String>::deserialize(d)?;
+    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+fn reference<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Reference>, D::Error> {
+    let text = String::deserialize(d)?;
+    relative_to(&text).map(Some).ok_or_else(|| serde::de::Error::custom("write newest or now"))
+}
+
+fn max_destroy<'de, D: Deserializer<'de>>(d: D) -> Result<Option<MaxDestroy>, D::Error> {
+    String::deserialize(d)?.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+fn relative_to(text: &str) -> Option<Reference> {
+    match text {
+        "newest" => Some(Reference::Newest),
+        "now" => Some(Reference::Now),
+        _ => None,
+    }
+}
+
+/// How to decide.
+#[derive(Clone, Debug)]
+pub enum Method {
+    /// Native rules.
+    Rules(Vec<Rule>, Reference),
+    /// zrep-expire, second version.
+    Spacing(Vec<Window>),
+    /// zrep-expire, first version.
+    Dated(Vec<DatedRule>),
+}
+
+/// What is done with a dataset.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Which snapshots stay.
+    pub method: Method,
+    /// The newest so many stay in any case.
+    pub newest: u64,
+    /// Its datasets were received: simplesnap's snapshots may go, and needed guids count.
+    pub received: bool,
+    /// When to stop.
+    pub max_destroy: MaxDestroy,
+    /// With spacing: only snapshots `TAG_` and six hex digits; empty: all, whatever zrep says.
+    pub tags: Vec<String>,
+}
+
+impl Policy {
+    /// It comes from a file of zrep-expire.
+    pub fn is_zrep(&self) -> bool {
+        !matches!(self.method, Method::Rules(..))
+    }
+
+    /// What the policy alone says of each snapshot of one dataset, in the order given.
+    pub fn decide(&self, snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
+        match &self.method {
+            Method::Rules(rules, reference) => policy::decide(rules, *reference, snapshots, clock),
+            Method::Dated(rules) => {
+                let mut verdicts = dated::decide(rules, snapshots, clock);
+                // It takes only what zrep has sent, as a number of seconds.
+                let unsent =
+                    |s: &Snapshot<'_>| !self.tags.is_empty() && s.sent.is_none_or(|t| t.parse::<i64>().is_err());
+                let unsent = verdicts.iter_mut().zip(snapshots).filter(|(_, snapshot)| unsent(snapshot));
+                unsent.for_each(|(verdict, _)| verdict.also(Reason::Unsent));
+                verdicts
+            }
+            Method::Spacing(windows) => self.spaced(windows, snapshots, clock),
+        }
+    }
+
+    /// Tag by tag. The newest ones are taken away first, whatever their names.
+    fn spaced(&self, windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
+        let mut verdicts = vec![Verdict::keep(Reason::OtherName); snapshots.len()];
+        let mut order: Vec<usize> = (0..snapshots.len()).collect();
+        order.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
+        let newest = usize::try_from(self.newest).unwrap_or(usize::MAX).min(order.len());
+        order[..newest].iter().for_each(|i| verdicts[*i] = Verdict::keep(Reason::Among(self.newest)));
+        let mut walk = |of: &dyn Fn(&str) -> bool, unsent: &dyn Fn(&Snapshot<'_>) -> bool| {
+            let chosen: Vec<usize> = order[newest..].iter().copied().filter(|i| of(snapshots[*i].name)).collect();
+            let list: Vec<_> = chosen.iter().map(|i| snapshots[*i].clone()).collect();
+            let decided = spacing::decide(windows, &list, unsent, clock);
+            chosen.into_iter().zip(decided).for_each(|(i, verdict)| verdicts[i] = verdict);
+        };
+        if self.tags.is_empty() {
+            walk(&|_| true, &|_| false);
+        }
+        for tag in &self.tags {
+            walk(&|name| is_tagged(name, tag), &|snapshot| snapshot.sent == Some("-"));
+        }
+        verdicts
+    }
+}
+
+/// `DATASET@TAG_` and six hex digits, and anything behind them, such as `_unsent`.
+pub fn is_tagged(name: &str, tag: &str) -> bool {
+    let snap = name.rsplit_once('@').map(|(_, snap)| snap);
+    let digits = snap.and_then(|snap| snap.strip_prefix(tag)).and_then(|rest| rest.strip_prefix('_'));
+    let hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+    digits.is_some_and(|rest| rest.len() >= 6 && rest.as_bytes()[..6].iter().all(hex))
+}
+
+/// Policies, and which dataset has which.
+#[derive(Debug)]
+pub struct Config {
+    policies: Vec<(String, Glob, Policy)>,
+    /// Now, or `--at`, and where.
+    pub clock: Clock,
+    /// The file is one of zrep-expire, of its second version: it takes the datasets that are named,
+    /// not those below, and without any none.
+    pub exact: bool,
+}
+
+impl Config {
+    /// The policy of a dataset: of the globs that fit the one that says most, that is, has the most
+    /// characters other than `*` and `?`.
+    pub fn of(&self, dataset: &str) -> Option<&Policy> {
+        let fits = self.policies.iter().filter(|(_, glob, _)| glob.matches(dataset));
+        fits.max_by_key(|(text, ..)| text.bytes().filter(|b| !b"*?".contains(b)).count()).map(|(.., policy)| policy)
+    }
+
+    /// All of them, with their globs.
+    pub fn policies(&self) -> impl Iterator<Item = (&str, &Policy)> {
+        self.policies.iter().map(|(glob, _, policy)| (glob.as_str(), policy))
+    }
+
+    /// Puts together what options and files say. `now` in seconds since 1970.
+    pub fn load(options: &Options, tables: Tables, now: i64) -> Result<Config> {
+        let zone = options.timezone.clone().unwrap_or_else(TimeZone::system);
+        let clock = Clock { now: options.at.map_or(now, |at| at.as_second()), zone };
+        let newest = options.keep.iter().filter_map(|keep| match keep {
+            Keep::Newest(n) => Some(*n),
+            Keep::Rule(_) => None,
+        });
+        let newest = newest.last();
+        let given: Vec<Rule> = options
+            .keep
+            .iter()
+            .filter_map(|keep| match keep {
+                Keep::Newest(_) => None,
+                Keep::Rule(rule) => Some(*rule),
+            })
+            .collect();
+        let reference = relative_to(&options.relative_to).unwrap_or_default();
+        let native = |keep: Vec<Rule>| Policy {
+            method: Method::Rules(keep, reference),
+            newest: newest.unwrap_or(NEWEST),
+            received: false,
+            max_destroy: options.max_destroy.unwrap_or(if options.noop {
+                MaxDestroy::NoLimit
+            } else {
+                MaxDestroy::Percent(50)
+            }),
+            tags: options.tags.clone(),
+        };
+        let zrep = options.config.as_deref().filter(|path| !is_toml(path));
+        if let Some(path) = zrep {
+            if !given.is_empty() {
+                return Err(Exit::Usage.error("a file of zrep-expire has its own rules: leave --keep RULE out"));
+            }
+            let method = read_zrep(path)?;
+            let exact = matches!(method, Method::Spacing(_));
+            let policy = Policy {
+                method,
+                newest: newest.unwrap_or(NEWEST_ZREP),
+                received: false,
+                max_destroy: options.max_destroy.unwrap_or(MaxDestroy::NoLimit),
+                tags: if options.zrep_ignore || options.filter { Vec::new() } else { options.tags.clone() },
+            };
+            return Ok(Config { policies: vec![one("**", policy)?], clock, exact });
+        }
+        let mut policies = Vec::new();
+        if given.is_empty() {
+            for (glob, table) in tables.policy {
+                if table.keep.is_empty() {
+                    return Err(Exit::Config
+                        .error(format!("[policy.\"{glob}\"]: keep is empty, so nothing would stay: write a rule")));
+                }
+                let plain = native(table.keep.clone());
+                let policy = Policy {
+                    method: Method::Rules(table.keep, table.relative_to.unwrap_or(reference)),
+                    newest: table.newest.or(newest).unwrap_or(NEWEST).max(1),
+                    received: table.received,
+                    max_destroy: table
+                        .max_destroy
+                        .filter(|_| options.max_destroy.is_none())
+                        .unwrap_or(plain.max_destroy),
+                    ..plain
+                };
+                policies.push(one(&glob, policy)?);
+            }
+        } else {
+            policies.push(one("**", native(given))?);
+        }
+        if policies.is_empty() {
+            return Err(Exit::Config.error("no policy: give --keep RULE, or -c FILE with a table [policy.\"GLOB\"]"));
+        }
+        Ok(Config { policies, clock, exact: false })
+    }
+}
+
+fn one(text: &str, policy: Policy) -> Result<(String, Glob, Policy)> {
+    let glob = text.parse().map_err(|why: String| Exit::Config.error(format!("[policy]: {why}")))?;
+    Ok((text.to_owned(), glob, policy))
+}
+
+/// Native files are called `*.toml`.
+pub fn is_toml(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "toml")
+}
+
+/// A file of zrep-expire; its first line with a rule tells which version.
+fn read_zrep(path: &Path) -> Result<Method> {
+    let mut text = String::new();
+    trusted::open(path).and_then(|mut file| file.read_to_string(&mut text)).or_exit(Exit::Config, path.display())?;
+    parse_zrep(&text).map_err(|(line, why)| Exit::Config.error(format!("{}:{line}: {why}", path.display())))
+}
+
+/// Errors: number of the line, and what is wrong.
+fn parse_zrep(text: &str) -> Result<Method, (usize, String)> {
+    let (mut windows, mut rules) = (Vec::new(), Vec::new());
+    for (number, line) in text.lines().enumerate() {
+        let at = |why| (number + 1, why);
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        // A dated rule has no colon.
+        if rules.is_empty() && (line.contains(':') || !windows.is_empty()) {
+            windows.push(spacing::window(line).map_err(at)?);
+        } else {
+            rules.push(dated::rule(line).map_err(at)?);
+        }
+    }
+    match (windows.is_empty(), rules.is_empty()) {
+        (true, true) => Err((1, "has no rule: write MAX_AGE : MIN_INTERVAL, or six fields".into())),
+        (_, true) => Ok(Method::Spacing(windows)),
+        _ => Ok(Method::Dated(rules)),
+    }
+}

@@ -1,0 +1,68 @@
+//! Snapshots that zsnap-ingest still needs: the list that it writes for each pool (zsnap-ingest(8),
+//! FILES). A list that is not complete is no list: a missing line could cost a chain its base.
+
+use std::collections::HashSet;
+
+/// The list of one pool.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// Snapshots by guid.
+    pub guids: HashSet<u64>,
+    /// `HOST` or `HOST/DATASET` of which all is needed.
+    pub all: HashSet<String>,
+}
+
+/// Older than this, a list does not count: in seconds. What came since may need more.
+const OLD: i64 = 24 * 3600;
+
+impl Needed {
+    /// `pool` is the guid of the pool, `now` in seconds since 1970. The error says why the list does
+    /// not count.
+    pub fn parse(text: &str, pool: u64, now: i64) -> Result<Needed, String> {
+        let mut lines = text.lines();
+        let first: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+        let ["zsnap-needed", "1", of, written, state] = first[..] else {
+            return Err("is no list of needed snapshots (zsnap-needed 1)".into());
+        };
+        if u64::from_str_radix(of, 16) != Ok(pool) {
+            return Err(format!("is of the pool with guid {of}, not {pool:016x}"));
+        }
+        if state != "complete" {
+            return Err("is not complete: zsnap-ingest is at work, or did not end; run it first".into());
+        }
+        let age = now.saturating_sub(written.parse().map_err(|_| "has no time in its first line".to_owned())?);
+        if !(-OLD..=OLD).contains(&age) {
+            return Err(format!("is {} hours old: run zsnap-ingest first", age / 3600));
+        }
+        let (mut needed, mut count, mut end) = (Needed::default(), 0_u64, None);
+        for line in lines {
+            let bad = || format!("has the line \"{line}\", which is none of its kind");
+            if end.is_some() {
+                return Err("goes on behind its end".into());
+            }
+            match line.split_once(' ').ok_or_else(bad)? {
+                ("end", number) => {
+                    end = Some(number.parse::<u64>().map_err(|_| bad())?);
+                    continue;
+                }
+                ("all", what) => drop(needed.all.insert(what.to_owned())),
+                (guid, _) => drop(needed.guids.insert(u64::from_str_radix(guid, 16).map_err(|_| bad())?)),
+            }
+            count += 1;
+        }
+        match end {
+            Some(number) if number == count => Ok(needed),
+            _ => Err("has no end: it was cut off".into()),
+        }
+    }
+
+    /// Whether all of the dataset `name` (STORE/HOST/DATASET) is needed: the store is not known here,
+    /// so any end of the name counts.
+    pub fn is_all(&self, name: &str) -> bool {
+        let starts = std::iter::once(0).chain(name.match_indices('/').map(|(at, _)| at + 1));
+        starts.map(|at| &name[at..]).any(|tail| {
+            let mut ends = tail.match_indices('/').map(|(at, _)| &tail[..at]).chain([tail]);
+            ends.any(|what| self.all.contains(what))
+        })
+    }
+}

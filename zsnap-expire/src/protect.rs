@@ -1,0 +1,118 @@
+//! What no policy may destroy, each with its reason.
+
+use std::collections::HashSet;
+
+use crate::calendar::Clock;
+use crate::policy::Reason;
+use crate::snapshot::{Snapshot, Verdict};
+
+/// What simplesnap calls its snapshots.
+const SIMPLESNAP: &str = "__simplesnap_";
+
+/// What is protected beside the newest, held and cloned ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Guards<'a> {
+    /// The newest so many stay; the newest one always does.
+    pub newest: u64,
+    /// The dataset was received: simplesnap does not reap its snapshots there.
+    pub received: bool,
+    /// Snapshots by guid that files or chains need.
+    pub needed: Option<&'a HashSet<u64>>,
+    /// The dataset has files of which it is not known what they need: all of it stays.
+    pub all_needed: bool,
+}
+
+/// Turns the verdicts on what must stay; `verdicts` and `snapshots` are in the same order.
+pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Guards<'_>, clock: &Clock) {
+    for (rank, i) in newest_first(snapshots, clock).into_iter().enumerate() {
+        match rank as u64 {
+            0 => verdicts[i].also(Reason::Newest),
+            rank if rank < guards.newest => verdicts[i].also(Reason::Among(guards.newest)),
+            _ => break,
+        }
+    }
+    for (verdict, snapshot) in verdicts.iter_mut().zip(snapshots) {
+        if snapshot.is_future(clock.now) && !verdict.reasons.contains(&Reason::Future) {
+            verdict.also(Reason::Future);
+        }
+        if snapshot.holds > 0 {
+            verdict.also(Reason::Held(snapshot.holds));
+        }
+        if !snapshot.clones.is_empty() {
+            verdict.also(Reason::Cloned(snapshot.clones.to_owned()));
+        }
+        if snapshot.sent == Some("-") && !verdict.reasons.contains(&Reason::Unsent) {
+            verdict.also(Reason::Unsent);
+        }
+        if !guards.received && of_simplesnap(snapshot.name) {
+            verdict.also(Reason::Simplesnap);
+        }
+        if guards.all_needed || guards.needed.is_some_and(|guids| guids.contains(&snapshot.guid)) {
+            verdict.also(Reason::Needed);
+        }
+    }
+}
+
+/// Those that are not dated in the future, as indices: the newest first.
+pub fn newest_first(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..snapshots.len()).filter(|i| !snapshots[*i].is_future(clock.now)).collect();
+    order.sort_unstable_by(|a, b| snapshots[*b].by_making(&snapshots[*a]));
+    order
+}
+
+fn of_simplesnap(name: &str) -> bool {
+    name.rsplit_once('@').is_some_and(|(_, snap)| snap.starts_with(SIMPLESNAP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::tz::TimeZone;
+
+    fn protected<'a>(snapshots: &[Snapshot<'a>], guards: &Guards<'_>) -> Vec<(&'a str, Vec<Reason>)> {
+        let clock = Clock { now: 1_000_000, zone: TimeZone::UTC };
+        let mut verdicts = vec![Verdict::destroy(Reason::NoRule); snapshots.len()];
+        protect(&mut verdicts, snapshots, guards, &clock);
+        let kept = snapshots.iter().zip(verdicts).filter(|(_, v)| v.keep);
+        kept.map(|(s, v)| (s.name, v.reasons)).collect()
+    }
+
+    fn snap(name: &str, createtxg: u64) -> Snapshot<'_> {
+        Snapshot { name, createtxg, creation: 1000 - createtxg as i64, guid: createtxg, ..Snapshot::default() }
+    }
+
+    #[test]
+    fn the_pool_knows_which_is_the_newest_whatever_the_clock_said() {
+        let all = [snap("a@1", 1), snap("a@2", 2), snap("a@3", 3), Snapshot { creation: 2_000_000, ..snap("a@4", 4) }];
+        let newest = Guards { newest: 2, ..Guards::default() };
+        let (future, newest_of, among) = (vec![Reason::Future], vec![Reason::Newest], vec![Reason::Among(2)]);
+        assert_eq!(protected(&all, &newest), [("a@2", among), ("a@3", newest_of.clone()), ("a@4", future.clone())]);
+        // There is always one.
+        assert_eq!(protected(&all, &Guards::default()), [("a@3", newest_of), ("a@4", future)]);
+    }
+
+    #[test]
+    fn each_reason_protects() {
+        let older = |s: Snapshot<'static>| [s, snap("a@newest", 99)];
+        let first = |s: Snapshot<'static>, guards: &Guards<'_>| {
+            let kept = protected(&older(s), guards);
+            (kept.len() == 2).then(|| kept[0].1.clone())
+        };
+        let none = Guards::default();
+        let received = Guards { received: true, ..none };
+        assert_eq!(first(snap("a@x", 1), &none), None);
+        assert_eq!(first(Snapshot { holds: 2, ..snap("a@x", 1) }, &none), Some(vec![Reason::Held(2)]));
+        let cloned = Snapshot { clones: "a/b", ..snap("a@x", 1) };
+        assert_eq!(first(cloned, &received), Some(vec![Reason::Cloned("a/b".into())]));
+        assert_eq!(first(Snapshot { sent: Some("-"), ..snap("a@x", 1) }, &none), Some(vec![Reason::Unsent]));
+        assert_eq!(first(Snapshot { sent: Some("1700000000"), ..snap("a@x", 1) }, &none), None);
+        assert_eq!(first(snap("a@__simplesnap_s_2026", 1), &none), Some(vec![Reason::Simplesnap]));
+        assert_eq!(first(snap("a@__simplesnap_s_2026", 1), &received), None);
+        assert_eq!(first(snap("__simplesnap_/a@x", 1), &none), None);
+        let guids = HashSet::from([1]);
+        let needed = Guards { needed: Some(&guids), ..received };
+        assert_eq!(first(snap("a@x", 1), &needed), Some(vec![Reason::Needed]));
+        assert_eq!(first(snap("a@x", 2), &needed), None);
+        assert_eq!(first(snap("a@x", 2), &Guards { all_needed: true, ..none }), Some(vec![Reason::Needed]));
+    }
+}

@@ -1,0 +1,103 @@
+//! What is told: a table with the reasons, or JSON, or a picture.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use zsnap_common::report::{Cell, Form, Report};
+use zsnap_common::zfs::Zfs;
+
+use crate::calendar::Clock;
+use crate::cli::Options;
+use crate::policy::Reason;
+use crate::run::Decided;
+use crate::snapshot::{Snapshot, Verdict};
+use crate::timeline;
+
+/// In the form that the options ask for.
+pub fn print(all: &[Decided<'_>], zfs: &Zfs, clock: &Clock, options: &Options) -> io::Result<()> {
+    if options.json {
+        let text = format!("{:#}\n", Value::Array(all.iter().map(|decided| object(decided, zfs)).collect()));
+        return write(&text);
+    }
+    let zone = clock.zone.iana_name().unwrap_or("the system's zone");
+    let now = Timestamp::from_second(clock.now).unwrap_or_default();
+    write(&format!("as of {now}, days begin in {zone}\n"))?;
+    if options.timeline {
+        return write(&timeline::draw(all, clock));
+    }
+    let row = |(snapshot, verdict): (&Snapshot<'_>, &Verdict)| {
+        let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+        let created = u64::try_from(snapshot.creation).map_or(Cell::None, Cell::Time);
+        let word = if verdict.keep { "keep" } else { "destroy" };
+        vec![Cell::Text(snapshot.name.to_owned()), created, Cell::Text(word.to_owned()), Cell::Text(reasons.join("; "))]
+    };
+    let rows = all.iter().flat_map(|decided| decided.snapshots.iter().zip(&decided.verdicts)).map(row).collect();
+    Report { columns: vec!["snapshot", "created", "verdict", "reasons"], rows, metric: "zsnap_expire" }
+        .print(Form::Table)
+}
+
+/// To standard output, of which a closed one is an error like any other.
+pub fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn object(decided: &Decided<'_>, zfs: &Zfs) -> Value {
+    let of = |keep: bool| {
+        let chosen = decided.snapshots.iter().zip(&decided.verdicts).filter(|(_, verdict)| verdict.keep == keep);
+        let one = |(snapshot, verdict): (&Snapshot<'_>, &Verdict)| {
+            let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+            json!({
+                "name": snapshot.name,
+                "guid": format!("{:016x}", snapshot.guid),
+                "creation": snapshot.creation,
+                "reasons": reasons,
+            })
+        };
+        chosen.map(one).collect::<Vec<_>>()
+    };
+    let doomed = decided.doomed();
+    let snaps: Vec<&str> = doomed.iter().filter_map(|s| s.name.get(decided.dataset.len() + 1..)).collect();
+    json!({
+        "dataset": decided.dataset,
+        "keep": of(true),
+        "destroy": of(false),
+        "braked": decided.braked.as_ref().map(ToString::to_string),
+        "reclaim": if snaps.is_empty() { Some(0) } else { zfs.reclaim(decided.dataset, &snaps) },
+    })
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Reason::Rule(rule) => write!(f, "{rule}"),
+            Reason::Oldest(rule) => write!(f, "the oldest, while {rule} has some left"),
+            Reason::NoRule => f.write_str("no rule keeps it"),
+            Reason::Future => f.write_str("dated in the future"),
+            Reason::Newest => f.write_str("the newest"),
+            Reason::Among(n) => write!(f, "one of the newest {n}"),
+            Reason::Held(1) => f.write_str("held"),
+            Reason::Held(n) => write!(f, "{n} holds"),
+            Reason::Cloned(clones) => write!(f, "cloned to {clones}"),
+            Reason::Unsent => f.write_str("zrep has not sent it"),
+            Reason::Simplesnap => f.write_str("simplesnap's own"),
+            Reason::Needed => f.write_str("zsnap-ingest needs it"),
+            Reason::OtherName => f.write_str("not of these tags"),
+            Reason::First => f.write_str("the first in its time"),
+            Reason::Spaced(seconds) => write!(f, "{} behind the last one kept", length(*seconds)),
+            Reason::TooClose(seconds) => write!(f, "less than {} behind the last one kept", length(*seconds)),
+            Reason::TooOld => f.write_str("older than all windows"),
+            Reason::Expires(then) => write!(f, "expires {}", then.strftime("%F %T")),
+            Reason::NoDate => f.write_str("no rule is for it"),
+        }
+    }
+}
+
+/// `7d`, `1h`: in the largest unit that has no rest.
+fn length(seconds: i64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "min")];
+    let fits = units.iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0);
+    fits.map_or(format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
+}

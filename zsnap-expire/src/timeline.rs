@@ -1,0 +1,53 @@
+//! A picture for the terminal: a row for each dataset, a cell for each period, time from left to
+//! right. Signs, not colours, tell what stays from what goes.
+
+use crate::calendar::Clock;
+use crate::run::Decided;
+
+/// Cells in a row, at most.
+const WIDTH: i64 = 60;
+/// Seconds of a cell, of which the first that suffices is taken, and what it is called.
+const CELLS: [(i64, &str); 7] = [
+    (900, "15 minutes"),
+    (3600, "1 hour"),
+    (6 * 3600, "6 hours"),
+    (86_400, "1 day"),
+    (7 * 86_400, "1 week"),
+    (30 * 86_400, "30 days"),
+    (365 * 86_400, "365 days"),
+];
+
+/// The whole picture. What is dated in the future has the last cell.
+pub fn draw(all: &[Decided<'_>], clock: &Clock) -> String {
+    let times = || all.iter().flat_map(|decided| &decided.snapshots).map(|s| s.creation.min(clock.now));
+    let (Some(first), Some(last)) = (times().min(), times().max()) else { return "no snapshots\n".to_owned() };
+    let (cell, called) =
+        CELLS.into_iter().find(|(cell, _)| (last - first) / cell < WIDTH).unwrap_or(CELLS[CELLS.len() - 1]);
+    let width = ((last - first) / cell + 1).min(WIDTH);
+    let names = all.iter().map(|decided| decided.dataset.len()).max().unwrap_or(0);
+    let mut text = format!(
+        "# stays, x goes, % both, . none; a cell is {called}; from {} to {}\n",
+        clock.civil(first).strftime("%F %R"),
+        clock.civil(last).strftime("%F %R")
+    );
+    for decided in all {
+        let mut cells = vec![(false, false); usize::try_from(width).unwrap_or(0)];
+        for (snapshot, verdict) in decided.snapshots.iter().zip(&decided.verdicts) {
+            // The newest on the right; what is older than the picture is on its left edge.
+            let back = (last - snapshot.creation.min(last)) / cell;
+            let at = usize::try_from((width - 1 - back).max(0)).unwrap_or(0);
+            let keep = verdict.keep || decided.braked.is_some();
+            cells[at].0 |= keep;
+            cells[at].1 |= !keep;
+        }
+        let sign = |(stays, goes): &(bool, bool)| match (stays, goes) {
+            (true, true) => '%',
+            (true, false) => '#',
+            (false, true) => 'x',
+            (false, false) => '.',
+        };
+        let row: String = cells.iter().map(sign).collect();
+        text += &format!("{:names$}  {row}\n", zsnap_common::log::escape(decided.dataset));
+    }
+    text
+}
