@@ -60,6 +60,7 @@ pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(
         let braked = brakes(&verdicts, &snapshots, policy.newest, policy.max_destroy, &config.clock).err();
         let braked = braked.filter(|why| !(options.force && why.can_be_forced()));
         if let Some(why) = &braked {
+            let name = if name.is_empty() { "standard input" } else { name };
             log::error(format_args!("{name}: nothing of it may go: {why}"));
             exit = Exit::SomeFailed;
         }

@@ -69,8 +69,10 @@ impl Listing {
         let mut sent = None;
         for tag in &self.tags {
             let value = fields.next()?;
-            let own = || is_tagged(name, tag) && self.tagged.contains(&(dataset.to_owned(), tag.clone()));
-            if self.everywhere || own() {
+            let known = || self.everywhere || self.tagged.contains(&(dataset.to_owned(), tag.clone()));
+            if is_tagged(name, tag) && known() {
+                sent = Some(value);
+            } else if self.everywhere {
                 sent = sent.or(Some(value));
             }
         }

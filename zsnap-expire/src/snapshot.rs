@@ -70,6 +70,8 @@ impl Verdict {
             self.keep = true;
             self.reasons.clear();
         }
-        self.reasons.push(reason);
+        if !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
     }
 }
