@@ -77,6 +77,8 @@ impl Listing {
             }
         }
         let clones = if clones == "-" { "" } else { clones };
-        Some((dataset, Snapshot { name, creation: creation as i64, createtxg, guid, holds, clones, sent }))
+        // The sender says when it was made. What no calendar has is far in the future.
+        let creation = i64::try_from(creation).unwrap_or(i64::MAX);
+        Some((dataset, Snapshot { name, creation, createtxg, guid, holds, clones, sent }))
     }
 }
