@@ -413,7 +413,7 @@ fn list_root(disk: &Disk, name: &str, wanted: &Wanted<'_>, rows: &mut Rows) -> R
                 "createtxg" => snapshot.createtxg.to_string(),
                 "creation" => snapshot.creation.to_string(),
                 "userrefs" => snapshot.holds.len().to_string(),
-                "clones" => pool.clones(&full).join(","),
+                "clones" => Some(pool.clones(&full).join(",")).filter(|all| !all.is_empty()).unwrap_or("-".into()),
                 key if key.contains(':') => pool.user_property(&full, key).unwrap_or("-").to_owned(),
                 _ => "0".into(),
             });
