@@ -5,7 +5,7 @@ use std::process::Command;
 use zsnap_common::keys::SigningKey;
 use zsnap_tests::expirer::{DAY, Expirer, NOON, now};
 use zsnap_tests::hostile::described;
-use zsnap_tests::scene::{name, run, seal_with};
+use zsnap_tests::scene::{manifest, name, run, seal_with};
 use zsnap_tests::stream::{Stream, Sub};
 
 /// No rule keeps anything but the newest.
@@ -236,7 +236,8 @@ fn the_next_increment_finds_its_base() {
     e.scene.ingest(&[]).expect(0);
     assert_eq!(e.left(HOME), "s6 s7 s8");
     // A file of which nothing is known: all of its dataset stays.
-    e.scene.deliver("laptop", &name("laptop/tank/home", SEQ + 8), b"not sealed at all");
+    let unsigned = e.scene.seal(&manifest("laptop/tank/home", SEQ + 8), None, b"");
+    e.scene.deliver("laptop", &name("laptop/tank/home", SEQ + 8), &unsigned);
     e.scene.ingest(&[]);
     e.expire(&["--needed", &needed()]).expect(0);
     assert_eq!(e.left(HOME), "s6 s7 s8");
