@@ -220,9 +220,11 @@ fn alike(clock: &Clock, from: i64, rule: &Rule) -> bool {
     let civil = clock.civil(from);
     let months = Span::new().years(age.years).months(age.months);
     let Ok(shifted) = civil.checked_sub(months) else { return false };
-    let Ok(shifted) = (shifted.day() == civil.day()).then_some(shifted).ok_or(()).and_then(|s| {
-        s.checked_sub(age.days.days()).map_err(drop)
-    }) else {
+    let Ok(shifted) = (shifted.day() == civil.day())
+        .then_some(shifted)
+        .ok_or(())
+        .and_then(|s| s.checked_sub(age.days.days()).map_err(drop))
+    else {
         return false;
     };
     !clock.zone.to_ambiguous_timestamp(shifted).is_ambiguous()
