@@ -14,7 +14,7 @@ use zsnap_expire::calendar::Clock;
 use zsnap_expire::policy::{Amount, Period, Reason, Reference, Rule, decide};
 use zsnap_expire::snapshot::Snapshot;
 use zsnap_tests::random::Random;
-use zsnap_tests::scene::have;
+use zsnap_tests::scene::{have, memory};
 
 /// A repository in a zone. Each history is that of a host of its own, so that restic judges all
 /// of them at once.
@@ -32,7 +32,8 @@ struct Known {
 
 impl Repository {
     fn new(zone: &'static str) -> Repository {
-        let dir = tempfile::tempdir().unwrap();
+        // restic waits for the disk after each file.
+        let dir = memory().map_or_else(tempfile::tempdir, tempfile::tempdir_in).unwrap();
         let empty = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/restic");
         for name in ["data", "index", "keys", "locks", "snapshots"] {
             fs::create_dir(dir.path().join(name)).unwrap();
