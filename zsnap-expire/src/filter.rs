@@ -53,7 +53,12 @@ pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(
     let (mut names, mut exit) = (Vec::new(), Exit::Done);
     for (name, members) in groups {
         let (numbers, snapshots): (Vec<usize>, Vec<Snapshot<'_>>) = members.into_iter().unzip();
-        let Some(policy) = config.of(name) else { continue };
+        let Some(policy) = config.of(name) else {
+            // As with datasets: what no policy is for stays.
+            let stay = numbers.iter().zip(&snapshots).filter(|_| options.invert);
+            names.extend(stay.map(|(number, snapshot)| (*number, snapshot.name)));
+            continue;
+        };
         let guards = Guards { newest: policy.newest, received: true, ..Guards::default() };
         let mut verdicts = policy.decide(&snapshots, &config.clock);
         protect(&mut verdicts, &snapshots, &guards, &config.clock);
