@@ -32,10 +32,17 @@ impl Clock {
     }
 
     /// The time so long before `seconds`, by the calendar: a day before 3 o'clock is 3 o'clock, a
-    /// month before 31 March the last of February. Seconds since 1970.
+    /// month before 31 March the last of February. What the clock shows twice or never is the
+    /// earlier time, so that more stays: where a whole day is left out, a day before is not now.
     pub fn before(&self, seconds: i64, age: &Age) -> i64 {
-        let zoned = timestamp(seconds).to_zoned(self.zone.clone());
-        zoned.checked_sub(age.span()).map_or(i64::MIN, |then| then.timestamp().as_second())
+        let hours = i64::from(age.hours) * 3600;
+        let days = Age { hours: 0, ..*age };
+        if days == Age::default() {
+            return seconds.saturating_sub(hours);
+        }
+        let then = days.span().and_then(|span| self.civil(seconds).checked_sub(span));
+        let then = then.and_then(|then| self.zone.to_ambiguous_timestamp(then).earlier());
+        then.map_or(i64::MIN, |then| then.as_second().saturating_sub(hours))
     }
 }
 
@@ -58,11 +65,9 @@ pub struct Age {
 }
 
 impl Age {
-    fn span(&self) -> Span {
+    fn span(&self) -> Result<Span, jiff::Error> {
         let span = Span::new().try_years(self.years).and_then(|s| s.try_months(self.months));
-        let span = span.and_then(|s| s.try_days(self.days)).and_then(|s| s.try_hours(self.hours));
-        // Checked when it was read.
-        span.unwrap_or_default()
+        span.and_then(|s| s.try_days(self.days)).and_then(|s| s.try_hours(self.hours))
     }
 }
 
@@ -81,11 +86,11 @@ impl FromStr for Age {
             }
             let unit = rest[end..].chars().next().ok_or_else(wrong)?;
             match unit {
-                'y' if number <= 9_000 => age.years += number,
-                'm' if number <= 100_000 => age.months += number,
-                'w' => age.days += 7 * number,
-                'd' => age.days += number,
-                'h' => age.hours += number,
+                'y' if number <= 9_000 => age.years = age.years.saturating_add(number),
+                'm' if number <= 100_000 => age.months = age.months.saturating_add(number),
+                'w' => age.days = age.days.saturating_add(7 * number),
+                'd' => age.days = age.days.saturating_add(number),
+                'h' => age.hours = age.hours.saturating_add(number),
                 _ => return Err(wrong()),
             }
             rest = &rest[end + unit.len_utf8()..];
@@ -114,11 +119,17 @@ impl fmt::Display for Age {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn clock(zone: &str) -> Clock {
         Clock { now: 0, zone: TimeZone::get(zone).unwrap() }
+    }
+
+    /// The seconds of what a clock on the wall shows, or of a time with its offset.
+    pub fn at(zone: &TimeZone, text: &str) -> i64 {
+        let timestamp = text.parse::<Timestamp>();
+        timestamp.or_else(|_| zone.to_timestamp(text.parse().unwrap())).unwrap().as_second()
     }
 
     fn seconds(text: &str) -> i64 {
@@ -150,6 +161,21 @@ mod tests {
         ] {
             assert_eq!(berlin.before(seconds(at), &age.parse().unwrap()), seconds(before), "{at} {age}");
         }
+        for (zone, at, age, before) in [
+            // 2:30 was never, and twice: the earlier of both.
+            ("Europe/Berlin", "2026-03-30T00:30:00Z", "1d", "2026-03-29T00:30:00Z"),
+            ("Europe/Berlin", "2026-10-26T01:30:00Z", "1d", "2026-10-25T00:30:00Z"),
+            ("America/New_York", "2026-03-09T06:30:00Z", "1d", "2026-03-08T06:30:00Z"),
+            // From the second 2:30 back: hours are hours.
+            ("Europe/Berlin", "2026-10-25T01:30:00Z", "1h", "2026-10-25T00:30:00Z"),
+            ("Europe/Berlin", "2026-10-26T01:30:00Z", "1d1h", "2026-10-24T23:30:00Z"),
+            // Samoa had no 30 December 2011: a day before the 31st is the 29th.
+            ("Pacific/Apia", "2011-12-30T20:00:00Z", "1d", "2011-12-29T20:00:00Z"),
+        ] {
+            assert_eq!(clock(zone).before(seconds(at), &age.parse().unwrap()), seconds(before), "{zone} {at} {age}");
+        }
+        // Longer than the calendar is not 0.
+        assert_eq!(berlin.before(0, &"9000y9000y9000y".parse().unwrap()), i64::MIN);
         assert_eq!(berlin.before(i64::MIN, &"9000y".parse().unwrap()), i64::MIN);
         let _ = berlin.civil(i64::MAX);
     }

@@ -17,6 +17,9 @@ use crate::calendar::Clock;
 use crate::policy::Reason;
 use crate::snapshot::{Snapshot, Verdict};
 
+#[cfg(test)]
+mod tests;
+
 /// A line of the file.
 #[derive(Clone, Debug)]
 pub struct DatedRule {
@@ -91,9 +94,10 @@ fn lives(text: &str) -> Result<Span, String> {
     let wrong = || format!("\"{text}\" is no expiration; write +48 hours, 15 days, 4 weeks, 6 months or 5 years");
     let mut words = text.split_whitespace();
     let (Some(number), Some(unit), None) = (words.next(), words.next(), words.next()) else { return Err(wrong()) };
-    let number: i64 = number.strip_prefix('+').unwrap_or(number).parse().map_err(|_| wrong())?;
+    let number: i64 = number.parse().map_err(|_| wrong())?;
     let span = Span::new();
-    let span = match unit.to_ascii_lowercase().trim_end_matches('s') {
+    let unit = unit.to_ascii_lowercase();
+    let span = match unit.strip_suffix('s').unwrap_or(&unit) {
         "year" => span.try_years(number),
         "month" => span.try_months(number),
         "week" => span.try_weeks(number),

@@ -11,12 +11,17 @@
 //! window that covers it later than the one that was kept before it: no calendar, no slots. What is
 //! older than the largest window goes.
 
+use std::cmp::Reverse;
+
 use jiff::Span;
 use jiff::civil::DateTime;
 
 use crate::calendar::Clock;
 use crate::policy::Reason;
 use crate::snapshot::{Snapshot, Verdict};
+
+#[cfg(test)]
+mod tests;
 
 /// A line of the file.
 #[derive(Clone, Debug)]
@@ -89,21 +94,22 @@ pub fn decide(
     clock: &Clock,
 ) -> Vec<Verdict> {
     let now = clock.civil(clock.now);
-    // The narrowest first: that with the latest beginning.
+    // The narrowest first: that with the latest beginning, of two such that with the shorter interval.
     let mut windows: Vec<_> = windows.iter().map(|w| (now.saturating_sub(w.max_age), w.interval)).collect();
-    windows.sort_by(|a, b| b.0.cmp(&a.0));
+    windows.sort_by_key(|(from, interval)| (Reverse(*from), *interval));
     let oldest = windows.last().map_or(now, |window| window.0);
     let mut order: Vec<usize> = (0..snapshots.len()).collect();
     order.sort_unstable_by(|a, b| snapshots[*a].by_time(&snapshots[*b]));
-    let mut verdicts = vec![Verdict::keep(Reason::Future); snapshots.len()];
+    let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
     let mut last: Option<DateTime> = None;
     for i in order {
         let snapshot = &snapshots[i];
         if snapshot.is_future(clock.now) {
+            verdicts[i] = Verdict::keep(Reason::Future);
             continue;
         }
         // `zfs list`, from which zrep-expire reads the time, shows no seconds.
-        let made = clock.civil(snapshot.creation - snapshot.creation.rem_euclid(60));
+        let made = clock.civil(snapshot.creation.saturating_sub(snapshot.creation.rem_euclid(60)));
         verdicts[i] = if unsent(snapshot) {
             last = last.map(|_| made);
             Verdict::keep(Reason::Unsent)

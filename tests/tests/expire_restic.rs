@@ -1,0 +1,394 @@
+//! Real restic as a judge of the native policy: the same histories, the same policies, the same
+//! snapshots stay, for the same reasons. Where we differ on purpose, a test of its own says how.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, ToSpan};
+use serde_json::Value;
+use zsnap_expire::calendar::Clock;
+use zsnap_expire::policy::{Amount, Period, Reason, Reference, Rule, decide};
+use zsnap_expire::snapshot::Snapshot;
+use zsnap_tests::random::Random;
+use zsnap_tests::scene::have;
+
+/// A repository in a zone. Each history is that of a host of its own, so that restic judges all
+/// of them at once.
+struct Repository {
+    dir: tempfile::TempDir,
+    zone: &'static str,
+}
+
+/// What restic knows of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    id: String,
+    seconds: i64,
+}
+
+impl Repository {
+    fn new(zone: &'static str) -> Repository {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/restic");
+        for name in ["data", "index", "keys", "locks", "snapshots"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::copy(empty.join("config"), dir.path().join("config")).unwrap();
+        for key in fs::read_dir(empty.join("keys")).unwrap() {
+            let key = key.unwrap();
+            fs::copy(key.path(), dir.path().join("keys").join(key.file_name())).unwrap();
+        }
+        Repository { dir, zone }
+    }
+
+    fn zone(&self) -> TimeZone {
+        TimeZone::get(self.zone).unwrap()
+    }
+
+    fn restic(&self, zone: &str, args: &[String]) -> Output {
+        let mut restic = Command::new("restic");
+        restic.env("RESTIC_PASSWORD", "x").env("TZ", zone).env("HOME", self.dir.path()).current_dir(self.dir.path());
+        let out = restic.args(["--repo", ".", "--no-cache"]).args(args).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        out
+    }
+
+    /// `--time` is what a clock on the wall shows.
+    fn backup(&self, zone: &str, host: usize, wall: &str) {
+        let args = ["backup", "--quiet", "--host", &host.to_string(), "--time", wall, "config"];
+        self.restic(zone, &args.map(String::from));
+    }
+
+    /// Some at a time: each takes a fifth of a second, most of it asleep. What the wall shows twice
+    /// or never becomes what restic makes of it, or is made in a zone with a fixed offset.
+    fn backups(&self, histories: &[Vec<i64>]) {
+        let all: Vec<(usize, i64)> =
+            histories.iter().enumerate().flat_map(|(host, h)| h.iter().map(move |t| (host, *t))).collect();
+        let next = AtomicUsize::new(0);
+        let one = || {
+            while let Some((host, seconds)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let at = Timestamp::from_second(*seconds).unwrap();
+                let (civil, offset) = (self.zone().to_datetime(at), self.zone().to_offset(at).seconds());
+                let zone = match offset % 3600 {
+                    0 if self.zone().to_ambiguous_timestamp(civil).is_ambiguous() => {
+                        format!("Etc/GMT{:+}", -offset / 3600)
+                    }
+                    _ => self.zone.to_owned(),
+                };
+                self.backup(&zone, *host, &civil.strftime("%Y-%m-%d %H:%M:%S").to_string());
+            }
+        };
+        std::thread::scope(|scope| (0..12).for_each(|_| drop(scope.spawn(one))));
+    }
+
+    /// The snapshots of each host.
+    fn snapshots(&self, hosts: usize) -> Vec<Vec<Known>> {
+        let out = self.restic(self.zone, &["snapshots".into(), "--json".into()]);
+        let mut all = vec![Vec::new(); hosts];
+        for one in serde_json::from_slice::<Vec<Value>>(&out.stdout).unwrap() {
+            all[one["hostname"].as_str().unwrap().parse::<usize>().unwrap()].push(known(&one));
+        }
+        all
+    }
+
+    /// Per host what stays, and why.
+    fn forget(&self, rules: &[Rule], hosts: usize) -> Vec<HashMap<String, Vec<String>>> {
+        let args = ["forget", "--no-lock", "--dry-run", "--json", "--group-by", "host"].map(String::from);
+        let out = self.restic(self.zone, &[args.to_vec(), rules.iter().map(flag).collect()].concat());
+        let mut all = vec![HashMap::new(); hosts];
+        for group in serde_json::from_slice::<Vec<Value>>(&out.stdout).unwrap() {
+            let host: usize = group["host"].as_str().unwrap().parse().unwrap();
+            let reasons = group["reasons"].as_array().unwrap();
+            for (kept, reason) in group["keep"].as_array().unwrap().iter().zip(reasons) {
+                let matches: Vec<&str> =
+                    reason["matches"].as_array().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
+                let mut matches: Vec<String> = matches.into_iter().map(kind_of_match).collect();
+                matches.sort_unstable();
+                all[host].insert(known(kept).id, matches);
+            }
+        }
+        all
+    }
+}
+
+fn known(snapshot: &Value) -> Known {
+    let seconds = snapshot["time"].as_str().unwrap().parse::<Timestamp>().unwrap().as_second();
+    Known { id: snapshot["id"].as_str().unwrap().to_owned(), seconds }
+}
+
+const NAMES: [(Period, &str); 6] = [
+    (Period::Each, "last"),
+    (Period::Hour, "hourly"),
+    (Period::Day, "daily"),
+    (Period::Week, "weekly"),
+    (Period::Month, "monthly"),
+    (Period::Year, "yearly"),
+];
+
+fn name(period: Period) -> &'static str {
+    NAMES.iter().find(|(p, _)| *p == period).unwrap().1
+}
+
+/// `--keep-within-daily=15d`
+fn flag(rule: &Rule) -> String {
+    match rule.amount {
+        Amount::Count(u64::MAX) => format!("--keep-{}=-1", name(rule.period)),
+        Amount::Count(count) => format!("--keep-{}={count}", name(rule.period)),
+        Amount::Within(age) => {
+            let kind = if rule.period == Period::Each { String::new() } else { format!("-{}", name(rule.period)) };
+            // restic knows no weeks.
+            format!("--keep-within{kind}={}y{}m{}d{}h", age.years, age.months, age.days, age.hours)
+        }
+    }
+}
+
+/// `daily within 15d` and `daily snapshot`, without the amount.
+fn kind_of_match(text: &str) -> String {
+    text.split_once("within").map_or(text.to_owned(), |(kind, _)| format!("{kind}within"))
+}
+
+fn kind_of_reason(reason: &Reason) -> String {
+    match reason {
+        Reason::Rule(rule) | Reason::Oldest(rule) => match (rule.period, rule.amount) {
+            (period, Amount::Count(_)) => format!("{} snapshot", name(period)),
+            (Period::Each, Amount::Within(_)) => "within".to_owned(),
+            (period, Amount::Within(_)) => format!("{} within", name(period)),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+fn listing(known: &[Known]) -> Vec<Snapshot<'_>> {
+    known.iter().map(|k| Snapshot { name: &k.id, creation: k.seconds, ..Snapshot::default() }).collect()
+}
+
+/// Of our answer as of restic's: the times of those that stay and why, oldest first. Not the names:
+/// of two of the same second, each program takes another one.
+fn ours(rules: &[Rule], known: &[Known], clock: &Clock) -> Vec<(i64, Vec<String>)> {
+    let snapshots = listing(known);
+    let verdicts = decide(rules, Reference::Newest, &snapshots, clock);
+    let kept = snapshots.iter().zip(&verdicts).filter(|(_, verdict)| verdict.keep);
+    let mut kept: Vec<(i64, Vec<String>)> = kept
+        .map(|(snapshot, verdict)| {
+            let mut reasons: Vec<String> = verdict.reasons.iter().map(kind_of_reason).collect();
+            reasons.sort_unstable();
+            (snapshot.creation, reasons)
+        })
+        .collect();
+    kept.sort_unstable();
+    kept
+}
+
+fn theirs(kept: &HashMap<String, Vec<String>>, known: &[Known]) -> Vec<(i64, Vec<String>)> {
+    let mut kept: Vec<_> = known.iter().filter_map(|k| Some((k.seconds, kept.get(&k.id)?.clone()))).collect();
+    kept.sort_unstable();
+    kept
+}
+
+fn clock(zone: &'static str) -> Clock {
+    Clock { now: Timestamp::now().as_second(), zone: TimeZone::get(zone).unwrap() }
+}
+
+fn seconds(zone: &str, wall: &str) -> i64 {
+    let civil: jiff::civil::DateTime = wall.parse().unwrap();
+    civil.in_tz(zone).unwrap().timestamp().as_second()
+}
+
+/// Backwards from a time near to where calendars are hard; the gaps are of all sizes.
+fn history(random: &mut Random, zone: &str, end: &str, count: usize, longest: f64) -> Vec<i64> {
+    let mut at = seconds(zone, end);
+    let mut times = vec![at];
+    while times.len() < count && at > 0 {
+        let exponent = random.below(1000) as f64 / 1000.0;
+        let gap = 60.0 * (longest / 60.0).powf(exponent);
+        // Now and then two in one second.
+        at -= if random.below(30) == 0 { 0 } else { gap as i64 };
+        times.push(at);
+    }
+    times.retain(|t| *t > 0);
+    times
+}
+
+/// Where Go and we count back alike: no end of a month cuts in, and the clock on the wall shows the
+/// result once. The other cases have tests of their own below.
+fn alike(clock: &Clock, from: i64, rule: &Rule) -> bool {
+    let Amount::Within(age) = rule.amount else { return true };
+    let civil = clock.civil(from);
+    let months = Span::new().years(age.years).months(age.months);
+    let Ok(shifted) = civil.checked_sub(months) else { return false };
+    let Ok(shifted) = (shifted.day() == civil.day())
+        .then_some(shifted)
+        .ok_or(())
+        .and_then(|s| s.checked_sub(age.days.days()).map_err(drop))
+    else {
+        return false;
+    };
+    !clock.zone.to_ambiguous_timestamp(shifted).is_ambiguous()
+}
+
+fn policy(random: &mut Random) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let dense = 2 + random.below(5);
+    for (period, name) in NAMES {
+        if random.below(dense) == 0 {
+            let count = match random.below(12) {
+                0 => "unlimited".to_owned(),
+                1..=3 => (1 + random.below(40)).to_string(),
+                _ => (1 + random.below(8)).to_string(),
+            };
+            rules.push(format!("{name}={count}"));
+        }
+        if random.below(dense) == 0 {
+            let name = if period == Period::Each { "all" } else { name };
+            let mut age = String::new();
+            for (unit, most) in [("y", 30), ("m", 20), ("w", 9), ("d", 40), ("h", 60)] {
+                if random.below(3) == 0 {
+                    age += &format!("{}{unit}", random.below(most) + 1);
+                }
+            }
+            if !age.is_empty() {
+                rules.push(format!("{name}={age}"));
+            }
+        }
+    }
+    rules.iter().map(|rule| rule.parse().unwrap()).collect()
+}
+
+/// Where the years are long, days have 23 to 25 hours, and weeks belong to another year.
+fn agree(zone: &'static str, ends: [&str; 4]) {
+    if !have("restic") {
+        return;
+    }
+    let mut random = Random::new();
+    let repository = Repository::new(zone);
+    let clock = clock(zone);
+    let longest = [2.0 * 3600.0, 2.0 * 86_400.0, 30.0 * 86_400.0, 900.0 * 86_400.0];
+    let made: Vec<Vec<i64>> =
+        ends.iter().zip(longest).map(|(end, longest)| history(&mut random, zone, end, 30, longest)).collect();
+    repository.backups(&made);
+    let histories = repository.snapshots(made.len());
+    let total: usize = histories.iter().map(Vec::len).sum();
+    assert_eq!(total, made.iter().map(Vec::len).sum::<usize>());
+    let (mut compared, mut removed) = (0, 0);
+    while compared < 500 {
+        let rules = policy(&mut random);
+        let newest = histories.iter().map(|h| h.iter().map(|k| k.seconds).max().unwrap());
+        let alike: Vec<bool> = newest.map(|from| rules.iter().all(|rule| alike(&clock, from, rule))).collect();
+        if rules.is_empty() || !alike.contains(&true) {
+            continue;
+        }
+        let kept = repository.forget(&rules, histories.len());
+        for ((known, kept), _) in histories.iter().zip(&kept).zip(&alike).filter(|(_, alike)| **alike) {
+            let (ours, theirs) = (ours(&rules, known, &clock), theirs(kept, known));
+            let times: Vec<String> = known.iter().map(|k| clock.civil(k.seconds).to_string()).collect();
+            assert_eq!(ours, theirs, "{zone}: {} of {times:?}", rules.iter().map(flag).collect::<Vec<_>>().join(" "));
+            compared += 1;
+            removed += known.len() - theirs.len();
+        }
+    }
+    // It was a trial of something: neither all nor nothing stayed.
+    assert!(removed > 500 && removed < compared * 29, "{removed} of {compared} histories");
+}
+
+#[test]
+fn berlin() {
+    agree("Europe/Berlin", ["2026-10-25T09:00", "2026-03-29T23:10", "2021-01-05T08:15", "2024-02-29T12:00"]);
+}
+
+#[test]
+fn new_york() {
+    agree("America/New_York", ["2025-11-02T07:00", "2026-03-08T20:00", "2016-01-04T00:00", "2026-11-03T04:30"]);
+}
+
+/// Half an hour back and forth, south of the equator.
+#[test]
+fn lord_howe() {
+    agree("Australia/Lord_Howe", ["2026-04-05T08:00", "2025-10-05T20:00", "2010-01-03T23:59", "2025-12-31T23:59"]);
+}
+
+/// Times, rules; the times that we and that restic keep.
+fn differ(zone: &'static str, walls: &[&str], rules: &[&str], we: &[&str], it: &[&str]) {
+    let repository = Repository::new(zone);
+    let made: Vec<i64> = walls.iter().map(|wall| seconds(zone, wall)).collect();
+    repository.backups(std::slice::from_ref(&made));
+    let known = &repository.snapshots(1)[0];
+    let rules: Vec<Rule> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    let kept = &repository.forget(&rules, 1)[0];
+    let snapshots = listing(known);
+    let clock = clock(zone);
+    let verdicts = decide(&rules, Reference::Newest, &snapshots, &clock);
+    let times = |mut seconds: Vec<i64>| -> Vec<String> {
+        seconds.sort_unstable();
+        seconds.iter().map(|s| clock.civil(*s).strftime("%Y-%m-%dT%H:%M").to_string()).collect()
+    };
+    let ours = snapshots.iter().zip(verdicts).filter(|(_, verdict)| verdict.keep).map(|(s, _)| s.creation).collect();
+    let theirs = known.iter().filter(|k| kept.contains_key(&k.id)).map(|k| k.seconds).collect();
+    assert_eq!(times(ours), we, "ours");
+    assert_eq!(times(theirs), it, "restic's");
+}
+
+/// A month before 31 March: Go says 31 February, which is 3 March.
+#[test]
+fn the_end_of_a_month_is_not_beyond_it() {
+    if have("restic") {
+        let all = ["2026-02-27T12:00", "2026-03-01T12:00", "2026-03-02T12:00", "2026-03-31T10:00"];
+        differ("Europe/Berlin", &all, &["all=1m"], &all[1..], &all[3..]);
+        let all = ["2023-02-28T13:00", "2023-03-01T11:00", "2024-02-29T12:00"];
+        differ("Europe/Berlin", &all, &["all=1y"], &all, &all[2..]);
+    }
+}
+
+/// Counted back to a time that the clock shows twice or never, we take the earlier one: more stays.
+#[test]
+fn a_cutoff_that_the_clock_shows_twice_or_never_is_the_earlier_one() {
+    if have("restic") {
+        // From 2:00 to 3:00, which is the same moment.
+        let all = ["2026-03-29T01:20", "2026-03-29T01:40", "2026-03-29T03:20", "2026-03-30T02:30"];
+        differ("Europe/Berlin", &all, &["all=1d"], &all[1..], &all[3..]);
+        // Twice half past two; restic takes the second one.
+        let all = ["2026-10-25T02:40", "2026-10-26T02:30"];
+        differ("Europe/Berlin", &all, &["all=1d"], &all, &all[1..]);
+    }
+}
+
+/// restic counts what is dated in the future as the newest.
+#[test]
+fn a_snapshot_from_the_future_uses_up_no_count() {
+    if have("restic") {
+        let all = ["2026-01-01T12:00", "2026-01-02T12:00", "2100-01-01T00:00"];
+        differ("Europe/Berlin", &all, &["last=1"], &all[1..], &all[2..]);
+        differ("Europe/Berlin", &all, &["all=12h"], &all[1..], &all[1..]);
+    }
+}
+
+/// A clock that is fast by less than a day is not a mistake: what it dates is the newest.
+#[test]
+fn up_to_a_day_ahead_is_the_newest() {
+    if have("restic") {
+        let zone = "Etc/UTC";
+        let wall = |hours: i64| (Timestamp::now() + hours.hours()).strftime("%Y-%m-%dT%H:%M").to_string();
+        let walls = [wall(-8), wall(-1), wall(20)];
+        let all: Vec<&str> = walls.iter().map(String::as_str).collect();
+        differ(zone, &all, &["all=10h"], &all[2..], &all);
+    }
+}
+
+/// restic cuts days where a snapshot was made, we cut all of them in one zone.
+#[test]
+fn days_are_cut_in_one_zone() {
+    if have("restic") {
+        let repository = Repository::new("Europe/Berlin");
+        // In Tokyo the evening of the 1st and the morning of the 2nd, in Berlin both the 1st.
+        repository.backup("Asia/Tokyo", 0, "2026-06-01 23:00:00");
+        repository.backup("Asia/Tokyo", 0, "2026-06-02 05:00:00");
+        let known = &repository.snapshots(1)[0];
+        let rules = ["daily=3d".parse().unwrap()];
+        assert_eq!(repository.forget(&rules, 1)[0].len(), 2);
+        assert_eq!(ours(&rules, known, &clock("Europe/Berlin")).len(), 1);
+        assert_eq!(ours(&rules, known, &clock("Asia/Tokyo")).len(), 2);
+    }
+}

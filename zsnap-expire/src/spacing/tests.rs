@@ -1,0 +1,159 @@
+//! A table worked out by hand from what zrep-expire's second version does. `zrep` stands for the
+//! windows that it comes with.
+
+use jiff::tz::TimeZone;
+
+use super::*;
+use crate::calendar::tests::at;
+
+const ZREP: &str = "1 hour : 1 minute; 12 hours : 5 minutes; 8 days : 1 hour; 32 days : 1 day;
+    1 year : 1 week; 5 years : 1 month";
+
+fn windows(text: &str) -> Vec<Window> {
+    text.replace("zrep", ZREP).split(';').map(|line| window(line).unwrap()).collect()
+}
+
+/// zone | now | windows | the first (*), what is far enough from it (+), too close (-), too old (x),
+/// was not sent (u), is of the future (f)
+const TABLE: &str = "
+    # zrep's own. It covers 5 years, the beginning included; a month is 31 days.
+    UTC | 2026-11-22T12:00 | zrep | x2021-11-22T11:59 *2021-11-22T12:00
+    UTC | 2026-11-22T12:00 | zrep | x1970-01-01T00:00 x2021-11-22T11:59:59 *2026-11-22T11:59 +2026-11-22T12:00
+    UTC | 2026-11-22T12:00 | zrep | *2021-12-01T00:00 -2021-12-31T23:59 +2022-01-01T00:00
+    UTC | 2026-11-22T12:00 | zrep | *2022-02-01T00:00 -2022-03-03T23:59 +2022-03-04T00:00
+    # From the one that was kept, not from the one before.
+    UTC | 2026-11-22T12:00 | zrep | *2022-01-01T00:00 -2022-01-20T00:00 +2022-02-05T00:00 -2022-03-01T00:00 +2022-03-08T00:00
+    UTC | 2026-11-22T12:00 | zrep | *2022-01-01T00:00 +2022-12-01T00:00 -2022-12-31T00:00
+    # A week, up to a year.
+    UTC | 2026-11-22T12:00 | zrep | *2025-12-01T00:00 -2025-12-07T23:59 +2025-12-08T00:00
+    UTC | 2026-11-22T12:00 | zrep | *2025-11-15T12:00 -2025-11-22T11:59 +2025-11-22T12:00
+    UTC | 2026-11-22T12:00 | zrep | *2025-11-15T12:01 -2025-11-22T12:00 +2025-11-22T12:01
+    # A day, up to 32 days.
+    UTC | 2026-11-22T12:00 | zrep | *2026-10-20T13:00 -2026-10-21T11:59 -2026-10-21T12:59 +2026-10-21T13:00
+    UTC | 2026-11-22T12:00 | zrep | *2026-10-20T12:00 +2026-10-21T12:00 -2026-10-22T11:59 +2026-10-22T12:00
+    # An hour, up to 8 days.
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-20T10:00 -2026-11-20T10:59 +2026-11-20T11:00
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-14T11:00 -2026-11-14T11:59 +2026-11-14T12:00
+    # Five minutes, up to 12 hours.
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-22T01:00 -2026-11-22T01:04 +2026-11-22T01:05
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-21T23:55 -2026-11-21T23:59 +2026-11-22T00:00
+    # A minute, up to an hour; zfs list tells no seconds.
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-22T11:10 +2026-11-22T11:11
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-22T11:10:59 +2026-11-22T11:11:00
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-22T11:10:00 -2026-11-22T11:10:59
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-22T10:59 +2026-11-22T11:00
+    UTC | 2026-11-22T12:00:30 | zrep | *2026-11-22T10:57 -2026-11-22T11:00:45 +2026-11-22T11:01
+    UTC | 2026-11-22T12:00:30 | zrep | x2021-11-22T12:00:45 *2021-11-22T12:01
+    # Two of the same second.
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-22T11:10 -2026-11-22T11:10 +2026-11-22T11:20 -2026-11-22T11:20
+    # What was not sent stays; it is the one before only if there was one.
+    UTC | 2026-11-22T12:00 | zrep | u2026-11-20T10:00 *2026-11-20T10:10 -2026-11-20T11:09 +2026-11-20T11:10
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-20T10:00 u2026-11-20T10:30 -2026-11-20T11:10 +2026-11-20T11:30
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-20T10:00 u2026-11-20T10:01 -2026-11-20T11:00 +2026-11-20T11:01
+    UTC | 2026-11-22T12:00 | zrep | u2011-01-01T00:00 x2020-01-01T00:00 u2020-01-02T00:00 *2022-01-01T00:00
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-20T10:00 u2026-11-20T10:20 u2026-11-20T10:40 -2026-11-20T11:39 +2026-11-20T11:40
+    # What is more than a day ahead counts for nothing.
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-22T11:58 +2026-11-23T12:00 f2026-11-23T12:01 f2100-01-01T00:00
+    UTC | 2026-11-22T12:00 | zrep | *2026-11-22T12:10 -2026-11-22T12:10:59 +2026-11-22T12:11
+    # The order of the lines counts for nothing, nor where there are two of one age.
+    UTC | 2026-11-22T12:00 | 5 years : 1 month; 1 hour : 1 minute; 8 days : 1 hour | *2026-11-22T11:10 +2026-11-22T11:11
+    UTC | 2026-11-22T12:00 | 8 days : 1 hour; 5 years : 1 month; 1 hour : 1 minute | *2026-11-20T11:10 +2026-11-20T12:10
+    UTC | 2026-11-22T12:00 | 7 days : 1 hour; 1 week : 1 day | *2026-11-20T10:00 +2026-11-20T11:00
+    UTC | 2026-11-22T12:00 | 1 week : 1 day; 7 days : 1 hour | *2026-11-20T10:00 +2026-11-20T11:00
+    # A wider window with a shorter interval changes nothing within the narrower.
+    UTC | 2026-11-22T12:00 | 1 day : 6 hours; 1 week : 1 hour | *2026-11-22T00:00 -2026-11-22T05:59 +2026-11-22T06:00
+    # The ways to write it.
+    UTC | 2026-11-22T12:00 | 7d:1d | x2026-11-15T11:59 *2026-11-15T12:00 -2026-11-16T11:59 +2026-11-16T12:00
+    UTC | 2026-11-22T12:00 | 2 Weeks : 12hrs | x2026-11-08T11:59 *2026-11-08T12:00 -2026-11-08T23:59 +2026-11-09T00:00
+    UTC | 2026-11-22T12:00 | 90 mins : 120 secs | x2026-11-22T10:29 *2026-11-22T10:30 -2026-11-22T10:31 +2026-11-22T10:32
+    UTC | 2026-11-22T12:00 | 1 day : 0 minutes | x2026-11-21T11:59 *2026-11-21T12:00 +2026-11-21T12:00 +2026-11-21T12:01
+    # Ages are the calendar's, and end with the month.
+    UTC | 2026-03-31T12:00 | 1 month : 1 day | x2026-02-28T11:59 *2026-02-28T12:00
+    UTC | 2026-05-31T12:00 | 3 months : 1 day | x2026-02-28T11:59 *2026-02-28T12:00
+    UTC | 2024-02-29T12:00 | 1 year : 1 day | x2023-02-28T11:59 *2023-02-28T12:00 +2023-03-01T12:00
+    UTC | 2028-02-29T12:00 | 4y : 1d | x2024-02-29T11:59 *2024-02-29T12:00
+    # Intervals are those from the year 1: a year has 365 days, two months have 59, 4 years 1461.
+    UTC | 2026-11-22T12:00 | 10 years : 1 year | *2019-03-01T00:00 -2020-02-28T23:59 +2020-02-29T00:00
+    UTC | 2026-11-22T12:00 | 10 years : 12 months | *2019-03-01T00:00 -2020-02-28T23:59 +2020-02-29T00:00
+    UTC | 2026-11-22T12:00 | 5 years : 2 months | *2026-07-01T00:00 -2026-08-28T23:59 +2026-08-29T00:00
+    UTC | 2026-11-22T12:00 | 50 years : 4 years | *2001-01-01T00:00 -2004-12-31T23:59 +2005-01-01T00:00
+    # By the clock on the wall: half an hour over the change is an hour and a half.
+    Europe/Berlin | 2026-03-30T12:00 | 8 days : 1 hour | *2026-03-29T01:30 +2026-03-29T03:00
+    Europe/Berlin | 2026-03-30T12:00 | 8 days : 1 hour | *2026-03-29T00:59Z +2026-03-29T01:00Z
+    Europe/Berlin | 2026-03-29T03:30 | 2 hours : 1 minute | x2026-03-29T01:29 *2026-03-29T01:30
+    America/New_York | 2026-03-30T12:00 | 32 days : 1 hour | *2026-03-08T06:59Z +2026-03-08T07:00Z
+    # Half past two, and an hour later half past two.
+    Europe/Berlin | 2026-10-26T12:00 | 8 days : 1 hour | *2026-10-25T00:30Z -2026-10-25T01:30Z -2026-10-25T02:29Z +2026-10-25T02:30Z
+    Europe/Berlin | 2026-10-26T12:00 | 8 days : 1 minute | *2026-10-25T00:45Z -2026-10-25T01:15Z -2026-10-25T01:45Z +2026-10-25T01:46Z
+    Europe/Berlin | 2026-10-26T12:00 | 1 day : 1 minute | x2026-10-25T11:59 *2026-10-25T12:00
+    Australia/Lord_Howe | 2026-04-06T12:00 | 8 days : 1 hour | *2026-04-04T14:30Z -2026-04-04T15:59Z +2026-04-04T16:00Z
+    # A leap day is a day.
+    UTC | 2024-03-10T12:00 | 32 days : 1 day | *2024-02-28T12:00 +2024-02-29T12:00 +2024-03-01T12:00 -2024-03-02T11:59
+    # Other centuries.
+    UTC | 1971-01-01T00:00 | 5 years : 1 day | *1969-12-31T23:00 -1970-01-01T22:59 +1970-01-01T23:00
+    UTC | 2101-01-01T00:00 | 5 years : 1 day | *2100-02-28T12:00 +2100-03-01T12:00
+";
+
+/// The signs that were decided, for snapshots in this order.
+fn signs(windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<&'static str> {
+    let unsent = |snapshot: &Snapshot<'_>| snapshot.sent == Some("-");
+    let verdicts = decide(windows, snapshots, &unsent, clock);
+    let sign = |verdict: &Verdict| match (verdict.keep, &verdict.reasons[..]) {
+        (true, [Reason::First]) => "*",
+        (true, [Reason::Spaced(_)]) => "+",
+        (false, [Reason::TooClose(_)]) => "-",
+        (false, [Reason::TooOld]) => "x",
+        (true, [Reason::Unsent]) => "u",
+        (true, [Reason::Future]) => "f",
+        other => panic!("{other:?}"),
+    };
+    verdicts.iter().map(sign).collect()
+}
+
+#[test]
+fn snapshots_are_so_far_apart() {
+    let lines = TABLE.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    for line in lines {
+        let [zone, now, wide, signed] = line.split(" | ").collect::<Vec<_>>().try_into().unwrap();
+        let zone = TimeZone::get(zone).unwrap();
+        let clock = Clock { now: at(&zone, now), zone };
+        let windows = windows(wide);
+        let (mut expected, mut snapshots, names): (Vec<&str>, Vec<Snapshot<'_>>, Vec<String>) =
+            (Vec::new(), Vec::new(), (10..99).map(|nr| format!("pool/fs@zrep_0000{nr}")).collect());
+        for (text, name) in signed.split_whitespace().zip(&names) {
+            let (sign, made) = text.split_at(1);
+            let sent = Some(if sign == "u" { "-" } else { "1795000000" });
+            snapshots.push(Snapshot { name, creation: at(&clock.zone, made), sent, ..Snapshot::default() });
+            expected.push(sign);
+        }
+        assert_eq!(signs(&windows, &snapshots, &clock), expected, "{line}");
+        // In whichever order they come.
+        snapshots.reverse();
+        expected.reverse();
+        assert_eq!(signs(&windows, &snapshots, &clock), expected, "{line}, the newest first");
+    }
+}
+
+#[test]
+fn what_is_no_window_says_why() {
+    for (line, says) in [
+        ("", "write MAX_AGE : MIN_INTERVAL"),
+        ("8 days 1 hour", "write MAX_AGE : MIN_INTERVAL"),
+        ("8 days :", "\"\" is no length of time"),
+        (": 1 hour", "\"\" is no length of time"),
+        ("days : 1 hour", "\"days\" is no length of time"),
+        ("8 : 1 hour", "\"8\" is no length of time"),
+        ("-8 days : 1 hour", "\"-8 days\" is no length"),
+        ("8 days : 1 hour : 2", "\"1 hour : 2\" is no length"),
+        ("8 days : 1 fortnight", "\"1 fortnight\" is no length"),
+        ("1.5 days : 1 hour", "no length of time"),
+        ("1 day 2 hours : 1 hour", "no length of time"),
+        ("99999999999999999999 days : 1 hour", "no length of time"),
+        ("999999 years : 1 hour", "\"999999 years\" is too long"),
+        ("8 days : 999999 years", "\"999999 years\" is too long"),
+        ("8 days : 999999 months", "\"999999 months\" is too long"),
+    ] {
+        let error = window(line).unwrap_err();
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
