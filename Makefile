@@ -5,8 +5,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BINARIES = zsnap-queue zsnap-fanout zsnap-ingest zsnap-expire
 
-# Those without keys by themselves: together with the others they would get their features, and link
-# OpenPGP.
+# These two by themselves: together with the others they would get their features, and link OpenPGP.
 all:
 	tests/packages build
 	cargo build --release --locked -p zsnap-queue -p zsnap-ingest

@@ -124,7 +124,7 @@ impl Policy {
 
     /// Tag by tag. The newest ones are taken away first, whatever their names.
     fn spaced(&self, windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
-        let mut verdicts = vec![Verdict::keep(Reason::OtherName); snapshots.len()];
+        let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
         let mut order: Vec<usize> = (0..snapshots.len()).collect();
         order.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
         let newest = usize::try_from(self.newest).unwrap_or(usize::MAX).min(order.len());
@@ -141,6 +141,8 @@ impl Policy {
         for tag in &self.tags {
             walk(&|name| is_tagged(name, tag), &|snapshot| snapshot.sent == Some("-"));
         }
+        let others = verdicts.iter_mut().filter(|verdict| verdict.reasons.is_empty());
+        others.for_each(|verdict| *verdict = Verdict::keep(Reason::OtherName));
         verdicts
     }
 }

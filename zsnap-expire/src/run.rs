@@ -205,8 +205,7 @@ fn lock(cli: &Cli) -> Result<Result<ToolLock, Exit>> {
 
 /// `check`: says what the configuration means.
 pub fn check(config: &Config) -> Result<Exit> {
-    let zone = config.clock.zone.iana_name().unwrap_or("the system's zone");
-    let mut text = format!("days begin in {zone}\n");
+    let mut text = format!("days begin in {}\n", config.clock.zone_name());
     for (glob, policy) in config.policies() {
         let what = match &policy.method {
             Method::Rules(rules, _) => rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),

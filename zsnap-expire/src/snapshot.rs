@@ -54,6 +54,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// To be given a reason; until then it stays. A million of these cost no million allocations.
+    pub(crate) fn undecided() -> Verdict {
+        Verdict { keep: true, reasons: Vec::new() }
+    }
+
     /// It goes, for one reason.
     pub fn destroy(reason: Reason) -> Verdict {
         Verdict { keep: false, reasons: vec![reason] }

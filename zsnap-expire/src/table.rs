@@ -20,9 +20,8 @@ pub fn print<'a>(all: &'a [Decided<'a>], zfs: &Zfs, clock: &Clock, options: &Opt
         let text = format!("{:#}\n", Value::Array(all.iter().map(|decided| object(decided, zfs)).collect()));
         return write(&text);
     }
-    let zone = clock.zone.iana_name().unwrap_or("the system's zone");
     let now = Timestamp::from_second(clock.now).unwrap_or_default();
-    write(&format!("as of {now}, days begin in {zone}\n"))?;
+    write(&format!("as of {now}, days begin in {}\n", clock.zone_name()))?;
     if options.timeline {
         return write(&timeline::draw(all, clock));
     }
