@@ -50,6 +50,9 @@ struct Table {
 
 fn rules<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Rule>, D::Error> {
     let texts = Vec::<String>::deserialize(d)?;
+    if texts.is_empty() {
+        return Err(serde::de::Error::custom("keep is empty, so nothing would stay: write a rule"));
+    }
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
@@ -180,11 +183,11 @@ impl Config {
     pub fn load(options: &Options, tables: Tables, now: i64) -> Result<Config> {
         let zone = options.timezone.clone().unwrap_or_else(TimeZone::system);
         let clock = Clock { now: options.at.map_or(now, |at| at.as_second()), zone };
-        let newest = options.keep.iter().filter_map(|keep| match keep {
+        let mut newest = options.keep.iter().filter_map(|keep| match keep {
             Keep::Newest(n) => Some(*n),
             Keep::Rule(_) => None,
         });
-        let newest = newest.last();
+        let newest = newest.next_back();
         let given: Vec<Rule> = options
             .keep
             .iter()
@@ -198,7 +201,7 @@ impl Config {
             method: Method::Rules(keep, reference),
             newest: newest.unwrap_or(NEWEST),
             received: false,
-            max_destroy: options.max_destroy.unwrap_or(if options.noop {
+            max_destroy: options.max_destroy.unwrap_or(if options.noop || options.at.is_some() {
                 MaxDestroy::NoLimit
             } else {
                 MaxDestroy::Percent(50)
@@ -222,27 +225,21 @@ impl Config {
             return Ok(Config { policies: vec![one("**", policy)?], clock, exact });
         }
         let mut policies = Vec::new();
-        if given.is_empty() {
-            for (glob, table) in tables.policy {
-                if table.keep.is_empty() {
-                    return Err(Exit::Config
-                        .error(format!("[policy.\"{glob}\"]: keep is empty, so nothing would stay: write a rule")));
-                }
-                let plain = native(table.keep.clone());
-                let policy = Policy {
-                    method: Method::Rules(table.keep, table.relative_to.unwrap_or(reference)),
-                    newest: table.newest.or(newest).unwrap_or(NEWEST).max(1),
-                    received: table.received,
-                    max_destroy: table
-                        .max_destroy
-                        .filter(|_| options.max_destroy.is_none())
-                        .unwrap_or(plain.max_destroy),
-                    ..plain
-                };
-                policies.push(one(&glob, policy)?);
-            }
-        } else {
-            policies.push(one("**", native(given))?);
+        if !given.is_empty() {
+            policies.push(one("**", native(given.clone()))?);
+        }
+        for (glob, table) in tables.policy {
+            // --keep replaces the rules, not what is known of the datasets: that they were received, say.
+            let keep = if given.is_empty() { table.keep } else { given.clone() };
+            let plain = native(Vec::new());
+            let policy = Policy {
+                method: Method::Rules(keep, table.relative_to.unwrap_or(reference)),
+                newest: table.newest.or(newest).unwrap_or(NEWEST).max(1),
+                received: table.received,
+                max_destroy: table.max_destroy.filter(|_| options.max_destroy.is_none()).unwrap_or(plain.max_destroy),
+                ..plain
+            };
+            policies.push(one(&glob, policy)?);
         }
         if policies.is_empty() {
             return Err(Exit::Config.error("no policy: give --keep RULE, or -c FILE with a table [policy.\"GLOB\"]"));

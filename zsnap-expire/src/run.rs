@@ -171,6 +171,9 @@ fn needed(cli: &Cli, zfs: &Zfs, received: &HashSet<&str>, now: i64) -> Result<Op
 
 /// What to list, and whether only that itself. `None`: nothing is asked for, as zrep-expire has it.
 fn roots(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<(Vec<String>, bool)>> {
+    if let Some(name) = cli.datasets.iter().find(|name| name.contains(['@', '#'])) {
+        return Err(Exit::Usage.error(format!("{name} is no dataset: name the dataset alone")));
+    }
     if !config.exact || !cli.datasets.is_empty() {
         return Ok(Some((cli.datasets.clone(), config.exact)));
     }

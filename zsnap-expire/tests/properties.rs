@@ -1,0 +1,414 @@
+//! What holds of every decision, whatever the history: thousands of histories of up to 200
+//! snapshots, made where calendars are hard.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use zsnap_expire::calendar::Clock;
+use zsnap_expire::policy::{Amount, Period, Reason, Reference, Rule};
+use zsnap_expire::snapshot::{Snapshot, Verdict};
+use zsnap_expire::{dated, policy, spacing};
+
+const CASES: u32 = 1000;
+const DAY: i64 = 86_400;
+
+/// A snapshot without its name.
+#[derive(Clone, Debug)]
+struct Made {
+    name: String,
+    creation: i64,
+    createtxg: u64,
+    sent: bool,
+}
+
+/// When and where it is now, and what there is: the oldest first.
+#[derive(Clone, Debug)]
+struct Scene {
+    clock: Clock,
+    made: Vec<Made>,
+}
+
+impl Scene {
+    fn snapshots(&self) -> Vec<Snapshot<'_>> {
+        let sent = |made: &Made| Some(if made.sent { "1795000000" } else { "-" });
+        let snapshot = |made: &'_ Made| (made.creation, made.createtxg, sent(made));
+        let one = |made| {
+            let (creation, createtxg, sent) = snapshot(made);
+            Snapshot { name: &made.name, creation, createtxg, sent, ..Snapshot::default() }
+        };
+        self.made.iter().map(one).collect()
+    }
+
+    /// The seconds of those that stay, for a message.
+    fn walls(&self) -> Vec<String> {
+        self.made.iter().map(|made| self.clock.civil(made.creation).to_string()).collect()
+    }
+}
+
+/// Near these, histories begin at their new end: changes of the clock in both hemispheres and of a
+/// whole day, leap days (and a February 1900s rule in 2100), week 53, the first and a late year.
+const ENDS: [&str; 14] = [
+    "2026-03-29T06:00:00Z",
+    "2026-10-25T06:00:00Z",
+    "2026-03-08T12:00:00Z",
+    "2026-11-01T12:00:00Z",
+    "2026-04-04T20:00:00Z",
+    "2026-10-03T20:00:00Z",
+    "2011-12-31T00:00:00Z",
+    "2024-02-29T18:00:00Z",
+    "2025-03-01T02:00:00Z",
+    "2021-01-04T09:00:00Z",
+    "2027-01-02T09:00:00Z",
+    "1970-02-01T00:00:00Z",
+    "2100-03-01T06:00:00Z",
+    "2026-11-22T12:00:00Z",
+];
+const ZONES: [&str; 5] = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"];
+
+/// Gaps of all sizes up to one of some lengths, and of none: two in one second.
+fn gaps() -> impl Strategy<Value = Vec<i64>> {
+    let longest = select(vec![600, 7200, 2 * DAY, 30 * DAY, 500 * DAY]);
+    longest.prop_flat_map(|longest| {
+        let gap =
+            prop_oneof![1 => Just(0), 3 => 0..=longest, 3 => 0..=longest / 20 + 1, 1 => Just(3600), 1 => Just(DAY)];
+        prop::collection::vec(gap, 0..200)
+    })
+}
+
+fn scenes() -> impl Strategy<Value = Scene> {
+    let after = prop_oneof![Just(0), 0..2 * DAY, Just(-DAY), 0..3000 * DAY];
+    let end = (select(&ENDS[..]), -2 * DAY..2 * DAY);
+    (select(&ZONES[..]), end, after, gaps(), prop::collection::vec(prop::bool::weighted(0.9), 200)).prop_map(
+        |(zone, (end, off), after, gaps, sent)| {
+            let end = end.parse::<Timestamp>().unwrap().as_second() + off;
+            let zone = TimeZone::get(zone).unwrap();
+            let mut at = end;
+            let count = gaps.len() as u64;
+            let made = gaps.into_iter().zip(sent).zip(0..).map(|((gap, sent), nr)| {
+                at -= gap;
+                let createtxg = 1000 + count - nr;
+                Made { name: format!("p/f@zrep_{createtxg:06x}"), creation: at, createtxg, sent }
+            });
+            let mut made: Vec<Made> = made.collect();
+            made.reverse();
+            Scene { clock: Clock { now: end + after, zone }, made }
+        },
+    )
+}
+
+/// Ages in hours, of which those of a later time end later.
+fn plain_ages() -> impl Strategy<Value = String> {
+    (1..3000).prop_map(|n| format!("{n}h"))
+}
+
+fn ages() -> impl Strategy<Value = String> {
+    prop_oneof![
+        1 => plain_ages(),
+        1 => (1..100).prop_map(|n| format!("{n}d")),
+        1 => (1..40).prop_map(|n| format!("{n}m")),
+        1 => (1..8, 0..15).prop_map(|(y, m)| format!("{y}y{m}m3d5h")),
+    ]
+}
+
+const PERIODS: [&str; 5] = ["hourly", "daily", "weekly", "monthly", "yearly"];
+
+fn within<S: Strategy<Value = String>>(ages: impl Fn() -> S) -> impl Strategy<Value = Rule> {
+    let all = ages().prop_map(|age| format!("all={age}"));
+    let periods = (select(&PERIODS[..]), ages()).prop_map(|(name, age)| format!("{name}={age}"));
+    prop_oneof![1 => all, 4 => periods].prop_map(|text| text.parse().unwrap())
+}
+
+fn counts() -> impl Strategy<Value = Rule> {
+    let count = prop_oneof![6 => (1..20_u64).prop_map(|n| n.to_string()), 1 => Just("unlimited".to_owned())];
+    let names = select(vec!["last", "hourly", "daily", "weekly", "monthly", "yearly"]);
+    (names, count).prop_map(|(name, count)| format!("{name}={count}").parse().unwrap())
+}
+
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    prop::collection::vec(prop_oneof![within(ages), counts()], 1..5)
+}
+
+fn references() -> impl Strategy<Value = Reference> {
+    prop_oneof![Just(Reference::Newest), Just(Reference::Now)]
+}
+
+fn kept<'a>(snapshots: &[Snapshot<'a>], verdicts: &[Verdict]) -> Vec<Snapshot<'a>> {
+    snapshots.iter().zip(verdicts).filter(|(_, verdict)| verdict.keep).map(|(snapshot, _)| snapshot.clone()).collect()
+}
+
+/// By name, so that two orders can be compared.
+fn named<'a>(snapshots: &[Snapshot<'a>], verdicts: Vec<Verdict>) -> Vec<(&'a str, Verdict)> {
+    let mut all: Vec<_> = snapshots.iter().map(|s| s.name).zip(verdicts).collect();
+    all.sort_by_key(|(name, _)| *name);
+    all
+}
+
+/// What the rules mean, said otherwise: for each snapshot and rule by itself, what lies after it.
+fn meant(rules: &[Rule], reference: Reference, all: &[Snapshot<'_>], clock: &Clock) -> Vec<bool> {
+    let civil = |s: &Snapshot<'_>| clock.zone.to_datetime(Timestamp::from_second(s.creation).unwrap());
+    let period = |period, s: &Snapshot<'_>| {
+        let date = civil(s).date();
+        match period {
+            Period::Each => s.name.to_owned(),
+            Period::Hour => civil(s).strftime("%Y-%m-%d %H").to_string(),
+            Period::Day => date.to_string(),
+            // Thursday is in the year of its week.
+            Period::Week => date.strftime("%G week %V").to_string(),
+            Period::Month => date.strftime("%Y-%m").to_string(),
+            Period::Year => date.strftime("%Y").to_string(),
+        }
+    };
+    let future = |s: &Snapshot<'_>| s.creation > clock.now + DAY;
+    let mut present: Vec<_> = all.iter().filter(|s| !future(s)).collect();
+    let newest = present.iter().map(|s| (s.createtxg, s.creation)).max().map_or(0, |(_, creation)| creation);
+    let from = if reference == Reference::Now { clock.now } else { newest };
+    present.sort_by_key(|s| std::cmp::Reverse((s.creation, s.createtxg, s.name)));
+    let mut keep: Vec<&str> = all.iter().filter(|s| future(s)).map(|s| s.name).collect();
+    for rule in rules {
+        let periods: Vec<String> = present.iter().map(|s| period(rule.period, s)).collect();
+        for (nr, s) in present.iter().enumerate() {
+            let later = periods[..nr].chunk_by(|a, b| a == b).count() as u64;
+            let last = nr == 0 || periods[nr - 1] != periods[nr];
+            let keeps = match rule.amount {
+                Amount::Within(age) => s.creation > clock.before(from, &age) && last,
+                Amount::Count(count) => later < count && (last || nr + 1 == present.len()),
+            };
+            keep.extend(keeps.then_some(s.name));
+        }
+    }
+    all.iter().map(|s| keep.contains(&s.name)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rules_keep_what_they_mean(scene in scenes(), rules in rules(), reference in references()) {
+        let snapshots = scene.snapshots();
+        let verdicts = policy::decide(&rules, reference, &snapshots, &scene.clock);
+        let keep: Vec<bool> = verdicts.iter().map(|verdict| verdict.keep).collect();
+        prop_assert_eq!(keep, meant(&rules, reference, &snapshots, &scene.clock), "{:?}", scene.walls());
+    }
+
+    /// In whichever order the pool lists them; the rules as well.
+    #[test]
+    fn order_counts_for_nothing(scene in scenes(), rules in rules(), seed in any::<u64>()) {
+        let (mut snapshots, mut other) = (scene.snapshots(), scene.snapshots());
+        let key = |s: &Snapshot<'_>| s.createtxg.wrapping_mul(seed | 1).rotate_left(17);
+        other.sort_by_key(key);
+        let clock = &scene.clock;
+        let decide = |rules: &[Rule], s: &[Snapshot<'_>]| policy::decide(rules, Reference::Newest, s, clock);
+        prop_assert_eq!(named(&snapshots, decide(&rules, &snapshots)), named(&other, decide(&rules, &other)));
+        let reversed: Vec<Rule> = rules.iter().rev().copied().collect();
+        prop_assert_eq!(kept(&snapshots, &decide(&rules, &snapshots)), kept(&snapshots, &decide(&reversed, &snapshots)));
+        let spaced = |s: &[Snapshot<'_>]| spacing::decide(&zrep(), s, &unsent, clock);
+        prop_assert_eq!(named(&snapshots, spaced(&snapshots)), named(&other, spaced(&other)));
+        let seed = seed_rules();
+        let dated = |s: &[Snapshot<'_>]| dated::decide(&seed, s, clock);
+        prop_assert_eq!(named(&snapshots, dated(&snapshots)), named(&other, dated(&other)));
+        // The same without the order of the pool, as in a filter.
+        snapshots.iter_mut().chain(&mut other).for_each(|s| s.createtxg = 0);
+        prop_assert_eq!(named(&snapshots, decide(&rules, &snapshots)), named(&other, decide(&rules, &other)));
+        prop_assert_eq!(named(&snapshots, spaced(&snapshots)), named(&other, spaced(&other)));
+    }
+
+    /// Of what stays, nothing goes, and for the same reasons: all kinds of rules.
+    #[test]
+    fn a_second_run_destroys_nothing(scene in scenes(), rules in rules(), reference in references()) {
+        let snapshots = scene.snapshots();
+        let verdicts = policy::decide(&rules, reference, &snapshots, &scene.clock);
+        let stays = kept(&snapshots, &verdicts);
+        let again = policy::decide(&rules, reference, &stays, &scene.clock);
+        let before: Vec<Verdict> = verdicts.into_iter().filter(|verdict| verdict.keep).collect();
+        prop_assert_eq!(again, before);
+        let stays = kept(&snapshots, &spacing::decide(&zrep(), &snapshots, &unsent, &scene.clock));
+        let again = spacing::decide(&zrep(), &stays, &unsent, &scene.clock);
+        prop_assert!(again.iter().all(|verdict| verdict.keep));
+        let stays = kept(&snapshots, &dated::decide(&seed_rules(), &snapshots, &scene.clock));
+        let again = dated::decide(&seed_rules(), &stays, &scene.clock);
+        prop_assert!(again.iter().all(|verdict| verdict.keep));
+    }
+
+    /// To expire after each snapshot leaves what to expire once at the end leaves. With ages of
+    /// days and more that is not quite so: a month before 30 March at 9 is before a month before
+    /// 29 March at 10, and what had gone by then would have come back.
+    #[test]
+    fn often_or_once_is_the_same(
+        scene in scenes(),
+        rules in prop::collection::vec(prop_oneof![within(plain_ages), counts()], 1..4),
+        steps in 1..40_usize,
+    ) {
+        let mut clock = scene.clock.clone();
+        // Nothing of the future, which becomes of the present.
+        clock.now = clock.now.max(scene.made.last().map_or(0, |made| made.creation));
+        let snapshots = scene.snapshots();
+        let split = snapshots.len().saturating_sub(steps);
+        let mut there = snapshots[..split].to_vec();
+        for snapshot in &snapshots[split..] {
+            there.push(snapshot.clone());
+            there = kept(&there, &policy::decide(&rules, Reference::Newest, &there, &clock));
+        }
+        let once = kept(&snapshots, &policy::decide(&rules, Reference::Newest, &snapshots, &clock));
+        prop_assert!(split == snapshots.len() || there == once, "{:?}", scene.walls());
+    }
+
+    /// One more rule, more of one rule: never less of the history.
+    #[test]
+    fn more_rules_keep_more(scene in scenes(), rules in rules(), extra in prop_oneof![within(ages), counts()], reference in references()) {
+        let snapshots = scene.snapshots();
+        let decide = |rules: &[Rule]| policy::decide(rules, reference, &snapshots, &scene.clock);
+        let before = decide(&rules);
+        let more = decide(&[&rules[..], &[extra]].concat());
+        let raised: Vec<Rule> = rules.iter().map(|rule| match rule.amount {
+            Amount::Count(n) => Rule { amount: Amount::Count(n.saturating_add(1)), ..*rule },
+            Amount::Within(mut age) => {
+                (age.days, age.hours) = (age.days + 2, age.hours + 1);
+                Rule { amount: Amount::Within(age), ..*rule }
+            }
+        }).collect();
+        let larger = decide(&raised);
+        for (nr, verdict) in before.iter().enumerate() {
+            prop_assert!(!verdict.keep || more[nr].keep && larger[nr].keep, "{nr} of {:?}", scene.walls());
+        }
+    }
+
+    /// Counted from the newest, every policy of one rule at least keeps it, however old it is.
+    #[test]
+    fn the_newest_stays(scene in scenes(), rule in prop_oneof![within(ages), counts()]) {
+        let snapshots = scene.snapshots();
+        let newest = scene.made.iter().rposition(|made| made.creation <= scene.clock.now + DAY);
+        let verdicts = policy::decide(&[rule], Reference::Newest, &snapshots, &scene.clock);
+        prop_assert!(newest.is_none_or(|nr| verdicts[nr].keep), "{rule} {:?}", scene.walls());
+        prop_assert!(verdicts.iter().all(|verdict| verdict.keep != verdict.reasons.contains(&Reason::NoRule)));
+    }
+
+    /// Ages: one more snapshot can only cost older ones. Counts: and the former oldest, if it is older still.
+    #[test]
+    fn one_more_costs_only_older_ones(scene in scenes(), rules in rules(), at in any::<Index>(), off in -DAY..DAY) {
+        let snapshots = scene.snapshots();
+        prop_assume!(!snapshots.is_empty());
+        let beside = at.get(&snapshots);
+        let creation = beside.creation + off;
+        // In its place, also by the order of the pool.
+        let createtxg = snapshots.iter().filter(|s| s.creation <= creation).map(|s| s.createtxg).max().unwrap_or(0);
+        let more = Snapshot { name: "p/f@zzz", creation, createtxg, ..Snapshot::default() };
+        let future = more.is_future(scene.clock.now);
+        let before = policy::decide(&rules, Reference::Newest, &snapshots, &scene.clock);
+        let with = [&snapshots[..], std::slice::from_ref(&more)].concat();
+        let after = policy::decide(&rules, Reference::Newest, &with, &scene.clock);
+        let counts = rules.iter().any(|rule| matches!(rule.amount, Amount::Count(_)));
+        for (nr, snapshot) in snapshots.iter().enumerate() {
+            let costs = before[nr].keep && !after[nr].keep;
+            let former_oldest = counts && nr == 0 && snapshot.by_time(&more).is_gt();
+            prop_assert!(!costs || !future && (snapshot.by_time(&more).is_lt() || former_oldest), "{nr} of {:?}", scene.walls());
+        }
+    }
+
+    /// One that is dated 2100 stays and changes nothing else, whatever the pool says of its age.
+    #[test]
+    fn a_mistaken_date_changes_nothing(scene in scenes(), rules in rules(), reference in references(), createtxg in 0..3000_u64) {
+        let mut scene = scene;
+        scene.clock.now = scene.clock.now.min(4_000_000_000);
+        let snapshots = scene.snapshots();
+        let wrong = Snapshot { name: "p/f@zrep_ffffff", creation: 4_102_444_800, createtxg, ..Snapshot::default() };
+        let with = [&[wrong], &snapshots[..]].concat();
+        let (windows, dates, clock) = (zrep(), seed_rules(), &scene.clock);
+        let all: [&dyn Fn(&[Snapshot<'_>]) -> Vec<Verdict>; 3] = [
+            &|s| policy::decide(&rules, reference, s, clock),
+            &|s| spacing::decide(&windows, s, &unsent, clock),
+            &|s| dated::decide(&dates, s, clock),
+        ];
+        for decide in all {
+            let after = decide(&with);
+            prop_assert_eq!(&after[0], &Verdict::keep(Reason::Future));
+            prop_assert_eq!(&after[1..], &decide(&snapshots)[..]);
+        }
+    }
+
+    /// The pool knows an order, the clocks said another: a second run over what stays and the newest
+    /// of the pool, which is protected, destroys nothing.
+    #[test]
+    fn clocks_that_jumped(scene in scenes(), rules in rules(), seed in any::<u64>()) {
+        let mut snapshots = scene.snapshots();
+        snapshots.iter_mut().for_each(|s| s.createtxg = s.createtxg.wrapping_mul(seed | 1) >> 40);
+        let mut verdicts = policy::decide(&rules, Reference::Newest, &snapshots, &scene.clock);
+        let present = (0..snapshots.len()).filter(|nr| !snapshots[*nr].is_future(scene.clock.now));
+        if let Some(newest) = present.max_by(|a, b| snapshots[*a].by_making(&snapshots[*b])) {
+            verdicts[newest].also(Reason::Newest);
+        }
+        let stays = kept(&snapshots, &verdicts);
+        for (snapshot, verdict) in stays.clone().iter().zip(policy::decide(&rules, Reference::Newest, &stays, &scene.clock)) {
+            let newest = stays.iter().filter(|s| !s.is_future(scene.clock.now)).max_by(|a, b| a.by_making(b));
+            prop_assert!(verdict.keep || Some(snapshot) == newest);
+        }
+    }
+
+    /// Neighbours that stay are an interval apart, and what goes is not.
+    #[test]
+    fn spacing_leaves_no_two_too_close(scene in scenes()) {
+        let snapshots = scene.snapshots();
+        let verdicts = spacing::decide(&zrep(), &snapshots, &unsent, &scene.clock);
+        let minute = |s: &Snapshot<'_>| scene.clock.civil(s.creation - s.creation.rem_euclid(60));
+        let (mut last, mut first) = (None, None);
+        for (snapshot, verdict) in snapshots.iter().zip(&verdicts).filter(|(s, _)| !s.is_future(scene.clock.now)) {
+            let apart = last.map(|last| minute(snapshot).duration_since(last).as_secs());
+            match verdict.reasons[..] {
+                [Reason::First] => prop_assert!(first.replace(snapshot.name).is_none() && last.is_none()),
+                [Reason::Spaced(interval)] => prop_assert!(apart >= Some(interval)),
+                [Reason::TooClose(interval)] => prop_assert!(apart.is_some_and(|apart| apart < interval)),
+                [Reason::TooOld] => prop_assert!(first.is_none()),
+                [Reason::Unsent] => prop_assert!(unsent(snapshot)),
+                ref other => prop_assert!(false, "{other:?}"),
+            }
+            prop_assert!(!unsent(snapshot) || verdict.keep);
+            if verdict.keep && (last.is_some() || !unsent(snapshot)) {
+                last = Some(minute(snapshot));
+            }
+        }
+    }
+
+    /// Each by itself: what expires is gone for good, and others do not matter.
+    #[test]
+    fn dates_stand_by_themselves(scene in scenes(), later in DAY..1000 * DAY) {
+        let (rules, snapshots) = (seed_rules(), scene.snapshots());
+        let verdicts = dated::decide(&rules, &snapshots, &scene.clock);
+        for (snapshot, verdict) in snapshots.iter().zip(&verdicts) {
+            prop_assert_eq!(&dated::decide(&rules, std::slice::from_ref(snapshot), &scene.clock)[..], std::slice::from_ref(verdict));
+        }
+        let clock = Clock { now: scene.clock.now + later, ..scene.clock.clone() };
+        let then = dated::decide(&rules, &snapshots, &clock);
+        prop_assert!(verdicts.iter().zip(then).all(|(now, then)| now.keep || !then.keep));
+    }
+
+    /// Any times at all: no overflow, and a verdict for each.
+    #[test]
+    fn no_time_is_too_far(times in prop::collection::vec(prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX)], 0..20), now in any::<i64>(), rules in rules(), reference in references()) {
+        let clock = Clock { now, zone: TimeZone::get("Europe/Berlin").unwrap() };
+        let snapshots: Vec<_> = times.iter().map(|t| Snapshot { name: "f@s", creation: *t, ..Snapshot::default() }).collect();
+        prop_assert_eq!(policy::decide(&rules, reference, &snapshots, &clock).len(), times.len());
+        prop_assert_eq!(spacing::decide(&zrep(), &snapshots, &unsent, &clock).len(), times.len());
+        prop_assert_eq!(dated::decide(&seed_rules(), &snapshots, &clock).len(), times.len());
+    }
+}
+
+fn unsent(snapshot: &Snapshot<'_>) -> bool {
+    snapshot.sent == Some("-")
+}
+
+fn zrep() -> Vec<spacing::Window> {
+    let lines =
+        ["1 hour:1 minute", "12 hours:5 minutes", "8 days:1 hour", "32 days:1 day", "1 year:1 week", "5 years:1 month"];
+    lines.iter().map(|line| spacing::window(line).unwrap()).collect()
+}
+
+fn seed_rules() -> Vec<dated::DatedRule> {
+    let lines = [
+        "* * * * * +48 hours",
+        "* 20-23 * * * +15 days",
+        "* 20-23 * * 7 +4 weeks",
+        "* 20-23 1-7 * 7 +6 months",
+        "* 20-23 1-7 1 7 +5 years",
+    ];
+    lines.iter().map(|line| dated::rule(line).unwrap()).collect()
+}
