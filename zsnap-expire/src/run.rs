@@ -15,6 +15,7 @@ use crate::config::{Config, Method, Policy};
 use crate::destroy::destroy;
 use crate::listing::Listing;
 use crate::needed::Needed;
+use crate::policy::Reference;
 use crate::protect::{Guards, protect};
 use crate::snapshot::{Snapshot, Verdict};
 use crate::table;
@@ -208,12 +209,16 @@ pub fn check(config: &Config) -> Result<Exit> {
     let mut text = format!("days begin in {}\n", config.clock.zone_name());
     for (glob, policy) in config.policies() {
         let what = match &policy.method {
-            Method::Rules(rules, _) => rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            Method::Rules(rules, reference) => {
+                let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+                let from = if *reference == Reference::Now { ", ages from now" } else { "" };
+                format!("{}{from}", rules.join(" "))
+            }
             Method::Spacing(windows) => format!("zrep-expire, spacing in {} windows", windows.len()),
             Method::Dated(rules) => format!("zrep-expire, {} dated rules", rules.len()),
         };
         let received = if policy.received { ", received" } else { "" };
-        text += &format!("{glob}: {what}, and the newest {}{received}\n", policy.newest);
+        text += &format!("{glob}: {what}, and the newest {}{received}; {}\n", policy.newest, policy.max_destroy);
     }
     table::write(&text).or_exit(Exit::Io, "standard output")?;
     Ok(Exit::Done)
