@@ -4,20 +4,22 @@
 use std::fs;
 use std::path::Path;
 
-const PURE: [&str; 10] = [
+const PURE: [&str; 12] = [
     "zsnap-queue/src/admit.rs",
     "zsnap-ingest/src/plan.rs",
     "zsnap-ingest/src/plan/zfs.rs",
     "zsnap-ingest/src/plan/opaque.rs",
     "zsnap-expire/src/policy.rs",
-    "zsnap-expire/src/dated.rs",
     "zsnap-expire/src/spacing.rs",
+    "zsnap-expire/src/dated.rs",
     "zsnap-expire/src/calendar.rs",
     "zsnap-expire/src/protect.rs",
     "zsnap-expire/src/brakes.rs",
+    "zsnap-expire/src/needed.rs",
+    "zsnap-expire/src/snapshot.rs",
 ];
 /// Lists of imports would hide the others.
-const IMPURE: [&str; 12] = [
+const IMPURE: [&str; 14] = [
     "std::fs",
     "std::process",
     "std::env",
@@ -29,6 +31,8 @@ const IMPURE: [&str; 12] = [
     "Instant",
     "rustix",
     "Zoned",
+    "Timestamp::now",
+    "TimeZone::system",
     "log::",
 ];
 

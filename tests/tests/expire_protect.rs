@@ -1,0 +1,244 @@
+//! What zsnap-expire leaves whatever the policy says, and the list of what zsnap-ingest still needs.
+
+use std::process::Command;
+
+use zsnap_common::keys::SigningKey;
+use zsnap_tests::expirer::{DAY, Expirer, NOON, now};
+use zsnap_tests::hostile::described;
+use zsnap_tests::scene::{manifest, name, run, seal_with};
+use zsnap_tests::stream::{Stream, Sub};
+
+/// No rule keeps anything but the newest.
+const LAST: [&str; 4] = ["-k", "last=1", "-k", "1"];
+
+fn table(e: &Expirer, args: &[&str]) -> String {
+    e.prints(0, &[&LAST[..], &["-n"], args].concat())
+}
+
+#[test]
+fn the_newest_is_what_the_pool_took_last() {
+    let e = Expirer::new();
+    e.daily("tank/a", 5);
+    // Received late: the oldest by its time.
+    e.take("tank/a", [("late", NOON - 100 * DAY), ("later", NOON - 90 * DAY)]);
+    let table = table(&e, &["-k", "2"]);
+    let rows = [
+        "tank/a@late   2025-03-07 12:00:00Z  keep     one of the newest 2",
+        "tank/a@later  2025-03-17 12:00:00Z  keep     the newest",
+    ];
+    assert!(rows.iter().all(|row| table.contains(row)), "{table}");
+    e.silent(&["-k", "last=1", "-k", "2"]);
+    assert_eq!(e.left("tank/a"), "d0 late later");
+}
+
+#[test]
+fn held_and_cloned() {
+    let e = Expirer::new();
+    e.daily("tank/a", 6);
+    e.scene.zfs(&["hold", "one", "tank/a@d5"]).expect(0);
+    e.scene.zfs(&["hold", "two", "tank/a@d5"]).expect(0);
+    e.scene.zfs(&["clone", "tank/a@d3", "tank/clone"]).expect(0);
+    e.scene.zfs(&["clone", "tank/a@d3", "tank/other"]).expect(0);
+    let table = table(&e, &[]);
+    assert!(table.contains("2 holds") && table.contains("cloned to tank/clone,tank/other"), "{table}");
+    e.scene.zfs_calls();
+    e.silent(&LAST);
+    assert_eq!(e.left("tank/a"), "d5 d3 d0");
+    assert_eq!(e.destroys(), [3], "nobody asks zfs to destroy what it will not");
+    e.scene.zfs(&["release", "one", "tank/a@d5"]).expect(0);
+    e.scene.zfs(&["release", "two", "tank/a@d5"]).expect(0);
+    e.scene.zfs(&["destroy", "tank/clone"]).expect(0);
+    e.silent(&LAST);
+    assert_eq!(e.left("tank/a"), "d3 d0");
+}
+
+#[test]
+fn what_zrep_has_not_sent() {
+    let e = Expirer::new();
+    let names = ["zrep_00000a", "zrep_00000b_unsent", "zrep_00000c", "zrep_xyz", "off_000001", "zrep_00000d", "last"];
+    e.take("tank/a", names.iter().enumerate().map(|(n, name)| (*name, NOON + n as u64)));
+    e.scene.zfs(&["set", "zrep:sent=1700000000", "tank/a@zrep_00000c"]).expect(0);
+    e.create("tank/b");
+    e.take("tank/b", [("zrep_000001", NOON), ("zrep_000002", NOON + 1)]);
+    // Only where zrep is at work, and with its tags.
+    e.scene.zfs(&["set", "zrep:src-fs=tank/a", "tank/a"]).expect(0);
+    e.scene.zfs(&["set", "off:src-fs=tank/a", "tank/a"]).expect(0);
+    let ignored = table(&e, &["--zrep-ignore"]);
+    assert_eq!(ignored.matches(" destroy ").count(), 7, "{ignored}");
+    e.silent(&[&LAST[..], &["-t", "zrep,off"]].concat());
+    assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent off_000001 zrep_00000d last");
+    assert_eq!(e.left("tank/b"), "zrep_000002");
+    e.silent(&LAST);
+    assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent zrep_00000d last");
+}
+
+#[test]
+fn simplesnap_reaps_its_own_unless_they_were_received() {
+    let e = Expirer::new();
+    let names = ["__simplesnap_s_1__", "x", "__simplesnap_s_2__", "y"];
+    for dataset in ["tank/a", "backup/b"] {
+        let _ = e.scene.zfs(&["create", dataset]);
+        e.take(dataset, names.iter().enumerate().map(|(n, name)| (*name, NOON + n as u64)));
+    }
+    e.scene.write("expire.toml", "[policy.\"backup/**\"]\nkeep = [\"last=1\"]\nnewest = 1\nreceived = true\n");
+    assert!(table(&e, &["tank"]).contains("simplesnap's own"));
+    e.silent(&["--no-needed"]);
+    e.silent(&[&LAST[..], &["tank"]].concat());
+    assert_eq!(e.left("tank/a"), "__simplesnap_s_1__ __simplesnap_s_2__ y");
+    assert_eq!(e.left("backup/b"), "y");
+}
+
+/// The guid of something, as the list has it.
+fn guid(e: &Expirer, program: &str, args: &[&str]) -> String {
+    let ran = run(Command::new(e.scene.path(program)).args(args), b"").expect(0);
+    format!("{:016x}", String::from_utf8(ran.out).unwrap().trim().parse::<u64>().unwrap())
+}
+
+fn pool(e: &Expirer, name: &str) -> String {
+    guid(e, "bin/zpool", &["list", "-Hp", "-o", "guid", name])
+}
+
+fn snapshot(e: &Expirer, name: &str) -> String {
+    guid(e, "bin/zfs", &["list", "-Hp", "-t", "snapshot", "-o", "guid", name])
+}
+
+/// `backup/hosts/lab/a` with `d5` to `d0`, and a policy for what was received.
+fn received() -> Expirer {
+    let e = Expirer::new();
+    for dataset in ["backup/hosts/lab", "backup/hosts/lab/a"] {
+        e.create(dataset);
+    }
+    e.daily("backup/hosts/lab/a", 6);
+    e.daily("tank/a", 6);
+    e.scene.write("expire.toml", "[policy.\"backup/**\"]\nkeep = [\"last=1\"]\nnewest = 1\nreceived = true\n");
+    e
+}
+
+const ALL: &str = "d5 d4 d3 d2 d1 d0";
+
+#[test]
+fn a_list_that_does_not_count() {
+    let e = received();
+    let (backup, tank) = (pool(&e, "backup"), pool(&e, "tank"));
+    let list =
+        |pool: &str, age: u64, word: &str, rest: &str| format!("zsnap-needed 1 {pool} {} {word}\n{rest}", now() - age);
+    let good = format!("{} lab/a\nend 1\n", snapshot(&e, "backup/hosts/lab/a@d4"));
+    e.expire(&[]).expect(75).says("give --needed").says("or --no-needed");
+    e.expire(&["--needed", "none"]).expect(75).says("none: no list of needed snapshots: run zsnap-ingest first");
+    e.expire(&["--needed", ""]).expect(75).says("run it first");
+    for (text, says) in [
+        (String::new(), "is no list of needed snapshots"),
+        ("zsnap-needed 2 x\n".into(), "is no list of needed snapshots"),
+        (list(&backup, 0, "running", &good), "is not complete"),
+        (list(&backup, 0, "complete ", &good), "is no list of needed snapshots"),
+        (list(&backup, 0, "complete", ""), "it was cut off"),
+        (list(&backup, 0, "complete", &good.replace("end 1\n", "")), "it was cut off"),
+        (list(&backup, 0, "complete", &good.replace("end 1", "end 2")), "it was cut off"),
+        (list(&backup, 0, "complete", &(good.clone() + "all lab\n")), "goes on behind its end"),
+        (list(&backup, 0, "complete", &format!("rubbish\n{good}")), "\"rubbish\""),
+        (list(&backup, 0, "complete", &format!("xyz lab/a\n{good}")), "xyz"),
+        (list(&tank, 0, "complete", &good), "is of the pool with guid"),
+        (list(&backup, 25 * 3600, "complete", &good), "is 25 hours old: run zsnap-ingest first"),
+    ] {
+        e.scene.write("needed", &text);
+        for more in [&[][..], &["-n"], &["--force"], &["--at", "2100-01-01T00:00Z"]] {
+            e.expire(&[&["--needed", "needed"][..], more].concat()).expect(75).says("needed ").says(says);
+        }
+        assert_eq!(e.left("backup/hosts/lab/a"), ALL, "{text}");
+    }
+    // Nobody asks for one where nothing was received.
+    e.silent(&["tank"]);
+    // It counts until it is a day old, also for another time.
+    e.scene.write("needed", &list(&backup, 23 * 3600, "complete", &good));
+    e.expire(&["--needed", "needed", "--at", "2100-01-01T00:00Z"]).expect(0);
+    e.silent(&["--needed", "needed"]);
+    assert_eq!(e.left("backup/hosts/lab/a"), "d4 d0");
+    e.silent(&["--no-needed"]);
+    assert_eq!(e.left("backup/hosts/lab/a"), "d0");
+}
+
+#[test]
+fn what_is_needed_as_a_whole() {
+    let e = received();
+    e.create("backup/hosts/lab/b");
+    e.daily("backup/hosts/lab/b", 6);
+    let list = |line: &str| {
+        e.scene.write("needed", &format!("zsnap-needed 1 {} {} complete\n{line}\nend 1\n", pool(&e, "backup"), now()));
+        e.expire(&["--needed", "needed"]).expect(0);
+        (e.left("backup/hosts/lab/a"), e.left("backup/hosts/lab/b"))
+    };
+    assert_eq!(list("all lab"), (ALL.into(), ALL.into()));
+    assert_eq!(list("all lab/a"), (ALL.into(), "d0".into()));
+    let table = e.prints(0, &["--needed", "needed", "-n"]);
+    assert_eq!(table.matches("zsnap-ingest needs it").count(), 6, "{table}");
+    assert_eq!(list("all lab/other"), ("d0".into(), "d0".into()));
+}
+
+#[test]
+fn whoever_gives_a_list_means_it() {
+    let e = received();
+    e.scene.write("expire.toml", "");
+    let text = |pool: &str| {
+        format!("zsnap-needed 1 {pool} {} complete\n{} lab/a\nend 1\n", now(), snapshot(&e, "backup/hosts/lab/a@d3"))
+    };
+    e.scene.write("needed", &text(&pool(&e, "tank")));
+    let args = [&LAST[..], &["--needed", "needed", "backup"]].concat();
+    e.expire(&args).expect(75).says("is of the pool");
+    e.scene.write("needed", &text(&pool(&e, "backup")));
+    e.silent(&args);
+    assert_eq!(e.left("backup/hosts/lab/a"), "d3 d0");
+}
+
+const SEQ: u64 = 1_700_000_000_000_000;
+const HOME: &str = "backup/hosts/laptop/tank/home";
+
+/// Queues file number `seq` of laptop/tank/home: snapshot `to` on `from` (0: none).
+fn put(e: &Expirer, seq: u64, from: u64, to: u64) {
+    let toname = format!("tank/home@s{to}");
+    let sub = if from == 0 { Sub::full(&toname, to) } else { Sub::increment(&toname, from, to) };
+    let stream = Stream::plain(sub).bytes();
+    let (mut manifest, trailer) = described("laptop/tank/home", SEQ + seq, &stream);
+    manifest.prev = (seq > 0).then(|| SEQ + seq - 1);
+    let key = SigningKey::load(&e.scene.path("laptop.key"), std::time::SystemTime::now()).unwrap();
+    let sealed = seal_with(&manifest, trailer, Some(&key), &e.scene.path("backup.cert"), &stream);
+    e.scene.deliver("laptop", &name("laptop/tank/home", SEQ + seq), &sealed);
+}
+
+#[test]
+fn the_next_increment_finds_its_base() {
+    let e = Expirer::new();
+    e.scene.write("expire.toml", "[policy.\"backup/**\"]\nkeep = [\"last=1\"]\nnewest = 1\nreceived = true\n");
+    let needed = || {
+        let ran = e.scene.ingest(&["status", "--needed-file"]).expect(0);
+        String::from_utf8(ran.out).unwrap().trim().to_owned()
+    };
+    for n in 0..4 {
+        put(&e, n, n, n + 1);
+    }
+    e.scene.ingest(&[]).expect(0);
+    assert_eq!(e.left(HOME), "s1 s2 s3 s4");
+    // s6 comes before s5, and waits; and somebody takes a snapshot.
+    put(&e, 5, 5, 6);
+    e.scene.ingest(&[]);
+    assert_eq!(e.scene.spooled("laptop").len(), 1);
+    e.scene.zfs(&["snapshot", &format!("{HOME}@ours")]).expect(0);
+    e.expire(&["--needed", &needed()]).expect(0);
+    assert_eq!(e.left(HOME), "s4 ours", "the chain goes on from s4");
+    e.scene.zfs(&["destroy", &format!("{HOME}@ours")]).expect(0);
+    put(&e, 4, 4, 5);
+    e.scene.ingest(&[]).expect(0);
+    assert_eq!(e.left(HOME), "s4 s5 s6");
+    assert!(e.scene.spooled("laptop").is_empty());
+    e.expire(&["--needed", &needed()]).expect(0);
+    assert_eq!(e.left(HOME), "s6");
+    put(&e, 6, 6, 7);
+    put(&e, 7, 7, 8);
+    e.scene.ingest(&[]).expect(0);
+    assert_eq!(e.left(HOME), "s6 s7 s8");
+    // A file of which nothing is known: all of its dataset stays.
+    let unsigned = e.scene.seal(&manifest("laptop/tank/home", SEQ + 8), None, b"");
+    e.scene.deliver("laptop", &name("laptop/tank/home", SEQ + 8), &unsigned);
+    e.scene.ingest(&[]);
+    e.expire(&["--needed", &needed()]).expect(0);
+    assert_eq!(e.left(HOME), "s6 s7 s8");
+}
