@@ -3,13 +3,13 @@
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
-BINARIES = zsnap-queue zsnap-fanout zsnap-ingest
+BINARIES = zsnap-queue zsnap-fanout zsnap-ingest zsnap-expire
 
-# The fan-out by itself: together with the others it would get their features, and link OpenPGP.
+# These two by themselves: together with the others they would get their features, and link OpenPGP.
 all:
 	tests/packages build
 	cargo build --release --locked -p zsnap-queue -p zsnap-ingest
-	cargo build --release --locked -p zsnap-fanout
+	cargo build --release --locked -p zsnap-fanout -p zsnap-expire
 
 demo:
 	tests/packages demo
@@ -20,7 +20,7 @@ demo:
 test:
 	tests/packages test
 	cargo build --locked --workspace --bins
-	cargo build --locked -p zsnap-fanout
+	cargo build --locked -p zsnap-fanout -p zsnap-expire
 	umask 022 && cargo test --locked --workspace --no-fail-fast
 
 # The same promises as in `make test`, kept through many more deaths. A failure prints the seed.

@@ -5,6 +5,7 @@ use std::path::Path;
 use zsnap_common::zfs;
 use zsnap_common::zstream::{self, Guid, SubStream};
 
+pub mod expirer;
 pub mod hostile;
 pub mod nncp;
 pub mod nodes;

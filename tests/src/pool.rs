@@ -15,7 +15,7 @@
 //! assert!(why.contains("has been modified"));
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::random::Random;
 
@@ -23,13 +23,17 @@ use crate::random::Random;
 pub type Refused = String;
 
 /// A snapshot, as `zfs list` tells of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Snapshot {
     pub name: String,
     pub guid: u64,
     pub createtxg: u64,
     pub creation: u64,
+    /// Tags of the holds.
+    pub holds: BTreeSet<String>,
+    /// User properties that were set on it.
+    pub properties: BTreeMap<String, String>,
 }
 
 /// What a dataset is.
@@ -88,6 +92,8 @@ pub struct Dataset {
     pub head: u64,
     /// Properties that were set.
     pub properties: BTreeMap<String, String>,
+    /// The snapshot that it is a clone of.
+    pub origin: Option<String>,
     /// Name, guid and content of the snapshot.
     pub bookmarks: BTreeMap<String, (u64, u64)>,
     /// A receive into it goes on.
@@ -146,6 +152,7 @@ impl Dataset {
             contents: Vec::new(),
             head,
             properties: BTreeMap::new(),
+            origin: None,
             bookmarks: BTreeMap::new(),
             receiving: None,
         }
@@ -242,17 +249,80 @@ impl Pool {
         if dataset.snapshot(snap).is_some() {
             return Err(format!("cannot create snapshot '{name}': dataset already exists"));
         }
-        dataset.keep(Snapshot { name: snap.into(), guid, createtxg, creation }, dataset.head);
+        let made = Snapshot { name: snap.into(), guid, createtxg, creation, ..Snapshot::default() };
+        dataset.keep(made, dataset.head);
         Ok(guid)
+    }
+
+    /// `zfs clone DATASET@NAME OTHER`.
+    pub fn clone_of(&mut self, name: &str, clone: &str) -> Result<(), Refused> {
+        let (dataset, snap) = split(name)?;
+        let of = self.present(dataset)?;
+        let Some(at) = of.snapshots.iter().position(|s| s.name == snap) else {
+            return Err(format!("cannot open '{name}': dataset does not exist"));
+        };
+        let content = of.contents[at];
+        self.create(clone, &[])?;
+        let made = self.present(clone)?;
+        (made.head, made.origin) = (content, Some(name.to_owned()));
+        Ok(())
+    }
+
+    /// The clones of a snapshot, as `zfs list -o clones` tells them.
+    pub fn clones(&self, name: &str) -> Vec<&str> {
+        let all = self.datasets.iter().filter(|(_, d)| d.origin.as_deref() == Some(name));
+        all.map(|(clone, _)| clone.as_str()).collect()
+    }
+
+    /// The snapshot, to hold it, say.
+    pub fn snapshot_mut(&mut self, name: &str) -> Option<&mut Snapshot> {
+        let (dataset, snap) = name.split_once('@')?;
+        self.datasets.get_mut(dataset)?.snapshots.iter_mut().find(|s| s.name == snap)
+    }
+
+    /// A user property of a dataset or a snapshot: its own, or that of the next one above.
+    pub fn user_property(&self, name: &str, key: &str) -> Option<&str> {
+        let (mut dataset, snap) = name.split_once('@').map_or((name, None), |(dataset, snap)| (dataset, Some(snap)));
+        let own = snap.and_then(|snap| self.datasets.get(dataset)?.snapshot(snap)?.properties.get(key));
+        let mut found = own;
+        while found.is_none() {
+            found = self.datasets.get(dataset).and_then(|d| d.properties.get(key));
+            match dataset.rsplit_once('/') {
+                Some((above, _)) => dataset = above,
+                None => break,
+            }
+        }
+        found.map(String::as_str)
+    }
+
+    /// `zfs destroy -n DATASET@NAME[,NAME...]`, which does not look at holds.
+    pub fn destroyable(&self, dataset: &str, names: &[&str]) -> Result<(), Refused> {
+        let named: Vec<&Snapshot> = match self.datasets.get(dataset) {
+            Some(of) => of.snapshots.iter().filter(|s| names.contains(&s.name.as_str())).collect(),
+            None => return Err(format!("cannot open '{dataset}': dataset does not exist")),
+        };
+        if named.is_empty() {
+            return Err("could not find any snapshots to destroy; check snapshot names.".into());
+        }
+        for snapshot in named {
+            let name = format!("{dataset}@{}", snapshot.name);
+            let clones = self.clones(&name).join("\n");
+            if !clones.is_empty() {
+                let words = "snapshot has dependent clones\nuse '-R' to destroy the following datasets:";
+                return Err(format!("cannot destroy '{name}': {words}\n{clones}"));
+            }
+        }
+        Ok(())
     }
 
     /// `zfs destroy DATASET@NAME[,NAME...]`, all or none; absent ones are passed over if one is
     /// there.
     pub fn destroy_snapshots(&mut self, dataset: &str, names: &[&str]) -> Result<(), Refused> {
+        self.destroyable(dataset, names)?;
         let of = self.present(dataset)?;
         let named = |s: &Snapshot| names.contains(&s.name.as_str());
-        if !of.snapshots.iter().any(named) {
-            return Err("could not find any snapshots to destroy; check snapshot names.".into());
+        if let Some(held) = of.snapshots.iter().find(|s| named(s) && !s.holds.is_empty()) {
+            return Err(format!("cannot destroy snapshot {dataset}@{}: dataset is busy", held.name));
         }
         if let Some(Receiving::Increment(base)) = of.receiving
             && let Some(held) = of.snapshots.iter().find(|s| named(s) && s.guid == base)
@@ -434,7 +504,8 @@ impl Pool {
             }
         };
         of.head = content;
-        of.keep(Snapshot { name: snap.into(), guid: stream.to, createtxg, creation: stream.created }, content);
+        let (guid, creation) = (stream.to, stream.created);
+        of.keep(Snapshot { name: snap.into(), guid, createtxg, creation, ..Snapshot::default() }, content);
         Ok(())
     }
 

@@ -4,11 +4,17 @@
 use std::fs;
 use std::path::Path;
 
-const PURE: [&str; 4] = [
+const PURE: [&str; 10] = [
     "zsnap-queue/src/admit.rs",
     "zsnap-ingest/src/plan.rs",
     "zsnap-ingest/src/plan/zfs.rs",
     "zsnap-ingest/src/plan/opaque.rs",
+    "zsnap-expire/src/policy.rs",
+    "zsnap-expire/src/dated.rs",
+    "zsnap-expire/src/spacing.rs",
+    "zsnap-expire/src/calendar.rs",
+    "zsnap-expire/src/protect.rs",
+    "zsnap-expire/src/brakes.rs",
 ];
 /// Lists of imports would hide the others.
 const IMPURE: [&str; 12] = [

@@ -17,6 +17,14 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// What the zone is called, for people.
+    pub fn zone_name(&self) -> &str {
+        if self.zone.is_unknown() {
+            return "UTC (this system names no zone)";
+        }
+        self.zone.iana_name().unwrap_or("the zone of TZ or /etc/localtime")
+    }
+
     /// What a clock on the wall shows at a time in seconds since 1970. Times beyond the calendar
     /// (the years -9999 to 9999) are moved to its end.
     pub fn civil(&self, seconds: i64) -> DateTime {

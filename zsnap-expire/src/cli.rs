@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -23,11 +24,11 @@ use crate::policy::Rule;
     override_usage = "zsnap-expire [OPTIONS] [-c FILE] [DATASET...]\n       \
                       zsnap-expire --filter --keep RULE... < NAMES-AND-TIMES\n       \
                       zsnap-expire [OPTIONS] check",
-    args_conflicts_with_subcommands = true,
     after_help = "The manual is zsnap-expire(8)."
 )]
 pub struct Cli {
-    /// Datasets; with a native policy also what lies below them [default: all that a policy is for]
+    /// Only these datasets and what lies below them; with a file of zrep-expire's second version only
+    /// these themselves [default: all that a policy is for]
     #[arg(value_name = "DATASET")]
     pub datasets: Vec<String>,
     /// Another job than to expire.
@@ -41,7 +42,7 @@ pub struct Cli {
 /// What to do, if not to expire.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Read the configuration and tell what it means; change nothing
+    /// Read the configuration and say which policy is for which datasets; change nothing
     Check,
 }
 
@@ -49,76 +50,80 @@ pub enum Verb {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command, or keys in expire.toml")]
 pub struct Options {
-    /// Configuration: NAME.toml, or a file of zrep-expire, either version [default: /etc/zsnap/expire.toml]
+    /// Configuration: NAME.toml; any other name is a file of zrep-expire, either version
+    /// [default: /etc/zsnap/expire.toml]
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Keep the newest N of each dataset [default: 2, with a file of zrep-expire 5]; or what a rule
-    /// says: all=48h daily=15d weekly=4w monthly=6m yearly=5y, or counts: last=10 daily=15; may repeat
+    /// N: keep the newest N of each dataset [default: 2, with a file of zrep-expire 5]. RULE: keep what
+    /// it says, instead of the configured policies: all=48h, daily=15d, weekly=4w, monthly=6m,
+    /// yearly=5y, or with counts last=10, daily=15. May be given several times
     #[arg(short, long, global = true, value_name = "N|RULE")]
     pub keep: Vec<Keep>,
-    /// Only tell what would be destroyed, and why
+    /// Destroy nothing; tell of each snapshot what would become of it, and why
     #[arg(short, long, global = true)]
     pub noop: bool,
-    /// Tell of each snapshot what becomes of it, and why
+    /// Tell of each snapshot what becomes of it, and why, before anything is destroyed
     #[arg(short, long, global = true)]
     pub verbose: bool,
     /// The same as --verbose
     #[arg(short, long, global = true)]
     pub debug: bool,
-    /// With a file of zrep-expire: all file systems
+    /// With a file of zrep-expire's second version: all file systems
     #[arg(short, long, global = true)]
     pub all: bool,
-    /// Tags of zrep: only snapshots TAG_ and 6 hex digits are looked at, with a file of zrep-expire
+    /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots
+    /// whose names are TAG_ and 6 hex digits may go
     #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep")]
     pub tags: Vec<String>,
-    /// With a file of zrep-expire: snapshots of any name, whatever zrep says of them
+    /// Do not look at zrep's tags: snapshots of any name may go, sent or not
     #[arg(long, global = true)]
     pub zrep_ignore: bool,
-    /// Decide about lines NAME<TAB>SECONDS-SINCE-1970 on standard input, and print the names that may go
+    /// Read lines NAME<TAB>SECONDS-SINCE-1970, print the names that may go, and destroy nothing
     #[arg(long, global = true)]
     pub filter: bool,
     /// With --filter: print the names that stay
     #[arg(long, global = true)]
     pub invert: bool,
-    /// With --filter: records end with a zero byte, not with a newline
+    /// With --filter: records end with a zero byte, in and out, not with a newline
     #[arg(short = '0', long, global = true)]
     pub null: bool,
-    /// With --filter: names for which the first group of REGEX is the same belong together
-    /// [default: what stands before the last @]
+    /// With --filter: names that have the same first group of REGEX are one dataset [default: those
+    /// that have the same text before their last @]
     #[arg(long, global = true, value_name = "REGEX")]
     pub group: Option<Regex>,
-    /// Where days begin, as Europe/Berlin or UTC [default: the system's zone]
+    /// Time zone in which days begin, as Europe/Berlin or UTC [default: the system's]
     #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
     pub timezone: Option<TimeZone>,
-    /// Decide as if it were TIME, as 2026-12-24T18:00Z; destroy nothing
+    /// Tell what would become of today's snapshots at TIME, as 2026-12-24T18:00Z; destroy nothing
     #[arg(long, global = true, value_name = "TIME")]
     pub at: Option<Timestamp>,
-    /// Ages count from the newest snapshot of the dataset, or from now
+    /// Ages in rules count back from the newest snapshot of the dataset, or from now
     #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"])]
     pub relative_to: String,
-    /// Stop at a dataset of which more than N, or P% (if it has more than 20), would be destroyed
-    /// [default: 50%, with -n or a file of zrep-expire none]
+    /// Destroy nothing of a dataset of which more than N, or P% (if it has more than 20 snapshots),
+    /// would go [default: 50%; with -n or a file of zrep-expire none]
     #[arg(long, global = true, value_name = "N|P%|none")]
     pub max_destroy: Option<MaxDestroy>,
-    /// Destroy more than --max-destroy allows, this once
+    /// Let more go than --max-destroy allows, this once
     #[arg(long, global = true)]
     pub force: bool,
-    /// The list of needed snapshots that zsnap-ingest writes: zsnap-ingest status --needed-file
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Keep what zsnap-ingest still needs: its list, whose path zsnap-ingest status --needed-file prints
+    #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub needed: Option<PathBuf>,
-    /// No list, though a policy says received = true: nothing waits, and nothing will come
+    /// Go without that list, though a policy says received = true
     #[arg(long, global = true, conflicts_with = "needed")]
     pub no_needed: bool,
-    /// An array of datasets, with what stays and what goes, the reasons, and the room
+    /// Print an array of datasets: what stays, what goes, why, and how much room that frees. Add -n to
+    /// destroy nothing
     #[arg(long, global = true)]
     pub json: bool,
-    /// A picture: a row for each dataset, what stays and what goes
+    /// Print a picture, a row for each dataset, of what stays and what goes. Add -n to destroy nothing
     #[arg(long, global = true)]
     pub timeline: bool,
     /// Where the lock is [default: /var/lib/zsnap/expire]
     #[arg(long, global = true, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Lock file in dotlockfile's format [default: beside the state]
+    /// Lock file in dotlockfile's format [default: beside the lock]
     #[arg(long, global = true, value_name = "FILE")]
     pub dotlock: Option<PathBuf>,
     /// A running instance older than this is an error

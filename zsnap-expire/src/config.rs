@@ -50,6 +50,9 @@ struct Table {
 
 fn rules<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Rule>, D::Error> {
     let texts = Vec::<String>::deserialize(d)?;
+    if texts.is_empty() {
+        return Err(serde::de::Error::custom("keep is empty, so nothing would stay: write a rule"));
+    }
     texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
@@ -121,7 +124,7 @@ impl Policy {
 
     /// Tag by tag. The newest ones are taken away first, whatever their names.
     fn spaced(&self, windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
-        let mut verdicts = vec![Verdict::keep(Reason::OtherName); snapshots.len()];
+        let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
         let mut order: Vec<usize> = (0..snapshots.len()).collect();
         order.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
         let newest = usize::try_from(self.newest).unwrap_or(usize::MAX).min(order.len());
@@ -138,6 +141,8 @@ impl Policy {
         for tag in &self.tags {
             walk(&|name| is_tagged(name, tag), &|snapshot| snapshot.sent == Some("-"));
         }
+        let others = verdicts.iter_mut().filter(|verdict| verdict.reasons.is_empty());
+        others.for_each(|verdict| *verdict = Verdict::keep(Reason::OtherName));
         verdicts
     }
 }
@@ -178,11 +183,11 @@ impl Config {
     pub fn load(options: &Options, tables: Tables, now: i64) -> Result<Config> {
         let zone = options.timezone.clone().unwrap_or_else(TimeZone::system);
         let clock = Clock { now: options.at.map_or(now, |at| at.as_second()), zone };
-        let newest = options.keep.iter().filter_map(|keep| match keep {
+        let mut newest = options.keep.iter().filter_map(|keep| match keep {
             Keep::Newest(n) => Some(*n),
             Keep::Rule(_) => None,
         });
-        let newest = newest.last();
+        let newest = newest.next_back();
         let given: Vec<Rule> = options
             .keep
             .iter()
@@ -196,7 +201,7 @@ impl Config {
             method: Method::Rules(keep, reference),
             newest: newest.unwrap_or(NEWEST),
             received: false,
-            max_destroy: options.max_destroy.unwrap_or(if options.noop {
+            max_destroy: options.max_destroy.unwrap_or(if options.noop || options.at.is_some() {
                 MaxDestroy::NoLimit
             } else {
                 MaxDestroy::Percent(50)
@@ -220,27 +225,21 @@ impl Config {
             return Ok(Config { policies: vec![one("**", policy)?], clock, exact });
         }
         let mut policies = Vec::new();
-        if given.is_empty() {
-            for (glob, table) in tables.policy {
-                if table.keep.is_empty() {
-                    return Err(Exit::Config
-                        .error(format!("[policy.\"{glob}\"]: keep is empty, so nothing would stay: write a rule")));
-                }
-                let plain = native(table.keep.clone());
-                let policy = Policy {
-                    method: Method::Rules(table.keep, table.relative_to.unwrap_or(reference)),
-                    newest: table.newest.or(newest).unwrap_or(NEWEST).max(1),
-                    received: table.received,
-                    max_destroy: table
-                        .max_destroy
-                        .filter(|_| options.max_destroy.is_none())
-                        .unwrap_or(plain.max_destroy),
-                    ..plain
-                };
-                policies.push(one(&glob, policy)?);
-            }
-        } else {
-            policies.push(one("**", native(given))?);
+        if !given.is_empty() {
+            policies.push(one("**", native(given.clone()))?);
+        }
+        for (glob, table) in tables.policy {
+            // --keep replaces the rules, not what is known of the datasets: that they were received, say.
+            let keep = if given.is_empty() { table.keep } else { given.clone() };
+            let plain = native(Vec::new());
+            let policy = Policy {
+                method: Method::Rules(keep, table.relative_to.unwrap_or(reference)),
+                newest: table.newest.or(newest).unwrap_or(NEWEST).max(1),
+                received: table.received,
+                max_destroy: table.max_destroy.filter(|_| options.max_destroy.is_none()).unwrap_or(plain.max_destroy),
+                ..plain
+            };
+            policies.push(one(&glob, policy)?);
         }
         if policies.is_empty() {
             return Err(Exit::Config.error("no policy: give --keep RULE, or -c FILE with a table [policy.\"GLOB\"]"));

@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use zsnap_common::cancel;
-use zsnap_common::exit::Exit;
+use zsnap_common::cancel::{self, Cancelled};
 use zsnap_common::log;
 use zsnap_common::zfs::Zfs;
 
@@ -25,8 +24,7 @@ pub struct Done {
     pub failed: Vec<String>,
 }
 
-/// Destroys snapshots of one dataset, and goes on behind those that it cannot. Errors: a signal, or
-/// the dataset cannot be listed any more.
+/// Destroys snapshots of one dataset, and goes on behind those that it cannot. Errors: a signal.
 pub fn destroy(zfs: &Zfs, dataset: &str, doomed: &[&Snapshot<'_>]) -> Result<Done> {
     let mut done = Done::default();
     let mut rest = doomed;
@@ -39,7 +37,15 @@ pub fn destroy(zfs: &Zfs, dataset: &str, doomed: &[&Snapshot<'_>]) -> Result<Don
         });
         let (batch, later) = rest.split_at(fits.count().max(1));
         rest = later;
-        let there = guids(zfs, dataset)?;
+        let there = match guids(zfs, dataset) {
+            Ok(there) => there,
+            Err(e) if Cancelled::find(&e).is_some() => return Err(e),
+            // The others are no worse for it.
+            Err(e) => {
+                done.failed.push(format!("{dataset}: {e:#}"));
+                break;
+            }
+        };
         let mut names = Vec::new();
         for snapshot in batch {
             let snap = snapshot.name.get(dataset.len() + 1..).unwrap_or_default();
@@ -50,7 +56,7 @@ pub fn destroy(zfs: &Zfs, dataset: &str, doomed: &[&Snapshot<'_>]) -> Result<Don
                 }
                 Some(guid) if *guid == snapshot.guid => names.push(snap),
                 Some(_) => done.failed.push(format!("{}: another snapshot has this name by now", snapshot.name)),
-                None => log::info(format_args!("{}: was destroyed meanwhile", snapshot.name)),
+                None => gone(snapshot.name),
             }
         }
         halve(zfs, dataset, &names, &mut done)?;
@@ -63,7 +69,11 @@ fn halve(zfs: &Zfs, dataset: &str, snaps: &[&str], done: &mut Done) -> Result<()
     match (zfs_destroy(zfs, dataset, snaps), snaps) {
         (Ok(()), _) => done.destroyed += snaps.len() as u64,
         (Err(e), [one]) => {
-            done.failed.push(format!("{dataset}@{one}: {}", cause(zfs, &format!("{dataset}@{one}"), &e)))
+            let name = format!("{dataset}@{one}");
+            match zfs.snapshot_guid(&name) {
+                Ok(None) => gone(&name),
+                _ => done.failed.push(format!("{name}: {}", cause(zfs, &name, &e))),
+            }
         }
         (Err(_), _) => {
             let (first, second) = snaps.split_at(snaps.len() / 2);
@@ -72,6 +82,10 @@ fn halve(zfs: &Zfs, dataset: &str, snaps: &[&str], done: &mut Done) -> Result<()
         }
     }
     Ok(())
+}
+
+fn gone(name: &str) {
+    log::info(format_args!("{name}: was destroyed meanwhile"));
 }
 
 fn zfs_destroy(zfs: &Zfs, dataset: &str, snaps: &[&str]) -> Result<()> {
@@ -92,8 +106,8 @@ fn cause(zfs: &Zfs, name: &str, e: &anyhow::Error) -> String {
 }
 
 fn guids(zfs: &Zfs, dataset: &str) -> Result<HashMap<String, u64>> {
-    let text = zfs.list("snapshot", "name,guid", &[dataset.to_owned()], Some(1))?;
-    let text = text.ok_or_else(|| Exit::Unavailable.error(format!("{dataset} is not there any more")))?;
+    // The dataset may be gone, and all of them with it.
+    let text = zfs.list("snapshot", "name,guid", &[dataset.to_owned()], Some(1))?.unwrap_or_default();
     let guid = |line: &str| line.split_once('\t').and_then(|(name, guid)| Some((name.to_owned(), guid.parse().ok()?)));
     Ok(text.lines().filter_map(guid).collect())
 }

@@ -34,7 +34,10 @@ pub fn filter(options: &Options, config: &Config) -> Result<Exit> {
 
 /// The names to print, in the order of the input.
 pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(Vec<&'a str>, Exit)> {
-    let mut groups: HashMap<&str, Vec<(usize, Snapshot<'_>)>> = HashMap::new();
+    // In the order in which they come; mostly what belongs together stands together.
+    let mut groups: Vec<(&str, Vec<usize>, Vec<Snapshot<'_>>)> = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    let mut names = Vec::new();
     let end = if options.null { '\0' } else { '\n' };
     for (number, record) in text.split_terminator(end).enumerate() {
         let snapshot = record.rsplit_once('\t').and_then(|(name, time)| {
@@ -48,29 +51,35 @@ pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(
                 log::escape(record)
             ))
         })?;
-        groups.entry(group(snapshot.name, options)).or_default().push((number, snapshot));
+        let group = group(snapshot.name, options);
+        let before = groups.len().checked_sub(1).filter(|last| groups[*last].0 == group);
+        let at = before.unwrap_or_else(|| *known.entry(group).or_insert(groups.len()));
+        if at == groups.len() {
+            groups.push((group, Vec::new(), Vec::new()));
+        }
+        groups[at].1.push(number);
+        names.push(snapshot.name);
+        groups[at].2.push(snapshot);
     }
-    let (mut names, mut exit) = (Vec::new(), Exit::Done);
-    for (name, members) in groups {
-        let (numbers, snapshots): (Vec<usize>, Vec<Snapshot<'_>>) = members.into_iter().unzip();
+    let (mut goes, mut exit) = (vec![false; names.len()], Exit::Done);
+    for (name, numbers, snapshots) in groups {
+        // What no policy is for stays.
         let Some(policy) = config.of(name) else { continue };
         let guards = Guards { newest: policy.newest, received: true, ..Guards::default() };
         let mut verdicts = policy.decide(&snapshots, &config.clock);
         protect(&mut verdicts, &snapshots, &guards, &config.clock);
         let braked = brakes(&verdicts, &snapshots, policy.newest, policy.max_destroy, &config.clock).err();
-        let braked = braked.filter(|why| !(options.force && why.can_be_forced()));
-        if let Some(why) = &braked {
-            log::error(format_args!("{name}: nothing of it may go: {why}"));
-            exit = Exit::SomeFailed;
-        }
-        for ((number, snapshot), verdict) in numbers.iter().zip(&snapshots).zip(&verdicts) {
-            if (verdict.keep || braked.is_some()) == options.invert {
-                names.push((*number, snapshot.name));
+        match braked.filter(|why| !(options.force && why.can_be_forced())) {
+            Some(why) => {
+                let name = if name.is_empty() { "standard input" } else { name };
+                log::error(format_args!("{name}: nothing of it may go: {why}"));
+                exit = Exit::SomeFailed;
             }
+            None => numbers.iter().zip(&verdicts).for_each(|(number, verdict)| goes[*number] = !verdict.keep),
         }
     }
-    names.sort_unstable();
-    Ok((names.into_iter().map(|(_, name)| name).collect(), exit))
+    let printed = names.into_iter().zip(goes).filter(|(_, goes)| *goes != options.invert);
+    Ok((printed.map(|(name, _)| name).collect(), exit))
 }
 
 /// What belongs together.

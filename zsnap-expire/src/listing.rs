@@ -33,6 +33,9 @@ impl Listing {
         };
         let columns = with("name,guid,createtxg,creation,userrefs,clones", "sent");
         let text = zfs.list("snapshot", &columns, roots, exact.then_some(1))?.ok_or_else(absent)?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            return Err(Exit::Unavailable.error("zfs list: its last line has no end"));
+        }
         let mut tagged = HashSet::new();
         if !tags.is_empty() {
             // zrep init sets it on both sides.
@@ -69,12 +72,16 @@ impl Listing {
         let mut sent = None;
         for tag in &self.tags {
             let value = fields.next()?;
-            let own = || is_tagged(name, tag) && self.tagged.contains(&(dataset.to_owned(), tag.clone()));
-            if self.everywhere || own() {
+            let known = || self.everywhere || self.tagged.contains(&(dataset.to_owned(), tag.clone()));
+            if is_tagged(name, tag) && known() {
+                sent = Some(value);
+            } else if self.everywhere {
                 sent = sent.or(Some(value));
             }
         }
         let clones = if clones == "-" { "" } else { clones };
-        Some((dataset, Snapshot { name, creation: creation as i64, createtxg, guid, holds, clones, sent }))
+        // The sender says when it was made. What no calendar has is far in the future.
+        let creation = i64::try_from(creation).unwrap_or(i64::MAX);
+        Some((dataset, Snapshot { name, creation, createtxg, guid, holds, clones, sent }))
     }
 }

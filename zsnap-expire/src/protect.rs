@@ -32,7 +32,7 @@ pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Gu
         }
     }
     for (verdict, snapshot) in verdicts.iter_mut().zip(snapshots) {
-        if snapshot.is_future(clock.now) && !verdict.reasons.contains(&Reason::Future) {
+        if snapshot.is_future(clock.now) {
             verdict.also(Reason::Future);
         }
         if snapshot.holds > 0 {
@@ -41,7 +41,7 @@ pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Gu
         if !snapshot.clones.is_empty() {
             verdict.also(Reason::Cloned(snapshot.clones.to_owned()));
         }
-        if snapshot.sent == Some("-") && !verdict.reasons.contains(&Reason::Unsent) {
+        if snapshot.sent == Some("-") {
             verdict.also(Reason::Unsent);
         }
         if !guards.received && of_simplesnap(snapshot.name) {

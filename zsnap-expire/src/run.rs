@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
+use jiff::Timestamp;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::lock::{Taken, ToolLock};
 use zsnap_common::zfs::Zfs;
@@ -64,7 +65,7 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
             failed = true;
         }
     }
-    if o.verbose || o.debug || o.noop || o.json || o.timeline {
+    if dry || o.verbose || o.debug || o.json || o.timeline {
         table::print(&all, &zfs, &config.clock, o).or_exit(Exit::Io, "standard output")?;
     }
     if !dry {
@@ -94,9 +95,16 @@ fn decide<'a>(
             chosen.push((dataset, snapshots, policy));
         }
     }
-    let received: HashSet<&str> =
-        chosen.iter().filter(|(.., policy)| policy.received).map(|(dataset, ..)| pool(dataset)).collect();
-    let needed = needed(cli, zfs, &received, config.clock.now)?;
+    let pools = |of: &dyn Fn(&Policy) -> bool| -> HashSet<&str> {
+        chosen.iter().filter(|(.., policy)| of(policy)).map(|(dataset, ..)| pool(dataset)).collect()
+    };
+    let mut received = pools(&|policy| policy.received);
+    if received.is_empty() && cli.options.needed.is_some() {
+        // Whoever gives a list means it.
+        received = pools(&|_| true);
+    }
+    // By the real clock: --at says nothing of the age of the list.
+    let needed = needed(cli, zfs, &received, Timestamp::now().as_second())?;
     let mut all = Vec::new();
     let mut astray = 0;
     for (dataset, snapshots, policy) in chosen {
@@ -142,6 +150,11 @@ fn needed(cli: &Cli, zfs: &Zfs, received: &HashSet<&str>, now: i64) -> Result<Op
             "received datasets need the list of zsnap-ingest: give --needed \"$(zsnap-ingest status --needed-file)\", or --no-needed",
         ));
     };
+    if path.as_os_str().is_empty() {
+        // $(zsnap-ingest status --needed-file) where there is none.
+        return Err(Exit::TryAgain
+            .error("--needed names no file: zsnap-ingest has not written a list for this pool: run it first"));
+    }
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .or_exit(Exit::TryAgain, format_args!("{shown}: no list of needed snapshots: run zsnap-ingest first"))?;
@@ -157,7 +170,10 @@ fn needed(cli: &Cli, zfs: &Zfs, received: &HashSet<&str>, now: i64) -> Result<Op
 
 /// What to list, and whether only that itself. `None`: nothing is asked for, as zrep-expire has it.
 fn roots(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<(Vec<String>, bool)>> {
-    if !config.exact || cli.options.zrep_ignore && !cli.datasets.is_empty() || !cli.datasets.is_empty() {
+    if let Some(name) = cli.datasets.iter().find(|name| name.contains(['@', '#'])) {
+        return Err(Exit::Usage.error(format!("{name} is no dataset: name the dataset alone")));
+    }
+    if !config.exact || !cli.datasets.is_empty() {
         return Ok(Some((cli.datasets.clone(), config.exact)));
     }
     if !cli.options.all {
@@ -189,8 +205,7 @@ fn lock(cli: &Cli) -> Result<Result<ToolLock, Exit>> {
 
 /// `check`: says what the configuration means.
 pub fn check(config: &Config) -> Result<Exit> {
-    let zone = config.clock.zone.iana_name().unwrap_or("the system's zone");
-    let mut text = format!("days begin in {zone}\n");
+    let mut text = format!("days begin in {}\n", config.clock.zone_name());
     for (glob, policy) in config.policies() {
         let what = match &policy.method {
             Method::Rules(rules, _) => rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),

@@ -54,6 +54,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// To be given a reason; until then it stays. A million of these cost no million allocations.
+    pub(crate) fn undecided() -> Verdict {
+        Verdict { keep: true, reasons: Vec::new() }
+    }
+
     /// It goes, for one reason.
     pub fn destroy(reason: Reason) -> Verdict {
         Verdict { keep: false, reasons: vec![reason] }
@@ -70,6 +75,8 @@ impl Verdict {
             self.keep = true;
             self.reasons.clear();
         }
-        self.reasons.push(reason);
+        if !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
     }
 }

@@ -100,11 +100,12 @@ pub fn decide(
     let oldest = windows.last().map_or(now, |window| window.0);
     let mut order: Vec<usize> = (0..snapshots.len()).collect();
     order.sort_unstable_by(|a, b| snapshots[*a].by_time(&snapshots[*b]));
-    let mut verdicts = vec![Verdict::keep(Reason::Future); snapshots.len()];
+    let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
     let mut last: Option<DateTime> = None;
     for i in order {
         let snapshot = &snapshots[i];
         if snapshot.is_future(clock.now) {
+            verdicts[i] = Verdict::keep(Reason::Future);
             continue;
         }
         // `zfs list`, from which zrep-expire reads the time, shows no seconds.

@@ -15,24 +15,31 @@ use crate::snapshot::{Snapshot, Verdict};
 use crate::timeline;
 
 /// In the form that the options ask for.
-pub fn print(all: &[Decided<'_>], zfs: &Zfs, clock: &Clock, options: &Options) -> io::Result<()> {
+pub fn print<'a>(all: &'a [Decided<'a>], zfs: &Zfs, clock: &Clock, options: &Options) -> io::Result<()> {
     if options.json {
         let text = format!("{:#}\n", Value::Array(all.iter().map(|decided| object(decided, zfs)).collect()));
         return write(&text);
     }
-    let zone = clock.zone.iana_name().unwrap_or("the system's zone");
     let now = Timestamp::from_second(clock.now).unwrap_or_default();
-    write(&format!("as of {now}, days begin in {zone}\n"))?;
+    write(&format!("as of {now}, days begin in {}\n", clock.zone_name()))?;
     if options.timeline {
         return write(&timeline::draw(all, clock));
     }
-    let row = |(snapshot, verdict): (&Snapshot<'_>, &Verdict)| {
+    let row = |(snapshot, verdict, braked): (&Snapshot<'_>, &Verdict, bool)| {
         let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
         let created = u64::try_from(snapshot.creation).map_or(Cell::None, Cell::Time);
-        let word = if verdict.keep { "keep" } else { "destroy" };
+        let word = match (verdict.keep, braked) {
+            (true, _) => "keep",
+            (false, true) => "braked",
+            (false, false) => "destroy",
+        };
         vec![Cell::Text(snapshot.name.to_owned()), created, Cell::Text(word.to_owned()), Cell::Text(reasons.join("; "))]
     };
-    let rows = all.iter().flat_map(|decided| decided.snapshots.iter().zip(&decided.verdicts)).map(row).collect();
+    let of = |decided: &'a Decided<'a>| {
+        let both = decided.snapshots.iter().zip(&decided.verdicts);
+        both.map(|(snapshot, verdict)| (snapshot, verdict, decided.braked.is_some()))
+    };
+    let rows = all.iter().flat_map(of).map(row).collect();
     Report { columns: vec!["snapshot", "created", "verdict", "reasons"], rows, metric: "zsnap_expire" }
         .print(Form::Table)
 }

@@ -49,6 +49,13 @@ impl Disk {
         self.save(name, &Pool { guid: pool.guid, txg: 0, datasets: BTreeMap::new() }, &pool)
     }
 
+    /// The names of the pools.
+    pub fn pools(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.root)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+        let names: io::Result<Vec<String>> = names.collect();
+        Ok(names?.into_iter().filter(|name| !name.starts_with('@')).collect())
+    }
+
     /// Guid of a pool that is here.
     pub fn pool_guid(&self, name: &str) -> Option<u64> {
         fs::read_to_string(self.of(name).join(GUID)).ok()?.parse().ok()
@@ -153,8 +160,17 @@ fn text(dataset: &Dataset) -> String {
     for (name, (guid, content)) in &dataset.bookmarks {
         let _ = writeln!(out, "b\t{name}\t{}\t{content}", guid);
     }
+    if let Some(origin) = &dataset.origin {
+        let _ = writeln!(out, "o\t{origin}");
+    }
     for (s, content) in dataset.snapshots.iter().zip(&dataset.contents) {
         let _ = writeln!(out, "s\t{}\t{}\t{}\t{}\t{content}", s.name, s.guid, s.createtxg, s.creation);
+        for tag in &s.holds {
+            let _ = writeln!(out, "hold\t{tag}");
+        }
+        for (key, value) in &s.properties {
+            let _ = writeln!(out, "user\t{key}\t{value}");
+        }
     }
     out
 }
@@ -183,8 +199,15 @@ fn parse(text: &str) -> Option<Dataset> {
                     guid: guid.parse().ok()?,
                     createtxg: createtxg.parse().ok()?,
                     creation: creation.parse().ok()?,
+                    ..Snapshot::default()
                 });
                 dataset.contents.push(content.parse().ok()?);
+            }
+            ["o", origin] => dataset.origin = Some(origin.to_owned()),
+            // Of the snapshot in the line before.
+            ["hold", tag] => drop(dataset.snapshots.last_mut()?.holds.insert(tag.to_owned())),
+            ["user", key, value] => {
+                dataset.snapshots.last_mut()?.properties.insert(key.to_owned(), value.to_owned());
             }
             _ => return None,
         }

@@ -9,7 +9,7 @@
 //! (exits with 1 all the same).
 //!
 //! Beyond the real program: `zfs write DATASET` writes something to it, `zfs fake` is how to tell
-//! which it is, `zfs guid DATASET@SNAP GUID` takes a snapshot of that guid.
+//! which it is, `zfs snapshot-at DATASET@SNAP SECONDS...` takes snapshots that were made then.
 
 mod disk;
 // Not those of the library, which would bring OpenPGP, and with it two thirds of the time that
@@ -28,7 +28,7 @@ mod stream;
 #[cfg(test)]
 use zsnap_tests::{SAMPLES, sample};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -251,6 +251,22 @@ fn zfs(disk: &Disk, home: &Path, args: &[String]) -> Done {
             }
             Ok(())
         }
+        "snapshot-at" => rest.chunks(2).try_for_each(|pair| match pair {
+            [name, seconds] => {
+                let seconds = seconds.parse().map_err(|_| Fail::Usage("SECONDS".into()))?;
+                change(disk, &[dataset_of(name)], &[], |pool| pool.snapshot(name, seconds).map(drop))
+            }
+            _ => Err(Fail::Usage("zfs snapshot-at DATASET@SNAP SECONDS...".into())),
+        }),
+        "clone" => {
+            let args = Args::parse(rest, "", "o")?;
+            let (name, clone) = args.two()?;
+            change(disk, &[dataset_of(name), clone, parent(clone)], &[], |pool| pool.clone_of(name, clone))
+        }
+        "hold" => hold(disk, rest, true),
+        "release" => hold(disk, rest, false),
+        "holds" => holds(disk, rest),
+        "set" => set(disk, rest),
         "bookmark" => {
             let args = Args::parse(rest, "", "")?;
             let (snapshot, bookmark) = args.two()?;
@@ -267,13 +283,22 @@ fn zfs(disk: &Disk, home: &Path, args: &[String]) -> Done {
             change(disk, &[parent(new)], &[dataset_of(old), dataset_of(new)], |pool| pool.rename(old, new))
         }
         "destroy" => {
-            let args = Args::parse(rest, "r", "")?;
+            let args = Args::parse(rest, "rnvp", "")?;
             let name = args.one()?;
             match name.split_once('@') {
-                Some((of, spec)) => change(disk, &[of], &[], |pool| {
+                // Clones may be anywhere in the pool.
+                Some((of, spec)) => change(disk, &[of], &[of.split('/').next().unwrap_or_default()], |pool| {
                     let names = named(pool.datasets.get(of), spec);
                     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                    pool.destroy_snapshots(of, &names)
+                    if !args.has('n') {
+                        return pool.destroy_snapshots(of, &names);
+                    }
+                    pool.destroyable(of, &names)?;
+                    let there = pool.datasets[of].snapshots.iter().map(|s| s.name.as_str());
+                    let lines = there.filter(|s| names.contains(s)).map(|s| format!("destroy\t{of}@{s}\n"));
+                    let text = lines.chain(["reclaim\t43008\n".to_owned()]).collect::<String>();
+                    io::stdout().write_all(text.as_bytes()).map_err(|e| e.to_string())?;
+                    Ok(())
                 }),
                 None => change(disk, &[], &[name], |pool| pool.destroy(name, args.has('r'))),
             }
@@ -301,42 +326,84 @@ fn named(dataset: Option<&Dataset>, spec: &str) -> Vec<String> {
     names
 }
 
+/// What `zfs list` is asked for.
+struct Wanted<'a> {
+    columns: Vec<&'a str>,
+    types: Vec<&'a str>,
+    depth: usize,
+}
+
+/// Rows by dataset and by rank in it, which is the order of the real one.
+type Rows = BTreeMap<(String, usize), (u64, String)>;
+
 fn list(disk: &Disk, args: &[String]) -> Done {
     let args = Args::parse(args, "Hpr", "dtos")?;
     if !args.has('H') {
         return Err(Fail::Usage("zfs list without -H is for people".into()));
     }
-    let name = args.one()?;
     let columns: Vec<&str> = args.value('o').unwrap_or("name").split(',').collect();
     let types: Vec<&str> = args.value('t').unwrap_or("filesystem,volume").split(',').collect();
-    let depth = match (args.has('r'), args.value('d')) {
+    let depth = match (args.has('r') || args.operands.is_empty(), args.value('d')) {
         (true, None) => usize::MAX,
         (false, None) => types.contains(&"snapshot").into(),
         (_, Some(depth)) => depth.parse().map_err(|_| Fail::Usage("-d DEPTH".into()))?,
     };
+    let wanted = Wanted { columns, types, depth };
+    let mut roots: Vec<String> = args.operands.iter().map(|name| (*name).to_owned()).collect();
+    if roots.is_empty() {
+        roots = disk.pools()?;
+    }
+    let mut rows = Rows::new();
+    let mut absent = Vec::new();
+    for root in &roots {
+        if !list_root(disk, root, &wanted, &mut rows)? {
+            absent.push(format!("cannot open '{root}': dataset does not exist"));
+        }
+    }
+    let mut rows: Vec<(u64, String)> = rows.into_values().collect();
+    match args.value('s') {
+        None => {}
+        Some("createtxg") => rows.sort_by_key(|(txg, _)| *txg),
+        Some(other) => return Err(Fail::Usage(format!("-s {other}: not in the fake one"))),
+    }
+    let text: String = rows.into_iter().map(|(_, row)| row + "\n").collect();
+    io::stdout().write_all(text.as_bytes())?;
+    if absent.is_empty() { Ok(()) } else { Err(Fail::Refused(absent.join("\n"))) }
+}
+
+/// Whether there is such a one.
+fn list_root(disk: &Disk, name: &str, wanted: &Wanted<'_>, rows: &mut Rows) -> Result<bool, Fail> {
+    let Wanted { columns, types, depth } = wanted;
     let root = dataset_of(name);
-    let pool = if depth < 2 && !args.has('r') { disk.load(&[root], &[]) } else { disk.load(&[], &[root]) }?;
+    let pool = if columns.iter().any(|c| *c == "clones" || c.contains(':')) {
+        // Clones may be anywhere, and properties come from above.
+        disk.load(&[], &[root.split('/').next().unwrap_or_default()])
+    } else if *depth < 2 {
+        disk.load(&[root], &[])
+    } else {
+        disk.load(&[], &[root])
+    }?;
     let level = |name: &str| name.matches('/').count() - root.matches('/').count();
-    let mut rows: Vec<(u64, String)> = Vec::new();
     let mut found = false;
     for (of, dataset) in pool.tree(root) {
         let kind = if dataset.kind == Kind::Volume { "volume" } else { "filesystem" };
         found |= of == name;
-        if types.contains(&kind) && level(of) <= depth && !name.contains('@') {
+        if types.contains(&kind) && level(of) <= *depth && !name.contains('@') {
             let cells = columns.iter().map(|column| match *column {
                 "name" => of.to_owned(),
                 "type" => kind.into(),
                 "written" => dataset.written().to_string(),
                 "guid" | "createtxg" | "creation" => "1".into(),
+                key if key.contains(':') => pool.user_property(of, key).unwrap_or("-").to_owned(),
                 _ => "-".into(),
             });
-            rows.push((1, cells.collect::<Vec<_>>().join("\t")));
+            rows.insert((of.to_owned(), 0), (1, cells.collect::<Vec<_>>().join("\t")));
         }
-        for snapshot in &dataset.snapshots {
+        for (rank, snapshot) in dataset.snapshots.iter().enumerate() {
             let full = format!("{of}@{}", snapshot.name);
-            let wanted = if name.contains('@') { full == name } else { level(of) < depth };
+            let asked = if name.contains('@') { full == name } else { level(of) < *depth };
             found |= full == name;
-            if !types.contains(&"snapshot") || !wanted {
+            if !types.contains(&"snapshot") || !asked {
                 continue;
             }
             let cells = columns.iter().map(|column| match *column {
@@ -345,21 +412,66 @@ fn list(disk: &Disk, args: &[String]) -> Done {
                 "guid" => snapshot.guid.to_string(),
                 "createtxg" => snapshot.createtxg.to_string(),
                 "creation" => snapshot.creation.to_string(),
+                "userrefs" => snapshot.holds.len().to_string(),
+                "clones" => Some(pool.clones(&full).join(",")).filter(|all| !all.is_empty()).unwrap_or("-".into()),
+                key if key.contains(':') => pool.user_property(&full, key).unwrap_or("-").to_owned(),
                 _ => "0".into(),
             });
-            rows.push((snapshot.createtxg, cells.collect::<Vec<_>>().join("\t")));
+            rows.insert((of.to_owned(), rank + 1), (snapshot.createtxg, cells.collect::<Vec<_>>().join("\t")));
         }
     }
-    if !found {
-        return Err(Fail::Refused(format!("cannot open '{name}': dataset does not exist")));
+    Ok(found)
+}
+
+/// `zfs hold`, `zfs release`.
+fn hold(disk: &Disk, args: &[String], hold: bool) -> Done {
+    let args = Args::parse(args, "", "")?;
+    let (tag, name) = args.two()?;
+    change(disk, &[dataset_of(name)], &[], |pool| {
+        let verb = if hold { "hold snapshot" } else { "release hold from snapshot" };
+        let why = |what: &str| format!("cannot {verb} '{name}': {what}");
+        let snapshot = pool.snapshot_mut(name).ok_or_else(|| why("dataset does not exist"))?;
+        match (hold, snapshot.holds.contains(tag)) {
+            (true, true) => Err(why("tag already exists on this dataset")),
+            (false, false) => Err(why("no such tag on this dataset")),
+            (true, false) => {
+                snapshot.holds.insert(tag.to_owned());
+                Ok(())
+            }
+            (false, true) => {
+                snapshot.holds.remove(tag);
+                Ok(())
+            }
+        }
+    })
+}
+
+fn holds(disk: &Disk, args: &[String]) -> Done {
+    let args = Args::parse(args, "H", "")?;
+    let name = args.one()?;
+    let mut pool = disk.load(&[dataset_of(name)], &[])?;
+    let snapshot = pool.snapshot_mut(name).ok_or_else(|| format!("cannot open '{name}': dataset does not exist"))?;
+    let lines: String = snapshot.holds.iter().map(|tag| format!("{name}\t{tag}\tSun Nov 22 10:00 2026\n")).collect();
+    Ok(io::stdout().write_all(lines.as_bytes())?)
+}
+
+/// `zfs set NAME:PROPERTY=VALUE`, of user properties.
+fn set(disk: &Disk, args: &[String]) -> Done {
+    let args = Args::parse(args, "", "")?;
+    let (text, name) = args.two()?;
+    let (key, value) = text.split_once('=').ok_or_else(|| Fail::Usage("missing '='".into()))?;
+    if !key.contains(':') {
+        return Err(Fail::Usage("zfs set: only user properties in the fake one".into()));
     }
-    match args.value('s') {
-        None => {}
-        Some("createtxg") => rows.sort_by_key(|(txg, _)| *txg),
-        Some(other) => return Err(Fail::Usage(format!("-s {other}: not in the fake one"))),
-    }
-    let text: String = rows.into_iter().map(|(_, row)| row + "\n").collect();
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    change(disk, &[dataset_of(name)], &[], |pool| {
+        let why = || format!("cannot open '{name}': dataset does not exist");
+        let properties = match name.contains('@') {
+            true => &mut pool.snapshot_mut(name).ok_or_else(why)?.properties,
+            false => &mut pool.datasets.get_mut(name).ok_or_else(why)?.properties,
+        };
+        properties.insert(key.to_owned(), value.to_owned());
+        Ok(())
+    })
 }
 
 fn get(disk: &Disk, args: &[String]) -> Done {

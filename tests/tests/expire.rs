@@ -1,0 +1,292 @@
+//! zsnap-expire from the configuration to the last `zfs destroy`: what stays, what goes, what it
+//! prints, and how it ends.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use zsnap_tests::expirer::{DAY, Expirer, NOON, now};
+use zsnap_tests::scene::program;
+
+const RULES: &str = "--keep=daily=3";
+
+#[test]
+fn rules_from_the_command_line() {
+    let e = Expirer::new();
+    e.daily("tank/a", 8);
+    e.create("tank/a/below");
+    e.daily("tank/a/below", 6);
+    e.create("tank/b");
+    e.daily("tank/b", 6);
+    // With what lies below, and nothing else.
+    e.silent(&[RULES, "tank/a"]);
+    assert_eq!(e.left("tank/a"), "d2 d1 d0");
+    assert_eq!(e.left("tank/a/below"), "d2 d1 d0");
+    assert_eq!(e.left("tank/b"), "d5 d4 d3 d2 d1 d0");
+    // A second run has nothing to do, and does nothing.
+    e.destroys();
+    e.silent(&[RULES, "tank/a"]);
+    assert_eq!(e.destroys(), [0; 0]);
+    // No datasets: all pools. Several: each.
+    e.silent(&["-k", "last=4"]);
+    assert_eq!(e.left("tank/b"), "d3 d2 d1 d0");
+    e.silent(&["-k", "last=3", "tank/b", "tank/a/below", "tank/a"]);
+    assert_eq!((e.left("tank/a"), e.left("tank/b")), ("d2 d1 d0".into(), "d2 d1 d0".into()));
+}
+
+#[test]
+fn the_policy_of_each_dataset_is_that_of_the_glob_that_says_most() {
+    let e = Expirer::new();
+    for dataset in ["tank/b", "tank/b/c", "backup/other"] {
+        e.create(dataset);
+        e.daily(dataset, 6);
+    }
+    e.daily("tank/a", 6);
+    e.scene.write(
+        "expire.toml",
+        "[policy.\"tank/**\"]\nkeep = [\"last=4\"]\n[policy.\"tank/b\"]\nkeep = [\"last=1\"]\nnewest = 3\n\
+         [policy.\"tank/b/*\"]\nkeep = [\"all=1d\"]\nrelative-to = \"now\"\n",
+    );
+    e.silent(&[]);
+    assert_eq!(e.left("tank/a"), "d3 d2 d1 d0");
+    assert_eq!(e.left("tank/b"), "d2 d1 d0", "the newest 3");
+    assert_eq!(e.left("tank/b/c"), "d1 d0", "all are old by now, but the newest 2 stay");
+    assert_eq!(e.left("backup/other"), "d5 d4 d3 d2 d1 d0", "no policy is for it");
+    let said = e.prints(0, &["check"]);
+    let lines = ["tank/**: last=4, and the newest 2", "tank/b: last=1, and the newest 3"];
+    assert!(lines.iter().all(|line| said.contains(line)), "{said}");
+}
+
+#[test]
+fn a_dry_run_prints_what_the_real_run_prints_and_does() {
+    let e = Expirer::new();
+    e.daily("tank/a", 7);
+    e.scene.zfs(&["hold", "keep", "tank/a@d5"]).expect(0);
+    let rows = |text: &str| -> Vec<String> { text.lines().skip(1).map(str::to_owned).collect() };
+    let dry = e.prints(0, &[RULES, "-n"]);
+    assert_eq!(e.left("tank/a"), "d6 d5 d4 d3 d2 d1 d0");
+    assert!(!e.scene.path("expire-state").exists(), "a dry run writes nothing");
+    let real = e.prints(0, &[RULES, "-v"]);
+    assert_eq!(rows(&dry), rows(&real));
+    assert_eq!(e.left("tank/a"), "d5 d2 d1 d0");
+    assert!(dry.starts_with("as of ") && dry.lines().next().unwrap().ends_with("days begin in UTC"), "{dry}");
+    let table = dry.split_once('\n').unwrap().1;
+    assert_eq!(
+        table,
+        "SNAPSHOT   CREATED               VERDICT  REASONS\n\
+         tank/a@d6  2025-06-09 12:00:00Z  destroy  no rule keeps it\n\
+         tank/a@d5  2025-06-10 12:00:00Z  keep     held\n\
+         tank/a@d4  2025-06-11 12:00:00Z  destroy  no rule keeps it\n\
+         tank/a@d3  2025-06-12 12:00:00Z  destroy  no rule keeps it\n\
+         tank/a@d2  2025-06-13 12:00:00Z  keep     daily=3\n\
+         tank/a@d1  2025-06-14 12:00:00Z  keep     daily=3; one of the newest 2\n\
+         tank/a@d0  2025-06-15 12:00:00Z  keep     daily=3; the newest\n"
+    );
+}
+
+#[test]
+fn json_has_all_of_it() {
+    let e = Expirer::new();
+    e.daily("tank/a", 4);
+    e.create("tank/b");
+    e.daily("tank/b", 2);
+    let all: serde_json::Value = serde_json::from_str(&e.prints(0, &["-k", "last=2", "--json", "-n"])).unwrap();
+    let guid = |snap: &str| {
+        let ran = e.scene.zfs(&["list", "-Hp", "-t", "snapshot", "-o", "guid", snap]).expect(0);
+        format!("{:016x}", String::from_utf8(ran.out).unwrap().trim().parse::<u64>().unwrap())
+    };
+    let snap = |name: &str, ago: u64, reasons: &[&str]| {
+        serde_json::json!({
+            "name": name, "guid": guid(name), "creation": NOON - ago * DAY, "reasons": reasons,
+        })
+    };
+    let expected = serde_json::json!([
+        {
+            "dataset": "tank/a",
+            "keep": [
+                snap("tank/a@d1", 1, &["last=2", "one of the newest 2"]),
+                snap("tank/a@d0", 0, &["last=2", "the newest"]),
+            ],
+            "destroy": [snap("tank/a@d3", 3, &["no rule keeps it"]), snap("tank/a@d2", 2, &["no rule keeps it"])],
+            "braked": null,
+            "reclaim": 43008,
+        },
+        {
+            "dataset": "tank/b",
+            "keep": [
+                snap("tank/b@d1", 1, &["last=2", "one of the newest 2"]),
+                snap("tank/b@d0", 0, &["last=2", "the newest"]),
+            ],
+            "destroy": [],
+            "braked": null,
+            "reclaim": 0,
+        },
+    ]);
+    assert_eq!(all, expected);
+    assert_eq!(e.left("tank/a"), "d3 d2 d1 d0");
+}
+
+#[test]
+fn a_picture() {
+    let e = Expirer::new();
+    e.daily("tank/a", 10);
+    e.create("tank/longer");
+    e.take("tank/longer", [("x", NOON - 5 * DAY - 60), ("y", NOON - 5 * DAY), ("z", NOON), ("f", 4_102_444_800)]);
+    let picture = e.prints(0, &["-k", "daily=2", "--timeline", "--at", "2025-06-15T12:00Z"]);
+    // x and y share a cell; y stays, as the last of its day. The future is the last cell.
+    assert_eq!(
+        picture,
+        "as of 2025-06-15T12:00:00Z, days begin in UTC\n\
+         # stays, x goes, % both, . none; a cell is 6 hours; from 2025-06-06 12:00 to 2025-06-15 12:00\n\
+         tank/a       x...x...x...x...x...x...x...x...#...#\n\
+         tank/longer  ................%...................#\n"
+    );
+}
+
+#[test]
+fn at_another_time_nothing_is_destroyed() {
+    let e = Expirer::new();
+    e.daily_until("tank/a", 6, now() - 3600);
+    let keep = ["--keep", "all=10d", "--relative-to", "now"];
+    e.silent(&keep);
+    assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
+    let said = e.prints(0, &[&keep[..], &["--at", "2100-01-01T00:00Z"]].concat());
+    assert!(said.starts_with("as of 2100-01-01T00:00:00Z"), "{said}");
+    assert_eq!(said.matches(" destroy ").count(), 4, "{said}");
+    assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
+}
+
+#[test]
+fn a_list_that_fails_destroys_nothing() {
+    let e = Expirer::new();
+    e.daily("tank/a", 6);
+    e.expire(&[RULES, "tank/a", "tank/none"]).expect(69).says("tank/none");
+    e.expire(&[RULES, "--zfs", "/nonexistent/zfs"]).expect(69);
+    for script in [
+        "[ \"$1\" = list ] && exit 1",
+        "[ \"$1\" = list ] && { $real \"$@\"; exit 1; }",
+        // Killed, and cut within a line.
+        "[ \"$1\" = list ] && { $real \"$@\" | head -n 3; kill -9 $$; }",
+        "[ \"$1\" = list ] && { $real \"$@\" | head -c 100; exit 0; }",
+        "[ \"$1\" = list ] && [ \"$4\" = filesystem,volume ] && exit 1",
+    ] {
+        let zfs = e.wrapper(script);
+        e.expire(&[RULES, "--zfs", &zfs]).expect(69);
+        assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0", "{script}");
+    }
+    for name in ["tank/a@d0", "tank/a#x"] {
+        e.expire(&[RULES, name]).expect(2).says("is no dataset");
+    }
+}
+
+#[test]
+fn one_at_a_time() {
+    let e = Expirer::new();
+    e.daily("tank/a", 6);
+    let lock = e.scene.path("expire-state/lock");
+    fs::create_dir(e.scene.path("expire-state")).unwrap();
+    let mut holder = Command::new(program("hold-lock"));
+    let holder = holder.arg(&lock).arg(e.scene.path("expire-state/lock.dotlock"));
+    let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 1];
+    holder.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    e.silent(&[RULES]);
+    e.expire(&[RULES, "--max-run", "0s"]).expect(75).says("longer than --max-run");
+    assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
+    // Whoever only looks needs no lock.
+    e.expire(&[RULES, "-n"]).expect(0);
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    e.silent(&[RULES]);
+    assert_eq!(e.left("tank/a"), "d2 d1 d0");
+}
+
+#[test]
+fn what_looks_like_a_mistake_is_not_done() {
+    let e = Expirer::new();
+    e.create("tank/b");
+    e.daily("tank/a", 30);
+    e.daily("tank/b", 6);
+    // One dataset is braked, the other goes on.
+    e.expire(&[RULES]).expect(1).says("tank/a: nothing is destroyed: 27 of 30 snapshots would go");
+    assert_eq!((e.left("tank/a").split(' ').count(), e.left("tank/b")), (30, "d2 d1 d0".into()));
+    e.expire(&[RULES, "--max-destroy", "90%"]).expect(0);
+    assert_eq!(e.left("tank/a"), "d2 d1 d0");
+    e.expire(&["-k", "last=2", "--max-destroy", "0"]).expect(1).says("look with -n, then run once with --force");
+    let table = e.prints(1, &["-k", "last=2", "--max-destroy", "0", "-n"]);
+    assert_eq!((table.matches(" braked ").count(), table.matches(" destroy ").count()), (2, 0), "{table}");
+    // A dry run shows what --force would do.
+    let table = e.prints(0, &["-k", "last=2", "-n"]);
+    assert_eq!(table.matches(" destroy ").count(), 2, "{table}");
+    e.expire(&["-k", "last=2", "--max-destroy", "0", "--force"]).expect(0).says("--force overrides");
+    assert_eq!((e.left("tank/a"), e.left("tank/b")), ("d1 d0".into(), "d1 d0".into()));
+}
+
+#[test]
+fn a_clock_that_is_wrong_destroys_nothing() {
+    let e = Expirer::new();
+    const LATER: u64 = 4_102_444_800;
+    for dataset in ["tank/b", "tank/c"] {
+        e.create(dataset);
+        e.daily(dataset, 6);
+    }
+    e.daily("tank/a", 6);
+    // A single one of the future stays, and is no reference: the others count from d0.
+    e.take("tank/a", [("later", LATER)]);
+    e.silent(&["-k", "all=2d", "tank/a"]);
+    assert_eq!(e.left("tank/a"), "d1 d0 later");
+    e.take("tank/b", [("later", LATER), ("later2", LATER + DAY)]);
+    e.expire(&[RULES]).expect(1).says("tank/b: nothing is destroyed: its newest 2 snapshots are dated in the future");
+    assert_eq!(e.left("tank/c"), "d2 d1 d0");
+    // No --force for that; and most of the datasets stop all of it.
+    e.expire(&[RULES, "--force", "tank/b", "tank/c", "tank/a"]).expect(1);
+    e.take("tank/c", [("later", LATER), ("later2", LATER)]);
+    e.expire(&["-k", "last=1", "--force", "tank"]).expect(75).says("set this machine's clock");
+    assert_eq!(e.left("tank/b"), "d5 d4 d3 d2 d1 d0 later later2");
+}
+
+#[test]
+fn what_is_wrong_has_its_place_and_its_remedy() {
+    let e = Expirer::new();
+    for (text, line, says) in [
+        ("[policy.\"x\"]\nkeep = []\n", 2, "keep is empty"),
+        ("[policy.\"x\"]\nkeep = [\"daily=1d\", \"all=3\"]\n", 2, "all= takes a length of time"),
+        ("[policy.\"x\"]\nnewest = 3\n", 1, "keep"),
+        ("[policy.\"x\"]\nkeep = [\"last=1\"]\nmax-destroy = \"101%\"\n", 3, "50%"),
+        ("[policy.\"x\"]\nkeep = [\"last=1\"]\nrelative-to = \"then\"\n", 3, "newest or now"),
+        ("[policy.\"x\"]\nkeep = [\"last=1\"]\nretain = 1\n", 3, "retain"),
+        ("timezone = \"Mars\"\n", 1, "Mars"),
+        ("\n\nkeep = \"dayly=1\"\n", 3, "dayly=1"),
+        ("nonsense = 1\n", 1, "unknown key"),
+    ] {
+        e.scene.write("expire.toml", text);
+        for args in [&["check"][..], &[], &["--filter"]] {
+            let ran = e.expire(args).expect(78);
+            assert!(
+                ran.err.contains(&format!("expire.toml:{line}: ")) && ran.err.contains(says),
+                "{text}: {}",
+                ran.err
+            );
+        }
+    }
+    e.scene.write("expire.toml", "");
+    e.expire(&[]).expect(78).says("no policy: give --keep RULE");
+    e.expire(&["-c", "none.toml"]).expect(78).says("none.toml");
+    e.expire(&["--keep", "sometimes"]).expect(2).says("is no rule");
+    // A dataset that is called like a command.
+    e.expire(&[RULES, "--", "check"]).expect(69).says("check");
+    assert!(e.prints(0, &[RULES, "check"]).contains("**: daily=3, and the newest 2"));
+}
+
+#[test]
+fn keep_replaces_the_rules_but_not_what_is_known() {
+    let e = Expirer::new();
+    e.daily("tank/a", 6);
+    e.create("backup/b");
+    e.daily("backup/b", 6);
+    e.scene.write("expire.toml", "[policy.\"backup/**\"]\nkeep = [\"last=5\"]\nreceived = true\n");
+    e.expire(&[RULES]).expect(75).says("received datasets need the list of zsnap-ingest");
+    assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
+    e.silent(&[RULES, "--no-needed"]);
+    assert_eq!((e.left("tank/a"), e.left("backup/b")), ("d2 d1 d0".into(), "d2 d1 d0".into()));
+}

@@ -1,0 +1,155 @@
+//! How zsnap-expire destroys: in batches of exact names, all that it can, and never anything other
+//! than what it decided about.
+
+use zsnap_tests::expirer::{Expirer, NOON};
+use zsnap_tests::scene::Ran;
+
+const RULES: [&str; 3] = ["--keep=last=2", "--max-destroy", "none"];
+
+fn names(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|n| format!("s{n:04}")).collect()
+}
+
+/// `count` snapshots of a dataset, `s0000` the oldest.
+fn many(e: &Expirer, dataset: &str, count: u64) {
+    let names = names(0..count);
+    e.take(dataset, names.iter().enumerate().map(|(n, name)| (name.as_str(), NOON - (count - n as u64) * 3600)));
+}
+
+/// Runs it with that for `zfs`.
+fn with(e: &Expirer, script: &str, more: &[&str]) -> Ran {
+    let zfs = e.wrapper(script);
+    e.expire(&[&RULES[..], &["--zfs", &zfs], more].concat())
+}
+
+#[test]
+fn batches() {
+    let e = Expirer::new();
+    many(&e, "tank/a", 1202);
+    e.scene.zfs_calls();
+    e.silent(&RULES);
+    assert_eq!(e.left("tank/a"), "s1200 s1201");
+    assert_eq!(e.destroys(), [500, 500, 200]);
+    // Long names: never more than one argument may have.
+    let long: Vec<String> = (0..452).map(|n| format!("{}{n:03}", "x".repeat(230))).collect();
+    e.create("tank/b");
+    e.take("tank/b", long.iter().enumerate().map(|(n, name)| (name.as_str(), NOON + n as u64)));
+    e.scene.zfs_calls();
+    e.silent(&RULES);
+    assert_eq!(e.destroys(), [437, 13]);
+    assert_eq!(e.left("tank/b").split(' ').count(), 2);
+}
+
+#[test]
+fn what_is_destroyed_is_said_with_v_and_by_exact_name() {
+    let e = Expirer::new();
+    many(&e, "tank/a", 5);
+    e.scene.zfs_calls();
+    let ran = e.expire(&[&RULES[..], &["-v"]].concat()).expect(0).says("tank/a: 3 snapshots were destroyed");
+    assert!(!ran.err.contains('%'));
+    let calls = e.scene.zfs_calls();
+    let destroys: Vec<_> = calls.iter().filter(|call| call[1] == "destroy").map(|call| call[1..].join(" ")).collect();
+    assert_eq!(destroys, ["destroy tank/a@s0000,s0001,s0002"]);
+    // The guids were looked at in between.
+    let at = calls.iter().position(|call| call[1] == "destroy").unwrap();
+    assert_eq!(calls[at - 1][1..].join(" "), "list -Hp -t snapshot -o name,guid -d 1 tank/a");
+}
+
+/// A hold that comes after the listing makes the whole batch fail.
+#[test]
+fn one_that_cannot_go_does_not_keep_the_others() {
+    let e = Expirer::new();
+    e.create("tank/b");
+    many(&e, "tank/a", 66);
+    many(&e, "tank/b", 4);
+    let late = "case \"$1 $2\" in 'destroy tank/a@'*) once && { $real hold keep tank/a@s0010; $real hold other tank/a@s0010; $real clone tank/a@s0050 tank/clone; } ;; esac";
+    let ran = with(&e, late, &[]).expect(1);
+    let ran = ran.says("tank/a@s0010: is held by keep, other: zfs release keep tank/a@s0010");
+    let ran = ran.says("tank/a@s0050: was cloned to tank/clone: destroy or promote that first");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    assert_eq!(e.left("tank/a"), "s0010 s0050 s0064 s0065");
+    assert_eq!(e.left("tank/b"), "s0002 s0003", "the next dataset goes on");
+    let tries = e.destroys();
+    assert!((20..40).contains(&tries.len()) && tries[0] == 64, "halves, not one by one: {tries:?}");
+    // Now they are seen before, and stay without a word.
+    e.silent(&RULES);
+}
+
+#[test]
+fn another_snapshot_of_the_same_name_stays() {
+    let e = Expirer::new();
+    many(&e, "tank/a", 8);
+    let replaced = "case \"$*\" in *' name,guid -d 1 tank/a') once && { $real destroy tank/a@s0003; $real snapshot tank/a@s0003; } ;; esac";
+    let ran = with(&e, replaced, &[]).expect(1).says("tank/a@s0003: another snapshot has this name by now");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!(e.left("tank/a"), "s0006 s0007 s0003");
+}
+
+#[test]
+fn what_is_gone_already_is_no_failure() {
+    let e = Expirer::new();
+    e.create("tank/b");
+    e.create("tank/c");
+    for dataset in ["tank/a", "tank/b", "tank/c"] {
+        many(&e, dataset, 6);
+    }
+    // Before the guids are looked at again: one of a, all of b with it; after that: all of c.
+    let script = "case \"$*\" in *' name,guid -d 1 tank/a') $real destroy tank/a@s0001 ;;
+        *' name,guid -d 1 tank/b') $real destroy -r tank/b ;;
+        'destroy tank/c@'*) once && { $real destroy tank/c@s0000,s0001,s0002,s0003; } ;; esac";
+    let ran = with(&e, script, &[]).expect(0);
+    assert_eq!(ran.err, "");
+    assert_eq!((e.left("tank/a"), e.left("tank/c")), ("s0004 s0005".into(), "s0004 s0005".into()));
+    e.scene.zfs(&["list", "-H", "tank/b"]).expect(1);
+}
+
+#[test]
+fn failures_are_told_and_the_rest_is_done() {
+    let e = Expirer::new();
+    e.create("tank/b");
+    e.create("tank/c");
+    for dataset in ["tank/a", "tank/b", "tank/c"] {
+        many(&e, dataset, 6);
+    }
+    // a cannot be listed any more; of b one snapshot is in use by a send.
+    let script = "case \"$*\" in *' name,guid -d 1 tank/a') echo 'pool I/O is suspended' >&2; exit 1 ;;
+        'destroy tank/b@'*s0002*) echo 'cannot destroy snapshot tank/b@s0002: dataset is busy' >&2; exit 1 ;; esac";
+    let ran = with(&e, script, &[]).expect(1).says("tank/a: ").says("pool I/O is suspended");
+    let ran = ran.says("tank/b@s0002: ").says("dataset is busy");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    assert_eq!(e.left("tank/a").split(' ').count(), 6);
+    assert_eq!((e.left("tank/b"), e.left("tank/c")), ("s0002 s0004 s0005".into(), "s0004 s0005".into()));
+}
+
+#[test]
+fn names_that_mean_more_than_one_snapshot_are_never_given_to_zfs() {
+    let e = Expirer::new();
+    many(&e, "tank/a", 6);
+    // No pool has such names; a list that lies has.
+    let lies = "if [ \"$1\" = list ]; then $real \"$@\" | sed 's/@s0001/@%/; s/@s0002/@s0000,s0005/'; exit; fi";
+    let ran = with(&e, lies, &[]).expect(1).says("is no name of a snapshot");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    assert_eq!(e.left("tank/a"), "s0001 s0002 s0004 s0005");
+}
+
+#[test]
+fn a_full_standard_output_destroys_nothing() {
+    let e = Expirer::new();
+    many(&e, "tank/a", 6);
+    for print in ["-v", "--json", "--timeline"] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = e.command(&[&RULES[..], &[print]].concat());
+        let ran = Ran::of(command.stdout(full).output().unwrap()).expect(74);
+        assert!(ran.err.contains("standard output"), "{}", ran.err);
+        assert_eq!(e.left("tank/a").split(' ').count(), 6);
+    }
+}
+
+#[test]
+fn a_signal_ends_it_between_two_batches() {
+    let e = Expirer::new();
+    many(&e, "tank/a", 1002);
+    let ran = with(&e, "[ \"$1\" = destroy ] && { $real \"$@\"; kill -TERM $PPID; sleep 1000; }", &[]);
+    assert_eq!(ran.status, 143, "{}", ran.err);
+    assert_eq!(e.left("tank/a").split(' ').count(), 502);
+}
