@@ -10,7 +10,7 @@ use zsnap_common::zfs::Zfs;
 use zsnap_common::{log, options, publish};
 
 use crate::brakes::{self, Braked};
-use crate::cli::Cli;
+use crate::cli::{Cli, Keep};
 use crate::config::{Config, Method, Policy};
 use crate::destroy::destroy;
 use crate::listing::Listing;
@@ -128,7 +128,8 @@ fn decide<'a>(
         astray += usize::from(brakes::newest_in_future(&snapshots, policy.newest, &config.clock).is_some());
         all.push(Decided { dataset, snapshots, verdicts, braked });
     }
-    if astray * 2 > all.len() {
+    // As of another time that is no wonder, and nothing is destroyed.
+    if astray * 2 > all.len() && cli.options.at.is_none() {
         return Err(Exit::TryAgain.error(format!(
             "the newest snapshots of {astray} of {} datasets are dated in the future: set this machine's clock",
             all.len()
@@ -173,6 +174,10 @@ fn needed(cli: &Cli, zfs: &Zfs, received: &HashSet<&str>, now: i64) -> Result<Op
 fn roots(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<(Vec<String>, bool)>> {
     if let Some(name) = cli.datasets.iter().find(|name| name.contains(['@', '#'])) {
         return Err(Exit::Usage.error(format!("{name} is no dataset: name the dataset alone")));
+    }
+    let rules = cli.options.keep.iter().any(|keep| matches!(keep, Keep::Rule(_)));
+    if rules && cli.datasets.is_empty() && !cli.options.all {
+        return Err(Exit::Usage.error("--keep RULE is for the datasets that are named: name some, or give --all"));
     }
     if !config.exact || !cli.datasets.is_empty() {
         return Ok(Some((cli.datasets.clone(), config.exact)));
