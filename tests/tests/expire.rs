@@ -19,16 +19,17 @@ fn rules_from_the_command_line() {
     e.create("tank/b");
     e.daily("tank/b", 6);
     // With what lies below, and nothing else.
-    e.silent(&[RULES, "tank/a"]);
+    e.silent(&["-a", RULES, "tank/a"]);
     assert_eq!(e.left("tank/a"), "d2 d1 d0");
     assert_eq!(e.left("tank/a/below"), "d2 d1 d0");
     assert_eq!(e.left("tank/b"), "d5 d4 d3 d2 d1 d0");
     // A second run has nothing to do, and does nothing.
     e.destroys();
-    e.silent(&[RULES, "tank/a"]);
+    e.silent(&["-a", RULES, "tank/a"]);
     assert_eq!(e.destroys(), [0; 0]);
-    // No datasets: all pools. Several: each.
-    e.silent(&["-k", "last=4"]);
+    // All pools only if that is said. Several: each.
+    e.expire(&["-k", "last=4"]).expect(2).says("name some, or give --all");
+    e.silent(&["-a", "-k", "last=4"]);
     assert_eq!(e.left("tank/b"), "d3 d2 d1 d0");
     e.silent(&["-k", "last=3", "tank/b", "tank/a/below", "tank/a"]);
     assert_eq!((e.left("tank/a"), e.left("tank/b")), ("d2 d1 d0".into(), "d2 d1 d0".into()));
@@ -63,10 +64,10 @@ fn a_dry_run_prints_what_the_real_run_prints_and_does() {
     e.daily("tank/a", 7);
     e.scene.zfs(&["hold", "keep", "tank/a@d5"]).expect(0);
     let rows = |text: &str| -> Vec<String> { text.lines().skip(1).map(str::to_owned).collect() };
-    let dry = e.prints(0, &[RULES, "-n"]);
+    let dry = e.prints(0, &["-a", RULES, "-n"]);
     assert_eq!(e.left("tank/a"), "d6 d5 d4 d3 d2 d1 d0");
     assert!(!e.scene.path("expire-state").exists(), "a dry run writes nothing");
-    let real = e.prints(0, &[RULES, "-v"]);
+    let real = e.prints(0, &["-a", RULES, "-v"]);
     assert_eq!(rows(&dry), rows(&real));
     assert_eq!(e.left("tank/a"), "d5 d2 d1 d0");
     assert!(dry.starts_with("as of ") && dry.lines().next().unwrap().ends_with("days begin in UTC"), "{dry}");
@@ -90,7 +91,7 @@ fn json_has_all_of_it() {
     e.daily("tank/a", 4);
     e.create("tank/b");
     e.daily("tank/b", 2);
-    let all: serde_json::Value = serde_json::from_str(&e.prints(0, &["-k", "last=2", "--json", "-n"])).unwrap();
+    let all: serde_json::Value = serde_json::from_str(&e.prints(0, &["-a", "-k", "last=2", "--json", "-n"])).unwrap();
     let guid = |snap: &str| {
         let ran = e.scene.zfs(&["list", "-Hp", "-t", "snapshot", "-o", "guid", snap]).expect(0);
         format!("{:016x}", String::from_utf8(ran.out).unwrap().trim().parse::<u64>().unwrap())
@@ -132,7 +133,7 @@ fn a_picture() {
     e.daily("tank/a", 10);
     e.create("tank/longer");
     e.take("tank/longer", [("x", NOON - 5 * DAY - 60), ("y", NOON - 5 * DAY), ("z", NOON), ("f", 4_102_444_800)]);
-    let picture = e.prints(0, &["-k", "daily=2", "--timeline", "--at", "2025-06-15T12:00Z"]);
+    let picture = e.prints(0, &["-a", "-k", "daily=2", "--timeline", "--at", "2025-06-15T12:00Z"]);
     // x and y share a cell; y stays, as the last of its day. The future is the last cell.
     assert_eq!(
         picture,
@@ -147,7 +148,7 @@ fn a_picture() {
 fn at_another_time_nothing_is_destroyed() {
     let e = Expirer::new();
     e.daily_until("tank/a", 6, now() - 3600);
-    let keep = ["--keep", "all=10d", "--relative-to", "now"];
+    let keep = ["-a", "--keep", "all=10d", "--relative-to", "now"];
     e.silent(&keep);
     assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
     let said = e.prints(0, &[&keep[..], &["--at", "2100-01-01T00:00Z"]].concat());
@@ -160,8 +161,8 @@ fn at_another_time_nothing_is_destroyed() {
 fn a_list_that_fails_destroys_nothing() {
     let e = Expirer::new();
     e.daily("tank/a", 6);
-    e.expire(&[RULES, "tank/a", "tank/none"]).expect(69).says("tank/none");
-    e.expire(&[RULES, "--zfs", "/nonexistent/zfs"]).expect(69);
+    e.expire(&["-a", RULES, "tank/a", "tank/none"]).expect(69).says("tank/none");
+    e.expire(&["-a", RULES, "--zfs", "/nonexistent/zfs"]).expect(69);
     for script in [
         "[ \"$1\" = list ] && exit 1",
         "[ \"$1\" = list ] && { $real \"$@\"; exit 1; }",
@@ -171,11 +172,11 @@ fn a_list_that_fails_destroys_nothing() {
         "[ \"$1\" = list ] && [ \"$4\" = filesystem,volume ] && exit 1",
     ] {
         let zfs = e.wrapper(script);
-        e.expire(&[RULES, "--zfs", &zfs]).expect(69);
+        e.expire(&["-a", RULES, "--zfs", &zfs]).expect(69);
         assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0", "{script}");
     }
     for name in ["tank/a@d0", "tank/a#x"] {
-        e.expire(&[RULES, name]).expect(2).says("is no dataset");
+        e.expire(&["-a", RULES, name]).expect(2).says("is no dataset");
     }
 }
 
@@ -190,14 +191,14 @@ fn one_at_a_time() {
     let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 1];
     holder.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-    e.silent(&[RULES]);
-    e.expire(&[RULES, "--max-run", "0s"]).expect(75).says("longer than --max-run");
+    e.silent(&["-a", RULES]);
+    e.expire(&["-a", RULES, "--max-run", "0s"]).expect(75).says("longer than --max-run");
     assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
     // Whoever only looks needs no lock.
-    e.expire(&[RULES, "-n"]).expect(0);
+    e.expire(&["-a", RULES, "-n"]).expect(0);
     drop(holder.stdin.take());
     holder.wait().unwrap();
-    e.silent(&[RULES]);
+    e.silent(&["-a", RULES]);
     assert_eq!(e.left("tank/a"), "d2 d1 d0");
 }
 
@@ -208,15 +209,15 @@ fn what_looks_like_a_mistake_is_not_done() {
     e.daily("tank/a", 30);
     e.daily("tank/b", 6);
     // One dataset is braked, the other goes on.
-    e.expire(&[RULES]).expect(1).says("tank/a: nothing is destroyed: 27 of 30 snapshots would go");
+    e.expire(&["-a", RULES]).expect(1).says("tank/a: nothing is destroyed: 27 of 30 snapshots would go");
     assert_eq!((e.left("tank/a").split(' ').count(), e.left("tank/b")), (30, "d2 d1 d0".into()));
-    e.expire(&[RULES, "--max-destroy", "90%"]).expect(0);
+    e.expire(&["-a", RULES, "--max-destroy", "90%"]).expect(0);
     assert_eq!(e.left("tank/a"), "d2 d1 d0");
-    e.expire(&["-k", "last=2", "--max-destroy", "0"]).expect(1).says("look with -n, then run once with --force");
-    let table = e.prints(1, &["-k", "last=2", "--max-destroy", "0", "-n"]);
+    e.expire(&["-a", "-k", "last=2", "--max-destroy", "0"]).expect(1).says("look with -n, then run once with --force");
+    let table = e.prints(1, &["-a", "-k", "last=2", "--max-destroy", "0", "-n"]);
     assert_eq!((table.matches(" braked ").count(), table.matches(" destroy ").count()), (2, 0), "{table}");
     // A dry run shows what --force would do.
-    let table = e.prints(0, &["-k", "last=2", "-n"]);
+    let table = e.prints(0, &["-a", "-k", "last=2", "-n"]);
     assert_eq!(table.matches(" destroy ").count(), 2, "{table}");
     e.expire(&["-k", "last=2", "--max-destroy", "0", "--force"]).expect(0).says("--force overrides");
     assert_eq!((e.left("tank/a"), e.left("tank/b")), ("d1 d0".into(), "d1 d0".into()));
@@ -240,10 +241,12 @@ fn a_clock_that_is_wrong_destroys_nothing() {
     e.silent(&["-k", "all=2d", "tank/a"]);
     assert_eq!(e.left("tank/a"), "d1 d0 later never d00");
     e.take("tank/b", [("later", LATER), ("later2", LATER + DAY)]);
-    e.expire(&[RULES]).expect(1).says("tank/b: nothing is destroyed: its newest 2 snapshots are dated in the future");
+    e.expire(&["-a", RULES])
+        .expect(1)
+        .says("tank/b: nothing is destroyed: its newest 2 snapshots are dated in the future");
     assert_eq!(e.left("tank/c"), "d2 d1 d0");
     // No --force for that; and most of the datasets stop all of it.
-    e.expire(&[RULES, "--force", "tank/b", "tank/c", "tank/a"]).expect(1);
+    e.expire(&["-a", RULES, "--force", "tank/b", "tank/c", "tank/a"]).expect(1);
     e.take("tank/c", [("later", LATER), ("later2", LATER)]);
     e.expire(&["-k", "last=1", "--force", "tank"]).expect(75).says("set this machine's clock");
     assert_eq!(e.left("tank/b"), "d5 d4 d3 d2 d1 d0 later later2");
@@ -278,8 +281,8 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
     e.expire(&["-c", "none.toml"]).expect(78).says("none.toml");
     e.expire(&["--keep", "sometimes"]).expect(2).says("is no rule");
     // A dataset that is called like a command.
-    e.expire(&[RULES, "--", "check"]).expect(69).says("check");
-    assert!(e.prints(0, &[RULES, "check"]).contains("**: daily=3, and the newest 2"));
+    e.expire(&["-a", RULES, "--", "check"]).expect(69).says("check");
+    assert!(e.prints(0, &["-a", RULES, "check"]).contains("**: daily=3, and the newest 2"));
 }
 
 #[test]
@@ -289,8 +292,8 @@ fn keep_replaces_the_rules_but_not_what_is_known() {
     e.create("backup/b");
     e.daily("backup/b", 6);
     e.scene.write("expire.toml", "[policy.\"backup/**\"]\nkeep = [\"last=5\"]\nreceived = true\n");
-    e.expire(&[RULES]).expect(75).says("received datasets need the list of zsnap-ingest");
+    e.expire(&["-a", RULES]).expect(75).says("received datasets need the list of zsnap-ingest");
     assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
-    e.silent(&[RULES, "--no-needed"]);
+    e.silent(&["-a", RULES, "--no-needed"]);
     assert_eq!((e.left("tank/a"), e.left("backup/b")), ("d2 d1 d0".into(), "d2 d1 d0".into()));
 }

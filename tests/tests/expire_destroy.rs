@@ -4,7 +4,7 @@
 use zsnap_tests::expirer::{Expirer, NOON};
 use zsnap_tests::scene::Ran;
 
-const RULES: [&str; 3] = ["--keep=last=2", "--max-destroy", "none"];
+const RULES: [&str; 4] = ["--all", "--keep=last=2", "--max-destroy", "none"];
 
 fn names(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|n| format!("s{n:04}")).collect()

@@ -9,7 +9,7 @@ use zsnap_tests::scene::{manifest, name, run, seal_with};
 use zsnap_tests::stream::{Stream, Sub};
 
 /// No rule keeps anything but the newest.
-const LAST: [&str; 4] = ["-k", "last=1", "-k", "1"];
+const LAST: [&str; 5] = ["-a", "-k", "last=1", "-k", "1"];
 
 fn table(e: &Expirer, args: &[&str]) -> String {
     e.prints(0, &[&LAST[..], &["-n"], args].concat())
@@ -27,7 +27,7 @@ fn the_newest_is_what_the_pool_took_last() {
         "tank/a@later  2025-03-17 12:00:00Z  keep     the newest",
     ];
     assert!(rows.iter().all(|row| table.contains(row)), "{table}");
-    e.silent(&["-k", "last=1", "-k", "2"]);
+    e.silent(&["-a", "-k", "last=1", "-k", "2"]);
     assert_eq!(e.left("tank/a"), "d0 late later");
 }
 

@@ -35,6 +35,16 @@ impl std::str::FromStr for MaxDestroy {
     }
 }
 
+impl fmt::Display for MaxDestroy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MaxDestroy::Count(count) => write!(f, "at most {count} go at once"),
+            MaxDestroy::Percent(share) => write!(f, "at most {share}% go at once"),
+            MaxDestroy::NoLimit => f.write_str("any number goes at once"),
+        }
+    }
+}
+
 /// Why nothing of a dataset is destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Braked {

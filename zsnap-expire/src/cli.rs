@@ -68,7 +68,7 @@ pub struct Options {
     /// The same as --verbose
     #[arg(short, long, global = true)]
     pub debug: bool,
-    /// With a file of zrep-expire's second version: all file systems
+    /// With a file of zrep-expire's second version: all file systems; with --keep RULE: all datasets
     #[arg(short, long, global = true)]
     pub all: bool,
     /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots

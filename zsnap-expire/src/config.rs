@@ -236,7 +236,7 @@ impl Config {
                 method: Method::Rules(keep, table.relative_to.unwrap_or(reference)),
                 newest: table.newest.or(newest).unwrap_or(NEWEST).max(1),
                 received: table.received,
-                max_destroy: table.max_destroy.filter(|_| options.max_destroy.is_none()).unwrap_or(plain.max_destroy),
+                max_destroy: table.max_destroy.unwrap_or(plain.max_destroy),
                 ..plain
             };
             policies.push(one(&glob, policy)?);

@@ -10,6 +10,9 @@ use jiff::civil::DateTime;
 use crate::calendar::{Age, Clock};
 use crate::snapshot::{Snapshot, Verdict};
 
+#[cfg(test)]
+mod tests;
+
 /// Of which the last snapshot is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Period {
@@ -172,7 +175,7 @@ pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], 
             }
             verdicts[*i].also(if last == Some(period) { Reason::Oldest(*rule) } else { Reason::Rule(*rule) });
             last = Some(period);
-            left = left.saturating_sub(u64::from(left < u64::MAX));
+            left -= 1;
         }
     }
     verdicts

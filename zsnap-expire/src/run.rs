@@ -10,11 +10,12 @@ use zsnap_common::zfs::Zfs;
 use zsnap_common::{log, options, publish};
 
 use crate::brakes::{self, Braked};
-use crate::cli::Cli;
+use crate::cli::{Cli, Keep};
 use crate::config::{Config, Method, Policy};
 use crate::destroy::destroy;
 use crate::listing::Listing;
 use crate::needed::Needed;
+use crate::policy::Reference;
 use crate::protect::{Guards, protect};
 use crate::snapshot::{Snapshot, Verdict};
 use crate::table;
@@ -127,7 +128,8 @@ fn decide<'a>(
         astray += usize::from(brakes::newest_in_future(&snapshots, policy.newest, &config.clock).is_some());
         all.push(Decided { dataset, snapshots, verdicts, braked });
     }
-    if astray * 2 > all.len() {
+    // As of another time that is no wonder, and nothing is destroyed.
+    if astray * 2 > all.len() && cli.options.at.is_none() {
         return Err(Exit::TryAgain.error(format!(
             "the newest snapshots of {astray} of {} datasets are dated in the future: set this machine's clock",
             all.len()
@@ -173,6 +175,10 @@ fn roots(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<(Vec<String>, b
     if let Some(name) = cli.datasets.iter().find(|name| name.contains(['@', '#'])) {
         return Err(Exit::Usage.error(format!("{name} is no dataset: name the dataset alone")));
     }
+    let rules = cli.options.keep.iter().any(|keep| matches!(keep, Keep::Rule(_)));
+    if rules && cli.datasets.is_empty() && !cli.options.all {
+        return Err(Exit::Usage.error("--keep RULE is for the datasets that are named: name some, or give --all"));
+    }
     if !config.exact || !cli.datasets.is_empty() {
         return Ok(Some((cli.datasets.clone(), config.exact)));
     }
@@ -208,12 +214,16 @@ pub fn check(config: &Config) -> Result<Exit> {
     let mut text = format!("days begin in {}\n", config.clock.zone_name());
     for (glob, policy) in config.policies() {
         let what = match &policy.method {
-            Method::Rules(rules, _) => rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            Method::Rules(rules, reference) => {
+                let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
+                let from = if *reference == Reference::Now { ", ages from now" } else { "" };
+                format!("{}{from}", rules.join(" "))
+            }
             Method::Spacing(windows) => format!("zrep-expire, spacing in {} windows", windows.len()),
             Method::Dated(rules) => format!("zrep-expire, {} dated rules", rules.len()),
         };
         let received = if policy.received { ", received" } else { "" };
-        text += &format!("{glob}: {what}, and the newest {}{received}\n", policy.newest);
+        text += &format!("{glob}: {what}, and the newest {}{received}; {}\n", policy.newest, policy.max_destroy);
     }
     table::write(&text).or_exit(Exit::Io, "standard output")?;
     Ok(Exit::Done)

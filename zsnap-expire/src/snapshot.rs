@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::policy::Reason;
 
 /// More than this ahead of the clock, a snapshot's time is a mistake: in seconds.
@@ -44,29 +46,32 @@ impl Snapshot<'_> {
     }
 }
 
+/// Mostly one: then it costs no allocation, which would be most of the time of a million decisions.
+pub type Reasons = SmallVec<[Reason; 1]>;
+
 /// What becomes of a snapshot, and why. All the reasons to keep it, or those to destroy it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// It stays.
     pub keep: bool,
     /// At least one.
-    pub reasons: Vec<Reason>,
+    pub reasons: Reasons,
 }
 
 impl Verdict {
-    /// To be given a reason; until then it stays. A million of these cost no million allocations.
+    /// To be given a reason; until then it stays.
     pub(crate) fn undecided() -> Verdict {
-        Verdict { keep: true, reasons: Vec::new() }
+        Verdict { keep: true, reasons: Reasons::new() }
     }
 
     /// It goes, for one reason.
     pub fn destroy(reason: Reason) -> Verdict {
-        Verdict { keep: false, reasons: vec![reason] }
+        Verdict { keep: false, reasons: smallvec![reason] }
     }
 
     /// It stays, for one reason.
     pub fn keep(reason: Reason) -> Verdict {
-        Verdict { keep: true, reasons: vec![reason] }
+        Verdict { keep: true, reasons: smallvec![reason] }
     }
 
     /// It stays for this reason as well, whatever was decided before.

@@ -39,7 +39,7 @@ pub fn window(line: &str) -> Result<Window, String> {
     let max_age = match unit {
         Unit::Year => span.try_years(number),
         Unit::Month => span.try_months(number),
-        Unit::Fixed(seconds @ (604_800 | 86_400)) => span.try_days(number * (seconds / 86_400)),
+        // By the clock on the wall, on which each day has as many.
         Unit::Fixed(seconds) => span.try_seconds(number * seconds),
     };
     let max_age = max_age.map_err(|_| format!("\"{}\" is too long", age.trim()))?;

@@ -92,12 +92,12 @@ impl std::fmt::Display for Reason {
             Reason::Simplesnap => f.write_str("simplesnap's own"),
             Reason::Needed => f.write_str("zsnap-ingest needs it"),
             Reason::OtherName => f.write_str("not of these tags"),
-            Reason::First => f.write_str("the first in its time"),
+            Reason::First => f.write_str("the oldest that is not too old"),
             Reason::Spaced(seconds) => write!(f, "{} behind the last one kept", length(*seconds)),
             Reason::TooClose(seconds) => write!(f, "less than {} behind the last one kept", length(*seconds)),
-            Reason::TooOld => f.write_str("older than all windows"),
+            Reason::TooOld => f.write_str("older than every MAX_AGE"),
             Reason::Expires(then) => write!(f, "expires {}", then.strftime("%F %T")),
-            Reason::NoDate => f.write_str("no rule is for it"),
+            Reason::NoDate => f.write_str("no rule matches it"),
         }
     }
 }

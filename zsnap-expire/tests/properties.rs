@@ -333,6 +333,8 @@ proptest! {
         let mut snapshots = scene.snapshots();
         snapshots.iter_mut().for_each(|s| s.createtxg = s.createtxg.wrapping_mul(seed | 1) >> 40);
         let mut verdicts = policy::decide(&rules, Reference::Newest, &snapshots, &scene.clock);
+        let keep: Vec<bool> = verdicts.iter().map(|verdict| verdict.keep).collect();
+        prop_assert_eq!(keep, meant(&rules, Reference::Newest, &snapshots, &scene.clock), "{:?}", scene.walls());
         let present = (0..snapshots.len()).filter(|nr| !snapshots[*nr].is_future(scene.clock.now));
         if let Some(newest) = present.max_by(|a, b| snapshots[*a].by_making(&snapshots[*b])) {
             verdicts[newest].also(Reason::Newest);

@@ -89,6 +89,7 @@ const EXPIRE: &str = "
     UTC | * * * * sun,sat 1 day | 2026-11-22T12:00 | 2026-11-23T12:00
     UTC | * * * * 1,sat 1 day | 2026-11-21T12:00 | 2026-11-22T12:00
     UTC | * * * * Sun-3 1 day | 2026-11-24T12:00 | 2026-11-25T12:00
+    UTC | * 12-12 * * * 1 day | 2026-11-24T12:00 | 2026-11-25T12:00
     # Friday the 13th: both days must match, not one of them as in cron.
     UTC | * * 13 * 6 1 day | 2026-11-13T12:00 | 2026-11-14T12:00
     UTC | * * 13 * 6 1 day | 2026-11-20T12:00 | never

@@ -1,0 +1,106 @@
+//! What each rule keeps, worked out by hand; `tests/properties.rs` and real restic judge the rest.
+
+use jiff::tz::TimeZone;
+
+use super::*;
+use crate::calendar::tests::at;
+
+/// zone | now, or "newest" where ages count from the newest | rules | what a rule keeps (+), what it
+/// keeps as the oldest (o), what goes (-), what is of the future (f)
+const TABLE: &str = "
+    # Just so old is too old, from the newest and from now.
+    UTC | newest | all=24h | -2026-11-19T12:00 -2026-11-20T12:00 +2026-11-20T12:00:01 +2026-11-21T12:00
+    UTC | 2026-11-22T12:00 | all=24h | -2026-11-20T12:00 -2026-11-21T12:00 +2026-11-21T12:00:01
+    UTC | 2026-11-22T12:00 | daily=2d | -2026-11-20T12:00 -2026-11-20T13:00 +2026-11-20T14:00 +2026-11-21T12:00
+    UTC | 2026-11-22T12:00 | all=1h yearly=1y | -2024-11-21T12:00 +2025-12-31T12:00 -2026-11-20T11:00 +2026-11-20T14:00
+    # The last of each period, as many as there are, and the oldest while some are left.
+    UTC | newest | last=2 | -2026-11-20T12:00 +2026-11-21T12:00 +2026-11-21T12:00
+    UTC | newest | hourly=2 | -2026-11-20T11:10 -2026-11-20T12:00 +2026-11-20T12:59 -2026-11-20T13:00 +2026-11-20T13:01
+    UTC | newest | hourly=3 | o2026-11-20T12:00 +2026-11-20T12:59 -2026-11-20T13:00 +2026-11-20T13:01
+    UTC | newest | daily=2 | -2026-11-20T00:00 +2026-11-20T23:59:59 -2026-11-21T00:00 +2026-11-21T12:00
+    UTC | newest | daily=3 | o2026-11-20T00:00 -2026-11-20T12:00 +2026-11-20T23:59:59 +2026-11-21T12:00
+    UTC | newest | daily=unlimited | o2000-01-01T00:00 +2000-01-01T01:00 +2026-11-20T12:00 +2026-11-21T12:00
+    UTC | newest | weekly=2 | -2026-11-14T12:00 +2026-11-15T23:59 -2026-11-16T00:00 +2026-11-22T12:00
+    UTC | newest | monthly=2 | -2026-09-30T12:00 -2026-10-01T12:00 +2026-10-31T23:59 +2026-11-01T00:00
+    UTC | newest | yearly=1 | -2025-12-31T23:59 -2026-01-01T00:00 +2026-12-31T23:59
+    # Ages keep no oldest. Every rule by itself: one snapshot can be the last of a day and of a week.
+    UTC | newest | daily=30d | -2026-11-20T00:00 +2026-11-20T12:00 +2026-11-21T12:00
+    UTC | newest | daily=1 weekly=2 | -2026-11-14T12:00 +2026-11-15T12:00 -2026-11-21T12:00 +2026-11-22T12:00
+    # Week 53 of 2026 ends on Sunday, 3 January 2027; 29 December 2025 is of week 1 of 2026.
+    UTC | newest | weekly=9 | +2026-12-27T12:00 -2026-12-28T12:00 -2026-12-31T12:00 +2027-01-03T12:00 +2027-01-04T12:00
+    UTC | newest | weekly=9 | +2025-12-28T12:00 -2025-12-29T12:00 -2026-01-01T12:00 +2026-01-04T12:00
+    # Days are those of the zone.
+    Europe/Berlin | newest | daily=9 | +2026-11-20T22:59Z -2026-11-20T23:00Z +2026-11-21T22:59Z
+    America/New_York | newest | daily=9 | o2026-11-20T22:59Z -2026-11-20T23:00Z +2026-11-21T04:59Z +2026-11-21T05:00Z
+    Europe/Berlin | newest | hourly=9 | o2026-10-25T00:10Z -2026-10-25T01:10Z +2026-10-25T01:59Z +2026-10-25T02:00Z
+    # What is dated more than a day ahead counts for nothing.
+    UTC | 2026-11-22T12:00 | last=1 | -2026-11-21T12:00 +2026-11-23T12:00 f2026-11-23T12:00:01 f2100-01-01T00:00
+";
+
+#[test]
+fn each_rule_keeps_what_it_says() {
+    for line in TABLE.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let [zone, now, rules, signed] = line.split(" | ").collect::<Vec<_>>().try_into().unwrap();
+        let rules: Vec<Rule> = rules.split(' ').map(|rule| rule.parse().unwrap()).collect();
+        let zone = TimeZone::get(zone).unwrap();
+        let (now, reference) = match now {
+            "newest" => (at(&zone, "2099-01-01T00:00"), Reference::Newest),
+            now => (at(&zone, now), Reference::Now),
+        };
+        let clock = Clock { now, zone };
+        let signed: Vec<(&str, &str)> = signed.split_whitespace().map(|text| text.split_at(1)).collect();
+        let made = signed.iter().map(|(_, made)| at(&clock.zone, made));
+        let snapshots: Vec<_> = made
+            .zip(1..)
+            .map(|(creation, createtxg)| Snapshot { creation, createtxg, ..Snapshot::default() })
+            .collect();
+        let sign = |verdict: &Verdict| match (verdict.keep, &verdict.reasons[..]) {
+            (true, [Reason::Future]) => "f",
+            (true, [Reason::Oldest(_), ..]) => "o",
+            (true, [Reason::Rule(_), ..]) => "+",
+            (false, [Reason::NoRule]) => "-",
+            other => panic!("{other:?}"),
+        };
+        let decided = decide(&rules, reference, &snapshots, &clock);
+        let decided: Vec<_> = decided.iter().map(sign).zip(signed.iter().map(|(_, made)| *made)).collect();
+        assert_eq!(decided, signed, "{line}");
+    }
+}
+
+/// Ages count from the newest that the pool made, whatever its clock said.
+#[test]
+fn the_pool_knows_the_newest() {
+    let clock = Clock { now: 1_000_000, zone: TimeZone::UTC };
+    let made = |creation, createtxg| Snapshot { creation, createtxg, ..Snapshot::default() };
+    let snapshots = [made(900_000, 1), made(500_000, 2), made(490_000, 3)];
+    let rules = ["all=10h".parse().unwrap()];
+    assert!(decide(&rules, Reference::Newest, &snapshots, &clock).iter().all(|verdict| verdict.keep));
+}
+
+#[test]
+fn rules_read_and_print() {
+    for text in ["all=48h", "last=10", "hourly=24", "daily=15d", "weekly=4w", "monthly=6m", "yearly=5y", "yearly=1y6m"]
+    {
+        assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
+    }
+    for text in ["hourly=unlimited", "daily=unlimited", "weekly=unlimited", "monthly=1", "yearly=unlimited"] {
+        assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
+    }
+    for (text, says) in [
+        ("daily", "is no rule"),
+        ("=3", "is no rule"),
+        ("Daily=3", "is no rule"),
+        ("fortnightly=3", "is no rule"),
+        ("all=3", "all= takes a length of time"),
+        ("all=unlimited", "all= takes a length of time"),
+        ("last=3d", "last= takes a count"),
+        ("daily=0", "no length of time"),
+        ("daily=-1", "no length of time"),
+        ("daily=", "no length of time"),
+        ("daily=3x", "no length of time"),
+        ("daily=0d", "no length of time"),
+    ] {
+        let error = text.parse::<Rule>().unwrap_err();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+}
