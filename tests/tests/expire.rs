@@ -219,7 +219,7 @@ fn what_looks_like_a_mistake_is_not_done() {
     // A dry run shows what --force would do.
     let table = e.prints(0, &["-a", "-k", "last=2", "-n"]);
     assert_eq!(table.matches(" destroy ").count(), 2, "{table}");
-    e.expire(&["-k", "last=2", "--max-destroy", "0", "--force"]).expect(0).says("--force overrides");
+    e.expire(&["-a", "-k", "last=2", "--max-destroy", "0", "--force"]).expect(0).says("--force overrides");
     assert_eq!((e.left("tank/a"), e.left("tank/b")), ("d1 d0".into(), "d1 d0".into()));
 }
 
