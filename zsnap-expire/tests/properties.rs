@@ -34,12 +34,12 @@ struct Scene {
 
 impl Scene {
     fn snapshots(&self) -> Vec<Snapshot<'_>> {
-        let snapshot = |made| {
-            let Made { name, creation, createtxg, sent } = made;
+        let mut all = Vec::new();
+        for Made { name, creation, createtxg, sent } in &self.made {
             let sent = Some(if *sent { "1795000000" } else { "-" });
-            Snapshot { name, creation: *creation, createtxg: *createtxg, sent, ..Snapshot::default() }
-        };
-        self.made.iter().map(snapshot).collect()
+            all.push(Snapshot { name, creation: *creation, createtxg: *createtxg, sent, ..Snapshot::default() });
+        }
+        all
     }
 
     /// What a clock on the wall showed, for a message.
