@@ -5,9 +5,11 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BINARIES = zsnap-queue zsnap-fanout zsnap-ingest
 
+# The fan-out by itself: together with the others it would get their features, and link OpenPGP.
 all:
 	tests/packages build
-	cargo build --release --locked
+	cargo build --release --locked -p zsnap-queue -p zsnap-ingest
+	cargo build --release --locked -p zsnap-fanout
 
 demo:
 	tests/packages demo
@@ -18,6 +20,7 @@ demo:
 test:
 	tests/packages test
 	cargo build --locked --workspace --bins
+	cargo build --locked -p zsnap-fanout
 	umask 022 && cargo test --locked --workspace --no-fail-fast
 
 # The same promises as in `make test`, kept through many more deaths. A failure prints the seed.

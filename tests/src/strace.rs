@@ -3,9 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
-use crate::scene::have;
+use crate::scene::{Ran, have, run};
 use crate::torture::status;
 
 /// strace is here and may trace.
@@ -57,6 +59,27 @@ pub fn positions(trace: &str, ours: impl Fn(&Call) -> bool) -> BTreeSet<(String,
 /// A line that tells that an injection has struck. There may be one in each thread.
 pub fn hit(trace: &str) -> Option<&str> {
     trace.lines().rfind(|line| line.contains("(INJECTED)") || line.contains("killed by SIGKILL"))
+}
+
+/// Waits until a command under strace has been stopped by `inject=CALL:signal=SIGSTOP`; the thread.
+pub fn stopped(trace: &Path) -> String {
+    for _ in 0..6000 {
+        let lines = fs::read_to_string(trace).unwrap_or_default();
+        if let Some(line) = lines.lines().find(|line| line.contains("stopped by SIGSTOP")) {
+            return line.split_whitespace().next().unwrap().to_owned();
+        }
+        sleep(Duration::from_millis(10));
+    }
+    panic!("nothing was stopped");
+}
+
+/// Lets it go on, however often it is stopped, to its end.
+pub fn go_on(mut strace: Child, thread: &str) -> Ran {
+    while strace.try_wait().unwrap().is_none() {
+        run(Command::new("kill").args(["-CONT", thread]), b"");
+        sleep(Duration::from_millis(10));
+    }
+    Ran::of(strace.wait_with_output().unwrap())
 }
 
 /// A system call, as strace tells it.

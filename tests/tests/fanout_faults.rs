@@ -185,11 +185,11 @@ fn errors_of_the_disk_are_told_with_the_path_and_nothing_is_lost() {
     };
     for (what, on) in [
         ("copy_file_range:error=EIO", None),
-        ("linkat:error=EIO", Some("broken/laptop")),
+        ("renameat2:error=EIO", Some("broken/laptop")),
         ("fsync:error=EIO", Some("broken/laptop")),
         ("mkdirat:error=EIO", Some("broken")),
         ("mkdirat:error=ENOSPC", Some("broken")),
-        ("linkat:error=EACCES", Some("broken/laptop")),
+        ("renameat2:error=EACCES", Some("broken/laptop")),
     ] {
         let spooler = Spooler::new();
         spooler.drive("broken", "");
@@ -223,7 +223,7 @@ fn when_a_batch_cannot_be_made_durable_each_file_is_tried_alone() {
     let files: Vec<_> = (0..7).map(|n| spooler.put("laptop/a", n, n.to_string())).collect();
     let trace = spooler.path("trace");
     let before =
-        ["strace", "-f", "-qq", "-e", "trace=syncfs,fsync,linkat", "-e", "inject=syncfs:error=EIO:when=1", "-o"];
+        ["strace", "-f", "-qq", "-e", "trace=syncfs,fsync,renameat2", "-e", "inject=syncfs:error=EIO:when=1", "-o"];
     // They were split by a run before which the drive was away.
     fs::rename(spooler.path("disk1/.zsnap-drive"), spooler.path("mark")).unwrap();
     spooler.silent_run();
@@ -232,14 +232,14 @@ fn when_a_batch_cannot_be_made_durable_each_file_is_tried_alone() {
     assert_eq!(run(&mut spooler.under(&before, &[]), b"").expect(0).err, "");
     assert_eq!(spooler.on("disk1").len(), files.len());
     let mut calls = parse(&fs::read_to_string(&trace).unwrap());
-    calls.retain(|call| call.name != "linkat" || call.text.contains("fmt2-"));
+    calls.retain(|call| call.name != "renameat2" || call.text.contains("fmt2-"));
     assert_eq!(calls.iter().filter(|call| call.name == "syncfs" && call.text.contains("EIO")).count(), 1);
     // Each link stands behind an fsync of its own.
     let kinds: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
     let first = kinds.iter().position(|kind| *kind == "syncfs").unwrap();
-    let links = kinds.iter().filter(|kind| **kind == "linkat").count();
+    let links = kinds.iter().filter(|kind| **kind == "renameat2").count();
     assert_eq!(links, 7);
-    assert!(kinds[first..].windows(2).all(|two| two[1] != "linkat" || two[0] == "fsync"), "{kinds:?}");
+    assert!(kinds[first..].windows(2).all(|two| two[1] != "renameat2" || two[0] == "fsync"), "{kinds:?}");
 }
 
 #[test]

@@ -1,0 +1,176 @@
+//! Several runs at once: a slow drive holds up neither the others nor the next run, and scripts
+//! with dotlockfile are left in peace. A FIFO says when the slow drive goes on.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use zsnap_common::lock::Lock;
+use zsnap_tests::scene::{Ran, have, run};
+use zsnap_tests::spooler::Spooler;
+use zsnap_tests::strace::{can_trace, go_on, stopped};
+
+/// A drive `good`, and one that takes each file only when the FIFO says so.
+fn with_a_slow_drive() -> Spooler {
+    let spooler = Spooler::with(&["good"]);
+    run(Command::new("mkfifo").arg(spooler.path("fifo")), b"").expect(0);
+    let dir = spooler.path("").display().to_string();
+    spooler.to("slow", &format!("cmd:echo $ZSNAP_FILE >> {dir}/began; read go < {dir}/fifo; cat >> {dir}/took"), "");
+    spooler.write("began", "");
+    spooler
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn wait_for(what: &str, is: impl Fn() -> bool) {
+    for _ in 0..6000 {
+        if is() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what} does not come");
+}
+
+fn go(spooler: &Spooler) {
+    let say = format!("echo > {}", spooler.path("fifo").display());
+    run(Command::new("timeout").args(["60", "sh", "-c", &say]), b"").expect(0);
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_slow_drive_holds_up_neither_the_others_nor_the_next_run() {
+    let spooler = with_a_slow_drive();
+    let first = spooler.put("laptop/a", 1, "1");
+    let slow = start(&mut spooler.command::<&str>([]));
+    wait_for("the slow drive", || lines(&spooler.path("began")).len() == 1);
+    wait_for("the other drive", || spooler.on("good").len() == 1);
+    // The next run: in order, for all but that drive, and it knows why.
+    let second = spooler.put("laptop/a", 2, "2");
+    spooler.silent_run();
+    assert_eq!((spooler.on("good").len(), lines(&spooler.path("began")).len()), (2, 1));
+    let lock = spooler.outbox("slow").join("lock");
+    let who = format!("slow: pid {} ({}) ", slow.id(), lock.display());
+    let ran = spooler.fanout(&["-v"]).expect(0).says(&format!("{who}works on it"));
+    assert!(!ran.err.contains("the spool"), "{}", ran.err);
+    // It has worked for longer than it may: told until it ends.
+    for _ in 0..2 {
+        let ran = spooler.fanout(&["--max-run", "0s"]).expect(75);
+        assert!(ran.err.contains(&format!("{who}has worked on it for 0 hours, longer than --max-run")), "{}", ran.err);
+        assert_eq!(ran.err.lines().count(), 1);
+    }
+    let old = SystemTime::now() - Duration::from_secs(25 * 3600);
+    fs::File::options().write(true).open(&lock).unwrap().set_modified(old).unwrap();
+    spooler.fanout(&[]).expect(75).says("has worked on it for 25 hours");
+    // It ends, and has seen what came meanwhile.
+    go(&spooler);
+    wait_for("the second file", || lines(&spooler.path("began")).len() == 2);
+    go(&spooler);
+    assert_eq!(Ran::of(slow.wait_with_output().unwrap()).expect(0).err, "");
+    assert_eq!(lines(&spooler.path("began")), [first, second]);
+    assert_eq!(fs::read_to_string(spooler.path("took")).unwrap(), "12");
+    spooler.silent_run();
+    assert_eq!(lines(&spooler.path("began")).len(), 2);
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_loses_nothing() {
+    let spooler = with_a_slow_drive();
+    let files = [1, 2].map(|n| spooler.put("laptop/a", n, n.to_string()));
+    let slow = start(&mut spooler.command::<&str>([]));
+    wait_for("the slow drive", || lines(&spooler.path("began")).len() == 1);
+    wait_for("the other drive", || spooler.waiting("good").is_empty());
+    run(Command::new("kill").arg(slow.id().to_string()), b"").expect(0);
+    let ran = Ran::of(slow.wait_with_output().unwrap()).expect(128 + 15);
+    assert!(!ran.err.contains("the next run"), "{}", ran.err);
+    assert_eq!((spooler.waiting("slow").len(), spooler.on("good").len()), (2, 2));
+    spooler.edit("read go <", ": no wait");
+    spooler.silent_run();
+    assert_eq!(fs::read_to_string(spooler.path("took")).unwrap(), "12");
+    assert_eq!(lines(&spooler.path("began"))[1..], files);
+}
+
+#[test]
+fn a_drive_that_takes_too_long_for_a_file_is_given_up() {
+    let spooler = with_a_slow_drive();
+    let name = spooler.put("laptop/a", 1, "1");
+    let ran = spooler.fanout(&["--delivery-timeout", "1s"]).expect(1).says(&format!("slow: {name}: cmd "));
+    assert!(ran.err.contains("the next run tries again"), "{}", ran.err);
+    assert_eq!((spooler.on("good").len(), spooler.waiting("slow").len()), (1, 1));
+}
+
+#[test]
+fn while_the_spool_is_split_only_that_waits() {
+    let spooler = Spooler::with(&["disk1"]);
+    let mark = spooler.path("disk1/.zsnap-drive");
+    fs::remove_file(&mark).unwrap();
+    spooler.put("laptop/a", 1, "1");
+    spooler.silent_run();
+    spooler.mark("disk1", "disk1");
+    let second = spooler.put("laptop/a", 2, "2");
+    let path = spooler.path("spool/.zsnap-fanout/lock");
+    let lock = Lock::try_new(&path).unwrap().unwrap();
+    // What is in the outboxes goes on.
+    spooler.silent_run();
+    assert_eq!((spooler.on("disk1").len(), spooler.left()), (1, vec![format!("laptop/{second}")]));
+    let who = format!("the spool: pid {} ({}) ", std::process::id(), path.display());
+    spooler.fanout(&["-v"]).expect(0).says(&format!("{who}works on it"));
+    spooler.fanout(&["--max-run", "0s"]).expect(75).says(&format!("{who}has worked on it for 0 hours"));
+    drop(lock);
+    spooler.silent_run();
+    assert_eq!((spooler.on("disk1").len(), spooler.left().len()), (2, 0));
+}
+
+#[test]
+fn scripts_with_dotlockfile_and_the_split_exclude_each_other() {
+    if !have("dotlockfile") || !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    let site = spooler.path("site.lock");
+    let dotlockfile = |options: &[&str], lock: &Path| {
+        Command::new("dotlockfile").args(options).arg(lock).status().unwrap().code().unwrap()
+    };
+    let name = spooler.put("laptop/a", 1, "1");
+    spooler.fanout(&["--dotlock", site.to_str().unwrap(), "status"]).expect(0);
+    for (lock, more) in [(spooler.path("spool/.zsnap-fanout/lock.dotlock"), None), (site, Some("dotlock"))] {
+        if more.is_some() {
+            let key = format!("dotlock = '{}'\nspool", lock.display());
+            spooler.edit("spool =", &format!("{key} ="));
+            spooler.put("laptop/a", 2, "2");
+        } else {
+            fs::create_dir(spooler.path("spool/.zsnap-fanout")).unwrap();
+        }
+        let before = spooler.on("disk1").len();
+        // -p: the lock is this process's, which lives.
+        assert_eq!(dotlockfile(&["-r", "0", "-p"], &lock), 0);
+        spooler.silent_run();
+        spooler.fanout(&["-v"]).expect(0).says(&format!(
+            "the spool: pid {} ({}) works on it",
+            std::process::id(),
+            lock.display()
+        ));
+        assert_eq!((spooler.left().len(), spooler.on("disk1").len()), (1, before));
+        assert_eq!(dotlockfile(&["-u"], &lock), 0);
+        // The other way round: it is stopped in the middle of the split.
+        let trace = spooler.path("trace");
+        let stop = "inject=renameat2:signal=SIGSTOP:when=1";
+        let (host, file) = (spooler.path("spool/laptop"), trace.to_str().unwrap());
+        let under = ["strace", "-f", "-P", host.to_str().unwrap(), "-e", "trace=renameat2", "-e", stop, "-o", file];
+        let running = start(&mut spooler.under(&under, &[]));
+        let thread = stopped(&trace);
+        assert_eq!(dotlockfile(&["-r", "0", "-p"], &lock), 4);
+        spooler.silent_run();
+        assert_eq!(go_on(running, &thread).expect(0).err, "");
+        assert_eq!((spooler.left().len(), spooler.on("disk1").len()), (0, before + 1));
+        assert!(!lock.exists());
+        fs::remove_file(trace).unwrap();
+    }
+    assert_eq!(spooler.on("disk1")[0], format!("laptop/{name}"));
+}

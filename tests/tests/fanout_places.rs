@@ -1,0 +1,266 @@
+//! Nothing is written to a wrong place, and nothing is lost for it: mount points without their
+//! drive, other drives, symlinks; and nobody but the spool's owner distributes it.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use zsnap_tests::scene::{have, run};
+use zsnap_tests::spooler::{Spooler, tree};
+use zsnap_tests::strace::{can_trace, go_on, stopped};
+
+fn mount(args: &[&str]) -> bool {
+    let done = Command::new("mount").args(args).output().unwrap().status.success();
+    if !done {
+        eprintln!("NOT TESTED: mount {args:?} (root only)");
+    }
+    done
+}
+
+fn unmount(args: &[&str], at: &Path) {
+    assert!(Command::new("umount").args(args).arg(at).status().unwrap().success());
+}
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("NOT TESTED: only root can be somebody else");
+    }
+    root
+}
+
+/// A drive at `mnt/incoming` that is a file system of its own, in the file `image`.
+fn on_a_device() -> Option<Spooler> {
+    let spooler = Spooler::with(&["disk1"]);
+    fs::create_dir(spooler.path("mnt")).unwrap();
+    fs::File::create(spooler.path("image")).unwrap().set_len(16 << 20).unwrap();
+    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(spooler.path("image")), b"").expect(0);
+    spooler.to("disk2", &format!("dir:{}", spooler.path("mnt/incoming").display()), "");
+    plug(&spooler).then_some(spooler)
+}
+
+fn plug(spooler: &Spooler) -> bool {
+    mount(&["-o", "loop", spooler.path("image").to_str().unwrap(), spooler.path("mnt").to_str().unwrap()])
+}
+
+#[test]
+fn a_drive_that_comes_and_goes() {
+    let Some(spooler) = on_a_device() else { return };
+    let mnt = spooler.path("mnt");
+    // New, and not marked yet.
+    spooler.fanout(&["init", "disk2"]).expect(78).says("/mnt/incoming: mount the drive, and make the directory");
+    fs::create_dir(mnt.join("incoming")).unwrap();
+    let one = spooler.put("laptop/a", 1, "1");
+    spooler.silent_run();
+    assert!(tree(&mnt).is_empty(), "{:?}", tree(&mnt));
+    for _ in 0..2 {
+        assert_eq!(spooler.fanout(&["init", "disk2"]).expect(0).err, "");
+    }
+    assert_eq!(fs::read_to_string(mnt.join("incoming/.zsnap-drive")).unwrap(), "disk2\n");
+    spooler.silent_run();
+    assert_eq!(tree(&mnt), ["incoming/.zsnap-drive", &format!("incoming/laptop/{one}")]);
+    unmount(&[], &mnt);
+    // Its mount point is empty; then even with the directory in it, which somebody made by mistake.
+    let two = spooler.put("laptop/a", 2, "2");
+    spooler.silent_run();
+    fs::create_dir(mnt.join("incoming")).unwrap();
+    let three = spooler.put("laptop/a", 3, "3");
+    spooler.silent_run();
+    assert!(tree(&mnt).is_empty() && fs::read_dir(mnt.join("incoming")).unwrap().next().is_none());
+    spooler
+        .fanout(&["-v"])
+        .expect(0)
+        .says("disk2 is away: ")
+        .says("/mnt/incoming has no .zsnap-drive: the drive is not mounted");
+    spooler.fanout(&["init", "disk2"]).expect(78).says("/spool: mount the drive, or say --same-filesystem");
+    assert_eq!(spooler.waiting("disk2"), [format!("laptop/{two}"), format!("laptop/{three}")]);
+    // Another drive at its mount point.
+    assert!(mount(&["-t", "tmpfs", "tmpfs", mnt.to_str().unwrap()]));
+    fs::create_dir(mnt.join("incoming")).unwrap();
+    fs::write(mnt.join("incoming/.zsnap-drive"), "disk7\n").unwrap();
+    spooler.silent_run();
+    spooler.fanout(&["-v"]).expect(0).says("/mnt/incoming is the drive \"disk7\"");
+    let ran = spooler.fanout(&["init", "disk2"]).expect(78).says("is the drive \"disk7\" already: mount the right one");
+    assert!(ran.err.contains("or remove ") && tree(&mnt) == ["incoming/.zsnap-drive"], "{}", ran.err);
+    unmount(&[], &mnt);
+    // The right one.
+    assert!(plug(&spooler));
+    spooler.silent_run();
+    assert_eq!(tree(&mnt.join("incoming/laptop")), [one, two, three]);
+    assert!(spooler.waiting("disk2").is_empty());
+    unmount(&[], &mnt);
+}
+
+#[test]
+fn a_drive_that_is_pulled_out_in_the_middle_of_a_run() {
+    if !can_trace() {
+        return;
+    }
+    let Some(spooler) = on_a_device() else { return };
+    let (mnt, trace) = (spooler.path("mnt"), spooler.path("trace"));
+    fs::create_dir(mnt.join("incoming")).unwrap();
+    spooler.mark("mnt/incoming", "disk2");
+    // 64 files are one batch. The drive that is always here has got them before.
+    spooler.edit("[to.disk2]", "hosts = ['none']\n[to.disk2]");
+    let files: Vec<_> = (0..100).map(|n| format!("laptop/{}", spooler.put("laptop/a", n, n.to_string()))).collect();
+    let stop = "inject=copy_file_range:signal=SIGSTOP:when=1";
+    let before = ["strace", "-f", "-e", "trace=copy_file_range", "-e", stop, "-o", trace.to_str().unwrap()];
+    let running = spooler.under(&before, &[]).stderr(Stdio::piped()).spawn().unwrap();
+    let thread = stopped(&trace);
+    unmount(&["-l"], &mnt);
+    assert_eq!(go_on(running, &thread).expect(0).err, "");
+    // Nothing came below the mount point. What was on its way is on the drive, the rest waits.
+    assert!(fs::read_dir(&mnt).unwrap().next().is_none());
+    assert_eq!(spooler.waiting("disk2"), files[64..]);
+    assert!(plug(&spooler));
+    assert_eq!(tree(&mnt.join("incoming")).len(), 65);
+    spooler.silent_run();
+    let mut on = tree(&mnt.join("incoming"));
+    assert_eq!(on.remove(0), ".zsnap-drive");
+    assert_eq!((on, spooler.waiting("disk2").len()), (files, 0));
+    unmount(&[], &mnt);
+}
+
+#[test]
+fn a_directory_that_is_no_drive_is_left_alone() {
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.to("disk2", &format!("dir:{}", spooler.path("absent/incoming").display()), "");
+    spooler.to("node", "nncp-file:node", "");
+    spooler.to("file", &format!("dir:{}", spooler.path("fanout.toml").display()), "");
+    let files = [1, 2].map(|n| format!("laptop/{}", spooler.put("laptop/a", n, "x")));
+    // Not there is away; in order, if it comes some day. What can never be one is told.
+    let ran = spooler.fanout(&[]).expect(1);
+    assert!(ran.err.contains("file: ") && ran.err.contains("fanout.toml: Not a directory"), "{}", ran.err);
+    assert!(!ran.err.contains("disk2") && !spooler.path("absent").exists());
+    assert_eq!((spooler.on("disk1"), spooler.waiting("disk2")), (files.to_vec(), files.to_vec()));
+    // A symlink to the drive is the administrator's affair.
+    fs::create_dir_all(spooler.path("real/incoming")).unwrap();
+    symlink(spooler.path("real"), spooler.path("absent")).unwrap();
+    spooler.mark("real/incoming", "disk2");
+    spooler.fanout(&[]);
+    assert_eq!(tree(&spooler.path("real/incoming/laptop")).len(), 2);
+
+    spooler.fanout(&["init", "disk9"]).expect(2).says("no drive is called disk9; there are disk1, disk2, file, node");
+    spooler.fanout(&["init", "node"]).expect(2).says("node is nncp-file:node, which needs no mark: only dir: does");
+    fs::create_dir(spooler.path("new")).unwrap();
+    let to = format!("new=dir:{}", spooler.path("new").display());
+    spooler.fanout(&["init", "new", "--to", &to]).expect(78).says("is on the file system of ");
+    // Nor on that of /, where it has its mount point most likely.
+    let dev = |path: &Path| fs::metadata(path).unwrap().dev();
+    if dev(&spooler.path("")) == dev("/".as_ref())
+        && mount(&["-t", "tmpfs", "tmpfs", spooler.path("spool").to_str().unwrap()])
+    {
+        let ran = spooler.fanout(&["init", "new", "--to", &to]);
+        unmount(&[], &spooler.path("spool"));
+        ran.expect(78).says("/new is on the file system of /: mount the drive");
+    }
+    assert!(tree(&spooler.path("new")).is_empty());
+    for _ in 0..2 {
+        spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
+    }
+    assert_eq!(fs::read_to_string(spooler.path("new/.zsnap-drive")).unwrap(), "new\n");
+    // The mark itself is no symlink: it would be the same wherever it lies.
+    fs::remove_file(spooler.path("disk1/.zsnap-drive")).unwrap();
+    symlink(spooler.path("new/.zsnap-drive"), spooler.path("disk1/.zsnap-drive")).unwrap();
+    let ran = spooler.fanout(&["-v", "--to", &format!("new=dir:{}", spooler.path("disk1").display())]);
+    assert_ne!(ran.status, 0);
+    assert_eq!(spooler.on("disk1").len(), 2);
+}
+
+#[test]
+fn the_directory_of_a_host_on_the_drive_is_no_symlink() {
+    let spooler = Spooler::with(&["disk1", "disk2"]);
+    fs::create_dir(spooler.path("elsewhere")).unwrap();
+    symlink(spooler.path("elsewhere"), spooler.path("disk1/laptop")).unwrap();
+    fs::write(spooler.path("disk1/server"), "a file").unwrap();
+    let names =
+        ["laptop", "server", "third"].map(|host| format!("{host}/{}", spooler.put(&format!("{host}/a"), 1, "x")));
+    let ran = spooler.fanout(&[]).expect(1).says("disk1/laptop: ").says("disk1/server: ").says("next run tries again");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    assert!(tree(&spooler.path("elsewhere")).is_empty());
+    assert_eq!((spooler.on("disk2"), spooler.waiting("disk1")), (names.to_vec(), names[..2].to_vec()));
+    assert!(spooler.path("disk1").join(&names[2]).exists());
+    spooler.silent_run();
+    for name in ["disk1/laptop", "disk1/server"] {
+        fs::remove_file(spooler.path(name)).unwrap();
+    }
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1"), names);
+}
+
+#[test]
+fn nobody_but_the_owner_of_the_spool_distributes_it() {
+    if !is_root() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    let name = spooler.put("laptop/a", 1, "x");
+    for (dir, mode) in [("", 0o755), ("spool", 0o777), ("disk1", 0o777)] {
+        fs::set_permissions(spooler.path(dir), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let nobody = |args: &[&str]| {
+        let program = "/usr/bin/setpriv";
+        let mut command = spooler.under(&[program, "--reuid=65534", "--regid=65534", "--clear-groups"], args);
+        run(&mut command, b"")
+    };
+    let remedy = "spool belongs to root, and only root can hard-link the files: runuser -u root -- zsnap-fanout";
+    for args in [&[][..], &["init", "disk1"], &["requeue", "disk1", "--since", "1d"], &["retire", "x"], &["check"]] {
+        nobody(args).expect(78).says(remedy);
+        assert_eq!(tree(&spooler.path("spool")), [format!("laptop/{name}")], "{args:?}");
+    }
+    assert!(!spooler.path("spool/.zsnap-fanout").exists() && spooler.on("disk1").is_empty());
+    // Root in the spool of another user: refused as well, with who should do it.
+    for path in ["spool", "spool/laptop", &format!("spool/laptop/{name}")] {
+        chown(spooler.path(path), Some(65534), None).unwrap();
+    }
+    spooler.fanout(&[]).expect(78).says("spool belongs to nobody, and only nobody can").says("runuser -u nobody --");
+    // The owner, who must be able to write to the drive.
+    fs::set_permissions(spooler.path("disk1"), fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = nobody(&[]).expect(1).says("disk1/laptop: Permission denied").says("correct its owner or mode");
+    assert!(ran.err.contains(&format!("disk1: {name}: ")), "{}", ran.err);
+    chown(spooler.path("disk1"), Some(65534), None).unwrap();
+    assert_eq!(nobody(&[]).expect(0).err, "");
+    assert_eq!(spooler.on("disk1"), [format!("laptop/{name}")]);
+}
+
+#[test]
+fn files_and_directories_of_other_owners_stay() {
+    if !is_root() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    let good = spooler.put("laptop/a", 1, "good");
+    let bad = spooler.put("laptop/b", 2, "bad");
+    let strange = spooler.put("server/a", 3, "strange");
+    chown(spooler.path("spool/laptop").join(&bad), Some(65534), None).unwrap();
+    chown(spooler.path("spool/server"), Some(65534), None).unwrap();
+    let ran = spooler.fanout(&[]).expect(1);
+    let told = format!("laptop/{bad}: belongs to user 65534, its directory to user 0; left alone");
+    assert!(ran.err.contains(&told), "{}", ran.err);
+    let ran = ran.says("server: belongs to another user than the spool; left alone: correct its owner");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    assert_eq!(spooler.on("disk1"), [format!("laptop/{good}")]);
+    assert_eq!(spooler.left(), [format!("laptop/{bad}"), format!("server/{strange}")]);
+    spooler.silent_run();
+    for path in ["spool/server".to_owned(), format!("spool/laptop/{bad}")] {
+        chown(spooler.path(path), Some(0), None).unwrap();
+    }
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1").len(), 3);
+}
+
+#[test]
+fn an_unreadable_spool_is_no_empty_one() {
+    if !is_root() || !have("setpriv") {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    fs::set_permissions(spooler.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(spooler.path("spool"), fs::Permissions::from_mode(0o700)).unwrap();
+    for args in [&[][..], &["status"]] {
+        let mut command = spooler.under(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], args);
+        let ran = run(&mut command, b"").expect(78).says("--spool: no directory to take files from");
+        assert!(ran.err.contains("Permission denied"), "{}", ran.err);
+    }
+}

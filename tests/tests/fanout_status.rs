@@ -1,0 +1,296 @@
+//! What the operator sees: `status` and `check` of zsnap-fanout. The numbers are right, and nothing
+//! is changed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use zsnap_tests::scene::{Ran, have, run};
+use zsnap_tests::spooler::{Spooler, tree};
+
+type Rows = BTreeMap<String, Value>;
+
+/// Runs it, and sees that nothing was changed and nothing said beside the report.
+#[track_caller]
+fn ask(spooler: &Spooler, args: &[&str]) -> Ran {
+    let before = tree(&spooler.path(""));
+    let ran = spooler.fanout(&[&["status"], args].concat());
+    assert_eq!((tree(&spooler.path("")), ran.err.as_str()), (before, ""), "{args:?}");
+    ran
+}
+
+#[track_caller]
+fn rows(spooler: &Spooler, args: &[&str]) -> Rows {
+    let ran = ask(spooler, &[args, &["--json"]].concat()).expect(0);
+    let rows: Vec<Value> = serde_json::from_slice(&ran.out).unwrap();
+    rows.into_iter().map(|row| (row["drive"].as_str().unwrap().to_owned(), row)).collect()
+}
+
+/// Fails unless these columns of a row have these values.
+#[track_caller]
+fn has(rows: &Rows, drive: &str, columns: &[(&str, Value)]) {
+    for (column, value) in columns {
+        assert_eq!(&rows[drive][column], value, "{column} of {}", rows[drive]);
+    }
+}
+
+/// An age in hours, to which a slow machine adds some seconds.
+#[track_caller]
+fn hours(row: &Value, column: &str, expected: u64) {
+    let age = row[column].as_u64().unwrap_or_else(|| panic!("no {column}: {row}"));
+    assert!((expected * 3600..expected * 3600 + 300).contains(&age), "{column} is {age}: {row}");
+}
+
+fn make_older(spooler: &Spooler, path: &str, hours: u64) {
+    let file = fs::File::options().write(true).open(spooler.path("spool").join(path)).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600)).unwrap();
+}
+
+fn table(spooler: &Spooler, args: &[&str]) -> String {
+    String::from_utf8(ask(spooler, args).expect(0).out).unwrap()
+}
+
+/// disk1 has all; disk2 is away and lacks three; tape fails and lacks one of them; one is in the spool.
+fn some_states() -> Spooler {
+    let spooler = Spooler::with(&["disk1", "disk2"]);
+    spooler.to("tape", "cmd:case $ZSNAP_FILE in *@b) echo no tape >&2; exit 3;; esac", "");
+    let files: Vec<_> = [("laptop/a", 1), ("laptop/b", 2), ("server/a", 3)]
+        .map(|(target, n)| spooler.put(target, n, vec![1; 1000 * n as usize]))
+        .to_vec();
+    for (file, hours) in [("laptop", 5), ("laptop", 7), ("server", 3)]
+        .iter()
+        .zip(&files)
+        .map(|((host, h), f)| (format!("{host}/{f}"), *h))
+    {
+        make_older(&spooler, &file, hours);
+    }
+    fs::rename(spooler.path("disk2"), spooler.path("shelf")).unwrap();
+    spooler.fanout(&[]).expect(1).says("no tape");
+    let late = spooler.put("laptop/a", 4, vec![1; 500]);
+    make_older(&spooler, &format!("laptop/{late}"), 1);
+    spooler
+}
+
+#[test]
+fn before_the_first_run_there_is_nothing() {
+    let spooler = Spooler::with(&["disk1"]);
+    let rows = rows(&spooler, &[]);
+    let null = Value::Null;
+    has(&rows, "(spool)", &[("state", "empty".into()), ("waiting_files", 0.into()), ("waiting_age", null.clone())]);
+    has(&rows, "disk1", &[("state", "empty".into()), ("waiting_files", 0.into()), ("newest", null.clone())]);
+    has(&rows, "disk1", &[("delivered_age", null.clone()), ("seen_age", 0.into()), ("note", null)]);
+    assert_eq!(rows["disk1"]["destination"], format!("dir:{}", spooler.path("disk1").display()));
+    assert_eq!(rows.len(), 2);
+    // Who asks expects backups.
+    ask(&spooler, &["--max-age", "1d"]).expect(1);
+}
+
+#[test]
+fn the_numbers_are_right() {
+    let spooler = some_states();
+    let now = rows(&spooler, &[]);
+    let columns = |state: &str, files: u64, bytes: u64, scarce: u64, scarce_bytes: u64| {
+        [
+            ("state", Value::from(state)),
+            ("waiting_files", files.into()),
+            ("waiting_bytes", bytes.into()),
+            ("scarce_files", scarce.into()),
+            ("scarce_bytes", scarce_bytes.into()),
+        ]
+    };
+    // Scarce: on fewer than two drives. b is on disk1 alone; the one in the spool on none.
+    has(&now, "(spool)", &columns("waiting", 1, 500, 2, 2500));
+    has(&now, "disk1", &columns("delivered", 0, 0, 0, 0));
+    has(&now, "disk2", &columns("away", 3, 6000, 1, 2000));
+    has(&now, "tape", &columns("failed", 1, 2000, 1, 2000));
+    hours(&now["(spool)"], "waiting_age", 1);
+    hours(&now["disk2"], "waiting_age", 7);
+    hours(&now["(spool)"], "scarce_age", 7);
+    has(&now, "disk1", &[("waiting_age", Value::Null), ("nncp_packets", Value::Null), ("note", Value::Null)]);
+    // From its name: when it was made, not when it was delivered.
+    has(&now, "disk1", &[("newest", 1_700_000_000.into())]);
+    hours(&now["disk1"], "delivered_age", 0);
+    has(&now, "disk2", &[("seen_age", Value::Null), ("delivered_age", Value::Null)]);
+    let note = now["tape"]["note"].as_str().unwrap();
+    assert!(note.contains("cmd failed (exit status: 3): no tape"), "{note}");
+    assert!(now["disk2"]["note"].as_str().unwrap().ends_with("/disk2 is not there"));
+    for (copies, scarce) in [("1", 1), ("2", 2), ("3", 4), ("9", 4)] {
+        has(&rows(&spooler, &["--copies", copies]), "(spool)", &[("scarce_files", scarce.into())]);
+    }
+    // Back, and mended: all is delivered, and the notes are gone.
+    fs::rename(spooler.path("shelf"), spooler.path("disk2")).unwrap();
+    spooler.edit("exit 3", "exit 0");
+    spooler.silent_run();
+    let now = rows(&spooler, &[]);
+    has(&now, "(spool)", &columns("empty", 0, 0, 0, 0));
+    has(&now, "disk2", &columns("delivered", 0, 0, 0, 0));
+    has(&now, "tape", &columns("handed over", 0, 0, 0, 0));
+    has(&now, "tape", &[("note", Value::Null), ("here", Value::Null)]);
+    hours(&now["disk2"], "seen_age", 0);
+}
+
+#[test]
+fn when_a_drive_was_here_and_when_it_got_something() {
+    let spooler = Spooler::with(&["disk1"]);
+    if !have("faketime") {
+        return;
+    }
+    let at = |time: &str, args: &[&str]| {
+        let mut command = spooler.under(&["faketime", "-f", time], args);
+        run(command.env("NO_FAKE_STAT", "1"), b"")
+    };
+    spooler.put("laptop/a", 1, "x");
+    assert_eq!(at("-9h", &[]).expect(0).err, "");
+    assert_eq!(at("-5h", &[]).expect(0).err, "");
+    hours(&rows(&spooler, &[])["disk1"], "delivered_age", 9);
+    has(&rows(&spooler, &[]), "disk1", &[("seen_age", 0.into())]);
+    fs::rename(spooler.path("disk1"), spooler.path("shelf")).unwrap();
+    let late = spooler.put("laptop/a", 2, "x");
+    make_older(&spooler, &format!("laptop/{late}"), 2);
+    spooler.silent_run();
+    let now = rows(&spooler, &[]);
+    hours(&now["disk1"], "delivered_age", 9);
+    hours(&now["disk1"], "seen_age", 5);
+    hours(&now["disk1"], "waiting_age", 2);
+    // What waits for too long, or what came too long ago.
+    for (max, status) in [("10h", 0), ("8h", 1), ("1h", 1)] {
+        ask(&spooler, &["--max-age", max]).expect(status);
+    }
+    fs::rename(spooler.path("shelf"), spooler.path("disk1")).unwrap();
+    spooler.silent_run();
+    ask(&spooler, &["--max-age", "1h"]).expect(0);
+}
+
+#[test]
+fn the_forms_of_the_report() {
+    let spooler = some_states();
+    let text = table(&spooler, &[]);
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("DRIVE") && lines[0].contains("WAITING FILES"), "{text}");
+    for (drive, state) in [("(spool)", "waiting"), ("disk1", "delivered"), ("disk2", "away"), ("tape", "failed")] {
+        let mut words = lines.iter().find(|line| line.starts_with(drive)).unwrap().split_whitespace();
+        assert_eq!((words.next(), words.next()), (Some(drive), Some(state)), "{text}");
+    }
+    assert!(text.contains("2023-11-14 22:13:20Z") && text.contains("5.8 KiB") && text.contains("7h"), "{text}");
+    assert!(text.contains("\ntape: ") && text.contains("no tape") && text.contains("\ndisk2: "), "{text}");
+
+    let text = table(&spooler, &["--prometheus"]);
+    for line in [
+        "waiting_files{drive=\"disk2\"",
+        "scarce_files{drive=\"(spool)\"",
+        "here{drive=\"disk2\"",
+        "failed{drive=\"tape\"",
+    ] {
+        let metric = format!("zsnap_fanout_{line}");
+        let value = if line.starts_with("wait") {
+            "3"
+        } else if line.starts_with("scarce") {
+            "2"
+        } else if line.starts_with("here") {
+            "0"
+        } else {
+            "1"
+        };
+        let found = text.lines().find(|l| l.starts_with(&metric)).unwrap_or_else(|| panic!("{metric}: {text}"));
+        assert!(found.ends_with(&format!(" {value}")), "{found}");
+    }
+    assert!(!text.contains("exit status: 3"), "{text}");
+    spooler.fanout(&["status", "--json", "--prometheus"]).expect(2);
+
+    // Some drives only; the order of the columns is the same for all.
+    let two = rows(&spooler, &["disk2", "tape"]);
+    assert_eq!(two.keys().collect::<Vec<_>>(), ["disk2", "tape"]);
+    assert_eq!(
+        two["disk2"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        two["tape"].as_object().unwrap().keys().collect::<Vec<_>>()
+    );
+    spooler.fanout(&["status", "disk9"]).expect(2).says("no drive is called disk9");
+    // Only if it is late; and a drive that is not is no reason.
+    assert!(!ask(&spooler, &["--max-age", "1h", "--quiet"]).expect(1).out.is_empty());
+    assert!(ask(&spooler, &["--max-age", "1d", "--quiet", "disk1"]).expect(0).out.is_empty());
+    assert!(ask(&spooler, &["--quiet"]).expect(0).out.is_empty());
+}
+
+#[test]
+fn an_outbox_that_nobody_serves_is_seen() {
+    let spooler = some_states();
+    spooler.edit("[to.disk2]", "[to.dsik2]");
+    let now = rows(&spooler, &[]);
+    has(&now, "disk2", &[("state", "unknown".into()), ("waiting_files", 3.into())]);
+    assert!(now["disk2"]["note"].as_str().unwrap().contains("zsnap-fanout retire"));
+    has(&now, "dsik2", &[("state", "away".into()), ("waiting_files", 0.into())]);
+    // An NNCP without its programs is no reason to tell nothing.
+    spooler.to("node", "nncp-file:node", "");
+    let now = rows(&spooler, &["--nncp-stat-program", "/nowhere/nncp-stat"]);
+    assert!(now["node"]["note"].as_str().unwrap().contains("/nowhere/nncp-stat"), "{}", now["node"]);
+}
+
+#[test]
+fn check_finds_what_would_go_wrong() {
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "x");
+    let check = |status: i32, findings: &[&str]| {
+        let mut ran = spooler.fanout(&["check"]).expect(status);
+        for finding in findings {
+            ran = ran.says(finding);
+        }
+        assert_eq!(ran.err.lines().count(), findings.len(), "{}", ran.err);
+        assert_eq!(spooler.left().len(), 1);
+    };
+    check(0, &[]);
+    spooler.fanout(&["-v", "check"]).expect(0).says("spool: good").says("disk1: good");
+    // In order, but to be known.
+    spooler.drive("disk2", "");
+    fs::remove_file(spooler.path("disk2/.zsnap-drive")).unwrap();
+    check(0, &["disk2: away: "]);
+    spooler.fanout(&["check"]).says("has no .zsnap-drive").says("if it is mounted and new: zsnap-fanout init disk2");
+    fs::create_dir_all(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-20")).unwrap();
+    check(0, &["disk2: away: ", "kept/disk1 holds kept files, and without keep they stay: remove them"]);
+    let good = spooler.config();
+    // Not in order.
+    spooler.to("node", "nncp-file:node", "nncp-config = '/nowhere.hjson'");
+    let program = |name: &str| format!("{name}-program = '/nowhere/{name}'\n");
+    spooler.to("exec", "nncp-exec:node:zsnap", "");
+    fs::create_dir_all(spooler.path("spool/.zsnap-fanout/out/old")).unwrap();
+    spooler.write("fanout.toml", &format!("{}{}", program("nncp-exec"), spooler.config()));
+    check(
+        78,
+        &[
+            "disk2: away: ",
+            "kept/disk1 holds",
+            "exec: ",
+            "node: /nowhere.hjson: correct nncp-config: No such file",
+            "spool: the drive old has an outbox, but is not in the configuration",
+        ],
+    );
+    fs::remove_dir_all(spooler.path("spool/.zsnap-fanout")).unwrap();
+    spooler.write("fanout.toml", &good.replace("disk2'", "disk1'"));
+    check(78, &["drives: the drives disk1 and disk2 are both dir:", "drives: none: give --to NAME=DEST"]);
+    spooler.write("fanout.toml", &good.replace("/spool'", "/nowhere'").replace("/spool\"", "/nowhere\""));
+    check(78, &["disk2: away: ", "spool: --spool: no directory to take files from: "]);
+    spooler.write("fanout.toml", "");
+    check(78, &["drives: none", "spool: no spool: give --spool"]);
+}
+
+#[test]
+fn check_finds_a_drive_that_cannot_be_written_to() {
+    let spooler = Spooler::new();
+    let at = spooler.path("disk1");
+    fs::create_dir(&at).unwrap();
+    if !Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&at).output().unwrap().status.success() {
+        eprintln!("NOT TESTED: mount (root only)");
+        return;
+    }
+    spooler.mark("disk1", "disk1");
+    spooler.to("disk1", &format!("dir:{}", at.display()), "");
+    run(Command::new("mount").args(["-o", "remount,ro"]).arg(&at), b"").expect(0);
+    let ran = spooler.fanout(&["check"]);
+    let name = spooler.put("laptop/a", 1, "x");
+    let told = spooler.fanout(&[]);
+    run(Command::new("umount").arg(&at), b"").expect(0);
+    ran.expect(78).says("disk1: ").says("is not writable: correct its owner or mode: Read-only file system");
+    told.expect(1).says(&format!("disk1: {name}: ")).says("Read-only file system").says("look at the drive");
+    assert_eq!(spooler.waiting("disk1").len(), 1);
+}
