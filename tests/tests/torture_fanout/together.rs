@@ -92,6 +92,7 @@ fn what_another_run_splits_is_not_delivered() {
         play.new_file(TARGETS[0], 100);
     }
     let (spool, split) = (play.scene.path("spool/laptop"), play.state("split/laptop"));
+    fs::create_dir_all(&split).unwrap();
     for entry in fs::read_dir(spool).unwrap().map(Result::unwrap) {
         let file = split.join(entry.file_name());
         fs::rename(entry.path(), &file).unwrap();
