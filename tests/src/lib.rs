@@ -6,7 +6,6 @@ use zsnap_common::zfs;
 use zsnap_common::zstream::{self, Guid, SubStream};
 
 pub mod hostile;
-pub mod nncp;
 pub mod nodes;
 pub mod pool;
 pub mod random;
