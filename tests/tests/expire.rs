@@ -166,9 +166,9 @@ fn a_list_that_fails_destroys_nothing() {
     for script in [
         "[ \"$1\" = list ] && exit 1",
         "[ \"$1\" = list ] && { $real \"$@\"; exit 1; }",
-        // Killed, and cut within a line.
+        // Killed; and cut at its very end.
         "[ \"$1\" = list ] && { $real \"$@\" | head -n 3; kill -9 $$; }",
-        "[ \"$1\" = list ] && { $real \"$@\" | head -c 100; exit 0; }",
+        "[ \"$1\" = list ] && { $real \"$@\" | head -c -1; exit 0; }",
         "[ \"$1\" = list ] && [ \"$4\" = filesystem,volume ] && exit 1",
     ] {
         let zfs = e.wrapper(script);
@@ -236,6 +236,10 @@ fn a_clock_that_is_wrong_destroys_nothing() {
     e.take("tank/a", [("later", LATER)]);
     e.silent(&["-k", "all=2d", "tank/a"]);
     assert_eq!(e.left("tank/a"), "d1 d0 later");
+    // So does one that no calendar has.
+    e.take("tank/a", [("never", u64::MAX), ("d00", NOON + 1)]);
+    e.silent(&["-k", "all=2d", "tank/a"]);
+    assert_eq!(e.left("tank/a"), "d1 d0 later never d00");
     e.take("tank/b", [("later", LATER), ("later2", LATER + DAY)]);
     e.expire(&["-a", RULES])
         .expect(1)
