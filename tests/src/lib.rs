@@ -7,7 +7,6 @@ use zsnap_common::zstream::{self, Guid, SubStream};
 
 pub mod expirer;
 pub mod hostile;
-pub mod nncp;
 pub mod nodes;
 pub mod pool;
 pub mod random;

@@ -84,6 +84,15 @@ impl Nodes {
         self.nncp("nncp-xfer", to, &["-node".as_ref(), from.as_ref(), &stick]).expect(0);
     }
 
+    /// The same without a stick, at once.
+    pub fn pass(&self, from: &str, to: &str) {
+        let rx = self.spool(to).join(self.id(from)).join("rx");
+        fs::create_dir_all(&rx).unwrap();
+        for packet in self.to_send(from, to) {
+            fs::rename(&packet, rx.join(packet.file_name().unwrap())).unwrap();
+        }
+    }
+
     /// Unpacks what a node has received.
     pub fn toss(&self, node: &str) -> Ran {
         self.nncp("nncp-toss", node, &[])

@@ -56,7 +56,8 @@ pub fn fake_zfs(dir: &Path) {
     }
 }
 
-/// A directory in memory with room for a scene, if programs can be started there.
+/// A directory in memory with room for a scene, if programs can be started there: thousands of
+/// runs that sync each file are three times as fast there.
 pub fn memory() -> Option<&'static Path> {
     let dir = Path::new("/dev/shm");
     let stat = rustix::fs::statvfs(dir).ok()?;
@@ -129,12 +130,6 @@ impl Scene {
         Scene::inside(&std::env::temp_dir())
     }
 
-    /// The same in memory, if that is possible: thousands of runs that sync each file are three
-    /// times as fast there.
-    pub fn in_memory() -> Scene {
-        memory().map_or_else(Scene::new, Scene::inside)
-    }
-
     fn inside(dir: &Path) -> Scene {
         // What a group could write is not believed.
         rustix::process::umask(rustix::fs::Mode::from(0o022));
@@ -165,7 +160,7 @@ impl Scene {
     /// `src/bin/fake-zfs`), in `bin`; the store is `backup/hosts`, and each host has
     /// `create-parents = ["tank"]`. In memory, if that is possible.
     pub fn with_pool() -> Scene {
-        let scene = Scene::in_memory();
+        let scene = memory().map_or_else(Scene::new, Scene::inside);
         fake_zfs(&scene.path("bin"));
         run(Command::new(scene.path("bin/zpool")).args(["create", "backup"]), b"").expect(0);
         scene.zfs(&["create", "backup/hosts"]).expect(0);
@@ -219,13 +214,6 @@ impl Scene {
     pub fn ingest_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(program("zsnap-ingest"));
         command.arg("--config").arg(self.path("ingest.toml")).args(args).current_dir("/").env_remove("NNCP_SENDER");
-        command
-    }
-
-    /// zsnap-fanout with the configuration `fanout.toml`, which the test writes; not started.
-    pub fn fanout_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(program("zsnap-fanout"));
-        command.arg("--config").arg(self.path("fanout.toml")).args(args).current_dir("/");
         command
     }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::scene::{Ran, name, program, run};
+use crate::scene::{Ran, memory, name, program, run};
 
 /// Where the numbers of its files begin, in microseconds since 1970.
 const FIRST: u64 = 1_700_000_000_000_000;
@@ -25,9 +25,18 @@ impl Default for Spooler {
 impl Spooler {
     /// A spool, and no drive yet.
     pub fn new() -> Spooler {
+        Spooler::inside(&std::env::temp_dir())
+    }
+
+    /// The same in memory, if that is possible.
+    pub fn in_memory() -> Spooler {
+        memory().map_or_else(Spooler::new, Spooler::inside)
+    }
+
+    fn inside(dir: &Path) -> Spooler {
         // What a group could write is not believed.
         rustix::process::umask(rustix::fs::Mode::from(0o022));
-        let spooler = Spooler { dir: tempfile::Builder::new().prefix("zsnap-").tempdir().unwrap() };
+        let spooler = Spooler { dir: tempfile::Builder::new().prefix("zsnap-").tempdir_in(dir).unwrap() };
         fs::create_dir(spooler.path("spool")).unwrap();
         spooler.write("fanout.toml", &format!("spool = \"{}\"\n", spooler.path("spool").display()));
         spooler

@@ -222,12 +222,12 @@ fn seconds(zone: &str, wall: &str) -> i64 {
 }
 
 /// Backwards from a time near to where calendars are hard; the gaps are of all sizes.
-fn history(random: &mut Random, zone: &str, end: &str, count: usize, longest: f64) -> Vec<i64> {
+fn history(random: &mut Random, zone: &str, end: &str, count: usize, (shortest, longest): (f64, f64)) -> Vec<i64> {
     let mut at = seconds(zone, end);
     let mut times = vec![at];
     while times.len() < count && at > 0 {
         let exponent = random.below(1000) as f64 / 1000.0;
-        let gap = 60.0 * (longest / 60.0).powf(exponent);
+        let gap = shortest * (longest / shortest).powf(exponent);
         // Now and then two in one second.
         at -= if random.below(30) == 0 { 0 } else { gap as i64 };
         times.push(at);
@@ -289,9 +289,10 @@ fn agree(zone: &'static str, ends: [&str; 4]) {
     let mut random = Random::new();
     let repository = Repository::new(zone);
     let clock = clock(zone);
-    let longest = [2.0 * 3600.0, 2.0 * 86_400.0, 30.0 * 86_400.0, 900.0 * 86_400.0];
+    // Minutes, hours, about a day, weeks and months.
+    let gaps = [(60.0, 7200.0), (60.0, 2.0 * 86_400.0), (7200.0, 1.5 * 86_400.0), (43_200.0, 300.0 * 86_400.0)];
     let made: Vec<Vec<i64>> =
-        ends.iter().zip(longest).map(|(end, longest)| history(&mut random, zone, end, 30, longest)).collect();
+        ends.iter().zip(gaps).map(|(end, gaps)| history(&mut random, zone, end, 30, gaps)).collect();
     repository.backups(&made);
     let histories = repository.snapshots(made.len());
     let oldest = repository.keeps_oldest();

@@ -134,7 +134,7 @@ fn a_drive_that_cannot_write_any_more_holds_up_no_other() {
     let Some(_medium) = Mount::tmpfs(&spooler.path("medium"), "4m") else { return };
     let image = spooler.path("medium/image");
     fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-    run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^has_journal"]).arg(&image), b"").expect(0);
+    run(Command::new("/sbin/mkfs.ext4").args(["-q", "-F", "-O", "^has_journal"]).arg(&image), b"").expect(0);
     let Some(mount) = Mount::new(&["-o", "loop"], &image, &spooler.path("broken")) else { return };
     spooler.mark("broken", "broken");
     assert!(Command::new("sync").arg("-f").arg(spooler.path("broken")).status().unwrap().success());
@@ -155,7 +155,7 @@ fn a_drive_that_cannot_write_any_more_holds_up_no_other() {
     // With a disk that works: all of them, whole.
     drop(Command::new("umount").arg(spooler.path("medium")).output());
     fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image), b"").expect(0);
+    run(Command::new("/sbin/mkfs.ext4").args(["-q", "-F"]).arg(&image), b"").expect(0);
     let Some(_mount) = Mount::new(&["-o", "loop"], &image, &spooler.path("broken")) else { panic!("mount") };
     spooler.mark("broken", "broken");
     spooler.silent_run();

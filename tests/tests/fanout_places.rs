@@ -35,7 +35,7 @@ fn on_a_device() -> Option<Spooler> {
     let spooler = Spooler::with(&["disk1"]);
     fs::create_dir(spooler.path("mnt")).unwrap();
     fs::File::create(spooler.path("image")).unwrap().set_len(16 << 20).unwrap();
-    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(spooler.path("image")), b"").expect(0);
+    run(Command::new("/sbin/mkfs.ext4").args(["-q", "-F"]).arg(spooler.path("image")), b"").expect(0);
     spooler.to("disk2", &format!("dir:{}", spooler.path("mnt/incoming").display()), "");
     plug(&spooler).then_some(spooler)
 }

@@ -207,6 +207,10 @@ fn the_forms_of_the_report() {
         two["tape"].as_object().unwrap().keys().collect::<Vec<_>>()
     );
     spooler.fanout(&["status", "disk9"]).expect(2).says("no drive is called disk9");
+    // It has got something just now, but one waits.
+    for (max, status) in [("8h", 0), ("6h", 1)] {
+        ask(&spooler, &["--max-age", max, "tape"]).expect(status);
+    }
     // Only if it is late; and a drive that is not is no reason.
     assert!(!ask(&spooler, &["--max-age", "1h", "--quiet"]).expect(1).out.is_empty());
     assert!(ask(&spooler, &["--max-age", "1d", "--quiet", "disk1"]).expect(0).out.is_empty());

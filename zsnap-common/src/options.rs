@@ -348,9 +348,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let args =
             || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();
-        assert!(parse_from::<Cli, Tables>(args(), Path::new("/")).is_ok());
+        assert!(parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true).is_ok());
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
-        let e = parse_from::<Cli, Tables>(args(), Path::new("/")).unwrap_err();
+        let e = parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true).unwrap_err();
         assert_eq!(Exit::of(&e), Exit::Config);
         assert_eq!(format!("{e:#}"), format!("{}: may be changed by others: chmod go-w", file.path().display()));
         let fifo = file.path().with_extension("fifo");

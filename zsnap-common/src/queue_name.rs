@@ -72,9 +72,13 @@ impl QueueName {
         plain
     }
 
-    /// The other reading of a name that ends in `.N`, which NNCP appends to the second file of
-    /// one name. The manifest decides which reading is right.
-    pub fn without_copy_suffix(&self) -> Option<QueueName> {
+    /// What the name may mean: itself, and, as NNCP appends `.N` to the second file of one name, on
+    /// each of its hops, what stands before such an end. The manifest decides which is right.
+    pub fn readings(&self) -> impl Iterator<Item = QueueName> {
+        std::iter::successors(Some(self.clone()), QueueName::without_copy_suffix)
+    }
+
+    fn without_copy_suffix(&self) -> Option<QueueName> {
         let Label::Dataset(dataset) = &self.label else { return None };
         let (shorter, copy) = dataset.as_str().rsplit_once('.')?;
         if copy.is_empty() || !copy.bytes().all(|b| b.is_ascii_digit()) {
@@ -89,7 +93,7 @@ impl QueueName {
             Label::Dataset(dataset) => *dataset == target.dataset,
             Label::Digest(_) => true,
         };
-        self.host == target.host && (fits(self) || self.without_copy_suffix().is_some_and(|n| fits(&n)))
+        self.host == target.host && self.readings().any(|name| fits(&name))
     }
 }
 
@@ -137,11 +141,13 @@ impl FromStr for QueueName {
     }
 }
 
-/// 32 hex digits, perhaps with the `.N` of a copy behind them.
+/// 32 hex digits, perhaps with the `.N` of copies behind them.
 fn parse_digest(text: &str) -> Option<[u8; 16]> {
-    let (hex, copy) = text.split_once('.').unwrap_or((text, "0"));
+    let mut parts = text.split('.');
+    let hex = parts.next()?;
     let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if hex.len() != 32 || !hex.bytes().all(lower_hex) || copy.is_empty() || !copy.bytes().all(|b| b.is_ascii_digit()) {
+    let copies = parts.all(|copy| !copy.is_empty() && copy.bytes().all(|b| b.is_ascii_digit()));
+    if hex.len() != 32 || !hex.bytes().all(lower_hex) || !copies {
         return None;
     }
     u128::from_str_radix(hex, 16).ok().map(u128::to_be_bytes)
@@ -227,14 +233,20 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_has_two_readings() {
+    fn a_copy_has_several_readings() {
         let name = parse("bakfsfmt2-1.2.3_h@tank@home.0");
-        assert_eq!(name.without_copy_suffix(), Some(parse("bakfsfmt2-1.2.3_h@tank@home")));
+        assert_eq!(name.readings().collect::<Vec<_>>(), [name.clone(), parse("bakfsfmt2-1.2.3_h@tank@home")]);
+        assert_eq!(
+            parse("bakfsfmt2-1.2.3_h@tank@home.0.1").readings().last(),
+            Some(parse("bakfsfmt2-1.2.3_h@tank@home"))
+        );
         let target = |t: &str| t.parse::<Target>().unwrap();
         assert!(name.may_be(&target("h/tank/home.0")) && name.may_be(&target("h/tank/home")));
         assert!(!name.may_be(&target("h/tank")) && !name.may_be(&target("i/tank/home")));
         let digest = format!("bakfsfmt2-1.2.3_h@~{}", "0123456789abcdef".repeat(2));
         assert_eq!(parse(&digest), parse(&format!("{digest}.7")));
+        assert_eq!(parse(&digest), parse(&format!("{digest}.0.12")));
+        assert_eq!(classify(format!("{digest}.0.").as_bytes()), Entry::Foreign);
         assert!(parse(&digest).may_be(&target("h/anything")));
     }
 

@@ -1,5 +1,6 @@
 //! What holds of every decision, whatever the history: thousands of histories of up to 200
 //! snapshots, made where calendars are hard.
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -13,7 +14,9 @@ use zsnap_expire::{dated, policy, spacing};
 const CASES: u32 = 1000;
 const DAY: i64 = 86_400;
 
-/// A snapshot without its name.
+type Decide<'a> = &'a dyn Fn(&[Snapshot<'_>]) -> Vec<Verdict>;
+
+/// What a snapshot is made of.
 #[derive(Clone, Debug)]
 struct Made {
     name: String,
@@ -31,16 +34,15 @@ struct Scene {
 
 impl Scene {
     fn snapshots(&self) -> Vec<Snapshot<'_>> {
-        let sent = |made: &Made| Some(if made.sent { "1795000000" } else { "-" });
-        let snapshot = |made: &'_ Made| (made.creation, made.createtxg, sent(made));
-        let one = |made| {
-            let (creation, createtxg, sent) = snapshot(made);
-            Snapshot { name: &made.name, creation, createtxg, sent, ..Snapshot::default() }
-        };
-        self.made.iter().map(one).collect()
+        let mut all = Vec::new();
+        for Made { name, creation, createtxg, sent } in &self.made {
+            let sent = Some(if *sent { "1795000000" } else { "-" });
+            all.push(Snapshot { name, creation: *creation, createtxg: *createtxg, sent, ..Snapshot::default() });
+        }
+        all
     }
 
-    /// The seconds of those that stay, for a message.
+    /// What a clock on the wall showed, for a message.
     fn walls(&self) -> Vec<String> {
         self.made.iter().map(|made| self.clock.civil(made.creation).to_string()).collect()
     }
@@ -314,7 +316,7 @@ proptest! {
         let wrong = Snapshot { name: "p/f@zrep_ffffff", creation: 4_102_444_800, createtxg, ..Snapshot::default() };
         let with = [&[wrong], &snapshots[..]].concat();
         let (windows, dates, clock) = (zrep(), seed_rules(), &scene.clock);
-        let all: [&dyn Fn(&[Snapshot<'_>]) -> Vec<Verdict>; 3] = [
+        let all: [Decide<'_>; 3] = [
             &|s| policy::decide(&rules, reference, s, clock),
             &|s| spacing::decide(&windows, s, &unsent, clock),
             &|s| dated::decide(&dates, s, clock),

@@ -179,12 +179,9 @@ impl Opened {
         let Some(target) = of(queue) else {
             return Err(No::Bad(Exit::Data, "neither its name nor a manifest says which dataset it is for".into()));
         };
-        let copy = queue.without_copy_suffix().as_ref().and_then(of);
         let fs = self.stream().and_then(|s| s.substreams.first()).map(|s| s.fs.as_str());
-        Ok(match copy {
-            Some(copy) if fs == Some(copy.dataset.as_str()) => copy,
-            _ => target,
-        })
+        let mut readings = queue.readings().filter_map(|name| of(&name));
+        Ok(readings.find(|reading| fs == Some(reading.dataset.as_str())).unwrap_or(target))
     }
 }
 

@@ -199,8 +199,9 @@ fn named(rows: &BTreeMap<String, Chain>, host: &Host, queue: &QueueName) -> Stri
         Label::Dataset(dataset) => format!("{host}/{dataset}"),
         digest => format!("{host}/{digest}"),
     };
-    let shorter = queue.without_copy_suffix().map(|queue| name(&queue));
-    shorter.filter(|name| rows.contains_key(name)).unwrap_or_else(|| name(queue))
+    // The shortest that is known, or else as it stands.
+    let known = queue.readings().map(|queue| name(&queue)).filter(|name| rows.contains_key(name)).last();
+    known.unwrap_or_else(|| name(queue))
 }
 
 fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> {

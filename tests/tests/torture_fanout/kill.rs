@@ -14,10 +14,10 @@ use crate::play::{DISKS, KEEPS, Play};
 /// So many deaths in one play; then a new one begins, whose files are few again.
 const ROUND: u64 = 100;
 
-/// 500, or as many as ZSNAP_TORTURE says. The orphan of a run that is killed alone goes on.
+/// The orphan of a run that is killed alone goes on.
 #[test]
 fn the_run_its_child_or_both_are_killed() {
-    let n = if std::env::var_os("ZSNAP_TORTURE").is_some() { moments() } else { 500 };
+    let n = moments();
     let (mut runs, mut orphans, mut more) = (0, 0, 0);
     for round in 0..n.div_ceil(ROUND) {
         let mut play = Play::new();

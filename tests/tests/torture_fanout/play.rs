@@ -10,19 +10,24 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use zsnap_common::digest::sha256_hex;
-use zsnap_tests::nncp::Node;
+use zsnap_tests::nodes::{Node, Nodes};
 use zsnap_tests::random::{Random, noise};
-use zsnap_tests::scene::{Scene, name};
+use zsnap_tests::scene::name;
+use zsnap_tests::spooler::Spooler;
 use zsnap_tests::torture::{alive_with, status, walk};
 
 /// Drives of the sort `dir:`; the first one keeps, the second one verifies.
 pub const DISKS: [&str; 2] = ["disk1", "disk2"];
 /// The one that keeps.
 pub const KEEPS: &str = DISKS[0];
-/// The drive behind NNCP.
+/// The drive behind NNCP, which is a node of that name.
 const FAR: &str = "far";
+/// The node that sends to it.
+const NEAR: &str = "near";
+/// Where that drive's files arrive.
+const INCOMING: &str = "incoming";
 
 /// Whose files come. One looks like a copy of another.
 pub const TARGETS: [&str; 5] =
@@ -42,11 +47,11 @@ struct Came {
 
 /// The spool and its drives.
 pub struct Play {
-    pub scene: Scene,
+    pub scene: Spooler,
     pub random: Random,
     /// So many times something was killed.
     pub kills: u64,
-    node: Option<Node>,
+    nodes: Option<Nodes>,
     seq: u64,
     came: BTreeMap<Content, Came>,
     /// The names that came, newest last, and from which noise all that came under them was made.
@@ -58,41 +63,35 @@ pub struct Play {
 impl Play {
     /// With the two disks only.
     pub fn without_nncp() -> Play {
-        let scene = Scene::in_memory();
-        let mut tables = format!("spool = \"{}\"\n", scene.path("spool").display());
+        let scene = Spooler::in_memory();
         for disk in DISKS {
-            fs::create_dir(scene.path(disk)).unwrap();
-            let more = if disk == KEEPS { "keep = \"14d\"" } else { "verify = true" };
-            tables += &format!("[to.{disk}]\ndest = \"dir:{}\"\n{more}\n", scene.path(disk).display());
+            scene.drive(disk, if disk == KEEPS { "keep = \"14d\"" } else { "verify = true" });
         }
-        scene.write("fanout.toml", &tables);
         for host in ["laptop", "other"] {
             fs::create_dir(scene.path("spool").join(host)).unwrap();
         }
         let (seq, came, names) = (1_700_000_000_000_000, BTreeMap::new(), Vec::new());
-        let play = Play { scene, random: Random::new(), kills: 0, node: None, seq, came, names, known: HashMap::new() };
-        for disk in DISKS {
-            play.done(&["init", disk, "--same-filesystem"], 0);
-        }
-        play
+        Play { scene, random: Random::new(), kills: 0, nodes: None, seq, came, names, known: HashMap::new() }
     }
 
     /// With a drive behind NNCP as well, if there is NNCP.
     pub fn new() -> Play {
         let mut play = Play::without_nncp();
-        play.node = Node::new(&play.scene);
-        if let Some(node) = &play.node {
-            let tables = fs::read_to_string(play.scene.path("fanout.toml")).unwrap();
-            let config = node.config.display();
-            let far = format!("{tables}[to.{FAR}]\ndest = \"nncp-file:self\"\nnncp-config = \"{config}\"\n");
-            play.scene.write("fanout.toml", &far);
+        let incoming = play.scene.path(INCOMING);
+        fs::create_dir(&incoming).unwrap();
+        let knows = [(NEAR, format!("incoming: {}\n", incoming.display()))];
+        let near = Node { name: NEAR, knows: &[(FAR, String::new())], more: "" };
+        play.nodes = Nodes::new(&play.scene.path(""), &[near, Node { name: FAR, knows: &knows, more: "" }]);
+        if let Some(nodes) = &play.nodes {
+            let config = format!("nncp-config = \"{}\"", nodes.config(NEAR).display());
+            play.scene.to(FAR, &format!("nncp-file:{FAR}"), &config);
         }
         play
     }
 
     /// All drives.
-    fn drives(&self) -> impl Iterator<Item = &'static str> + use<> {
-        DISKS.into_iter().chain(self.node.is_some().then_some(FAR))
+    pub fn drives(&self) -> impl Iterator<Item = &'static str> + use<> {
+        DISKS.into_iter().chain(self.nodes.is_some().then_some(FAR))
     }
 
     /// A path in what zsnap-fanout keeps.
@@ -159,12 +158,12 @@ impl Play {
 
     /// A disk is unplugged, or is there again.
     pub fn plug(&self, disk: &str, here: bool) {
-        self.scene.write(&format!("{disk}/.zsnap-drive"), if here { disk } else { "another" });
+        self.scene.mark(disk, if here { disk } else { "another" });
     }
 
     /// Takes a disk from the configuration.
     pub fn unconfigure(&self, disk: &str) {
-        let text = fs::read_to_string(self.scene.path("fanout.toml")).unwrap();
+        let text = self.scene.config();
         let mut tables: Vec<_> = text.split("[to.").collect();
         tables.retain(|table| !table.starts_with(disk));
         self.scene.write("fanout.toml", &tables.join("[to."));
@@ -172,7 +171,7 @@ impl Play {
 
     /// A run, or another verb, not started.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.scene.fanout_command(args);
+        let mut command = self.scene.command(args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.errors());
         command
     }
@@ -205,12 +204,15 @@ impl Play {
 
     /// A child of a run that was killed goes on, and ends.
     pub fn orphans_gone(&self) {
-        let Some(node) = &self.node else { return };
         let until = Instant::now() + Duration::from_secs(60);
-        while alive_with(&node.config) {
+        while self.nodes.as_ref().is_some_and(|nodes| alive_with(&nodes.config(NEAR))) {
             assert!(Instant::now() < until, "an nncp-file does not end");
             sleep(Duration::from_millis(1));
         }
+        // One that died, or that has not become its own program yet, may hold a lock for a moment more,
+        // and whoever finds it held leaves the work to its holder.
+        let locks = walk(self.scene.path("spool/.zsnap-fanout")).into_iter().filter(|path| path.ends_with("lock"));
+        locks.for_each(|lock| flock(File::open(lock).unwrap(), FlockOperation::LockExclusive).unwrap());
     }
 
     /// The name under which a file came whose name may end in `.N` or `~N` now, or in several.
@@ -250,10 +252,11 @@ impl Play {
     /// Unpacks what NNCP was given, and counts it.
     #[track_caller]
     fn toss(&mut self) {
-        let Some(node) = &self.node else { return };
-        node.toss();
-        let incoming = node.incoming.clone();
-        for (content, paths) in self.there(&incoming) {
+        let Some(nodes) = &self.nodes else { return };
+        nodes.pass(NEAR, FAR);
+        nodes.toss(FAR).expect(0);
+        assert!(nodes.received(FAR, NEAR).is_empty(), "not tossed");
+        for (content, paths) in self.there(&self.scene.path(INCOMING)) {
             self.came.get_mut(&content).unwrap().handed += paths.len() as u64;
             paths.iter().for_each(|path| fs::remove_file(path).unwrap());
         }
@@ -348,7 +351,7 @@ impl Play {
         self.known.clear();
         self.recover("the end");
         self.toss();
-        if self.node.is_none() {
+        if self.nodes.is_none() {
             return 0;
         }
         let mut more = 0;

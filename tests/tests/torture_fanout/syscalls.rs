@@ -8,7 +8,7 @@ use zsnap_tests::torture::walk;
 use crate::play::{DISKS, KEEPS, Play, TARGETS};
 
 /// What is there before each run that is struck.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Before {
     /// Nothing but new files: the first run.
     Nothing,
@@ -66,25 +66,33 @@ fn begin(before: Before) -> Play {
 }
 
 /// Strikes each of the calls in turn that have to do with the spool or the disks, in a run of its
-/// own. With `narrow` only calls on certain directories are counted and struck, for those of the
-/// first thread come before the others'.
+/// own. With `narrow` also those on certain directories, counted by themselves: else those of the
+/// first thread come before the others', and an error strikes all threads at once.
 fn strike_each(before: Before, calls: &str, how: &str, narrow: bool) {
     if !can_trace() {
         return;
     }
     let mut play = begin(before);
-    let mut filters = vec![Vec::new()];
-    if let (true, Before::Outbox(disk)) = (narrow, before) {
-        let dirs = [disk.to_owned(), format!("{disk}/laptop"), format!("spool/.zsnap-fanout/out/{disk}/laptop")];
-        filters.extend(dirs.iter().map(|dir| vec![format!("-P{}", play.scene.path(dir).display())]));
-    }
-    let mut strikes = Vec::new();
-    for mut filter in filters {
-        filter.push(format!("-etrace={calls}"));
+    let outbox;
+    let dirs = match before {
+        _ if !narrow => &[][..],
+        Before::Outbox(disk) => {
+            outbox = [disk.to_owned(), format!("{disk}/laptop"), format!("spool/.zsnap-fanout/out/{disk}/laptop")];
+            &outbox
+        }
+        _ => &["spool/.zsnap-fanout/split/laptop".to_owned()],
+    };
+    let options = |play: &Play, dir: Option<&String>| {
+        let mut options = vec![format!("-etrace={calls}")];
+        options.extend(dir.map(|dir| format!("-P{}", play.scene.path(dir).display())));
         // Three times as fast, but no signal can be injected.
-        filter.extend((how != DEATH).then(|| "--seccomp-bpf".to_owned()));
+        options.extend((how != DEATH).then(|| "--seccomp-bpf".to_owned()));
+        options
+    };
+    let mut strikes = Vec::new();
+    for dir in std::iter::once(None).chain(dirs.iter().map(Some)) {
         prepare(&mut play, before);
-        let (status, trace) = strike(&play, &filter, &[]);
+        let (status, trace) = strike(&play, &options(&play, dir), &[]);
         assert_eq!(status, 0, "{}", play.said());
         let root = play.scene.path("").display().to_string();
         let ours = ["spool", DISKS[0], DISKS[1]].map(|dir| format!("{root}{dir}"));
@@ -92,18 +100,19 @@ fn strike_each(before: Before, calls: &str, how: &str, narrow: bool) {
             let process = ["clone3", "clone", "exit_group", "exit"].contains(&call.name.as_str());
             process || ours.iter().any(|dir| call.text.contains(dir))
         });
-        strikes.extend(positions.into_iter().map(|position| (filter.clone(), position)));
+        strikes.extend(positions.into_iter().map(|position| (dir, position)));
     }
     let mut struck = 0;
-    for (i, (mut filter, (call, number))) in strikes.iter().cloned().enumerate() {
+    for (i, (dir, (call, number))) in strikes.iter().enumerate() {
         // Now and then, so that there are few files to be looked at.
-        if before == Before::Nothing || i % 40 == 39 && !narrow {
+        if before == Before::Nothing || i % 40 == 39 {
             play = begin(before);
         }
         prepare(&mut play, before);
-        let what = format!("{filter:?}, {call} number {number}, {how}");
-        filter.push(format!("-einject={call}:{how}:when={number}"));
-        let (status, trace) = strike(&play, &filter, &[]);
+        let what = format!("{before:?}, {dir:?}, {call} number {number}, {how}");
+        let mut options = options(&play, *dir);
+        options.push(format!("-einject={call}:{how}:when={number}"));
+        let (status, trace) = strike(&play, &options, &[]);
         let hit = hit(&trace);
         struck += usize::from(hit.is_some());
         let said = play.said();
@@ -165,7 +174,7 @@ fn errors_in_a_run() {
 
 #[test]
 fn errors_in_the_recovery() {
-    strike_each(Before::Split, FAILING, BROKEN, false);
+    strike_each(Before::Split, FAILING, BROKEN, true);
 }
 
 #[test]
@@ -173,14 +182,14 @@ fn errors_in_the_delivery() {
     for disk in DISKS {
         strike_each(Before::Outbox(disk), FAILING, BROKEN, true);
     }
-    strike_each(Before::Outbox(DISKS[1]), NEEDY, NO_SPACE, true);
+    strike_each(Before::Outbox(DISKS[1]), NEEDY, NO_SPACE, false);
 }
 
 #[test]
 fn too_many_open_files_and_interruptions() {
     let opens = "openat";
     strike_each(Before::Spool, opens, "error=EMFILE", false);
-    strike_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE", true);
+    strike_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE", false);
     strike_each(Before::Outbox(DISKS[1]), "read,pread64,write,copy_file_range", "error=EINTR", false);
 }
 

@@ -1,14 +1,16 @@
 //! Several runs at once, and `requeue` beside them.
 
+use std::fs::{self, File};
 use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use zsnap_tests::random::moments;
 use zsnap_tests::torture::{over, send, status};
 
-use crate::play::{KEEPS, Play};
+use crate::play::{KEEPS, Play, TARGETS};
 
 /// Two or three at once, and now and then `requeue`, while files come.
 fn start(play: &mut Play) -> Vec<Child> {
@@ -79,4 +81,34 @@ fn runs_at_once_are_killed() {
     let more = play.end();
     eprintln!("{hits} were killed in {n} rounds; NNCP was given {more} files once more");
     assert!(hits >= n / 4, "only {hits} were hit in {n} rounds");
+}
+
+/// Of files that another run still splits no link is delivered: if that run dies, the next one makes
+/// all of the links once more, and NNCP would get all of the files twice.
+#[test]
+fn what_another_run_splits_is_not_delivered() {
+    let mut play = play();
+    for _ in 0..5 {
+        play.new_file(TARGETS[0], 100);
+    }
+    let (spool, split) = (play.scene.path("spool/laptop"), play.state("split/laptop"));
+    fs::create_dir_all(&split).unwrap();
+    for entry in fs::read_dir(spool).unwrap().map(Result::unwrap) {
+        let file = split.join(entry.file_name());
+        fs::rename(entry.path(), &file).unwrap();
+        for drive in play.drives() {
+            let outbox = play.state("out").join(drive).join("laptop");
+            fs::create_dir_all(&outbox).unwrap();
+            fs::hard_link(&file, outbox.join(entry.file_name())).unwrap();
+        }
+    }
+    let waiting = play.waiting().len();
+    assert!(waiting >= 3 * 5);
+    let lock = File::open(play.state("lock")).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    play.done(&[], 0);
+    assert_eq!(play.waiting().len(), waiting, "delivered while another run splits");
+    drop(lock);
+    play.recover("then");
+    assert_eq!(play.end(), 0);
 }

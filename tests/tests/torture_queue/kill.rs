@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use zsnap_tests::nncp::Node;
+use zsnap_tests::nodes::{Node, Nodes};
 use zsnap_tests::random::moments;
 use zsnap_tests::torture::{Play, Source, children, over, send, status};
 
@@ -130,12 +130,18 @@ fn the_transport_is_killed() {
 #[test]
 fn nncp_is_killed() {
     let mut play = Play::new(Source::Zfs);
-    let Some(node) = Node::new(&play.scene) else { return };
-    play.also_to("nncp-file:self");
-    play.args.push(format!("--nncp-config={}", node.config.display()));
+    let incoming = play.scene.path("incoming");
+    let knows = [("laptop", format!("incoming: {}\n", incoming.display()))];
+    let laptop = Node { name: "laptop", knows: &[("backup", String::new())], more: "" };
+    let backup = Node { name: "backup", knows: &knows, more: "" };
+    let Some(nodes) = Nodes::new(&play.scene.path(""), &[laptop, backup]) else { return };
+    fs::create_dir(&incoming).unwrap();
+    play.also_to("nncp-file:backup");
+    play.args.push(format!("--nncp-config={}", nodes.config("laptop").display()));
     strike_child(&mut play, &[]);
     assert!(play.said().contains("not delivered to nncp-file:"));
     play.finish();
-    node.toss();
-    play.check(&[&node.incoming]);
+    nodes.pass("laptop", "backup");
+    nodes.toss("backup").expect(0);
+    play.check(&[&incoming]);
 }

@@ -186,7 +186,7 @@ fn every_step_is_durable_before_the_next() {
         let at = next(&calls, at, "fsync", &[&dir(split)]).ended;
         // The delivery.
         let at = synced(spool, at);
-        let at = next(&calls, at, "linkat", &[&dir(spool), ".zsnap-", "bakfsfmt2-"]).ended;
+        let at = next(&calls, at, "renameat2", &[&dir(spool), ".zsnap-", "bakfsfmt2-"]).ended;
         let at = next(&calls, at, "fsync", &[&dir(spool)]).ended;
         let at = next(&calls, at, "unlinkat", &["outbox/to/", "bakfsfmt2-"]).ended;
         let at = next(&calls, at, "fsync", &[&outbox]).ended;
