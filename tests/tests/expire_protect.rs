@@ -184,8 +184,9 @@ fn whoever_gives_a_list_means_it() {
     e.scene.write("needed", &text(&pool(&e, "tank")));
     let args = [&LAST[..], &["--needed", "needed", "backup"]].concat();
     e.expire(&args).expect(75).says("is of the pool");
-    e.scene.write("needed", &text(&pool(&e, "backup")));
-    e.silent(&args);
+    // Of several that of the pool counts.
+    e.scene.write("of-backup", &text(&pool(&e, "backup")));
+    e.silent(&[&args[..], &["--needed", "of-backup"]].concat());
     assert_eq!(e.left("backup/hosts/lab/a"), "d3 d0");
 }
 

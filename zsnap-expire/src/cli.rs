@@ -78,7 +78,7 @@ pub struct Options {
     /// Do not look at zrep's tags: snapshots of any name may go, sent or not
     #[arg(long, global = true)]
     pub zrep_ignore: bool,
-    /// Read lines NAME<TAB>SECONDS-SINCE-1970, print the names that may go, and destroy nothing
+    /// Read lines of NAME, tab and SECONDS-SINCE-1970, print the names that may go, and destroy nothing
     #[arg(long, global = true)]
     pub filter: bool,
     /// With --filter: print the names that stay
@@ -87,8 +87,8 @@ pub struct Options {
     /// With --filter: records end with a zero byte, in and out, not with a newline
     #[arg(short = '0', long, global = true)]
     pub null: bool,
-    /// With --filter: names that have the same first group of REGEX are one dataset [default: those
-    /// that have the same text before their last @]
+    /// With --filter: names that have the same first group of REGEX are one dataset; by default those
+    /// that have the same text before their last at sign
     #[arg(long, global = true, value_name = "REGEX")]
     pub group: Option<Regex>,
     /// Time zone in which days begin, as Europe/Berlin or UTC [default: the system's]
@@ -107,9 +107,10 @@ pub struct Options {
     /// Let more go than --max-destroy allows, this once
     #[arg(long, global = true)]
     pub force: bool,
-    /// Keep what zsnap-ingest still needs: its list, whose path zsnap-ingest status --needed-file prints
+    /// Keep what zsnap-ingest still needs: its list, whose path zsnap-ingest status --needed-file prints;
+    /// may repeat, for several pools
     #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
-    pub needed: Option<PathBuf>,
+    pub needed: Vec<PathBuf>,
     /// Go without that list, though a policy says received = true
     #[arg(long, global = true, conflicts_with = "needed")]
     pub no_needed: bool,

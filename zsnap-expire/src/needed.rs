@@ -16,6 +16,11 @@ pub struct Needed {
 const OLD: i64 = 24 * 3600;
 
 impl Needed {
+    /// Guid of the pool that a list is of, by its first line.
+    pub fn pool(text: &str) -> Option<u64> {
+        u64::from_str_radix(text.lines().next()?.split(' ').nth(2)?, 16).ok()
+    }
+
     /// `pool` is the guid of the pool, `now` in seconds since 1970. The error says why the list does
     /// not count.
     pub fn parse(text: &str, pool: u64, now: i64) -> Result<Needed, String> {

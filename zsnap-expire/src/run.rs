@@ -100,7 +100,7 @@ fn decide<'a>(
         chosen.iter().filter(|(.., policy)| of(policy)).map(|(dataset, ..)| pool(dataset)).collect()
     };
     let mut received = pools(&|policy| policy.received);
-    if received.is_empty() && cli.options.needed.is_some() {
+    if received.is_empty() && !cli.options.needed.is_empty() {
         // Whoever gives a list means it.
         received = pools(&|_| true);
     }
@@ -144,26 +144,33 @@ fn pool(dataset: &str) -> &str {
 
 /// The list of zsnap-ingest, if a policy is for received datasets or one is given.
 fn needed(cli: &Cli, zfs: &Zfs, received: &HashSet<&str>, now: i64) -> Result<Option<Needed>> {
-    let Some(path) = &cli.options.needed else {
+    let paths = &cli.options.needed;
+    if paths.is_empty() {
         if received.is_empty() || cli.options.no_needed {
             return Ok(None);
         }
         return Err(Exit::TryAgain.error(
             "received datasets need the list of zsnap-ingest: give --needed \"$(zsnap-ingest status --needed-file)\", or --no-needed",
         ));
-    };
-    if path.as_os_str().is_empty() {
-        // $(zsnap-ingest status --needed-file) where there is none.
-        return Err(Exit::TryAgain
-            .error("--needed names no file: zsnap-ingest has not written a list for this pool: run it first"));
     }
-    let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .or_exit(Exit::TryAgain, format_args!("{shown}: no list of needed snapshots: run zsnap-ingest first"))?;
+    let mut texts = Vec::new();
+    for path in paths {
+        let shown = path.display();
+        if path.as_os_str().is_empty() {
+            // $(zsnap-ingest status --needed-file) where there is none.
+            return Err(Exit::TryAgain
+                .error("--needed names no file: zsnap-ingest has not written a list for this pool: run it first"));
+        }
+        let text = std::fs::read_to_string(path)
+            .or_exit(Exit::TryAgain, format_args!("{shown}: no list of needed snapshots: run zsnap-ingest first"))?;
+        texts.push((shown, text));
+    }
     let mut all = Needed::default();
     for pool in received {
         let guid = zfs.pool_guid(pool)?.ok_or_else(|| Exit::TryAgain.error(format!("the pool {pool} is not here")))?;
-        let list = Needed::parse(&text, guid.0, now).map_err(|why| Exit::TryAgain.error(format!("{shown} {why}")))?;
+        let of_pool = texts.iter().find(|(_, text)| Needed::pool(text) == Some(guid.0)).or(texts.first());
+        let Some((shown, text)) = of_pool else { continue };
+        let list = Needed::parse(text, guid.0, now).map_err(|why| Exit::TryAgain.error(format!("{shown} {why}")))?;
         all.guids.extend(list.guids);
         all.all.extend(list.all);
     }
