@@ -1,6 +1,5 @@
 //! What holds of every decision, whatever the history: thousands of histories of up to 200
 //! snapshots, made where calendars are hard.
-#![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
