@@ -201,9 +201,10 @@ impl Drop for Child {
     }
 }
 
-/// Asks again and again, with growing pauses.
+/// Asks again and again, with pauses that grow with the time that it takes: the answer is late by a
+/// small part of that time, however short it is.
 fn poll_before<T>(until: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let mut pause = Duration::from_micros(500);
+    let start = Instant::now();
     loop {
         let now = Instant::now();
         if let Some(answer) = ask() {
@@ -212,8 +213,8 @@ fn poll_before<T>(until: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<
         if now >= until {
             return None;
         }
+        let pause = ((now - start) / 16).clamp(Duration::from_micros(500), Duration::from_millis(50));
         sleep(pause.min(until - now));
-        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 

@@ -34,35 +34,40 @@ pub fn filter(options: &Options, config: &Config) -> Result<Exit> {
 
 /// The names to print, in the order of the input.
 pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(Vec<&'a str>, Exit)> {
-    // In the order in which they come; mostly what belongs together stands together.
-    let mut groups: Vec<(&str, Vec<usize>, Vec<Snapshot<'_>>)> = Vec::new();
+    // In the order in which they come; mostly what belongs together stands together. Of a million
+    // records no more is kept than must be.
+    let mut groups: Vec<(&str, Vec<usize>)> = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();
-    let mut names = Vec::new();
+    let mut records: Vec<(&str, i64)> = Vec::new();
     let end = if options.null { '\0' } else { '\n' };
     for (number, record) in text.split_terminator(end).enumerate() {
-        let snapshot = record.rsplit_once('\t').and_then(|(name, time)| {
+        let parsed = split_last(record, b'\t').and_then(|(name, time)| {
             let creation = time.trim().parse().ok()?;
-            (!name.is_empty()).then_some(Snapshot { name, creation, ..Snapshot::default() })
+            (!name.is_empty()).then_some((name, creation))
         });
-        let snapshot = snapshot.ok_or_else(|| {
+        let parsed = parsed.ok_or_else(|| {
             Exit::Data.error(format!(
                 "standard input, record {}: \"{}\" is not NAME<TAB>SECONDS-SINCE-1970",
                 number + 1,
                 log::escape(record)
             ))
         })?;
-        let group = group(snapshot.name, options);
+        let group = group(parsed.0, options);
         let before = groups.len().checked_sub(1).filter(|last| groups[*last].0 == group);
         let at = before.unwrap_or_else(|| *known.entry(group).or_insert(groups.len()));
         if at == groups.len() {
-            groups.push((group, Vec::new(), Vec::new()));
+            groups.push((group, Vec::new()));
         }
         groups[at].1.push(number);
-        names.push(snapshot.name);
-        groups[at].2.push(snapshot);
+        records.push(parsed);
     }
-    let (mut goes, mut exit) = (vec![false; names.len()], Exit::Done);
-    for (name, numbers, snapshots) in groups {
+    let (mut goes, mut exit) = (vec![false; records.len()], Exit::Done);
+    for (name, numbers) in groups {
+        let snapshot = |number: &usize| {
+            let (name, creation) = records[*number];
+            Snapshot { name, creation, ..Snapshot::default() }
+        };
+        let snapshots: Vec<Snapshot<'_>> = numbers.iter().map(snapshot).collect();
         // What no policy is for stays.
         let Some(policy) = config.of(name) else { continue };
         let guards = Guards { newest: policy.newest, received: true, ..Guards::default() };
@@ -78,8 +83,14 @@ pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(
             None => numbers.iter().zip(&verdicts).for_each(|(number, verdict)| goes[*number] = !verdict.keep),
         }
     }
-    let printed = names.into_iter().zip(goes).filter(|(_, goes)| *goes != options.invert);
-    Ok((printed.map(|(name, _)| name).collect(), exit))
+    let printed = records.into_iter().zip(goes).filter(|(_, goes)| *goes != options.invert);
+    Ok((printed.map(|((name, _), _)| name).collect(), exit))
+}
+
+/// As `rsplit_once`, for what stands near the end of many short texts.
+fn split_last(text: &str, at: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().rposition(|b| b == at)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// What belongs together.
@@ -89,6 +100,6 @@ fn group<'a>(name: &'a str, options: &Options) -> &'a str {
             let found = regex.captures(name);
             found.and_then(|found| found.get(1).or(found.get(0))).map_or("", |group| group.as_str())
         }
-        None => name.rsplit_once('@').map_or("", |(dataset, _)| dataset),
+        None => split_last(name, b'@').map_or("", |(dataset, _)| dataset),
     }
 }
