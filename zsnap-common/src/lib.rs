@@ -6,7 +6,7 @@
 //! - files that must survive a crash: [`publish`], [`outbox`], [`dest`], [`incoming`]
 //! - being the only one: [`lock`], [`dotlock`]
 //! - the outside: [`child`], [`zfs`], [`cancel`], [`log`], [`told`], [`progress`]
-//! - the command line: [`options`], [`exit`], [`report`]; whose files we believe: [`trusted`]
+//! - the command line: [`options`], [`exit`], [`report`], [`findings`]; whose files we believe: [`trusted`]
 
 pub mod cancel;
 pub mod child;
@@ -14,6 +14,7 @@ pub mod dest;
 pub mod digest;
 pub mod dotlock;
 pub mod exit;
+pub mod findings;
 pub mod glob;
 pub mod incoming;
 #[cfg(feature = "openpgp")]

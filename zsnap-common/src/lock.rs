@@ -126,6 +126,26 @@ pub fn holder(lock: &Path) -> (Duration, String) {
     (age, format!("{pid} ({})", lock.display()))
 }
 
+/// The lock of a tool whose state is in the directory `state`, which is made if need be. `None`:
+/// another instance is at work, which is no error ([`Exit::TryAgain`]) while it is younger than
+/// `max_run`.
+pub fn unless_busy(state: &Path, dotlock: Option<&Path>, max_run: Duration) -> anyhow::Result<Option<ToolLock>> {
+    crate::publish::make_dirs(state).or_exit(Exit::CantCreate, "--state")?;
+    match ToolLock::take(&state.join("lock"), dotlock)? {
+        Taken::Ours(lock) => Ok(Some(lock)),
+        Taken::Busy { age, who } if age < max_run => {
+            crate::log::info(format_args!("nothing done: {who} is at work"));
+            Ok(None)
+        }
+        Taken::Busy { age, who } => {
+            let hours = age.as_secs() / 3600;
+            Err(Exit::TryAgain.error(format!(
+                "{who} has been at work for {hours} hours, longer than --max-run: see what it does, then kill it"
+            )))
+        }
+    }
+}
+
 fn beside(lock: &Path) -> PathBuf {
     let mut path = OsString::from(lock);
     path.push(".dotlock");

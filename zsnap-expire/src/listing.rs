@@ -15,7 +15,7 @@ use crate::snapshot::Snapshot;
 pub struct Listing {
     text: String,
     tags: Vec<String>,
-    /// Datasets that carry properties of a tag: `TAG` behind a newline behind the dataset.
+    /// Datasets that carry properties of a tag, with the tag.
     tagged: HashSet<(String, String)>,
     /// A tag's word counts for all snapshots, not only for those that zrep made.
     everywhere: bool,

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::Result;
 use jiff::Timestamp;
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::lock::{Taken, ToolLock};
 use zsnap_common::zfs::Zfs;
-use zsnap_common::{log, options, publish};
+use zsnap_common::{lock, log, options};
 
 use crate::brakes::{self, Braked};
 use crate::cli::{Cli, Keep};
@@ -49,10 +48,12 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
     let _lock = if dry {
         None
     } else {
-        match lock(cli)? {
-            Ok(lock) => Some(lock),
-            Err(exit) => return Ok(exit),
+        let state = options::state_dir(o.state.as_deref(), "expire")?;
+        let lock = lock::unless_busy(&state, o.dotlock.as_deref(), o.max_run)?;
+        if lock.is_none() {
+            return Ok(Exit::Done);
         }
+        lock
     };
     let Some((roots, exact)) = roots(cli, config, &zfs)? else { return Ok(Exit::Done) };
     let everywhere = config.policies().any(|(_, policy)| policy.is_zrep()) && !o.zrep_ignore;
@@ -196,24 +197,6 @@ fn roots(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<(Vec<String>, b
     let text = zfs.list("filesystem", "name", &[], None)?.unwrap_or_default();
     let all: Vec<String> = text.lines().map(str::to_owned).collect();
     Ok((!all.is_empty()).then_some((all, true)))
-}
-
-/// Or the status to end with: another instance is at work.
-fn lock(cli: &Cli) -> Result<Result<ToolLock, Exit>> {
-    let o = &cli.options;
-    let state = options::state_dir(o.state.as_deref(), "expire")?;
-    publish::make_dirs(&state).or_exit(Exit::CantCreate, "the state directory")?;
-    match ToolLock::take(&state.join("lock"), o.dotlock.as_deref())? {
-        Taken::Ours(lock) => Ok(Ok(lock)),
-        Taken::Busy { age, who } if age <= o.max_run => {
-            log::info(format_args!("{who} is at work"));
-            Ok(Err(Exit::Done))
-        }
-        Taken::Busy { age, who } => Err(Exit::TryAgain.error(format!(
-            "{who} has been at work for {} hours, longer than --max-run: see what it does, then kill it",
-            age.as_secs() / 3600
-        ))),
-    }
 }
 
 /// `check`: says what the configuration means.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use zsnap_common::child;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::Exit;
-use zsnap_common::log;
+use zsnap_common::findings::{Findings, writable};
 
 use crate::cli::Options;
 use crate::drive::{self, Drive, Tables};
@@ -13,36 +13,28 @@ use crate::spool::Spool;
 
 /// Logs each finding as an error. Exit 78: there are some.
 pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
-    let mut good = true;
-    let mut finding = |what: &str, result: Result<Vec<String>>| match result {
-        Ok(warnings) if warnings.is_empty() => log::info(format_args!("{what}: good")),
-        Ok(warnings) => warnings.iter().for_each(|warning| log::warn(format_args!("{what}: {warning}"))),
-        Err(e) => {
-            good = false;
-            log::error(format_args!("{what}: {e:#}"));
-        }
-    };
+    let mut findings = Findings::default();
     let drives = drive::configured(options, tables).unwrap_or_else(|e| {
-        finding("drives", Err(e));
+        findings.add("drives", Err(e));
         Vec::new()
     });
     if drives.is_empty() {
-        finding("drives", Err(Exit::Config.error("none: give --to NAME=DEST, or a table [to.NAME]")));
+        findings.add("drives", Err(Exit::Config.error("none: give --to NAME=DEST, or a table [to.NAME]")));
     }
     let spool = match Spool::open(options.spool.as_deref()) {
         Ok(spool) => {
-            finding("spool", spool.all_configured(&drives).map(|()| Vec::new()));
+            findings.add("spool", spool.all_configured(&drives).map(|()| Vec::new()));
             Some(spool)
         }
         Err(e) => {
-            finding("spool", Err(e));
+            findings.add("spool", Err(e));
             None
         }
     };
     for drive in &drives {
-        finding(&drive.name, examine(drive, spool.as_ref()));
+        findings.add(&drive.name, examine(drive, spool.as_ref()));
     }
-    Ok(if good { Exit::Done } else { Exit::Config })
+    Ok(findings.exit())
 }
 
 fn examine(drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
@@ -53,9 +45,7 @@ fn examine(drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
                 let name = &drive.name;
                 warnings.push(format!("away: {why}; if it is mounted and new: zsnap-fanout init {name}"));
             } else {
-                let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-                rustix::fs::access(path, access)
-                    .with_context(|| format!("{} is not writable: correct its owner or mode", path.display()))?;
+                writable(path)?;
             }
         }
         Dest::NncpFile { .. } => drop(child::find(&drive.transport.nncp_file)?),

@@ -12,9 +12,8 @@ use std::time::SystemTime;
 use anyhow::Result;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, shown};
-use zsnap_common::lock::{Taken, ToolLock};
+use zsnap_common::lock::{self, ToolLock};
 use zsnap_common::log;
-use zsnap_common::publish;
 use zsnap_common::queue_name::{Entry, classify};
 use zsnap_common::report;
 use zsnap_common::target::{Host, Target};
@@ -47,18 +46,7 @@ pub fn locked(config: &Config, options: &Options, only: Option<&Host>) -> Result
 
 /// `None`: another instance is at work, which is no error as long as it is young.
 fn lock_unless_busy(state: &Path, options: &Options) -> Result<Option<ToolLock>> {
-    publish::make_dirs(state).or_exit(Exit::CantCreate, "--state")?;
-    match ToolLock::take(&state.join("lock"), options.dotlock.as_deref())? {
-        Taken::Ours(lock) => Ok(Some(lock)),
-        Taken::Busy { age, who } if age < options.max_run => {
-            log::info(format!("nothing done: {who} is at work"));
-            Ok(None)
-        }
-        Taken::Busy { age, who } => {
-            let hours = age.as_secs() / 3600;
-            Err(Exit::TryAgain.error(format!("{who} has been at work for {hours} hours; see what it does")))
-        }
-    }
+    lock::unless_busy(state, options.dotlock.as_deref(), options.max_run)
 }
 
 /// For what a person asked to be done now: a busy lock is an error.

@@ -6,12 +6,11 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use rustix::fs::Access;
 use zsnap_common::child;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::Exit;
+use zsnap_common::findings::{Findings, writable};
 use zsnap_common::keys::{Recipients, SigningKey};
-use zsnap_common::log;
 use zsnap_common::options;
 
 use crate::cli::Options;
@@ -20,23 +19,15 @@ use crate::job;
 
 /// Logs each finding as an error. Exit 78: there are some.
 pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
-    let mut good = true;
-    let mut finding = |what: &str, result: anyhow::Result<Vec<String>>| match result {
-        Ok(warnings) if warnings.is_empty() => log::info(format_args!("{what}: good")),
-        Ok(warnings) => warnings.iter().for_each(|w| log::warn(format_args!("{what}: {w}"))),
-        Err(e) => {
-            good = false;
-            log::error(format_args!("{what}: {e:#}"));
-        }
-    };
-    finding(
+    let mut findings = Findings::default();
+    findings.add(
         "recipients",
         match o.recipient_file.as_slice() {
             [] => Err(Exit::Config.error("none: name certificates with --recipient-file")),
             files => Recipients::load(files, o.format, now).map(|r| r.warnings),
         },
     );
-    finding(
+    findings.add(
         "signer",
         match (&o.signer_file, o.unsigned) {
             (Some(file), false) => SigningKey::load(file, now).map(|key| key.warnings),
@@ -44,14 +35,14 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
             _ => Err(Exit::Config.error("give either --signer-file (zsnap-queue keygen makes one) or --unsigned")),
         },
     );
-    finding("state", state(o).map(|()| Vec::new()));
+    findings.add("state", state(o).map(|()| Vec::new()));
     if o.to.is_empty() {
-        finding("destinations", Err(Exit::Config.error("none: name one with --to")));
+        findings.add("destinations", Err(Exit::Config.error("none: name one with --to")));
     }
     for dest in &o.to {
-        finding(&dest.to_string(), destination(o, dest).map(|()| Vec::new()));
+        findings.add(&dest.to_string(), destination(o, dest).map(|()| Vec::new()));
     }
-    Ok(if good { Exit::Done } else { Exit::Config })
+    Ok(findings.exit())
 }
 
 /// Reads all of it.
@@ -93,9 +84,4 @@ fn nncp(o: &Options, program: &Path) -> anyhow::Result<()> {
         fs::metadata(file).with_context(|| format!("{}: correct --nncp-config", file.display()))?;
     }
     Ok(())
-}
-
-fn writable(dir: &Path) -> anyhow::Result<()> {
-    rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)
-        .with_context(|| format!("{} is not writable: correct its owner or mode", dir.display()))
 }
