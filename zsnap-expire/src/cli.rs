@@ -138,6 +138,20 @@ pub struct Options {
     pub zpool: PathBuf,
 }
 
+impl Options {
+    /// The last `--keep N`.
+    pub fn newest(&self) -> Option<u64> {
+        let newest = |keep: &Keep| if let Keep::Newest(n) = keep { Some(*n) } else { None };
+        self.keep.iter().rev().find_map(newest)
+    }
+
+    /// All `--keep RULE`.
+    pub fn rules(&self) -> Vec<Rule> {
+        let rule = |keep: &Keep| if let Keep::Rule(rule) = keep { Some(*rule) } else { None };
+        self.keep.iter().filter_map(rule).collect()
+    }
+}
+
 /// `5`, or `daily=15d`.
 #[derive(Clone, Copy, Debug)]
 pub enum Keep {

@@ -14,7 +14,7 @@ use zsnap_common::trusted;
 
 use crate::brakes::MaxDestroy;
 use crate::calendar::Clock;
-use crate::cli::{Keep, Options};
+use crate::cli::Options;
 use crate::dated::{self, DatedRule};
 use crate::policy::{self, Reason, Reference, Rule};
 use crate::snapshot::{Snapshot, Verdict};
@@ -183,19 +183,7 @@ impl Config {
     pub fn load(options: &Options, tables: Tables, now: i64) -> Result<Config> {
         let zone = options.timezone.clone().unwrap_or_else(TimeZone::system);
         let clock = Clock { now: options.at.map_or(now, |at| at.as_second()), zone };
-        let mut newest = options.keep.iter().filter_map(|keep| match keep {
-            Keep::Newest(n) => Some(*n),
-            Keep::Rule(_) => None,
-        });
-        let newest = newest.next_back();
-        let given: Vec<Rule> = options
-            .keep
-            .iter()
-            .filter_map(|keep| match keep {
-                Keep::Newest(_) => None,
-                Keep::Rule(rule) => Some(*rule),
-            })
-            .collect();
+        let (newest, given) = (options.newest(), options.rules());
         let reference = relative_to(&options.relative_to).unwrap_or_default();
         let native = |keep: Vec<Rule>| Policy {
             method: Method::Rules(keep, reference),

@@ -7,10 +7,10 @@ use anyhow::Result;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::log;
 
-use crate::brakes::brakes;
 use crate::cli::Options;
 use crate::config::Config;
-use crate::protect::{Guards, protect};
+use crate::judge::judge;
+use crate::protect::Guards;
 use crate::snapshot::Snapshot;
 
 /// Reads all of standard input, decides, and prints. A record that cannot be read ends it before
@@ -71,17 +71,17 @@ pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(
         // What no policy is for stays.
         let Some(policy) = config.of(name) else { continue };
         let guards = Guards { newest: policy.newest, received: true, ..Guards::default() };
-        let mut verdicts = policy.decide(&snapshots, &config.clock);
-        protect(&mut verdicts, &snapshots, &guards, &config.clock);
-        let braked = brakes(&verdicts, &snapshots, policy.newest, policy.max_destroy, &config.clock).err();
-        match braked.filter(|why| !(options.force && why.can_be_forced())) {
-            Some(why) => {
-                let name = if name.is_empty() { "standard input" } else { name };
-                log::error(format_args!("{name}: nothing of it may go: {why}"));
-                exit = Exit::SomeFailed;
-            }
-            None => numbers.iter().zip(&verdicts).for_each(|(number, verdict)| goes[*number] = !verdict.keep),
+        let judged = judge(policy, &snapshots, &guards, &config.clock, options.force);
+        let name = if name.is_empty() { "standard input" } else { name };
+        if let Some(why) = judged.braked {
+            log::error(format_args!("{name}: nothing of it may go: {why}"));
+            exit = Exit::SomeFailed;
+            continue;
         }
+        if let Some(why) = judged.forced {
+            log::warn(format_args!("{name}: --force overrides: {why}"));
+        }
+        numbers.iter().zip(&judged.verdicts).for_each(|(number, verdict)| goes[*number] = !verdict.keep);
     }
     let printed = records.into_iter().zip(goes).filter(|(_, goes)| *goes != options.invert);
     Ok((printed.map(|((name, _), _)| name).collect(), exit))

@@ -1,5 +1,5 @@
 //! zsnap-expire: which snapshots stay and which go. The decisions (`policy`, `spacing`, `dated`,
-//! `protect`, `brakes`) are pure; the binary, tests and benchmarks use them.
+//! `protect`, `brakes`, and `judge` of all of these) are pure; the binary, tests and benchmarks use them.
 
 pub mod brakes;
 pub mod calendar;
@@ -8,6 +8,7 @@ pub mod config;
 pub mod dated;
 pub mod destroy;
 pub mod filter;
+pub mod judge;
 pub mod listing;
 pub mod needed;
 pub mod policy;

@@ -8,14 +8,15 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::zfs::Zfs;
 use zsnap_common::{lock, log, options};
 
-use crate::brakes::{self, Braked};
-use crate::cli::{Cli, Keep};
+use crate::brakes::{Braked, newest_in_future};
+use crate::cli::Cli;
 use crate::config::{Config, Method, Policy};
 use crate::destroy::destroy;
+use crate::judge::judge;
 use crate::listing::Listing;
 use crate::needed::Needed;
 use crate::policy::Reference;
-use crate::protect::{Guards, protect};
+use crate::protect::Guards;
 use crate::snapshot::{Snapshot, Verdict};
 use crate::table;
 
@@ -116,18 +117,12 @@ fn decide<'a>(
             needed: needed.as_ref().map(|needed| &needed.guids),
             all_needed: needed.as_ref().is_some_and(|needed| needed.is_all(dataset)),
         };
-        let mut verdicts = policy.decide(&snapshots, &config.clock);
-        protect(&mut verdicts, &snapshots, &guards, &config.clock);
-        let braked = brakes::brakes(&verdicts, &snapshots, policy.newest, policy.max_destroy, &config.clock).err();
-        let braked = match braked {
-            Some(why) if why.can_be_forced() && cli.options.force => {
-                log::warn(format_args!("{dataset}: --force overrides: {why}"));
-                None
-            }
-            braked => braked,
-        };
-        astray += usize::from(brakes::newest_in_future(&snapshots, policy.newest, &config.clock).is_some());
-        all.push(Decided { dataset, snapshots, verdicts, braked });
+        let judged = judge(policy, &snapshots, &guards, &config.clock, cli.options.force);
+        if let Some(why) = &judged.forced {
+            log::warn(format_args!("{dataset}: --force overrides: {why}"));
+        }
+        astray += usize::from(newest_in_future(&snapshots, policy.newest, &config.clock).is_some());
+        all.push(Decided { dataset, snapshots, verdicts: judged.verdicts, braked: judged.braked });
     }
     // As of another time that is no wonder, and nothing is destroyed.
     if astray * 2 > all.len() && cli.options.at.is_none() {
@@ -183,8 +178,7 @@ fn roots(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<(Vec<String>, b
     if let Some(name) = cli.datasets.iter().find(|name| name.contains(['@', '#'])) {
         return Err(Exit::Usage.error(format!("{name} is no dataset: name the dataset alone")));
     }
-    let rules = cli.options.keep.iter().any(|keep| matches!(keep, Keep::Rule(_)));
-    if rules && cli.datasets.is_empty() && !cli.options.all {
+    if !cli.options.rules().is_empty() && cli.datasets.is_empty() && !cli.options.all {
         return Err(Exit::Usage.error("--keep RULE is for the datasets that are named: name some, or give --all"));
     }
     if !config.exact || !cli.datasets.is_empty() {

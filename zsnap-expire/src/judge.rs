@@ -1,0 +1,30 @@
+//! The whole decision about one dataset: what its policy says, what is protected, what brakes it.
+
+use crate::brakes::{Braked, brakes};
+use crate::calendar::Clock;
+use crate::config::Policy;
+use crate::protect::{Guards, protect};
+use crate::snapshot::{Snapshot, Verdict};
+
+/// What is to become of the snapshots of one dataset.
+#[derive(Debug)]
+pub struct Judged {
+    /// For each snapshot, in the order given.
+    pub verdicts: Vec<Verdict>,
+    /// Nothing of it goes.
+    pub braked: Option<Braked>,
+    /// Nothing of it would go, were it not for `--force`.
+    pub forced: Option<Braked>,
+}
+
+/// Decides; `force`: what may be overridden is.
+pub fn judge(policy: &Policy, snapshots: &[Snapshot<'_>], guards: &Guards<'_>, clock: &Clock, force: bool) -> Judged {
+    let mut verdicts = policy.decide(snapshots, clock);
+    protect(&mut verdicts, snapshots, guards, clock);
+    let why = brakes(&verdicts, snapshots, guards.newest, policy.max_destroy, clock).err();
+    let (forced, braked) = match why {
+        Some(why) if force && why.can_be_forced() => (Some(why), None),
+        why => (None, why),
+    };
+    Judged { verdicts, braked, forced }
+}
