@@ -132,6 +132,14 @@ impl Dest {
         }
     }
 
+    /// Whether the programs that it needs, NNCP's configuration file and the user are here.
+    pub fn is_equipped(&self, how: &Transport) -> anyhow::Result<()> {
+        match self {
+            Dest::Dir(_) | Dest::Stdout => Ok(()),
+            _ => child::is_equipped(self, how),
+        }
+    }
+
     /// Removes what deliveries that were killed left there; call it before a series of them.
     pub fn tidy(&self, how: &Transport) -> std::io::Result<()> {
         match self {

@@ -1,7 +1,6 @@
 //! `check`: would a run work? Each finding comes with its remedy.
 
-use anyhow::{Context, Result};
-use zsnap_common::child;
+use anyhow::Result;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::Exit;
 use zsnap_common::findings::{Findings, writable};
@@ -39,21 +38,12 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
 
 fn examine(drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    match &drive.dest {
-        Dest::Dir(path) => {
-            if let Some(why) = drive.dest.away(&drive.transport)? {
-                let name = &drive.name;
-                warnings.push(format!("away: {why}; if it is mounted and new: zsnap-fanout init {name}"));
-            } else {
-                writable(path)?;
-            }
-        }
-        Dest::NncpFile { .. } => drop(child::find(&drive.transport.nncp_file)?),
-        Dest::NncpExec { .. } => drop(child::find(&drive.transport.nncp_exec)?),
-        Dest::Command(_) | Dest::Stdout => {}
-    }
-    if let (Some(file), Dest::NncpFile { .. } | Dest::NncpExec { .. }) = (&drive.transport.nncp_config, &drive.dest) {
-        std::fs::File::open(file).with_context(|| format!("{}: correct nncp-config", file.display()))?;
+    drive.dest.is_equipped(&drive.transport)?;
+    if let Some(why) = drive.dest.away(&drive.transport)? {
+        let name = &drive.name;
+        warnings.push(format!("away: {why}; if it is mounted and new: zsnap-fanout init {name}"));
+    } else if let Dest::Dir(path) = &drive.dest {
+        writable(path)?;
     }
     if let (None, Some(spool)) = (drive.keep, spool) {
         let kept = spool.kept(&drive.name);

@@ -1,12 +1,9 @@
 //! `check`: would the bare command work? Each finding comes with its remedy.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use zsnap_common::child;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::Exit;
 use zsnap_common::findings::{Findings, writable};
@@ -60,28 +57,10 @@ fn state(o: &Options) -> anyhow::Result<()> {
 }
 
 fn destination(o: &Options, dest: &Dest) -> anyhow::Result<()> {
-    if let (Some(user), Dest::NncpFile { .. } | Dest::NncpExec { .. } | Dest::Command(_)) = (&o.user, dest) {
-        child::run_as(&mut Command::new("/"), user)?;
+    let Dest::Dir(path) = dest else { return dest.is_equipped(&job::transport(o)) };
+    let meta = fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;
+    if !meta.is_dir() {
+        return Err(Exit::Config.error(format!("{} is no directory", path.display())));
     }
-    match dest {
-        Dest::Dir(path) => {
-            let meta =
-                fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;
-            if !meta.is_dir() {
-                return Err(Exit::Config.error(format!("{} is no directory", path.display())));
-            }
-            writable(path)
-        }
-        Dest::NncpFile { .. } => nncp(o, &job::transport(o).nncp_file),
-        Dest::NncpExec { .. } => nncp(o, &job::transport(o).nncp_exec),
-        Dest::Command(_) | Dest::Stdout => Ok(()),
-    }
-}
-
-fn nncp(o: &Options, program: &Path) -> anyhow::Result<()> {
-    child::find(program)?;
-    if let Some(file) = &o.nncp_config {
-        fs::metadata(file).with_context(|| format!("{}: correct --nncp-config", file.display()))?;
-    }
-    Ok(())
+    writable(path)
 }

@@ -3,10 +3,9 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -16,13 +15,13 @@ use zsnap_common::log;
 use zsnap_common::outbox::{Drained, Outboxes, Pace};
 use zsnap_common::publish;
 use zsnap_common::target::Host;
+use zsnap_common::told::Told;
 
 use crate::pipeline::io_failed;
 
 const DEST: &str = "dest.json";
 /// What was last told of a failing destination.
-const TOLD: &str = "told";
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const TOLD: &str = "told.json";
 
 /// `dest.json`: enough to deliver when the destination is no longer in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,25 +135,18 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
 /// Tells problems that are new, or were told a day ago. The words of a problem change from one
 /// try to the next (process ids, times), so only their being there counts.
 fn tell(dir: &Path, dest: &Dest, problems: &[String], busy: bool) -> bool {
-    let mark = dir.join(TOLD);
-    if problems.is_empty() {
-        if !busy {
-            // Mostly absent; a stale one only keeps a new problem out of the mail for a day.
-            let _ = fs::remove_file(&mark);
-        }
-        return false;
-    }
-    let recently = |time: io::Result<std::time::SystemTime>| time.is_ok_and(|t| t.elapsed().is_ok_and(|age| age < DAY));
-    let known = recently(fs::metadata(&mark).and_then(|meta| meta.modified()));
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut told = Told::read(dir.join(TOLD), clock, false);
     for problem in problems {
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
-        if known { log::info(line) } else { log::error(line) }
+        told.problem_in_words("delivery", "fails", &line);
     }
-    if !known {
-        // Without it the problem is told again: no harm.
-        let _ = fs::write(&mark, problems.join("\n"));
+    // Whoever is at work there tells of it.
+    if let Err(e) = told.write(|_| busy) {
+        // The problem is told again: no harm.
+        log::info(format_args!("{e:#}"));
     }
-    !known
+    told.any
 }
 
 #[cfg(test)]
@@ -192,6 +184,6 @@ mod tests {
         let third = outcome(old);
         assert_eq!(third.delivered, [NAME]);
         assert!(drive.join("h").join(NAME).exists());
-        assert!(!boxes.dir(&old.id).join(TOLD).exists());
+        assert_eq!(fs::read_to_string(boxes.dir(&old.id).join(TOLD)).unwrap(), "{}\n");
     }
 }

@@ -2,9 +2,12 @@
 //! pipe: NNCP takes whatever came before an end of file for the whole. The open file also serves
 //! children of another user, who may not enter our state directory.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+
+use anyhow::Context;
 
 use super::{Delivered, Dest, Item, Transport};
 use crate::child::{self, Child};
@@ -47,6 +50,22 @@ pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<Deli
     let words = running.last_words();
     let words = if words.is_empty() { String::new() } else { format!(": {words}") };
     Err(Exit::Unavailable.error(format!("{label} failed ({status}){words}")))
+}
+
+pub fn is_equipped(dest: &Dest, how: &Transport) -> anyhow::Result<()> {
+    if let Some(user) = &how.user {
+        child::run_as(&mut Command::new("/"), user)?;
+    }
+    let program = match dest {
+        Dest::NncpFile { .. } => &how.nncp_file,
+        Dest::NncpExec { .. } => &how.nncp_exec,
+        Dest::Dir(_) | Dest::Command(_) | Dest::Stdout => return Ok(()),
+    };
+    child::find(program)?;
+    if let Some(file) = &how.nncp_config {
+        File::open(file).with_context(|| format!("{}: correct nncp-config", file.display()))?;
+    }
+    Ok(())
 }
 
 fn nncp(program: &std::path::Path, how: &Transport) -> anyhow::Result<Command> {
