@@ -2,6 +2,7 @@
 //! with dotlockfile are left in peace. A FIFO says when the slow drive goes on.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -173,4 +174,19 @@ fn scripts_with_dotlockfile_and_the_split_exclude_each_other() {
         fs::remove_file(trace).unwrap();
     }
     assert_eq!(spooler.on("disk1")[0], format!("laptop/{name}"));
+}
+
+#[test]
+fn a_signal_says_nothing_of_the_drive_that_it_stopped() {
+    let spooler = with_a_slow_drive();
+    let file = spooler.put("laptop/a", 1, "1");
+    let slow = start(&mut spooler.command::<&str>([]));
+    wait_for("the slow drive", || !lines(&spooler.path("began")).is_empty());
+    run(Command::new("kill").arg(slow.id().to_string()), b"").expect(0);
+    let output = slow.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(15));
+    assert_eq!(spooler.waiting("slow"), [format!("laptop/{file}")]);
+    let shown = spooler.fanout(&["status"]).expect(0);
+    let shown = String::from_utf8_lossy(&shown.out).into_owned();
+    assert!(shown.contains("slow") && !shown.contains("SIGTERM"), "{shown}");
 }

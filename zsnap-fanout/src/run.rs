@@ -118,7 +118,11 @@ fn drain_one(spool: &Spool, drive: &Drive, now: u64) -> Drained {
         seen.at = Some(now);
     }
     let failed = drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e));
-    seen.failed = failed.map(|e| format!("{e:#}")).next();
+    let (ended, failed): (Vec<_>, Vec<_>) = failed.partition(|e| stopped(e));
+    // A signal says nothing of the drive.
+    if ended.is_empty() || !failed.is_empty() {
+        seen.failed = failed.first().map(|e| format!("{e:#}"));
+    }
     if outbox.exists()
         && !drained.busy
         && let Err(e) = seen.write(&outbox)
@@ -126,6 +130,11 @@ fn drain_one(spool: &Spool, drive: &Drive, now: u64) -> Drained {
         drained.broken.get_or_insert(e);
     }
     drained
+}
+
+/// By a signal to this process.
+fn stopped(e: &anyhow::Error) -> bool {
+    Cancelled::find(e).is_some()
 }
 
 /// What the operator hears. A drive that is away is in order: `status` tells since when.
@@ -137,7 +146,6 @@ fn tell(drive: &Drive, drained: &Drained, told: &mut Told) {
     if let Some(why) = &drained.away {
         log::info(format_args!("{name} is away: {why}"));
     }
-    let stopped = |e: &anyhow::Error| Cancelled::find(e).is_some();
     if let Some(e) = drained.broken.as_ref().filter(|e| !stopped(e)) {
         let text = format!("{name}: {e:#}; {}", remedy(dest, e));
         told.problem_in_words(&format!("{name}="), "broken", &text);
