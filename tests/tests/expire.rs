@@ -6,7 +6,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use zsnap_tests::expirer::{DAY, Expirer, NOON, now};
-use zsnap_tests::scene::program;
+use zsnap_tests::scene::{program, run};
 
 const RULES: &str = "--keep=daily=3";
 
@@ -56,6 +56,23 @@ fn the_policy_of_each_dataset_is_that_of_the_glob_that_says_most() {
     let said = e.prints(0, &["check"]);
     let lines = ["tank/**: last=4, and the newest 2", "tank/b: last=1, and the newest 3"];
     assert!(lines.iter().all(|line| said.contains(line)), "{said}");
+    // Of two that say as much the one that leaves less open; and if there is none, nothing.
+    let policy = |glob: &str, keep: &str| format!("[policy.\"{glob}\"]\nkeep = [\"{keep}\"]\n");
+    e.scene.write("expire.toml", &(policy("backup/**", "last=2") + &policy("backup/*", "last=3")));
+    e.silent(&["backup"]);
+    assert_eq!(e.left("backup/other"), "d2 d1 d0");
+    e.scene.write(
+        "expire.toml",
+        &(policy("*/other", "last=2") + &policy("backup*", "last=3") + &policy("tank/*", "last=1")),
+    );
+    e.silent(&["backup"]);
+    e.scene.write(
+        "expire.toml",
+        &(policy("*/other", "last=2") + &policy("*/?ther", "last=2") + &policy("*/othe?", "last=2")),
+    );
+    e.silent(&["backup"]);
+    e.scene.write("expire.toml", &(policy("*/?ther", "last=1") + &policy("*/othe?", "last=1")));
+    e.expire(&["backup"]).expect(78).says("backup/other: ").says("are both for it");
 }
 
 #[test]
@@ -209,7 +226,7 @@ fn what_looks_like_a_mistake_is_not_done() {
     e.daily("tank/a", 30);
     e.daily("tank/b", 6);
     // One dataset is braked, the other goes on.
-    e.expire(&["-a", RULES]).expect(1).says("tank/a: nothing is destroyed: 27 of 30 snapshots would go");
+    e.expire(&["-a", RULES]).expect(1).says("tank/a: nothing is destroyed: 27 of 30 would go");
     assert_eq!((e.left("tank/a").split(' ').count(), e.left("tank/b")), (30, "d2 d1 d0".into()));
     // A dry run shows what --force would do.
     let table = e.prints(0, &[RULES, "-n", "tank"]);
@@ -241,9 +258,7 @@ fn a_clock_that_is_wrong_destroys_nothing() {
     e.silent(&["-k", "all=2d", "tank/a"]);
     assert_eq!(e.left("tank/a"), "d1 d0 later never d00 d01");
     e.take("tank/b", [("later", LATER), ("later2", LATER + DAY)]);
-    e.expire(&["-a", RULES])
-        .expect(1)
-        .says("tank/b: nothing is destroyed: its newest 2 snapshots are dated in the future");
+    e.expire(&["-a", RULES]).expect(1).says("tank/b: nothing is destroyed: its newest 2 are dated in the future");
     assert_eq!(e.left("tank/c"), "d2 d1 d0");
     // No --force for that; and most of the datasets stop all of it.
     e.expire(&["-a", RULES, "--force", "tank/b", "tank/c", "tank/a"]).expect(1);
@@ -283,6 +298,65 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
     // A dataset that is called like a command.
     e.expire(&["-a", RULES, "--", "check"]).expect(69).says("check");
     assert!(e.prints(0, &["-a", RULES, "check"]).contains("**: daily=3, and the newest 2"));
+    for glob in ["", "tank/", "tank/a@*"] {
+        e.scene.write("expire.toml", &format!("[policy.\"{glob}\"]\nkeep = [\"last=1\"]\n"));
+        e.expire(&["check"]).expect(78).says("is for no dataset");
+    }
+    e.scene.write("expire.toml", "");
+    // A zone that is not known would pass for UTC.
+    for zone in ["Europe/Berln", "CET-1CEST"] {
+        let ran = run(e.command(&["-a", RULES]).env("TZ", zone), b"").expect(78);
+        assert!(
+            ran.err.contains(&format!("TZ={zone} is no time zone")) && ran.err.contains("give --timezone"),
+            "{}",
+            ran.err
+        );
+        run(e.command(&["-a", RULES, "--timezone=UTC"]).env("TZ", zone), b"").expect(0);
+    }
+    run(e.command(&["-a", RULES]).env("TZ", ""), b"").expect(0);
+}
+
+#[test]
+fn check_looks_at_what_a_run_needs() {
+    let e = Expirer::new();
+    e.scene.write("expire.toml", "[policy.\"tank/**\"]\nkeep = [\"last=1\"]\nreceived = true\n");
+    e.expire(&["check"]).expect(0).says("a run needs --needed");
+    assert_eq!(e.expire(&["check", "--no-needed"]).expect(0).err, "");
+    e.expire(&["check", "--no-needed", "--zfs", "/none/zfs"]).expect(78).says("/none/zfs");
+    let state = e.scene.path("expire.toml/state");
+    e.expire(&["check", "--no-needed", "--state", state.to_str().unwrap()]).expect(78).says("state: ");
+}
+
+#[test]
+fn a_dataset_that_is_named_and_has_no_policy_is_told() {
+    let e = Expirer::new();
+    e.scene.write("expire.toml", "[policy.\"tank/a/**\"]\nkeep = [\"last=1\"]\n");
+    e.create("tank/a/b");
+    e.daily("tank/a", 3);
+    e.daily("tank/a/b", 3);
+    // What lies below it has one.
+    e.silent(&["tank/a", "backup"]);
+    let _ = e.scene.zfs(&["destroy", "-r", "tank/a/b"]);
+    let ran = e.expire(&["tank/a", "backup"]).expect(0).says("tank/a: no policy is for it");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    e.silent(&[]);
+}
+
+#[test]
+fn options_that_contradict_each_other_destroy_nothing() {
+    let e = Expirer::new();
+    e.daily("tank/a", 6);
+    for more in [&["--invert"][..], &["-0"], &["--group", "x"], &["--filter"], &["--filter", "-n"]] {
+        e.expire(&[&["-a", RULES][..], more].concat()).expect(2);
+    }
+    e.expire(&["--filter", RULES, "tank/a"]).expect(2).says("standard input");
+    assert_eq!(e.left("tank/a").split(' ').count(), 6);
+    // The command line takes the place of what contradicts it in the file.
+    e.scene.write("expire.toml", "needed = [\"none\"]\njson = true\n[policy.\"tank/**\"]\nkeep = [\"last=2\"]\n");
+    e.expire(&[]).expect(75);
+    e.silent(&["--filter"]);
+    e.expire(&["--no-needed"]).expect(0);
+    assert_eq!(e.left("tank/a"), "d1 d0");
 }
 
 #[test]
@@ -296,4 +370,8 @@ fn keep_replaces_the_rules_but_not_what_is_known() {
     assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
     e.silent(&["-a", RULES, "--no-needed"]);
     assert_eq!((e.left("tank/a"), e.left("backup/b")), ("d2 d1 d0".into(), "d2 d1 d0".into()));
+    // A number takes the place of a number, not of rules.
+    e.scene.write("expire.toml", "keep = [\"all=1y\", \"1\"]\n[policy.\"tank/**\"]\nkeep = [\"last=1\"]\n");
+    let table = e.prints(0, &["-n", "-k", "3", "tank/a"]);
+    assert!(table.contains("all=1y; one of the newest 3") && !table.contains("destroy"), "{table}");
 }

@@ -36,8 +36,11 @@ fn names_come_out_in_the_order_in_which_they_came() {
     assert!(!e.scene.path("expire-state").exists());
     assert_eq!(prints(&e, &[KEEP], ""), "");
     assert_eq!(prints(&e, &[KEEP, "--invert"], ""), "");
-    // The last newline may be missing, and tabs, spaces and @ may be in a name.
-    assert_eq!(prints(&e, &["-k", "last=1", "-k", "1"], "x\ty @z\t100\nx\ty @a\t200"), "x\ty @z\n");
+    // Tabs, spaces and @ may be in a name, and what is no UTF-8.
+    assert_eq!(prints(&e, &["-k", "last=1", "-k", "1"], "x\ty @z\t100\nx\ty @a\t200\n"), "x\ty @z\n");
+    let bytes = b"\xfc@1\t100\n\xfc@2\t200\n\xe4@1\t100\n\xe4@2\t200\n\xfc@3\t300\n";
+    let ran = run(&mut e.command(&["--filter", "-k", "last=1", "-k", "1"]), bytes).expect(0);
+    assert_eq!(ran.out, b"\xfc@1\n\xfc@2\n\xe4@1\n");
 }
 
 #[test]
@@ -52,6 +55,10 @@ fn one_group_or_those_that_a_regex_says() {
     assert_eq!(prints(&e, &["--group", "^[a-z]*"], &names), "etc-5\netc-3\n");
     assert_eq!(prints(&e, &["--group", "^[a-z]*", "--invert"], &names), "home-4\nhome-2\netc-1\nhome-0\n");
     filter(&e, &["--group", "("], "").expect(2);
+    // What does not match is of no dataset, and stays.
+    let ran = filter(&e, &["-k", "last=1", "-k", "1", "--group", "^(home)"], &names).expect(0);
+    assert_eq!(ran.out, b"home-4\nhome-2\n");
+    assert!(ran.err.contains("3 names do not match --group: they stay"), "{}", ran.err);
 }
 
 #[test]
@@ -73,7 +80,14 @@ fn a_record_that_cannot_be_read_prints_nothing() {
             assert_eq!(ran.out, b"", "{bad:?}");
         }
     }
-    assert_eq!(run(e.command(&["--filter", KEEP]).arg("--invert"), b"a@1\t100\na@\xff\t1\n").expect(65).out, b"");
+    // Cut off: the last digits of a time may be missing.
+    for args in [&[KEEP][..], &[KEEP, "-0"], &[KEEP, "--invert"]] {
+        let ran = filter(&e, args, &format!("{good}a@9\t179534")).expect(65).says("cut off");
+        assert_eq!(ran.out, b"");
+    }
+    // Twice: it would go with one of them though the other one stays.
+    let ran = filter(&e, &[KEEP], &format!("{good}b\t1\na@1\t1000\n")).expect(65);
+    assert_eq!((ran.out.len(), ran.err.contains("record 6: \"a@1\" came before")), (0, true), "{}", ran.err);
 }
 
 #[test]
@@ -83,6 +97,7 @@ fn the_newest_and_the_brakes_hold_in_each_group() {
     let many: Vec<(&str, u64)> = many.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     let input = lines(&many) + &lines(&[("a@3", 3), ("a@2", 2), ("a@1", 1)]);
     let ran = filter(&e, &["-k", "last=2"], &input).expect(1).says("m: nothing of it may go: 28 of 30");
+    assert!(ran.err.contains("look with -v, then run once with --force"), "{}", ran.err);
     assert_eq!(ran.out, b"a@3\n");
     let kept = filter(&e, &["-k", "last=2", "--invert"], &input).expect(1).out;
     assert_eq!(String::from_utf8(kept).unwrap().lines().count(), 32);
@@ -90,6 +105,15 @@ fn the_newest_and_the_brakes_hold_in_each_group() {
     assert!(!forced.err.contains("a: "), "{}", forced.err);
     assert_eq!(String::from_utf8(forced.out).unwrap().lines().count(), 29);
     assert_eq!(prints(&e, &["-k", "last=2", "--max-destroy", "none"], &input).lines().count(), 29);
+    // Whoever asks about another time gets names as well.
+    let ran = filter(&e, &["-k", "last=2", "--at", "2100-01-01T00:00Z"], &input).expect(1);
+    assert_eq!(ran.out, b"a@3\n");
+    let ran = filter(&e, &["-k", "last=2", "-v"], &input).expect(1);
+    assert!(
+        ran.err.contains("m@5: braked: no rule keeps it") && ran.err.contains("a@1: keep: last=2; the newest"),
+        "{}",
+        ran.err
+    );
     // The newest 2 stay though no rule keeps them, by time, then by name.
     let same = "a@y\t100\na@z\t100\na@x\t100\n";
     assert_eq!(prints(&e, &["-k", "all=1h", "--relative-to", "now"], same), "a@x\n");
@@ -111,7 +135,14 @@ fn files_of_zrep_expire_filter_as_well() {
     let names: Vec<(&str, u64)> = names.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     let at = ["--at", "2025-06-15T12:30Z", "-k", "1", "-c"];
     let with = |file| [&at[..], &[file]].concat();
-    assert_eq!(prints_with(&e, &with("spacing.conf"), &lines(&names)), "x@6\nx@5\nx@3\nx@2\n");
+    assert_eq!(prints_with(&e, &with("spacing.conf"), &lines(&names)), "", "other names than zrep's");
+    let ignored = [&with("spacing.conf")[..], &["--zrep-ignore"]].concat();
+    assert_eq!(prints_with(&e, &ignored, &lines(&names)), "x@6\nx@5\nx@3\nx@2\n");
+    let tagged = lines(&names).replace('@', "@zrep_00000");
+    assert_eq!(
+        prints_with(&e, &with("spacing.conf"), &tagged),
+        "x@zrep_000006\nx@zrep_000005\nx@zrep_000003\nx@zrep_000002\n"
+    );
     assert_eq!(prints_with(&e, &with("dated.conf"), &lines(&names)), "x@7\nx@6\nx@5\nx@4\n");
 }
 

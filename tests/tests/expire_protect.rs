@@ -1,5 +1,6 @@
 //! What zsnap-expire leaves whatever the policy says, and the list of what zsnap-ingest still needs.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use zsnap_common::keys::SigningKey;
@@ -66,10 +67,25 @@ fn what_zrep_has_not_sent() {
     let ignored = table(&e, &["--zrep-ignore"]);
     assert_eq!(ignored.matches(" destroy ").count(), 7, "{ignored}");
     e.silent(&[&LAST[..], &["-t", "zrep,off"]].concat());
-    assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent off_000001 zrep_00000d last");
+    // 00000c was sent: the next increment begins there.
+    assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent zrep_00000c off_000001 zrep_00000d last");
+    assert!(table(&e, &[]).contains("the last that zrep has sent"));
     assert_eq!(e.left("tank/b"), "zrep_000002");
+    e.scene.zfs(&["set", "zrep:sent=1700000001", "tank/a@zrep_00000d"]).expect(0);
     e.silent(&LAST);
     assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent zrep_00000d last");
+}
+
+/// A dataset that the second listing lacks may be zrep's.
+#[test]
+fn a_list_of_datasets_that_is_cut_takes_no_protection_away() {
+    let e = Expirer::new();
+    e.take("tank/a", [("zrep_000001", NOON), ("zrep_000002", NOON + 1), ("last", NOON + 2)]);
+    e.scene.zfs(&["set", "zrep:src-fs=tank/a", "tank/a"]).expect(0);
+    let cut = |how: &str| e.wrapper(&format!("case \"$*\" in *zrep:src-fs*) $real \"$@\" | {how}; exit ;; esac"));
+    e.expire(&[&LAST[..], &["--zfs", &cut("head -c -3")]].concat()).expect(69).says("has no end");
+    e.silent(&[&LAST[..], &["--zfs", &cut("head -n 1")]].concat());
+    assert_eq!(e.left("tank/a"), "zrep_000001 zrep_000002 last");
 }
 
 #[test]
@@ -137,17 +153,26 @@ fn a_list_that_does_not_count() {
         (list(&backup, 0, "complete", &(good.clone() + "all lab\n")), "goes on behind its end"),
         (list(&backup, 0, "complete", &format!("rubbish\n{good}")), "\"rubbish\""),
         (list(&backup, 0, "complete", &format!("xyz lab/a\n{good}")), "xyz"),
-        (list(&tank, 0, "complete", &good), "is of the pool with guid"),
         (list(&backup, 25 * 3600, "complete", &good), "is 25 hours old: run zsnap-ingest first"),
     ] {
         e.scene.write("needed", &text);
+        e.scene.write("good", &list(&backup, 0, "complete", &good));
+        e.expire(&["--needed", "good", "--needed", "needed"]).expect(75).says("needed ").says(says);
         for more in [&[][..], &["-n"], &["--force"], &["--at", "2100-01-01T00:00Z"]] {
             e.expire(&[&["--needed", "needed"][..], more].concat()).expect(75).says("needed ").says(says);
         }
         assert_eq!(e.left("backup/hosts/lab/a"), ALL, "{text}");
     }
+    e.scene.write("needed", &list(&tank, 0, "complete", &good));
+    e.expire(&["--needed", "needed"]).expect(75).says("is of the pool backup");
+    // Somebody else could write it, or it is no file.
+    std::fs::set_permissions(e.scene.path("good"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    e.expire(&["--needed", "good"]).expect(75).says("may be changed by others");
+    run(Command::new("mkfifo").arg(e.scene.path("fifo")), b"").expect(0);
+    e.expire(&["--needed", "fifo"]).expect(75).says("is no regular file");
+    assert_eq!(e.left("backup/hosts/lab/a"), ALL);
     // Nobody asks for one where nothing was received.
-    e.silent(&["tank"]);
+    e.expire(&["tank"]).expect(0);
     // It counts until it is a day old, also for another time.
     e.scene.write("needed", &list(&backup, 23 * 3600, "complete", &good));
     e.expire(&["--needed", "needed", "--at", "2100-01-01T00:00Z"]).expect(0);
@@ -184,10 +209,28 @@ fn whoever_gives_a_list_means_it() {
     e.scene.write("needed", &text(&pool(&e, "tank")));
     let args = [&LAST[..], &["--needed", "needed", "backup"]].concat();
     e.expire(&args).expect(75).says("is of the pool");
-    // Of several that of the pool counts.
+    // Of several those of the pool count, all of them; that of a drive that is away may be old.
+    let old = format!("zsnap-needed 1 {:016x} 1000 complete\nend 0\n", 77);
+    e.scene.write("of-another", &old);
     e.scene.write("of-backup", &text(&pool(&e, "backup")));
-    e.silent(&[&args[..], &["--needed", "of-backup"]].concat());
-    assert_eq!(e.left("backup/hosts/lab/a"), "d3 d0");
+    let more = text(&pool(&e, "backup"))
+        .replace(&snapshot(&e, "backup/hosts/lab/a@d3"), &snapshot(&e, "backup/hosts/lab/a@d4"));
+    e.scene.write("of-backup-too", &more);
+    e.silent(&[&args[..], &["--needed", "of-another", "--needed", "of-backup", "--needed", "of-backup-too"]].concat());
+    assert_eq!(e.left("backup/hosts/lab/a"), "d4 d3 d0");
+}
+
+#[test]
+fn a_list_counts_also_where_nothing_is_called_received() {
+    let e = received();
+    let list = |of: &str, snap: &str| {
+        let text = format!("zsnap-needed 1 {} {} complete\n{} x\nend 1\n", pool(&e, of), now(), snapshot(&e, snap));
+        e.scene.write(of, &text);
+    };
+    list("backup", "backup/hosts/lab/a@d4");
+    list("tank", "tank/a@d3");
+    e.silent(&[&LAST[..], &["--needed", "backup", "--needed", "tank"]].concat());
+    assert_eq!((e.left("backup/hosts/lab/a"), e.left("tank/a")), ("d4 d0".into(), "d3 d0".into()));
 }
 
 const SEQ: u64 = 1_700_000_000_000_000;

@@ -331,11 +331,11 @@ fn the_files_of_zrep_expire_that_are_shown_are_understood() {
     let shown: Vec<_> =
         blocks("man/zsnap-expire.8", ".RS", ".RE").into_iter().filter(|block| block.starts_with("# M")).collect();
     let [first, second] = &shown[..] else { panic!("{shown:?}") };
-    for (text, says) in [(first, "5 dated rules"), (second, "6 windows")] {
+    for (text, says) in [(first, "5 dated rules"), (second, "spacing 1h:1min 12h:5min 8d:1h 32d:1d 1y:7d 5y:31d")] {
         scene.write("zrep-expire.conf", text);
         let check = || {
             let mut command = Command::new(program("zsnap-expire"));
-            command.arg("-c").arg(scene.path("zrep-expire.conf")).arg("check");
+            command.arg("-c").arg(scene.path("zrep-expire.conf")).args(["--filter", "check"]);
             run(&mut command, b"")
         };
         let out = String::from_utf8(check().expect(0).out).unwrap();

@@ -1,6 +1,6 @@
 //! Command line and configuration file as one thing. A tool has one clap struct; top-level
 //! scalars and lists of its TOML file become `--key=value` arguments, in front of the command
-//! line's own and only where that lacks the key. Tables of the file have no flags and become a
+//! line's own and only where that lacks the key and all that conflicts with it. Tables of the file have no flags and become a
 //! serde struct.
 
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
@@ -27,22 +27,25 @@ use crate::trusted;
 /// A `clap::Error` for the command line (also for `--help`), which
 /// [`run_tool`](crate::exit::run_tool) prints; [`Exit::Config`] with FILE:LINE for the file.
 pub fn parse<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(tool: &str) -> Result<(C, T)> {
-    parse_if(tool, |_| true)
+    parse_if(tool, |_| true, |_| 0)
 }
 
-/// The same, but what `--config` names is read only if it `is_toml`.
+/// The same, but what `--config` names is read only if it `is_toml`, and of a list in the file the
+/// values stay that are of another `kind` than all of the command line's.
 pub fn parse_if<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
     tool: &str,
     is_toml: fn(&Path) -> bool,
+    kind: fn(&str) -> u8,
 ) -> Result<(C, T)> {
     let default = PathBuf::from(format!("/etc/zsnap/{tool}.toml"));
-    parse_from(std::env::args_os().collect(), &default, is_toml)
+    parse_from(std::env::args_os().collect(), &default, is_toml, kind)
 }
 
 fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
     mut args: Vec<OsString>,
     default: &Path,
     is_toml: fn(&Path) -> bool,
+    kind: fn(&str) -> u8,
 ) -> Result<(C, T)> {
     let mut tables = T::default();
     // What the file must supply may be missing here, so only what is there is looked at. What
@@ -54,7 +57,7 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
         Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => String::new(),
         text => text.or_exit(Exit::Config, path.display())?,
     };
-    let config = Config { path, text: &text };
+    let config = Config { path, text: &text, kind };
     let (inserted, rest) = config.arguments(&C::command(), &given)?;
     if let Some(rest) = rest {
         tables = toml::from_str(&rest).map_err(|e| config.wrong(e.span(), e.message()))?;
@@ -77,6 +80,8 @@ fn read(path: &Path) -> io::Result<String> {
 struct Config<'a> {
     path: &'a Path,
     text: &'a str,
+    /// Of a value in a list.
+    kind: fn(&str) -> u8,
 }
 
 /// An argument that stands for a key of the file.
@@ -115,18 +120,38 @@ impl Config<'_> {
             };
             let blank = rest.get_mut(key.span().start..value.span().end).unwrap_or_default();
             blank.iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
-            if given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
+            let is_given = |arg: &Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+            let excluded = |other: &&Arg| {
+                let conflicts = |a, b: &Arg| command.get_arg_conflicts_with(a).iter().any(|c| c.get_id() == b.get_id());
+                is_given(other) && (conflicts(arg, other) || conflicts(other, arg))
+            };
+            if command.get_arguments().any(|other| excluded(&other)) {
                 continue;
             }
+            // Of a list by kinds, else by the key alone.
+            let kinds: Option<Vec<u8>> = match given.try_get_raw(arg.get_id().as_str()) {
+                Ok(Some(values)) if matches!(arg.get_action(), ArgAction::Append) => {
+                    Some(values.map(|value| (self.kind)(&value.to_string_lossy())).collect())
+                }
+                _ => None,
+            };
+            let replaced = |value: &DeValue<'_>| {
+                let text = match value {
+                    DeValue::Integer(number) => number.as_str(),
+                    value => value.as_str().unwrap_or_default(),
+                };
+                is_given(arg) && kinds.as_ref().is_none_or(|kinds| kinds.contains(&(self.kind)(text)))
+            };
             let flag = matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::Count);
             let bare =
                 || Insert { argument: format!("--{name}").into(), flag: format!("--{name}"), span: value.span() };
             match (value.get_ref(), flag) {
+                (value, _) if replaced(value) && !value.is_array() => {}
                 (DeValue::Boolean(true), true) => inserted.push(bare()),
                 (DeValue::Boolean(false), true) => {}
                 (_, true) => return Err(self.wrong(Some(value.span()), &format!("{name} is true or false"))),
                 (DeValue::Array(items), false) => {
-                    for item in items {
+                    for item in items.iter().filter(|item| !replaced(item.get_ref())) {
                         inserted.push(self.argument(name, item.get_ref(), item.span())?);
                     }
                 }
@@ -269,7 +294,7 @@ mod tests {
         let path = dir.path().join("t.toml");
         std::fs::write(&path, config).unwrap();
         let args = ["tool"].iter().chain(args).map(OsString::from).collect();
-        parse_from(args, &path, |_| true)
+        parse_from(args, &path, |_| true, |value| u8::from(value.parse::<u64>().is_ok()))
     }
 
     #[test]
@@ -283,6 +308,16 @@ mod tests {
         let (cli, _) = with(config, &["--to", "c", "status", "--level", "1"]).unwrap();
         assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
         assert!(matches!(cli.verb, Some(Verb::Status)));
+        // Of a list only what is of the same kind.
+        for (list, expected) in [("[\"a\", 7, \"8\"]", &["a", "5"][..]), ("\"a\"", &["a", "5"]), ("7", &["5"])] {
+            let (cli, _) = with(&format!("to = {list}\nmust = \"x\""), &["--to", "5"]).unwrap();
+            assert_eq!(cli.to, expected, "{list}");
+        }
+        // What contradicts the command line is left out.
+        let (cli, _) = with("color = \"red\"\nmust = \"x\"", &["--plain"]).unwrap();
+        assert!(cli.plain && cli.color.is_empty());
+        let (cli, _) = with("plain = true\nmust = \"x\"", &["--color", "red"]).unwrap();
+        assert!(!cli.plain && cli.color == ["red"]);
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x"), "level = 4").unwrap();
         let x = dir.path().join("x").into_os_string().into_string().unwrap();
@@ -334,11 +369,16 @@ mod tests {
     fn a_named_file_must_be_there_and_the_default_need_not() {
         let args = |list: &[&str]| list.iter().map(OsString::from).collect();
         let none = Path::new("/nonexistent/t.toml");
-        assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none, |_| true).is_ok());
-        let e = parse_from::<Cli, Tables>(args(&["tool", "--must", "x", "--config", "/nonexistent/u"]), none, |_| true)
-            .unwrap_err();
+        assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none, |_| true, |_| 0).is_ok());
+        let e = parse_from::<Cli, Tables>(
+            args(&["tool", "--must", "x", "--config", "/nonexistent/u"]),
+            none,
+            |_| true,
+            |_| 0,
+        )
+        .unwrap_err();
         assert_eq!(Exit::of(&e), Exit::Config);
-        let e = parse_from::<Cli, Tables>(args(&["tool"]), none, |_| true).unwrap_err();
+        let e = parse_from::<Cli, Tables>(args(&["tool"]), none, |_| true, |_| 0).unwrap_err();
         assert!(e.downcast_ref::<clap::Error>().is_some());
     }
 
@@ -348,9 +388,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let args =
             || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();
-        assert!(parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true).is_ok());
+        assert!(parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0).is_ok());
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
-        let e = parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true).unwrap_err();
+        let e = parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0).unwrap_err();
         assert_eq!(Exit::of(&e), Exit::Config);
         assert_eq!(format!("{e:#}"), format!("{}: may be changed by others: chmod go-w", file.path().display()));
         let fifo = file.path().with_extension("fifo");

@@ -90,14 +90,15 @@ impl Zfs {
         output(&self.zfs, &args)
     }
 
-    /// `zfs destroy` of exact snapshots of one dataset, all of them or none: `NAME@A,B,C`. The error
-    /// has what `zfs` says.
-    pub fn destroy(&self, dataset: &str, snaps: &[&str]) -> Result<()> {
+    /// `zfs destroy` of exact snapshots of one dataset, all of them or none: `NAME@A,B,C`. `Some`: it
+    /// says no, and why. Errors: it cannot be asked, or hangs; so would the next one.
+    pub fn destroy(&self, dataset: &str, snaps: &[&str]) -> Result<Option<String>> {
         let name = format!("{dataset}@{}", snaps.join(","));
-        match output(&self.zfs, &["destroy", &name])? {
-            Some(_) => Ok(()),
-            None => Err(Exit::Unavailable.error("it does not exist")),
-        }
+        Ok(match answer(PATIENCE, MAX_OUTPUT, &self.zfs, &["destroy", &name])? {
+            Answer::Text(_) => None,
+            Answer::Absent => Some("it does not exist".into()),
+            Answer::Failed(why) => Some(why),
+        })
     }
 
     /// What destroying them would free, in bytes, as `zfs destroy -nvp` estimates it; `None`: it does
@@ -168,13 +169,28 @@ const MAX_OUTPUT: u64 = 512 << 20;
 /// What the program prints; `None`: it says that there is no such thing. To take another failure for
 /// that would be fatal: what is there would seem to be gone.
 fn output(program: &Path, args: &[&str]) -> Result<Option<String>> {
-    output_within(PATIENCE, MAX_OUTPUT, program, args)
+    match answer(PATIENCE, MAX_OUTPUT, program, args)? {
+        Answer::Text(text) => Ok(Some(text)),
+        Answer::Absent => Ok(None),
+        Answer::Failed(why) => Err(Exit::Unavailable.error(why)),
+    }
+}
+
+/// What comes of asking.
+#[derive(Debug)]
+enum Answer {
+    /// It succeeded and printed that.
+    Text(String),
+    /// There is no such thing.
+    Absent,
+    /// It failed: what was asked, and what it said.
+    Failed(String),
 }
 
 /// What they say of something that is not there (libzfs, `LC_ALL=C`).
 const ABSENT: [&str; 2] = ["does not exist", "no such pool"];
 
-fn output_within(patience: Duration, most: u64, program: &Path, args: &[&str]) -> Result<Option<String>> {
+fn answer(patience: Duration, most: u64, program: &Path, args: &[&str]) -> Result<Answer> {
     let mut command = child::command(program);
     command.args(args).stdout(Stdio::piped());
     let label = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
@@ -193,10 +209,10 @@ fn output_within(patience: Duration, most: u64, program: &Path, args: &[&str]) -
         Ok(_) => child.wait(Some(patience)),
     };
     match ended {
-        Ok(status) if status.success() => Ok(Some(text)),
+        Ok(status) if status.success() => Ok(Answer::Text(text)),
         Ok(status) => match child.last_words() {
-            said if status.code() == Some(1) && ABSENT.iter().any(|words| said.contains(words)) => Ok(None),
-            said => Err(Exit::Unavailable.error(format!("{label} {}: {status}: {said}", args.join(" ")))),
+            said if status.code() == Some(1) && ABSENT.iter().any(|words| said.contains(words)) => Ok(Answer::Absent),
+            said => Ok(Answer::Failed(format!("{label} {}: {status}: {said}", args.join(" ")))),
         },
         Err(e) if Cancelled::find(&e).is_some() => Err(e),
         Err(e) => Err(e.context(format!("{label} {}; look at dmesg and at zpool status", args.join(" ")))),
@@ -242,13 +258,13 @@ mod tests {
         ] {
             std::fs::write(&script, format!("echo here; {does}\n")).unwrap();
             let args = [script.to_str().unwrap()];
-            let error = output_within(short, 1000, Path::new("/bin/sh"), &args).unwrap_err();
+            let error = answer(short, 1000, Path::new("/bin/sh"), &args).unwrap_err();
             assert_eq!(Exit::of(&error), Exit::Unavailable);
             let error = format!("{error:#}");
             assert!(error.contains(says) && error.contains("zpool status"), "{does}: {error}");
         }
-        let echo = output_within(PATIENCE, 5, Path::new("/bin/echo"), &["four"]).unwrap();
-        assert_eq!(echo, Some("four\n".into()));
+        let echo = answer(PATIENCE, 5, Path::new("/bin/echo"), &["four"]).unwrap();
+        assert!(matches!(echo, Answer::Text(text) if text == "four\n"));
         assert_eq!(Exit::of(&output(Path::new("/bin/false"), &[]).unwrap_err()), Exit::Unavailable);
     }
 }

@@ -61,19 +61,25 @@ impl Braked {
     pub fn can_be_forced(&self) -> bool {
         matches!(self, Braked::TooMany(..))
     }
+
+    /// The fact and what to do, where the option `look` shows the reasons.
+    pub fn with_remedy(&self, look: &str) -> String {
+        match self {
+            Braked::TooMany(..) => format!("{self}: look with {look}, then run once with --force"),
+            Braked::Future(_) => format!("{self}: set this machine's clock"),
+            Braked::All => format!("{self}: correct the policy"),
+        }
+    }
 }
 
 impl fmt::Display for Braked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Braked::Future(n) => {
-                write!(f, "its newest {n} snapshots are dated in the future: set this machine's clock")
+                write!(f, "its newest {n} are dated in the future")
             }
-            Braked::TooMany(n, all) => write!(
-                f,
-                "{n} of {all} snapshots would go, more than --max-destroy: look with -n, then run once with --force"
-            ),
-            Braked::All => f.write_str("all snapshots would go: correct the policy"),
+            Braked::TooMany(n, all) => write!(f, "{n} of {all} would go, more than --max-destroy"),
+            Braked::All => f.write_str("all would go"),
         }
     }
 }

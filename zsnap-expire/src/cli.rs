@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use regex::Regex;
+use regex::bytes::Regex;
 use zsnap_common::options::duration;
 
 use crate::brakes::MaxDestroy;
@@ -42,7 +42,7 @@ pub struct Cli {
 /// What to do, if not to expire.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Read the configuration and say which policy is for which datasets; change nothing
+    /// Say which policy is for which datasets, and whether a run would work; change nothing
     Check,
 }
 
@@ -62,7 +62,8 @@ pub struct Options {
     /// Destroy nothing; tell of each snapshot what would become of it, and why
     #[arg(short, long, global = true)]
     pub noop: bool,
-    /// Tell of each snapshot what becomes of it, and why, before anything is destroyed
+    /// Tell of each snapshot what becomes of it, and why, before anything is destroyed; with --filter
+    /// on standard error
     #[arg(short, long, global = true)]
     pub verbose: bool,
     /// The same as --verbose
@@ -79,7 +80,9 @@ pub struct Options {
     #[arg(long, global = true)]
     pub zrep_ignore: bool,
     /// Read lines of NAME, tab and SECONDS-SINCE-1970, print the names that may go, and destroy nothing
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with_all = [
+        "noop", "all", "json", "timeline", "needed", "no_needed"
+    ])]
     pub filter: bool,
     /// With --filter: print the names that stay
     #[arg(long, global = true)]
@@ -87,21 +90,21 @@ pub struct Options {
     /// With --filter: records end with a zero byte, in and out, not with a newline
     #[arg(short = '0', long, global = true)]
     pub null: bool,
-    /// With --filter: names that have the same first group of REGEX are one dataset; by default those
-    /// that have the same text before their last at sign
+    /// With --filter: names that have the same first group of REGEX are one dataset, and others stay;
+    /// by default those that have the same text before their last at sign
     #[arg(long, global = true, value_name = "REGEX")]
     pub group: Option<Regex>,
     /// Time zone in which days begin, as Europe/Berlin or UTC [default: the system's]
     #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
     pub timezone: Option<TimeZone>,
     /// Tell what would become of today's snapshots at TIME, as 2026-12-24T18:00Z; destroy nothing
-    #[arg(long, global = true, value_name = "TIME")]
+    #[arg(long, global = true, value_name = "TIME", value_parser = time)]
     pub at: Option<Timestamp>,
     /// Ages in rules count back from the newest snapshot of the dataset, or from now
     #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"])]
     pub relative_to: String,
     /// Destroy nothing of a dataset of which more than N, or P% (if it has more than 20 snapshots),
-    /// would go [default: 50%; with -n or a file of zrep-expire none]
+    /// would go [default: 50%; with -n, --at or a file of zrep-expire none, with --filter and --at 50%]
     #[arg(long, global = true, value_name = "N|P%|none")]
     pub max_destroy: Option<MaxDestroy>,
     /// Let more go than --max-destroy allows, this once
@@ -170,6 +173,10 @@ impl FromStr for Keep {
             Err(_) => text.parse().map(Keep::Rule),
         }
     }
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is no time; write 2026-12-24T18:00Z"))
 }
 
 fn zone(name: &str) -> Result<TimeZone, String> {

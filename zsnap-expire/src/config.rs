@@ -1,7 +1,9 @@
 //! What is to be done with which dataset: from tables `[policy."GLOB"]`, from `--keep`, or from a
 //! file of zrep-expire. Nothing behind this module sees a file.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -17,7 +19,7 @@ use crate::calendar::Clock;
 use crate::cli::Options;
 use crate::dated::{self, DatedRule};
 use crate::policy::{self, Reason, Reference, Rule};
-use crate::snapshot::{Snapshot, Verdict};
+use crate::snapshot::{Snapshot, Verdict, is_tagged};
 use crate::spacing::{self, Window};
 
 /// The newest so many that stay if nothing else is said.
@@ -84,6 +86,22 @@ pub enum Method {
     Dated(Vec<DatedRule>),
 }
 
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |all: Vec<String>| all.join(" ");
+        match self {
+            Method::Rules(rules, reference) => {
+                let from = if *reference == Reference::Now { ", ages from now" } else { "" };
+                write!(f, "{}{from}", list(rules.iter().map(Rule::to_string).collect()))
+            }
+            Method::Spacing(windows) => {
+                write!(f, "zrep-expire, spacing {}", list(windows.iter().map(Window::to_string).collect()))
+            }
+            Method::Dated(rules) => write!(f, "zrep-expire, {} dated rules", rules.len()),
+        }
+    }
+}
+
 /// What is done with a dataset.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -147,14 +165,6 @@ impl Policy {
     }
 }
 
-/// `DATASET@TAG_` and six hex digits, and anything behind them, such as `_unsent`.
-pub fn is_tagged(name: &str, tag: &str) -> bool {
-    let snap = name.rsplit_once('@').map(|(_, snap)| snap);
-    let digits = snap.and_then(|snap| snap.strip_prefix(tag)).and_then(|rest| rest.strip_prefix('_'));
-    let hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
-    digits.is_some_and(|rest| rest.len() >= 6 && rest.as_bytes()[..6].iter().all(hex))
-}
-
 /// Policies, and which dataset has which.
 #[derive(Debug)]
 pub struct Config {
@@ -168,10 +178,23 @@ pub struct Config {
 
 impl Config {
     /// The policy of a dataset: of the globs that fit the one that says most, that is, has the most
-    /// characters other than `*` and `?`.
-    pub fn of(&self, dataset: &str) -> Option<&Policy> {
-        let fits = self.policies.iter().filter(|(_, glob, _)| glob.matches(dataset));
-        fits.max_by_key(|(text, ..)| text.bytes().filter(|b| !b"*?".contains(b)).count()).map(|(.., policy)| policy)
+    /// characters other than `*` and `?`, and of several such the fewest of these.
+    ///
+    /// # Errors
+    /// [`Exit::Config`]: two say as much.
+    pub fn of(&self, dataset: &str) -> Result<Option<&Policy>> {
+        let says = |text: &str| {
+            let stars = text.bytes().filter(|b| b"*?".contains(b)).count();
+            (text.len() - stars, Reverse(stars))
+        };
+        let fits = || self.policies.iter().filter(|(_, glob, _)| glob.matches(dataset));
+        let Some((first, _, policy)) = fits().max_by_key(|(text, ..)| says(text)) else { return Ok(None) };
+        if let Some((other, ..)) = fits().find(|(text, ..)| text != first && says(text) == says(first)) {
+            return Err(Exit::Config.error(format!(
+                "{dataset}: [policy.\"{other}\"] and [policy.\"{first}\"] are both for it: write a third one that says more"
+            )));
+        }
+        Ok(Some(policy))
     }
 
     /// All of them, with their globs.
@@ -181,7 +204,7 @@ impl Config {
 
     /// Puts together what options and files say. `now` in seconds since 1970.
     pub fn load(options: &Options, tables: Tables, now: i64) -> Result<Config> {
-        let zone = options.timezone.clone().unwrap_or_else(TimeZone::system);
+        let zone = options.timezone.clone().map_or_else(system_zone, Ok)?;
         let clock = Clock { now: options.at.map_or(now, |at| at.as_second()), zone };
         let (newest, given) = (options.newest(), options.rules());
         let reference = relative_to(&options.relative_to).unwrap_or_default();
@@ -189,7 +212,8 @@ impl Config {
             method: Method::Rules(keep, reference),
             newest: newest.unwrap_or(NEWEST),
             received: false,
-            max_destroy: options.max_destroy.unwrap_or(if options.noop || options.at.is_some() {
+            // The filter's names are removed by somebody else, whatever the options.
+            max_destroy: options.max_destroy.unwrap_or(if !options.filter && (options.noop || options.at.is_some()) {
                 MaxDestroy::NoLimit
             } else {
                 MaxDestroy::Percent(50)
@@ -203,12 +227,14 @@ impl Config {
             }
             let method = read_zrep(path)?;
             let exact = matches!(method, Method::Spacing(_));
+            // A filter does not know what was sent, without which the first version takes nothing.
+            let no_tags = options.zrep_ignore || options.filter && !exact;
             let policy = Policy {
                 method,
                 newest: newest.unwrap_or(NEWEST_ZREP),
                 received: false,
                 max_destroy: options.max_destroy.unwrap_or(MaxDestroy::NoLimit),
-                tags: if options.zrep_ignore || options.filter { Vec::new() } else { options.tags.clone() },
+                tags: if no_tags { Vec::new() } else { options.tags.clone() },
             };
             return Ok(Config { policies: vec![one("**", policy)?], clock, exact });
         }
@@ -237,8 +263,24 @@ impl Config {
 }
 
 fn one(text: &str, policy: Policy) -> Result<(String, Glob, Policy)> {
+    if text.is_empty() || text.ends_with('/') || text.contains('@') {
+        return Err(
+            Exit::Config.error(format!("[policy.\"{text}\"] is for no dataset: write a name, as tank/home or tank/**"))
+        );
+    }
     let glob = text.parse().map_err(|why: String| Exit::Config.error(format!("[policy]: {why}")))?;
     Ok((text.to_owned(), glob, policy))
+}
+
+/// A name that is not known would pass for UTC, and days begin at other times.
+fn system_zone() -> Result<TimeZone> {
+    TimeZone::try_system().or_else(|_| match std::env::var_os("TZ").filter(|name| !name.is_empty()) {
+        Some(name) => Err(Exit::Config.error(format!(
+            "TZ={} is no time zone that is known here (package tzdata): give --timezone",
+            name.display()
+        ))),
+        None => Ok(TimeZone::unknown()),
+    })
 }
 
 /// Native files are called `*.toml`.
@@ -248,9 +290,14 @@ pub fn is_toml(path: &Path) -> bool {
 
 /// A file of zrep-expire; its first line with a rule tells which version.
 fn read_zrep(path: &Path) -> Result<Method> {
-    let mut text = String::new();
-    trusted::open(path).and_then(|mut file| file.read_to_string(&mut text)).or_exit(Exit::Config, path.display())?;
-    parse_zrep(&text).map_err(|(line, why)| Exit::Config.error(format!("{}:{line}: {why}", path.display())))
+    let mut bytes = Vec::new();
+    trusted::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).or_exit(Exit::Config, path.display())?;
+    // A comment may be in any character set.
+    let text = String::from_utf8_lossy(&bytes);
+    parse_zrep(text.trim_start_matches('\u{feff}')).map_err(|(line, why)| {
+        let toml = if text.contains('=') { "; the name of a file with keys ends in .toml" } else { "" };
+        Exit::Config.error(format!("{}:{line}: {why}{toml}", path.display()))
+    })
 }
 
 /// Errors: number of the line, and what is wrong.

@@ -1,5 +1,5 @@
 //! The only place that destroys: exact names, in batches, each snapshot's guid looked at once more
-//! just before. `zfs destroy` takes all of a batch or none, so a batch that fails is halved.
+//! just before each call. `zfs destroy` takes all of a batch or none, so a batch that fails is halved.
 
 use std::collections::HashMap;
 
@@ -16,92 +16,115 @@ const BATCH: usize = 500;
 const BYTES: usize = 100 << 10;
 
 /// What became of the doomed snapshots of a dataset.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     /// Destroyed.
     pub destroyed: u64,
-    /// Why others were not.
-    pub failed: Vec<String>,
+    /// Not destroyed; each was told.
+    pub failed: u64,
 }
 
-/// Destroys snapshots of one dataset, and goes on behind those that it cannot. Errors: a signal.
-pub fn destroy(zfs: &Zfs, dataset: &str, doomed: &[&Snapshot<'_>]) -> Result<Done> {
+/// Destroys snapshots of one dataset, and goes on behind those that it cannot. Errors: a signal, or
+/// `zfs` that hangs, as it would again.
+pub fn destroy(zfs: &Zfs, dataset: &str, doomed: Vec<&Snapshot<'_>>) -> Result<Done> {
     let mut done = Done::default();
-    let mut rest = doomed;
-    while !rest.is_empty() {
+    let mut failed = |name: &str, why: &dyn std::fmt::Display| {
+        log::error(format_args!("{name}: {why}"));
+        done.failed += 1;
+    };
+    let mut destroyed = 0;
+    // The next one on top.
+    let mut batches = batches(dataset, doomed);
+    while let Some(mut batch) = batches.pop() {
         cancel::check()?;
-        let mut bytes = dataset.len();
-        let fits = rest.iter().take(BATCH).take_while(|snapshot| {
-            bytes += snapshot.name.len() - dataset.len();
-            bytes <= BYTES
-        });
-        let (batch, later) = rest.split_at(fits.count().max(1));
-        rest = later;
+        // Also for a part of a batch that failed: by now another snapshot may have the name.
         let there = match guids(zfs, dataset) {
             Ok(there) => there,
             Err(e) if Cancelled::find(&e).is_some() => return Err(e),
-            // The others are no worse for it.
+            // The other datasets are no worse for it.
             Err(e) => {
-                done.failed.push(format!("{dataset}: {e:#}"));
+                failed(dataset, &format_args!("{e:#}"));
                 break;
             }
         };
-        let mut names = Vec::new();
-        for snapshot in batch {
-            let snap = snapshot.name.get(dataset.len() + 1..).unwrap_or_default();
-            match there.get(snapshot.name) {
-                // What `zfs destroy` would take for a list or a range is no name of a snapshot.
-                _ if snap.is_empty() || snap.contains(['@', ',', '%']) => {
-                    done.failed.push(format!("{}: is no name of a snapshot", snapshot.name));
-                }
-                Some(guid) if *guid == snapshot.guid => names.push(snap),
-                Some(_) => done.failed.push(format!("{}: another snapshot has this name by now", snapshot.name)),
-                None => gone(snapshot.name),
+        batch.retain(|snapshot| {
+            let name = snapshot.name;
+            match (snap(dataset, name), there.get(name)) {
+                (None, _) => failed(name, &"is no name of a snapshot"),
+                (_, None) => gone(name),
+                (_, Some(guid)) if *guid != snapshot.guid => failed(name, &"another snapshot has this name by now"),
+                _ => return true,
+            }
+            false
+        });
+        let names: Vec<&str> = batch.iter().filter_map(|snapshot| snap(dataset, snapshot.name)).collect();
+        if names.is_empty() {
+            continue;
+        }
+        match (zfs.destroy(dataset, &names)?, &batch[..]) {
+            (None, _) => destroyed += names.len() as u64,
+            (Some(why), [one]) => match zfs.snapshot_guid(one.name) {
+                Ok(None) => gone(one.name),
+                _ => failed(one.name, &cause(zfs, one.name, why)),
+            },
+            (Some(_), _) => {
+                let second = batch.split_off(batch.len() / 2);
+                batches.extend([second, batch]);
             }
         }
-        halve(zfs, dataset, &names, &mut done)?;
     }
+    done.destroyed = destroyed;
     Ok(done)
 }
 
-fn halve(zfs: &Zfs, dataset: &str, snaps: &[&str], done: &mut Done) -> Result<()> {
-    cancel::check()?;
-    match (zfs_destroy(zfs, dataset, snaps), snaps) {
-        (Ok(()), _) => done.destroyed += snaps.len() as u64,
-        (Err(e), [one]) => {
-            let name = format!("{dataset}@{one}");
-            match zfs.snapshot_guid(&name) {
-                Ok(None) => gone(&name),
-                _ => done.failed.push(format!("{name}: {}", cause(zfs, &name, &e))),
+/// In the order given, the last of them first.
+fn batches<'a>(dataset: &str, doomed: Vec<&'a Snapshot<'a>>) -> Vec<Vec<&'a Snapshot<'a>>> {
+    let mut batches: Vec<Vec<&Snapshot<'_>>> = Vec::new();
+    let mut bytes = 0;
+    for snapshot in doomed {
+        let more = snapshot.name.len() - dataset.len();
+        match batches.last_mut() {
+            Some(batch) if batch.len() < BATCH && bytes + more <= BYTES => {
+                bytes += more;
+                batch.push(snapshot);
+            }
+            _ => {
+                bytes = dataset.len() + more;
+                batches.push(vec![snapshot]);
             }
         }
-        (Err(_), _) => {
-            let (first, second) = snaps.split_at(snaps.len() / 2);
-            halve(zfs, dataset, first, done)?;
-            halve(zfs, dataset, second, done)?;
-        }
     }
-    Ok(())
+    batches.reverse();
+    batches
+}
+
+/// What stands behind the @, unless `zfs destroy` would take it for a list or a range.
+fn snap<'a>(dataset: &str, name: &'a str) -> Option<&'a str> {
+    name.get(dataset.len() + 1..).filter(|snap| !snap.is_empty() && !snap.contains(['@', ',', '%']))
 }
 
 fn gone(name: &str) {
     log::info(format_args!("{name}: was destroyed meanwhile"));
 }
 
-fn zfs_destroy(zfs: &Zfs, dataset: &str, snaps: &[&str]) -> Result<()> {
-    if snaps.is_empty() { Ok(()) } else { zfs.destroy(dataset, snaps) }
-}
-
 /// In the operator's words: `zfs` says "dataset is busy" of a hold.
-fn cause(zfs: &Zfs, name: &str, e: &anyhow::Error) -> String {
+fn cause(zfs: &Zfs, name: &str, why: String) -> String {
     let holds = zfs.holds(name).unwrap_or_default();
     if !holds.is_empty() {
-        return format!("is held by {}: zfs release {} {name}", holds.join(", "), holds[0]);
+        return format!("is held by {}: zfs release {} {}", holds.join(", "), quoted(&holds[0]), quoted(name));
     }
     let clones = zfs.list("snapshot", "clones", &[name.to_owned()], Some(0)).ok().flatten().unwrap_or_default();
     match clones.trim() {
-        "" | "-" => format!("{e:#}"),
+        "" | "-" => why,
         clones => format!("was cloned to {clones}: destroy or promote that first"),
+    }
+}
+
+/// For a shell: names and tags may have spaces.
+fn quoted(word: &str) -> String {
+    match word.bytes().all(|b| b.is_ascii_alphanumeric() || b"@/_.:-".contains(&b)) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 

@@ -32,14 +32,25 @@ pub fn main() -> std::process::ExitCode {
     run_tool("zsnap-expire", start)
 }
 
+/// `-k 3` does not take the place of the rules in the file, nor a rule that of a number.
+fn kind(value: &str) -> u8 {
+    u8::from(value.parse::<u64>().is_ok())
+}
+
 fn start() -> anyhow::Result<Exit> {
-    let (cli, tables): (Cli, Tables) = options::parse_if("expire", config::is_toml)?;
+    let (cli, tables): (Cli, Tables) = options::parse_if("expire", config::is_toml, kind)?;
     let o = &cli.options;
+    if !o.filter && (o.invert || o.null || o.group.is_some()) {
+        return Err(Exit::Usage.error("--invert, --null and --group are for --filter: nothing was destroyed"));
+    }
+    if o.filter && !cli.datasets.is_empty() {
+        return Err(Exit::Usage.error("--filter takes names from standard input, not from the command line"));
+    }
     log::set_verbose(o.verbose || o.debug);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let config = Config::load(o, tables, i64::try_from(now).unwrap_or(i64::MAX))?;
     match cli.verb {
-        Some(Verb::Check) => run::check(&config),
+        Some(Verb::Check) => run::check(&cli, &config),
         None if o.filter => filter::filter(o, &config),
         None => run::run(&cli, &config),
     }

@@ -7,16 +7,15 @@ use zsnap_common::exit::Exit;
 use zsnap_common::log;
 use zsnap_common::zfs::Zfs;
 
-use crate::config::is_tagged;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, is_tagged};
 
 /// What was listed; [`Listing::snapshots`] has slices of it.
 #[derive(Debug)]
 pub struct Listing {
     text: String,
     tags: Vec<String>,
-    /// Datasets that carry properties of a tag, with the tag.
-    tagged: HashSet<(String, String)>,
+    /// Datasets that carry no properties of a tag, with the tag.
+    untagged: HashSet<(String, String)>,
     /// A tag's word counts for all snapshots, not only for those that zrep made.
     everywhere: bool,
 }
@@ -32,22 +31,23 @@ impl Listing {
             tags.iter().fold(columns.to_owned(), |columns, tag| format!("{columns},{tag}:{property}"))
         };
         let columns = with("name,guid,createtxg,creation,userrefs,clones", "sent");
-        let text = zfs.list("snapshot", &columns, roots, exact.then_some(1))?.ok_or_else(absent)?;
-        if !text.is_empty() && !text.ends_with('\n') {
-            return Err(Exit::Unavailable.error("zfs list: its last line has no end"));
-        }
-        let mut tagged = HashSet::new();
+        let whole = |text: Option<String>| match text.ok_or_else(absent)? {
+            text if text.is_empty() || text.ends_with('\n') => Ok(text),
+            _ => Err(Exit::Unavailable.error("zfs list: its last line has no end")),
+        };
+        let text = whole(zfs.list("snapshot", &columns, roots, exact.then_some(1))?)?;
+        let mut untagged = HashSet::new();
         if !tags.is_empty() {
             // zrep init sets it on both sides.
             let text = zfs.list("filesystem,volume", &with("name", "src-fs"), roots, exact.then_some(0))?;
-            for line in text.ok_or_else(absent)?.lines() {
+            for line in whole(text)?.lines() {
                 let mut fields = line.split('\t');
                 let dataset = fields.next().unwrap_or_default();
-                let set = tags.iter().zip(fields).filter(|(_, value)| *value != "-");
-                tagged.extend(set.map(|(tag, _)| (dataset.to_owned(), tag.clone())));
+                let unset = tags.iter().zip(fields).filter(|(_, value)| *value == "-");
+                untagged.extend(unset.map(|(tag, _)| (dataset.to_owned(), tag.clone())));
             }
         }
-        Ok(Listing { text, tags: tags.to_vec(), tagged, everywhere })
+        Ok(Listing { text, tags: tags.to_vec(), untagged, everywhere })
     }
 
     /// By dataset.
@@ -72,8 +72,9 @@ impl Listing {
         let mut sent = None;
         for tag in &self.tags {
             let value = fields.next()?;
-            let known = || self.everywhere || self.tagged.contains(&(dataset.to_owned(), tag.clone()));
-            if is_tagged(name, tag) && known() {
+            // One that is not listed may be zrep's.
+            let foreign = || !self.everywhere && self.untagged.contains(&(dataset.to_owned(), tag.clone()));
+            if is_tagged(name, tag) && !foreign() {
                 sent = Some(value);
             } else if self.everywhere {
                 sent = sent.or(Some(value));

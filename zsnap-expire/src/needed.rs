@@ -1,7 +1,12 @@
 //! Snapshots that zsnap-ingest still needs: the list that it writes for each pool (zsnap-ingest(8),
 //! FILES). A list that is not complete is no list: a missing line could cost a chain its base.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::trusted;
 
 /// The list of one pool.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -17,21 +22,62 @@ const OLD: i64 = 24 * 3600;
 
 impl Needed {
     /// Guid of the pool that a list is of, by its first line.
-    pub fn pool(text: &str) -> Option<u64> {
+    fn pool(text: &str) -> Option<u64> {
         u64::from_str_radix(text.lines().next()?.split(' ').nth(2)?, 16).ok()
     }
 
-    /// `pool` is the guid of the pool, `now` in seconds since 1970. The error says why the list does
-    /// not count.
-    pub fn parse(text: &str, pool: u64, now: i64) -> Result<Needed, String> {
+    /// All that these lists have of these pools, by guid. Lists of other pools, of drives that are away
+    /// say, do not count; each pool in `must` needs one. `now` in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`Exit::TryAgain`]: a list is missing or does not count.
+    pub fn read(
+        paths: &[PathBuf],
+        pools: &HashMap<u64, &str>,
+        must: &HashSet<&str>,
+        now: i64,
+    ) -> anyhow::Result<Needed> {
+        let (mut all, mut of) = (Needed::default(), HashSet::new());
+        for path in paths {
+            let shown = path.display();
+            if path.as_os_str().is_empty() {
+                // $(zsnap-ingest status --needed-file) where there is none.
+                return Err(Exit::TryAgain
+                    .error("--needed names no file: zsnap-ingest has not written a list for this pool: run it first"));
+            }
+            let mut text = String::new();
+            match trusted::open(path).and_then(|mut file| file.read_to_string(&mut text)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(
+                        Exit::TryAgain.error(format!("{shown}: no list of needed snapshots: run zsnap-ingest first"))
+                    );
+                }
+                read => read.or_exit(Exit::TryAgain, shown)?,
+            };
+            let pool = Needed::pool(&text);
+            if pool.is_none_or(|pool| pools.contains_key(&pool)) {
+                let shown = path.display();
+                let list = Needed::parse(&text, now).map_err(|why| Exit::TryAgain.error(format!("{shown} {why}")))?;
+                all.guids.extend(list.guids);
+                all.all.extend(list.all);
+                of.extend(pool);
+            }
+        }
+        match pools.iter().find(|(guid, name)| must.contains(**name) && !of.contains(*guid)) {
+            None => Ok(all),
+            Some((guid, name)) => Err(Exit::TryAgain.error(format!(
+                "no list given by --needed is of the pool {name} (guid {guid:016x}): run zsnap-ingest there first"
+            ))),
+        }
+    }
+
+    /// `now` in seconds since 1970. The error says why the list does not count.
+    pub fn parse(text: &str, now: i64) -> Result<Needed, String> {
         let mut lines = text.lines();
         let first: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
-        let ["zsnap-needed", "1", of, written, state] = first[..] else {
+        let ["zsnap-needed", "1", _, written, state] = first[..] else {
             return Err("is no list of needed snapshots (zsnap-needed 1)".into());
         };
-        if u64::from_str_radix(of, 16) != Ok(pool) {
-            return Err(format!("is of the pool with guid {of}, not {pool:016x}"));
-        }
         if state != "complete" {
             return Err("is not complete: zsnap-ingest is at work, or did not end; run it first".into());
         }

@@ -124,6 +124,8 @@ pub enum Reason {
     Cloned(String),
     /// zrep has not sent it.
     Unsent,
+    /// zrep's next increment begins with it.
+    LastSent,
     /// simplesnap made it, and removes it itself.
     Simplesnap,
     /// A file that waits, or a chain, needs it.

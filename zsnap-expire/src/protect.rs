@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::calendar::Clock;
 use crate::policy::Reason;
-use crate::snapshot::{Snapshot, Verdict};
+use crate::snapshot::{Snapshot, Verdict, is_tagged};
 
 /// What simplesnap calls its snapshots.
 const SIMPLESNAP: &str = "__simplesnap_";
@@ -16,6 +16,8 @@ pub struct Guards<'a> {
     pub newest: u64,
     /// The dataset was received: simplesnap does not reap its snapshots there.
     pub received: bool,
+    /// Tags of zrep.
+    pub tags: &'a [String],
     /// Snapshots by guid that files or chains need.
     pub needed: Option<&'a HashSet<u64>>,
     /// The dataset has files of which it is not known what they need: all of it stays.
@@ -24,11 +26,18 @@ pub struct Guards<'a> {
 
 /// Turns the verdicts on what must stay; `verdicts` and `snapshots` are in the same order.
 pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Guards<'_>, clock: &Clock) {
-    for (rank, i) in newest_first(snapshots, clock).into_iter().enumerate() {
+    let order = newest_first(snapshots, clock);
+    for (rank, i) in order.iter().enumerate() {
         match rank as u64 {
-            0 => verdicts[i].also(Reason::Newest),
-            rank if rank < guards.newest => verdicts[i].also(Reason::Among(guards.newest)),
+            0 => verdicts[*i].also(Reason::Newest),
+            rank if rank < guards.newest => verdicts[*i].also(Reason::Among(guards.newest)),
             _ => break,
+        }
+    }
+    for tag in guards.tags {
+        let sent = |s: &Snapshot<'_>| is_tagged(s.name, tag) && s.sent.is_some_and(|at| at.parse::<i64>().is_ok());
+        if let Some(last) = order.iter().find(|i| sent(&snapshots[**i])) {
+            verdicts[*last].also(Reason::LastSent);
         }
     }
     for (verdict, snapshot) in verdicts.iter_mut().zip(snapshots) {
@@ -106,6 +115,11 @@ mod tests {
         assert_eq!(first(cloned, &received), Some(vec![Reason::Cloned("a/b".into())]));
         assert_eq!(first(Snapshot { sent: Some("-"), ..snap("a@x", 1) }, &none), Some(vec![Reason::Unsent]));
         assert_eq!(first(Snapshot { sent: Some("1700000000"), ..snap("a@x", 1) }, &none), None);
+        let tags = ["zrep".to_owned()];
+        let zrep = Guards { tags: &tags, ..none };
+        let sent = |name| Snapshot { sent: Some("1700000000"), ..snap(name, 1) };
+        assert_eq!(first(sent("a@zrep_000001"), &zrep), Some(vec![Reason::LastSent]));
+        assert_eq!(first(sent("a@off_000001"), &zrep), None);
         assert_eq!(first(snap("a@__simplesnap_s_2026", 1), &none), Some(vec![Reason::Simplesnap]));
         assert_eq!(first(snap("a@__simplesnap_s_2026", 1), &received), None);
         assert_eq!(first(snap("__simplesnap_/a@x", 1), &none), None);

@@ -1,21 +1,21 @@
 //! From the listing to the last `zfs destroy`: decide about all, tell, and only then act.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Result;
 use jiff::Timestamp;
 use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::findings::{Findings, writable};
 use zsnap_common::zfs::Zfs;
 use zsnap_common::{lock, log, options};
 
 use crate::brakes::{Braked, newest_in_future};
 use crate::cli::Cli;
-use crate::config::{Config, Method, Policy};
+use crate::config::{Config, Policy};
 use crate::destroy::destroy;
 use crate::judge::judge;
 use crate::listing::Listing;
 use crate::needed::Needed;
-use crate::policy::Reference;
 use crate::protect::Guards;
 use crate::snapshot::{Snapshot, Verdict};
 use crate::table;
@@ -56,15 +56,15 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
         }
         lock
     };
-    let Some((roots, exact)) = roots(cli, config, &zfs)? else { return Ok(Exit::Done) };
+    let Some(scope) = scope(cli, config, &zfs)? else { return Ok(Exit::Done) };
     let everywhere = config.policies().any(|(_, policy)| policy.is_zrep()) && !o.zrep_ignore;
     let tags = if o.zrep_ignore { &[][..] } else { &o.tags[..] };
-    let listing = Listing::take(&zfs, &roots, exact, tags, everywhere)?;
-    let all = decide(cli, config, &zfs, listing.snapshots()?)?;
+    let listing = Listing::take(&zfs, &scope.roots, scope.exact, tags, everywhere)?;
+    let all = decide(cli, config, &zfs, &scope, listing.snapshots()?)?;
     let mut failed = false;
     for decided in &all {
         if let Some(why) = &decided.braked {
-            log::error(format_args!("{}: nothing is destroyed: {why}", decided.dataset));
+            log::error(format_args!("{}: nothing is destroyed: {}", decided.dataset, why.with_remedy("-n")));
             failed = true;
         }
     }
@@ -73,47 +73,52 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
     }
     if !dry {
         for decided in &all {
-            let doomed = decided.doomed();
-            let done = destroy(&zfs, decided.dataset, &doomed)?;
+            let done = destroy(&zfs, decided.dataset, decided.doomed())?;
             if done.destroyed > 0 {
                 log::info(format_args!("{}: {} snapshots were destroyed", decided.dataset, done.destroyed));
             }
-            failed |= !done.failed.is_empty();
-            done.failed.iter().for_each(log::error);
+            failed |= done.failed > 0;
         }
     }
     Ok(if failed { Exit::SomeFailed } else { Exit::Done })
 }
 
+/// A dataset, its snapshots, and the policy that is for it.
+type Chosen<'a> = (&'a str, Vec<Snapshot<'a>>, &'a Policy);
+
 /// The whole decision.
 fn decide<'a>(
     cli: &Cli,
-    config: &Config,
+    config: &'a Config,
     zfs: &Zfs,
+    scope: &Scope,
     listed: BTreeMap<&'a str, Vec<Snapshot<'a>>>,
 ) -> Result<Vec<Decided<'a>>> {
-    let mut chosen: Vec<(&str, Vec<Snapshot<'_>>, &Policy)> = Vec::new();
+    let mut chosen: Vec<Chosen<'_>> = Vec::new();
+    let (mut served, mut left): (HashSet<&str>, HashSet<&str>) = Default::default();
     for (dataset, snapshots) in listed {
-        if let Some(policy) = config.of(dataset) {
-            chosen.push((dataset, snapshots, policy));
+        if scope.only.as_ref().is_some_and(|only| !only.contains(dataset)) {
+            continue;
         }
+        let policy = config.of(dataset)?;
+        let named = cli.datasets.iter().filter(|root| is_at_or_below(dataset, root));
+        if policy.is_some() { &mut served } else { &mut left }.extend(named.map(String::as_str));
+        chosen.extend(policy.map(|policy| (dataset, snapshots, policy)));
     }
-    let pools = |of: &dyn Fn(&Policy) -> bool| -> HashSet<&str> {
-        chosen.iter().filter(|(.., policy)| of(policy)).map(|(dataset, ..)| pool(dataset)).collect()
-    };
-    let mut received = pools(&|policy| policy.received);
-    if received.is_empty() && !cli.options.needed.is_empty() {
-        // Whoever gives a list means it.
-        received = pools(&|_| true);
+    // It would pass for one of which nothing has to go.
+    for root in left.difference(&served) {
+        log::warn(format_args!(
+            "{root}: no policy is for it: correct the name, or write a table [policy.\"{root}/**\"]"
+        ));
     }
-    // By the real clock: --at says nothing of the age of the list.
-    let needed = needed(cli, zfs, &received, Timestamp::now().as_second())?;
+    let needed = needed(cli, zfs, &chosen)?;
     let mut all = Vec::new();
     let mut astray = 0;
     for (dataset, snapshots, policy) in chosen {
         let guards = Guards {
             newest: policy.newest,
             received: policy.received,
+            tags: &policy.tags,
             needed: needed.as_ref().map(|needed| &needed.guids),
             all_needed: needed.as_ref().is_some_and(|needed| needed.is_all(dataset)),
         };
@@ -134,13 +139,14 @@ fn decide<'a>(
     Ok(all)
 }
 
-fn pool(dataset: &str) -> &str {
-    dataset.split('/').next().unwrap_or(dataset)
-}
-
-/// The list of zsnap-ingest, if a policy is for received datasets or one is given.
-fn needed(cli: &Cli, zfs: &Zfs, received: &HashSet<&str>, now: i64) -> Result<Option<Needed>> {
+/// The lists of zsnap-ingest, if a policy is for received datasets or some are given.
+fn needed(cli: &Cli, zfs: &Zfs, chosen: &[Chosen<'_>]) -> Result<Option<Needed>> {
     let paths = &cli.options.needed;
+    let pools = |of: &dyn Fn(&Policy) -> bool| -> HashSet<&str> {
+        let of = chosen.iter().filter(|(.., policy)| of(policy));
+        of.filter_map(|(dataset, ..)| dataset.split('/').next()).collect()
+    };
+    let received = pools(&|policy| policy.received);
     if paths.is_empty() {
         if received.is_empty() || cli.options.no_needed {
             return Ok(None);
@@ -149,66 +155,75 @@ fn needed(cli: &Cli, zfs: &Zfs, received: &HashSet<&str>, now: i64) -> Result<Op
             "received datasets need the list of zsnap-ingest: give --needed \"$(zsnap-ingest status --needed-file)\", or --no-needed",
         ));
     }
-    let mut texts = Vec::new();
-    for path in paths {
-        let shown = path.display();
-        if path.as_os_str().is_empty() {
-            // $(zsnap-ingest status --needed-file) where there is none.
-            return Err(Exit::TryAgain
-                .error("--needed names no file: zsnap-ingest has not written a list for this pool: run it first"));
-        }
-        let text = std::fs::read_to_string(path)
-            .or_exit(Exit::TryAgain, format_args!("{shown}: no list of needed snapshots: run zsnap-ingest first"))?;
-        texts.push((shown, text));
-    }
-    let mut all = Needed::default();
-    for pool in received {
+    let all = pools(&|_| true);
+    let mut guids = HashMap::new();
+    for pool in &all {
         let guid = zfs.pool_guid(pool)?.ok_or_else(|| Exit::TryAgain.error(format!("the pool {pool} is not here")))?;
-        let of_pool = texts.iter().find(|(_, text)| Needed::pool(text) == Some(guid.0)).or(texts.first());
-        let Some((shown, text)) = of_pool else { continue };
-        let list = Needed::parse(text, guid.0, now).map_err(|why| Exit::TryAgain.error(format!("{shown} {why}")))?;
-        all.guids.extend(list.guids);
-        all.all.extend(list.all);
+        guids.insert(guid.0, *pool);
     }
-    Ok(Some(all))
+    // Whoever gives a list means it.
+    let must = if received.is_empty() { &all } else { &received };
+    // By the real clock: --at says nothing of the age of the list.
+    Needed::read(paths, &guids, must, Timestamp::now().as_second()).map(Some)
 }
 
-/// What to list, and whether only that itself. `None`: nothing is asked for, as zrep-expire has it.
-fn roots(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<(Vec<String>, bool)>> {
+/// What a run is about.
+struct Scope {
+    /// These datasets, and what lies below them; none: all.
+    roots: Vec<String>,
+    /// Not what lies below them.
+    exact: bool,
+    /// Of what is listed only these.
+    only: Option<HashSet<String>>,
+}
+
+/// `None`: nothing is asked for, as zrep-expire has it.
+fn scope(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<Scope>> {
     if let Some(name) = cli.datasets.iter().find(|name| name.contains(['@', '#'])) {
         return Err(Exit::Usage.error(format!("{name} is no dataset: name the dataset alone")));
     }
     if !cli.options.rules().is_empty() && cli.datasets.is_empty() && !cli.options.all {
         return Err(Exit::Usage.error("--keep RULE is for the datasets that are named: name some, or give --all"));
     }
-    if !config.exact || !cli.datasets.is_empty() {
-        return Ok(Some((cli.datasets.clone(), config.exact)));
+    let roots = cli.datasets.clone();
+    if !config.exact || !roots.is_empty() {
+        return Ok(Some(Scope { roots, exact: config.exact, only: None }));
     }
     if !cli.options.all {
         log::warn("nothing to do: name file systems, or give --all");
         return Ok(None);
     }
+    // Their names are not given to zfs again: one that goes meanwhile would fail them all.
     let text = zfs.list("filesystem", "name", &[], None)?.unwrap_or_default();
-    let all: Vec<String> = text.lines().map(str::to_owned).collect();
-    Ok((!all.is_empty()).then_some((all, true)))
+    Ok(Some(Scope { roots, exact: false, only: Some(text.lines().map(str::to_owned).collect()) }))
 }
 
-/// `check`: says what the configuration means.
-pub fn check(config: &Config) -> Result<Exit> {
+fn is_at_or_below(dataset: &str, root: &str) -> bool {
+    dataset.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// `check`: says what the configuration means, and what is wrong here. Exit 78: something is.
+pub fn check(cli: &Cli, config: &Config) -> Result<Exit> {
     let mut text = format!("days begin in {}\n", config.clock.zone_name());
     for (glob, policy) in config.policies() {
-        let what = match &policy.method {
-            Method::Rules(rules, reference) => {
-                let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
-                let from = if *reference == Reference::Now { ", ages from now" } else { "" };
-                format!("{}{from}", rules.join(" "))
-            }
-            Method::Spacing(windows) => format!("zrep-expire, spacing in {} windows", windows.len()),
-            Method::Dated(rules) => format!("zrep-expire, {} dated rules", rules.len()),
-        };
         let received = if policy.received { ", received" } else { "" };
-        text += &format!("{glob}: {what}, and the newest {}{received}; {}\n", policy.newest, policy.max_destroy);
+        let (method, newest) = (&policy.method, policy.newest);
+        text += &format!("{glob}: {method}, and the newest {newest}{received}; {}\n", policy.max_destroy);
     }
     table::write(&text).or_exit(Exit::Io, "standard output")?;
-    Ok(Exit::Done)
+    let o = &cli.options;
+    if o.filter {
+        return Ok(Exit::Done);
+    }
+    let mut findings = Findings::default();
+    findings.add("programs", Zfs::find(&o.zfs, &o.zpool).map(|_| Vec::new()));
+    let state = options::state_dir(o.state.as_deref(), "expire").and_then(|dir| {
+        let there = dir.ancestors().find(|path| path.exists()).unwrap_or(&dir);
+        writable(there).map(|()| Vec::new())
+    });
+    findings.add("state", state);
+    if o.needed.is_empty() && !o.no_needed && config.policies().any(|(_, policy)| policy.received) {
+        findings.add("received datasets", Ok(vec!["a run needs --needed, see zsnap-expire(8)".into()]));
+    }
+    Ok(findings.exit())
 }

@@ -46,6 +46,14 @@ impl Snapshot<'_> {
     }
 }
 
+/// `DATASET@TAG_` and six hex digits, and anything behind them, such as `_unsent`.
+pub fn is_tagged(name: &str, tag: &str) -> bool {
+    let snap = name.rsplit_once('@').map(|(_, snap)| snap);
+    let digits = snap.and_then(|snap| snap.strip_prefix(tag)).and_then(|rest| rest.strip_prefix('_'));
+    let hex = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+    digits.is_some_and(|rest| rest.len() >= 6 && rest.as_bytes()[..6].iter().all(hex))
+}
+
 /// Mostly one: then it costs no allocation, which would be most of the time of a million decisions.
 pub type Reasons = SmallVec<[Reason; 1]>;
 

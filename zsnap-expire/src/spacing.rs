@@ -12,6 +12,7 @@
 //! older than the largest window goes.
 
 use std::cmp::Reverse;
+use std::fmt;
 
 use jiff::Span;
 use jiff::civil::DateTime;
@@ -19,6 +20,7 @@ use jiff::civil::DateTime;
 use crate::calendar::Clock;
 use crate::policy::Reason;
 use crate::snapshot::{Snapshot, Verdict};
+use crate::table::length;
 
 #[cfg(test)]
 mod tests;
@@ -34,7 +36,7 @@ pub struct Window {
 /// `8 days : 1 hour`, without its comment.
 pub fn window(line: &str) -> Result<Window, String> {
     let (age, interval) = line.split_once(':').ok_or("write MAX_AGE : MIN_INTERVAL, as 8 days : 1 hour")?;
-    let (number, unit) = length(age)?;
+    let (number, unit) = amount(age)?;
     let span = Span::new();
     let max_age = match unit {
         Unit::Year => span.try_years(number),
@@ -44,7 +46,7 @@ pub fn window(line: &str) -> Result<Window, String> {
     };
     let max_age = max_age.map_err(|_| format!("\"{}\" is too long", age.trim()))?;
     // As from 1 January of the year 1, which is where zrep-expire measures it.
-    let (number, unit) = length(interval)?;
+    let (number, unit) = amount(interval)?;
     let start = DateTime::constant(1, 1, 1, 0, 0, 0, 0);
     let end = match unit {
         Unit::Year => Span::new().try_years(number).and_then(|years| start.checked_add(years)),
@@ -57,6 +59,17 @@ pub fn window(line: &str) -> Result<Window, String> {
     Ok(Window { max_age, interval: start.duration_until(end).as_secs() })
 }
 
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let age = match (self.max_age.get_years(), self.max_age.get_months()) {
+            (0, 0) => length(self.max_age.get_seconds()),
+            (0, months) => format!("{months}months"),
+            (years, _) => format!("{years}y"),
+        };
+        write!(f, "{age}:{}", length(self.interval))
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Unit {
     Year,
@@ -65,10 +78,11 @@ enum Unit {
     Fixed(i64),
 }
 
-/// `8 days`, `8d`, `a day` is not understood.
-fn length(text: &str) -> Result<(i64, Unit), String> {
+/// `8 days`, `8d`; `a day` is not understood, nor `6m`, which elsewhere is six months.
+fn amount(text: &str) -> Result<(i64, Unit), String> {
     let text = text.trim();
-    let wrong = || format!("\"{text}\" is no length of time; write 12 hours, 8 days, 1 week, 1 month or 5 years");
+    let wrong =
+        || format!("\"{text}\" is no length of time; write 5 minutes, 12 hours, 8 days, 1 week, 1 month or 5 years");
     let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let number: i64 = text[..end].parse().ok().filter(|n| *n < 1_000_000).ok_or_else(wrong)?;
     let unit = text[end..].trim().to_ascii_lowercase();
@@ -78,7 +92,7 @@ fn length(text: &str) -> Result<(i64, Unit), String> {
         "w" | "wk" | "wks" | "week" | "weeks" => Unit::Fixed(604_800),
         "d" | "dy" | "day" | "days" => Unit::Fixed(86_400),
         "h" | "hr" | "hrs" | "hour" | "hours" => Unit::Fixed(3600),
-        "m" | "min" | "mins" | "minute" | "minutes" => Unit::Fixed(60),
+        "min" | "mins" | "minute" | "minutes" => Unit::Fixed(60),
         "s" | "sec" | "secs" | "second" | "seconds" => Unit::Fixed(1),
         _ => return Err(wrong()),
     };

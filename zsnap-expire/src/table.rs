@@ -26,14 +26,9 @@ pub fn print<'a>(all: &'a [Decided<'a>], zfs: &Zfs, clock: &Clock, options: &Opt
         return write(&timeline::draw(all, clock));
     }
     let row = |(snapshot, verdict, braked): (&Snapshot<'_>, &Verdict, bool)| {
-        let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
         let created = u64::try_from(snapshot.creation).map_or(Cell::None, Cell::Time);
-        let word = match (verdict.keep, braked) {
-            (true, _) => "keep",
-            (false, true) => "braked",
-            (false, false) => "destroy",
-        };
-        vec![Cell::Text(snapshot.name.to_owned()), created, Cell::Text(word.to_owned()), Cell::Text(reasons.join("; "))]
+        let word = Cell::Text(word(verdict, braked).to_owned());
+        vec![Cell::Text(snapshot.name.to_owned()), created, word, Cell::Text(reasons(verdict))]
     };
     let of = |decided: &'a Decided<'a>| {
         let both = decided.snapshots.iter().zip(&decided.verdicts);
@@ -42,6 +37,21 @@ pub fn print<'a>(all: &'a [Decided<'a>], zfs: &Zfs, clock: &Clock, options: &Opt
     let rows = all.iter().flat_map(of).map(row).collect();
     Report { columns: vec!["snapshot", "created", "verdict", "reasons"], rows, metric: "zsnap_expire" }
         .print(Form::Table)
+}
+
+/// What becomes of a snapshot, of a dataset that may be `braked`.
+pub fn word(verdict: &Verdict, braked: bool) -> &'static str {
+    match (verdict.keep, braked) {
+        (true, _) => "keep",
+        (false, true) => "braked",
+        (false, false) => "destroy",
+    }
+}
+
+/// Why, in one text.
+pub fn reasons(verdict: &Verdict) -> String {
+    let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+    reasons.join("; ")
 }
 
 /// To standard output, of which a closed one is an error like any other.
@@ -88,7 +98,8 @@ impl std::fmt::Display for Reason {
             Reason::Held(1) => f.write_str("held"),
             Reason::Held(n) => write!(f, "{n} holds"),
             Reason::Cloned(clones) => write!(f, "cloned to {clones}"),
-            Reason::Unsent => f.write_str("zrep has not sent it"),
+            Reason::Unsent => f.write_str("not sent by zrep"),
+            Reason::LastSent => f.write_str("the last that zrep has sent"),
             Reason::Simplesnap => f.write_str("simplesnap's own"),
             Reason::Needed => f.write_str("zsnap-ingest needs it"),
             Reason::OtherName => f.write_str("not of these tags"),
@@ -103,7 +114,7 @@ impl std::fmt::Display for Reason {
 }
 
 /// `7d`, `1h`: in the largest unit that has no rest.
-fn length(seconds: i64) -> String {
+pub fn length(seconds: i64) -> String {
     let units = [(86_400, "d"), (3600, "h"), (60, "min")];
     let fits = units.iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0);
     fits.map_or(format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
