@@ -190,3 +190,26 @@ fn a_signal_says_nothing_of_the_drive_that_it_stopped() {
     let shown = String::from_utf8_lossy(&shown.out).into_owned();
     assert!(shown.contains("slow") && !shown.contains("SIGTERM"), "{shown}");
 }
+
+/// While a file that was delivered is moved to what is kept, its name in the outbox is free.
+#[test]
+fn a_file_that_comes_under_a_name_that_is_being_kept_is_not_removed() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "keep = \"14d\"");
+    let name = spooler.put("laptop/a", 1, "1");
+    let (trace, entry) = (spooler.path("trace"), spooler.outbox("disk1").join("laptop").join(&name));
+    let under = ["strace", "-f", "-P", entry.to_str().unwrap(), "-e", "trace=renameat2"];
+    let under = [&under[..], &["-e", "inject=renameat2:signal=SIGSTOP:when=1", "-o", trace.to_str().unwrap()]].concat();
+    let running = start(&mut spooler.under(&under, &[]));
+    let thread = stopped(&trace);
+    assert!(!entry.exists());
+    spooler.put_as("laptop", &name, "2");
+    spooler.silent_run();
+    assert!(entry.exists());
+    assert_eq!(go_on(running, &thread).expect(0).err, "");
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1"), [format!("laptop/{name}"), format!("laptop/{name}.0")]);
+}

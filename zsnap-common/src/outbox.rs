@@ -285,10 +285,14 @@ impl Outboxes {
                     publish::make_dirs(&kept)?;
                 }
                 let fd = File::open(&kept).map_err(at(&kept))?;
-                place(&path, &item.name, &fd, &kept, |to| publish::rename_new(CWD, &path, &fd, to))?;
+                // From its rename on the name is free, and may be that of a file that has just come. Of
+                // what was kept already a run has died before its rename was durable.
+                if !place(&path, &item.name, &fd, &kept, |to| publish::rename_new(CWD, &path, &fd, to))? {
+                    remove(&dir, entry)?;
+                }
+            } else {
+                remove(&dir, entry)?;
             }
-            // Of what was kept already a run has died before its rename was durable.
-            remove(&dir, entry)?;
             changed.insert(dir);
         }
         changed.iter().try_for_each(|dir| publish::sync_dir(dir))
@@ -297,29 +301,29 @@ impl Outboxes {
 
 /// Hard-links `from`, which came as `name`, into the open directory `dir`.
 fn link(from: &Path, name: &str, dir: &File, shown: &Path) -> io::Result<()> {
-    place(from, name, dir, shown, |to| rustix::fs::linkat(CWD, from, dir, to, AtFlags::empty()))
+    place(from, name, dir, shown, |to| rustix::fs::linkat(CWD, from, dir, to, AtFlags::empty())).map(drop)
 }
 
 /// Gives `from` the name `name` in the open directory `dir`, by `call`. The same file or the same
-/// bytes there already: done. Other bytes: `NAME~N`.
+/// bytes there already: `false`. Other bytes: `NAME~N`.
 fn place(
     from: &Path,
     name: &str,
     dir: &File,
     shown: &Path,
     call: impl Fn(&str) -> rustix::io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let mut n = 0;
     while n < COPIES {
         let to = if n == 0 { name.to_owned() } else { format!("{name}~{n}") };
         match call(&to) {
             Err(Errno::EXIST) => match dir::is_same(dir, &to, &File::open(from).map_err(at(from))?)? {
-                Some(true) => return Ok(()),
+                Some(true) => return Ok(false),
                 Some(false) => n += 1,
                 // It was delivered meanwhile.
                 None => {}
             },
-            other => return other.map_err(at_path(&shown.join(&to))),
+            other => return other.map(|()| true).map_err(at_path(&shown.join(&to))),
         }
     }
     let path = shown.join(name);
