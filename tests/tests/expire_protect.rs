@@ -229,6 +229,9 @@ fn a_list_counts_also_where_nothing_is_called_received() {
     };
     list("backup", "backup/hosts/lab/a@d4");
     list("tank", "tank/a@d3");
+    // Each pool with received datasets needs one.
+    e.scene.write("both.toml", "[policy.\"**\"]\nkeep = [\"last=1\"]\nreceived = true\n");
+    e.expire(&["-c", "both.toml", "--needed", "backup"]).expect(75).says("is of the pool tank");
     e.silent(&[&LAST[..], &["--needed", "backup", "--needed", "tank"]].concat());
     assert_eq!((e.left("backup/hosts/lab/a"), e.left("tank/a")), ("d4 d0".into(), "d3 d0".into()));
 }
