@@ -328,6 +328,44 @@ fn what_it_keeps_is_nobody_elses_to_read() {
     spooler.silent_run();
     let state = spooler.path("spool/.zsnap-fanout");
     assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
-    spooler.fanout(&[]).expect(78).says("somebody else may write here");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o770)).unwrap();
+    // What waits lies nowhere else: it must not be removed.
+    let (ran, state) = (spooler.fanout(&[]).expect(78), state.display());
+    assert!(ran.err.contains(&format!("others can write to {state}: chmod 700 {state}")), "{}", ran.err);
+    assert!(!ran.err.contains("remove"), "{}", ran.err);
+}
+
+#[test]
+fn a_host_may_be_called_like_anything_in_an_outbox() {
+    let spooler = Spooler::with(&["disk1"]);
+    for host in ["lock", "seen.json", "told.json", "dest.json", "kept"] {
+        spooler.put(&format!("{host}/a"), 1, host);
+    }
+    spooler.silent_run();
+    assert_eq!((spooler.on("disk1").len(), spooler.waiting("disk1").len()), (5, 0));
+    spooler.put("laptop/a", 2, "x");
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1").len(), 6);
+}
+
+#[test]
+fn a_clock_that_was_once_ahead_takes_nothing_of_what_is_kept() {
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "keep = \"14d\"");
+    let kept = || tree(&spooler.path("spool/.zsnap-fanout/kept/disk1"));
+    for (n, time) in ["2026-11-10", "2026-11-18", "2026-11-20", "2030-01-01", "2026-11-21"].iter().enumerate() {
+        spooler.put("laptop/a", n as u64, "x");
+        let Some(ran) = at(&spooler, &format!("@{time} 12:00:00"), &[]) else { return };
+        assert_eq!(ran.expect(0).err, "");
+        assert_eq!(kept().len(), n + 1, "{:?}", kept());
+    }
+    // As long as it is right days are counted.
+    assert_eq!(at(&spooler, "@2026-11-25 12:00:00", &[]).unwrap().expect(0).err, "");
+    assert_eq!(kept().len(), 5);
+    spooler.put("laptop/a", 9, "x");
+    for time in ["@2026-11-25 12:00:00", "@2026-11-26 12:00:00"] {
+        assert_eq!(at(&spooler, time, &[]).unwrap().expect(0).err, "");
+    }
+    assert!(!kept().iter().any(|path| path.starts_with("2026-11-10")), "{:?}", kept());
+    assert_eq!(kept().len(), 5);
 }
