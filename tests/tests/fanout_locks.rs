@@ -56,7 +56,7 @@ fn a_slow_drive_holds_up_neither_the_others_nor_the_next_run() {
     let second = spooler.put("laptop/a", 2, "2");
     spooler.silent_run();
     assert_eq!((spooler.on("good").len(), lines(&spooler.path("began")).len()), (2, 1));
-    let lock = spooler.outbox("slow").join("lock");
+    let lock = spooler.outbox("slow").join(".lock");
     let who = format!("slow: pid {} ({}) ", slow.id(), lock.display());
     let ran = spooler.fanout(&["-v"]).expect(0).says(&format!("{who}works on it"));
     assert!(!ran.err.contains("the spool"), "{}", ran.err);

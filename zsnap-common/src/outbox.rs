@@ -5,6 +5,7 @@
 //! destination NAME has not taken yet. A file with an entry in SPLIT is never delivered: it
 //! may still be withdrawn, or its other links may still be missing. `OUT/NAME/HOST/F~N` is one
 //! more of the name F, with other bytes: `F.N` would not tell its name, for that may end so too.
+//! What else lies in `OUT/NAME` is hidden, as no host is: its lock, notes.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -100,6 +101,11 @@ impl Outboxes {
     /// Makes OUT/NAME/HOST, durably.
     pub fn make(&self, name: &str, host: &Host) -> io::Result<()> {
         publish::make_dirs(&self.dir(name).join(host.as_str()))
+    /// The lock of OUT/NAME.
+    pub fn lock(&self, name: &str) -> PathBuf {
+        self.dir(name).join(".lock")
+    }
+
     }
 
     /// The names in OUT, sorted.
@@ -174,7 +180,7 @@ impl Outboxes {
             if ready.is_empty() {
                 return Ok(());
             }
-            let Some(_lock) = Lock::try_new(&self.dir(name).join("lock"))? else {
+            let Some(_lock) = Lock::try_new(&self.lock(name))? else {
                 done.busy = true;
                 return Ok(());
             };

@@ -110,7 +110,7 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
     if !boxes.names().or_exit(Exit::Io, "cannot read the outboxes")?.iter().any(|outbox| outbox == name) {
         return Err(Exit::Usage.error(format!("no drive {name} has an outbox")));
     }
-    let Some(_lock) = Lock::try_new(&boxes.dir(name).join("lock"))? else {
+    let Some(_lock) = Lock::try_new(&boxes.lock(name))? else {
         return Err(Exit::TryAgain.error(format!("a zsnap-fanout works on {name}: run again when it has ended")));
     };
     let waiting = boxes.waiting(name).or_exit(Exit::Io, "cannot read the outbox")?.len();

@@ -49,7 +49,7 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
     let drained = drain(&spool, drives, seconds(now));
     for (drive, drained) in drives.iter().zip(&drained) {
         if drained.busy {
-            let (age, who) = lock::holder(&spool.outboxes().dir(&drive.name).join("lock"));
+            let (age, who) = lock::holder(&spool.outboxes().lock(&drive.name));
             exit = exit.max(waited(options.max_run, &drive.name, age, &who));
         }
         tell(drive, drained, &mut told);

@@ -19,11 +19,11 @@ use zsnap_common::told::Told;
 
 use crate::pipeline::io_failed;
 
-const DEST: &str = "dest.json";
+const DEST: &str = ".dest.json";
 /// What was last told of a failing destination.
-const TOLD: &str = "told.json";
+const TOLD: &str = ".told.json";
 
-/// `dest.json`: enough to deliver when the destination is no longer in the configuration.
+/// `.dest.json`: enough to deliver when the destination is no longer in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
     dest: Dest,
@@ -51,7 +51,7 @@ pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Lane> {
 }
 
 /// These, and those that only have an outbox, as they were when it was filled. One whose
-/// `dest.json` cannot be read is told and left out.
+/// `.dest.json` cannot be read is told and left out.
 pub fn all(boxes: &Outboxes, lanes: Vec<Lane>, transport: &Transport) -> anyhow::Result<Vec<Lane>> {
     let mut lanes = lanes;
     let none_configured = lanes.is_empty();
