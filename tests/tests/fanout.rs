@@ -244,10 +244,11 @@ fn what_is_kept_can_be_sent_again_by_days() {
     requeue("disk2", "@2026-11-20 12:00:00", "9d").expect(1).says("give keep a longer time");
     requeue("disk1", "@2026-11-20 12:00:00", "yesterday").expect(2).says("is no day");
     requeue("disk9", "@2026-11-20 12:00:00", "1d").expect(2).says("no drive is called disk9; there are disk1, disk2");
-    // Three days keep the 19th through the 22nd, and not a day longer. The drive's own copies stay.
-    assert_eq!(at(&spooler, "@2026-11-21 23:59:50", &[]).unwrap().expect(0).err, "");
+    // Three days before the newest, and not a day longer. The drive's own copies stay.
+    assert_eq!(at(&spooler, "@2026-11-22 12:00:00", &[]).unwrap().expect(0).err, "");
     assert_eq!(kept(), days(18));
-    at(&spooler, "@2026-11-22 00:00:10", &["-v"])
+    fs::create_dir(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-21")).unwrap();
+    at(&spooler, "@2026-11-22 12:00:00", &["-v"])
         .unwrap()
         .expect(0)
         .says("disk1: what was delivered on 2026-11-18 is no longer kept");
