@@ -164,9 +164,15 @@ fn what_lasts_is_told_when_it_is_new_and_daily() {
     spooler.silent_run();
     // Whoever asks hears all: of the drive that is away, too.
     spooler.fanout(&["-v"]).expect(0).says(&tells).says("away is away: ").says("/away is not there");
+    // Another number is no change, another cause is. Mended and broken again is new.
     spooler.edit("exit 3", "exit 4");
-    // The words differ, the state does not; mended and broken again is new.
     spooler.silent_run();
+    for (from, to) in [("no tape", "dust"), ("exit 4", "kill -9 $$")] {
+        spooler.edit(from, to);
+        assert_eq!(spooler.fanout(&[]).expect(1).says(&format!("bad: {name}: ")).err.lines().count(), 1);
+    }
+    spooler.edit("kill -9 $$", "exit 4");
+    spooler.fanout(&[]).expect(1).says("dust");
     spooler.edit("exit 4", "exit 0");
     spooler.silent_run();
     spooler.edit("exit 0", "exit 5");

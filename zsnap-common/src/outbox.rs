@@ -13,11 +13,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cancel;
 use crate::dest::{Delivered, Item, dir};
+use crate::findings::writable;
 use crate::lock::Lock;
 use crate::publish::{self, at_path};
 use crate::queue_name::{Entry, Label, QueueName, Stamp, classify};
@@ -66,12 +68,13 @@ pub struct Drained {
 }
 
 /// How an outbox is drained.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Pace<'a> {
     /// So many files are delivered at once, at most.
     pub at_once: usize,
-    /// Delivered files are moved to this directory, into HOST; `None`: they are removed.
-    pub keep: Option<&'a Path>,
+    /// Delivered files are moved to this directory, into HOST; it may be another one for each
+    /// batch. `None`: they are removed.
+    pub keep: Option<&'a dyn Fn() -> PathBuf>,
 }
 
 /// What [`Dest::deliver`](crate::dest::Dest::deliver) does.
@@ -98,14 +101,14 @@ impl Outboxes {
         self.out.join(name)
     }
 
-    /// Makes OUT/NAME/HOST, durably.
-    pub fn make(&self, name: &str, host: &Host) -> io::Result<()> {
-        publish::make_dirs(&self.dir(name).join(host.as_str()))
     /// The lock of OUT/NAME.
     pub fn lock(&self, name: &str) -> PathBuf {
         self.dir(name).join(".lock")
     }
 
+    /// Makes OUT/NAME/HOST, durably.
+    pub fn make(&self, name: &str, host: &Host) -> io::Result<()> {
+        publish::make_dirs(&self.dir(name).join(host.as_str()))
     }
 
     /// The names in OUT, sorted.
@@ -200,6 +203,12 @@ impl Outboxes {
                         }
                     }
                 }
+                let keep = pace.keep.map(|at| at());
+                for kept in items.iter().filter_map(|item| Some(keep.as_ref()?.join(item.parsed.host.as_str()))) {
+                    // It would be delivered again and again.
+                    let can_keep = publish::make_dirs(&kept).map_err(Into::into).and_then(|()| writable(&kept));
+                    can_keep.context("nothing is delivered, for it could not be kept")?;
+                }
                 let mut delivered = Vec::new();
                 for ((item, entry), result) in items.iter().zip(&entries).zip(deliver(&items)?) {
                     match result {
@@ -212,7 +221,7 @@ impl Outboxes {
                         }
                     }
                 }
-                self.settle(name, pace.keep, &delivered)?;
+                self.settle(name, keep.as_deref(), &delivered)?;
                 done.delivered.extend(delivered.iter().map(|(item, _)| item.name.clone()));
                 if done.away.is_some() {
                     return Ok(());
