@@ -180,6 +180,10 @@ mod tests {
         let first = outcome(old);
         assert!(first.told && first.delivered.is_empty());
         assert!(!outcome(old).told);
+        // Another cause is told.
+        fs::write(&drive, "").unwrap();
+        assert!(outcome(old).told && !outcome(old).told);
+        fs::remove_file(&drive).unwrap();
         assert_eq!(boxes.waiting(&old.id).unwrap().len(), 1);
         fs::create_dir(&drive).unwrap();
         let third = outcome(old);
