@@ -281,7 +281,7 @@ impl Play {
         let errors = self.said();
         let waiting: Vec<_> = walk(self.scene.path("queue-state/outbox/to"))
             .into_iter()
-            .filter(|path| !["lock", "dest.json", "told.json"].iter().any(|name| path.ends_with(name)))
+            .filter(|path| ![".lock", ".dest.json", ".told.json"].iter().any(|name| path.ends_with(name)))
             .collect();
         assert!(waiting.is_empty(), "{waiting:?} was not delivered: {errors}");
     }

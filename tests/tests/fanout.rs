@@ -164,9 +164,15 @@ fn what_lasts_is_told_when_it_is_new_and_daily() {
     spooler.silent_run();
     // Whoever asks hears all: of the drive that is away, too.
     spooler.fanout(&["-v"]).expect(0).says(&tells).says("away is away: ").says("/away is not there");
+    // Another number is no change, another cause is. Mended and broken again is new.
     spooler.edit("exit 3", "exit 4");
-    // The words differ, the state does not; mended and broken again is new.
     spooler.silent_run();
+    for (from, to) in [("no tape", "dust"), ("exit 4", "kill -9 $$")] {
+        spooler.edit(from, to);
+        assert_eq!(spooler.fanout(&[]).expect(1).says(&format!("bad: {name}: ")).err.lines().count(), 1);
+    }
+    spooler.edit("kill -9 $$", "exit 4");
+    spooler.fanout(&[]).expect(1).says("dust");
     spooler.edit("exit 4", "exit 0");
     spooler.silent_run();
     spooler.edit("exit 0", "exit 5");
@@ -244,10 +250,11 @@ fn what_is_kept_can_be_sent_again_by_days() {
     requeue("disk2", "@2026-11-20 12:00:00", "9d").expect(1).says("give keep a longer time");
     requeue("disk1", "@2026-11-20 12:00:00", "yesterday").expect(2).says("is no day");
     requeue("disk9", "@2026-11-20 12:00:00", "1d").expect(2).says("no drive is called disk9; there are disk1, disk2");
-    // Three days keep the 19th through the 22nd, and not a day longer. The drive's own copies stay.
-    assert_eq!(at(&spooler, "@2026-11-21 23:59:50", &[]).unwrap().expect(0).err, "");
+    // Three days before the newest, and not a day longer. The drive's own copies stay.
+    assert_eq!(at(&spooler, "@2026-11-22 12:00:00", &[]).unwrap().expect(0).err, "");
     assert_eq!(kept(), days(18));
-    at(&spooler, "@2026-11-22 00:00:10", &["-v"])
+    fs::create_dir(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-21")).unwrap();
+    at(&spooler, "@2026-11-22 12:00:00", &["-v"])
         .unwrap()
         .expect(0)
         .says("disk1: what was delivered on 2026-11-18 is no longer kept");
@@ -328,6 +335,44 @@ fn what_it_keeps_is_nobody_elses_to_read() {
     spooler.silent_run();
     let state = spooler.path("spool/.zsnap-fanout");
     assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
-    spooler.fanout(&[]).expect(78).says("somebody else may write here");
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o770)).unwrap();
+    // What waits lies nowhere else: it must not be removed.
+    let (ran, state) = (spooler.fanout(&[]).expect(78), state.display());
+    assert!(ran.err.contains(&format!("others can write to {state}: chmod 700 {state}")), "{}", ran.err);
+    assert!(!ran.err.contains("remove"), "{}", ran.err);
+}
+
+#[test]
+fn a_host_may_be_called_like_anything_in_an_outbox() {
+    let spooler = Spooler::with(&["disk1"]);
+    for host in ["lock", "seen.json", "told.json", "dest.json", "kept"] {
+        spooler.put(&format!("{host}/a"), 1, host);
+    }
+    spooler.silent_run();
+    assert_eq!((spooler.on("disk1").len(), spooler.waiting("disk1").len()), (5, 0));
+    spooler.put("laptop/a", 2, "x");
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1").len(), 6);
+}
+
+#[test]
+fn a_clock_that_was_once_ahead_takes_nothing_of_what_is_kept() {
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "keep = \"14d\"");
+    let kept = || tree(&spooler.path("spool/.zsnap-fanout/kept/disk1"));
+    for (n, time) in ["2026-11-10", "2026-11-18", "2026-11-20", "2030-01-01", "2026-11-21"].iter().enumerate() {
+        spooler.put("laptop/a", n as u64, "x");
+        let Some(ran) = at(&spooler, &format!("@{time} 12:00:00"), &[]) else { return };
+        assert_eq!(ran.expect(0).err, "");
+        assert_eq!(kept().len(), n + 1, "{:?}", kept());
+    }
+    // As long as it is right days are counted.
+    assert_eq!(at(&spooler, "@2026-11-25 12:00:00", &[]).unwrap().expect(0).err, "");
+    assert_eq!(kept().len(), 5);
+    spooler.put("laptop/a", 9, "x");
+    for time in ["@2026-11-25 12:00:00", "@2026-11-26 12:00:00"] {
+        assert_eq!(at(&spooler, time, &[]).unwrap().expect(0).err, "");
+    }
+    assert!(!kept().iter().any(|path| path.starts_with("2026-11-10")), "{:?}", kept());
+    assert_eq!(kept().len(), 5);
 }

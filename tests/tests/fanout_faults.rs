@@ -2,6 +2,7 @@
 //! names the drive, the path, and what to do.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -75,6 +76,62 @@ fn a_full_drive_takes_what_fits_and_in_order_the_rest_when_it_has_room() {
     assert!(at(&a2) < at(&a4));
     assert_eq!(spooler.on("full"), names([&a1, &a2, &b3, &a4, &b5]));
     assert_eq!(fs::read(spooler.path("full/laptop").join(a2)).unwrap(), vec![2; 600 << 10]);
+}
+
+/// Nothing but delivering makes room there.
+#[test]
+fn a_spool_that_is_full_or_cannot_be_locked_is_drained_all_the_same() {
+    let spooler = Spooler::with(&["disk1"]);
+    let Some(_mount) = Mount::tmpfs(&spooler.path("spool"), "1m") else { return };
+    let mark = [spooler.path("disk1/.zsnap-drive"), spooler.path("mark")];
+    let away = |is: bool| fs::rename(&mark[usize::from(!is)], &mark[usize::from(is)]).unwrap();
+    away(true);
+    let one = spooler.put("laptop/a", 1, vec![1; 300 << 10]);
+    spooler.silent_run();
+    let two = spooler.put("laptop/a", 2, vec![1; 300 << 10]);
+    let fill = fs::write(spooler.path("spool/somebody's"), vec![1; 1 << 20]);
+    assert_eq!(fill.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    away(false);
+    let ran = spooler.fanout(&[]).expect(1);
+    one_line(
+        &ran,
+        &["the spool: ", "lock.dotlock: No space left", "until that is mended nothing new is taken from it"],
+    );
+    assert_eq!((spooler.on("disk1"), spooler.waiting("disk1").len()), (names([&one]), 0));
+    fs::remove_file(spooler.path("spool/somebody's")).unwrap();
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1"), names([&one, &two]));
+    // A lock file that cannot be made for another reason.
+    away(true);
+    let three = spooler.put("laptop/a", 3, "x");
+    spooler.silent_run();
+    away(false);
+    let four = spooler.put("laptop/a", 4, "x");
+    let dotlock = ["--dotlock", "/nonexistent/x"];
+    one_line(&spooler.fanout(&dotlock).expect(1), &["the spool: /nonexistent: No such file"]);
+    assert_eq!(spooler.fanout(&dotlock).expect(0).err, "");
+    assert_eq!(spooler.on("disk1"), names([&one, &two, &three]));
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1"), names([&one, &two, &three, &four]));
+}
+
+#[test]
+fn what_cannot_be_kept_is_not_delivered_again_and_again() {
+    let spooler = Spooler::new();
+    let took = spooler.path("took").display().to_string();
+    spooler.to("tape", &format!("cmd:cat >> {took}"), "keep = \"9d\"");
+    fs::create_dir_all(spooler.path("spool/.zsnap-fanout/kept")).unwrap();
+    fs::set_permissions(spooler.path("spool/.zsnap-fanout"), PermissionsExt::from_mode(0o700)).unwrap();
+    spooler.write("spool/.zsnap-fanout/kept/tape", "");
+    spooler.put("laptop/a", 1, "x");
+    let path = spooler.path("spool/.zsnap-fanout/kept/tape").display().to_string();
+    let ran = spooler.fanout(&[]).expect(1);
+    one_line(&ran, &["tape: nothing is delivered, for it could not be kept: ", &path, "; the next run tries again"]);
+    spooler.silent_run();
+    assert_eq!((fs::exists(&took).unwrap(), spooler.waiting("tape").len()), (false, 1));
+    fs::remove_file(&path).unwrap();
+    spooler.silent_run();
+    assert_eq!((fs::read_to_string(&took).unwrap().as_str(), spooler.waiting("tape").len()), ("x", 0));
 }
 
 /// Others write to the drive at the same time: the room that was there is gone in the middle.

@@ -56,7 +56,7 @@ fn a_slow_drive_holds_up_neither_the_others_nor_the_next_run() {
     let second = spooler.put("laptop/a", 2, "2");
     spooler.silent_run();
     assert_eq!((spooler.on("good").len(), lines(&spooler.path("began")).len()), (2, 1));
-    let lock = spooler.outbox("slow").join("lock");
+    let lock = spooler.outbox("slow").join(".lock");
     let who = format!("slow: pid {} ({}) ", slow.id(), lock.display());
     let ran = spooler.fanout(&["-v"]).expect(0).says(&format!("{who}works on it"));
     assert!(!ran.err.contains("the spool"), "{}", ran.err);
@@ -126,6 +126,27 @@ fn while_the_spool_is_split_only_that_waits() {
     drop(lock);
     spooler.silent_run();
     assert_eq!((spooler.on("disk1").len(), spooler.left().len()), (2, 0));
+}
+
+/// As `flock .../.lock umount` does, which may hang.
+#[test]
+fn who_holds_a_lock_without_a_pid_is_not_named_nor_too_old() {
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "1");
+    spooler.silent_run();
+    spooler.put("laptop/a", 2, "2");
+    for lock in [spooler.path("spool/.zsnap-fanout/lock"), spooler.outbox("disk1").join(".lock")] {
+        let file = fs::File::options().write(true).open(lock).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(72 * 3600)).unwrap();
+        spooler.silent_run();
+        assert_eq!(spooler.on("disk1").len(), 1);
+        if spooler.left().is_empty() {
+            spooler.fanout(&["-v"]).expect(0).says("disk1: somebody who noted no pid (");
+        }
+    }
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1").len(), 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use zsnap_tests::scene::{have, run};
+use zsnap_tests::scene::{Ran, have, run};
 use zsnap_tests::spooler::{Spooler, tree};
 use zsnap_tests::strace::{can_trace, go_on, stopped};
 
@@ -248,6 +248,88 @@ fn files_and_directories_of_other_owners_stay() {
     }
     spooler.silent_run();
     assert_eq!(spooler.on("disk1").len(), 3);
+}
+
+/// All of it belongs to nobody, who then runs zsnap-fanout; `None`: only root can arrange that.
+fn nobodys(spooler: &Spooler) -> Option<impl Fn(&[&str]) -> Ran> {
+    if !is_root() || !have("setpriv") {
+        return None;
+    }
+    run(Command::new("chown").args(["-R", "65534"]).arg(spooler.path("")), b"").expect(0);
+    fs::set_permissions(spooler.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    Some(move |args: &[&str]| run(&mut spooler.under(&program, args), b""))
+}
+
+#[test]
+fn what_the_owner_may_not_read_or_change_is_told_with_the_remedy() {
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "keep = \"9d\"");
+    let one = spooler.put("srv/a", 1, "x");
+    let Some(nobody) = nobodys(&spooler) else { return };
+    // A host's directory: not read, it is no empty one.
+    let mode = |mode| fs::set_permissions(spooler.path("spool/srv"), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0);
+    let ran = nobody(&[]).expect(1);
+    let told = format!(
+        "srv: {}: Permission denied (os error 13); left alone: correct its owner or mode",
+        spooler.path("spool/srv").display()
+    );
+    assert!(ran.err.contains(&told) && ran.err.lines().count() == 1, "{}", ran.err);
+    assert_eq!(nobody(&["-v"]).expect(0).says("srv: ").err.matches("left alone").count(), 1);
+    mode(0o700);
+    // Beside a temporary that it may not remove: whoever's it is, the drive is in order.
+    fs::create_dir(spooler.path("disk1/usb")).unwrap();
+    spooler.write("disk1/usb/.zsnap-0123456789abcdef", "");
+    assert_eq!(nobody(&[]).expect(0).err, "");
+    assert!(
+        spooler.path("disk1/srv").join(&one).exists() && spooler.path("disk1/usb/.zsnap-0123456789abcdef").exists()
+    );
+    // What is kept: it is not delivered and then not kept.
+    let two = spooler.put("srv/a", 2, "x");
+    run(Command::new("chown").args(["-R", "65534"]).arg(spooler.path("spool/srv")), b"").expect(0);
+    run(Command::new("chown").args(["-R", "0"]).arg(spooler.path("spool/.zsnap-fanout/kept")), b"").expect(0);
+    for path in tree(&spooler.path("spool/.zsnap-fanout/kept")) {
+        let file = spooler.path("spool/.zsnap-fanout/kept").join(path);
+        for dir in file.ancestors().skip(1).take(4) {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+    let ran = nobody(&[]).expect(1).says("disk1: nothing is delivered, for it could not be kept: ");
+    assert!(ran.err.contains("Permission denied") && ran.err.contains("correct its owner or mode"), "{}", ran.err);
+    assert_eq!(
+        (spooler.waiting("disk1"), spooler.path("disk1/srv").join(&two).exists()),
+        (vec![format!("srv/{two}")], false)
+    );
+    // All of it.
+    let state = spooler.path("spool/.zsnap-fanout");
+    chown(&state, Some(0), None).unwrap();
+    let remedy = format!("{0} belongs to user 0: chown -R 65534 {0}", state.display());
+    nobody(&[]).expect(78).says(&remedy);
+    run(Command::new("chown").args(["-R", "65534"]).arg(&state), b"").expect(0);
+    assert_eq!(nobody(&[]).expect(0).err, "");
+    assert!(spooler.path("disk1/srv").join(&two).exists());
+}
+
+#[test]
+fn a_drive_within_the_spool_or_around_it_gets_nothing() {
+    let spooler = Spooler::with(&["disk1"]);
+    symlink(spooler.path("spool"), spooler.path("link")).unwrap();
+    spooler.put("laptop/a", 1, "x");
+    for (n, dir) in ["link", "spool/laptop", ""].iter().enumerate() {
+        let to = format!("loop{n}=dir:{}", spooler.path(dir).display());
+        for verb in [&["init", "--same-filesystem", &format!("loop{n}")][..], &["check"]] {
+            let ran = spooler.fanout(&[verb, &["--to", &to]].concat()).expect(78);
+            assert!(ran.err.contains("lie within each other: give the drive another directory"), "{}", ran.err);
+        }
+        assert!(!spooler.path(dir).join(".zsnap-drive").exists());
+    }
+    // However it was marked.
+    spooler.mark("spool", "loop");
+    spooler.to("loop", &format!("dir:{}", spooler.path("link").display()), "");
+    let ran = spooler.fanout(&[]).expect(1).says("loop: ").says("lie within each other");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!((spooler.on("disk1").len(), spooler.waiting("loop").len()), (1, 1));
 }
 
 #[test]

@@ -174,19 +174,28 @@ impl Incoming {
     }
 
     /// Opens or makes a directory inside that only we may change: ours, 0700. One that somebody
-    /// else made there is refused.
+    /// else made there is refused; it may hold what lies nowhere else, so nobody is told to remove it.
     pub fn private_inside(&self, name: &OsStr) -> io::Result<Incoming> {
         match rustix::fs::mkdirat(&self.fd, name, Mode::from(0o700)) {
             Ok(()) => rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))?,
             Err(rustix::io::Errno::EXIST) => {}
             Err(e) => return Err(at_path(&self.path.join(name))(e)),
         }
+        let private = |stat: &Stat| {
+            let (path, us) = (self.path.join(name), rustix::process::geteuid());
+            let path = path.display();
+            let why = match stat.st_uid == us.as_raw() {
+                true if stat.st_mode & 0o022 == 0 => return Ok(()),
+                true => format!("others can write to {path}: chmod 700 {path}"),
+                false => format!("{path} belongs to user {}: chown -R {us} {path}", stat.st_uid),
+            };
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        };
+        // Before it is opened, for that may be refused; and what was opened, for it may be another by then.
+        let is_dir = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        self.stat(name)?.filter(is_dir).as_ref().map_or(Ok(()), private)?;
         let dir = self.inside(name)?;
-        let stat: Stat = rustix::fs::fstat(&dir.fd)?;
-        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
-            let why = format!("{}: somebody else may write here; remove it", dir.path.display());
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        }
+        private(&rustix::fs::fstat(&dir.fd)?)?;
         Ok(dir)
     }
 }
@@ -269,8 +278,10 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let (dir, incoming) = scene();
         incoming.private_inside("q".as_ref()).unwrap();
-        fs::set_permissions(dir.path().join("q"), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(incoming.private_inside("q".as_ref()).is_err());
+        fs::set_permissions(dir.path().join("q"), fs::Permissions::from_mode(0o770)).unwrap();
+        let e = incoming.private_inside("q".as_ref()).unwrap_err();
+        let q = dir.path().join("q").display().to_string();
+        assert_eq!(e.to_string(), format!("others can write to {q}: chmod 700 {q}"));
         symlink("/tmp", dir.path().join("s")).unwrap();
         assert!(incoming.private_inside("s".as_ref()).is_err());
     }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use crate::dotlock::{DotLock, FileId};
 use crate::exit::{Exit, OrExit};
@@ -15,7 +17,8 @@ use crate::exit::{Exit, OrExit};
 /// A flock on a file that is never deleted (two processes could then hold two files of one name);
 /// released on drop or any death. The fd is close-on-exec.
 ///
-/// The file holds the holder's pid, and its mtime tells since when it is held.
+/// The file holds the holder's pid, and its mtime tells since when it is held. When nobody holds it
+/// it is empty, unless its last holder died.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -37,7 +40,7 @@ impl Lock {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let shown = path.display();
         let file = match rustix::fs::open(path, flags | OFlags::NOCTTY, Mode::RUSR | Mode::WUSR) {
-            Err(rustix::io::Errno::LOOP) => {
+            Err(Errno::LOOP) => {
                 return Err(Exit::Config.error(format!("{shown} is a symbolic link, no lock file: remove it")));
             }
             opened => opened.or_exit(Exit::CantCreate, format_args!("cannot open the lock file {shown}"))?,
@@ -67,6 +70,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
+        // A script may hold it next, with flock(1), which notes nothing.
+        let _ = self.file.set_len(0);
         // Closing is not enough while another thread is between fork and exec.
         let _ = fs2::FileExt::unlock(&self.file);
     }
@@ -118,12 +123,15 @@ impl ToolLock {
 }
 
 /// Of a [`Lock`] that somebody else holds: since when, and for the message "pid 123" and which file.
+/// A holder who noted no pid (flock(1) in a script), or only a dead one before it, is as young as can be.
 pub fn holder(lock: &Path) -> (Duration, String) {
-    let age = std::fs::metadata(lock).map(|m| age(m.modified())).unwrap_or_default();
     let text = std::fs::read_to_string(lock).unwrap_or_default();
-    let pid = text.lines().next().and_then(|line| line.parse::<u32>().ok());
-    let pid = pid.map_or("another instance".to_owned(), |pid| format!("pid {pid}"));
-    (age, format!("{pid} ({})", lock.display()))
+    let pid = text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
+    let (age, who) = match pid.filter(|pid| test_kill_process(*pid) != Err(Errno::SRCH)) {
+        Some(pid) => (std::fs::metadata(lock).map(|m| age(m.modified())).unwrap_or_default(), format!("pid {pid}")),
+        None => (Duration::ZERO, "somebody who noted no pid".to_owned()),
+    };
+    (age, format!("{who} ({})", lock.display()))
 }
 
 /// The lock of a tool whose state is in the directory `state`, which is made if need be. `None`:
@@ -133,7 +141,7 @@ pub fn unless_busy(state: &Path, dotlock: Option<&Path>, max_run: Duration) -> a
     crate::publish::make_dirs(state).or_exit(Exit::CantCreate, "--state")?;
     match ToolLock::take(&state.join("lock"), dotlock)? {
         Taken::Ours(lock) => Ok(Some(lock)),
-        Taken::Busy { age, who } if age < max_run => {
+        Taken::Busy { age, who } if age <= max_run => {
             crate::log::info(format_args!("nothing done: {who} is at work"));
             Ok(None)
         }
@@ -173,11 +181,22 @@ mod tests {
         assert!(Lock::try_new(&path).unwrap().is_none());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        assert_eq!(holder(&path).1, format!("pid {} ({})", std::process::id(), path.display()));
         drop(lock);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
         let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
-        let _again = Lock::try_new(&path).unwrap().unwrap();
+        let again = Lock::try_new(&path).unwrap().unwrap();
         assert!(age(std::fs::metadata(&path).unwrap().modified()) < Duration::from_secs(3600));
+        // As after a death, and then a script took it: the dead one is not meant.
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        drop(again);
+        for noted in ["".to_owned(), format!("{}\n", dead.id())] {
+            std::fs::write(&path, noted).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+            assert_eq!(holder(&path), (Duration::ZERO, format!("somebody who noted no pid ({})", path.display())));
+        }
     }
 
     #[test]
@@ -235,7 +254,9 @@ mod tests {
         let id = FileId::of(&rustix::fs::stat(&dotlock).unwrap());
         ours._lock.note(&format!("{id}\n"));
         std::mem::forget(ours._dotlock);
+        let noted = std::fs::read(&path).unwrap();
         drop(ours._lock);
+        std::fs::write(&path, noted).unwrap();
         assert!(matches!(ToolLock::take(&path, None).unwrap(), Taken::Ours(_)));
 
         // But a script's lock with that pid is none of it.

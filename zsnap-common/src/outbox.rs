@@ -5,6 +5,7 @@
 //! destination NAME has not taken yet. A file with an entry in SPLIT is never delivered: it
 //! may still be withdrawn, or its other links may still be missing. `OUT/NAME/HOST/F~N` is one
 //! more of the name F, with other bytes: `F.N` would not tell its name, for that may end so too.
+//! What else lies in `OUT/NAME` is hidden, as no host is: its lock, notes.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -12,11 +13,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cancel;
 use crate::dest::{Delivered, Item, dir};
+use crate::findings::writable;
 use crate::lock::Lock;
 use crate::publish::{self, at_path};
 use crate::queue_name::{Entry, Label, QueueName, Stamp, classify};
@@ -65,12 +68,13 @@ pub struct Drained {
 }
 
 /// How an outbox is drained.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Pace<'a> {
     /// So many files are delivered at once, at most.
     pub at_once: usize,
-    /// Delivered files are moved to this directory, into HOST; `None`: they are removed.
-    pub keep: Option<&'a Path>,
+    /// Delivered files are moved to this directory, into HOST; it may be another one for each
+    /// batch. `None`: they are removed.
+    pub keep: Option<&'a dyn Fn() -> PathBuf>,
 }
 
 /// What [`Dest::deliver`](crate::dest::Dest::deliver) does.
@@ -95,6 +99,11 @@ impl Outboxes {
     /// OUT/NAME.
     pub fn dir(&self, name: &str) -> PathBuf {
         self.out.join(name)
+    }
+
+    /// The lock of OUT/NAME.
+    pub fn lock(&self, name: &str) -> PathBuf {
+        self.dir(name).join(".lock")
     }
 
     /// Makes OUT/NAME/HOST, durably.
@@ -174,7 +183,7 @@ impl Outboxes {
             if ready.is_empty() {
                 return Ok(());
             }
-            let Some(_lock) = Lock::try_new(&self.dir(name).join("lock"))? else {
+            let Some(_lock) = Lock::try_new(&self.lock(name))? else {
                 done.busy = true;
                 return Ok(());
             };
@@ -194,6 +203,12 @@ impl Outboxes {
                         }
                     }
                 }
+                let keep = pace.keep.map(|at| at());
+                for kept in items.iter().filter_map(|item| Some(keep.as_ref()?.join(item.parsed.host.as_str()))) {
+                    // It would be delivered again and again.
+                    let can_keep = publish::make_dirs(&kept).map_err(Into::into).and_then(|()| writable(&kept));
+                    can_keep.context("nothing is delivered, for it could not be kept")?;
+                }
                 let mut delivered = Vec::new();
                 for ((item, entry), result) in items.iter().zip(&entries).zip(deliver(&items)?) {
                     match result {
@@ -206,7 +221,7 @@ impl Outboxes {
                         }
                     }
                 }
-                self.settle(name, pace.keep, &delivered)?;
+                self.settle(name, keep.as_deref(), &delivered)?;
                 done.delivered.extend(delivered.iter().map(|(item, _)| item.name.clone()));
                 if done.away.is_some() {
                     return Ok(());

@@ -46,10 +46,10 @@ impl Told {
         self.lasting(what, message, &format!("{what}: {message}"), AGAIN_AFTER);
     }
 
-    /// The same for a problem whose words differ from run to run (times, process ids): it has
-    /// changed when `state` has. `text` is the whole line.
-    pub fn problem_in_words(&mut self, what: &str, state: &str, text: &str) {
-        self.lasting(what, state, text, AGAIN_AFTER);
+    /// The same for a problem whose numbers differ from run to run (times, process ids, names of
+    /// temporary files): only other words are a change. `text` is the whole line.
+    pub fn problem_in_words(&mut self, what: &str, text: &str) {
+        self.lasting(what, &without_numbers(text), text, AGAIN_AFTER);
     }
 
     /// Something that need not be mended: told once.
@@ -100,6 +100,18 @@ impl Told {
     }
 }
 
+/// `#` for each run of letters, digits and dots with a digit in it.
+fn without_numbers(text: &str) -> String {
+    let inside = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    let mut plain = String::new();
+    for piece in text.split_inclusive(|c| !inside(c)) {
+        let (word, end) = piece.split_at(piece.trim_end_matches(|c| !inside(c)).len());
+        plain.push_str(if word.contains(|c: char| c.is_ascii_digit()) { "#" } else { word });
+        plain.push_str(end);
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,18 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn an_oddity_is_told_once_and_words_need_not_stay() {
+    fn an_oddity_is_told_once_and_numbers_are_no_change() {
         let dir = tempfile::tempdir().unwrap();
         let run = |clock: u64, words: &str| {
             let mut told = Told::read(dir.path().join("told.json"), clock, false);
             told.oddity("x", "is no queue file");
             let odd = told.any;
-            told.problem_in_words("disk", "failed", words);
+            told.problem_in_words("disk", words);
             told.write(|_| false).unwrap();
             (odd, told.any)
         };
-        assert_eq!(run(1000, "pid 1"), (true, true));
-        assert_eq!(run(2000, "pid 2"), (false, false));
-        assert_eq!(run(1000 + AGAIN_AFTER, "pid 3"), (false, true));
+        assert_eq!(run(1000, "pid 1: 1.5 GiB, /d/.zsnap-0123456789abcdef: no"), (true, true));
+        assert_eq!(run(2000, "pid 22: 17 GiB, /d/.zsnap-a1b2c3d4e5f60718: no"), (false, false));
+        assert_eq!(run(1000 + AGAIN_AFTER, "pid 3: 0 GiB, /d/.zsnap-5: no"), (false, true));
+        // The cause is another one, and so is what is to be done.
+        assert_eq!(run(1001 + AGAIN_AFTER, "pid 3: 0 GiB, /d/.zsnap-5: yes"), (false, true));
     }
 }

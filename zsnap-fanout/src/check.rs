@@ -39,6 +39,7 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
 fn examine(drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     drive.dest.is_equipped(&drive.transport)?;
+    spool.map_or(Ok(()), |spool| spool.is_apart(drive))?;
     if let Some(why) = drive.dest.away(&drive.transport)? {
         let name = &drive.name;
         warnings.push(format!("away: {why}; if it is mounted and new: zsnap-fanout init {name}"));

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
-use jiff::{Timestamp, civil::Date};
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use rustix::io::Errno;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::lock::Lock;
@@ -47,6 +47,12 @@ pub fn day(seconds: u64) -> String {
     time.strftime("%F").to_string()
 }
 
+/// When a day ends, in seconds since 1970.
+fn end(day: &str) -> Option<u64> {
+    let next = day.parse::<Date>().ok()?.tomorrow().ok()?;
+    u64::try_from(next.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second()).ok()
+}
+
 /// What is kept for a drive: names of days, sorted.
 pub fn days(kept: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = match fs::read_dir(kept) {
@@ -67,10 +73,18 @@ pub fn days(kept: &Path) -> Result<Vec<(String, PathBuf)>> {
 
 /// Removes the days that are older than the drive keeps; `now` in seconds since 1970. Without
 /// `keep` none is: who has forgotten the key in the configuration loses nothing.
+///
+/// It counts back from the end of the newest day before this one: a clock that was once ahead, or
+/// months without the drive, remove nothing.
 pub fn prune(spool: &Spool, drive: &Drive, now: u64) -> Result<()> {
     let Some(keep) = drive.keep else { return Ok(()) };
-    let first = day(now.saturating_sub(keep.as_secs()));
-    for (name, path) in days(&spool.kept(&drive.name))?.into_iter().filter(|(name, _)| *name < first) {
+    let days = days(&spool.kept(&drive.name))?;
+    let today = day(now);
+    let Some(end) = days.iter().rev().find(|(name, _)| *name < today).and_then(|(name, _)| end(name)) else {
+        return Ok(());
+    };
+    let first = day(end.min(now).saturating_sub(keep.as_secs()));
+    for (name, path) in days.into_iter().filter(|(name, _)| *name < first) {
         match fs::remove_dir_all(&path) {
             // Another run was faster.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -110,7 +124,7 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
     if !boxes.names().or_exit(Exit::Io, "cannot read the outboxes")?.iter().any(|outbox| outbox == name) {
         return Err(Exit::Usage.error(format!("no drive {name} has an outbox")));
     }
-    let Some(_lock) = Lock::try_new(&boxes.dir(name).join("lock"))? else {
+    let Some(_lock) = Lock::try_new(&boxes.lock(name))? else {
         return Err(Exit::TryAgain.error(format!("a zsnap-fanout works on {name}: run again when it has ended")));
     };
     let waiting = boxes.waiting(name).or_exit(Exit::Io, "cannot read the outbox")?.len();

@@ -49,7 +49,9 @@ fn start() -> anyhow::Result<Exit> {
     }
     match verb {
         Verb::Init { name, same_filesystem } => {
-            marker::init(&Spool::open(options.spool.as_deref())?, find(&drives, &name)?, same_filesystem)
+            let (spool, drive) = (Spool::open(options.spool.as_deref())?, find(&drives, &name)?);
+            spool.is_apart(drive)?;
+            marker::init(&spool, drive, same_filesystem)
         }
         Verb::Status(asked) => status::status(&options, &drives, &asked, seconds(now)),
         Verb::Requeue { name, since } => {

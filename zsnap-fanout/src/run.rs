@@ -2,6 +2,7 @@
 //! its own lock, so that a slow drive holds up neither the others nor the next run.
 
 use std::io;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,8 @@ use crate::seen::Seen;
 use crate::split::split;
 use crate::spool::Spool;
 
+/// What stands for the spool where a drive's name may.
+const THE_SPOOL: &str = "the spool";
 /// So many failures of a drive are told one by one.
 const FAILURES: usize = 3;
 
@@ -35,33 +38,57 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
     spool.all_configured(drives)?;
     let mut told = Told::read(spool.state("told.json"), seconds(now), false);
     let mut exit = Exit::Done;
-    let mut busy = false;
-    match ToolLock::take(&spool.state("lock"), options.dotlock.as_deref())? {
-        Taken::Ours(_lock) => {
-            publish::sweep(&spool.state("")).or_exit(Exit::Io, "cannot clear up")?;
-            split(&spool, drives, &mut told)?;
-        }
-        Taken::Busy { age, who } => {
-            busy = true;
-            exit = waited(options.max_run, "the spool", age, &who);
+    // All that lies in the spool was looked at.
+    let mut looked = false;
+    match distribute(&spool, options, drives, &mut told) {
+        Ok(None) => looked = true,
+        Ok(Some((age, who))) => exit = waited(options.max_run, THE_SPOOL, age, &who),
+        Err(e) if stopped(&e) => return Err(e),
+        // On a full disk only what is delivered makes room.
+        Err(e) => {
+            let text = format!(
+                "{THE_SPOOL}: {e:#}; until that is mended nothing new is taken from it, but what waits is delivered"
+            );
+            told.problem_in_words(THE_SPOOL, &text);
         }
     }
-    let drained = drain(&spool, drives, seconds(now));
+    let drained = drain(&spool, drives);
     for (drive, drained) in drives.iter().zip(&drained) {
         if drained.busy {
-            let (age, who) = lock::holder(&spool.outboxes().dir(&drive.name).join("lock"));
+            let (age, who) = lock::holder(&spool.outboxes().lock(&drive.name));
             exit = exit.max(waited(options.max_run, &drive.name, age, &who));
         }
         tell(drive, drained, &mut told);
     }
     // Other processes know about what they work on.
-    told.write(|what| {
+    let noted = told.write(|what| {
         // Names of foreign files may hold a "=" as well.
         let of = |drive: &Drive| what.strip_prefix(&drive.name).is_some_and(|rest| rest.starts_with('='));
-        drives.iter().zip(&drained).find(|(drive, _)| of(drive)).map_or(busy, |(_, drained)| drained.busy)
-    })?;
+        let of_drive = drives.iter().zip(&drained).find(|(drive, _)| of(drive));
+        of_drive.map_or(!looked, |(_, drained)| drained.busy)
+    });
+    if let Err(e) = noted {
+        // It is told again: no harm.
+        log::info(format_args!("{e:#}"));
+    }
     cancel::check()?;
     Ok(if exit == Exit::Done && told.any { Exit::SomeFailed } else { exit })
+}
+
+/// Takes what lies in the spool into the outboxes; or since when somebody else does, and who.
+fn distribute(
+    spool: &Spool,
+    options: &Options,
+    drives: &[Drive],
+    told: &mut Told,
+) -> Result<Option<(Duration, String)>> {
+    match ToolLock::take(&spool.state("lock"), options.dotlock.as_deref())? {
+        Taken::Ours(_lock) => {
+            publish::sweep(&spool.state("")).or_exit(Exit::Io, "cannot clear up")?;
+            split(spool, drives, told).map(|()| None)
+        }
+        Taken::Busy { age, who } => Ok(Some((age, who))),
+    }
 }
 
 /// Another instance is at work: as it should be, unless it does not end.
@@ -78,44 +105,53 @@ fn waited(max_run: Duration, what: &str, age: Duration, who: &str) -> Exit {
 }
 
 /// One result for each drive.
-fn drain(spool: &Spool, drives: &[Drive], now: u64) -> Vec<Drained> {
+fn drain(spool: &Spool, drives: &[Drive]) -> Vec<Drained> {
     let died = |_| Drained { broken: Some(anyhow::anyhow!("its thread died")), ..Drained::default() };
     thread::scope(|scope| {
-        let running: Vec<_> = drives.iter().map(|drive| scope.spawn(move || drain_one(spool, drive, now))).collect();
+        let running: Vec<_> = drives.iter().map(|drive| scope.spawn(move || drain_one(spool, drive))).collect();
         running.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
     })
 }
 
-fn drain_one(spool: &Spool, drive: &Drive, now: u64) -> Drained {
+fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
     let Drive { name, dest, transport, .. } = drive;
     let boxes = spool.outboxes();
     let outbox = boxes.dir(name);
     let mut drained = Drained::default();
-    let mut seen = Seen::read(&outbox);
+    let before = Seen::read(&outbox);
+    let mut seen = before.clone();
+    let clock = || seconds(SystemTime::now());
+    let (mut tried, mut here) = (clock(), false);
     let mut work = || -> Result<()> {
+        // First, for it makes room; but it is no reason to deliver nothing.
+        let pruned = kept::prune(spool, drive, tried);
         publish::sweep(&outbox)?;
-        let kept = drive.keep.map(|_| spool.kept(name).join(kept::day(now)));
-        let pace = Pace { at_once: dest.at_once(), keep: kept.as_deref() };
-        let mut tidy = false;
-        drained = boxes.drain(name, pace, &mut |items| {
-            // Not without need: it would wake a disk that sleeps.
-            if !std::mem::replace(&mut tidy, true) {
-                dest.tidy(transport)?;
-            }
-            dest.deliver(items, transport)
-        });
+        spool.is_apart(drive)?;
+        drained.away = dest.away(transport)?;
+        here = matches!(dest, Dest::Dir(_)) && drained.away.is_none();
         if drained.away.is_none() {
-            drained.away = dest.away(transport)?;
+            let kept = || spool.kept(name).join(kept::day(clock()));
+            let keep = drive.keep.map(|_| &kept as &dyn Fn() -> PathBuf);
+            let mut tidy = false;
+            drained = boxes.drain(name, Pace { at_once: dest.at_once(), keep }, &mut |items| {
+                // Not without need: it would wake a disk that sleeps.
+                if !std::mem::replace(&mut tidy, true) {
+                    dest.tidy(transport)?;
+                }
+                let done = dest.deliver(items, transport);
+                tried = clock();
+                done
+            });
         }
-        kept::prune(spool, drive, now)
+        pruned
     };
     if let Err(e) = work() {
         drained.broken.get_or_insert(e);
     }
     if let Some(newest) = drained.delivered.last() {
-        (seen.at, seen.delivered, seen.newest) = (Some(now), Some(now), Some(newest.clone()));
-    } else if matches!(dest, Dest::Dir(_)) && drained.away.is_none() {
-        seen.at = Some(now);
+        (seen.at, seen.delivered, seen.newest) = (Some(tried), Some(tried), Some(newest.clone()));
+    } else if here {
+        seen.at = Some(tried);
     }
     let failed = drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e));
     let (ended, failed): (Vec<_>, Vec<_>) = failed.partition(|e| stopped(e));
@@ -123,7 +159,8 @@ fn drain_one(spool: &Spool, drive: &Drive, now: u64) -> Drained {
     if ended.is_empty() || !failed.is_empty() {
         seen.failed = failed.first().map(|e| format!("{e:#}"));
     }
-    if outbox.exists()
+    if seen != before
+        && outbox.exists()
         && !drained.busy
         && let Err(e) = seen.write(&outbox)
     {
@@ -148,16 +185,16 @@ fn tell(drive: &Drive, drained: &Drained, told: &mut Told) {
     }
     if let Some(e) = drained.broken.as_ref().filter(|e| !stopped(e)) {
         let text = format!("{name}: {e:#}; {}", remedy(dest, e));
-        told.problem_in_words(&format!("{name}="), "broken", &text);
+        told.problem_in_words(&format!("{name}="), &text);
     }
     let failed: Vec<_> = drained.failed.iter().filter(|(_, e)| !stopped(e)).collect();
     for (file, e) in failed.iter().take(FAILURES) {
         let text = format!("{name}: {file}: {e:#}; {}", remedy(dest, e));
-        told.problem_in_words(&format!("{name}={file}"), "failed", &text);
+        told.problem_in_words(&format!("{name}={file}"), &text);
     }
     if let Some(more) = failed.len().checked_sub(FAILURES).filter(|more| *more > 0) {
         let text = format!("{name}: {more} more files were not delivered; zsnap-fanout status tells what waits");
-        told.problem_in_words(&format!("{name}=more"), "failed", &text);
+        told.problem_in_words(&format!("{name}=more"), &text);
     }
 }
 
@@ -165,10 +202,10 @@ fn tell(drive: &Drive, drained: &Drained, told: &mut Told) {
 fn remedy(dest: &Dest, e: &anyhow::Error) -> &'static str {
     let kind = e.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
     match (dest, kind) {
-        (Dest::Dir(_), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
+        (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
             "make room there; the next run tries again"
         }
-        (Dest::Dir(_), Some(io::ErrorKind::PermissionDenied)) => "correct its owner or mode; the next run tries again",
+        (_, Some(io::ErrorKind::PermissionDenied)) => "correct its owner or mode; the next run tries again",
         (Dest::Dir(_), Some(_)) => "look at the drive and at what the kernel says (dmesg); the next run tries again",
         _ => "the next run tries again",
     }

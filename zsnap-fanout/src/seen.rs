@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::publish::write_durably;
 
-const NOTE: &str = "seen.json";
+const NOTE: &str = ".seen.json";
 
 /// Times in seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

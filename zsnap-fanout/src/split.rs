@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 
 use anyhow::Result;
 use zsnap_common::cancel::{self, Cancelled};
@@ -51,7 +52,11 @@ pub fn split(spool: &Spool, drives: &[Drive], told: &mut Told) -> Result<()> {
                 let done = take(&boxes, &dir, &host, drives, told);
                 passed(told, host.as_str(), done)?;
             }
-            Err(e) => told.oddity(&text, &format!("is no directory of a host ({e}); left alone")),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                told.oddity(&text, &format!("is no directory of a host ({e}); left alone"));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => told.problem(&text, &format!("{e}; left alone: correct its owner or mode")),
         }
     }
     Ok(())

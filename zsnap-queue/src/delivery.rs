@@ -19,11 +19,11 @@ use zsnap_common::told::Told;
 
 use crate::pipeline::io_failed;
 
-const DEST: &str = "dest.json";
+const DEST: &str = ".dest.json";
 /// What was last told of a failing destination.
-const TOLD: &str = "told.json";
+const TOLD: &str = ".told.json";
 
-/// `dest.json`: enough to deliver when the destination is no longer in the configuration.
+/// `.dest.json`: enough to deliver when the destination is no longer in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
     dest: Dest,
@@ -51,7 +51,7 @@ pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Lane> {
 }
 
 /// These, and those that only have an outbox, as they were when it was filled. One whose
-/// `dest.json` cannot be read is told and left out.
+/// `.dest.json` cannot be read is told and left out.
 pub fn all(boxes: &Outboxes, lanes: Vec<Lane>, transport: &Transport) -> anyhow::Result<Vec<Lane>> {
     let mut lanes = lanes;
     let none_configured = lanes.is_empty();
@@ -118,10 +118,12 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
         log::info(format_args!("{name} was delivered to {}", lane.dest));
     }
     let stopped = |e: &anyhow::Error| Cancelled::find(e).is_some();
-    let mut problems: Vec<String> = Vec::new();
-    problems.extend(drained.broken.iter().filter(|e| !stopped(e)).map(|e| format!("{e:#}")));
-    problems.extend(drained.away.iter().map(|why| format!("away: {why}")));
-    problems.extend(drained.failed.iter().filter(|(_, e)| !stopped(e)).map(|(name, e)| format!("{name}: {e:#}")));
+    // Of what it is, and what it says.
+    let mut problems: Vec<(&str, String)> = Vec::new();
+    problems.extend(drained.broken.iter().filter(|e| !stopped(e)).map(|e| ("", format!("{e:#}"))));
+    problems.extend(drained.away.iter().map(|why| ("", format!("away: {why}"))));
+    let failed = drained.failed.iter().filter(|(_, e)| !stopped(e));
+    problems.extend(failed.map(|(name, e)| (name.as_str(), format!("{name}: {e:#}"))));
     let told = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
             log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
@@ -132,14 +134,13 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
     Outcome { lane, delivered: drained.delivered, told }
 }
 
-/// Tells problems that are new, or were told a day ago. The words of a problem change from one
-/// try to the next (process ids, times), so only their being there counts.
-fn tell(dir: &Path, dest: &Dest, problems: &[String], busy: bool) -> bool {
+/// Tells problems that are new, have other words, or were told a day ago.
+fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool) -> bool {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut told = Told::read(dir.join(TOLD), clock, false);
-    for problem in problems {
+    for (what, problem) in problems {
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
-        told.problem_in_words("delivery", "fails", &line);
+        told.problem_in_words(what, &line);
     }
     // Whoever is at work there tells of it.
     if let Err(e) = told.write(|_| busy) {
@@ -179,6 +180,10 @@ mod tests {
         let first = outcome(old);
         assert!(first.told && first.delivered.is_empty());
         assert!(!outcome(old).told);
+        // Another cause is told.
+        fs::write(&drive, "").unwrap();
+        assert!(outcome(old).told && !outcome(old).told);
+        fs::remove_file(&drive).unwrap();
         assert_eq!(boxes.waiting(&old.id).unwrap().len(), 1);
         fs::create_dir(&drive).unwrap();
         let third = outcome(old);

@@ -171,7 +171,7 @@ fn flush_tells_a_new_failure_by_its_exit_status() {
     let stderr = ends(&h.queue(&["--opaque", "--full", "laptop/etc"], b"x"), 0);
     assert!(stderr.contains("away"), "{stderr}");
     assert!(!h.path("to").exists());
-    let told = names(&h.path("state/outbox/to"))[0].join("told.json");
+    let told = names(&h.path("state/outbox/to"))[0].join(".told.json");
     fs::remove_file(told).unwrap();
     let to = format!("--to=dir:{}", h.path("to").display());
     ends(&h.bare().args([&to, "flush"]).output().unwrap(), 1);

@@ -211,7 +211,8 @@ impl Play {
         }
         // One that died, or that has not become its own program yet, may hold a lock for a moment more,
         // and whoever finds it held leaves the work to its holder.
-        let locks = walk(self.scene.path("spool/.zsnap-fanout")).into_iter().filter(|path| path.ends_with("lock"));
+        let is_lock = |path: &PathBuf| path.ends_with("lock") || path.ends_with(".lock");
+        let locks = walk(self.scene.path("spool/.zsnap-fanout")).into_iter().filter(is_lock);
         locks.for_each(|lock| flock(File::open(lock).unwrap(), FlockOperation::LockExclusive).unwrap());
     }
 

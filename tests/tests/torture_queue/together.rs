@@ -52,7 +52,7 @@ fn many_at_once_lose_and_double_nothing() {
             );
         }
         assert!(acknowledged.is_empty(), "not delivered: {acknowledged:?}");
-        let stays = |name: &str| ["lock", "dest.json"].contains(&name);
+        let stays = |name: &str| [".lock", ".dest.json"].contains(&name);
         for path in walk(scene.path("queue-state/outbox")) {
             assert!(stays(path.file_name().unwrap().to_str().unwrap()), "{} was left behind", path.display());
         }

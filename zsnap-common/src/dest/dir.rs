@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -249,12 +248,11 @@ pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
     let Ok(root) = open_root(path, drive)? else { return Ok(()) };
     for entry in rustix::fs::Dir::read_from(&root).map_err(at_path(path))? {
         let entry = entry.map_err(at_path(path))?;
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let Ok(Ok(host)) = entry.file_name().to_str().map(str::parse::<Host>) else { continue };
         // Not a directory, or not ours to read: nothing of ours is in it.
-        let Ok(fd) = rustix::fs::openat(&root, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) else { continue };
-        if !name.as_bytes().starts_with(b".") {
-            publish::sweep_at(&File::from(fd), &path.join(name))?;
-        }
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        let Ok(fd) = rustix::fs::openat(&root, host.as_str(), flags, Mode::empty()) else { continue };
+        publish::sweep_at(&File::from(fd), &path.join(host.as_str()))?;
     }
     Ok(())
 }

@@ -40,7 +40,8 @@ impl Fixture {
         keep: Option<&Path>,
         deliver: &mut dyn FnMut(&Item) -> anyhow::Result<Delivered>,
     ) -> Drained {
-        let pace = Pace { at_once: 1, keep };
+        let at = || keep.map(Path::to_owned).unwrap_or_default();
+        let pace = Pace { at_once: 1, keep: keep.map(|_| &at as &dyn Fn() -> PathBuf) };
         let done = self.boxes.drain(to, pace, &mut |items| Ok(items.iter().map(&mut *deliver).collect()));
         assert!(done.broken.is_none(), "{done:?}");
         done
@@ -190,6 +191,23 @@ fn delivered_files_can_be_kept() {
         assert_eq!(done.delivered, [file.as_str()]);
         assert_eq!(fs::read_to_string(keep.join("h").join(&file)).unwrap(), file);
         assert!(f.waiting("x").is_empty());
+    }
+}
+
+#[test]
+fn each_batch_is_kept_by_its_own_time() {
+    let f = fixture();
+    f.queue(&name(1, "a"), &["x"]);
+    f.queue(&name(2, "a"), &["x"]);
+    let day = std::cell::Cell::new(1);
+    let at = || f.dir.path().join(format!("kept/{}", day.get()));
+    let done = f.boxes.drain("x", Pace { at_once: 1, keep: Some(&at) }, &mut |_| {
+        day.set(2);
+        Ok(vec![Ok(Delivered::New)])
+    });
+    assert_eq!(done.delivered.len(), 2, "{done:?}");
+    for day in [1, 2] {
+        assert!(f.dir.path().join(format!("kept/{day}/h")).join(name(day, "a")).exists());
     }
 }
 

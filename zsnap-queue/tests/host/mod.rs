@@ -88,7 +88,7 @@ impl Host {
         let mut dirs = vec![self.path("state/outbox")];
         while let Some(dir) = dirs.pop() {
             for entry in names(&dir) {
-                let stays = ["lock", "dest.json", "told.json"].iter().any(|name| entry.ends_with(name));
+                let stays = [".lock", ".dest.json", ".told.json"].iter().any(|name| entry.ends_with(name));
                 if entry.is_dir() {
                     dirs.push(entry)
                 } else if !stays {

@@ -72,9 +72,14 @@ fn no_symlink_leads_out_of_the_directory() {
 #[test]
 fn what_killed_deliveries_left_is_removed() {
     let to = tempfile::tempdir().unwrap();
-    fs::create_dir(to.path().join("h")).unwrap();
-    fs::write(to.path().join("h/.zsnap-0123"), "dead").unwrap();
-    fs::write(to.path().join("h/.stfolder"), "").unwrap();
+    for dir in ["h", "no host@"] {
+        fs::create_dir(to.path().join(dir)).unwrap();
+        // Another drive may be mounted here, with its mark.
+        for name in [".zsnap-0123456789abcdef", ".zsnap-0123", ".stfolder", MARKER] {
+            fs::write(to.path().join(dir).join(name), "").unwrap();
+        }
+    }
     tidy(to.path(), None).unwrap();
-    assert_eq!(listing(&to.path().join("h")), [".stfolder"]);
+    assert_eq!(listing(&to.path().join("h")), [".stfolder", ".zsnap-0123", MARKER]);
+    assert_eq!(listing(&to.path().join("no host@")).len(), 4);
 }
