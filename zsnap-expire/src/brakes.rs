@@ -113,6 +113,9 @@ pub fn brakes(
 
 /// How many are the newest, if all of these are dated in the future.
 pub fn newest_in_future(snapshots: &[Snapshot<'_>], newest: u64, clock: &Clock) -> Option<u64> {
+    if !snapshots.iter().any(|snapshot| snapshot.is_future(clock.now)) {
+        return None;
+    }
     let mut order: Vec<&Snapshot<'_>> = snapshots.iter().collect();
     order.sort_unstable_by(|a, b| b.by_making(a));
     order.truncate(usize::try_from(newest.max(1)).unwrap_or(usize::MAX));

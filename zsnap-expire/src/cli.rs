@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use regex::bytes::Regex;
+use regex::Regex;
 use zsnap_common::options::duration;
 
 use crate::brakes::MaxDestroy;
