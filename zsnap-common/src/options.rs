@@ -128,7 +128,7 @@ impl Config<'_> {
             if command.get_arguments().any(|other| excluded(&other)) {
                 continue;
             }
-            // Of a list by kinds, else by the key alone.
+            // Of a list by kinds, else by the key alone. None: what is given there cannot be read.
             let kinds: Option<Vec<u8>> = match given.try_get_raw(arg.get_id().as_str()) {
                 Ok(Some(values)) if matches!(arg.get_action(), ArgAction::Append) => {
                     Some(values.map(|value| (self.kind)(&value.to_string_lossy())).collect())
@@ -140,7 +140,8 @@ impl Config<'_> {
                     DeValue::Integer(number) => number.as_str(),
                     value => value.as_str().unwrap_or_default(),
                 };
-                is_given(arg) && kinds.as_ref().is_none_or(|kinds| kinds.contains(&(self.kind)(text)))
+                is_given(arg)
+                    && kinds.as_ref().is_none_or(|kinds| kinds.is_empty() || kinds.contains(&(self.kind)(text)))
             };
             let flag = matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::Count);
             let bare =
