@@ -197,7 +197,9 @@ pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
     for entry in rustix::fs::Dir::read_from(fd).map_err(at_path(dir))? {
         let entry = entry.map_err(at_path(dir))?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if !name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
+        // Nothing else that begins so: a drive's mark does.
+        let ours = name.as_bytes().strip_prefix(TEMPORARY.as_bytes());
+        if !ours.is_some_and(|hex| hex.len() == 16 && hex.iter().all(u8::is_ascii_hexdigit)) {
             continue;
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -274,10 +276,12 @@ mod tests {
         let living = NewFile::create_in(dir.path()).unwrap();
         fs::write(dir.path().join(".zsnap-0123456789abcdef"), b"dead").unwrap();
         fs::write(dir.path().join(".other"), b"").unwrap();
-        fs::create_dir(dir.path().join(".zsnap-dir")).unwrap();
-        std::os::unix::fs::symlink("nowhere", dir.path().join(".zsnap-link")).unwrap();
+        fs::write(dir.path().join(".zsnap-drive"), b"disk1").unwrap();
+        fs::create_dir(dir.path().join(".zsnap-00000000000000d0")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join(".zsnap-00000000000000f0")).unwrap();
         sweep(dir.path()).unwrap();
-        let mut left = vec![".other".to_owned(), ".zsnap-dir".into(), ".zsnap-link".into()];
+        let left = [".other", ".zsnap-drive", ".zsnap-00000000000000d0", ".zsnap-00000000000000f0"];
+        let mut left = left.map(str::to_owned).to_vec();
         left.push(living.path().file_name().unwrap().to_str().unwrap().to_owned());
         left.sort();
         assert_eq!(names(dir.path()), left);

@@ -73,7 +73,7 @@ fn no_symlink_leads_out_of_the_directory() {
 fn what_killed_deliveries_left_is_removed() {
     let to = tempfile::tempdir().unwrap();
     fs::create_dir(to.path().join("h")).unwrap();
-    fs::write(to.path().join("h/.zsnap-0123"), "dead").unwrap();
+    fs::write(to.path().join("h/.zsnap-0123456789abcdef"), "dead").unwrap();
     fs::write(to.path().join("h/.stfolder"), "").unwrap();
     tidy(to.path(), None).unwrap();
     assert_eq!(listing(&to.path().join("h")), [".stfolder"]);
