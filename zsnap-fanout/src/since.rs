@@ -11,6 +11,7 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::outbox::{Outboxes, Queued};
 use zsnap_common::publish::write_durably;
 use zsnap_common::target::Host;
+use zsnap_common::told::Told;
 
 use crate::drive::Drive;
 
@@ -35,8 +36,14 @@ impl Since {
 }
 
 /// Notes which drives take the files of `host` from now on, before any of them is split; `oldest`
-/// tells when the oldest was written. The caller has the spool's lock.
-pub fn note(boxes: &Outboxes, host: &Host, drives: &[Drive], oldest: impl Fn() -> Option<u64>) -> Result<()> {
+/// tells when the oldest was written. The caller has the spool's lock. An error holds up nothing.
+pub fn note(boxes: &Outboxes, host: &Host, drives: &[Drive], told: &mut Told, oldest: impl Fn() -> Option<u64>) {
+    if let Err(e) = write(boxes, host, drives, oldest) {
+        told.problem(host.as_str(), &format!("{e:#}; status may count too few copies of its files"));
+    }
+}
+
+fn write(boxes: &Outboxes, host: &Host, drives: &[Drive], oldest: impl Fn() -> Option<u64>) -> Result<()> {
     for drive in drives {
         let outbox = boxes.dir(&drive.name);
         let mut since = Since::read(&outbox);

@@ -95,7 +95,7 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], told: 
     }
     let takers = takers(host, drives, told);
     if !takers.is_empty() {
-        since::note(boxes, host, drives, || queued.iter().map(|queued| queued.written).min())?;
+        since::note(boxes, host, drives, told, || queued.iter().map(|queued| queued.written).min());
         boxes.split(host, &left, &takers)?;
     }
     Ok(())
@@ -130,7 +130,7 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
         return Ok(());
     }
     let written = |name| u64::try_from(dir.stat(name).ok()??.st_mtime).ok();
-    since::note(boxes, host, drives, || found.iter().filter_map(|(_, name)| written(name)).min())?;
+    since::note(boxes, host, drives, told, || found.iter().filter_map(|(_, name)| written(name)).min());
     found.sort();
     let split = boxes.split_dir(host);
     make_dirs(&split)?;
