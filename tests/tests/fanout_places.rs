@@ -292,6 +292,10 @@ fn an_unreadable_spool_is_no_empty_one() {
         let mut command = spooler.under(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], args);
         let text = String::from_utf8(run(&mut command, b"").expect(status).out).unwrap();
         assert!(text.lines().nth(1).unwrap().starts_with("(spool)  unreadable"), "{text}");
-        assert!(text.contains("\n(spool): ") && text.contains("/spool/laptop: Permission denied"), "{text}");
+        assert!(
+            text.contains("\n(spool): ")
+                && text.contains("/spool/laptop: Permission denied (os error 13): correct its owner"),
+            "{text}"
+        );
     }
 }

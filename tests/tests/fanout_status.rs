@@ -284,7 +284,7 @@ fn what_cannot_be_read_is_not_empty() {
     let status = |args: &[&str]| run(&mut spooler.under(&before, args), b"");
     let text = String::from_utf8(status(&["status"]).expect(0).out).unwrap();
     assert!(text.lines().nth(1).unwrap().starts_with("(spool)  unreadable  "), "{text}");
-    assert!(text.contains(&format!("\n(spool): {dir}: Input/output error")), "{text}");
+    assert!(text.contains(&format!("\n(spool): {dir}: Input/output error (os error 5): look at the disk")), "{text}");
     status(&["status", "--max-age", "9d", "disk1"]).expect(1);
     let text = String::from_utf8(status(&["status", "--prometheus"]).expect(0).out).unwrap();
     let failed = text.lines().find(|line| line.starts_with("zsnap_fanout_failed{drive=\"(spool)\"")).unwrap();
@@ -398,7 +398,10 @@ fn an_outbox_that_nobody_serves_is_seen() {
     fs::write(&stat, "#!/bin/sh\nkill -TERM $PPID; sleep 1000\n").unwrap();
     fs::set_permissions(&stat, fs::Permissions::from_mode(0o755)).unwrap();
     let args = ["status", "--nncp-stat-program", stat.to_str().unwrap()];
-    assert_eq!(run(&mut spooler.under(&["timeout", "60"], &args), b"").status, 143);
+    for verb in ["status", "check"] {
+        let args = [verb, args[1], args[2]];
+        assert_eq!(run(&mut spooler.under(&["timeout", "60"], &args), b"").status, 143, "{verb}");
+    }
     spooler.to("file", &format!("dir:{}", spooler.path("fanout.toml").display()), "");
     fs::remove_dir_all(spooler.outbox("disk2")).unwrap();
     spooler.fanout(&[]);

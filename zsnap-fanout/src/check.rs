@@ -1,6 +1,7 @@
 //! `check`: would a run work? Each finding comes with its remedy.
 
 use anyhow::Result;
+use zsnap_common::cancel;
 use zsnap_common::child;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::Exit;
@@ -36,6 +37,7 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
         }
         Err(e) => findings.add("drives", Err(e)),
     }
+    cancel::check()?;
     Ok(findings.exit())
 }
 

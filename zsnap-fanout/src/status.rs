@@ -200,7 +200,10 @@ fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<(Vec<Queued>, Vec<String>
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
         if let Some(host) = name.to_str().and_then(|name| name.parse::<Host>().ok()) {
             let read = of_host(spool, &host, &mut files);
-            unread.extend(read.err().map(|e| format!("{e}: correct its owner or mode")));
+            unread.extend(read.err().map(|e| match e.kind() {
+                io::ErrorKind::PermissionDenied => format!("{e}: correct its owner or mode"),
+                _ => format!("{e}: look at the disk and at what the kernel says (dmesg)"),
+            }));
         }
     }
     let mut seen: HashSet<_> = files.iter().map(|file| (file.parsed.host.clone(), file.name.clone())).collect();
