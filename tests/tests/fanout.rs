@@ -290,13 +290,31 @@ fn a_drive_is_retired_only_when_it_is_no_longer_configured() {
     spooler.write("fanout.toml", before.split_once(after).unwrap().0);
     let ran = spooler.fanout(&["retire", "disk2"]).expect(0);
     assert!(ran.err.contains("disk2 is retired; 1 files that it did not get lie in "), "{}", ran.err);
+    let remedy = format!(
+        "; 1 of them exist nowhere else here: move these, HOST/FILE, into {}, ",
+        spooler.path("spool").display()
+    );
+    assert!(ran.err.contains(&remedy), "{}", ran.err);
     let mut retired = tree(&spooler.path("spool/.zsnap-fanout/retired/disk2"));
     retired.retain(|path| path.contains("fmt2-"));
     assert_eq!(retired.len(), 2, "{retired:?}");
     assert_eq!(retired[1], format!("laptop/{waits}"));
     assert!(retired[0].starts_with("kept/2") && retired[0].ends_with(&kept));
+    // disk1 has it already, and knows it.
+    let put_away = format!("spool/.zsnap-fanout/retired/disk2/laptop/{waits}");
+    fs::rename(spooler.path(put_away), spooler.path("spool/laptop").join(&waits)).unwrap();
     spooler.silent_run();
-    assert_eq!(spooler.on("disk1").len(), 3);
+    assert_eq!((spooler.on("disk1").len(), spooler.left().len()), (3, 0));
+    // What waits for another drive, too, is not lost.
+    spooler.drive("disk3", "");
+    fs::remove_file(spooler.path("disk1/.zsnap-drive")).unwrap();
+    fs::remove_file(spooler.path("disk3/.zsnap-drive")).unwrap();
+    spooler.put("laptop/a", 4, "for both");
+    spooler.silent_run();
+    let (before, _) = spooler.config().split_once("[to.disk3]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    spooler.write("fanout.toml", &before);
+    let ran = spooler.fanout(&["retire", "disk3"]).expect(0).says(": remove it when nobody needs them");
+    assert!(!ran.err.contains("nowhere else"), "{}", ran.err);
 }
 
 #[test]

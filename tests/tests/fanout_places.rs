@@ -160,6 +160,26 @@ fn a_directory_that_is_no_drive_is_left_alone() {
         spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
     }
     assert_eq!(fs::read_to_string(spooler.path("new/.zsnap-drive")).unwrap(), "new\n");
+    // One left a temporary that was killed; whoever is at work has the lock of his.
+    spooler.write("new/.zsnap-0123456789abcdef", "");
+    spooler.write("new/.zsnap-mine", "");
+    spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
+    assert_eq!(tree(&spooler.path("new")), [".zsnap-drive", ".zsnap-mine"]);
+    // What is no regular file is neither waited for nor told.
+    let init = |says: &str| {
+        let mut command = spooler.under(&["timeout", "60"], &["init", "new", "--same-filesystem", "--to", &to]);
+        let ran = run(&mut command, b"");
+        assert!((ran.status == 78 || ran.status == 74) && ran.err.contains(says), "{} {}", ran.status, ran.err);
+        fs::remove_file(spooler.path("new/.zsnap-drive")).unwrap();
+    };
+    spooler.write("secret", "nobody's business");
+    fs::remove_file(spooler.path("new/.zsnap-drive")).unwrap();
+    symlink(spooler.path("secret"), spooler.path("new/.zsnap-drive")).unwrap();
+    init("what is there is no mark: remove it: ");
+    let fifo = spooler.path("new/.zsnap-drive");
+    run(Command::new("mkfifo").arg(&fifo), b"").expect(0);
+    init("is the drive \"\" already: mount the right one, or remove ");
+    spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
     // The mark itself is no symlink: it would be the same wherever it lies.
     fs::remove_file(spooler.path("disk1/.zsnap-drive")).unwrap();
     symlink(spooler.path("new/.zsnap-drive"), spooler.path("disk1/.zsnap-drive")).unwrap();
@@ -344,5 +364,20 @@ fn an_unreadable_spool_is_no_empty_one() {
         let mut command = spooler.under(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], args);
         let ran = run(&mut command, b"").expect(78).says("--spool: no directory to take files from");
         assert!(ran.err.contains("Permission denied"), "{}", ran.err);
+    }
+    // Nor is one of which a part is unreadable; that part is late whatever it holds.
+    spooler.put("laptop/a", 1, "x");
+    for (dir, mode) in [("spool", 0o755), ("spool/laptop", 0)] {
+        fs::set_permissions(spooler.path(dir), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for (args, status) in [(&["status"][..], 0), (&["status", "--max-age", "9d", "--copies", "1", "disk1"], 1)] {
+        let mut command = spooler.under(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], args);
+        let text = String::from_utf8(run(&mut command, b"").expect(status).out).unwrap();
+        assert!(text.lines().nth(1).unwrap().starts_with("(spool)  unreadable"), "{text}");
+        assert!(
+            text.contains("\n(spool): ")
+                && text.contains("/spool/laptop: Permission denied (os error 13): correct its owner"),
+            "{text}"
+        );
     }
 }

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use zsnap_tests::scene::{Ran, have, run};
 use zsnap_tests::spooler::{Spooler, tree};
+use zsnap_tests::strace::{can_trace, go_on, stopped};
 
 type Rows = BTreeMap<String, Value>;
 
@@ -164,6 +166,163 @@ fn when_a_drive_was_here_and_when_it_got_something() {
 }
 
 #[test]
+fn a_time_in_the_future_is_not_known() {
+    let spooler = Spooler::with(&["disk1", "disk2"]);
+    spooler.put("laptop/a", 1, "x");
+    spooler.silent_run();
+    ask(&spooler, &["--max-age", "1d"]).expect(0);
+    // The clock was a week ahead.
+    let ahead = SystemTime::now() + Duration::from_secs(7 * 86_400);
+    let future = ahead.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let seen = tree(&spooler.outbox("disk1")).into_iter().find(|name| name.ends_with("seen.json")).unwrap();
+    let path = spooler.outbox("disk1").join(seen);
+    let mut seen: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    seen["delivered"] = future.into();
+    fs::write(&path, seen.to_string()).unwrap();
+    let now = rows(&spooler, &[]);
+    has(&now, "disk1", &[("delivered_age", Value::Null), ("state", "delivered".into())]);
+    assert!(now["disk1"]["note"].as_str().unwrap().starts_with("times lie in the future: set the clock"));
+    has(&now, "disk2", &[("note", Value::Null)]);
+    ask(&spooler, &["--max-age", "1d", "disk1"]).expect(1);
+    ask(&spooler, &["--max-age", "1d", "disk2"]).expect(0);
+    // So was the clock of whoever wrote a file.
+    let name = spooler.put("laptop/a", 2, "x");
+    let file = fs::File::options().write(true).open(spooler.path("spool/laptop").join(name)).unwrap();
+    file.set_modified(ahead).unwrap();
+    has(&rows(&spooler, &[]), "(spool)", &[("waiting_files", 1.into()), ("waiting_age", Value::Null)]);
+    ask(&spooler, &["--max-age", "1d", "disk2"]).expect(1);
+}
+
+/// F is on disk2 and waits for disk1; then drives come, and hosts go.
+#[test]
+fn a_drive_has_only_what_was_split_to_it() {
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "keep = \"9d\"");
+    spooler.drive("disk2", "");
+    // A first run takes what lies there, in any order, and older than the run.
+    for (n, hours) in [(1, 30), (2, 40), (3, 20)] {
+        let name = spooler.put("laptop/a", n, "x");
+        make_older(&spooler, &format!("laptop/{name}"), hours);
+    }
+    spooler.silent_run();
+    let scarce = || rows(&spooler, &[])["(spool)"]["scarce_files"].as_u64().unwrap();
+    // What cannot be noted is distributed all the same.
+    let in_the_way = spooler.outbox("disk2").join(".since.json");
+    fs::rename(&in_the_way, spooler.path("note")).unwrap();
+    fs::create_dir(&in_the_way).unwrap();
+    let name = spooler.put("server/a", 1, "x");
+    spooler.fanout(&[]).expect(1).says("server: noting what it takes: ").says("; status may count too few copies");
+    assert!(["disk1", "disk2"].iter().all(|disk| spooler.on(disk).contains(&format!("server/{name}"))));
+    fs::remove_dir(&in_the_way).unwrap();
+    fs::rename(spooler.path("note"), in_the_way).unwrap();
+    let away = |disk: &str| fs::rename(spooler.path(disk), spooler.path(format!("{disk}-away"))).unwrap();
+    let back = |disk: &str| fs::rename(spooler.path(format!("{disk}-away")), spooler.path(disk)).unwrap();
+    away("disk1");
+    let name = spooler.put("laptop/a", 4, "x");
+    make_older(&spooler, &format!("laptop/{name}"), 10);
+    spooler.silent_run();
+    assert_eq!(scarce(), 1);
+    // A new drive has not got it, before and after it gets its first file of the host, an old one.
+    spooler.drive("disk3", "");
+    assert_eq!(scarce(), 1);
+    let name = spooler.put("laptop/b", 5, "x");
+    make_older(&spooler, &format!("laptop/{name}"), 50);
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk3").len(), 1);
+    // The old one's second copy is not known for sure.
+    assert_eq!(scarce(), 2);
+    spooler.put("laptop/b", 6, "x");
+    spooler.silent_run();
+    assert_eq!((scarce(), spooler.waiting("disk1").len()), (2, 3));
+    back("disk1");
+    spooler.silent_run();
+    assert_eq!(scarce(), 0);
+    // Sent again: disk3 never had what came before it, and of disk2 one is not noted.
+    spooler.fanout(&["requeue", "disk1", "--since", "2d"]).expect(0);
+    assert_eq!((scarce(), spooler.waiting("disk1").len()), (6, 7));
+    spooler.silent_run();
+    // Narrowed: what waits there still need not be on two drives, since one alone takes the host.
+    spooler.write("fanout.toml", spooler.config().split_once("[to.disk3]").unwrap().0);
+    fs::remove_dir_all(spooler.outbox("disk3")).unwrap();
+    away("disk1");
+    let name = spooler.put("laptop/a", 7, "x");
+    make_older(&spooler, &format!("laptop/{name}"), 2);
+    spooler.silent_run();
+    assert_eq!(scarce(), 1);
+    let both = spooler.config();
+    spooler.edit("[to.disk1]", "[to.disk1]\nhosts = ['server']");
+    assert_eq!(scarce(), 0);
+    // What comes meanwhile it never gets, though nothing waits there and its hosts are wide again.
+    away("disk2");
+    let name = spooler.put("laptop/a", 8, "x");
+    make_older(&spooler, &format!("laptop/{name}"), 1);
+    spooler.silent_run();
+    spooler.write("fanout.toml", &both);
+    // 7 is on disk2 and 8 on none.
+    assert_eq!(scarce(), 2);
+    spooler.put("laptop/a", 9, "x");
+    spooler.silent_run();
+    back("disk1");
+    spooler.silent_run();
+    assert_eq!((spooler.waiting("disk1").len(), scarce()), (0, 2));
+    let now = rows(&spooler, &["--copies", "1"]);
+    has(&now, "disk2", &[("waiting_files", 2.into()), ("scarce_files", 1.into())]);
+}
+
+#[test]
+fn what_cannot_be_read_is_not_empty() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("server/a", 1, "x");
+    spooler.put("laptop/a", 2, "x");
+    spooler.silent_run();
+    ask(&spooler, &["--max-age", "9d", "disk1"]).expect(0);
+    let dir = spooler.path("spool/server").display().to_string();
+    let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", &dir, "-e", "inject=getdents64:error=EIO"];
+    let status = |args: &[&str]| run(&mut spooler.under(&before, args), b"");
+    let text = String::from_utf8(status(&["status"]).expect(0).out).unwrap();
+    assert!(text.lines().nth(1).unwrap().starts_with("(spool)  unreadable  "), "{text}");
+    assert!(text.contains(&format!("\n(spool): {dir}: Input/output error (os error 5): look at the disk")), "{text}");
+    status(&["status", "--max-age", "9d", "disk1"]).expect(1);
+    let text = String::from_utf8(status(&["status", "--prometheus"]).expect(0).out).unwrap();
+    let failed = text.lines().find(|line| line.starts_with("zsnap_fanout_failed{drive=\"(spool)\"")).unwrap();
+    assert!(failed.ends_with(" 1"), "{failed}");
+}
+
+/// A run moves files on between any two looks of status, which must not overlook one.
+#[test]
+fn a_file_that_moves_on_is_seen() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "x");
+    fs::rename(spooler.path("disk1"), spooler.path("shelf")).unwrap();
+    spooler.silent_run();
+    spooler.put("laptop/a", 2, "x");
+    let trace = spooler.path("trace");
+    let boxes = spooler.path("spool/.zsnap-fanout");
+    let paths = [spooler.path("spool/laptop"), boxes.join("split"), boxes.join("out/disk1")];
+    for path in paths {
+        let path = path.to_str().unwrap();
+        let stop = "inject=openat:signal=SIGSTOP:when=1";
+        let before = ["strace", "-f", "-P", path, "-e", "trace=openat", "-e", stop, "-o", trace.to_str().unwrap()];
+        let running = spooler.under(&before, &["status", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+        let thread = stopped(&trace);
+        fs::remove_file(&trace).unwrap();
+        spooler.silent_run();
+        let ran = go_on(running, &thread).expect(0);
+        let rows: Vec<Value> = serde_json::from_slice(&ran.out).unwrap();
+        let waiting: u64 = rows.iter().map(|row| row["waiting_files"].as_u64().unwrap()).sum();
+        assert!(waiting >= spooler.waiting("disk1").len() as u64, "{path}: {rows:?}");
+        let n = 3 + spooler.waiting("disk1").len() as u64;
+        spooler.put("laptop/a", n, "x");
+    }
+}
+
+#[test]
 fn the_forms_of_the_report() {
     let spooler = some_states();
     let text = table(&spooler, &[]);
@@ -199,9 +358,9 @@ fn the_forms_of_the_report() {
     assert!(!text.contains("exit status: 3"), "{text}");
     spooler.fanout(&["status", "--json", "--prometheus"]).expect(2);
 
-    // Some drives only; the order of the columns is the same for all.
+    // Some drives only, and the spool; the order of the columns is the same for all.
     let two = rows(&spooler, &["disk2", "tape"]);
-    assert_eq!(two.keys().collect::<Vec<_>>(), ["disk2", "tape"]);
+    assert_eq!(two.keys().collect::<Vec<_>>(), ["(spool)", "disk2", "tape"]);
     assert_eq!(
         two["disk2"].as_object().unwrap().keys().collect::<Vec<_>>(),
         two["tape"].as_object().unwrap().keys().collect::<Vec<_>>()
@@ -214,6 +373,11 @@ fn the_forms_of_the_report() {
     // Only if it is late; and a drive that is not is no reason.
     assert!(!ask(&spooler, &["--max-age", "1h", "--quiet"]).expect(1).out.is_empty());
     assert!(ask(&spooler, &["--max-age", "1d", "--quiet", "disk1"]).expect(0).out.is_empty());
+    // What was offered to no drive concerns each.
+    let never = spooler.put("server/a", 5, "x");
+    make_older(&spooler, &format!("server/{never}"), 50);
+    assert!(!ask(&spooler, &["--max-age", "1d", "--quiet", "disk1"]).expect(1).out.is_empty());
+    fs::remove_file(spooler.path("spool/server").join(never)).unwrap();
     assert!(ask(&spooler, &["--quiet"]).expect(0).out.is_empty());
 }
 
@@ -229,6 +393,20 @@ fn an_outbox_that_nobody_serves_is_seen() {
     spooler.to("node", "nncp-file:node", "");
     let now = rows(&spooler, &["--nncp-stat-program", "/nowhere/nncp-stat"]);
     assert!(now["node"]["note"].as_str().unwrap().contains("/nowhere/nncp-stat"), "{}", now["node"]);
+    // Nor is one that hangs a reason to hang; and nothing is told twice.
+    let stat = spooler.path("nncp-stat");
+    fs::write(&stat, "#!/bin/sh\nkill -TERM $PPID; sleep 1000\n").unwrap();
+    fs::set_permissions(&stat, fs::Permissions::from_mode(0o755)).unwrap();
+    let args = ["status", "--nncp-stat-program", stat.to_str().unwrap()];
+    for verb in ["status", "check"] {
+        let args = [verb, args[1], args[2]];
+        assert_eq!(run(&mut spooler.under(&["timeout", "60"], &args), b"").status, 143, "{verb}");
+    }
+    spooler.to("file", &format!("dir:{}", spooler.path("fanout.toml").display()), "");
+    fs::remove_dir_all(spooler.outbox("disk2")).unwrap();
+    spooler.fanout(&[]);
+    let note = rows(&spooler, &["--nncp-stat-program", "/nowhere/nncp-stat"])["file"]["note"].clone();
+    assert_eq!(note.as_str().unwrap().matches("Not a directory").count(), 1, "{note}");
 }
 
 #[test]
@@ -271,7 +449,7 @@ fn check_finds_what_would_go_wrong() {
     );
     fs::remove_dir_all(spooler.path("spool/.zsnap-fanout")).unwrap();
     spooler.write("fanout.toml", &good.replace("disk2'", "disk1'"));
-    check(78, &["drives: the drives disk1 and disk2 are both dir:", "drives: none: give --to NAME=DEST"]);
+    check(78, &["drives: the drives disk1 and disk2 are both dir:"]);
     spooler.write("fanout.toml", &good.replace("/spool'", "/nowhere'").replace("/spool\"", "/nowhere\""));
     check(78, &["disk2: away: ", "spool: --spool: no directory to take files from: "]);
     spooler.write("fanout.toml", "");

@@ -95,6 +95,18 @@ impl World {
 }
 
 #[test]
+fn check_asks_for_the_nodes() {
+    let Some(world) = World::new() else { return };
+    assert_eq!(world.spooler.fanout(&["check"]).expect(0).err, "");
+    // A run needs no nncp-stat.
+    let ran = world.spooler.fanout(&["check", "--nncp-stat-program", "/nowhere/nncp-stat"]).expect(0);
+    assert_eq!(ran.err.matches("install it, or correct its path; status needs it").count(), 2, "{}", ran.err);
+    world.spooler.edit("nncp-file:disk2", "nncp-file:dsik2");
+    let ran = world.spooler.fanout(&["check"]).expect(78).says("disk2: nncp-stat failed: ");
+    assert!(!ran.err.contains("disk1"), "{}", ran.err);
+}
+
+#[test]
 fn a_drive_that_was_away_gets_each_file_once_and_the_other_one_nothing_twice() {
     let Some(world) = World::new() else { return };
     let mut came = Vec::new();
@@ -220,5 +232,5 @@ fn an_area_distributes_as_the_manual_says() {
     spooler.silent_run();
     let mut command = spooler.command(["status", "--json", "all"]);
     let rows: Vec<Value> = serde_json::from_slice(&run(&mut command, b"").expect(0).out).unwrap();
-    assert_eq!((&rows[0]["state"], &rows[0]["nncp_packets"]), (&Value::from("handed to NNCP"), &Value::Null));
+    assert_eq!((&rows[1]["state"], &rows[1]["nncp_packets"]), (&Value::from("handed to NNCP"), &Value::Null));
 }

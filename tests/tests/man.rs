@@ -218,7 +218,7 @@ fn the_examples_of_zsnap_fanout_work() {
     // As in CONFIGURATION, but for the node, which is not here.
     let page = blocks("man/zsnap-fanout.8", ".RS", ".RE");
     let toml = page.iter().find(|block| is_toml(block)).unwrap();
-    let toml = here(toml).replace("nncp-file:backupdisk1", &format!("dir:{}/mnt/disk1", dir.display()));
+    let toml = here(toml).replace("nncp-file:backupdisk2", &format!("dir:{}/mnt/disk2", dir.display()));
     scene.write("fanout.toml", &toml.replace("10GiB", "1MiB"));
     let examples = blocks("man/zsnap-fanout.8", ".EX", ".EE");
     assert_eq!(examples.len(), 5);

@@ -2,7 +2,7 @@
 //! words passed to the log, and never left behind half-fed.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use crate::cancel::Interruptible;
 use crate::exit::{Exit, OrExit};
 use crate::{cancel, log};
 
@@ -199,6 +200,38 @@ impl Drop for Child {
         // The fields, with pipe ends that nobody took, are dropped after this.
         self.kill();
     }
+}
+
+/// What a program said, and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub text: String,
+    /// The last lines of its stderr, see [`Child::last_words`].
+    pub words: String,
+}
+
+/// Runs a program to its end. One that says nothing for so long, or does not end then, or says more
+/// than `most` bytes, is killed; so it is by a signal to us (`cancel`).
+pub fn output(mut command: Command, label: &str, patience: Duration, most: u64) -> anyhow::Result<Output> {
+    command.stdout(Stdio::piped());
+    let mut child = Child::spawn(command, label)?;
+    let mut text = String::new();
+    let read = match child.stdout() {
+        Some(stdout) => Interruptible::patient(stdout, patience).take(most + 1).read_to_string(&mut text),
+        None => Ok(0),
+    };
+    let status = match read {
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+            Err(child.give_up(&format!("said nothing for {} s", patience.as_secs())))
+        }
+        Ok(n) if n as u64 > most => Err(child.give_up(&format!("says more than {most} bytes"))),
+        Err(e) => Err(e.into()),
+        Ok(_) => child.wait(Some(patience)),
+    }?;
+    Ok(Output { status, text, words: child.last_words() })
 }
 
 /// Asks again and again, with pauses that grow with the time that it takes: the answer is late by a

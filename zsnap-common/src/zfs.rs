@@ -1,15 +1,13 @@
 //! What the pools hold: `zfs list` and `zpool list`, in their script forms only.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cancel::{Cancelled, Interruptible};
-use crate::child::{self, Child};
+use crate::cancel::Cancelled;
+use crate::child::{self, Output};
 use crate::exit::Exit;
 use crate::log;
 use crate::zstream::Guid;
@@ -192,28 +190,15 @@ const ABSENT: [&str; 2] = ["does not exist", "no such pool"];
 
 fn answer(patience: Duration, most: u64, program: &Path, args: &[&str]) -> Result<Answer> {
     let mut command = child::command(program);
-    command.args(args).stdout(Stdio::piped());
+    command.args(args);
     let label = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
-    let mut child = Child::spawn(command, &label)?;
-    let mut text = String::new();
-    let read = match child.stdout() {
-        Some(stdout) => Interruptible::patient(stdout, patience).take(most + 1).read_to_string(&mut text),
-        None => Ok(0),
-    };
-    let ended = match read {
-        Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-            Err(child.give_up(&format!("said nothing for {} s", patience.as_secs())))
+    match child::output(command, &label, patience, most) {
+        Ok(Output { status, text, .. }) if status.success() => Ok(Answer::Text(text)),
+        Ok(Output { status, words, .. }) => {
+            let absent = status.code() == Some(1) && ABSENT.iter().any(|absent| words.contains(absent));
+            let failed = || Answer::Failed(format!("{label} {}: {status}: {words}", args.join(" ")));
+            Ok(if absent { Answer::Absent } else { failed() })
         }
-        Ok(n) if n as u64 > most => Err(child.give_up(&format!("says more than {most} bytes"))),
-        Err(e) => Err(e.into()),
-        Ok(_) => child.wait(Some(patience)),
-    };
-    match ended {
-        Ok(status) if status.success() => Ok(Answer::Text(text)),
-        Ok(status) => match child.last_words() {
-            said if status.code() == Some(1) && ABSENT.iter().any(|words| said.contains(words)) => Ok(Answer::Absent),
-            said => Ok(Answer::Failed(format!("{label} {}: {status}: {said}", args.join(" ")))),
-        },
         Err(e) if Cancelled::find(&e).is_some() => Err(e),
         Err(e) => Err(e.context(format!("{label} {}; look at dmesg and at zpool status", args.join(" ")))),
     }

@@ -1,6 +1,8 @@
 //! `check`: would a run work? Each finding comes with its remedy.
 
 use anyhow::Result;
+use zsnap_common::cancel;
+use zsnap_common::child;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::Exit;
 use zsnap_common::findings::{Findings, writable};
@@ -8,21 +10,20 @@ use zsnap_common::findings::{Findings, writable};
 use crate::cli::Options;
 use crate::drive::{self, Drive, Tables};
 use crate::kept;
+use crate::nncp;
 use crate::spool::Spool;
 
 /// Logs each finding as an error. Exit 78: there are some.
 pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
     let mut findings = Findings::default();
-    let drives = drive::configured(options, tables).unwrap_or_else(|e| {
-        findings.add("drives", Err(e));
-        Vec::new()
+    let drives = drive::configured(options, tables).and_then(|drives| match &drives[..] {
+        [] => Err(Exit::Config.error("none: give --to NAME=DEST, or a table [to.NAME]")),
+        _ => Ok(drives),
     });
-    if drives.is_empty() {
-        findings.add("drives", Err(Exit::Config.error("none: give --to NAME=DEST, or a table [to.NAME]")));
-    }
     let spool = match Spool::open(options.spool.as_deref()) {
         Ok(spool) => {
-            findings.add("spool", spool.all_configured(&drives).map(|()| Vec::new()));
+            let configured = drives.as_ref().map_or(Ok(()), |drives| spool.all_configured(drives));
+            findings.add("spool", configured.map(|()| Vec::new()));
             Some(spool)
         }
         Err(e) => {
@@ -30,16 +31,25 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
             None
         }
     };
-    for drive in &drives {
-        findings.add(&drive.name, examine(drive, spool.as_ref()));
+    match drives {
+        Ok(drives) => {
+            drives.iter().for_each(|drive| findings.add(&drive.name, examine(options, drive, spool.as_ref())));
+        }
+        Err(e) => findings.add("drives", Err(e)),
     }
+    cancel::check()?;
     Ok(findings.exit())
 }
 
-fn examine(drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
+fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     drive.dest.is_equipped(&drive.transport)?;
     spool.map_or(Ok(()), |spool| spool.is_apart(drive))?;
+    // Whether there is such a node.
+    match nncp::packets(drive, &options.nncp_stat_program) {
+        Err(e) if child::find(&options.nncp_stat_program).is_err() => warnings.push(format!("{e:#}; status needs it")),
+        packets => drop(packets?),
+    }
     if let Some(why) = drive.dest.away(&drive.transport)? {
         let name = &drive.name;
         warnings.push(format!("away: {why}; if it is mounted and new: zsnap-fanout init {name}"));

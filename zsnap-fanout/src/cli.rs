@@ -1,4 +1,4 @@
-//! The command line. Every option is also a key of `/etc/zsnap/fanout.toml`.
+//! The command line. Every option in [`Options`] is also a key of `/etc/zsnap/fanout.toml`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Cli {
 /// The options, valid before and after a subcommand.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Configuration file; every option below may stand in it [default: /etc/zsnap/fanout.toml]
+    /// Configuration file; all that `zsnap-fanout --help` lists may stand in it [default: /etc/zsnap/fanout.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of queue files: below it one directory for each sending host
@@ -46,7 +46,7 @@ pub struct Options {
     /// Niceness of NNCP packets
     #[arg(long, global = true, value_name = "NICE")]
     pub nice: Option<String>,
-    /// Configuration file of NNCP
+    /// Configuration file of NNCP; a path from / on
     #[arg(long, global = true, value_name = "FILE")]
     pub nncp_config: Option<PathBuf>,
     /// The program nncp-file
@@ -115,7 +115,7 @@ pub enum Verb {
 /// Of `status`.
 #[derive(Args, Debug)]
 pub struct StatusOptions {
-    /// Only these drives
+    /// Only these drives, and the spool
     #[arg(value_name = "NAME")]
     pub drives: Vec<String>,
     /// Text for Prometheus

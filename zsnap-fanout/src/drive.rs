@@ -130,9 +130,15 @@ pub fn configured(options: &Options, tables: Tables) -> Result<Vec<Drive>> {
         if drive.dest == Dest::Stdout {
             return Err(Exit::Config.error(format!("{}: standard output takes no finished files", drive.name)));
         }
+        // Programs run in /, whatever directory this one was started in.
+        if let Some(relative) = drive.transport.nncp_config.as_ref().filter(|file| file.is_relative()) {
+            let (name, file) = (&drive.name, relative.display());
+            return Err(Exit::Config.error(format!("{name}: nncp-config {file}: give its path from / on")));
+        }
         let same = |other: &&Drive| {
-            let place = other.dest == drive.dest && other.transport.nncp_config == drive.transport.nncp_config;
-            other.name == drive.name || place && !matches!(drive.dest, Dest::Command(_))
+            let network = matches!(drive.dest, Dest::Dir(_) | Dest::Command(_))
+                || other.transport.nncp_config == drive.transport.nncp_config;
+            other.name == drive.name || other.dest == drive.dest && network
         };
         if let Some(other) = drives.iter().take(i).find(same) {
             let (a, b, dest) = (&other.name, &drive.name, &drive.dest);
@@ -226,9 +232,14 @@ mod tests {
         refused(&["--to=x=-"], "", "standard output");
         refused(&["--to=x=dir:/a", "--to=x=dir:/b"], "", "given twice");
         refused(&["--to=x=dir:/a", "--to=y=dir:/a"], "", "x and y are both dir:/a");
+        refused(&["--to=x=cmd:a b", "--to=y=cmd:a b"], "", "x and y are both cmd:a b");
+        let tables = "[to.a]\ndest = \"dir:/a\"\n[to.b]\ndest = \"dir:/a/\"\nnncp-config = \"/b.hjson\"";
+        refused(&[], tables, "a and b are both dir:/a");
         let tables = "[to.a]\ndest = \"nncp-file:n\"\n[to.b]\ndest = \"nncp-file:n\"\n";
         refused(&[], tables, "both nncp-file:n");
         assert!(drives(&[], &format!("{tables}nncp-config = \"/b.hjson\"")).is_ok());
+        refused(&[], &format!("{tables}nncp-config = \"b.hjson\""), "b: nncp-config b.hjson: give its path from / on");
+        refused(&["--to=x=nncp-file:n", "--nncp-config=b.hjson"], "", "x: nncp-config b.hjson: ");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use rustix::io::Errno;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::lock::Lock;
+use zsnap_common::outbox::Queued;
 use zsnap_common::{log, options, publish};
 
 use crate::drive::Drive;
@@ -127,17 +129,25 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
     let Some(_lock) = Lock::try_new(&boxes.lock(name))? else {
         return Err(Exit::TryAgain.error(format!("a zsnap-fanout works on {name}: run again when it has ended")));
     };
-    let waiting = boxes.waiting(name).or_exit(Exit::Io, "cannot read the outbox")?.len();
+    let waiting = boxes.waiting(name).or_exit(Exit::Io, "cannot read the outbox")?;
+    let nowhere_else = |file: &&Queued| {
+        let path = boxes.dir(name).join(file.parsed.host.as_str()).join(&file.name);
+        fs::symlink_metadata(path).is_ok_and(|meta| meta.nlink() == 1)
+    };
+    let (alone, waiting) = (waiting.iter().filter(nowhere_else).count(), waiting.len());
     // First, and into the outbox: without one, nobody would look for the rest after a crash.
     if spool.kept(name).exists() {
         move_durably(&spool.kept(name), &boxes.dir(name).join("kept"))?;
     }
     let to = move_durably(&boxes.dir(name), &spool.state("retired").join(name))?;
     let line = format!("{name} is retired; {waiting} files that it did not get lie in {}", to.display());
-    if waiting == 0 {
-        log::info(line)
-    } else {
-        log::warn(format_args!("{line}: remove it when nobody needs them"))
+    match (waiting, alone) {
+        (0, _) => log::info(line),
+        (_, 0) => log::warn(format_args!("{line}: remove it when nobody needs them")),
+        _ => log::warn(format_args!(
+            "{line}; {alone} of them exist nowhere else here: move these, HOST/FILE, into {}, and the other drives get them",
+            spool.incoming.path().display()
+        )),
     }
     Ok(Exit::Done)
 }

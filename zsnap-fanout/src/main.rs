@@ -8,6 +8,7 @@ mod marker;
 mod nncp;
 mod run;
 mod seen;
+mod since;
 mod split;
 mod spool;
 mod status;

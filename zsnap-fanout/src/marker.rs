@@ -1,16 +1,15 @@
 //! `init`: marks a directory as a certain drive. An unmounted drive's mount point has no mark, and
 //! another drive there has another one, so nothing is ever written to the wrong place.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::Result;
 use zsnap_common::dest::Dest;
-use zsnap_common::dest::dir::MARKER;
+use zsnap_common::dest::dir::{self, MARKER};
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::publish::write_durably;
+use zsnap_common::publish::{sweep_at, write_durably};
 
 use crate::drive::Drive;
 use crate::spool::Spool;
@@ -32,19 +31,21 @@ pub fn init(spool: &Spool, drive: &Drive, same_filesystem: bool) -> Result<Exit>
             )));
         }
     }
-    let mark = path.join(MARKER);
-    match fs::read_to_string(&mark) {
-        Ok(name) if name.trim_end() == drive.name => Ok(Exit::Done),
-        Ok(name) => Err(Exit::Config.error(format!(
-            "{shown} is the drive \"{}\" already: mount the right one, or remove {}",
-            name.trim_end().escape_default(),
-            mark.display()
-        ))),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            write_durably(&mark, format!("{}\n", drive.name).as_bytes())
-                .or_exit(Exit::CantCreate, "cannot mark the drive")?;
-            Ok(Exit::Done)
+    let root = File::open(path.join(".")).or_exit(Exit::Io, &shown)?;
+    let file = path.join(MARKER);
+    match dir::mark(&root, path).or_exit(Exit::Io, "what is there is no mark: remove it")? {
+        Some(name) if name == drive.name => {}
+        Some(name) => {
+            return Err(Exit::Config.error(format!(
+                "{shown} is the drive \"{}\" already: mount the right one, or remove {}",
+                name.escape_default(),
+                file.display()
+            )));
         }
-        Err(e) => Err(e).or_exit(Exit::Io, mark.display()),
+        None => write_durably(&file, format!("{}\n", drive.name).as_bytes())
+            .or_exit(Exit::CantCreate, "cannot mark the drive")?,
     }
+    // What one left that was killed.
+    sweep_at(&root, path).or_exit(Exit::Io, "cannot clear up")?;
+    Ok(Exit::Done)
 }

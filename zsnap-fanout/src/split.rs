@@ -18,6 +18,7 @@ use zsnap_common::target::Host;
 use zsnap_common::told::Told;
 
 use crate::drive::Drive;
+use crate::since;
 use crate::spool::Spool;
 
 /// Files that are moved with one sync; each is open meanwhile.
@@ -85,7 +86,8 @@ fn takers(host: &Host, drives: &[Drive], told: &mut Told) -> Vec<String> {
 
 /// What an earlier run has left in `split`.
 fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
-    let left: Vec<_> = boxes.in_split(host)?.into_iter().map(|queued| queued.name).collect();
+    let queued = boxes.in_split(host)?;
+    let left: Vec<_> = queued.iter().map(|queued| &queued.name).collect();
     if left.is_empty() {
         return Ok(());
     }
@@ -98,6 +100,7 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], told: 
     }
     let takers = takers(host, drives, told);
     if !takers.is_empty() {
+        since::note(boxes, host, drives, told, || queued.iter().map(|queued| queued.written).min());
         boxes.split(host, &left, &takers)?;
     }
     Ok(())
@@ -131,6 +134,8 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
     if takers.is_empty() {
         return Ok(());
     }
+    let written = |name| u64::try_from(dir.stat(name).ok()??.st_mtime).ok();
+    since::note(boxes, host, drives, told, || found.iter().filter_map(|(_, name)| written(name)).min());
     found.sort();
     let split = boxes.split_dir(host);
     make_dirs(&split)?;

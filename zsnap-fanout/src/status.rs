@@ -1,10 +1,13 @@
 //! `status`: what each drive got, and what waits for it. Changes nothing and takes no lock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Stat};
+use zsnap_common::cancel;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::outbox::{Outboxes, Queued};
@@ -16,10 +19,14 @@ use crate::cli::{Options, StatusOptions};
 use crate::drive::Drive;
 use crate::nncp;
 use crate::seen::Seen;
+use crate::since::Since;
 use crate::spool::Spool;
 
 /// What stands for the spool in the column of the drives.
 const SPOOL: &str = "(spool)";
+/// The state of a spool that is not known.
+const UNREADABLE: &str = "unreadable";
+const DAY: u64 = 86_400;
 
 /// Prints the report; `now` in seconds since 1970. Exit 1: something is older than `--max-age`.
 pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u64) -> Result<Exit> {
@@ -28,7 +35,8 @@ pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u
     }
     let spool = Spool::look(options.spool.as_deref())?;
     let mut rows = gather(&spool, options, drives, now)?;
-    rows.retain(|row| asked.drives.is_empty() || asked.drives.contains(&row.drive));
+    // What no drive was offered concerns every drive.
+    rows.retain(|row| asked.drives.is_empty() || row.drive == SPOOL || asked.drives.contains(&row.drive));
     let late = asked.max_age.is_some_and(|max| rows.iter().any(|row| row.is_late(max, now)));
     if late || !asked.quiet {
         let form = Form::of(asked.prometheus, options.json);
@@ -54,9 +62,18 @@ impl Files {
     }
 
     fn cells(self, now: u64) -> [Cell; 3] {
-        let age = self.oldest.map_or(Cell::None, |oldest| Cell::Age(now.saturating_sub(oldest)));
-        [Cell::Count(self.count), Cell::Bytes(self.bytes), age]
+        [Cell::Count(self.count), Cell::Bytes(self.bytes), age(self.oldest, now)]
     }
+}
+
+/// How long ago a time was. A clock may be set by some hours; what lies further ahead was stamped
+/// by a wrong one: `None`.
+fn ago(time: u64, now: u64) -> Option<u64> {
+    (time <= now + DAY).then(|| now.saturating_sub(time))
+}
+
+fn age(time: Option<u64>, now: u64) -> Cell {
+    time.and_then(|time| ago(time, now)).map_or(Cell::None, Cell::Age)
 }
 
 /// A drive, or the spool itself.
@@ -70,31 +87,48 @@ struct Row {
     scarce: Files,
     packets: Option<u64>,
     destination: String,
-    note: String,
+    notes: Vec<String>,
     /// Files are expected to come: a drive that is configured.
     expects: bool,
 }
 
 impl Row {
     /// Something waits for too long, or came too long ago. Nothing at all is late too: who asks
-    /// expects backups.
+    /// expects backups; and so is what is not known.
     fn is_late(&self, max: Duration, now: u64) -> bool {
-        let late = |time: u64| now.saturating_sub(time) > max.as_secs();
-        self.waiting.oldest.is_some_and(late) || self.expects && self.seen.delivered.is_none_or(late)
+        let late = |time: u64| ago(time, now).is_none_or(|age| age > max.as_secs());
+        self.state == UNREADABLE
+            || self.waiting.oldest.is_some_and(late)
+            || self.expects && self.seen.delivered.is_none_or(late)
+    }
+
+    /// Says why an age is not known.
+    fn note_times(&mut self, now: u64) {
+        let times = [self.seen.at, self.seen.delivered, self.waiting.oldest];
+        if times.into_iter().flatten().any(|time| ago(time, now).is_none()) {
+            self.notes.push("times lie in the future: set the clock; what comes next has the right time".into());
+        }
     }
 }
 
 fn gather(spool: &Spool, options: &Options, drives: &[Drive], now: u64) -> Result<Vec<Row>> {
     let boxes = spool.outboxes();
+    // In the direction in which files go: none is overlooked that moves on meanwhile.
+    let (in_spool, unread) = in_spool(spool, &boxes)?;
     let mut waiting = Vec::new();
     for drive in drives {
         waiting.push(boxes.waiting(&drive.name).or_exit(Exit::Io, "cannot read the outbox")?);
     }
-    let in_spool = in_spool(spool, &boxes)?;
-    let lacking = lacking(&waiting, &in_spool, drives, options.copies);
+    let since: Vec<_> = drives.iter().map(|drive| Since::read(&boxes.dir(&drive.name))).collect();
+    let lacking = lacking(&waiting, &in_spool, drives, &since, options.copies);
     let mut rows = vec![Row {
         drive: SPOOL.into(),
-        state: if in_spool.is_empty() { "empty" } else { "waiting" },
+        state: match (&unread[..], &in_spool[..]) {
+            ([_, ..], _) => UNREADABLE,
+            ([], []) => "empty",
+            _ => "waiting",
+        },
+        notes: unread,
         waiting: sum(&in_spool),
         scarce: sum(lacking.values().copied()),
         destination: spool.incoming.path().display().to_string(),
@@ -106,15 +140,17 @@ fn gather(spool: &Spool, options: &Options, drives: &[Drive], now: u64) -> Resul
             row.seen.at = Some(now);
         }
         rows.push(row);
+        cancel::check()?;
     }
     for name in boxes.names().or_exit(Exit::Io, "cannot read the outboxes")? {
         if !drives.iter().any(|drive| drive.name == name) {
             let files = boxes.waiting(&name).or_exit(Exit::Io, "cannot read the outbox")?;
-            let note = "not in the configuration: correct its name there, or zsnap-fanout retire it".to_owned();
+            let notes = vec!["not in the configuration: correct its name there, or zsnap-fanout retire it".to_owned()];
             let seen = Seen::read(&boxes.dir(&name));
-            rows.push(Row { state: "unknown", waiting: sum(&files), seen, note, drive: name, ..Row::default() });
+            rows.push(Row { state: "unknown", waiting: sum(&files), seen, notes, drive: name, ..Row::default() });
         }
     }
+    rows.iter_mut().for_each(|row| row.note_times(now));
     Ok(rows)
 }
 
@@ -134,18 +170,17 @@ fn row(
         expects: true,
         ..Row::default()
     };
-    let mut notes = Vec::new();
     if let Dest::Dir(_) = drive.dest {
         let away = drive.dest.away(&drive.transport).unwrap_or_else(|e| Some(e.to_string()));
         row.here = Some(away.is_none());
-        notes.extend(away);
+        row.notes.extend(away);
     }
     match nncp::packets(drive, &options.nncp_stat_program) {
         Ok(packets) => row.packets = packets,
-        Err(e) => notes.push(format!("{e:#}")),
+        Err(e) => row.notes.push(format!("{e:#}")),
     }
-    notes.extend(row.seen.failed.clone());
-    row.note = notes.join("; ");
+    let failed = row.seen.failed.clone().filter(|failed| !row.notes.contains(failed));
+    row.notes.extend(failed);
     row.state = match (&drive.dest, row.here, &row.seen) {
         (_, Some(false), _) => "away",
         (_, _, Seen { failed: Some(_), .. }) => "failed",
@@ -159,47 +194,71 @@ fn row(
     row
 }
 
-/// What no outbox has yet.
-fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<Vec<Queued>> {
-    let mut files = Vec::new();
-    for host in boxes.hosts_in_split().or_exit(Exit::Io, "cannot read what is to be split")? {
-        files.extend(boxes.in_split(&host).or_exit(Exit::Io, "cannot read what is to be split")?);
-    }
+/// What no outbox has yet, and why not all of that is known.
+fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<(Vec<Queued>, Vec<String>)> {
+    let (mut files, mut unread) = (Vec::new(), Vec::new());
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
-        let (Some(host), Ok(dir)) = (name.to_str().and_then(|n| n.parse::<Host>().ok()), spool.incoming.inside(&name))
-        else {
-            continue;
-        };
-        for name in dir.names().or_exit(Exit::Io, "--spool")? {
-            let Entry::Queue(parsed) = classify(name.as_encoded_bytes()) else { continue };
-            let Ok(Some(stat)) = dir.stat(&name) else { continue };
-            let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-            if let (true, Ok(name)) = (regular && parsed.host == host, name.into_string()) {
-                let bytes = u64::try_from(stat.st_size).unwrap_or(0);
-                let written = u64::try_from(stat.st_mtime).unwrap_or(0);
-                files.push(Queued { name, parsed, bytes, written });
-            }
+        if let Some(host) = name.to_str().and_then(|name| name.parse::<Host>().ok()) {
+            let read = of_host(spool, &host, &mut files);
+            unread.extend(read.err().map(|e| match e.kind() {
+                io::ErrorKind::PermissionDenied => format!("{e}: correct its owner or mode"),
+                _ => format!("{e}: look at the disk and at what the kernel says (dmesg)"),
+            }));
         }
     }
-    Ok(files)
+    let mut seen: HashSet<_> = files.iter().map(|file| (file.parsed.host.clone(), file.name.clone())).collect();
+    for host in boxes.hosts_in_split().or_exit(Exit::Io, "cannot read what is to be split")? {
+        let split = boxes.in_split(&host).or_exit(Exit::Io, "cannot read what is to be split")?;
+        files.extend(split.into_iter().filter(|file| seen.insert((host.clone(), file.name.clone()))));
+    }
+    Ok((files, unread))
 }
 
-/// The files that lie on fewer drives than `copies`, or than take their host's files at all.
+/// What lies in the directory of `host`.
+fn of_host(spool: &Spool, host: &Host, files: &mut Vec<Queued>) -> io::Result<()> {
+    let is = |stat: Stat, kind| FileType::from_raw_mode(stat.st_mode) == kind;
+    let name: &OsStr = host.as_str().as_ref();
+    // Of a file or a symlink a run tells.
+    if !spool.incoming.stat(name)?.is_some_and(|stat| is(stat, FileType::Directory)) {
+        return Ok(());
+    }
+    let dir = spool.incoming.inside(name)?;
+    for name in dir.names()? {
+        let Entry::Queue(parsed) = classify(name.as_encoded_bytes()) else { continue };
+        let Some(stat) = dir.stat(&name)? else { continue };
+        if let (true, Ok(name)) = (is(stat, FileType::RegularFile) && parsed.host == *host, name.into_string()) {
+            let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+            let written = u64::try_from(stat.st_mtime).unwrap_or(0);
+            files.push(Queued { name, parsed, bytes, written });
+        }
+    }
+    Ok(())
+}
+
+/// The files that lie on fewer drives than `copies`, or than take their host's files at all. A
+/// drive has what was split to it and waits no more.
 fn lacking<'a>(
     waiting: &'a [Vec<Queued>],
     in_spool: &'a [Queued],
     drives: &[Drive],
+    since: &[Since],
     copies: u64,
 ) -> HashMap<(&'a Host, &'a str), &'a Queued> {
-    let mut times: HashMap<_, (&Queued, u64)> = HashMap::new();
+    let mut found: HashMap<_, (&Queued, u64)> = HashMap::new();
     for file in waiting.iter().flatten() {
-        times.entry(key(file)).or_insert((file, 0)).1 += 1;
+        found.entry(key(file)).or_insert((file, 0));
     }
-    times.retain(|(host, _), (_, missing)| {
+    for (waiting, since) in waiting.iter().zip(since) {
+        let waits: HashSet<_> = waiting.iter().map(key).collect();
+        for (key, (file, have)) in &mut found {
+            *have += u64::from(since.covers(file) && !waits.contains(key));
+        }
+    }
+    found.retain(|(host, _), (_, have)| {
         let takers = drives.iter().filter(|drive| drive.takes(host)).count() as u64;
-        takers.saturating_sub(*missing) < copies.min(takers)
+        *have < copies.min(takers.max(1))
     });
-    let found = times.into_iter().map(|(key, (file, _))| (key, file));
+    let found = found.into_iter().map(|(key, (file, _))| (key, file));
     found.chain(in_spool.iter().map(|file| (key(file), file))).collect()
 }
 
@@ -215,7 +274,6 @@ fn sum<'a>(files: impl IntoIterator<Item = &'a Queued>) -> Files {
 
 fn report(rows: &[Row], form: Form, now: u64) -> Report {
     let text = |text: &str| if text.is_empty() { Cell::None } else { Cell::Text(text.to_owned()) };
-    let age = |time: Option<u64>| time.map_or(Cell::None, |time| Cell::Age(now.saturating_sub(time)));
     let number = |is: bool| Cell::Count(u64::from(is));
     let cells = |row: &Row| {
         let newest = row.seen.newest.as_ref().and_then(|name| name.parse::<QueueName>().ok());
@@ -223,18 +281,19 @@ fn report(rows: &[Row], form: Form, now: u64) -> Report {
         match form {
             // A label that changes would begin a new series.
             Form::Prometheus => {
-                cells.extend([row.here.map_or(Cell::None, number), number(row.seen.failed.is_some())]);
+                let failed = row.seen.failed.is_some() || row.state == UNREADABLE;
+                cells.extend([row.here.map_or(Cell::None, number), number(failed)]);
             }
             _ => cells.push(text(row.state)),
         }
-        cells.extend([age(row.seen.at), newest.map_or(Cell::None, |name| Cell::Time(name.stamp.secs))]);
-        cells.push(age(row.seen.delivered));
+        cells.extend([age(row.seen.at, now), newest.map_or(Cell::None, |name| Cell::Time(name.stamp.secs))]);
+        cells.push(age(row.seen.delivered, now));
         cells.extend(row.waiting.cells(now));
         cells.extend(row.scarce.cells(now));
         cells.extend([
             row.packets.map_or(Cell::None, Cell::Count),
             text(&row.destination),
-            Cell::Note(row.note.clone()),
+            Cell::Note(row.notes.join("; ")),
         ]);
         cells
     };
@@ -271,17 +330,21 @@ mod tests {
         let waiting =
             [vec![queued(1, 0), queued(2, 0), queued(3, 0)], vec![queued(2, 0), queued(3, 0)], vec![queued(3, 0)]];
         let in_spool = [queued(4, 0)];
-        let scarce = |copies| {
-            let found = lacking(&waiting, &in_spool, &drives(), copies);
+        let since = |times: [u64; 3]| times.map(|time| Since::from([("h", time)]));
+        let scarce_since = |times, copies| {
+            let found = lacking(&waiting, &in_spool, &drives(), &since(times), copies);
             let mut seqs: Vec<_> = found.values().map(|file| file.parsed.stamp.secs).collect();
             seqs.sort();
             seqs
         };
+        let scarce = |copies| scarce_since([0; 3], copies);
         assert_eq!(scarce(1), [3, 4]);
         assert_eq!(scarce(2), [2, 3, 4]);
         assert_eq!(scarce(3), [1, 2, 3, 4]);
         // More than there are drives.
         assert_eq!(scarce(9), scarce(3));
+        // The third drive came after them.
+        assert_eq!((scarce_since([0, 0, 1], 1), scarce_since([0, 0, 1], 2)), (vec![2, 3, 4], vec![1, 2, 3, 4]));
     }
 
     #[test]
@@ -303,7 +366,7 @@ mod tests {
 
     #[test]
     fn every_row_has_every_column() {
-        let rows = [Row::default(), Row { packets: Some(3), note: "x".into(), ..Row::default() }];
+        let rows = [Row::default(), Row { packets: Some(3), notes: vec!["x".into()], ..Row::default() }];
         for form in [Form::Table, Form::Json, Form::Prometheus] {
             let report = report(&rows, form, 1000);
             assert!(report.rows.iter().all(|row| row.len() == report.columns.len()));

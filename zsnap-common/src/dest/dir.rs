@@ -277,18 +277,24 @@ fn open_root(path: &Path, drive: Option<&str>) -> io::Result<Result<File, String
 /// Why the drive at `path` is not the one called `name`. Where that cannot be read something is
 /// wrong, and nobody would hear of it if it passed for away.
 fn wrong_drive(root: &File, path: &Path, name: &str) -> io::Result<Option<String>> {
+    Ok(match mark(root, path)? {
+        None => Some(format!("{} has no {MARKER}: the drive is not mounted, or was never marked", path.display())),
+        Some(text) if text == name => None,
+        Some(text) => Some(format!("{} is the drive \"{}\"", path.display(), text.escape_default())),
+    })
+}
+
+/// The name in the mark of the drive whose open root is `root`; `None`: it has none.
+pub fn mark(root: &File, path: &Path) -> io::Result<Option<String>> {
     let mut text = String::new();
     let read = rustix::fs::openat(root, MARKER, REGULAR, Mode::empty())
         .map_err(io::Error::from)
         .and_then(|fd| File::from(fd).take(256).read_to_string(&mut text));
-    Ok(match read {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            Some(format!("{} has no {MARKER}: the drive is not mounted, or was never marked", path.display()))
-        }
-        Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", path.join(MARKER).display()))),
-        Ok(_) if text.trim_end() == name => None,
-        Ok(_) => Some(format!("{} is the drive \"{}\"", path.display(), text.trim_end().escape_default())),
-    })
+    match read {
+        Ok(_) => Ok(Some(text.trim_end().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", path.join(MARKER).display()))),
+    }
 }
 
 enum There {
