@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "zsnap-queue/src/admit.rs",
     "zsnap-ingest/src/plan.rs",
     "zsnap-ingest/src/plan/zfs.rs",
@@ -15,6 +15,7 @@ const PURE: [&str; 12] = [
     "zsnap-expire/src/calendar.rs",
     "zsnap-expire/src/protect.rs",
     "zsnap-expire/src/brakes.rs",
+    "zsnap-expire/src/judge.rs",
     "zsnap-expire/src/needed.rs",
     "zsnap-expire/src/snapshot.rs",
 ];

@@ -2,11 +2,6 @@
 //! FILES). A list that is not complete is no list: a missing line could cost a chain its base.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read};
-use std::path::PathBuf;
-
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::trusted;
 
 /// The list of one pool.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,38 +21,20 @@ impl Needed {
         u64::from_str_radix(text.lines().next()?.split(' ').nth(2)?, 16).ok()
     }
 
-    /// All that these lists have of these pools, by guid. Lists of other pools, of drives that are away
-    /// say, do not count; each pool in `must` needs one. `now` in seconds since 1970.
-    ///
-    /// # Errors
-    /// [`Exit::TryAgain`]: a list is missing or does not count.
-    pub fn read(
-        paths: &[PathBuf],
+    /// All that these lists have of these pools, by guid; a list comes with what it is called. Lists of
+    /// other pools, of drives that are away say, do not count; each pool in `must` needs one. `now` in
+    /// seconds since 1970. The error says which list is missing or does not count.
+    pub fn unite(
+        lists: &[(String, String)],
         pools: &HashMap<u64, &str>,
         must: &HashSet<&str>,
         now: i64,
-    ) -> anyhow::Result<Needed> {
+    ) -> Result<Needed, String> {
         let (mut all, mut of) = (Needed::default(), HashSet::new());
-        for path in paths {
-            let shown = path.display();
-            if path.as_os_str().is_empty() {
-                // $(zsnap-ingest status --needed-file) where there is none.
-                return Err(Exit::TryAgain
-                    .error("--needed names no file: zsnap-ingest has not written a list for this pool: run it first"));
-            }
-            let mut text = String::new();
-            match trusted::open(path).and_then(|mut file| file.read_to_string(&mut text)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    return Err(
-                        Exit::TryAgain.error(format!("{shown}: no list of needed snapshots: run zsnap-ingest first"))
-                    );
-                }
-                read => read.or_exit(Exit::TryAgain, shown)?,
-            };
-            let pool = Needed::pool(&text);
+        for (called, text) in lists {
+            let pool = Needed::pool(text);
             if pool.is_none_or(|pool| pools.contains_key(&pool)) {
-                let shown = path.display();
-                let list = Needed::parse(&text, now).map_err(|why| Exit::TryAgain.error(format!("{shown} {why}")))?;
+                let list = Needed::parse(text, now).map_err(|why| format!("{called} {why}"))?;
                 all.guids.extend(list.guids);
                 all.all.extend(list.all);
                 of.extend(pool);
@@ -65,9 +42,9 @@ impl Needed {
         }
         match pools.iter().find(|(guid, name)| must.contains(**name) && !of.contains(*guid)) {
             None => Ok(all),
-            Some((guid, name)) => Err(Exit::TryAgain.error(format!(
+            Some((guid, name)) => Err(format!(
                 "no list given by --needed is of the pool {name} (guid {guid:016x}): run zsnap-ingest there first"
-            ))),
+            )),
         }
     }
 

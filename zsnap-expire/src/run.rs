@@ -1,13 +1,15 @@
 //! From the listing to the last `zfs destroy`: decide about all, tell, and only then act.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, Read};
+use std::path::Path;
 
 use anyhow::Result;
 use jiff::Timestamp;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::findings::{Findings, writable};
 use zsnap_common::zfs::Zfs;
-use zsnap_common::{lock, log, options};
+use zsnap_common::{lock, log, options, trusted};
 
 use crate::brakes::{Braked, newest_in_future};
 use crate::cli::Cli;
@@ -163,8 +165,27 @@ fn needed(cli: &Cli, zfs: &Zfs, chosen: &[Chosen<'_>]) -> Result<Option<Needed>>
     }
     // Whoever gives a list means it.
     let must = if received.is_empty() { &all } else { &received };
+    let lists = paths.iter().map(|path| list(path)).collect::<Result<Vec<_>>>()?;
     // By the real clock: --at says nothing of the age of the list.
-    Needed::read(paths, &guids, must, Timestamp::now().as_second()).map(Some)
+    let needed = Needed::unite(&lists, &guids, must, Timestamp::now().as_second());
+    needed.map(Some).map_err(|why| Exit::TryAgain.error(why))
+}
+
+/// A list of needed snapshots, with its path.
+fn list(path: &Path) -> Result<(String, String)> {
+    let called = path.display().to_string();
+    if called.is_empty() {
+        // $(zsnap-ingest status --needed-file) where there is none.
+        return Err(Exit::TryAgain
+            .error("--needed names no file: zsnap-ingest has not written a list for this pool: run it first"));
+    }
+    let mut text = String::new();
+    match trusted::open(path).and_then(|mut file| file.read_to_string(&mut text)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(Exit::TryAgain.error(format!("{called}: no list of needed snapshots: run zsnap-ingest first")))
+        }
+        read => read.or_exit(Exit::TryAgain, &called).map(|_| (called, text)),
+    }
 }
 
 /// What a run is about.
