@@ -3,6 +3,8 @@
 //! alone decide, as in the kernel (`plan/zfs.rs`); for opaque streams the numbers in their
 //! manifests (`plan/opaque.rs`).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use zsnap_common::payload::{Base, Epoch, Manifest};
 use zsnap_common::target::{Dataset, Target};
@@ -90,6 +92,9 @@ pub struct Past {
 /// More are forgotten: pruned so long ago that no copy of their files is under way any more.
 const REMEMBERED: usize = 10_000;
 
+/// More older files of a command are forgotten; a copy of one would be held.
+const OLDER: usize = 1000;
+
 impl Past {
     /// A snapshot was received: it is the newest now, so what the journal has behind it was rolled back.
     pub fn commit(&mut self, guid: Guid, raw: bool) {
@@ -145,6 +150,10 @@ pub struct Applied {
     /// What was applied before, for the case that this one was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Box<Applied>>,
+    /// Older files of that life which need not be applied any more, by number: they were, or a full one that
+    /// was came after them. Their ids, as far as they were seen.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub older: BTreeMap<u64, Option<String>>,
 }
 
 fn is_false(b: &bool) -> bool {
@@ -152,10 +161,41 @@ fn is_false(b: &bool) -> bool {
 }
 
 impl Applied {
-    /// The entry for a file.
-    pub fn of(number: &Number) -> Applied {
+    /// The entry for a file that is applied after `before`.
+    pub fn of(number: &Number, before: Option<Applied>) -> Applied {
         let (epoch, seq, id) = (number.epoch.clone(), number.seq, number.id.clone());
-        Applied { epoch, seq, id, applying: false, before: None }
+        let mut older = BTreeMap::new();
+        if let Some(before) = before.filter(|before| before.epoch.id == epoch.id) {
+            older = before.older;
+            older.insert(before.seq, Some(before.id));
+        }
+        let mut applied = Applied { epoch, seq, id, applying: false, before: None, older };
+        // An increment that overlaps may have been applied without the one that it builds on.
+        applied.came_before(number.prev.filter(|_| number.base == Base::None));
+        applied
+    }
+
+    fn came_before(&mut self, prev: Option<u64>) {
+        if let Some(prev) = prev {
+            self.older.entry(prev).or_default();
+        }
+        while self.older.len() > OLDER {
+            self.older.pop_first();
+        }
+    }
+
+    /// Whether a file was applied, or a full one that was came after it.
+    fn has_passed(&self, number: &Number) -> bool {
+        let known = self.older.get(&number.seq).filter(|_| self.epoch.id == number.epoch.id);
+        known.is_some_and(|id| id.as_ref().is_none_or(|id| *id == number.id))
+    }
+
+    /// A file that is Stale need not be applied, nor what came before it.
+    pub fn passed(&mut self, number: &Number) {
+        if self.epoch.id == number.epoch.id {
+            let was_applied = self.older.insert(number.seq, Some(number.id.clone())).flatten().is_some();
+            self.came_before(number.prev.filter(|_| number.base == Base::None || !was_applied));
+        }
     }
 }
 
@@ -209,7 +249,7 @@ pub enum Verdict {
     },
     /// Its last snapshot is there: remove it.
     AlreadyThere,
-    /// Older than what was applied: remove it.
+    /// What was applied came after it: remove it.
     Stale,
     /// A Ready file holds all that it holds: it will be AlreadyThere, or Stale.
     Superseded,
