@@ -264,6 +264,12 @@ fn an_interrupted_command_waits_for_the_operator() {
     scene.ingest(&["adopt", "--not-applied", "laptop/etc"]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!(scene.applied(), b"hello");
+    // What was applied is not forgotten by a word that is about something else.
+    for flag in ["--applied", "--not-applied"] {
+        scene.ingest(&["adopt", flag, "laptop/etc"]).expect(2).says("no command was interrupted");
+    }
+    let journal = fs::read_to_string(scene.path(".zsnap/target.json")).unwrap();
+    assert!(journal.contains("laptop/etc"), "{journal}");
 }
 
 #[test]

@@ -123,7 +123,10 @@ fn broken_chains_say_what_to_do() {
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
     let remedy = "zsnap-ingest adopt laptop/tank/home; zsnap-ingest retry laptop";
     scene.ingest(&[]).expect(1).says("in quarantine: a replay").says(remedy);
-    scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
+    // Also where a command would take what is no ZFS stream.
+    scene.edit("ingest.toml", "match = \"laptop/tar\"", "match = \"laptop/**\"");
+    let ran = scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
+    assert!(String::from_utf8(ran.out).unwrap().ends_with("/tar and pool backup\n"));
     scene.ingest(&["retry", "laptop"]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, "laptop/tank/home"), "s1 s2");
