@@ -118,6 +118,12 @@ fn broken_chains_say_what_to_do() {
     put(&scene, "laptop/tank/home", 7, Some(6), &[0, 7]);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, "laptop/tank/home"), "s7");
+    // What the old one had is not there: only these files may hold it.
+    let kept = put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
+    put(&scene, "laptop/tank/home", 2, Some(1), &[2, 3]);
+    scene.ingest(&[]).expect(1).says("a full stream for").says("which has other snapshots");
+    assert_eq!(left(&scene, "laptop"), 2);
+    fs::remove_dir_all(kept.parent().unwrap()).unwrap();
     // Old ones do not bring the old state back; what they hold was there.
     scene.zfs(&["rename", home, &format!("{home}.old2")]).expect(0);
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);

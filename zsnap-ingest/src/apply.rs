@@ -51,7 +51,7 @@ pub fn receive(
     let result = received.and(replayed);
     for sub in &committed {
         tree.received(&name, sub);
-        past.commit(sub.to, sub.raw);
+        past.commit(sub.from, sub.to, sub.raw);
     }
     if result.is_ok() {
         past.done(facts);

@@ -87,6 +87,10 @@ pub struct Past {
     /// rebuilt from the pool.
     #[serde(default)]
     pub raw: Option<bool>,
+    /// The full stream that the dataset which is there began with; `None`: not known. What is older was received
+    /// into one that is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Guid>,
 }
 
 /// More are forgotten: pruned so long ago that no copy of their files is under way any more.
@@ -96,8 +100,11 @@ const REMEMBERED: usize = 10_000;
 const OLDER: usize = 1000;
 
 impl Past {
-    /// A snapshot was received: it is the newest now, so what the journal has behind it was rolled back.
-    pub fn commit(&mut self, guid: Guid, raw: bool) {
+    /// A snapshot was received on `from`: it is the newest now, so what the journal has behind it was rolled back.
+    pub fn commit(&mut self, from: Option<Guid>, guid: Guid, raw: bool) {
+        if from.is_none() {
+            self.begun = Some(guid);
+        }
         if let Some(at) = self.committed.iter().position(|&known| known == guid) {
             self.committed.truncate(at);
         }
@@ -126,6 +133,9 @@ impl Past {
             let later = self.committed.iter().position(|&known| place(known).is_some_and(|known| known > at));
             self.committed.insert(later.unwrap_or(self.committed.len()), link.to);
             self.raw = Some(link.raw);
+            if link.from.is_none() {
+                self.begun = Some(link.to);
+            }
         }
     }
 
@@ -336,7 +346,7 @@ mod tests {
         };
         let committed = |before: &[u64], guid| {
             let mut past = past(before);
-            past.commit(Guid(guid), true);
+            past.commit(Some(Guid(0)), Guid(guid), true);
             past.committed
         };
         assert_eq!(committed(&[1, 2], 3), guids(&[1, 2, 3]));

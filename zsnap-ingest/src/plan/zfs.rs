@@ -114,12 +114,21 @@ impl<'a> World<'a> {
         self.links(file).last().map(|link| link.to)
     }
 
-    /// Its last snapshot is here, or was received and pruned: a later one is here.
+    /// Its last snapshot is here, or was received into this dataset and pruned: a later one is here.
     fn is_there(&self, file: usize) -> bool {
         self.last(file).is_some_and(|to| {
             self.here.contains(&to)
-                || self.committed.get(&to).is_some_and(|&at| self.left.is_some_and(|left| left > at))
+                || self
+                    .committed
+                    .get(&to)
+                    .is_some_and(|&at| self.left.is_some_and(|left| left > at && !self.is_gone(at, left)))
         })
+    }
+
+    /// What is at this place of the journal was received into a dataset that is gone, and not into this one.
+    fn is_gone(&self, at: usize, left: usize) -> bool {
+        let begun = self.past.begun.and_then(|guid| self.committed.get(&guid));
+        begun.is_some_and(|&begun| at < begun && begun <= left)
     }
 
     /// A full stream for an absent dataset that was taken before and is not newer than what was
