@@ -87,7 +87,7 @@ pub struct Past {
     /// rebuilt from the pool.
     #[serde(default)]
     pub raw: Option<bool>,
-    /// The full stream that the dataset which is there began with; `None`: not known. What is older was received
+    /// The snapshot that the dataset which is there began with; `None`: not known. What is older was received
     /// into one that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Guid>,
@@ -116,11 +116,14 @@ impl Past {
 
     /// Before a file is applied to the dataset with these snapshots, oldest first: what is behind the newest
     /// one that is still here was rolled back, and is forgotten, lest it seem to have been pruned
-    /// once something else follows it.
+    /// once something else follows it. If none is, this is another dataset, which was made by hand.
     pub fn rewind(&mut self, here: &[Snapshot]) {
         let is_here = |guid: &Guid| here.iter().any(|s| s.guid == *guid);
         if let Some(left) = self.committed.iter().rposition(is_here) {
             self.committed.truncate(left + 1);
+        } else if let Some(first) = here.first().filter(|_| !self.committed.is_empty()) {
+            self.committed.extend(here.iter().map(|s| s.guid));
+            self.begun = Some(first.guid);
         }
     }
 
@@ -362,6 +365,7 @@ mod tests {
         assert_eq!(rewound(&[1, 2, 3], &[2]), guids(&[1, 2]));
         assert_eq!(rewound(&[1, 2, 3], &[3, 9]), guids(&[1, 2, 3]));
         // Another dataset of the same name: what was taken before stays known as replays.
+        assert_eq!(rewound(&[1, 2], &[8, 9]), guids(&[1, 2, 8, 9]));
         assert_eq!(rewound(&[1, 2], &[]), guids(&[1, 2]));
         let learned = |before: &[u64], file: &[u64], there: &[u64]| {
             let mut past = past(before);
