@@ -100,11 +100,10 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
         Ordering::Less if past.has_passed(file) => Verdict::Stale,
         Ordering::Less => Verdict::Conflict(format!(
             "file {}, which was applied, is not known to have come after it: files between them were lost, or the state \
-             of {} was set back; zsnap-ingest cat writes what it holds; then remove it, or to go on with it: zsnap-ingest \
-             adopt {target}{}",
+             of {} was set back; zsnap-ingest cat writes what it holds; then remove it{}",
             past.seq,
             target.host,
-            if full { "" } else { ", and queue a new --full" }
+            if full { format!(", or to go on with it: zsnap-ingest adopt {target}") } else { String::new() }
         )),
         Ordering::Greater if full => READY,
         Ordering::Greater if is_twin && file.prev >= Some(past.seq) => Verdict::Conflict(format!(
