@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime};
 
 use zsnap_common::keys::{Purpose, SigningKey, keygen};
-use zsnap_common::payload::{Base, Manifest};
+use zsnap_common::payload::{Base, Epoch, Manifest};
 use zsnap_tests::scene::{Scene, have, manifest, name, run};
 
 const SEQ: u64 = 1_700_000_000_000_000;
@@ -175,17 +175,53 @@ fn order_comes_from_the_manifests() {
     scene.ingest(&[]).expect(0);
     assert_eq!(scene.applied(), b"123");
     assert!(scene.spooled("laptop").is_empty());
-    // Two of one base: the higher one holds all that the lower one holds.
-    let (low, high) = (file(SEQ + 3, Some(SEQ + 2), b"4"), file(SEQ + 4, Some(SEQ + 2), b"5"));
-    scene.deliver("laptop", &low.0, &low.1);
-    scene.deliver("laptop", &high.0, &high.1);
-    scene.ingest(&[]).expect(0);
-    assert_eq!(scene.applied(), b"1235");
-    assert!(scene.spooled("laptop").is_empty());
     // A replay of an old full stream.
     scene.deliver("laptop", &one.0, &one.1);
     scene.ingest(&[]).expect(0);
-    assert_eq!(scene.applied(), b"1235");
+    assert_eq!(scene.applied(), b"123");
+    // Two of one base: the sender's state was set back. None is given up.
+    let (low, high) = (file(SEQ + 3, Some(SEQ + 2), b"4"), file(SEQ + 5, Some(SEQ + 2), b"6"));
+    scene.deliver("laptop", &low.0, &low.1);
+    let moved = scene.deliver("laptop", &high.0, &high.1);
+    scene.ingest(&[]).expect(1).says("builds on file").says("move away the one");
+    assert!(scene.ingest(&[]).expect(0).err.is_empty());
+    assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"123"[..], 2));
+    fs::remove_file(moved).unwrap();
+    scene.ingest(&[]).expect(0);
+    // It comes when the other one was applied, and again behind a full stream.
+    scene.deliver("laptop", &high.0, &high.1);
+    scene.ingest(&[]).expect(1).says("was applied over that");
+    let full = Manifest { prev: Some(SEQ + 4), ..manifest("laptop/etc", SEQ + 6) };
+    scene.deliver("laptop", &name("laptop/etc", SEQ + 6), &scene.seal(&full, Some("laptop"), b"7"));
+    scene.ingest(&[]).expect(1).says("is not known to have come after it");
+    assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"12347"[..], 1));
+    // What the sender knew of when it made that one may go, one after the other.
+    let (five, late) = (file(SEQ + 4, Some(SEQ + 1), b"5"), file(SEQ + 1, Some(SEQ), b"2"));
+    for (name, bytes) in [five, late] {
+        scene.deliver("laptop", &name, &bytes);
+        scene.ingest(&[]).expect(0);
+    }
+    assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"12347"[..], 1));
+}
+
+/// A sender whose state was lost while its clock was slow, or a second machine with the same key.
+#[test]
+fn a_state_that_began_earlier_is_no_reason_to_remove_a_backup() {
+    let scene = Scene::new();
+    let deliver = |began: u64, seq: u64, body: &[u8]| {
+        let epoch = Epoch { id: format!("{began:032x}"), started: began };
+        let manifest = Manifest { epoch, ..manifest("laptop/etc", seq) };
+        scene.deliver("laptop", &name("laptop/etc", seq), &scene.seal(&manifest, Some("laptop"), body))
+    };
+    deliver(1_700_000_000, SEQ, b"1");
+    scene.ingest(&[]).expect(0);
+    deliver(1_600_000_000, SEQ - 1, b"2");
+    deliver(1_600_000_000, SEQ + 1, b"3");
+    scene.ingest(&[]).expect(1).says("began before").says("zsnap-ingest adopt laptop/etc");
+    assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"1"[..], 2));
+    scene.ingest(&["adopt", "laptop/etc"]).expect(0);
+    scene.ingest(&[]).expect(0);
+    assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"123"[..], 0));
 }
 
 #[test]
@@ -228,6 +264,12 @@ fn an_interrupted_command_waits_for_the_operator() {
     scene.ingest(&["adopt", "--not-applied", "laptop/etc"]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!(scene.applied(), b"hello");
+    // What was applied is not forgotten by a word that is about something else.
+    for flag in ["--applied", "--not-applied"] {
+        scene.ingest(&["adopt", flag, "laptop/etc"]).expect(2).says("no command was interrupted");
+    }
+    let journal = fs::read_to_string(scene.path(".zsnap/target.json")).unwrap();
+    assert!(journal.contains("laptop/etc"), "{journal}");
 }
 
 #[test]

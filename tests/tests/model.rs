@@ -393,7 +393,7 @@ impl World {
                 self.step()?;
                 let stream = begin(link.from.map(|guid| guid.0), link.to.0);
                 match self.pool.receive(&format!("{dataset}@{}", link.snap), &stream) {
-                    Ok(_) => past.commit(link.to, link.raw),
+                    Ok(_) => past.commit(link.from, link.to, link.raw),
                     Err(why) => {
                         let newest = head.map(|head| head.newest);
                         assert!(

@@ -118,11 +118,21 @@ fn broken_chains_say_what_to_do() {
     put(&scene, "laptop/tank/home", 7, Some(6), &[0, 7]);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, "laptop/tank/home"), "s7");
+    // What the old one had is not there: only these files may hold it.
+    let kept = put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
+    put(&scene, "laptop/tank/home", 2, Some(1), &[2, 3]);
+    scene.ingest(&[]).expect(1).says("a full stream for").says("which has other snapshots");
+    assert_eq!(left(&scene, "laptop"), 2);
+    fs::remove_dir_all(kept.parent().unwrap()).unwrap();
     // Old ones do not bring the old state back; what they hold was there.
     scene.zfs(&["rename", home, &format!("{home}.old2")]).expect(0);
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
-    scene.ingest(&[]).expect(1).says("in quarantine: a replay");
-    scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
+    let remedy = "zsnap-ingest adopt laptop/tank/home; zsnap-ingest retry laptop";
+    scene.ingest(&[]).expect(1).says("in quarantine: a replay").says(remedy);
+    // Also where a command would take what is no ZFS stream.
+    scene.edit("ingest.toml", "match = \"laptop/tar\"", "match = \"laptop/**\"");
+    let ran = scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
+    assert!(String::from_utf8(ran.out).unwrap().ends_with("/tar and pool backup\n"));
     scene.ingest(&["retry", "laptop"]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, "laptop/tank/home"), "s1 s2");
@@ -146,11 +156,11 @@ fn a_pool_that_was_rolled_back_takes_the_files_again() {
     // Changed by hand: told with the way back, which is not gone by itself.
     scene.zfs(&["write", &format!("backup/hosts/{home}")]).expect(0);
     put(&scene, home, 4, Some(3), &[3, 4]);
-    scene.ingest(&[]).expect(1).says("diverged:").says(&format!("zfs rollback -r backup/hosts/{home}@s3"));
+    scene.ingest(&[]).expect(1).says("diverged:").says(&format!("zfs rollback backup/hosts/{home}@s3"));
     scene.zfs_calls();
     scene.ingest(&[]).expect(0);
     assert!(!scene.zfs_calls().iter().any(|call| call.iter().any(|word| word == "receive")), "tried in vain again");
-    scene.zfs(&["rollback", "-r", &format!("backup/hosts/{home}@s3")]).expect(0);
+    scene.zfs(&["rollback", &format!("backup/hosts/{home}@s3")]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, home), "s1 s2 s3 s4");
     // A snapshot by hand on top does no harm.
@@ -158,6 +168,12 @@ fn a_pool_that_was_rolled_back_takes_the_files_again() {
     put(&scene, home, 5, Some(4), &[4, 5]);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, home), "s1 s2 s3 s4 mine s5");
+    // Nor is it proposed to roll back what may have been received, as nobody knows once the journal is emptied.
+    scene.ingest(&["adopt", home]).expect(0);
+    scene.zfs(&["write", &format!("backup/hosts/{home}")]).expect(0);
+    put(&scene, home, 6, Some(5), &[3, 6]);
+    let ran = scene.ingest(&[]).expect(1).says("since its base @s3, and has @s4 behind that; to keep both: zfs rename");
+    assert!(!ran.err.contains("rollback"), "{}", ran.err);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
 use crate::receive::Unwrap;
 use crate::shared::Shared;
-use crate::{command, journal};
+use crate::{command, journal, journal::TargetJournal};
 
 /// How a `zfs receive` ended that ended well.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub fn receive(
     let result = received.and(replayed);
     for sub in &committed {
         tree.received(&name, sub);
-        past.commit(sub.to, sub.raw);
+        past.commit(sub.from, sub.to, sub.raw);
     }
     if result.is_ok() {
         past.done(facts);
@@ -83,4 +83,17 @@ pub fn run_command(
     let alone = shared.target(&table.target);
     let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
     command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, |out| opened.replay(out))
+}
+
+/// Remembers that a stream was not given to its command, since what was applied came after it.
+pub fn passed(shared: &Shared<'_>, table: &CommandTable, facts: &Facts) -> Result<()> {
+    let alone = shared.target(&table.target);
+    let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = journal::target_path(&table.target)?;
+    let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
+    if let (Some(applied), Some(number)) = (all.get_mut(&facts.target.to_string()), &facts.number) {
+        applied.passed(number);
+        journal::write(&path, &all)?;
+    }
+    Ok(())
 }

@@ -51,7 +51,7 @@ pub fn apply(
     let path = journal::target_path(&command.target)?;
     let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
     let before = all.get(&target.to_string()).cloned();
-    let mut entry = Applied::of(&Number::of(manifest));
+    let mut entry = Applied::of(&Number::of(manifest), before.clone());
     if !command.overlap {
         entry.applying = true;
         entry.before = before.clone().map(Box::new);

@@ -95,7 +95,7 @@ mod tests {
         let path = dataset_path(dir.path(), Guid(7), &"laptop/tank/home".parse().unwrap());
         assert!(path.ends_with("0000000000000007/journal/laptop/tank@home.json"));
         assert_eq!(read::<Past>(&path).unwrap(), None);
-        let past = Past { committed: vec![Guid(1), Guid(u64::MAX)], last_seq: Some(3), raw: None };
+        let past = Past { committed: vec![Guid(1), Guid(u64::MAX)], last_seq: Some(3), ..Past::default() };
         write(&path, &past).unwrap();
         assert_eq!(read::<Past>(&path).unwrap(), Some(past));
         std::fs::write(&path, b"{").unwrap();

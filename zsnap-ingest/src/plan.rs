@@ -3,6 +3,8 @@
 //! alone decide, as in the kernel (`plan/zfs.rs`); for opaque streams the numbers in their
 //! manifests (`plan/opaque.rs`).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use zsnap_common::payload::{Base, Epoch, Manifest};
 use zsnap_common::target::{Dataset, Target};
@@ -85,14 +87,24 @@ pub struct Past {
     /// rebuilt from the pool.
     #[serde(default)]
     pub raw: Option<bool>,
+    /// The snapshot that the dataset which is there began with; `None`: not known. What is older was received
+    /// into one that is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Guid>,
 }
 
 /// More are forgotten: pruned so long ago that no copy of their files is under way any more.
 const REMEMBERED: usize = 10_000;
 
+/// More older files of a command are forgotten; a copy of one would be held.
+const OLDER: usize = 1000;
+
 impl Past {
-    /// A snapshot was received: it is the newest now, so what the journal has behind it was rolled back.
-    pub fn commit(&mut self, guid: Guid, raw: bool) {
+    /// A snapshot was received on `from`: it is the newest now, so what the journal has behind it was rolled back.
+    pub fn commit(&mut self, from: Option<Guid>, guid: Guid, raw: bool) {
+        if from.is_none() {
+            self.begun = Some(guid);
+        }
         if let Some(at) = self.committed.iter().position(|&known| known == guid) {
             self.committed.truncate(at);
         }
@@ -104,11 +116,14 @@ impl Past {
 
     /// Before a file is applied to the dataset with these snapshots, oldest first: what is behind the newest
     /// one that is still here was rolled back, and is forgotten, lest it seem to have been pruned
-    /// once something else follows it.
+    /// once something else follows it. If none is, this is another dataset, which was made by hand.
     pub fn rewind(&mut self, here: &[Snapshot]) {
         let is_here = |guid: &Guid| here.iter().any(|s| s.guid == *guid);
         if let Some(left) = self.committed.iter().rposition(is_here) {
             self.committed.truncate(left + 1);
+        } else if let Some(first) = here.first().filter(|_| !self.committed.is_empty()) {
+            self.committed.extend(here.iter().map(|s| s.guid));
+            self.begun = Some(first.guid);
         }
     }
 
@@ -121,6 +136,9 @@ impl Past {
             let later = self.committed.iter().position(|&known| place(known).is_some_and(|known| known > at));
             self.committed.insert(later.unwrap_or(self.committed.len()), link.to);
             self.raw = Some(link.raw);
+            if link.from.is_none() {
+                self.begun = Some(link.to);
+            }
         }
     }
 
@@ -145,6 +163,10 @@ pub struct Applied {
     /// What was applied before, for the case that this one was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Box<Applied>>,
+    /// Older files of that life which need not be applied any more, by number: they were, or a full one that
+    /// was came after them. Their ids, as far as they were seen.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub older: BTreeMap<u64, Option<String>>,
 }
 
 fn is_false(b: &bool) -> bool {
@@ -152,10 +174,41 @@ fn is_false(b: &bool) -> bool {
 }
 
 impl Applied {
-    /// The entry for a file.
-    pub fn of(number: &Number) -> Applied {
+    /// The entry for a file that is applied after `before`.
+    pub fn of(number: &Number, before: Option<Applied>) -> Applied {
         let (epoch, seq, id) = (number.epoch.clone(), number.seq, number.id.clone());
-        Applied { epoch, seq, id, applying: false, before: None }
+        let mut older = BTreeMap::new();
+        if let Some(before) = before.filter(|before| before.epoch.id == epoch.id) {
+            older = before.older;
+            older.insert(before.seq, Some(before.id));
+        }
+        let mut applied = Applied { epoch, seq, id, applying: false, before: None, older };
+        // An increment that overlaps may have been applied without the one that it builds on.
+        applied.came_before(number.prev.filter(|_| number.base == Base::None));
+        applied
+    }
+
+    fn came_before(&mut self, prev: Option<u64>) {
+        if let Some(prev) = prev {
+            self.older.entry(prev).or_default();
+        }
+        while self.older.len() > OLDER {
+            self.older.pop_first();
+        }
+    }
+
+    /// Whether a file was applied, or a full one that was came after it.
+    fn has_passed(&self, number: &Number) -> bool {
+        let known = self.older.get(&number.seq).filter(|_| self.epoch.id == number.epoch.id);
+        known.is_some_and(|id| id.as_ref().is_none_or(|id| *id == number.id))
+    }
+
+    /// A file that is Stale need not be applied, nor what came before it.
+    pub fn passed(&mut self, number: &Number) {
+        if self.epoch.id == number.epoch.id {
+            let was_applied = self.older.insert(number.seq, Some(number.id.clone())).flatten().is_some();
+            self.came_before(number.prev.filter(|_| number.base == Base::None || !was_applied));
+        }
     }
 }
 
@@ -209,7 +262,7 @@ pub enum Verdict {
     },
     /// Its last snapshot is there: remove it.
     AlreadyThere,
-    /// Older than what was applied: remove it.
+    /// What was applied came after it: remove it.
     Stale,
     /// A Ready file holds all that it holds: it will be AlreadyThere, or Stale.
     Superseded,
@@ -296,7 +349,7 @@ mod tests {
         };
         let committed = |before: &[u64], guid| {
             let mut past = past(before);
-            past.commit(Guid(guid), true);
+            past.commit(Some(Guid(0)), Guid(guid), true);
             past.committed
         };
         assert_eq!(committed(&[1, 2], 3), guids(&[1, 2, 3]));
@@ -312,6 +365,7 @@ mod tests {
         assert_eq!(rewound(&[1, 2, 3], &[2]), guids(&[1, 2]));
         assert_eq!(rewound(&[1, 2, 3], &[3, 9]), guids(&[1, 2, 3]));
         // Another dataset of the same name: what was taken before stays known as replays.
+        assert_eq!(rewound(&[1, 2], &[8, 9]), guids(&[1, 2, 8, 9]));
         assert_eq!(rewound(&[1, 2], &[]), guids(&[1, 2]));
         let learned = |before: &[u64], file: &[u64], there: &[u64]| {
             let mut past = past(before);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -19,7 +19,7 @@ use zsnap_common::report;
 use zsnap_common::target::{Host, Target};
 
 use crate::cli::Options;
-use crate::config::Config;
+use crate::config::{CommandTable, Config};
 use crate::file::Place;
 use crate::host::HostRun;
 use crate::journal::{self, TargetJournal};
@@ -54,44 +54,69 @@ pub fn take_lock(state: &Path, options: &Options) -> Result<ToolLock> {
     lock_unless_busy(state, options)?.ok_or_else(|| Exit::TryAgain.error("another zsnap-ingest is at work; try again"))
 }
 
-/// Forgets what was applied of `target`; for an interrupted command the operator may say instead
+/// Forgets what was applied of `target`, and says so; for an interrupted command the operator may say instead
 /// whether it was applied.
 pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool, not_applied: bool) -> Result<Exit> {
     let _lock = take_lock(&config.state, options)?;
-    if let Some(command) = config.command_for(target) {
-        let path = journal::target_path(&command.target)?;
-        let mut all: TargetJournal = match journal::read(&path) {
-            Ok(all) => all.unwrap_or_default(),
-            Err(e) if !applied && !not_applied => {
-                log::warn(format!("{e:#}; begun anew"));
-                TargetJournal::default()
-            }
-            Err(e) => return Err(e),
+    let command = config.command_for(target);
+    if applied || not_applied {
+        let Some(command) = command else {
+            return Err(Exit::Usage.error(format!("no command receives {target}; --applied is for commands")));
         };
-        let entry = all.remove(&target.to_string());
-        let kept = match entry {
-            Some(entry) if applied => Some(Applied { applying: false, before: None, ..entry }),
-            Some(entry) if not_applied => entry.before.map(|before| *before),
-            _ => None,
-        };
-        if let Some(kept) = kept {
-            all.insert(target.to_string(), kept);
-        }
-        journal::write(&path, &all)?;
+        settle(command, target, applied)?;
         return Ok(Exit::Done);
     }
-    if applied || not_applied {
-        return Err(Exit::Usage.error(format!("no command receives {target}; --applied is for commands")));
+    let mut forgotten = Vec::new();
+    if let Some(command) = command {
+        let path = journal::target_path(&command.target)?;
+        let mut all: TargetJournal = journal::read(&path)
+            .unwrap_or_else(|e| {
+                log::warn(format!("{e:#}; begun anew"));
+                None
+            })
+            .unwrap_or_default();
+        all.remove(&target.to_string());
+        journal::write(&path, &all)?;
+        forgotten.push(command.target.display().to_string());
     }
-    let Some((store, zfs)) = &config.store else {
+    if let Some((store, zfs)) = &config.store {
+        let pool = store.split('/').next().unwrap_or(store);
+        match zfs.pool_guid(pool) {
+            Ok(Some(guid)) => {
+                let path = journal::dataset_path(&config.state, guid, target);
+                if command.is_none() || path.exists() {
+                    journal::write(&path, &Past::default())?;
+                    forgotten.push(format!("pool {pool}"));
+                }
+            }
+            Err(e) if command.is_none() => return Err(e),
+            Ok(None) if command.is_none() => {
+                return Err(Exit::TryAgain.error(format!("pool {pool} is not here; its journal stays")));
+            }
+            _ => log::warn(format!("pool {pool} is not here; its journal stays")),
+        }
+    } else if command.is_none() {
         return Err(Exit::Config.error(format!("nothing receives {target}: give --store, or a [[command]]")));
-    };
-    let pool = store.split('/').next().unwrap_or(store);
-    let Some(guid) = zfs.pool_guid(pool)? else {
-        return Err(Exit::TryAgain.error(format!("pool {pool} is not here; its journal stays")));
-    };
-    journal::write(&journal::dataset_path(&config.state, guid, target), &Past::default())?;
+    }
+    let said = writeln!(io::stdout().lock(), "{target}: forgot what was applied to {}", forgotten.join(" and "));
+    said.or_exit(Exit::Io, "stdout")?;
     Ok(Exit::Done)
+}
+
+/// Whether the stream that a command was given when the run ended was applied.
+fn settle(command: &CommandTable, target: &Target, applied: bool) -> Result<()> {
+    let path = journal::target_path(&command.target)?;
+    let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
+    let Some(entry) = all.remove(&target.to_string()).filter(|entry| entry.applying) else {
+        return Err(Exit::Usage.error(format!(
+            "{target}: no command was interrupted; --applied and --not-applied say how that one ended"
+        )));
+    };
+    let before = entry.before.clone().map(|before| *before);
+    if let Some(kept) = if applied { Some(Applied { applying: false, before: None, ..entry }) } else { before } {
+        all.insert(target.to_string(), kept);
+    }
+    journal::write(&path, &all)
 }
 
 /// The queue files that exec has published.

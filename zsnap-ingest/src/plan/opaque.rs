@@ -1,9 +1,10 @@
 //! Opaque streams: nothing in them tells what they build on, so the numbers in their manifests do.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use zsnap_common::payload::Base;
+use zsnap_common::target::Target;
 
 use super::{Applied, Number, Pending, Plan, Verdict};
 
@@ -13,25 +14,32 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
     let number = |file: usize| files.get(file).and_then(|f| f.facts.number.as_ref());
     let mut order: Vec<usize> = (0..files.len()).collect();
     order.sort_by_key(|&file| number(file).map(|n| (n.epoch.started, n.epoch.id.as_str(), n.seq)));
-    // Of several increments on one file the highest holds all that the others hold.
-    let mut highest: HashMap<(&str, u64), u64> = HashMap::new();
+    // A sender leaves no two increments on one file: what it did not acknowledge it withdraws.
+    let mut twins: HashMap<(&str, u64), BTreeSet<&str>> = HashMap::new();
     for number in order.iter().filter_map(|&file| number(file)) {
         if let (Base::Prev, Some(prev)) = (number.base, number.prev) {
-            highest.insert((&number.epoch.id, prev), number.seq);
+            twins.entry((&number.epoch.id, prev)).or_default().insert(&number.id);
         }
     }
     let pending: HashMap<(&str, u64), usize> =
         order.iter().filter_map(|&file| number(file).map(|n| ((n.epoch.id.as_str(), n.seq), file))).collect();
     let mut plan = Plan { verdicts: vec![Verdict::Superseded; files.len()], path: Vec::new() };
-    let (now, mut past) = (past, past.cloned());
+    let mut past = past.cloned();
+    if let Some(past) = &mut past {
+        for number in order.iter().rev().filter_map(|&file| number(file)) {
+            if past.has_passed(number) {
+                past.passed(number);
+            }
+        }
+    }
+    let now = past.clone();
     for file in order {
         let Some(number) = number(file) else {
             plan.verdicts[file] = Verdict::Refused("it has no manifest".into());
             continue;
         };
         let key = number.prev.map(|prev| (number.epoch.id.as_str(), prev));
-        let higher =
-            key.and_then(|key| highest.get(&key)).filter(|&&seq| number.base == Base::Prev && seq > number.seq);
+        let is_twin = number.base == Base::Prev && key.and_then(|key| twins.get(&key)).is_some_and(|ids| ids.len() > 1);
         let target = &files[file].facts.target;
         let mut verdict = match &past {
             Some(past) if past.applying && !overlap => Verdict::Broken(format!(
@@ -39,17 +47,20 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
                  adopt {target} --applied or --not-applied",
                 past.seq
             )),
-            _ => one(number, past.as_ref(), higher.is_some(), overlap),
+            _ => one(target, number, past.as_ref(), is_twin, overlap),
         };
         match &mut verdict {
             Verdict::Ready { .. } => {
                 plan.path.push(file);
-                past = Some(Applied::of(number));
+                past = Some(Applied::of(number, past.take()));
             }
             Verdict::Waiting { behind, .. } => *behind = key.and_then(|key| pending.get(&key)).copied(),
             // Only because of a file that is not applied yet: it must not be removed before.
             Verdict::AlreadyThere | Verdict::Stale
-                if !matches!(one(number, now, false, overlap), Verdict::AlreadyThere | Verdict::Stale) =>
+                if !matches!(
+                    one(target, number, now.as_ref(), is_twin, overlap),
+                    Verdict::AlreadyThere | Verdict::Stale
+                ) =>
             {
                 verdict = Verdict::Superseded;
             }
@@ -60,8 +71,9 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
     plan
 }
 
-/// One file, when `past` was applied last.
-fn one(file: &Number, past: Option<&Applied>, superseded: bool, overlap: bool) -> Verdict {
+/// One file, when `past` was applied last. Only what is known to have been applied, or to have come before
+/// what was, may be removed: a clock that is slow, or a state that was set back, gives new files old numbers.
+fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, overlap: bool) -> Verdict {
     const READY: Verdict = Verdict::Ready { skip: 0, again: false };
     let full = file.base == Base::None;
     let Some(past) = past else {
@@ -69,7 +81,12 @@ fn one(file: &Number, past: Option<&Applied>, superseded: bool, overlap: bool) -
     };
     if file.epoch.id != past.epoch.id {
         return match file.epoch.started.cmp(&past.epoch.started) {
-            Ordering::Less => Verdict::Stale,
+            Ordering::Less => Verdict::Conflict(format!(
+                "the state of {} that numbered it began before the one of file {}, which was applied: that was lost \
+                 while the clock was slow, or two machines use one identity; to go on with this one: zsnap-ingest adopt \
+                 {target}, or else remove the file",
+                target.host, past.seq
+            )),
             Ordering::Greater if full => READY,
             Ordering::Greater => waiting(file),
             Ordering::Equal => two_machines(file),
@@ -80,10 +97,22 @@ fn one(file: &Number, past: Option<&Applied>, superseded: bool, overlap: bool) -
         Ordering::Equal if file.id == past.id && past.applying => READY,
         Ordering::Equal if file.id == past.id => Verdict::AlreadyThere,
         Ordering::Equal => two_machines(file),
-        Ordering::Less => Verdict::Stale,
+        Ordering::Less if past.has_passed(file) => Verdict::Stale,
+        Ordering::Less => Verdict::Conflict(format!(
+            "file {}, which was applied, is not known to have come after it: files between them were lost, or the state \
+             of {} was set back; zsnap-ingest cat writes what it holds; then remove it{}",
+            past.seq,
+            target.host,
+            if full { format!(", or to go on with it: zsnap-ingest adopt {target}") } else { String::new() }
+        )),
         Ordering::Greater if full => READY,
+        Ordering::Greater if is_twin && file.prev >= Some(past.seq) => Verdict::Conflict(format!(
+            "another file builds on file {} too: the state of {} was set back, or two machines use it; move away \
+             the one that is not to be applied, or queue a new --full",
+            file.prev.unwrap_or_default(),
+            target.host
+        )),
         Ordering::Greater => match file.prev {
-            Some(prev) if prev <= past.seq && superseded => Verdict::Superseded,
             Some(prev) if prev == past.seq => READY,
             Some(prev) if prev < past.seq && overlap => READY,
             Some(prev) if prev < past.seq => Verdict::Broken(format!(
@@ -138,7 +167,12 @@ mod tests {
         let full = |epoch, seq| number(epoch, seq, None, Base::None);
         let incr = |epoch, seq, prev| number(epoch, seq, Some(prev), Base::Prev);
         let other_id = Number { id: "f".repeat(32), ..full(b, 5) };
-        let at5 = Applied::of(&full(b, 5));
+        let after = |seq, prev| Number { prev: Some(prev), ..full(b, seq) };
+        let at5 = Applied::of(&full(b, 5), None);
+        let over5 = Applied::of(&incr(b, 7, 5), Some(at5.clone()));
+        let at7 = Applied::of(&incr(b, 7, 6), Some(at5.clone()));
+        let at8 = Applied::of(&incr(b, 8, 7), Some(at7.clone()));
+        let at9 = Applied::of(&after(9, 8), Some(at5.clone()));
         // Files, what was applied, overlap; then the verdicts and the order.
         type Row<'a> = (&'a str, Vec<Number>, Option<&'a Applied>, bool, &'a [&'a str], &'a [usize]);
         let rows: Vec<Row<'_>> = vec![
@@ -150,19 +184,53 @@ mod tests {
             ("a new full", vec![full(b, 9)], Some(&at5), false, &["ready"], &[0]),
             ("the same again", vec![full(b, 5)], Some(&at5), false, &["there"], &[]),
             ("two copies", vec![full(b, 6), full(b, 6)], Some(&at5), false, &["ready", "superseded"], &[0]),
-            ("the same number, another file", vec![other_id], Some(&at5), false, &["conflict"], &[]),
-            ("an older number", vec![full(b, 4)], Some(&at5), false, &["stale"], &[]),
-            ("an older epoch", vec![full(a, 9)], Some(&at5), false, &["stale"], &[]),
+            ("the same number, another file", vec![other_id.clone()], Some(&at5), false, &["conflict"], &[]),
+            ("older, and never heard of", vec![full(b, 4)], Some(&at5), false, &["conflict"], &[]),
+            ("applied earlier", vec![full(b, 5)], Some(&at7), false, &["stale"], &[]),
+            ("its number was applied earlier", vec![other_id.clone()], Some(&at7), false, &["conflict"], &[]),
+            (
+                "one on it was applied without it",
+                vec![incr(b, 6, 5), incr(b, 7, 6)],
+                Some(&at8),
+                true,
+                &["conflict", "stale"],
+                &[],
+            ),
+            (
+                "late behind a full one: one after the other, but not what a state that was set back left",
+                vec![incr(b, 6, 5), incr(b, 7, 5), incr(b, 8, 7)],
+                Some(&at9),
+                true,
+                &["conflict", "stale", "stale"],
+                &[],
+            ),
+            ("an epoch that began earlier", vec![full(a, 9)], Some(&at5), false, &["conflict"], &[]),
             ("an older one than a pending one", vec![full(a, 1), full(a, 2)], None, false, &["ready"; 2], &[0, 1]),
             ("a newer epoch", vec![full(("c", 300), 1)], Some(&at5), false, &["ready"], &[0]),
             ("a newer epoch's increment", vec![incr(("c", 300), 2, 1)], Some(&at5), true, &["waiting"], &[]),
             ("two epochs of one second", vec![full(("c", 200), 9)], Some(&at5), true, &["conflict"], &[]),
             (
-                "two with one base",
-                vec![incr(b, 6, 5), incr(b, 7, 5)],
+                "two with one base, and a copy",
+                vec![incr(b, 6, 5), incr(b, 7, 5), incr(b, 8, 7), incr(b, 7, 5)],
+                Some(&at5),
+                true,
+                &["conflict", "conflict", "waiting", "conflict"],
+                &[],
+            ),
+            (
+                "and a full one",
+                vec![incr(b, 6, 5), incr(b, 7, 5), after(8, 7)],
                 Some(&at5),
                 false,
-                &["superseded", "ready"],
+                &["conflict", "conflict", "ready"],
+                &[2],
+            ),
+            (
+                "set back after it was applied",
+                vec![incr(b, 6, 5), incr(b, 8, 7)],
+                Some(&over5),
+                false,
+                &["conflict", "ready"],
                 &[1],
             ),
             ("the lower one was applied, harmless", vec![incr(b, 6, 4)], Some(&at5), true, &["ready"], &[0]),

@@ -114,12 +114,21 @@ impl<'a> World<'a> {
         self.links(file).last().map(|link| link.to)
     }
 
-    /// Its last snapshot is here, or was received and pruned: a later one is here.
+    /// Its last snapshot is here, or was received into this dataset and pruned: a later one is here.
     fn is_there(&self, file: usize) -> bool {
         self.last(file).is_some_and(|to| {
             self.here.contains(&to)
-                || self.committed.get(&to).is_some_and(|&at| self.left.is_some_and(|left| left > at))
+                || self
+                    .committed
+                    .get(&to)
+                    .is_some_and(|&at| self.left.is_some_and(|left| left > at && !self.is_gone(at, left)))
         })
+    }
+
+    /// What is at this place of the journal was received into a dataset that is gone, and not into this one.
+    fn is_gone(&self, at: usize, left: usize) -> bool {
+        let begun = self.past.begun.and_then(|guid| self.committed.get(&guid));
+        begun.is_some_and(|&begun| at < begun && begun <= left)
     }
 
     /// A full stream for an absent dataset that was taken before and is not newer than what was
@@ -233,7 +242,7 @@ impl After<'_> {
         }
         let links = world.links(file);
         let skip = links.iter().rposition(|link| self.after.contains(&link.to)).map_or(0, |j| j + 1);
-        let name = world.there.name;
+        let (name, target) = (world.there.name, &world.files[file].facts.target);
         if let Some(Link { snap, to, .. }) = world.name_taken(links.get(skip..).unwrap_or_default())
             && links.get(skip).is_some_and(|link| link.from.is_some())
         {
@@ -246,8 +255,8 @@ impl After<'_> {
             Some(Link { from: None, to, .. }) => match world.there.snapshots {
                 None if world.is_replay(file) => Verdict::Refused(format!(
                     "a replay: snapshot {to} was received before, and its dataset is gone since; to take it all the \
-                     same: zsnap-ingest adopt {0}, then retry {0}",
-                    world.files[file].facts.target
+                     same: zsnap-ingest adopt {target}; zsnap-ingest retry {}",
+                    target.host
                 )),
                 Some([]) => Verdict::Waiting {
                     why: format!(
@@ -279,16 +288,22 @@ impl After<'_> {
         let snapshots = self.world.there.snapshots.unwrap_or_default();
         let at = snapshots.iter().position(|s| s.guid == from);
         let base = at.and_then(|at| snapshots.get(at)).map_or_else(|| from.to_string(), |s| s.name.clone());
+        let behind = at.map_or(&[][..], |at| &snapshots[at + 1..]);
         // Received behind its base, or about to be: to roll that back would lose a newer backup.
-        let mut behind = at.map_or(&[][..], |at| &snapshots[at + 1..]).iter();
-        if self.taken || behind.any(|s| self.world.committed.contains_key(&s.guid)) {
+        if self.taken || behind.iter().any(|s| self.world.committed.contains_key(&s.guid)) {
             return Verdict::Diverged(format!(
-                "{name} went on from its base @{base} without it; remove it, if nothing that waits builds on it"
+                "{name} went on from its base @{base} without it; if what is sent now builds on it: zfs rename {name} \
+                 {name}.old, and queue a full stream"
             ));
         }
-        Verdict::Diverged(format!(
-            "{name} was changed since its base @{base}; to undo that: zfs rollback -r {name}@{base}"
-        ))
+        Verdict::Diverged(match behind.first() {
+            None => format!("{name} was changed since its base @{base}; to undo that: zfs rollback {name}@{base}"),
+            Some(first) => format!(
+                "{name} was changed since its base @{base}, and has @{} behind that; to keep both: zfs rename {name} \
+                 {name}.old, and queue a full stream",
+                first.name
+            ),
+        })
     }
 
     /// Its base is not there.

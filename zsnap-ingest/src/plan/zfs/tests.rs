@@ -30,7 +30,7 @@ fn snapshots(guids: &[u64]) -> Vec<Snapshot> {
 }
 
 fn past(committed: &[u64], last_seq: Option<u64>) -> Past {
-    Past { committed: committed.iter().map(|&g| Guid(g)).collect(), last_seq, raw: None }
+    Past { committed: committed.iter().map(|&g| Guid(g)).collect(), last_seq, ..Past::default() }
 }
 
 fn decide(there: Option<&[u64]>, files: &[Facts], past: &Past) -> Plan {
@@ -52,6 +52,7 @@ fn words(plan: &Plan) -> Vec<String> {
 #[test]
 fn one_file() {
     let none = past(&[], None);
+    let anew = Past { begun: Some(Guid(4)), ..past(&[1, 2, 3, 4, 5, 6], Some(9)) };
     type Row<'a> = (&'a str, Option<&'a [u64]>, Facts, Past, &'a str);
     let of = |order, snapshots: &[i64]| stream(order, None, snapshots);
     let rows: Vec<Row<'_>> = vec![
@@ -70,6 +71,10 @@ fn one_file() {
         ("base was here", Some(&[1]), of(6, &[2, 3]), past(&[1, 2], Some(5)), "broken"),
         ("dataset was here", None, of(6, &[2, 3]), past(&[1, 2], Some(5)), "broken"),
         ("pruned since", Some(&[1, 4]), of(6, &[2, 3]), past(&[1, 2, 3, 4], Some(9)), "there"),
+        ("received into one that is gone", Some(&[4]), of(3, &[0, 3]), anew.clone(), "conflict"),
+        ("the same, an increment", Some(&[4]), of(3, &[2, 3]), anew.clone(), "broken"),
+        ("pruned since it began anew", Some(&[6]), of(5, &[4, 5]), anew.clone(), "there"),
+        ("the old one is back", Some(&[1, 3]), of(2, &[1, 2]), anew, "there"),
         ("rewound pool", Some(&[1]), of(6, &[1, 2]), past(&[1, 2], Some(6)), "ready 0 again"),
         ("replayed full", None, of(5, &[0, 1]), past(&[1], Some(5)), "refused"),
         ("replayed full of the seeds", None, of(1005, &[0, 1]), past(&[1], None), "refused"),
