@@ -22,6 +22,9 @@ use crate::pipeline::io_failed;
 const DEST: &str = ".dest.json";
 /// What was last told of a failing destination.
 const TOLD: &str = ".told.json";
+/// What the bare command told stands apart from what `flush` told: simplesnap sends the one's
+/// standard error to syslog alone, where nobody may read it.
+const OF_BARE: &str = "bare/";
 
 /// `.dest.json`: enough to deliver when the destination is no longer in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,15 +102,17 @@ pub struct Outcome {
     pub told: bool,
 }
 
-/// Delivers what waits in each lane, all lanes at once: one that hangs holds up no other.
-pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>) -> Vec<Outcome> {
+/// Delivers what waits in each lane, all lanes at once: one that hangs holds up no other. `bare`:
+/// not by `flush`.
+pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>, bare: bool) -> Vec<Outcome> {
     thread::scope(|scope| {
-        let running: Vec<_> = lanes.into_iter().map(|lane| scope.spawn(move || deliver_lane(boxes, lane))).collect();
+        let running: Vec<_> =
+            lanes.into_iter().map(|lane| scope.spawn(move || deliver_lane(boxes, lane, bare))).collect();
         running.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }
 
-fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
+fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     let dir = boxes.dir(&lane.id);
     let pace = Pace { at_once: lane.dest.at_once(), keep: None };
     let drained = match publish::sweep(&dir).and_then(|()| lane.dest.tidy(&lane.transport)) {
@@ -129,21 +134,26 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
             log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
             false
         }
-        false => tell(&dir, &lane.dest, &problems, drained.busy),
+        false => tell(&dir, &lane.dest, &problems, drained.busy, bare),
     };
     Outcome { lane, delivered: drained.delivered, told }
 }
 
 /// Tells problems that are new, have other words, or were told a day ago.
-fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool) -> bool {
+fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: bool) -> bool {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut told = Told::read(dir.join(TOLD), clock, false);
     for (what, problem) in problems {
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
-        told.problem_in_words(what, &line);
+        told.problem_in_words(&format!("{}{what}", if bare { OF_BARE } else { "" }), &line);
     }
-    // Whoever is at work there tells of it.
-    if let Err(e) = told.write(|_| busy) {
+    // Whoever is at work there tells of it; and what the other command told, it told while that lasts.
+    let lasts = |what: &str| problems.iter().any(|(problem, _)| what == *problem);
+    let of_other = |what: &str| match what.strip_prefix(OF_BARE) {
+        Some(what) => !bare && lasts(what),
+        None => bare && lasts(what),
+    };
+    if let Err(e) = told.write(|what| busy || of_other(what)) {
         // The problem is told again: no harm.
         log::info(format_args!("{e:#}"));
     }
@@ -175,11 +185,13 @@ mod tests {
         let old = found.iter().find(|lane| !lane.configured).unwrap();
         assert_eq!((&old.dest, old.transport.nice.as_deref()), (&lanes[0].dest, Some("B")));
 
-        // Away: told once, not twice.
-        let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()]).remove(0);
+        // Away: told once, not twice; and once more by the other command, whose words somebody may read.
+        let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()], false).remove(0);
+        let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).told;
+        assert!(bare() && !bare());
         let first = outcome(old);
         assert!(first.told && first.delivered.is_empty());
-        assert!(!outcome(old).told);
+        assert!(!outcome(old).told && !bare() && !outcome(old).told);
         // Another cause is told.
         fs::write(&drive, "").unwrap();
         assert!(outcome(old).told && !outcome(old).told);

@@ -33,7 +33,7 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     let boxes = state.outboxes();
     let transport = job::transport(o);
     let lanes = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
-    let outcomes = delivery::deliver(&boxes, lanes);
+    let outcomes = delivery::deliver(&boxes, lanes, false);
     if exit == Exit::Done && outcomes.iter().any(|o| o.told && o.lane.configured) {
         exit = Exit::SomeFailed;
     }

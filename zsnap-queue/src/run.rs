@@ -207,7 +207,7 @@ impl Run<'_> {
         drop(dataset);
         log::info(format_args!("{name}: {} bytes queued as {sealed_bytes}", passed.trailer.bytes));
         // Q9, Q10
-        let outcomes = delivery::deliver(&boxes, lanes);
+        let outcomes = delivery::deliver(&boxes, lanes, true);
         if self.options.json {
             self.tell(&name, sealed_bytes, &passed, &outcomes);
         }
