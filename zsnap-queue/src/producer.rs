@@ -128,6 +128,12 @@ pub struct Advance {
 }
 
 impl Advance {
+    /// Whether FILE is `file` and as that run left it: what another one dumped by it meanwhile is in
+    /// no stream of ours.
+    pub fn left(&self, file: &Path) -> anyhow::Result<bool> {
+        Ok(self.file == file && digest(file).or_exit(Exit::Io, file.display())? == self.sha256)
+    }
+
     /// Replaces FILE, durably. It may be done already.
     pub fn advance(&self) -> anyhow::Result<()> {
         let there = match digest(&self.new) {
@@ -208,6 +214,7 @@ mod tests {
         fs::write(dir.path().join("s.zsnap-8"), "new").unwrap();
         advance.advance().unwrap();
         advance.advance().unwrap();
+        assert!(advance.left(&file).unwrap() && !advance.left(&dir.path().join("t")).unwrap());
         assert_eq!((fs::read_to_string(&file).unwrap().as_str(), names(dir.path())), ("new", vec!["s".to_owned()]));
     }
 

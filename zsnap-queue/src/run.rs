@@ -22,7 +22,7 @@ use crate::cli::{Cli, Options};
 use crate::delivery::{self, Outcome};
 use crate::job::{self, Job, Source, Wanted};
 use crate::pipeline::{Begun, Passed, Remembering, io_failed};
-use crate::producer::{self, StateCopy};
+use crate::producer::{self, Advance, StateCopy};
 use crate::recover::recover;
 use crate::state::{Acknowledged, CommitError, Locked, State, random_hex};
 
@@ -44,7 +44,7 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     })?;
     let past = recover(&dataset)?;
 
-    let (begun, body) = begin(&job.source)?;
+    let (begun, body) = begin(&job.source, past.producer.as_ref())?;
     let micros = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
     let place = admit(&past.chain, &job.target, &body, micros).map_err(|why| Exit::Data.error(why))?;
     if let Some(warning) = &place.warning {
@@ -89,8 +89,9 @@ impl Keys {
     }
 }
 
-/// What is known of the stream before its place in the chain is.
-fn begin(source: &Source) -> anyhow::Result<(Begun, Body)> {
+/// What is known of the stream before its place in the chain is; `last` is what the last run did
+/// with its producer's state.
+fn begin(source: &Source, last: Option<&Advance>) -> anyhow::Result<(Begun, Body)> {
     match source {
         Source::Zfs => {
             let (begun, beginning) = Begun::zfs(&mut Interruptible::new(io::stdin()))?;
@@ -115,6 +116,15 @@ fn begin(source: &Source) -> anyhow::Result<(Begun, Body)> {
             if let (true, false, Some(file)) = (increment, has_state, state) {
                 let what = format!("--increment, but {} holds no state: queue a stream with --full", file.display());
                 return Err(Exit::Data.error(what));
+            }
+            if let (true, Some(file)) = (increment, state)
+                && !last.map_or(Ok(false), |last| last.left(file))?
+            {
+                return Err(Exit::Data.error(format!(
+                    "{} is not what the last stream of this dataset left, so an increment could lack files: queue \
+                     one with --full, and let nothing else use that file",
+                    file.display()
+                )));
             }
             Ok((Begun::opaque(), Body::Opaque { increment }))
         }

@@ -297,6 +297,26 @@ fn tar_goes_on_from_what_was_acknowledged() {
     // The increment has what is new since the acknowledged one, and no content of the rest.
     assert!(holds(1, "etc/two") && !holds(1, "etc/one"));
     assert!(holds(2, "etc/two") && holds(2, "etc/one"));
+
+    // Another dump with the same file leaves to it what no stream of ours has.
+    fs::write(h.path("etc/three"), "3").unwrap();
+    let ours = fs::read(&snar).unwrap();
+    let mut other = std::process::Command::new("tar");
+    other.args(["--create", "--listed-incremental=snar", "--file=/dev/null", "etc"]).current_dir(h.dir.path());
+    assert!(other.status().unwrap().success() && fs::read(&snar).unwrap() != ours);
+    assert!(ends(&tar(&[], backup), 65).contains("--full"));
+    fs::write(&snar, ours).unwrap();
+    silent(&tar(&[], backup));
+    assert!(h.open(&h.delivered()[3]).bytes.windows(9).any(|w| w == b"etc/three"));
+    // So does another dataset.
+    let state = format!("--producer-state={}", snar.display());
+    let other = |kind: &[&str]| {
+        let args = [&["--opaque", "laptop/var", &state], kind, &["--", "sh", "-c", backup, "sh", "{state}"]].concat();
+        h.queue(&args, b"")
+    };
+    ends(&other(&[]), 65);
+    silent(&other(&["--full"]));
+    ends(&tar(&[], backup), 65);
 }
 
 #[test]
