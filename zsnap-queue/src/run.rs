@@ -252,13 +252,16 @@ impl Run<'_> {
                 _ => begun.pass(&mut Interruptible::new(io::stdin()), sink, &progress)?,
             };
             let trailer = passed.trailer.clone();
+            if trailer.bytes == 0 {
+                // Whoever writes it into a pipe may have died before its first byte.
+                return Err(
+                    Exit::Data.error("the stream is empty, so nothing is queued: see why its producer wrote nothing")
+                );
+            }
             result = Some(passed);
             Ok(trailer)
         })?;
         let passed = result.ok_or_else(|| Exit::Io.error("the stream was not sealed"))?;
-        if passed.trailer.bytes == 0 {
-            log::warn(format_args!("{}: the stream is empty", self.job.target));
-        }
         Ok((out, passed))
     }
 

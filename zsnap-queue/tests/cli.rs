@@ -326,6 +326,10 @@ fn a_producer_that_is_missing_or_forgets_its_state_queues_nothing() {
     let state = format!("--producer-state={}", h.path("s").display());
     ends(&h.queue(&["--opaque", &state, "laptop/etc", "--", "echo", "{state}"], b""), 69);
     assert!(h.delivered().is_empty() && h.outbox().is_empty());
+    // It died before its first byte, and no status tells.
+    ends(&h.queue(&["--opaque", "--full", "laptop/etc"], b""), 65);
+    ends(&h.queue(&["--opaque", "--full", "laptop/etc", "--", "true"], b""), 65);
+    assert!(h.delivered().is_empty() && h.outbox().is_empty());
     // An increment of what this state directory does not know.
     fs::write(h.path("s"), "state of another life").unwrap();
     let stderr = ends(&h.queue(&["--opaque", &state, "laptop/etc", "--", "echo", "{state}"], b""), 65);
