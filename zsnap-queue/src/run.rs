@@ -2,7 +2,10 @@
 //! tool's promise; `Q1` to `Q10` name the rows of the table in ARCHITECTURE.md,
 //! "What a crash leaves".
 
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -34,6 +37,9 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     }
     if job.is_filter() && io::stdout().is_terminal() {
         return Err(Exit::Usage.error("standard output is a terminal: send it to a file or a command"));
+    }
+    if job.is_filter() && is_closed(&io::stdout()).or_exit(Exit::Io, "standard output")? {
+        return Err(Exit::Io.error("standard output is closed: send it to a file or a command"));
     }
     let now = SystemTime::now();
     let keys = Keys::load(o, now)?;
@@ -69,7 +75,16 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
         _ => None,
     };
     let run = Run { job: &job, options: o, keys: &keys, manifest: &manifest, place: &place, past: &past };
-    if job.is_filter() { run.filter(dataset, begun, copy) } else { run.publish(dataset, begun, copy) }
+    if job.is_filter() { run.filter(dataset, begun) } else { run.publish(dataset, begun, copy) }
+}
+
+/// Whether the caller had closed it: then it is /dev/null, opened before us for reading as well,
+/// which takes everything.
+fn is_closed(out: &io::Stdout) -> io::Result<bool> {
+    let device = |meta: fs::Metadata| (meta.file_type().is_char_device(), meta.rdev());
+    let here = device(File::from(out.as_fd().try_clone_to_owned()?).metadata()?);
+    let null = fs::metadata("/dev/null").map(device);
+    Ok(null.is_ok_and(|null| null == here) && rustix::fs::fcntl_getfl(out)?.contains(rustix::fs::OFlags::RDWR))
 }
 
 struct Keys {
@@ -143,23 +158,18 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// `--to -`: no outbox; acknowledged when the last byte is written.
-    fn filter(&self, dataset: Locked<'_>, begun: Begun, mut copy: Option<StateCopy>) -> anyhow::Result<Exit> {
+    fn filter(&self, dataset: Locked<'_>, begun: Begun) -> anyhow::Result<Exit> {
         let (out, failure) = Remembering::new(Interruptible::new(io::stdout()));
         let (_, passed) =
-            self.seal(out, begun, copy.as_ref()).map_err(|e| failure.explain(e, "cannot write to standard output"))?;
+            self.seal(out, begun, None).map_err(|e| failure.explain(e, "cannot write to standard output"))?;
         match rustix::fs::fsync(io::stdout()) {
             // A pipe cannot be synced.
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::ROFS) => {}
             Err(e) => return Err(io::Error::from(e)).or_exit(Exit::Io, "cannot write to standard output"),
         }
-        let new = self.acknowledged(&passed, None, copy.as_ref())?;
+        let new = self.acknowledged(&passed, None, None)?;
         cancel::check()?;
-        let committed = dataset.commit(&new);
-        if let (Some(copy), Ok(()) | Err(CommitError::Unknown(_))) = (&mut copy, &committed) {
-            copy.keep();
-        }
-        committed.map_err(CommitError::into_inner)?;
-        advance(&new);
+        dataset.commit(&new).map_err(CommitError::into_inner)?;
         Ok(Exit::Done)
     }
 

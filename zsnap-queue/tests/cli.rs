@@ -260,6 +260,16 @@ fn as_a_filter_it_needs_no_outbox() {
     let _ = child.stdin.take().unwrap().write_all(&stream("incr-i-s1-s2"));
     assert_eq!(child.wait().unwrap().code(), Some(74));
     assert_eq!(h.state("src@data")["chain"]["seq"], seq);
+    // Nobody can: what a closed descriptor becomes would take it all. Who says /dev/null gets that.
+    let shell = |redirected: &str| {
+        let mut command = h.sealing();
+        command.args(["--to=-", "laptop/src/other"]);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("\"$@\" {redirected}"), "sh"]).arg(command.get_program()).args(command.get_args());
+        feed(shell, &stream("full"))
+    };
+    let status = |redirected: &str| shell(redirected).status.code();
+    assert_eq!((status(">&-"), status("1<>/dev/null"), status(">/dev/null")), (Some(74), Some(74), Some(0)));
 }
 
 #[test]
