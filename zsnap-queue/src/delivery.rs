@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use zsnap_common::cancel::Cancelled;
-use zsnap_common::dest::{Dest, Transport};
+use zsnap_common::dest::{Delivered, Dest, Transport};
 use zsnap_common::log;
 use zsnap_common::outbox::{Drained, Outboxes, Pace};
 use zsnap_common::publish;
@@ -33,6 +35,9 @@ struct Saved {
     user: Option<String>,
     nncp_config: Option<std::path::PathBuf>,
     nice: Option<String>,
+    /// A drive was mounted at the path of a `dir:`.
+    #[serde(default)]
+    mounted: bool,
 }
 
 /// A destination with its outbox.
@@ -63,7 +68,7 @@ pub fn all(boxes: &Outboxes, lanes: Vec<Lane>, transport: &Transport) -> anyhow:
             continue;
         }
         match saved(&boxes.dir(&id).join(DEST)) {
-            Ok(Saved { dest, user, nncp_config, nice }) => {
+            Ok(Saved { dest, user, nncp_config, nice, .. }) => {
                 let transport = Transport { user, nncp_config, nice, ..transport.clone() };
                 lanes.push(Lane { id, dest, transport, configured: none_configured });
             }
@@ -82,15 +87,32 @@ fn saved(path: &Path) -> anyhow::Result<Saved> {
 pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<()> {
     for lane in lanes {
         boxes.make(&lane.id, host).map_err(io_failed("cannot make an outbox"))?;
-        let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
-        let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice };
-        let path = boxes.dir(&lane.id).join(DEST);
-        if saved(&path).ok().as_ref() != Some(&now) {
-            let bytes = serde_json::to_vec_pretty(&now)?;
-            publish::write_durably(&path, &bytes).map_err(io_failed("cannot fill an outbox"))?;
-        }
+        remember(boxes, lane).map_err(io_failed("cannot fill an outbox"))?;
     }
     Ok(())
+}
+
+/// Keeps `.dest.json` up to date. Says so if a drive was mounted there that is not now: then the
+/// path may be its empty mount point, which must not be filled.
+fn remember(boxes: &Outboxes, lane: &Lane) -> io::Result<Option<String>> {
+    let file = boxes.dir(&lane.id).join(DEST);
+    let before = saved(&file).ok();
+    let was_mounted = before.as_ref().is_some_and(|before| before.mounted);
+    let is_mounted = matches!(&lane.dest, Dest::Dir(path) if is_mount_point(path));
+    let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
+    let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice, mounted: was_mounted || is_mounted };
+    if before.as_ref() != Some(&now) {
+        publish::write_durably(&file, &serde_json::to_vec_pretty(&now)?)?;
+    }
+    Ok((was_mounted && !is_mounted).then(|| {
+        format!("nothing is mounted there, as was before: mount it, or if that is right, remove {}", file.display())
+    }))
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    let above = fs::canonicalize(path).ok().and_then(|path| device(path.parent()?));
+    above.is_some_and(|above| device(path).is_some_and(|here| here != above))
 }
 
 /// What became of a lane.
@@ -116,7 +138,10 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     let dir = boxes.dir(&lane.id);
     let pace = Pace { at_once: lane.dest.at_once(), keep: None };
     let drained = match publish::sweep(&dir).and_then(|()| lane.dest.tidy(&lane.transport)) {
-        Ok(()) => boxes.drain(&lane.id, pace, &mut |items| lane.dest.deliver(items, &lane.transport)),
+        Ok(()) => boxes.drain(&lane.id, pace, &mut |items| match remember(boxes, &lane)? {
+            None => lane.dest.deliver(items, &lane.transport),
+            Some(unmounted) => Ok(vec![Ok(Delivered::Away(unmounted))]),
+        }),
         Err(e) => Drained { broken: Some(e.into()), ..Drained::default() },
     };
     for name in &drained.delivered {
@@ -202,5 +227,30 @@ mod tests {
         assert_eq!(third.delivered, [NAME]);
         assert!(drive.join("h").join(NAME).exists());
         assert_eq!(fs::read_to_string(boxes.dir(&old.id).join(TOLD)).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn an_empty_mount_point_is_not_filled() {
+        assert!(is_mount_point(Path::new("/proc")));
+        let dir = tempfile::tempdir().unwrap();
+        let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
+        let host: Host = "h".parse().unwrap();
+        let drive = dir.path().join("drive");
+        fs::create_dir(&drive).unwrap();
+        let lanes = configured(&[Dest::Dir(drive.clone())], &Transport::default());
+        prepare(&boxes, &host, &lanes).unwrap();
+        // As if a drive had been there.
+        let file = boxes.dir(&lanes[0].id).join(DEST);
+        let plain = fs::read_to_string(&file).unwrap();
+        fs::write(&file, plain.replace("\"mounted\": false", "\"mounted\": true")).unwrap();
+        assert_ne!(fs::read_to_string(&file).unwrap(), plain);
+        prepare(&boxes, &host, &lanes).unwrap();
+        let queued = boxes.dir(&lanes[0].id).join("h").join(NAME);
+        fs::write(&queued, "x").unwrap();
+        let outcome = || deliver(&boxes, lanes.clone(), false).remove(0);
+        assert!(outcome().told && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(outcome().delivered, [NAME]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), plain);
     }
 }
