@@ -72,34 +72,37 @@ impl State {
         if let Some(state) = State::read(dir)? {
             return Ok(state);
         }
-        let fresh = fs::read_dir(dir)
-            .and_then(|all| all.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>())
-            .or_exit(Exit::TryAgain, dir.display())?
-            .iter()
-            .all(|name| name.to_string_lossy().starts_with(TEMPORARY) || name == "lost+found");
-        if fresh {
-            begin(dir, now).or_exit(Exit::CantCreate, dir.join(EPOCH).display())?;
-        }
-        // If it was not: perhaps another process has begun the epoch since we looked.
-        State::read(dir)?.ok_or_else(|| {
-            Exit::TryAgain.error(format!(
-                "{} is missing, but there is other state: restore it; or begin anew by emptying {} (receivers then need full streams)",
-                dir.join(EPOCH).display(),
-                dir.display()
-            ))
-        })
+        begin(dir, now).or_exit(Exit::CantCreate, dir.join(EPOCH).display())?;
+        State::read(dir)?.ok_or_else(|| Exit::TryAgain.error(format!("{} has gone", dir.join(EPOCH).display())))
     }
 
     /// Opens it for a look; `None`: nothing was ever queued.
     pub fn read(dir: &Path) -> anyhow::Result<Option<State>> {
-        let Some(file) = read_json::<EpochFile>(&dir.join(EPOCH))? else { return Ok(None) };
-        known_version(file.zsnap, &dir.join(EPOCH))?;
+        let path = dir.join(EPOCH);
+        let read = || read_json::<EpochFile>(&path);
+        let mut file = read()?;
+        if file.is_none() {
+            if is_empty(dir).or_exit(Exit::TryAgain, dir.display())? {
+                return Ok(None);
+            }
+            // Perhaps another process has begun the epoch since we looked.
+            file = read()?;
+        }
+        let Some(file) = file else {
+            return Err(Exit::TryAgain.error(format!(
+                "{} is missing, but there is other state: restore it; or deliver what waits with \"zsnap-queue flush\", \
+                 then begin anew by moving {} away (receivers then need full streams)",
+                path.display(),
+                dir.display()
+            )));
+        };
+        known_version(file.zsnap, &path)?;
         let epoch = Epoch { id: file.id, started: file.started };
         Ok(Some(State { dir: dir.to_owned(), epoch, secret: file.secret }))
     }
 
     pub fn outboxes(&self) -> Outboxes {
-        Outboxes::new(self.dir.join("outbox/split"), self.dir.join("outbox/to"))
+        outboxes(&self.dir)
     }
 
     /// The label that hides the dataset of `target`; only we can make it.
@@ -205,6 +208,21 @@ impl Locked<'_> {
             _ => CommitError::Unknown(failed(e)),
         })
     }
+}
+
+/// Those of a state directory; they need nothing else of it.
+pub fn outboxes(dir: &Path) -> Outboxes {
+    Outboxes::new(dir.join("outbox/split"), dir.join("outbox/to"))
+}
+
+fn is_empty(dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if !name.to_string_lossy().starts_with(TEMPORARY) && name != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn begin(dir: &Path, now: u64) -> anyhow::Result<()> {

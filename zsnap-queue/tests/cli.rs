@@ -419,8 +419,18 @@ fn state_that_cannot_be_read_stops_everything() {
     fs::write(&path, &good[..good.len() / 2]).unwrap();
     ends(&h.queue(&[DATA], &stream("incr-i-s1-s2")), 75);
     fs::write(&path, good).unwrap();
+    // What waits is delivered all the same.
+    let away = format!("--to=dir:{}", h.path("drive").display());
+    ends(&h.queue(&[&away, DATA], &stream("incr-i-s1-s2")), 0);
+    fs::create_dir(h.path("drive")).unwrap();
     fs::remove_file(h.path("state/epoch.json")).unwrap();
     ends(&h.queue(&[DATA], &stream("incr-i-s1-s2")), 75);
+    for command in ["check", "status", "flush"] {
+        let stderr =
+            ends(&h.sealing().args([&away, command]).output().unwrap(), if command == "check" { 78 } else { 75 });
+        assert!(stderr.contains("epoch.json is missing") && stderr.contains("zsnap-queue flush"), "{stderr}");
+    }
+    assert!(h.outbox().is_empty() && h.path("drive/laptop").exists());
     assert!(!h.path("state/epoch.json").exists());
 }
 
