@@ -20,6 +20,7 @@ use zsnap_common::payload::Epoch;
 use zsnap_common::publish::{self, NewFile, TEMPORARY};
 use zsnap_common::queue_name::{Label, QueueName};
 use zsnap_common::target::Target;
+use zsnap_common::trusted;
 
 use crate::admit::Chain;
 use crate::producer::Advance;
@@ -243,18 +244,23 @@ pub fn random_hex(bytes: usize) -> io::Result<String> {
     Ok(hex(&random))
 }
 
-/// Nobody else may be able to change what we believe.
+/// Nobody else may be able to change what we believe, nor to have put something there that we would.
 pub fn safe(dir: &Path) -> anyhow::Result<()> {
+    let refused = |why: String| Err(Exit::Config.error(why));
+    let doubt = "look for what others may have put there, or begin with another --state";
     let meta = fs::metadata(dir).or_exit(Exit::TryAgain, dir.display())?;
     let uid = rustix::process::geteuid().as_raw();
     if meta.uid() != uid {
-        return Err(Exit::Config
-            .error(format!("{} belongs to another user: run \"chown {uid} {0}\", or as its owner", dir.display())));
+        return refused(format!(
+            "{0} belongs to another user: run as that one; or {doubt}, then run \"chown {uid} {0}\"",
+            dir.display()
+        ));
     }
     if meta.mode() & 0o022 != 0 {
-        return Err(Exit::Config.error(format!("others can write to {}: run \"chmod 700 {0}\"", dir.display())));
+        return refused(format!("others can write to {0}: {doubt}; then run \"chmod 700 {0}\"", dir.display()));
     }
-    Ok(())
+    trusted::check_directory(dir).or_exit(Exit::Config, dir.display())?;
+    trusted::check_below(dir).or_else(|e| refused(format!("{e}: {doubt}")))
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
@@ -325,10 +331,34 @@ mod tests {
 
     #[test]
     fn state_of_others_is_refused() {
-        let (_dir, path) = fresh();
+        let (dir, path) = fresh();
         State::open(&path, 7).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
-        assert_eq!(Exit::of(&State::open(&path, 7).map(|_| ()).unwrap_err()), Exit::Config);
+        let planted = path.join("outbox/to/0123456789ab");
+        publish::make_dirs(&planted).unwrap();
+        fs::write(planted.join(".dest.json"), "{}").unwrap();
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = |says: &str| {
+            let e = State::open(&path, 7).map(|_| ()).unwrap_err();
+            assert!(Exit::of(&e) == Exit::Config && e.to_string().contains(says), "{e:#}");
+        };
+        for (at, open, shut) in [
+            (path.clone(), 0o770, 0o700),
+            (path.join("outbox"), 0o702, 0o700),
+            (planted.clone(), 0o1777, 0o700),
+            (planted.join(".dest.json"), 0o620, 0o600),
+        ] {
+            mode(&at, open);
+            refused("look for what others may have put there");
+            mode(&at, shut);
+        }
+        mode(dir.path(), 0o777);
+        refused("");
+        mode(dir.path(), 0o700);
+        State::open(&path, 7).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(planted.join(".dest.json"), Some(65534), None).unwrap();
+            refused("look for what others may have put there");
+        }
     }
 
     #[test]
