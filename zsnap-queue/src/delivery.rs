@@ -7,12 +7,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use zsnap_common::cancel::Cancelled;
 use zsnap_common::dest::{Delivered, Dest, Transport};
+use zsnap_common::lock;
 use zsnap_common::log;
 use zsnap_common::outbox::{Drained, Outboxes, Pace};
 use zsnap_common::publish;
@@ -22,6 +23,8 @@ use zsnap_common::told::Told;
 use crate::pipeline::io_failed;
 
 const DEST: &str = ".dest.json";
+/// A delivery that takes longer is told.
+const HUNG: Duration = Duration::from_secs(24 * 3600);
 /// What was last told of a failing destination.
 const TOLD: &str = ".told.json";
 /// What the bare command told stands apart from what `flush` told: simplesnap sends the one's
@@ -154,6 +157,11 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     problems.extend(drained.away.iter().map(|why| ("", format!("away: {why}"))));
     let failed = drained.failed.iter().filter(|(_, e)| !stopped(e));
     problems.extend(failed.map(|(name, e)| (name.as_str(), format!("{name}: {e:#}"))));
+    let (age, who) = lock::holder(&boxes.lock(&lane.id));
+    if drained.busy && age > HUNG {
+        let hours = age.as_secs() / 3600;
+        problems.push(("", format!("{who} has been at it for {hours} hours: see what it does, then kill it")));
+    }
     let told = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
             log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
@@ -252,5 +260,23 @@ mod tests {
         fs::remove_file(&file).unwrap();
         assert_eq!(outcome().delivered, [NAME]);
         assert_eq!(fs::read_to_string(&file).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_delivery_that_hangs_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
+        let lanes = configured(&["cmd:true".parse().unwrap()], &Transport::default());
+        prepare(&boxes, &"h".parse().unwrap(), &lanes).unwrap();
+        fs::write(boxes.dir(&lanes[0].id).join("h").join(NAME), "x").unwrap();
+        let path = boxes.lock(&lanes[0].id);
+        let lock = lock::Lock::try_new(&path).unwrap().unwrap();
+        let outcome = |bare| deliver(&boxes, lanes.clone(), bare).remove(0);
+        assert!(!outcome(false).told);
+        let since = SystemTime::now() - HUNG - Duration::from_secs(60);
+        fs::File::options().write(true).open(&path).unwrap().set_modified(since).unwrap();
+        assert!(outcome(true).told && outcome(false).told && !outcome(false).told);
+        drop(lock);
+        assert_eq!(outcome(false).delivered, [NAME]);
     }
 }
