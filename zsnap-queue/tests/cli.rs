@@ -385,6 +385,20 @@ fn status_speaks_when_something_is_late() {
     assert_eq!(status(&["--quiet", "--max-age=2d", "laptop/other"]).0, Some(1));
     assert!(status(&[]).1.contains(DATA));
     assert!(status(&["--prometheus"]).1.contains("zsnap_queue_age"));
+    // A file that waits for what is no longer configured.
+    let drive = format!("--to=dir:{}", h.path("drive").display());
+    ends(&h.queue(&[&drive, DATA], &stream("incr-i-s1-s2")), 0);
+    assert_eq!(status(&["--quiet", "--max-age=2d"]).0, Some(0));
+    let file = h.outbox().remove(0);
+    fs::File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(h.bare().args(["--to=cmd:true", "status", "--max-age=2d"]).output().unwrap().status.code(), Some(1));
+    // It waits before it has its link, too.
+    let split = h.path("state/outbox/split/laptop").join(file.file_name().unwrap());
+    fs::rename(file, &split).unwrap();
+    let (code, text) = status(&["--quiet", "--max-age=2d"]);
+    assert!(code == Some(1) && text.contains("drive"), "{text}");
+    fs::remove_file(split).unwrap();
+    assert_eq!(status(&["--quiet", "--max-age=2d"]).0, Some(0));
     let path = h.path("state/datasets/laptop/src@data/state.json");
     let mut state = h.state("src@data");
     state["at"] = 1_000_000.into();
