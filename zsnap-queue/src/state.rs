@@ -80,7 +80,14 @@ impl State {
     /// Opens it for a look; `None`: nothing was ever queued.
     pub fn read(dir: &Path) -> anyhow::Result<Option<State>> {
         let path = dir.join(EPOCH);
-        let read = || read_json::<EpochFile>(&path);
+        let remedy = || {
+            format!(
+                "restore it; or deliver what waits with \"zsnap-queue flush\", then begin anew by moving {} away \
+                 (receivers then need full streams)",
+                dir.display()
+            )
+        };
+        let read = || read_json::<EpochFile>(&path, remedy);
         let mut file = read()?;
         if file.is_none() {
             if is_empty(dir).or_exit(Exit::TryAgain, dir.display())? {
@@ -90,12 +97,8 @@ impl State {
             file = read()?;
         }
         let Some(file) = file else {
-            return Err(Exit::TryAgain.error(format!(
-                "{} is missing, but there is other state: restore it; or deliver what waits with \"zsnap-queue flush\", \
-                 then begin anew by moving {} away (receivers then need full streams)",
-                path.display(),
-                dir.display()
-            )));
+            let what = format!("{} is missing, but there is other state: {}", path.display(), remedy());
+            return Err(Exit::TryAgain.error(what));
         };
         known_version(file.zsnap, &path)?;
         let epoch = Epoch { id: file.id, started: file.started };
@@ -150,7 +153,16 @@ impl State {
     /// What was acknowledged of `target`; an empty state if nothing was.
     pub fn acknowledged(&self, target: &Target) -> anyhow::Result<Acknowledged> {
         let path = self.dataset_dir(target).join(STATE);
-        let state = read_json::<Acknowledged>(&path)?;
+        // An older one would take what was promised since for what was not, and withdraw it.
+        let remedy = || {
+            let (outbox, host) = (self.dir.join("outbox").display().to_string(), &target.host);
+            format!(
+                "do not restore an old one; copy what lies in {outbox}/split/{host} into each {outbox}/to/*/{host}, \
+                 remove it there, and remove the damaged file; then run \"zsnap-queue adopt {target}\", or queue the \
+                 next opaque stream with --full"
+            )
+        };
+        let state = read_json::<Acknowledged>(&path, remedy)?;
         state.as_ref().map_or(Ok(()), |state| known_version(state.zsnap, &path))?;
         Ok(state.unwrap_or_default())
     }
@@ -263,15 +275,13 @@ pub fn safe(dir: &Path) -> anyhow::Result<()> {
     trusted::check_below(dir).or_else(|e| refused(format!("{e}: {doubt}")))
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+fn read_json<T: DeserializeOwned>(path: &Path, remedy: impl Fn() -> String) -> anyhow::Result<Option<T>> {
     let bytes = match fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.or_exit(Exit::TryAgain, format!("cannot read the state {}", path.display()))?,
     };
-    let remedy = "restore it from a backup";
-    Ok(Some(
-        serde_json::from_slice(&bytes).or_exit(Exit::TryAgain, format!("{} is damaged: {remedy}", path.display()))?,
-    ))
+    let parsed = serde_json::from_slice(&bytes);
+    parsed.map(Some).map_err(|e| Exit::TryAgain.error(format!("{} is damaged ({e}): {}", path.display(), remedy())))
 }
 
 fn known_version(version: u32, path: &Path) -> anyhow::Result<()> {
