@@ -28,9 +28,14 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The part of [`open`] that is about the directory: for files that are opened in another way.
+/// The part of [`open`] that is about the directory: for files that are opened in another way, or
+/// are not there yet.
 pub fn check_directory(path: &Path) -> io::Result<()> {
-    for path in [std::path::absolute(path)?, fs::canonicalize(path)?] {
+    let real = match fs::canonicalize(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        other => Some(other?),
+    };
+    for path in [std::path::absolute(path)?].into_iter().chain(real) {
         if let Some(dir) = path.parent() {
             only_ours(&fs::metadata(dir)?, true)
                 .map_err(|(why, remedy)| denied(format!("its directory {} {why}: {remedy}", dir.display())))?;

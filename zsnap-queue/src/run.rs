@@ -119,6 +119,7 @@ fn begin(source: &Source, last: Option<&Advance>) -> anyhow::Result<(Begun, Body
         Source::Producer { state, wanted, .. } => {
             let has_state = match state {
                 Some(file) => {
+                    producer::safe(file)?;
                     producer::sweep(file)?;
                     producer::has_state(file)?
                 }
