@@ -180,6 +180,33 @@ fn flush_tells_a_new_failure_by_its_exit_status() {
     assert_eq!(h.delivered().len(), 1);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn an_unmounted_drive_is_away_though_its_mount_point_is_there() {
+    let h = host();
+    let drive = h.path("to");
+    let mount = |program: &str, args: &[&str]| {
+        let output = std::process::Command::new(program).args(args).arg(&drive).output().unwrap();
+        output.status.success()
+    };
+    if !mount("mount", &["-t", "tmpfs", "tmpfs"]) {
+        eprintln!("NOT TESTED: cannot mount a tmpfs");
+        return;
+    }
+    silent(&h.queue(&[DATA], &stream("full")));
+    let delivered = h.delivered().len();
+    assert!(mount("umount", &[]));
+    let stderr = ends(&h.queue(&[DATA], &stream("incr-i-s1-s2")), 0);
+    assert!(stderr.contains("nothing is mounted there"), "{stderr}");
+    assert_eq!((delivered, names(&drive).len(), h.outbox().len()), (1, 0, 1));
+    assert!(mount("mount", &["-t", "tmpfs", "tmpfs"]));
+    let flushed = h.bare().arg("flush").output().unwrap();
+    let delivered = h.delivered().len();
+    assert!(mount("umount", &["-l"]));
+    silent(&flushed);
+    assert_eq!(delivered, 1);
+}
+
 #[test]
 fn a_destination_that_hangs_holds_up_no_other_and_a_signal_ends_it() {
     let h = host();
