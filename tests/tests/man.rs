@@ -452,6 +452,16 @@ fn what_the_readme_says_works() {
     }
     assert_eq!(fs::read_dir(dir.join("spool/laptop")).unwrap().count(), 2);
     assert!(dir.join("lib/etc.snar").exists());
+    // Nothing waits, so cron has nothing to mail.
+    for page in ["README.md", "man/zsnap.7"] {
+        let text = plain(&source(page));
+        let lines: Vec<_> = text.lines().filter_map(|line| line.split_once(" root zsnap-queue ")).collect();
+        assert_eq!(lines.len(), 2, "{page}");
+        for (_, rest) in lines {
+            let ran = shell_ran(&format!("{to}{rest}"), &dir);
+            assert!(ran.out.is_empty() && ran.err.is_empty(), "{rest}: {}", ran.err);
+        }
+    }
     // What make does is there, too.
     let makefile = source("Makefile");
     let targets = blocks.iter().flat_map(|b| b.lines()).filter_map(|line| line.strip_prefix("make "));

@@ -56,7 +56,7 @@ fn the_receive_script_takes_our_files_under_both_prefixes() {
                 .queue(&["--format", "gpg", "--state", scene.path(prefix).to_str().unwrap(), &target], &sample(name))
                 .expect(0);
         }
-        scene.queue(&["--opaque", "--full", "laptop/etc"], b"").expect(0);
+        scene.queue(&["--opaque", "--full", "laptop/etc"], b"x").expect(0);
         for file in scene.spooled("laptop") {
             let name = file.file_name().unwrap().to_str().unwrap();
             fs::rename(&file, file.with_file_name(name.replace("bakfsfmt2", prefix))).unwrap();
@@ -73,7 +73,7 @@ fn the_receive_script_takes_our_files_under_both_prefixes() {
             |dataset: &str| fs::read(scene.path("got").join(format!("backup+simplesnap+laptop+{dataset}"))).unwrap();
         assert!(got("src+full") == sample("full.zfs"));
         assert!(got("src+raw-w-full") == sample("raw-w-full.zfs"));
-        assert_eq!(got("etc"), b"");
+        assert_eq!(got("etc"), b"x");
         let calls = fs::read_to_string(scene.path("calls")).unwrap();
         assert!(calls.contains("receive -u -o readonly=on backup/simplesnap/laptop/src/full\n"), "{calls}");
         fs::remove_dir_all(scene.path("got")).unwrap();

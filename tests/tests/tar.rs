@@ -130,25 +130,13 @@ fn a_failed_run_loses_no_file() {
         fs::rename(&aside, &dir).unwrap();
     }
 
-    // A filter whose reader goes away in the middle; noise, so that there is one.
-    let noise = run(Command::new("head").args(["-c", "3000000", "/dev/urandom"]), b"").out;
-    fs::write(scene.path("docs/filter"), noise).unwrap();
-    let half = |to: &str| {
-        let mut command =
-            scene.queue_command(["--to", "-", "--opaque", "--producer-state", to, "laptop/tar", "--", "tar"]);
-        command.args(["--create", "--listed-incremental={state}", "--file=-", "--directory"]).arg(&root).arg("docs");
-        let line = "set -o pipefail; \"$@\" | head -c 100 > /dev/null";
-        run(Command::new("bash").args(["-c", line, "bash"]).arg(command.get_program()).args(command.get_args()), b"")
-    };
-    let before = fs::read(backup.state()).unwrap();
-    let ran = half(backup.state().to_str().unwrap());
-    assert!(ran.status != 0);
-    assert!(fs::read(backup.state()).unwrap() == before);
+    // A filter does not know what becomes of its stream.
+    backup.must_fail(2, || backup.run(&["--to", "-"]));
 
     // The next good run has everything that the failed ones lacked; the late file comes as well.
     backup.write("good", "g");
     backup.run(&[]).expect(0);
-    for name in ["undelivered", "producer", "outbox", "filter", "good"] {
+    for name in ["undelivered", "producer", "outbox", "good"] {
         assert!(scene.path("docs").join(name).exists());
     }
     assert_eq!(scene.spooled("laptop").len(), 3);

@@ -23,28 +23,56 @@ pub fn open(path: &Path) -> io::Result<File> {
     if !meta.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
     }
-    only_ours(&meta, false).map_err(denied)?;
+    only_ours(&meta, false).map_err(|(why, remedy)| denied(format!("{why}: {remedy}")))?;
     check_directory(path)?;
     Ok(file)
 }
 
-/// The part of [`open`] that is about the directory: for files that are opened in another way.
+/// The part of [`open`] that is about the directory: for files that are opened in another way, or
+/// are not there yet.
 pub fn check_directory(path: &Path) -> io::Result<()> {
-    for path in [std::path::absolute(path)?, fs::canonicalize(path)?] {
+    let real = match fs::canonicalize(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        other => Some(other?),
+    };
+    for path in [std::path::absolute(path)?].into_iter().chain(real) {
         if let Some(dir) = path.parent() {
             only_ours(&fs::metadata(dir)?, true)
-                .map_err(|why| denied(format!("its directory {} {why}", dir.display())))?;
+                .map_err(|(why, remedy)| denied(format!("its directory {} {why}: {remedy}", dir.display())))?;
         }
     }
     Ok(())
 }
 
-fn only_ours(meta: &Metadata, may_be_sticky: bool) -> Result<(), String> {
-    if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
-        return Err(format!("belongs to user {}, who may change it: chown it to root", meta.uid()));
+/// Whether all that lies below `dir` is ours: somebody else could write there once, and what was put
+/// there then is believed now. Symlinks are not followed.
+///
+/// # Errors
+/// `PermissionDenied`, without remedy, for the first entry that is not.
+pub fn check_below(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let meta = match fs::symlink_metadata(&path) {
+            // Another process of ours is at work.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        only_ours(&meta, false).map_err(|(why, _)| denied(format!("{} {why}", path.display())))?;
+        if meta.is_dir() {
+            check_below(&path)?;
+        }
     }
-    if meta.mode() & 0o022 != 0 && !(may_be_sticky && meta.mode() & 0o1000 != 0) {
-        return Err("may be changed by others: chmod go-w".into());
+    Ok(())
+}
+
+/// Or why not, and the remedy.
+fn only_ours(meta: &Metadata, may_be_sticky: bool) -> Result<(), (String, &'static str)> {
+    if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err((format!("belongs to user {}, who may change it", meta.uid()), "chown it to root"));
+    }
+    // The mode of a symlink means nothing.
+    if meta.mode() & 0o022 != 0 && !meta.is_symlink() && !(may_be_sticky && meta.mode() & 0o1000 != 0) {
+        return Err(("may be changed by others".into(), "chmod go-w"));
     }
     Ok(())
 }

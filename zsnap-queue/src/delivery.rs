@@ -3,14 +3,17 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use zsnap_common::cancel::Cancelled;
-use zsnap_common::dest::{Dest, Transport};
+use zsnap_common::dest::{Delivered, Dest, Transport};
+use zsnap_common::lock;
 use zsnap_common::log;
 use zsnap_common::outbox::{Drained, Outboxes, Pace};
 use zsnap_common::publish;
@@ -20,8 +23,13 @@ use zsnap_common::told::Told;
 use crate::pipeline::io_failed;
 
 const DEST: &str = ".dest.json";
+/// A delivery that takes longer is told.
+const HUNG: Duration = Duration::from_secs(24 * 3600);
 /// What was last told of a failing destination.
 const TOLD: &str = ".told.json";
+/// What the bare command told stands apart from what `flush` told: simplesnap sends the one's
+/// standard error to syslog alone, where nobody may read it.
+const OF_BARE: &str = "bare/";
 
 /// `.dest.json`: enough to deliver when the destination is no longer in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +38,9 @@ struct Saved {
     user: Option<String>,
     nncp_config: Option<std::path::PathBuf>,
     nice: Option<String>,
+    /// A drive was mounted at the path of a `dir:`.
+    #[serde(default)]
+    mounted: bool,
 }
 
 /// A destination with its outbox.
@@ -60,7 +71,7 @@ pub fn all(boxes: &Outboxes, lanes: Vec<Lane>, transport: &Transport) -> anyhow:
             continue;
         }
         match saved(&boxes.dir(&id).join(DEST)) {
-            Ok(Saved { dest, user, nncp_config, nice }) => {
+            Ok(Saved { dest, user, nncp_config, nice, .. }) => {
                 let transport = Transport { user, nncp_config, nice, ..transport.clone() };
                 lanes.push(Lane { id, dest, transport, configured: none_configured });
             }
@@ -79,15 +90,32 @@ fn saved(path: &Path) -> anyhow::Result<Saved> {
 pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<()> {
     for lane in lanes {
         boxes.make(&lane.id, host).map_err(io_failed("cannot make an outbox"))?;
-        let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
-        let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice };
-        let path = boxes.dir(&lane.id).join(DEST);
-        if saved(&path).ok().as_ref() != Some(&now) {
-            let bytes = serde_json::to_vec_pretty(&now)?;
-            publish::write_durably(&path, &bytes).map_err(io_failed("cannot fill an outbox"))?;
-        }
+        remember(boxes, lane).map_err(io_failed("cannot fill an outbox"))?;
     }
     Ok(())
+}
+
+/// Keeps `.dest.json` up to date. Says so if a drive was mounted there that is not now: then the
+/// path may be its empty mount point, which must not be filled.
+fn remember(boxes: &Outboxes, lane: &Lane) -> io::Result<Option<String>> {
+    let file = boxes.dir(&lane.id).join(DEST);
+    let before = saved(&file).ok();
+    let was_mounted = before.as_ref().is_some_and(|before| before.mounted);
+    let is_mounted = matches!(&lane.dest, Dest::Dir(path) if is_mount_point(path));
+    let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
+    let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice, mounted: was_mounted || is_mounted };
+    if before.as_ref() != Some(&now) {
+        publish::write_durably(&file, &serde_json::to_vec_pretty(&now)?)?;
+    }
+    Ok((was_mounted && !is_mounted).then(|| {
+        format!("nothing is mounted there, as was before: mount it, or if that is right, remove {}", file.display())
+    }))
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    let above = fs::canonicalize(path).ok().and_then(|path| device(path.parent()?));
+    above.is_some_and(|above| device(path).is_some_and(|here| here != above))
 }
 
 /// What became of a lane.
@@ -99,19 +127,24 @@ pub struct Outcome {
     pub told: bool,
 }
 
-/// Delivers what waits in each lane, all lanes at once: one that hangs holds up no other.
-pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>) -> Vec<Outcome> {
+/// Delivers what waits in each lane, all lanes at once: one that hangs holds up no other. `bare`:
+/// not by `flush`.
+pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>, bare: bool) -> Vec<Outcome> {
     thread::scope(|scope| {
-        let running: Vec<_> = lanes.into_iter().map(|lane| scope.spawn(move || deliver_lane(boxes, lane))).collect();
+        let running: Vec<_> =
+            lanes.into_iter().map(|lane| scope.spawn(move || deliver_lane(boxes, lane, bare))).collect();
         running.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }
 
-fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
+fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     let dir = boxes.dir(&lane.id);
     let pace = Pace { at_once: lane.dest.at_once(), keep: None };
     let drained = match publish::sweep(&dir).and_then(|()| lane.dest.tidy(&lane.transport)) {
-        Ok(()) => boxes.drain(&lane.id, pace, &mut |items| lane.dest.deliver(items, &lane.transport)),
+        Ok(()) => boxes.drain(&lane.id, pace, &mut |items| match remember(boxes, &lane)? {
+            None => lane.dest.deliver(items, &lane.transport),
+            Some(unmounted) => Ok(vec![Ok(Delivered::Away(unmounted))]),
+        }),
         Err(e) => Drained { broken: Some(e.into()), ..Drained::default() },
     };
     for name in &drained.delivered {
@@ -124,26 +157,36 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane) -> Outcome {
     problems.extend(drained.away.iter().map(|why| ("", format!("away: {why}"))));
     let failed = drained.failed.iter().filter(|(_, e)| !stopped(e));
     problems.extend(failed.map(|(name, e)| (name.as_str(), format!("{name}: {e:#}"))));
+    let (age, who) = lock::holder(&boxes.lock(&lane.id));
+    if drained.busy && age > HUNG {
+        let hours = age.as_secs() / 3600;
+        problems.push(("", format!("{who} has been at it for {hours} hours: see what it does, then kill it")));
+    }
     let told = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
             log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
             false
         }
-        false => tell(&dir, &lane.dest, &problems, drained.busy),
+        false => tell(&dir, &lane.dest, &problems, drained.busy, bare),
     };
     Outcome { lane, delivered: drained.delivered, told }
 }
 
 /// Tells problems that are new, have other words, or were told a day ago.
-fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool) -> bool {
+fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: bool) -> bool {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut told = Told::read(dir.join(TOLD), clock, false);
     for (what, problem) in problems {
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
-        told.problem_in_words(what, &line);
+        told.problem_in_words(&format!("{}{what}", if bare { OF_BARE } else { "" }), &line);
     }
-    // Whoever is at work there tells of it.
-    if let Err(e) = told.write(|_| busy) {
+    // Whoever is at work there tells of it; and what the other command told, it told while that lasts.
+    let lasts = |what: &str| problems.iter().any(|(problem, _)| what == *problem);
+    let of_other = |what: &str| match what.strip_prefix(OF_BARE) {
+        Some(what) => !bare && lasts(what),
+        None => bare && lasts(what),
+    };
+    if let Err(e) = told.write(|what| busy || of_other(what)) {
         // The problem is told again: no harm.
         log::info(format_args!("{e:#}"));
     }
@@ -175,11 +218,13 @@ mod tests {
         let old = found.iter().find(|lane| !lane.configured).unwrap();
         assert_eq!((&old.dest, old.transport.nice.as_deref()), (&lanes[0].dest, Some("B")));
 
-        // Away: told once, not twice.
-        let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()]).remove(0);
+        // Away: told once, not twice; and once more by the other command, whose words somebody may read.
+        let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()], false).remove(0);
+        let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).told;
+        assert!(bare() && !bare());
         let first = outcome(old);
         assert!(first.told && first.delivered.is_empty());
-        assert!(!outcome(old).told);
+        assert!(!outcome(old).told && !bare() && !outcome(old).told);
         // Another cause is told.
         fs::write(&drive, "").unwrap();
         assert!(outcome(old).told && !outcome(old).told);
@@ -190,5 +235,48 @@ mod tests {
         assert_eq!(third.delivered, [NAME]);
         assert!(drive.join("h").join(NAME).exists());
         assert_eq!(fs::read_to_string(boxes.dir(&old.id).join(TOLD)).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn an_empty_mount_point_is_not_filled() {
+        assert!(is_mount_point(Path::new("/proc")));
+        let dir = tempfile::tempdir().unwrap();
+        let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
+        let host: Host = "h".parse().unwrap();
+        let drive = dir.path().join("drive");
+        fs::create_dir(&drive).unwrap();
+        let lanes = configured(&[Dest::Dir(drive.clone())], &Transport::default());
+        prepare(&boxes, &host, &lanes).unwrap();
+        // As if a drive had been there.
+        let file = boxes.dir(&lanes[0].id).join(DEST);
+        let plain = fs::read_to_string(&file).unwrap();
+        fs::write(&file, plain.replace("\"mounted\": false", "\"mounted\": true")).unwrap();
+        assert_ne!(fs::read_to_string(&file).unwrap(), plain);
+        prepare(&boxes, &host, &lanes).unwrap();
+        let queued = boxes.dir(&lanes[0].id).join("h").join(NAME);
+        fs::write(&queued, "x").unwrap();
+        let outcome = || deliver(&boxes, lanes.clone(), false).remove(0);
+        assert!(outcome().told && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(outcome().delivered, [NAME]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_delivery_that_hangs_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
+        let lanes = configured(&["cmd:true".parse().unwrap()], &Transport::default());
+        prepare(&boxes, &"h".parse().unwrap(), &lanes).unwrap();
+        fs::write(boxes.dir(&lanes[0].id).join("h").join(NAME), "x").unwrap();
+        let path = boxes.lock(&lanes[0].id);
+        let lock = lock::Lock::try_new(&path).unwrap().unwrap();
+        let outcome = |bare| deliver(&boxes, lanes.clone(), bare).remove(0);
+        assert!(!outcome(false).told);
+        let since = SystemTime::now() - HUNG - Duration::from_secs(60);
+        fs::File::options().write(true).open(&path).unwrap().set_modified(since).unwrap();
+        assert!(outcome(true).told && outcome(false).told && !outcome(false).told);
+        drop(lock);
+        assert_eq!(outcome(false).delivered, [NAME]);
     }
 }

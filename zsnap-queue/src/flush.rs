@@ -16,7 +16,27 @@ use crate::state::{self, CommitError, Locked, State};
 /// Finishes what crashes left, and delivers what waits, to every outbox there is.
 pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     let dir = options::state_dir(o.state.as_deref(), "queue")?;
-    let Some(state) = existing(&dir)? else { return Ok(Exit::Done) };
+    if !is_there(&dir)? {
+        return Ok(Exit::Done);
+    }
+    let state = State::read(&dir);
+    let mut exit = state.and_then(|state| state.map_or(Ok(Exit::Done), |state| finish(&state))).unwrap_or_else(|e| {
+        // What is in the outboxes was acknowledged, and needs nothing else.
+        log::error(format_args!("{e:#}"));
+        Exit::TryAgain
+    });
+    let boxes = state::outboxes(&dir);
+    let transport = job::transport(o);
+    let lanes = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
+    let outcomes = delivery::deliver(&boxes, lanes, false);
+    if exit == Exit::Done && outcomes.iter().any(|o| o.told && o.lane.configured) {
+        exit = Exit::SomeFailed;
+    }
+    Ok(exit)
+}
+
+/// What crashes left of each dataset.
+fn finish(state: &State) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
     for target in state.targets()? {
         let recovered = match state.try_lock(&target) {
@@ -29,13 +49,6 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
             log::error(format_args!("{target}: {e:#}"));
             exit = Exit::TryAgain;
         }
-    }
-    let boxes = state.outboxes();
-    let transport = job::transport(o);
-    let lanes = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
-    let outcomes = delivery::deliver(&boxes, lanes);
-    if exit == Exit::Done && outcomes.iter().any(|o| o.told && o.lane.configured) {
-        exit = Exit::SomeFailed;
     }
     Ok(exit)
 }
@@ -65,9 +78,13 @@ fn adopt_one(dataset: &Locked<'_>) -> anyhow::Result<()> {
 
 /// The state, if something was ever queued.
 pub fn existing(dir: &Path) -> anyhow::Result<Option<State>> {
-    if !dir.try_exists().or_exit(Exit::TryAgain, dir.display())? {
-        return Ok(None);
+    if is_there(dir)? { State::read(dir) } else { Ok(None) }
+}
+
+fn is_there(dir: &Path) -> anyhow::Result<bool> {
+    let is_there = dir.try_exists().or_exit(Exit::TryAgain, dir.display())?;
+    if is_there {
+        state::safe(dir)?;
     }
-    state::safe(dir)?;
-    State::read(dir)
+    Ok(is_there)
 }

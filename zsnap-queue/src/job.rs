@@ -59,6 +59,10 @@ impl Job {
         if dests.contains(&Dest::Stdout) && (dests.len() > 1 || o.json) {
             return usage("--to - allows no other --to, and no --json");
         }
+        if dests.contains(&Dest::Stdout) && o.producer_state.is_some() {
+            // Its reader may fail when the producer's state has gone on.
+            return usage("--producer-state needs an outbox: --to - does not know what becomes of the stream");
+        }
         Ok(Job { target, source: source(o, &cli.producer)?, dests })
     }
 
@@ -159,6 +163,7 @@ mod tests {
             "--recipient-file c --unsigned --signer-file k --to dir:/x h/a",
             "--recipient-file c --unsigned --to dir:/x --to - h/a",
             "--recipient-file c --unsigned --to - --json h/a",
+            "--recipient-file c --unsigned --to - --opaque --producer-state s h/a -- tar -g{state}",
             "--recipient-file c --unsigned --to dir:/x h",
             "--recipient-file c --unsigned --to dir:/x --strip p h/a",
             "--recipient-file c --unsigned --to dir:/x h/a -- tar",

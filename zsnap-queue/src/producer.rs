@@ -6,24 +6,32 @@
 //! replaces FILE after the commit.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use zsnap_common::child::Child;
 use zsnap_common::digest::Hasher;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::publish;
+use zsnap_common::trusted;
 
 /// What the producer's arguments call the copy.
 const PLACEHOLDER: &[u8] = b"{state}";
 const SUFFIX: &[u8] = b".zsnap-";
+
+/// Nobody else may put something in the place of FILE or of its copy, which the producer writes to
+/// as the user whom we run as.
+pub fn safe(file: &Path) -> anyhow::Result<()> {
+    trusted::check_directory(file).or_exit(Exit::Config, file.display())
+}
 
 /// Whether FILE holds the state of an earlier run; absent or empty it does not.
 pub fn has_state(file: &Path) -> anyhow::Result<bool> {
@@ -91,13 +99,16 @@ impl StateCopy {
         &self.copy
     }
 
-    /// Makes what the producer left durable.
+    /// Makes what the producer left durable, and readable by us alone: it names every file.
     pub fn settle(&self) -> anyhow::Result<Advance> {
-        let file = File::open(&self.copy)
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.copy, flags, Mode::empty())
             .or_exit(Exit::Unavailable, format!("the producer left no state in {}", self.copy.display()))?;
-        file.sync_all().or_exit(Exit::Io, self.copy.display())?;
+        let file = File::from(file);
+        let kept = file.set_permissions(Permissions::from_mode(0o600)).and_then(|()| file.sync_all());
+        kept.or_exit(Exit::Io, self.copy.display())?;
         sync_parent(&self.copy)?;
-        let sha256 = digest(&self.copy).or_exit(Exit::Io, self.copy.display())?;
+        let sha256 = digest(file).or_exit(Exit::Io, self.copy.display())?;
         Ok(Advance { file: self.file.clone(), new: self.copy.clone(), sha256 })
     }
 
@@ -128,9 +139,16 @@ pub struct Advance {
 }
 
 impl Advance {
+    /// Whether FILE is `file` and as that run left it: what another one dumped by it meanwhile is in
+    /// no stream of ours.
+    pub fn left(&self, file: &Path) -> anyhow::Result<bool> {
+        let now = || File::open(file).and_then(digest).or_exit(Exit::Io, file.display());
+        Ok(self.file == file && now()? == self.sha256)
+    }
+
     /// Replaces FILE, durably. It may be done already.
     pub fn advance(&self) -> anyhow::Result<()> {
-        let there = match digest(&self.new) {
+        let there = match File::open(&self.new).and_then(digest) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other.or_exit(Exit::TryAgain, self.new.display())?,
         };
@@ -168,8 +186,7 @@ fn sync_parent(path: &Path) -> anyhow::Result<()> {
     publish::sync_dir(dir).or_exit(Exit::Io, "making the producer's state durable")
 }
 
-fn digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+fn digest(mut file: File) -> io::Result<String> {
     let mut sum = Hasher::default();
     io::copy(&mut file, &mut sum)?;
     Ok(sum.finish())
@@ -178,6 +195,7 @@ fn digest(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> =
@@ -208,6 +226,7 @@ mod tests {
         fs::write(dir.path().join("s.zsnap-8"), "new").unwrap();
         advance.advance().unwrap();
         advance.advance().unwrap();
+        assert!(advance.left(&file).unwrap() && !advance.left(&dir.path().join("t")).unwrap());
         assert_eq!((fs::read_to_string(&file).unwrap().as_str(), names(dir.path())), ("new", vec!["s".to_owned()]));
     }
 
@@ -219,6 +238,26 @@ mod tests {
         let copy = StateCopy::new(&file, 7, false).unwrap();
         assert!(!copy.path().exists());
         assert_eq!(Exit::of(&copy.settle().unwrap_err()), Exit::Unavailable);
+        fs::write(copy.path(), "new").unwrap();
+        copy.settle().unwrap();
+        assert_eq!(fs::metadata(copy.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_file(copy.path()).unwrap();
+        symlink(&file, copy.path()).unwrap();
+        assert_eq!(Exit::of(&copy.settle().unwrap_err()), Exit::Unavailable);
+    }
+
+    #[test]
+    fn a_directory_of_others_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        // FILE need not be there.
+        let file = dir.path().join("s");
+        safe(&file).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o770)).unwrap();
+        for there in [false, true] {
+            let e = safe(&file).unwrap_err();
+            assert!(Exit::of(&e) == Exit::Config && format!("{e:#}").contains("chmod go-w"), "{e:#} {there}");
+            fs::write(&file, "").unwrap();
+        }
     }
 
     #[test]

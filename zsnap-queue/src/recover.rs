@@ -185,9 +185,20 @@ mod tests {
         let name = f.name(NEW, "tank/a", false);
         f.publish(&name);
         f.commit(NEW, &name, &["x"], None);
+        f.state.outboxes().make("x", &f.target.host).unwrap();
         let path = f.dir.path().join("state/datasets/h/tank@a/state.json");
-        fs::write(path, "{\"zsnap\":1,\"chain\":{").unwrap();
-        assert_eq!(Exit::of(&f.recover().unwrap_err()), Exit::TryAgain);
-        assert_eq!(names(&f.split()), [name]);
+        fs::write(&path, "{\"zsnap\":1,\"chain\":{").unwrap();
+        let e = f.recover().unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::TryAgain);
+        assert_eq!(names(&f.split()), std::slice::from_ref(&name));
+        // The remedy loses nothing that was promised.
+        let outbox = f.dir.path().join("state/outbox").display().to_string();
+        let remedy = format!("copy what lies in {outbox}/split/h into each {outbox}/to/*/h,");
+        assert!(e.to_string().contains(&remedy), "{e}");
+        fs::copy(f.split().join(&name), f.state.outboxes().dir("x").join("h").join(&name)).unwrap();
+        fs::remove_file(f.split().join(&name)).unwrap();
+        fs::remove_file(path).unwrap();
+        assert_eq!(f.recover().unwrap(), Acknowledged::default());
+        assert_eq!(f.waiting("x"), [name]);
     }
 }

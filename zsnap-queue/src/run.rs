@@ -2,7 +2,10 @@
 //! tool's promise; `Q1` to `Q10` name the rows of the table in ARCHITECTURE.md,
 //! "What a crash leaves".
 
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -22,7 +25,7 @@ use crate::cli::{Cli, Options};
 use crate::delivery::{self, Outcome};
 use crate::job::{self, Job, Source, Wanted};
 use crate::pipeline::{Begun, Passed, Remembering, io_failed};
-use crate::producer::{self, StateCopy};
+use crate::producer::{self, Advance, StateCopy};
 use crate::recover::recover;
 use crate::state::{Acknowledged, CommitError, Locked, State, random_hex};
 
@@ -35,6 +38,9 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     if job.is_filter() && io::stdout().is_terminal() {
         return Err(Exit::Usage.error("standard output is a terminal: send it to a file or a command"));
     }
+    if job.is_filter() && is_closed(&io::stdout()).or_exit(Exit::Io, "standard output")? {
+        return Err(Exit::Io.error("standard output is closed: send it to a file or a command"));
+    }
     let now = SystemTime::now();
     let keys = Keys::load(o, now)?;
     let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -44,7 +50,7 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     })?;
     let past = recover(&dataset)?;
 
-    let (begun, body) = begin(&job.source)?;
+    let (begun, body) = begin(&job.source, past.producer.as_ref())?;
     let micros = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
     let place = admit(&past.chain, &job.target, &body, micros).map_err(|why| Exit::Data.error(why))?;
     if let Some(warning) = &place.warning {
@@ -69,7 +75,16 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
         _ => None,
     };
     let run = Run { job: &job, options: o, keys: &keys, manifest: &manifest, place: &place, past: &past };
-    if job.is_filter() { run.filter(dataset, begun, copy) } else { run.publish(dataset, begun, copy) }
+    if job.is_filter() { run.filter(dataset, begun) } else { run.publish(dataset, begun, copy) }
+}
+
+/// Whether the caller had closed it: then it is /dev/null, opened before us for reading as well,
+/// which takes everything.
+fn is_closed(out: &io::Stdout) -> io::Result<bool> {
+    let device = |meta: fs::Metadata| (meta.file_type().is_char_device(), meta.rdev());
+    let here = device(File::from(out.as_fd().try_clone_to_owned()?).metadata()?);
+    let null = fs::metadata("/dev/null").map(device);
+    Ok(null.is_ok_and(|null| null == here) && rustix::fs::fcntl_getfl(out)?.contains(rustix::fs::OFlags::RDWR))
 }
 
 struct Keys {
@@ -89,8 +104,9 @@ impl Keys {
     }
 }
 
-/// What is known of the stream before its place in the chain is.
-fn begin(source: &Source) -> anyhow::Result<(Begun, Body)> {
+/// What is known of the stream before its place in the chain is; `last` is what the last run did
+/// with its producer's state.
+fn begin(source: &Source, last: Option<&Advance>) -> anyhow::Result<(Begun, Body)> {
     match source {
         Source::Zfs => {
             let (begun, beginning) = Begun::zfs(&mut Interruptible::new(io::stdin()))?;
@@ -103,6 +119,7 @@ fn begin(source: &Source) -> anyhow::Result<(Begun, Body)> {
         Source::Producer { state, wanted, .. } => {
             let has_state = match state {
                 Some(file) => {
+                    producer::safe(file)?;
                     producer::sweep(file)?;
                     producer::has_state(file)?
                 }
@@ -115,6 +132,15 @@ fn begin(source: &Source) -> anyhow::Result<(Begun, Body)> {
             if let (true, false, Some(file)) = (increment, has_state, state) {
                 let what = format!("--increment, but {} holds no state: queue a stream with --full", file.display());
                 return Err(Exit::Data.error(what));
+            }
+            if let (true, Some(file)) = (increment, state)
+                && !last.map_or(Ok(false), |last| last.left(file))?
+            {
+                return Err(Exit::Data.error(format!(
+                    "{} is not what the last stream of this dataset left, so an increment could lack files: queue \
+                     one with --full, and let nothing else use that file",
+                    file.display()
+                )));
             }
             Ok((Begun::opaque(), Body::Opaque { increment }))
         }
@@ -133,23 +159,18 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// `--to -`: no outbox; acknowledged when the last byte is written.
-    fn filter(&self, dataset: Locked<'_>, begun: Begun, mut copy: Option<StateCopy>) -> anyhow::Result<Exit> {
+    fn filter(&self, dataset: Locked<'_>, begun: Begun) -> anyhow::Result<Exit> {
         let (out, failure) = Remembering::new(Interruptible::new(io::stdout()));
         let (_, passed) =
-            self.seal(out, begun, copy.as_ref()).map_err(|e| failure.explain(e, "cannot write to standard output"))?;
+            self.seal(out, begun, None).map_err(|e| failure.explain(e, "cannot write to standard output"))?;
         match rustix::fs::fsync(io::stdout()) {
             // A pipe cannot be synced.
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::ROFS) => {}
             Err(e) => return Err(io::Error::from(e)).or_exit(Exit::Io, "cannot write to standard output"),
         }
-        let new = self.acknowledged(&passed, None, copy.as_ref())?;
+        let new = self.acknowledged(&passed, None, None)?;
         cancel::check()?;
-        let committed = dataset.commit(&new);
-        if let (Some(copy), Ok(()) | Err(CommitError::Unknown(_))) = (&mut copy, &committed) {
-            copy.keep();
-        }
-        committed.map_err(CommitError::into_inner)?;
-        advance(&new);
+        dataset.commit(&new).map_err(CommitError::into_inner)?;
         Ok(Exit::Done)
     }
 
@@ -207,7 +228,7 @@ impl Run<'_> {
         drop(dataset);
         log::info(format_args!("{name}: {} bytes queued as {sealed_bytes}", passed.trailer.bytes));
         // Q9, Q10
-        let outcomes = delivery::deliver(&boxes, lanes);
+        let outcomes = delivery::deliver(&boxes, lanes, true);
         if self.options.json {
             self.tell(&name, sealed_bytes, &passed, &outcomes);
         }
@@ -242,13 +263,16 @@ impl Run<'_> {
                 _ => begun.pass(&mut Interruptible::new(io::stdin()), sink, &progress)?,
             };
             let trailer = passed.trailer.clone();
+            if trailer.bytes == 0 {
+                // Whoever writes it into a pipe may have died before its first byte.
+                return Err(
+                    Exit::Data.error("the stream is empty, so nothing is queued: see why its producer wrote nothing")
+                );
+            }
             result = Some(passed);
             Ok(trailer)
         })?;
         let passed = result.ok_or_else(|| Exit::Io.error("the stream was not sealed"))?;
-        if passed.trailer.bytes == 0 {
-            log::warn(format_args!("{}: the stream is empty", self.job.target));
-        }
         Ok((out, passed))
     }
 

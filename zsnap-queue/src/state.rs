@@ -20,6 +20,7 @@ use zsnap_common::payload::Epoch;
 use zsnap_common::publish::{self, NewFile, TEMPORARY};
 use zsnap_common::queue_name::{Label, QueueName};
 use zsnap_common::target::Target;
+use zsnap_common::trusted;
 
 use crate::admit::Chain;
 use crate::producer::Advance;
@@ -72,34 +73,40 @@ impl State {
         if let Some(state) = State::read(dir)? {
             return Ok(state);
         }
-        let fresh = fs::read_dir(dir)
-            .and_then(|all| all.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>())
-            .or_exit(Exit::TryAgain, dir.display())?
-            .iter()
-            .all(|name| name.to_string_lossy().starts_with(TEMPORARY) || name == "lost+found");
-        if fresh {
-            begin(dir, now).or_exit(Exit::CantCreate, dir.join(EPOCH).display())?;
-        }
-        // If it was not: perhaps another process has begun the epoch since we looked.
-        State::read(dir)?.ok_or_else(|| {
-            Exit::TryAgain.error(format!(
-                "{} is missing, but there is other state: restore it; or begin anew by emptying {} (receivers then need full streams)",
-                dir.join(EPOCH).display(),
-                dir.display()
-            ))
-        })
+        begin(dir, now).or_exit(Exit::CantCreate, dir.join(EPOCH).display())?;
+        State::read(dir)?.ok_or_else(|| Exit::TryAgain.error(format!("{} has gone", dir.join(EPOCH).display())))
     }
 
     /// Opens it for a look; `None`: nothing was ever queued.
     pub fn read(dir: &Path) -> anyhow::Result<Option<State>> {
-        let Some(file) = read_json::<EpochFile>(&dir.join(EPOCH))? else { return Ok(None) };
-        known_version(file.zsnap, &dir.join(EPOCH))?;
+        let path = dir.join(EPOCH);
+        let remedy = || {
+            format!(
+                "restore it; or deliver what waits with \"zsnap-queue flush\", then begin anew by moving {} away \
+                 (receivers then need full streams)",
+                dir.display()
+            )
+        };
+        let read = || read_json::<EpochFile>(&path, remedy);
+        let mut file = read()?;
+        if file.is_none() {
+            if is_empty(dir).or_exit(Exit::TryAgain, dir.display())? {
+                return Ok(None);
+            }
+            // Perhaps another process has begun the epoch since we looked.
+            file = read()?;
+        }
+        let Some(file) = file else {
+            let what = format!("{} is missing, but there is other state: {}", path.display(), remedy());
+            return Err(Exit::TryAgain.error(what));
+        };
+        known_version(file.zsnap, &path)?;
         let epoch = Epoch { id: file.id, started: file.started };
         Ok(Some(State { dir: dir.to_owned(), epoch, secret: file.secret }))
     }
 
     pub fn outboxes(&self) -> Outboxes {
-        Outboxes::new(self.dir.join("outbox/split"), self.dir.join("outbox/to"))
+        outboxes(&self.dir)
     }
 
     /// The label that hides the dataset of `target`; only we can make it.
@@ -146,7 +153,16 @@ impl State {
     /// What was acknowledged of `target`; an empty state if nothing was.
     pub fn acknowledged(&self, target: &Target) -> anyhow::Result<Acknowledged> {
         let path = self.dataset_dir(target).join(STATE);
-        let state = read_json::<Acknowledged>(&path)?;
+        // An older one would take what was promised since for what was not, and withdraw it.
+        let remedy = || {
+            let (outbox, host) = (self.dir.join("outbox").display().to_string(), &target.host);
+            format!(
+                "do not restore an old one; copy what lies in {outbox}/split/{host} into each {outbox}/to/*/{host}, \
+                 remove it there, and remove the damaged file; then run \"zsnap-queue adopt {target}\", or queue the \
+                 next opaque stream with --full"
+            )
+        };
+        let state = read_json::<Acknowledged>(&path, remedy)?;
         state.as_ref().map_or(Ok(()), |state| known_version(state.zsnap, &path))?;
         Ok(state.unwrap_or_default())
     }
@@ -207,6 +223,21 @@ impl Locked<'_> {
     }
 }
 
+/// Those of a state directory; they need nothing else of it.
+pub fn outboxes(dir: &Path) -> Outboxes {
+    Outboxes::new(dir.join("outbox/split"), dir.join("outbox/to"))
+}
+
+fn is_empty(dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if !name.to_string_lossy().starts_with(TEMPORARY) && name != "lost+found" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn begin(dir: &Path, now: u64) -> anyhow::Result<()> {
     let file = EpochFile { zsnap: VERSION, id: random_hex(16)?, started: now, secret: random_hex(32)? };
     let new = NewFile::create_in(dir)?;
@@ -225,29 +256,32 @@ pub fn random_hex(bytes: usize) -> io::Result<String> {
     Ok(hex(&random))
 }
 
-/// Nobody else may be able to change what we believe.
+/// Nobody else may be able to change what we believe, nor to have put something there that we would.
 pub fn safe(dir: &Path) -> anyhow::Result<()> {
+    let refused = |why: String| Err(Exit::Config.error(why));
+    let doubt = "look for what others may have put there, or begin with another --state";
     let meta = fs::metadata(dir).or_exit(Exit::TryAgain, dir.display())?;
     let uid = rustix::process::geteuid().as_raw();
     if meta.uid() != uid {
-        return Err(Exit::Config
-            .error(format!("{} belongs to another user: run \"chown {uid} {0}\", or as its owner", dir.display())));
+        return refused(format!(
+            "{0} belongs to another user: run as that one; or {doubt}, then run \"chown {uid} {0}\"",
+            dir.display()
+        ));
     }
     if meta.mode() & 0o022 != 0 {
-        return Err(Exit::Config.error(format!("others can write to {}: run \"chmod 700 {0}\"", dir.display())));
+        return refused(format!("others can write to {0}: {doubt}; then run \"chmod 700 {0}\"", dir.display()));
     }
-    Ok(())
+    trusted::check_directory(dir).or_exit(Exit::Config, dir.display())?;
+    trusted::check_below(dir).or_else(|e| refused(format!("{e}: {doubt}")))
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+fn read_json<T: DeserializeOwned>(path: &Path, remedy: impl Fn() -> String) -> anyhow::Result<Option<T>> {
     let bytes = match fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.or_exit(Exit::TryAgain, format!("cannot read the state {}", path.display()))?,
     };
-    let remedy = "restore it from a backup";
-    Ok(Some(
-        serde_json::from_slice(&bytes).or_exit(Exit::TryAgain, format!("{} is damaged: {remedy}", path.display()))?,
-    ))
+    let parsed = serde_json::from_slice(&bytes);
+    parsed.map(Some).map_err(|e| Exit::TryAgain.error(format!("{} is damaged ({e}): {}", path.display(), remedy())))
 }
 
 fn known_version(version: u32, path: &Path) -> anyhow::Result<()> {
@@ -307,10 +341,34 @@ mod tests {
 
     #[test]
     fn state_of_others_is_refused() {
-        let (_dir, path) = fresh();
+        let (dir, path) = fresh();
         State::open(&path, 7).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
-        assert_eq!(Exit::of(&State::open(&path, 7).map(|_| ()).unwrap_err()), Exit::Config);
+        let planted = path.join("outbox/to/0123456789ab");
+        publish::make_dirs(&planted).unwrap();
+        fs::write(planted.join(".dest.json"), "{}").unwrap();
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = |says: &str| {
+            let e = State::open(&path, 7).map(|_| ()).unwrap_err();
+            assert!(Exit::of(&e) == Exit::Config && e.to_string().contains(says), "{e:#}");
+        };
+        for (at, open, shut) in [
+            (path.clone(), 0o770, 0o700),
+            (path.join("outbox"), 0o702, 0o700),
+            (planted.clone(), 0o1777, 0o700),
+            (planted.join(".dest.json"), 0o620, 0o600),
+        ] {
+            mode(&at, open);
+            refused("look for what others may have put there");
+            mode(&at, shut);
+        }
+        mode(dir.path(), 0o777);
+        refused("");
+        mode(dir.path(), 0o700);
+        State::open(&path, 7).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(planted.join(".dest.json"), Some(65534), None).unwrap();
+            refused("look for what others may have put there");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> 
 struct Waiting {
     files: u64,
     bytes: u64,
-    /// Seconds since 1970.
+    /// When it was written: seconds since 1970.
     oldest: Option<u64>,
 }
 
@@ -63,10 +63,18 @@ fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for target in state.targets()? {
         let past = state.acknowledged(&target)?;
+        let split = boxes.in_split(&target.host).or_exit(Exit::TryAgain, "cannot read the outbox")?;
         let row = |to| Row { target: target.clone(), seq: past.chain.seq, acknowledged: past.at, to };
         let before = rows.len();
         for Lane { id, dest, configured, .. } in &lanes {
-            let sum = sum(waiting[id].iter().filter(|queued| state.is_of(&queued.parsed, &target)));
+            let ours = |queued: &&Queued| state.is_of(&queued.parsed, &target);
+            // What is acknowledged waits as well before it has its links.
+            let to_split = split.iter().filter(|queued| {
+                queued.parsed.stamp.seq() <= past.chain.seq
+                    && past.destinations.contains(id)
+                    && waiting[id].iter().all(|other| other.name != queued.name)
+            });
+            let sum = sum(waiting[id].iter().chain(to_split).filter(ours));
             if *configured || sum.files > 0 {
                 rows.push(row(Some((dest.to_string(), *configured, sum))));
             }
@@ -82,15 +90,15 @@ fn sum<'a>(queued: impl Iterator<Item = &'a Queued>) -> Waiting {
     queued.fold(Waiting::default(), |sum, file| Waiting {
         files: sum.files + 1,
         bytes: sum.bytes + file.bytes,
-        oldest: Some(sum.oldest.map_or(file.parsed.stamp.secs, |oldest| oldest.min(file.parsed.stamp.secs))),
+        oldest: Some(sum.oldest.map_or(file.written, |oldest| oldest.min(file.written))),
     })
 }
 
-/// Nothing at all is late too: who asks expects backups.
+/// Nothing at all is late too: who asks expects backups. So is a time to come, of which no age can
+/// be told, and what waits for a destination that is not in the configuration any more.
 fn is_late(rows: &[Row], max: Duration, now: u64) -> bool {
-    let late = |time: u64| now.saturating_sub(time) > max.as_secs();
-    let waits =
-        |row: &Row| row.to.as_ref().and_then(|(_, configured, w)| w.oldest.filter(|_| *configured)).is_some_and(late);
+    let late = |time: u64| now.saturating_sub(time) > max.as_secs() || time > now.saturating_add(24 * 3600);
+    let waits = |row: &Row| row.to.as_ref().and_then(|(_, _, waiting)| waiting.oldest).is_some_and(late);
     rows.is_empty() || rows.iter().any(|row| late(row.acknowledged) || waits(row))
 }
 
@@ -149,8 +157,11 @@ mod tests {
         assert!(!late(&[row(900, true, None), row(950, true, Some(900))]));
         assert!(late(&[row(900, true, None), row(899, true, None)]));
         assert!(late(&[row(950, true, Some(899))]));
-        // No longer wanted there.
-        assert!(!late(&[row(950, false, Some(1))]));
+        // No longer configured, or spelt in another way.
+        assert!(late(&[row(950, false, Some(1))]));
+        // By a clock that went wrong.
+        assert!(late(&[row(100_000, true, None)]) && late(&[row(950, true, Some(100_000))]));
+        assert!(!late(&[row(1100, true, Some(1100))]));
         assert!(late(&[]));
     }
 

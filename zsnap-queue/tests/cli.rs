@@ -155,7 +155,8 @@ fn what_is_not_delivered_waits_and_the_exit_status_is_0() {
     let status = h.bare().args([&cmd, "status", "--json"]).output().unwrap();
     let rows: Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!((&rows[0]["waiting_files"], &rows[0]["configured"]), (&1.into(), &"yes".into()));
-    // It was told; the rest is for the log.
+    // What simplesnap's hook said, only the log has heard: flush tells it again, once.
+    assert!(ends(&h.bare().args([&cmd, "flush"]).output().unwrap(), 1).contains("not delivered to cmd:"));
     silent(&h.bare().args([&cmd, "flush"]).output().unwrap());
     fs::write(h.path("up"), "").unwrap();
     // No longer configured, but it keeps what it was promised.
@@ -171,14 +172,39 @@ fn flush_tells_a_new_failure_by_its_exit_status() {
     let stderr = ends(&h.queue(&["--opaque", "--full", "laptop/etc"], b"x"), 0);
     assert!(stderr.contains("away"), "{stderr}");
     assert!(!h.path("to").exists());
-    let told = names(&h.path("state/outbox/to"))[0].join(".told.json");
-    fs::remove_file(told).unwrap();
     let to = format!("--to=dir:{}", h.path("to").display());
     ends(&h.bare().args([&to, "flush"]).output().unwrap(), 1);
     silent(&h.bare().args([&to, "flush"]).output().unwrap());
     fs::rename(h.path("away"), h.path("to")).unwrap();
     silent(&h.bare().args([&to, "flush"]).output().unwrap());
     assert_eq!(h.delivered().len(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_unmounted_drive_is_away_though_its_mount_point_is_there() {
+    let h = host();
+    let drive = h.path("to");
+    let mount = |program: &str, args: &[&str]| {
+        let output = std::process::Command::new(program).args(args).arg(&drive).output().unwrap();
+        output.status.success()
+    };
+    if !mount("mount", &["-t", "tmpfs", "tmpfs"]) {
+        eprintln!("NOT TESTED: cannot mount a tmpfs");
+        return;
+    }
+    silent(&h.queue(&[DATA], &stream("full")));
+    let delivered = h.delivered().len();
+    assert!(mount("umount", &[]));
+    let stderr = ends(&h.queue(&[DATA], &stream("incr-i-s1-s2")), 0);
+    assert!(stderr.contains("nothing is mounted there"), "{stderr}");
+    assert_eq!((delivered, names(&drive).len(), h.outbox().len()), (1, 0, 1));
+    assert!(mount("mount", &["-t", "tmpfs", "tmpfs"]));
+    let flushed = h.bare().arg("flush").output().unwrap();
+    let delivered = h.delivered().len();
+    assert!(mount("umount", &["-l"]));
+    silent(&flushed);
+    assert_eq!(delivered, 1);
 }
 
 #[test]
@@ -261,6 +287,16 @@ fn as_a_filter_it_needs_no_outbox() {
     let _ = child.stdin.take().unwrap().write_all(&stream("incr-i-s1-s2"));
     assert_eq!(child.wait().unwrap().code(), Some(74));
     assert_eq!(h.state("src@data")["chain"]["seq"], seq);
+    // Nobody can: what a closed descriptor becomes would take it all. Who says /dev/null gets that.
+    let shell = |redirected: &str| {
+        let mut command = h.sealing();
+        command.args(["--to=-", "laptop/src/other"]);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("\"$@\" {redirected}"), "sh"]).arg(command.get_program()).args(command.get_args());
+        feed(shell, &stream("full"))
+    };
+    let status = |redirected: &str| shell(redirected).status.code();
+    assert_eq!((status(">&-"), status("1<>/dev/null"), status(">/dev/null")), (Some(74), Some(74), Some(0)));
 }
 
 #[test]
@@ -298,6 +334,26 @@ fn tar_goes_on_from_what_was_acknowledged() {
     // The increment has what is new since the acknowledged one, and no content of the rest.
     assert!(holds(1, "etc/two") && !holds(1, "etc/one"));
     assert!(holds(2, "etc/two") && holds(2, "etc/one"));
+
+    // Another dump with the same file leaves to it what no stream of ours has.
+    fs::write(h.path("etc/three"), "3").unwrap();
+    let ours = fs::read(&snar).unwrap();
+    let mut other = std::process::Command::new("tar");
+    other.args(["--create", "--listed-incremental=snar", "--file=/dev/null", "etc"]).current_dir(h.dir.path());
+    assert!(other.status().unwrap().success() && fs::read(&snar).unwrap() != ours);
+    assert!(ends(&tar(&[], backup), 65).contains("--full"));
+    fs::write(&snar, ours).unwrap();
+    silent(&tar(&[], backup));
+    assert!(h.open(&h.delivered()[3]).bytes.windows(9).any(|w| w == b"etc/three"));
+    // So does another dataset.
+    let state = format!("--producer-state={}", snar.display());
+    let other = |kind: &[&str]| {
+        let args = [&["--opaque", "laptop/var", &state], kind, &["--", "sh", "-c", backup, "sh", "{state}"]].concat();
+        h.queue(&args, b"")
+    };
+    ends(&other(&[]), 65);
+    silent(&other(&["--full"]));
+    ends(&tar(&[], backup), 65);
 }
 
 #[test]
@@ -306,6 +362,10 @@ fn a_producer_that_is_missing_or_forgets_its_state_queues_nothing() {
     ends(&h.queue(&["--opaque", "--full", "laptop/etc", "--", "/nonexistent/tar"], b""), 69);
     let state = format!("--producer-state={}", h.path("s").display());
     ends(&h.queue(&["--opaque", &state, "laptop/etc", "--", "echo", "{state}"], b""), 69);
+    assert!(h.delivered().is_empty() && h.outbox().is_empty());
+    // It died before its first byte, and no status tells.
+    ends(&h.queue(&["--opaque", "--full", "laptop/etc"], b""), 65);
+    ends(&h.queue(&["--opaque", "--full", "laptop/etc", "--", "true"], b""), 65);
     assert!(h.delivered().is_empty() && h.outbox().is_empty());
     // An increment of what this state directory does not know.
     fs::write(h.path("s"), "state of another life").unwrap();
@@ -352,6 +412,20 @@ fn status_speaks_when_something_is_late() {
     assert_eq!(status(&["--quiet", "--max-age=2d", "laptop/other"]).0, Some(1));
     assert!(status(&[]).1.contains(DATA));
     assert!(status(&["--prometheus"]).1.contains("zsnap_queue_age"));
+    // A file that waits for what is no longer configured.
+    let drive = format!("--to=dir:{}", h.path("drive").display());
+    ends(&h.queue(&[&drive, DATA], &stream("incr-i-s1-s2")), 0);
+    assert_eq!(status(&["--quiet", "--max-age=2d"]).0, Some(0));
+    let file = h.outbox().remove(0);
+    fs::File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(h.bare().args(["--to=cmd:true", "status", "--max-age=2d"]).output().unwrap().status.code(), Some(1));
+    // It waits before it has its link, too.
+    let split = h.path("state/outbox/split/laptop").join(file.file_name().unwrap());
+    fs::rename(file, &split).unwrap();
+    let (code, text) = status(&["--quiet", "--max-age=2d"]);
+    assert!(code == Some(1) && text.contains("drive"), "{text}");
+    fs::remove_file(split).unwrap();
+    assert_eq!(status(&["--quiet", "--max-age=2d"]).0, Some(0));
     let path = h.path("state/datasets/laptop/src@data/state.json");
     let mut state = h.state("src@data");
     state["at"] = 1_000_000.into();
@@ -386,8 +460,18 @@ fn state_that_cannot_be_read_stops_everything() {
     fs::write(&path, &good[..good.len() / 2]).unwrap();
     ends(&h.queue(&[DATA], &stream("incr-i-s1-s2")), 75);
     fs::write(&path, good).unwrap();
+    // What waits is delivered all the same.
+    let away = format!("--to=dir:{}", h.path("drive").display());
+    ends(&h.queue(&[&away, DATA], &stream("incr-i-s1-s2")), 0);
+    fs::create_dir(h.path("drive")).unwrap();
     fs::remove_file(h.path("state/epoch.json")).unwrap();
     ends(&h.queue(&[DATA], &stream("incr-i-s1-s2")), 75);
+    for command in ["check", "status", "flush"] {
+        let stderr =
+            ends(&h.sealing().args([&away, command]).output().unwrap(), if command == "check" { 78 } else { 75 });
+        assert!(stderr.contains("epoch.json is missing") && stderr.contains("zsnap-queue flush"), "{stderr}");
+    }
+    assert!(h.outbox().is_empty() && h.path("drive/laptop").exists());
     assert!(!h.path("state/epoch.json").exists());
 }
 
