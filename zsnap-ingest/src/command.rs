@@ -155,6 +155,9 @@ fn start(table: &CommandTable, target: &Target, file_name: &str) -> Result<(Chil
     let program = child::find(Path::new(program))?;
     let mut command = child::command(&program);
     command.args(args).stdin(Stdio::piped());
+    if let Some(user) = &table.user {
+        child::run_as(&mut command, user)?;
+    }
     command.env("ZSNAP_HOST", target.host.as_str()).env("ZSNAP_DATASET", target.dataset.as_str());
     command.env("ZSNAP_FILE", file_name);
     let label = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
