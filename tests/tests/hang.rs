@@ -2,9 +2,10 @@
 //! go, and everything else of the run is done.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use zsnap_tests::scene::{Ran, Scene, manifest, name, run};
@@ -218,6 +219,60 @@ fn a_command_that_reads_nothing_is_killed_and_run_again() {
     let scene = command_hangs(&body, "sleep 1000", "took nothing for 2 s and was killed");
     scene.ingest(&[]).expect(0);
     assert!(scene.applied() == body);
+}
+
+#[test]
+fn a_command_that_read_something_and_hung_may_have_been_applied() {
+    let scene = command_hangs(&vec![7; 4 << 20], "head -c 1000; sleep 1000", "took nothing for 2 s and was killed");
+    scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
+}
+
+/// Half of it went to `target/half` when something ends the run, or the reading of the file.
+#[test]
+fn a_command_that_was_fed_a_part_may_have_done_something() {
+    // A second time it mends.
+    let spoil = |file: &Path| {
+        let mut bytes = fs::read(file).unwrap();
+        let last = bytes.len() - 100_000;
+        bytes[last] ^= 1;
+        fs::File::options().write(true).open(file).unwrap().write_all_at(&bytes, 0).unwrap();
+    };
+    let says = "the file was changed while it was read";
+    for (status, says, act) in [(69, "", None), (74, says, Some(&spoil as &dyn Fn(&Path))), (128 + 15, "", None)] {
+        let scene = Scene::new();
+        let noise = run(Command::new("head").args(["-c", "12000000", "/dev/urandom"]), b"").out;
+        let sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), &noise);
+        let file = scene.deliver("laptop", &name("laptop/etc", SEQ), &sealed);
+        // It tells that it has begun, and goes on when it is told to; with 0 it says that it is content.
+        let root = scene.path("").display().to_string();
+        scene.edit(
+            "ingest.toml",
+            "cat >> ",
+            &format!("head -c 1000 > {root}/target/half; read go < {root}/go; cat >> "),
+        );
+        if status == 69 {
+            scene.edit("ingest.toml", "; cat >> ", "; exit 0; cat >> ");
+        }
+        run(Command::new("mkfifo").arg(scene.path("go")), b"").expect(0);
+        let ingest = scene.ingest_command(["--verify-buffer=0"]).stderr(Stdio::piped()).spawn().unwrap();
+        // Opening it waits for the command.
+        let mut go = fs::File::options().write(true).open(scene.path("go")).unwrap();
+        if let Some(act) = act {
+            act(&file);
+        }
+        if status == 128 + 15 {
+            run(Command::new("kill").arg(ingest.id().to_string()), b"").expect(0);
+        }
+        let _ = go.write_all(b"\n");
+        Ran::of(ingest.wait_with_output().unwrap()).expect(status).says(says);
+        if let Some(act) = act {
+            act(&file);
+        }
+        fs::remove_file(scene.path("go")).unwrap();
+        // A part of it is not fed again, until the operator says so.
+        scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
+        assert!(scene.applied().len() < noise.len() && scene.spooled("laptop").len() == 1);
+    }
 }
 
 #[test]

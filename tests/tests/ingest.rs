@@ -134,6 +134,11 @@ fn a_damaged_file_may_still_be_arriving_and_retry_brings_it_back() {
     let path = scene.deliver("laptop", &name("laptop/etc", SEQ), &good[..good.len() - 40]);
     let ran = scene.ingest(&[]).expect(0);
     assert!(ran.err.is_empty() && path.exists(), "{}", ran.err);
+    // Written since the run began, or by a clock that is ahead.
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    scene.ingest(&[]).expect(0);
+    assert!(path.exists());
     scene.age("laptop");
     scene.ingest(&[]).expect(1);
     assert!(!path.exists());

@@ -1,7 +1,13 @@
 //! What a host may cost, and what its datasets are given: from the configuration to the receiver.
 
 use std::fs;
+use std::io::Write;
+use std::time::SystemTime;
 
+use zsnap_common::digest::Hasher;
+use zsnap_common::keys::{Format, Recipients, SigningKey};
+use zsnap_common::payload::Trailer;
+use zsnap_common::seal::{Sealing, seal};
 use zsnap_tests::scene::{Scene, manifest, name, run};
 use zsnap_tests::stream::{Stream, Sub};
 
@@ -70,6 +76,34 @@ fn a_frame_that_needs_a_larger_window_is_held() {
     held(&scene, &["--window-log=12"], "more memory for it than a window of 2^12 bytes");
     scene.ingest(&[]).expect(0);
     assert!(scene.applied() == body);
+}
+
+#[test]
+fn a_dense_stream_is_taken_once_it_is_authentic() {
+    let scene = Scene::new();
+    scene.edit("ingest.toml", "cat >> ", "wc -c >> ");
+    let (piece, pieces) = (vec![0; 1 << 20], 1025);
+    let mut sum = Hasher::default();
+    (0..pieces).for_each(|_| sum.write_all(&piece).unwrap());
+    let trailer = Trailer { zsnap: 1, bytes: pieces << 20, sha256: sum.finish(), substreams: None, to: None };
+    let now = SystemTime::now();
+    let key = SigningKey::load(&scene.path("laptop.key"), now).unwrap();
+    let recipients = Recipients::load(&[scene.path("backup.cert")], Format::Gpg, now).unwrap();
+    for (n, buffer) in ["64M", "0"].into_iter().enumerate() {
+        let seq = SEQ + n as u64;
+        let signer = Some(&key);
+        let how = Sealing { recipients: &recipients, signer, format: Format::Gpg, level: 1, threads: 1 };
+        let sealed = seal(Vec::new(), &how, &manifest("laptop/etc", seq), |out| {
+            (0..pieces).try_for_each(|_| out.write_all(&piece))?;
+            Ok(trailer.clone())
+        });
+        scene.deliver("laptop", &name("laptop/etc", seq), &sealed.unwrap());
+        let buffer = format!("--verify-buffer={buffer}");
+        scene.ingest(&[&buffer, "--max-ratio=1000"]).expect(1).says("and max-ratio is 1000;").says("held: ");
+        scene.ingest(&[&buffer, "--max-ratio=1000000"]).expect(0);
+        let lines = String::from_utf8(scene.applied()).unwrap();
+        assert_eq!(lines.lines().map(str::trim).collect::<Vec<_>>(), vec![(pieces << 20).to_string(); n + 1]);
+    }
 }
 
 #[test]

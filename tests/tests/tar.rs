@@ -2,6 +2,7 @@
 //! plain pipeline the same failure loses one, which is why --producer-state exists.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -95,6 +96,38 @@ fn increments_carry_changes_deletions_and_renames() {
     backup.write("last", "last");
     backup.run(&[]).expect(0);
     backup.restore();
+}
+
+/// A host may send a symbolic link and then what lies behind it: tar's increments follow it, so far as
+/// their user may.
+#[test]
+fn a_link_leads_no_further_than_the_command_s_user_may_write() {
+    let backup = Backup::new();
+    let scene = &backup.scene;
+    if !rustix::process::geteuid().is_root() {
+        scene.edit("ingest.toml", "target/all\"]", "target/all\"]\nuser = \"root\"");
+        scene.ingest(&["check"]).expect(78).says("only root");
+        return eprintln!("SKIPPED: running a command as another user needs root");
+    }
+    scene.edit("ingest.toml", "overlap = true", "overlap = true\nuser = \"no-such-user\"");
+    let checked = scene.ingest(&["check"]).expect(78);
+    assert!(String::from_utf8_lossy(&checked.out).contains("user: there is no user no-such-user"));
+    scene.edit("ingest.toml", "no-such-user", "nobody");
+    scene.ingest(&["check"]).expect(0);
+    run(Command::new("chown").arg("nobody").arg(scene.path("tar")), b"").expect(0);
+    fs::set_permissions(scene.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(scene.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(scene.path("elsewhere"), scene.path("docs/link")).unwrap();
+    backup.run(&[]).expect(0);
+    scene.ingest(&[]).expect(0);
+    fs::remove_file(scene.path("docs/link")).unwrap();
+    fs::create_dir(scene.path("docs/link")).unwrap();
+    backup.write("link/evil", "evil");
+    let root = scene.path("").display().to_string();
+    let evil = ["tar", "--create", "--file=-", "--directory", &root, "docs/link/evil"];
+    scene.queue(&[&["--opaque", "--full", "laptop/tar", "--"][..], &evil].concat(), b"").expect(0);
+    scene.ingest(&[]).expect(69).says("Permission denied");
+    assert_eq!(fs::read_dir(scene.path("elsewhere")).unwrap().count(), 0);
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub fn command(program: &Path) -> Command {
 pub fn run_as(command: &mut Command, user: &str) -> anyhow::Result<()> {
     let us = nix::unistd::geteuid();
     let found = nix::unistd::User::from_name(user).or_exit(Exit::Config, format_args!("cannot look up user {user}"))?;
-    let found = found.ok_or_else(|| Exit::Config.error(format!("there is no user {user}: correct --user")))?;
+    let found = found.ok_or_else(|| Exit::Config.error(format!("there is no user {user}: correct the name")))?;
     if found.uid == us {
         return Ok(());
     }

@@ -87,6 +87,10 @@ pub struct Limits {
     pub max_ratio: u64,
 }
 
+/// [`Limits::max_ratio`] for a message of which nobody knows yet who sent it. A denser one is walked once
+/// more when it is authentic.
+const UNKNOWN_RATIO: u64 = 100;
+
 /// Why a message is not released.
 #[derive(Debug)]
 pub enum Refusal {
@@ -233,6 +237,10 @@ fn unpack(payload: impl io::BufRead, window_log: u32, out: &mut dyn Write) -> an
     }
 }
 
+fn again_failed(e: &anyhow::Error) -> Refusal {
+    Refusal::Io(io::Error::other(format!("{e:#}")))
+}
+
 /// Authenticates a whole message, its payload's form, its digest, and walks its stream through the
 /// gate, before anything is released.
 pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limits) -> Result<Verified<R>, Refusal> {
@@ -243,16 +251,37 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
     let keep = if small { limits.verify_buffer } else { 0 };
     let (to, from) = pipe();
     let reader = &mut src;
+    // Who is unknown yet must not cost us more than his bytes are worth.
+    let modest = Limits { max_ratio: limits.max_ratio.min(UNKNOWN_RATIO), ..*limits };
     let (authentic, walked) = thread::scope(|scope| {
         let decrypting = scope.spawn(move || message::authenticate(reader, length, keep > 0, who, to));
-        let walked = walk::walk(from, limits, keep);
+        let walked = walk::walk(from, &modest, keep);
         // A panic in there: the message is to blame, and would be again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
         (decrypting.join().unwrap_or_else(|_| failed()), walked)
     });
     // In this order: before the message is known to be authentic, what is in it means nothing.
     let Authentic { signer, session, payload, digests } = authentic?;
-    let mut walked = walked?;
+    let mut walked = match (walked, &payload) {
+        (Err(Refusal::TooLarge(_)), Some(payload)) => walk::walk(&payload[..], limits, keep)?,
+        (Err(Refusal::TooLarge(_)), None) => {
+            src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
+            let (to, from) = pipe();
+            let (src, digests, session) = (&mut src, &digests, &session);
+            let (pass, walked) = thread::scope(|scope| {
+                let pass = scope.spawn(move || again::decrypt_again(src, length, digests, session, to));
+                let walked = walk::walk(from, limits, keep);
+                (pass.join(), walked)
+            });
+            match (pass.unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed"))), walked) {
+                // The walker only saw the pipe break.
+                (Err(e), Err(Refusal::Io(w))) if Cut::is_io(&w) => return Err(again_failed(&e)),
+                (Err(e), Ok(_)) => return Err(again_failed(&e)),
+                (_, walked) => walked?,
+            }
+        }
+        (walked, _) => walked?,
+    };
     let again = match (walked.plain.take(), payload) {
         (Some(plain), _) => Again::Plain(plain),
         (None, Some(payload)) => Again::Payload(payload),

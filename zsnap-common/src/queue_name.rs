@@ -180,6 +180,10 @@ pub fn classify(name: &[u8]) -> Entry {
     {
         return Entry::Transport;
     }
+    // The notes of zsnap-ingest's quarantine.
+    if name.ends_with(".why.json") {
+        return Entry::Foreign;
+    }
     name.parse().map_or(Entry::Foreign, Entry::Queue)
 }
 
@@ -222,6 +226,7 @@ mod tests {
             "bakfsfmt2-1.2.3_h@~12",
             "bakfsfmt2-99999999999999999999.2.3_h@d",
             "notes",
+            "bakfsfmt2-1.2.3_h@d.why.json",
             "",
             &long,
         ] {
@@ -255,9 +260,13 @@ mod tests {
         let stamp = Stamp::from_seq(1_700_000_000_000_001, 7);
         let of = |target: String| QueueName::new(stamp, &target.parse().unwrap(), [1; 16], false);
         assert!(matches!(of("h/tank".into()).label, Label::Dataset(_)));
-        for hidden in
-            [format!("h/{}", "d".repeat(200)), "h/a.part".into(), "h/a.nncp.chunk3".into(), "h/a.nncp.meta".into()]
-        {
+        for hidden in [
+            format!("h/{}", "d".repeat(200)),
+            "h/a.part".into(),
+            "h/a.nncp.chunk3".into(),
+            "h/a.nncp.meta".into(),
+            "h/a.why.json".into(),
+        ] {
             let name = of(hidden);
             assert!(matches!(name.label, Label::Digest(_)));
             assert_eq!(parse(&name.to_string()), name);

@@ -3,6 +3,7 @@
 //! `lib/libzfs/libzfs_sendrecv.c` (compound streams).
 
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,8 @@ pub mod gate;
 pub mod record;
 
 pub use gate::Gate;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The identity of a snapshot, kept by send and receive. Zero never is one; in a BEGIN record
 /// it means "no base". In JSON: 16 lower-case hex digits.
@@ -91,6 +94,15 @@ pub struct StreamFacts {
     pub substreams: Vec<SubStream>,
     /// Length in bytes.
     pub bytes: u64,
+}
+
+impl StreamFacts {
+    /// The first snapshot that is dated more than a day after `now`: it would stay the newest for ever
+    /// in any retention by age.
+    pub fn ahead(&self, now: SystemTime) -> Option<&SubStream> {
+        let made = |s: &SubStream| UNIX_EPOCH.checked_add(Duration::from_secs(s.created));
+        self.substreams.iter().find(|s| made(s).is_none_or(|made| made > now + DAY))
+    }
 }
 
 /// Why a stream is not accepted. `Display` gives the fact and the remedy in one line.

@@ -36,6 +36,10 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
         if let Some(Err(e)) = command.run.first().map(|program| zsnap_common::child::find(program.as_ref())) {
             problems.push(format!("[[command]] run: {e:#}"));
         }
+        let mut nothing = std::process::Command::new("");
+        if let Some(Err(e)) = command.user.as_ref().map(|user| zsnap_common::child::run_as(&mut nothing, user)) {
+            problems.push(format!("[[command]] user: {e:#}"));
+        }
     }
     let mut out = io::stdout().lock();
     let mut print = || -> io::Result<()> {

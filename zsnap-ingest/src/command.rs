@@ -79,8 +79,8 @@ pub fn apply(
 /// A command that failed.
 struct Failed {
     error: anyhow::Error,
-    /// It never saw the end of its input, or ended with a status other than 0: by contract it
-    /// changed nothing. Otherwise nobody knows.
+    /// It never read a byte of its input, or ended by itself with a status other than 0: by contract
+    /// it changed nothing. Otherwise nobody knows.
     nothing_done: bool,
 }
 
@@ -95,24 +95,30 @@ fn run(
     let (mut child, label) = start(table, target, file_name).map_err(nothing)?;
     let Some(stdin) = child.stdin() else { return Err(nothing(Exit::Io.error(format!("{label}: no stdin")))) };
     let what = format!("{label} for {target}");
-    let mut stdin = Interruptible::patient(stdin, timeout);
-    let fed = feed(&mut stdin);
+    let mut counted = Counted { to: Interruptible::patient(&stdin, timeout), bytes: 0 };
+    let fed = feed(&mut counted);
+    let bytes = counted.bytes;
+    drop(counted);
     if let Err(e) = fed {
         let is = |kind| e.chain().filter_map(|c| c.downcast_ref::<io::Error>()).any(|e| e.kind() == kind);
-        if is(io::ErrorKind::TimedOut) {
-            let error = child.give_up(&format!("took nothing for {} s", timeout.as_secs()));
-            return Err(nothing(hung(&what, error)));
-        }
-        if !is(io::ErrorKind::BrokenPipe) {
+        let (error, status) = if is(io::ErrorKind::TimedOut) {
+            (hung(&what, child.give_up(&format!("took nothing for {} s", timeout.as_secs()))), None)
+        } else if is(io::ErrorKind::BrokenPipe) {
+            match child.wait(Some(timeout)) {
+                Err(e) => (hung(&what, e), None),
+                Ok(status) => {
+                    let words = child.last_words();
+                    let text = format!("{label} read only a part of the stream ({status}): {words}");
+                    (Exit::Unavailable.error(text), status.code())
+                }
+            }
+        } else {
             // Killed before its stdin is closed, or it would take what it got for all.
             child.kill();
-            return Err(nothing(e));
-        }
-        let status = child.wait(Some(timeout)).map_err(|e| nothing(hung(&what, e)))?;
-        let words = child.last_words();
-        return Err(nothing(
-            Exit::Unavailable.error(format!("{label} read only a part of the stream ({status}): {words}")),
-        ));
+            (e, None)
+        };
+        let unread = rustix::io::ioctl_fionread(&stdin).unwrap_or(0);
+        return Err(Failed { error, nothing_done: unread == bytes || status.is_some_and(|status| status != 0) });
     }
     drop(stdin);
     let ended = child.wait(Some(timeout));
@@ -125,12 +131,33 @@ fn run(
     Err(Failed { error, nothing_done: status.code().is_some() })
 }
 
+/// Counts what is written.
+struct Counted<W> {
+    to: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.to.write(bytes)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 fn start(table: &CommandTable, target: &Target, file_name: &str) -> Result<(Child, String)> {
     let (program, args) =
         table.run.split_first().ok_or_else(|| Exit::Config.error("[[command]] run is empty; name a program"))?;
     let program = child::find(Path::new(program))?;
     let mut command = child::command(&program);
     command.args(args).stdin(Stdio::piped());
+    if let Some(user) = &table.user {
+        child::run_as(&mut command, user)?;
+    }
     command.env("ZSNAP_HOST", target.host.as_str()).env("ZSNAP_DATASET", target.dataset.as_str());
     command.env("ZSNAP_FILE", file_name);
     let label = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();

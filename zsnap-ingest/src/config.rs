@@ -76,6 +76,9 @@ pub struct CommandTable {
     pub matches: Glob,
     /// The command; it gets the plain stream on stdin.
     pub run: Vec<String>,
+    /// Whom it runs as; `None`: as we do.
+    #[serde(default)]
+    pub user: Option<String>,
     /// The directory that it changes.
     pub target: PathBuf,
     /// An increment over a newer state does no harm.

@@ -107,7 +107,8 @@ impl<'a> HostRun<'a> {
             }
             No::Damaged(why) => {
                 let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
-                if !place.exec && shared.now.duration_since(modified).is_ok_and(|age| age < ARRIVING) {
+                // Not by the time at which the run began: it may be an hour ago.
+                if !place.exec && modified.elapsed().map_or(true, |age| age < ARRIVING) {
                     file.fate = Fate::Later(format!("{why}; it may still be arriving"));
                     return Ok(None);
                 }
@@ -128,6 +129,11 @@ impl<'a> HostRun<'a> {
         let Some(place) = self.places.get(file.place) else { return Ok(()) };
         if self.shared.dry {
             file.fate = Fate::Doomed(why.to_owned());
+            return Ok(());
+        }
+        // Whoever writes it would write on in quarantine.
+        if Seen::of(&rustix::fs::fstat(fd)?) != file.entry.seen {
+            file.fate = Fate::Later(format!("{why}; it may still be arriving"));
             return Ok(());
         }
         if quarantine::put(&place.root, &place.dir, self.host.as_str().as_ref(), &file.name, fd, why)? {

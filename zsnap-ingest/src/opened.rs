@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cancel;
@@ -13,12 +13,10 @@ use zsnap_common::payload::Manifest;
 use zsnap_common::queue_name::{Label, QueueName};
 use zsnap_common::target::{Host, MAX_NAME, Target};
 use zsnap_common::zstream::gate::Gate;
-use zsnap_common::zstream::{StreamError, StreamFacts, SubStream, record};
+use zsnap_common::zstream::{StreamError, StreamFacts, record};
 
 use crate::cli::TrustLevel;
 use crate::config::Config;
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A file that may be applied.
 pub enum Opened {
@@ -115,32 +113,15 @@ impl Opened {
         }
     }
 
-    /// Snapshots dated in the future would stay the newest for ever in any retention by age. The
-    /// time of the signature judges, which is itself never far ahead of this clock; what the
-    /// manifest says of its age is only the sender's word. Without a signature there is nothing but
-    /// this clock, which never makes a file bad.
+    /// A snapshot dated in the future is held until it is not any more: the sender may have taken it
+    /// under a wrong clock, and others build on it. This clock, too, makes no file bad.
     fn check_times(&self, host: &Host, now: SystemTime) -> Result<(), No> {
-        let signed = match self {
-            Opened::Sealed(verified) => verified.signed(),
-            Opened::Plain(..) => None,
-        };
-        let latest = signed.unwrap_or(now) + DAY;
-        let is_late = |s: &&SubStream| {
-            UNIX_EPOCH.checked_add(Duration::from_secs(s.created)).is_none_or(|created| created > latest)
-        };
-        let Some(late) = self.stream().and_then(|stream| stream.substreams.iter().find(is_late)) else {
-            return Ok(());
-        };
-        Err(match signed {
-            Some(_) => No::Bad(
-                Exit::Data,
-                format!("snapshot {} is dated more than a day after the file was signed", late.snap),
-            ),
-            None => No::Held(
-                Exit::TryAgain,
-                format!("snapshot {} is dated more than a day ahead: this clock or that of {host} is wrong", late.snap),
-            ),
-        })
+        let Some(late) = self.stream().and_then(|stream| stream.ahead(now)) else { return Ok(()) };
+        let why = format!("snapshot {} is dated more than a day ahead", late.snap);
+        let whose = format!("this clock is wrong, or that of {host} was");
+        let why =
+            format!("{why}: {whose}; it is received when that date has come; or queue a new snapshot with --full");
+        Err(No::Held(Exit::TryAgain, why))
     }
 
     /// Whether ZFS can hold the names of its snapshots below the store.

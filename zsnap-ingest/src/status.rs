@@ -216,7 +216,7 @@ fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> 
         let row = rows.entry(named(rows, &host, &queue)).or_default();
         row.quarantined += 1;
         let file = shown(&file);
-        row.is(State::Quarantined, format!("{file} is in quarantine: {why}; remove it, or: zsnap-ingest retry {file}"));
+        row.is(State::Quarantined, format!("{file} is in quarantine: {why}; zsnap-ingest retry {file}, or remove it"));
     }
     Ok(())
 }

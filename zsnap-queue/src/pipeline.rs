@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use zsnap_common::digest::Hasher;
 use zsnap_common::exit::{Exit, OrExit};
@@ -95,6 +96,11 @@ impl Begun {
             take(&chunk[..length])?;
         }
         let facts = gate.map(|gate| gate.finish().map_err(refused)).transpose()?;
+        // The backup server would hold it until then, and all that builds on it.
+        if let Some(late) = facts.as_ref().and_then(|facts| facts.ahead(SystemTime::now())) {
+            let what = format!("snapshot {} is dated more than a day ahead", late.snap);
+            return Err(Exit::Data.error(format!("{what}: set the clock, destroy it, and take a new snapshot")));
+        }
         let trailer = Trailer {
             zsnap: 1,
             bytes,

@@ -24,6 +24,7 @@ use openpgp::{Cert, KeyHandle};
 
 use super::framing::{Framing, cut};
 use super::{Refusal, Trust};
+use crate::cancel;
 use crate::keys::policy;
 use crate::pipe::PipeWriter;
 
@@ -156,7 +157,7 @@ struct Source<'a, R> {
 impl<R: Read> Read for Source<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let src = self.src.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let n = match src.take(self.left).read(buffer) {
+        let n = match cancel::check().and_then(|()| src.take(self.left).read(buffer)) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
             Err(e) => {

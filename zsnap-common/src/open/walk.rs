@@ -7,6 +7,7 @@ use std::thread;
 use sha2::{Digest, Sha256};
 
 use super::{Limits, Refusal};
+use crate::cancel;
 use crate::digest::hex;
 use crate::payload::{Manifest, PayloadError, PayloadKind, PayloadReader, Trailer};
 use crate::pipe::{PipeReader, pipe};
@@ -54,6 +55,7 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
         let mut decompress = || -> Result<u64, Refusal> {
             let (mut bytes, mut buffer) = (0, vec![0; STEP]);
             loop {
+                cancel::check().map_err(Refusal::Io)?;
                 let n = reader.read(&mut buffer)?;
                 let piece = &buffer[..n];
                 if n == 0 {
