@@ -19,9 +19,8 @@ use super::{Guid, Kind, StreamError, StreamFacts, SubStream};
 const MAX_BEGIN: u64 = 1 << 20;
 /// Longest payload of a wrapper's BEGIN: names and properties of all its snapshots.
 const MAX_WRAPPER: u64 = 64 << 20;
-/// A snapshot for each hour of a year is fewer. Each costs memory as long as its file waits, and there
-/// may be many files: so that streams of nothing but tiny sub-streams cannot fill it.
-const MAX_SUBSTREAMS: usize = 10_000;
+/// So that a stream of nothing but tiny sub-streams cannot fill the memory.
+const MAX_SUBSTREAMS: usize = 100_000;
 
 /// A piece of a stream, for whoever takes it apart.
 #[derive(Debug)]
