@@ -11,7 +11,7 @@ use zsnap_tests::scene::Scene;
 const EDGES: [usize; 8] = [312, 4096, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20];
 
 fn sizes() -> impl Iterator<Item = usize> {
-    [0, 1].into_iter().chain(EDGES.into_iter().flat_map(|edge| [edge - 1, edge, edge + 1]))
+    std::iter::once(1).chain(EDGES.into_iter().flat_map(|edge| [edge - 1, edge, edge + 1]))
 }
 
 #[test]

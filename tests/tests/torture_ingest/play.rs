@@ -212,7 +212,8 @@ impl Play {
     /// How often the command took a file.
     pub fn taken(&self, path: &std::path::Path) -> usize {
         let name = path.file_name().unwrap().display().to_string();
-        let base = name.strip_suffix(".0").unwrap_or(&name);
+        // A copy of a copy, too.
+        let base = name.trim_end_matches(".0");
         let done = files(&self.scene.path("target"));
         done.iter()
             .filter(|path| path.file_name().unwrap().display().to_string().starts_with(&format!("done.{base}")))
