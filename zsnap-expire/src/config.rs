@@ -149,7 +149,7 @@ impl Policy {
         order[..newest].iter().for_each(|i| verdicts[*i] = Verdict::keep(Reason::Among(self.newest)));
         let mut walk = |of: &dyn Fn(&str) -> bool, unsent: &dyn Fn(&Snapshot<'_>) -> bool| {
             let chosen: Vec<usize> = order[newest..].iter().copied().filter(|i| of(snapshots[*i].name)).collect();
-            let list: Vec<_> = chosen.iter().map(|i| snapshots[*i].clone()).collect();
+            let list: Vec<&Snapshot<'_>> = chosen.iter().map(|i| &snapshots[*i]).collect();
             let decided = spacing::decide(windows, &list, unsent, clock);
             chosen.into_iter().zip(decided).for_each(|(i, verdict)| verdicts[i] = verdict);
         };

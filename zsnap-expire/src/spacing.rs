@@ -11,6 +11,7 @@
 //! window that covers it later than the one that was kept before it: no calendar, no slots. What is
 //! older than the largest window goes.
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::fmt;
 
@@ -101,9 +102,9 @@ fn amount(text: &str) -> Result<(i64, Unit), String> {
 
 /// For each snapshot of one dataset, in the order given; the newest ones that stay in any case are
 /// not among them. `unsent` stay, and count as kept before the next one only if another was.
-pub fn decide(
+pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
     windows: &[Window],
-    snapshots: &[Snapshot<'_>],
+    snapshots: &[S],
     unsent: &dyn Fn(&Snapshot<'_>) -> bool,
     clock: &Clock,
 ) -> Vec<Verdict> {
@@ -113,11 +114,11 @@ pub fn decide(
     windows.sort_by_key(|(from, interval)| (Reverse(*from), *interval));
     let oldest = windows.last().map_or(now, |window| window.0);
     let mut order: Vec<usize> = (0..snapshots.len()).collect();
-    order.sort_unstable_by(|a, b| snapshots[*a].by_time(&snapshots[*b]));
+    order.sort_unstable_by(|a, b| snapshots[*a].borrow().by_time(snapshots[*b].borrow()));
     let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
     let mut last: Option<DateTime> = None;
     for i in order {
-        let snapshot = &snapshots[i];
+        let snapshot = snapshots[i].borrow();
         if snapshot.is_future(clock.now) {
             verdicts[i] = Verdict::keep(Reason::Future);
             continue;
