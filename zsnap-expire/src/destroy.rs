@@ -16,7 +16,7 @@ const BATCH: usize = 500;
 const BYTES: usize = 100 << 10;
 
 /// What became of the doomed snapshots of a dataset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Done {
     /// Destroyed.
     pub destroyed: u64,
@@ -27,12 +27,11 @@ pub struct Done {
 /// Destroys snapshots of one dataset, and goes on behind those that it cannot. Errors: a signal, or
 /// `zfs` that hangs, as it would again.
 pub fn destroy(zfs: &Zfs, dataset: &str, doomed: Vec<&Snapshot<'_>>) -> Result<Done> {
-    let mut done = Done::default();
+    let (mut destroyed, mut failures) = (0, 0);
     let mut failed = |name: &str, why: &dyn std::fmt::Display| {
         log::error(format_args!("{name}: {why}"));
-        done.failed += 1;
+        failures += 1;
     };
-    let mut destroyed = 0;
     // The next one on top.
     let mut batches = batches(dataset, doomed);
     while let Some(mut batch) = batches.pop() {
@@ -73,8 +72,7 @@ pub fn destroy(zfs: &Zfs, dataset: &str, doomed: Vec<&Snapshot<'_>>) -> Result<D
             }
         }
     }
-    done.destroyed = destroyed;
-    Ok(done)
+    Ok(Done { destroyed, failed: failures })
 }
 
 /// In the order given, the last of them first.
