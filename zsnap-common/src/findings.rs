@@ -33,6 +33,11 @@ impl Findings {
     }
 }
 
+/// The same for one that may have to be made first.
+pub fn can_be_made(dir: &Path) -> Result<()> {
+    writable(dir.ancestors().find(|path| path.exists()).unwrap_or(dir))
+}
+
 /// Whether we may make files in a directory.
 pub fn writable(dir: &Path) -> Result<()> {
     rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)

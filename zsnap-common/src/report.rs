@@ -115,6 +115,12 @@ pub fn time(seconds: u64) -> String {
     time.map_or(seconds.to_string(), |time| time.strftime("%F %TZ").to_string())
 }
 
+/// How many seconds ago a time was. A clock may be set by some hours; what lies more than a day ahead
+/// was stamped by a wrong one: `None`.
+pub fn ago(time: u64, now: u64) -> Option<u64> {
+    (time <= now.saturating_add(24 * 3600)).then(|| now.saturating_sub(time))
+}
+
 /// `3d 4h`: the two largest units.
 fn age(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use jiff::Timestamp;
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::findings::{Findings, writable};
+use zsnap_common::findings::{Findings, can_be_made};
 use zsnap_common::zfs::Zfs;
 use zsnap_common::{lock, log, options, trusted};
 
@@ -238,11 +238,8 @@ pub fn check(cli: &Cli, config: &Config) -> Result<Exit> {
     }
     let mut findings = Findings::default();
     findings.add("programs", Zfs::find(&o.zfs, &o.zpool).map(|_| Vec::new()));
-    let state = options::state_dir(o.state.as_deref(), "expire").and_then(|dir| {
-        let there = dir.ancestors().find(|path| path.exists()).unwrap_or(&dir);
-        writable(there).map(|()| Vec::new())
-    });
-    findings.add("state", state);
+    let state = options::state_dir(o.state.as_deref(), "expire").and_then(|dir| can_be_made(&dir));
+    findings.add("state", state.map(|()| Vec::new()));
     if o.needed.is_empty() && !o.no_needed && config.policies().any(|(_, policy)| policy.received) {
         findings.add("received datasets", Ok(vec!["a run needs --needed, see zsnap-expire(8)".into()]));
     }

@@ -12,7 +12,7 @@ use zsnap_common::dest::Dest;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::outbox::{Outboxes, Queued};
 use zsnap_common::queue_name::{Entry, QueueName, classify};
-use zsnap_common::report::{Cell, Form, Report};
+use zsnap_common::report::{Cell, Form, Report, ago};
 use zsnap_common::target::Host;
 
 use crate::cli::{Options, StatusOptions};
@@ -26,7 +26,6 @@ use crate::spool::Spool;
 const SPOOL: &str = "(spool)";
 /// The state of a spool that is not known.
 const UNREADABLE: &str = "unreadable";
-const DAY: u64 = 86_400;
 
 /// Prints the report; `now` in seconds since 1970. Exit 1: something is older than `--max-age`.
 pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u64) -> Result<Exit> {
@@ -64,12 +63,6 @@ impl Files {
     fn cells(self, now: u64) -> [Cell; 3] {
         [Cell::Count(self.count), Cell::Bytes(self.bytes), age(self.oldest, now)]
     }
-}
-
-/// How long ago a time was. A clock may be set by some hours; what lies further ahead was stamped
-/// by a wrong one: `None`.
-fn ago(time: u64, now: u64) -> Option<u64> {
-    (time <= now + DAY).then(|| now.saturating_sub(time))
 }
 
 fn age(time: Option<u64>, now: u64) -> Cell {

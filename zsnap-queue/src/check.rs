@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::Exit;
-use zsnap_common::findings::{Findings, writable};
+use zsnap_common::findings::{Findings, can_be_made, writable};
 use zsnap_common::keys::{Recipients, SigningKey};
 use zsnap_common::options;
 
@@ -46,8 +46,7 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
 fn state(o: &Options) -> anyhow::Result<()> {
     let dir = options::state_dir(o.state.as_deref(), "queue")?;
     let Some(state) = existing(&dir)? else {
-        let above = dir.ancestors().find(|path| path.exists()).unwrap_or(&dir);
-        return writable(above);
+        return can_be_made(&dir);
     };
     writable(&dir)?;
     for target in state.targets()? {
