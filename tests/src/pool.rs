@@ -324,11 +324,11 @@ impl Pool {
         if let Some(held) = of.snapshots.iter().find(|s| named(s) && !s.holds.is_empty()) {
             return Err(format!("cannot destroy snapshot {dataset}@{}: dataset is busy", held.name));
         }
-        if let Some(Receiving::Increment(base)) = of.receiving
-            && let Some(held) = of.snapshots.iter().find(|s| named(s) && s.guid == base)
-        {
-            let name = format!("{dataset}@{}", held.name);
-            return Err(format!("cannot destroy '{name}': snapshot has dependent clones"));
+        if let Some(Receiving::Increment(base)) = of.receiving {
+            if let Some(held) = of.snapshots.iter().find(|s| named(s) && s.guid == base) {
+                let name = format!("{dataset}@{}", held.name);
+                return Err(format!("cannot destroy '{name}': snapshot has dependent clones"));
+            }
         }
         of.cut(|_, s| !named(s));
         Ok(())

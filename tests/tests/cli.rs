@@ -2,7 +2,7 @@
 //! queued or applied when that is not 0.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -108,7 +108,8 @@ fn five_thousand_snapshots_in_one_stream() {
 
 /// Runs a tool that must end by itself though its standard input never does; whether it has read of it.
 fn unread(command: &mut Command) -> (Ran, bool) {
-    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let (mut reader, mut writer) = (File::from(reader), File::from(writer));
     writer.write_all(b"stream").unwrap();
     let input = Stdio::from(reader.try_clone().unwrap());
     let mut child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -33,7 +33,7 @@ fn series(scene: &Scene) -> Vec<Vec<u8>> {
         .map(|n: u64| {
             let (from, to) = match n {
                 0 => (0, 1),
-                _ if n.is_multiple_of(3) => (at.max(2) - 1, at + 2),
+                _ if n % 3 == 0 => (at.max(2) - 1, at + 2),
                 _ => (at, at + 1),
             };
             at = to;
@@ -127,5 +127,5 @@ fn the_target_never_goes_back() {
 
 /// The number of the last snapshot of the series.
 fn there_last(files: &[Vec<u8>]) -> u64 {
-    (1..files.len() as u64).fold(1, |at, n| if n.is_multiple_of(3) { at + 2 } else { at + 1 })
+    (1..files.len() as u64).fold(1, |at, n| if n % 3 == 0 { at + 2 } else { at + 1 })
 }

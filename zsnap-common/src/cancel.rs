@@ -219,11 +219,18 @@ impl<F: AsFd> io::Write for Interruptible<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::io::{BufRead, BufReader, Read, Write};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Child, Command, Stdio};
 
+    use rustix::pipe::{PipeFlags, pipe_with};
     use rustix::process::{Pid, Signal, kill_process};
+
+    fn pipe() -> (File, File) {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        (reader.into(), writer.into())
+    }
 
     /// Runs one of the ignored tests below in a process of its own: signals are the process's.
     fn run(name: &str, stdin: Stdio, stdout: Stdio) -> Child {
@@ -269,7 +276,7 @@ mod tests {
             return;
         }
         install().unwrap();
-        let (_reader, writer) = io::pipe().unwrap();
+        let (_reader, writer) = pipe();
         eprintln!("ready");
         let error = Interruptible::new(writer).write_all(&vec![0; 10_000_000]).unwrap_err();
         die_of(error.get_ref().unwrap().downcast_ref::<Cancelled>().unwrap().0);
@@ -343,7 +350,7 @@ mod tests {
 
     #[test]
     fn without_install_it_just_reads_and_writes() {
-        let (reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = pipe();
         let thread = std::thread::spawn(move || Interruptible::new(writer).write_all(&[7; 300_000]));
         let mut all = Vec::new();
         Interruptible::new(reader).read_to_end(&mut all).unwrap();
@@ -357,23 +364,23 @@ mod tests {
 
     #[test]
     fn a_broken_pipe_is_an_error() {
-        let (reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = pipe();
         drop(reader);
         assert_eq!(Interruptible::new(writer).write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
     fn patience_ends_where_the_other_end_does_nothing() {
-        let (mut reader, writer) = io::pipe().unwrap();
+        let (mut reader, writer) = pipe();
         let mut writer = Interruptible::patient(writer, Duration::from_millis(30));
         assert_eq!(writer.write_all(&vec![7; 10_000_000]).unwrap_err().kind(), io::ErrorKind::TimedOut);
         reader.read_exact(&mut [0; 100_000]).unwrap();
         assert!(writer.write(b"there is room again").is_ok());
-        let (reader, _writer) = io::pipe().unwrap();
+        let (reader, _writer) = pipe();
         let mut reader = Interruptible::patient(reader, Duration::from_millis(30));
         assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
         // Longer than the clock goes: no limit.
-        let (reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = pipe();
         (&writer).write_all(b"x").unwrap();
         assert_eq!(Interruptible::patient(reader, Duration::MAX).read(&mut [0]).unwrap(), 1);
     }

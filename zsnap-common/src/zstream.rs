@@ -42,13 +42,10 @@ impl<'de> Deserialize<'de> for Guid {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 16
-            && text.bytes().all(hex)
-            && let Ok(n) = u64::from_str_radix(&text, 16)
-        {
-            return Ok(Guid(n));
+        match u64::from_str_radix(&text, 16) {
+            Ok(n) if text.len() == 16 && text.bytes().all(hex) => Ok(Guid(n)),
+            _ => Err(serde::de::Error::custom("a guid is 16 lower-case hex digits")),
         }
-        Err(serde::de::Error::custom("a guid is 16 lower-case hex digits"))
     }
 }
 

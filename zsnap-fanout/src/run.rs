@@ -159,12 +159,10 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
     if ended.is_empty() || !failed.is_empty() {
         seen.failed = failed.first().map(|e| format!("{e:#}"));
     }
-    if seen != before
-        && outbox.exists()
-        && !drained.busy
-        && let Err(e) = seen.write(&outbox)
-    {
-        drained.broken.get_or_insert(e);
+    if seen != before && outbox.exists() && !drained.busy {
+        if let Err(e) = seen.write(&outbox) {
+            drained.broken.get_or_insert(e);
+        }
     }
     drained
 }

@@ -205,9 +205,7 @@ impl Config {
         }
         let mut nodes = BTreeMap::new();
         for (host, table) in &tables.hosts {
-            if let Some(node) = &table.nncp_sender
-                && let Some(other) = nodes.insert(node, host)
-            {
+            if let Some(other) = table.nncp_sender.as_ref().and_then(|node| nodes.insert(node, host)) {
                 return Err(Exit::Config.error(format!(
                     "[hosts.{other}] and [hosts.{host}] have the same nncp-sender: who is it that sends?"
                 )));

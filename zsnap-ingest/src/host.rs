@@ -349,10 +349,10 @@ impl<'a> HostRun<'a> {
     fn remove_needless(&mut self, facts: &Facts, at: usize, fd: &Fd, verdict: &Verdict) -> Result<()> {
         let target = &facts.target;
         let why = if *verdict == Verdict::Stale { "what was applied came after it" } else { "it is there already" };
-        if *verdict == Verdict::Stale
-            && let Some(table) = self.shared.config.command_for(target)
-        {
-            apply::passed(self.shared, table, facts)?;
+        if *verdict == Verdict::Stale {
+            if let Some(table) = self.shared.config.command_for(target) {
+                apply::passed(self.shared, table, facts)?;
+            }
         }
         if let (Some(pool), Some(past)) = (self.shared.pool.as_ref(), self.pasts.get_mut(target)) {
             let before = past.clone();

@@ -266,7 +266,7 @@ mod tests {
     fn in_grammar(args: &[OsString], to: &str) -> Result<(), String> {
         let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         let (Some(["receive", "-u"]), Some(last)) = (args.get(..2), args.last()) else { return Err("frame".into()) };
-        if *last != to || last.starts_with('-') || args.len().is_multiple_of(2) {
+        if *last != to || last.starts_with('-') || args.len() % 2 == 0 {
             return Err("target".into());
         }
         let mut names = std::collections::BTreeSet::new();

@@ -18,7 +18,7 @@ fn dataset(n: u64, random: &mut Random) -> Vec<Facts> {
     let guid = |at: u64| Guid(n * 1_000_000 + at + 1);
     let target: zsnap_common::target::Target = format!("host{}/tank/dataset{n}", n % 10).parse().unwrap();
     let file = |at: u64| {
-        let from = if at.is_multiple_of(3) { at.saturating_sub(2) } else { at };
+        let from = if at % 3 == 0 { at.saturating_sub(2) } else { at };
         let link = |k: u64| Link {
             from: (k > 0).then(|| guid(k)),
             to: guid(k + 1),

@@ -41,16 +41,17 @@ impl Fletcher4 {
             self.tail_len += 1;
             if self.tail_len == 4 {
                 self.tail_len = 0;
-                self.words(&[self.tail]);
+                self.words([self.tail].into_iter());
             }
         }
-        let (words, rest) = bytes.as_chunks();
-        self.words(words);
+        let words = bytes.chunks_exact(4);
+        let rest = words.remainder();
+        self.words(words.map(|word| [word[0], word[1], word[2], word[3]]));
         self.tail[..rest.len()].copy_from_slice(rest);
         self.tail_len = rest.len();
     }
 
-    fn words(&mut self, words: &[[u8; 4]]) {
+    fn words(&mut self, words: impl Iterator<Item = [u8; 4]>) {
         self.sums = match self.order {
             Order::Little => sum(self.sums, words, u32::from_le_bytes),
             Order::Big => sum(self.sums, words, u32::from_be_bytes),
@@ -60,9 +61,13 @@ impl Fletcher4 {
 
 /// The sums live in registers: a word costs four additions, which overlap with those of the next
 /// word: 7 GB/s.
-fn sum([mut a, mut b, mut c, mut d]: [u64; 4], words: &[[u8; 4]], read: impl Fn([u8; 4]) -> u32) -> [u64; 4] {
+fn sum(
+    [mut a, mut b, mut c, mut d]: [u64; 4],
+    words: impl Iterator<Item = [u8; 4]>,
+    read: impl Fn([u8; 4]) -> u32,
+) -> [u64; 4] {
     for word in words {
-        a = a.wrapping_add(u64::from(read(*word)));
+        a = a.wrapping_add(u64::from(read(word)));
         b = b.wrapping_add(a);
         c = c.wrapping_add(b);
         d = d.wrapping_add(c);

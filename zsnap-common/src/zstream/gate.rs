@@ -244,7 +244,7 @@ impl Gate {
         self.toguid = begin.to;
         self.payload = u64::from(record.u32(4));
         let longest = if begin.header == record::COMPOUND { MAX_WRAPPER } else { MAX_BEGIN };
-        if self.payload > longest || !self.payload.is_multiple_of(4) {
+        if self.payload > longest || self.payload % 4 != 0 {
             return Err(damaged(at, format!("a BEGIN record with a payload of {} bytes", self.payload)));
         }
         match (begin.header, self.place) {

@@ -123,7 +123,7 @@ impl Record<'_> {
             _ => 0,
         };
         // What is left over behind the last word is in no checksum, neither in ours nor the kernel's.
-        if length > MAX_BLOCK || !length.is_multiple_of(4) { Err(no_length(length)) } else { Ok(length) }
+        if length > MAX_BLOCK || length % 4 != 0 { Err(no_length(length)) } else { Ok(length) }
     }
 }
 
