@@ -128,7 +128,7 @@ fn zstd_write() -> Stream {
 }
 
 fn raw_write() -> Stream {
-    stream(Sub::EVERY_RAW | Sub::ZSTD, [compressed(15)])
+    stream(Sub::EVERY_RAW | Sub::ZSTD, [Rec::raw_object(1, 1024), compressed(15)])
 }
 
 fn spill() -> Stream {
@@ -258,10 +258,13 @@ const WRITE: &[Row] = &[
         &[features(Sub::ZSTD), features(Sub::COMPRESSED | Sub::LZ4)],
         Remedy("send it without them"),
     ),
-    (raw_write, 1, (50, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
-    (raw_write, 1, (50, 1), &[], &[17, 100, 255], Newer("compression")),
-    (raw_write, 1, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
-    (raw_write, 1, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
+    (raw_write, 2, (50, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
+    (raw_write, 2, (50, 1), &[], &[17, 100, 255], Newer("compression")),
+    (raw_write, 2, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
+    (raw_write, 2, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
+    (raw_write, 1, (24, 4), &[1024], &[512, 1536, 131_072], Damaged("a block size other than its object's,")),
+    (raw_write, 2, (8, 8), &[], &[2, 33], Damaged("a block size other than its object's,")),
+    (raw_write, 2, (24, 8), &[0, 1024, MAX - 2047], &[1, 512, 1025], Damaged("offset")),
     (
         raw_write,
         0,

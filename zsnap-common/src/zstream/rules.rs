@@ -42,6 +42,8 @@ const SWAPPED: u8 = 1 << 1;
 /// `DRR_OBJECT_SPILL`.
 const SPILL: u8 = 1 << 2;
 
+const OTHER_SIZE: &str = "a block size other than its object's,";
+
 const LARGE_EMBEDDED: &str =
     "ZFS stream with an embedded block of more than 128 KiB, which is not supported: send with -L, or without -e";
 const EMBEDDED_SPILL: &str = "ZFS stream that embeds a file's extended attributes as if they were its data, which \
@@ -147,8 +149,12 @@ impl Rules {
         holds(in_sectors(packed), "compressed size", packed)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         if self.raw() {
-            // Stricter, here and below: what nothing decompresses cannot be read again.
+            // Stricter: what nothing decompresses cannot be read again.
             self.stored(compressed)?;
+            // Stricter: a raw block that is not one of its object's the kernel encrypts anew, and panics
+            // for want of the key.
+            holds(self.size(object) == size, OTHER_SIZE, size)?;
+            holds(offset % size == 0, "offset", offset)?;
         } else if compressed != 0 {
             supported(self.has(record::COMPRESSED), REWRITTEN)?;
             supported(compressed != compression::OFF, REWRITTEN)?;
@@ -197,7 +203,7 @@ impl Rules {
         // The offset of DMU_SPILL_BLKID, the last block but one.
         supported(offset != size.wrapping_mul(2).wrapping_neg(), EMBEDDED_SPILL)?;
         supported(self.allows(size), LARGE_EMBEDDED)?;
-        holds(self.size(object) == size, "a block size other than its object's,", size)
+        holds(self.size(object) == size, OTHER_SIZE, size)
     }
 
     fn object_range(&self, r: &Record) -> Result<(), Breach> {
