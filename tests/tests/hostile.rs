@@ -294,7 +294,7 @@ fn poisonous_streams_are_not_queued_and_their_remedies_work() {
     let newer = poison().into_iter().find(|hostile| hostile.why.contains("newer")).unwrap();
     let refused = queue(&[], "laptop/src/newer", &newer.bytes).expect(65);
     refused.says("carry it with --opaque");
-    queue(&["--opaque"], "laptop/src/newer", &newer.bytes).expect(0);
+    queue(&["--opaque", "--full"], "laptop/src/newer", &newer.bytes).expect(0);
     assert_eq!(scene.spooled("laptop").len(), 3);
 }
 
