@@ -7,9 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+mod compression;
 pub mod fletcher;
 pub mod gate;
+mod object_type;
 pub mod record;
+mod rules;
 
 pub use gate::Gate;
 

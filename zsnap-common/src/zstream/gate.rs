@@ -2,8 +2,9 @@
 //! one by one.
 //!
 //! `zfs send` that dies, and a disk that fills up, leave a clean end of file; `zfs receive`
-//! commits at an END record, believes the names in a compound stream and panics the kernel on a
-//! length that is too long. So each record is walked before anyone acknowledges or receives it.
+//! commits at an END record, believes the names in a compound stream, and the kernel panics, now or
+//! when the file is read, on what a record's fields may say. So each record is walked before anyone
+//! acknowledges or receives it, and its fields are checked by the rules in `rules.rs`.
 //!
 //! A plain stream is BEGIN, records, END. A compound one (`zfs send -I`, `-p`) is a wrapper's
 //! BEGIN and END, plain streams, and a bare END. Only one record is ever held in memory.
@@ -13,6 +14,7 @@ use std::io;
 
 use super::fletcher::{Fletcher4, Order};
 use super::record::{self, Begin, RECORD, Record, SUMMED, Type};
+use super::rules::{Breach, Rules};
 use super::{Guid, Kind, StreamError, StreamFacts, SubStream};
 
 /// Longest payload of a sub-stream's BEGIN: key material and the like, about 1 KiB.
@@ -71,6 +73,8 @@ pub struct Gate {
     sum: Fletcher4,
     /// What the records since the last BEGIN must name.
     toguid: u64,
+    /// What else they may say.
+    rules: Rules,
     /// Dataset and snapshot of the wrapper.
     wrapper: Option<(String, String)>,
     properties: bool,
@@ -113,6 +117,7 @@ impl Gate {
             payload: 0,
             sum: Fletcher4::new(Order::Little),
             toguid: 0,
+            rules: Rules::new(0, 0),
             wrapper: None,
             properties: false,
             substreams: Vec::new(),
@@ -223,8 +228,12 @@ impl Gate {
                 if record.toguid(kind) != self.toguid {
                     return Err(damaged(at, format!("a {} record of another snapshot", kind.name())));
                 }
-                self.payload =
-                    record.payload(kind).map_err(|why| damaged(at, format!("a {} record with {why}", kind.name())))?;
+                let wrong = |why| damaged(at, format!("a {} record with {why}", kind.name()));
+                self.payload = record.payload(kind).map_err(wrong)?;
+                self.rules.check(kind, &record).map_err(|breach| match breach {
+                    Breach::Damaged(why) => wrong(why),
+                    Breach::Unsupported(why) => StreamError::Unsupported(why),
+                })?;
                 self.pass_on(&bytes, on)
             }
             _ => Err(damaged(at, format!("a {} record where none may be", kind.name()))),
@@ -242,6 +251,7 @@ impl Gate {
         self.sum = Fletcher4::new(self.order);
         self.sum.add(record.bytes);
         self.toguid = begin.to;
+        self.rules = Rules::new(begin.features, begin.flags);
         self.payload = u64::from(record.u32(4));
         let longest = if begin.header == record::COMPOUND { MAX_WRAPPER } else { MAX_BEGIN };
         if self.payload > longest || !self.payload.is_multiple_of(4) {

@@ -13,7 +13,7 @@ pub const SUMMED: usize = 280;
 pub const MAGIC: u64 = 0x0000_0002_f5ba_cbac;
 
 /// Longest payload of a record (`SPA_MAXBLOCKSIZE`): a longer one panics the receiving kernel.
-const MAX_BLOCK: u64 = 16 << 20;
+pub const MAX_BLOCK: u64 = 16 << 20;
 
 /// What a record is. The numbers are those of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,11 @@ pub struct Record<'a> {
 
 impl Record<'_> {
     /// The number at an offset.
+    pub fn u8(&self, at: usize) -> u8 {
+        self.bytes[at]
+    }
+
+    /// The number at an offset.
     pub fn u32(&self, at: usize) -> u32 {
         let mut raw = [0; 4];
         raw.copy_from_slice(&self.bytes[at..at + 4]);
@@ -111,7 +116,7 @@ impl Record<'_> {
                 0 => u64::from(self.u32(28)).next_multiple_of(8),
                 raw => u64::from(raw),
             },
-            Type::Write => match self.bytes[50] {
+            Type::Write => match self.u8(50) {
                 0 => block(self.u64(32))?,
                 _ => compressed(self.u64(96), self.u64(32))?,
             },
@@ -183,10 +188,22 @@ pub struct Begin {
 pub const SUBSTREAM: u64 = 1;
 /// `DMU_COMPOUNDSTREAM`.
 pub const COMPOUND: u64 = 2;
+/// `DMU_BACKUP_FEATURE_EMBED_DATA`.
+pub const EMBED_DATA: u64 = 1 << 16;
+/// `DMU_BACKUP_FEATURE_LZ4`.
+pub const LZ4_FEATURE: u64 = 1 << 17;
+/// `DMU_BACKUP_FEATURE_LARGE_BLOCKS`.
+pub const LARGE_BLOCKS: u64 = 1 << 19;
 /// `DMU_BACKUP_FEATURE_COMPRESSED`.
 pub const COMPRESSED: u64 = 1 << 22;
+/// `DMU_BACKUP_FEATURE_LARGE_DNODE`.
+pub const LARGE_DNODE: u64 = 1 << 23;
 /// `DMU_BACKUP_FEATURE_RAW`.
 pub const RAW: u64 = 1 << 24;
+/// `DMU_BACKUP_FEATURE_ZSTD`.
+pub const ZSTD_FEATURE: u64 = 1 << 25;
+/// `DRR_FLAG_SPILL_BLOCK`.
+pub const SPILL_BLOCK: u32 = 1 << 3;
 
 const CLONE: u32 = 1 << 0;
 /// CLONE, CI_DATA, FREERECORDS, SPILL_BLOCK.
@@ -194,10 +211,20 @@ const KNOWN_FLAGS: u32 = 0b1111;
 const DEDUP: u64 = 1 << 0 | 1 << 1;
 const RESUMING: u64 = 1 << 20;
 const REDACTED: u64 = 1 << 21;
-/// Also SA_SPILL, EMBED_DATA, LZ4, LARGE_BLOCKS, LARGE_DNODE, ZSTD, HOLDS, SWITCH_TO_LARGE_BLOCKS,
-/// LONGNAME and LARGE_MICROZAP: how data is laid out, which is the receiving kernel's business.
-const KNOWN_FEATURES: u64 =
-    DEDUP | 1 << 2 | 0b11 << 16 | 1 << 19 | RESUMING | REDACTED | COMPRESSED | 1 << 23 | RAW | 0b1_1111 << 25;
+/// Also SA_SPILL, HOLDS, SWITCH_TO_LARGE_BLOCKS, LONGNAME and LARGE_MICROZAP: how data is laid out,
+/// which is the receiving kernel's business.
+const KNOWN_FEATURES: u64 = DEDUP
+    | 1 << 2
+    | EMBED_DATA
+    | LZ4_FEATURE
+    | LARGE_BLOCKS
+    | RESUMING
+    | REDACTED
+    | COMPRESSED
+    | LARGE_DNODE
+    | RAW
+    | ZSTD_FEATURE
+    | 0b1111 << 26;
 
 /// Why such a stream is not carried, with the remedy.
 pub const IS_DEDUPLICATED: &str = "deduplicated ZFS stream: send it without -D";

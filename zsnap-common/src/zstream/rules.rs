@@ -1,0 +1,293 @@
+//! What the fields of a record may say: a rule a line.
+//!
+//! Kernels up to OpenZFS 2.4 check few of these, and otherwise overwrite their memory, panic when
+//! the file is read, or commit blocks that cannot be read. The rules are those of `recv_check_drr_*`
+//! in `module/zfs/dmu_recv.c` of the development branch after 2.4, with the limits of the format in
+//! place of those of a pool; those marked "stricter" go further, because the kernel's own are not
+//! enough. What depends on the receiving pool stays the kernel's business, and so does what is inside
+//! a payload. How long a payload may be is in `record.rs`.
+//!
+//! All that `zfs send` of OpenZFS 0.6.5 to 2.4 writes passes, but for what has a remedy.
+
+use super::record::{self, Record, Type};
+use super::{compression, object_type};
+
+/// What is wrong with a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// No sender writes that: the field and its value.
+    Damaged(String),
+    /// An honest sender may write that: the whole message, with the remedy.
+    Unsupported(String),
+}
+
+/// `DN_MAX_OBJECT`: objects are numbered below.
+const MAX_OBJECT: u64 = 1 << 48;
+/// `SPA_MINBLOCKSIZE`.
+const MIN_BLOCK: u64 = 512;
+/// `SPA_OLD_MAXBLOCKSIZE`: larger blocks need the feature LARGE_BLOCKS.
+const OLD_MAX_BLOCK: u64 = 128 << 10;
+/// `DNODES_PER_BLOCK`, and the most slots of 512 bytes that a dnode may fill (`DNODE_MAX_SLOTS`).
+const DNODES: usize = 32;
+/// `BPE_PAYLOAD_SIZE`: what fits into a block pointer.
+const MAX_EMBEDDED: u32 = 112;
+/// `ZIO_CHECKSUM_FUNCTIONS`.
+const CHECKSUMS: u8 = 15;
+/// `DN_MAX_LEVELS`.
+const MAX_LEVELS: u8 = 12;
+/// `sizeof (blkptr_t)`.
+const POINTER: u64 = 128;
+/// `DRR_RAW_BYTESWAP`.
+const SWAPPED: u8 = 1 << 1;
+/// `DRR_OBJECT_SPILL`.
+const SPILL: u8 = 1 << 2;
+
+const LARGE_EMBEDDED: &str =
+    "ZFS stream with an embedded block of more than 128 KiB, which is not supported: send with -L, or without -e";
+const EMBEDDED_SPILL: &str = "ZFS stream that embeds a file's extended attributes as if they were its data, which \
+                              zfs send -e does since OpenZFS 2.3 and receivers take for data: send without -e";
+const REWRITTEN: &str = "ZFS stream with blocks compressed otherwise than its BEGIN record says, as older versions of \
+                         zstream recompress and zstream decompress leave it: send it without them";
+
+/// The rules within one sub-stream.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// `DMU_BACKUP_FEATURE_*` in its BEGIN.
+    features: u64,
+    /// Its BEGIN has `DRR_FLAG_SPILL_BLOCK`.
+    spill: bool,
+    /// The block of dnodes that the last OBJECT record was of; a sender writes the data of one before
+    /// it goes on to the next.
+    dnodes: u64,
+    /// The block size of each object there, as far as it is known; otherwise 0.
+    sizes: [u32; DNODES],
+}
+
+impl Rules {
+    /// For a sub-stream with this BEGIN.
+    pub fn new(features: u64, flags: u32) -> Rules {
+        Rules { features, spill: flags & record::SPILL_BLOCK != 0, dnodes: 0, sizes: [0; DNODES] }
+    }
+
+    /// Judges the next record, which is one of the sub-stream between BEGIN and END.
+    pub fn check(&mut self, kind: Type, r: &Record) -> Result<(), Breach> {
+        match kind {
+            Type::Object => self.object(r),
+            Type::Freeobjects => freeobjects(r),
+            Type::Write => self.write(r),
+            Type::Free => free(r),
+            Type::Spill => self.spill(r),
+            Type::WriteEmbedded => self.write_embedded(r),
+            Type::ObjectRange => self.object_range(r),
+            Type::Begin | Type::End | Type::WriteByref | Type::Redact => Ok(()),
+        }
+    }
+
+    fn object(&mut self, r: &Record) -> Result<(), Breach> {
+        let (object, kind, bonus, size, length) = (r.u64(8), r.u32(16), r.u32(20), r.u32(24), r.u32(28));
+        let (checksum, compressed, slots, flags) = (r.u8(32), r.u8(33), r.u8(34), r.u8(35));
+        let (raw_length, shift, levels, pointers, last) = (r.u32(36), r.u8(48), r.u8(49), r.u8(50), r.u64(56));
+        let slots = slots.max(1);
+        let room = u64::from(slots) * 512 - 64 - POINTER;
+        let spilled = flags & SPILL != 0;
+
+        numbered(object)?;
+        holds(object + u64::from(slots) <= MAX_OBJECT, "dnode slots up to object", object + u64::from(slots))?;
+        typed("type", kind)?;
+        holds(kind != object_type::NONE, "type", kind)?;
+        typed("bonus type", bonus)?;
+        let may_be_empty = [object_type::NONE, object_type::SA, object_type::UINT64_METADATA].contains(&bonus);
+        holds(length != 0 || may_be_empty, "an empty bonus buffer of type", bonus)?;
+        holds(length == 0 || bonus != object_type::NONE, "no bonus type and bonus length", length)?;
+        holds(usize::from(slots) <= DNODES, "dnode slots", slots)?;
+        holds(slots == 1 || self.has(record::LARGE_DNODE), "dnode slots without LARGE_DNODE", slots)?;
+        holds(u64::from(size) % MIN_BLOCK == 0, "block size", size)?;
+        holds((MIN_BLOCK..=record::MAX_BLOCK).contains(&size.into()), "block size", size)?;
+        holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
+        known(checksum < CHECKSUMS, "checksum", checksum)?;
+        known(compression::is_known(compressed), "compression", compressed)?;
+        holds(u64::from(length) <= room, "bonus length", length)?;
+        known(flags & !(SPILL | SWAPPED) == 0, "flags", flags)?;
+        holds(!spilled || self.spill, "a spill block without SPILL_BLOCK, flags", flags)?;
+        if self.raw() {
+            let implied = match bonus {
+                object_type::SA => 1,
+                _ => (1 + (room - u64::from(length)) / POINTER).min(3),
+            };
+            let taken = (implied - 1 + u64::from(spilled)) * POINTER;
+            holds(raw_length >= length, "raw bonus length", raw_length)?;
+            holds(u64::from(raw_length) + taken <= room, "raw bonus length", raw_length)?;
+            holds(shift == 0 || (12..=17).contains(&shift), "indirect block shift", shift)?;
+            holds((1..=MAX_LEVELS).contains(&levels), "levels", levels)?;
+            holds(u64::from(pointers) == implied, "block pointers", pointers)?;
+            // Stricter: more blocks need more levels than the kernel has.
+            holds(last.checked_mul(size.into()).is_some(), "last block", last)?;
+        } else {
+            holds(flags & SWAPPED == 0, "flags of a raw stream,", flags)?;
+            holds(raw_length == 0, "raw bonus length", raw_length)?;
+            holds(shift == 0, "indirect block shift", shift)?;
+            holds(levels == 0, "levels", levels)?;
+            holds(pointers == 0, "block pointers", pointers)?;
+        }
+
+        self.remember(object, size);
+        Ok(())
+    }
+
+    fn write(&self, r: &Record) -> Result<(), Breach> {
+        let (object, kind, offset, size, packed) = (r.u64(8), r.u32(16), r.u64(24), r.u64(32), r.u64(96));
+        let (checksum, compressed) = (r.u8(48), r.u8(50));
+
+        numbered(object)?;
+        typed("type", kind)?;
+        known(checksum < CHECKSUMS, "checksum", checksum)?;
+        holds((MIN_BLOCK..=record::MAX_BLOCK).contains(&size), "block size", size)?;
+        holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
+        holds(offset.checked_add(size).is_some(), "offset", offset)?;
+        known(compression::is_known(compressed), "compression", compressed)?;
+        if self.raw() {
+            holds(packed != 0, "compressed size", packed)?;
+            // Stricter, here and below: what nothing decompresses cannot be read again.
+            self.stored(compressed)?;
+        } else if compressed != 0 {
+            supported(self.has(record::COMPRESSED), REWRITTEN)?;
+            supported(compressed != compression::OFF, REWRITTEN)?;
+            holds(compression::is_algorithm(compressed), "compression", compressed)?;
+            supported(compression::is_announced(compressed, self.features), REWRITTEN)?;
+        } else {
+            holds(packed == 0, "compressed size", packed)?;
+        }
+        Ok(())
+    }
+
+    fn spill(&self, r: &Record) -> Result<(), Breach> {
+        let (object, size, packed, kind, compressed) = (r.u64(8), r.u64(16), r.u64(40), r.u32(84), r.u8(33));
+
+        numbered(object)?;
+        typed("type", kind)?;
+        holds((MIN_BLOCK..=record::MAX_BLOCK).contains(&size), "block size", size)?;
+        known(compression::is_known(compressed), "compression", compressed)?;
+        if self.raw() {
+            holds(packed != 0, "compressed size", packed)?;
+            self.stored(compressed)?;
+        } else {
+            holds(packed == 0, "compressed size", packed)?;
+            holds(compressed == 0, "compression", compressed)?;
+        }
+        Ok(())
+    }
+
+    fn write_embedded(&self, r: &Record) -> Result<(), Breach> {
+        let (object, offset, size, plain, packed) = (r.u64(8), r.u64(16), r.u64(24), r.u32(48), r.u32(52));
+        let (compressed, kind) = (r.u8(40), r.u8(41));
+
+        holds(!self.raw(), "embedded data in a raw stream, of size", size)?;
+        holds(self.has(record::EMBED_DATA), "embedded data without EMBED_DATA, of size", size)?;
+        numbered(object)?;
+        known(kind == 0, "embedded type", kind)?;
+        known(compression::is_known(compressed), "compression", compressed)?;
+        holds(size <= record::MAX_BLOCK, "block size", size)?;
+        holds(offset.checked_add(size).is_some(), "offset", offset)?;
+        // Stricter, down to the end: the kernel decompresses as much as one field says into as much as
+        // another says, when the file is read.
+        holds(u64::from(plain) == size, "decompressed size", plain)?;
+        holds((1..=MAX_EMBEDDED).contains(&packed), "compressed size", packed)?;
+        holds(packed < plain, "compressed size", packed)?;
+        holds(compression::is_algorithm(compressed), "compression", compressed)?;
+        holds(compression::is_announced(compressed, self.features), "unannounced compression", compressed)?;
+        // The offset of DMU_SPILL_BLKID, the last block but one.
+        supported(offset != size.wrapping_mul(2).wrapping_neg(), EMBEDDED_SPILL)?;
+        supported(self.allows(size), LARGE_EMBEDDED)?;
+        holds(self.size(object) == size, "a block size other than its object's,", size)
+    }
+
+    fn object_range(&self, r: &Record) -> Result<(), Breach> {
+        let (first, slots) = (r.u64(8), r.u64(16));
+
+        holds(self.raw(), "a range of a raw stream, of objects from", first)?;
+        holds(slots == DNODES as u64, "slots", slots)?;
+        holds(first % DNODES as u64 == 0, "first object", first)?;
+        holds(first <= MAX_OBJECT - DNODES as u64, "first object", first)
+    }
+
+    fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
+    fn raw(&self) -> bool {
+        self.has(record::RAW)
+    }
+
+    fn allows(&self, size: impl Into<u64>) -> bool {
+        size.into() <= OLD_MAX_BLOCK || self.has(record::LARGE_BLOCKS)
+    }
+
+    /// Blocks in a raw stream are as on disk: compressed or not.
+    fn stored(&self, compressed: u8) -> Result<(), Breach> {
+        let right = compressed == compression::OFF || compression::is_algorithm(compressed);
+        holds(right, "compression", compressed)?;
+        holds(compression::is_announced(compressed, self.features), "unannounced compression", compressed)
+    }
+
+    fn remember(&mut self, object: u64, size: u32) {
+        if object / DNODES as u64 != self.dnodes {
+            (self.dnodes, self.sizes) = (object / DNODES as u64, [0; DNODES]);
+        }
+        self.sizes[(object % DNODES as u64) as usize] = size;
+    }
+
+    /// The block size of an object; 0: not known.
+    fn size(&self, object: u64) -> u64 {
+        if object / DNODES as u64 != self.dnodes {
+            return 0;
+        }
+        self.sizes[(object % DNODES as u64) as usize].into()
+    }
+}
+
+fn free(r: &Record) -> Result<(), Breach> {
+    let (object, offset, length) = (r.u64(8), r.u64(16), r.u64(24));
+
+    numbered(object)?;
+    // All ones: to the end.
+    holds(length == u64::MAX || offset.checked_add(length).is_some(), "length", length)
+}
+
+fn freeobjects(r: &Record) -> Result<(), Breach> {
+    let (first, count) = (r.u64(8), r.u64(16));
+
+    holds(first.checked_add(count).is_some(), "objects", count)
+}
+
+fn numbered(object: u64) -> Result<(), Breach> {
+    holds((1..MAX_OBJECT).contains(&object), "object", object)
+}
+
+fn typed(field: &str, code: u32) -> Result<(), Breach> {
+    // On disk a type has 8 bits.
+    holds(code <= 0xff, field, code)?;
+    known(object_type::is_known(code), field, code)?;
+    // Stricter.
+    holds(!object_type::has_block_pointers(code), field, code)
+}
+
+/// A rule that no sender breaks.
+fn holds(right: bool, field: &str, value: impl Into<u64>) -> Result<(), Breach> {
+    if right { Ok(()) } else { Err(Breach::Damaged(format!("{field} {}", value.into()))) }
+}
+
+/// A rule that senders to come may break.
+fn known(right: bool, field: &str, value: impl Into<u64>) -> Result<(), Breach> {
+    if right {
+        return Ok(());
+    }
+    Err(Breach::Unsupported(format!(
+        "ZFS stream with {field} {}, which only a newer OpenZFS can know: carry it with --opaque",
+        value.into()
+    )))
+}
+
+/// A rule that senders of today break: what they made, and the remedy.
+fn supported(right: bool, remedy: &str) -> Result<(), Breach> {
+    if right { Ok(()) } else { Err(Breach::Unsupported(remedy.to_owned())) }
+}
