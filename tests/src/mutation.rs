@@ -210,23 +210,31 @@ fn inside(stream: &Stream) -> Vec<usize> {
 }
 
 /// Up to 16 of its records beside BEGIN and END, few of them long: a judge of streams has nothing
-/// from the others.
+/// from the others. An embedded block comes with its object, whose block size it has.
 fn shortened(sample: &Stream, next: &mut impl FnMut(u64) -> u64) -> Stream {
     let first = next(sample.records.len() as u64) as usize;
     let step = 1 + next(3) as usize;
     let long = next(32) == 0;
     let (mut kept, mut length) = (0, 0);
-    let records = sample.records.iter().enumerate().filter(|(n, rec)| {
+    let mut keep = vec![false; sample.records.len()];
+    for (n, rec) in sample.records.iter().enumerate() {
         if [kind::BEGIN, kind::END].contains(&rec.kind()) {
-            return true;
+            keep[n] = true;
+        } else if n >= first && (n - first) % step == 0 && kept < 16 {
+            let fits = long || length + rec.payload.len() as u64 <= USUAL;
+            kept += usize::from(fits);
+            length += if fits { rec.payload.len() as u64 } else { 0 };
+            keep[n] = fits;
         }
-        let fits = kept < 16 && (long || length + rec.payload.len() as u64 <= USUAL);
-        let keep = *n >= first && (n - first) % step == 0 && fits;
-        kept += usize::from(keep);
-        length += if keep { rec.payload.len() as u64 } else { 0 };
-        keep
-    });
-    Stream { records: records.map(|(_, rec)| rec.clone()).collect() }
+        if keep[n] && rec.kind() == kind::WRITE_EMBEDDED {
+            let is_its_object = |r: &Rec| r.kind() == kind::OBJECT && r.u64(8) == rec.u64(8);
+            if let Some(object) = sample.records[..n].iter().rposition(is_its_object) {
+                keep[object] = true;
+            }
+        }
+    }
+    let records = sample.records.iter().zip(keep).filter(|(_, keep)| *keep);
+    Stream { records: records.map(|(rec, _)| rec.clone()).collect() }
 }
 
 /// Turns one feature or flag of a BEGIN round: also those that are what others ask for.
