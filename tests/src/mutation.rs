@@ -212,7 +212,7 @@ fn inside(stream: &Stream) -> Vec<usize> {
 /// Up to 16 of its records beside BEGIN and END, few of them long: a judge of streams has nothing
 /// from the others. An embedded block comes with its object, whose block size it has.
 fn shortened(sample: &Stream, next: &mut impl FnMut(u64) -> u64) -> Stream {
-    let first = next(sample.records.len() as u64) as usize;
+    let first = next(sample.records.len() as u64 - 1) as usize;
     let step = 1 + next(3) as usize;
     let long = next(32) == 0;
     let (mut kept, mut length) = (0, 0);
@@ -253,10 +253,17 @@ fn feature(stream: &mut Stream, next: &mut impl FnMut(u64) -> u64) -> String {
 
 /// Changes a field, and gives the record the payload that it then asks for.
 fn field(stream: &mut Stream, next: &mut impl FnMut(u64) -> u64) -> String {
-    // A kind first: a stream holds many WRITEs and few of the others.
+    // A kind first: a stream holds many WRITEs and few of the others. BEGIN and END only now and then:
+    // each stream has them, and most of what they say is not a record's business.
     let mut kinds: Vec<u32> = stream.records.iter().map(Rec::kind).collect();
     kinds.sort_unstable();
     kinds.dedup();
+    if next(8) != 0 {
+        kinds.retain(|kind| ![kind::BEGIN, kind::END].contains(kind));
+    }
+    if kinds.is_empty() {
+        kinds.push(kind::END);
+    }
     let kind = *pick(next, &kinds);
     let of: Vec<usize> = (0..stream.records.len()).filter(|n| stream.records[*n].kind() == kind).collect();
     let rec = &mut stream.records[*pick(next, &of)];
