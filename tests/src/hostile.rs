@@ -49,9 +49,73 @@ fn features(bits: u64) -> impl Fn(&mut Stream) {
     }
 }
 
+/// Streams with one record that says what no `zfs send` says, or what one says wrongly: some corrupt
+/// the memory of a receiving kernel, some make it panic when the file is read, some leave a file that
+/// cannot be read.
+pub fn poison() -> Vec<Hostile> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, why: &'static str, change: &dyn Fn(&mut Stream)| {
+        let mut stream = full();
+        change(&mut stream);
+        all.push(Hostile { name: format!("poison-{name}"), bytes: stream.bytes(), why });
+    };
+    // A file of a megabyte has 128 KiB a block: its first one.
+    let block =
+        |s: &Stream| s.records.iter().position(|rec| rec.kind() == kind::WRITE && rec.u64(32) == 131_072).unwrap();
+    let embed = move |s: &mut Stream, algorithm: u8, size: u32, length: u64, data: &[u8]| {
+        let at = block(s);
+        let object = s.records[at].u64(8);
+        let mut rec = Rec::new(kind::WRITE_EMBEDDED).with(8, object).with(24, length).with(32, s.records[0].u64(40));
+        rec.head[40] = algorithm;
+        rec.set_u32(48, size);
+        rec.set_u32(52, data.len() as u32);
+        s.records[at] = rec.followed_by(data);
+    };
+    // 512 zeros by LZ4: the length of what follows, one zero, 506 more as a match of it, and five zeros.
+    const ZEROS: [u8; 16] = [0, 0, 0, 12, 0x1f, 0, 1, 0, 255, 232, 0x50, 0, 0, 0, 0, 0];
+
+    // 12 KiB of the sender's choice behind a bonus buffer of 320 bytes.
+    add("bonus", "a OBJECT record with bonus length 12288", &|s| {
+        let at = s.records.iter().rposition(|rec| rec.kind() == kind::OBJECT).unwrap();
+        s.records[at].set_u32(28, 12_288);
+        s.records[at].payload = vec![b'A'; 12_288];
+    });
+    // Blocks of 64 bytes, or of 512, where the file has 128 KiB.
+    add("embedded", "a WRITE_EMBEDDED record with embedded data without EMBED_DATA", &|s| {
+        embed(s, 2, 64, 131_072, &[b'B'; 64]);
+    });
+    add("embedded-announced", "a WRITE_EMBEDDED record with decompressed size 64", &|s| {
+        features(1 << 16)(s);
+        embed(s, 2, 64, 131_072, &[b'B'; 64]);
+    });
+    add("embedded-small", "a WRITE_EMBEDDED record with a block size other than its object's, 512", &|s| {
+        features(1 << 16 | 1 << 17)(s);
+        embed(s, 15, 512, 512, &ZEROS);
+    });
+    // Compressed by what nobody knows.
+    add("compression", "ZFS stream with compression 100, which only a newer OpenZFS can know", &|s| {
+        features(1 << 22)(s);
+        let at = block(s);
+        s.records[at].head[50] = 100;
+        s.records[at].set_u64(96, 131_072);
+    });
+    // As honest ones are made, with `zfs send -e` and a recordsize of 1 MiB or extended attributes.
+    add("embedded-large", "send with -L, or without -e", &|s| {
+        features(1 << 16 | 1 << 17)(s);
+        embed(s, 15, 1 << 20, 1 << 20, &ZEROS);
+    });
+    add("embedded-spill", "zfs send -e does since OpenZFS 2.3 and receivers take for data: send without -e", &|s| {
+        features(1 << 16 | 1 << 17)(s);
+        embed(s, 15, 512, 512, &ZEROS);
+        let at = s.records.iter().position(|rec| rec.kind() == kind::WRITE_EMBEDDED).unwrap();
+        s.records[at].set_u64(16, 0u64.wrapping_sub(1024));
+    });
+    all
+}
+
 /// All that must be refused before `zfs` is started.
 pub fn streams() -> Vec<Hostile> {
-    let mut all = Vec::new();
+    let mut all = poison();
     let mut add = |name: &str, why: &'static str, bytes: Vec<u8>| {
         all.push(Hostile { name: name.to_owned(), bytes, why });
     };

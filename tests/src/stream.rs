@@ -49,6 +49,13 @@ pub mod kind {
 }
 use kind::*;
 
+/// Types: `DMU_OT_PLAIN_FILE_CONTENTS` and `DMU_OT_SA`.
+const FILE: u32 = 19;
+const SYSTEM_ATTRIBUTES: u32 = 44;
+/// How blocks are compressed: not, or by LZ4.
+const OFF: u8 = 2;
+const LZ4: u8 = 15;
+
 /// Offsets and widths of all numbers in a record, but its type, payload length and checksum.
 fn fields(kind: u32) -> &'static [(usize, usize)] {
     match kind {
@@ -112,29 +119,73 @@ impl Rec {
         Rec::new(WRITE).with(8, 1).with(32, data.len() as u64).followed_by(data)
     }
 
-    /// One of each kind of record that may be in a sub-stream, payloads of all sorts.
+    /// The same in a raw stream: encrypted and not compressed.
+    pub fn raw_write(data: &[u8]) -> Rec {
+        let mut rec = Rec::write(data).with(96, data.len() as u64);
+        rec.head[50] = OFF;
+        rec
+    }
+
+    /// A file, as `zfs send` tells of it before its data.
+    pub fn object(number: u64, block_size: u32) -> Rec {
+        let mut rec = Rec::new(OBJECT).with(8, number).followed_by(&[1; 184]);
+        for (at, value) in [(16, FILE), (20, SYSTEM_ATTRIBUTES), (24, block_size), (28, 181)] {
+            rec.set_u32(at, value);
+        }
+        rec.head[34] = 1;
+        rec
+    }
+
+    /// The same in a raw stream: an encrypted bonus buffer of full length.
+    pub fn raw_object(number: u64, block_size: u32) -> Rec {
+        let mut rec = Rec::object(number, block_size).followed_by(&[2; 320]);
+        rec.set_u32(36, 320);
+        rec.head[48..51].copy_from_slice(&[17, 1, 1]);
+        rec
+    }
+
+    /// Compressed blocks of 128 KiB and of 1 KiB of extended attributes, in 512 bytes each.
+    fn packed(kind: u32, algorithm: u8) -> Rec {
+        let mut rec = match kind {
+            WRITE => Rec::new(WRITE).with(32, 131_072).with(96, 512),
+            _ => Rec::new(SPILL).with(16, 1024).with(40, 512),
+        };
+        rec.head[if kind == WRITE { 50 } else { 33 }] = algorithm;
+        rec.with(8, 2).followed_by(&[3; 512])
+    }
+
+    /// One of each kind of record that may be in a sub-stream with the features [`Sub::EVERY`],
+    /// payloads of all sorts.
     pub fn every_kind() -> Vec<Rec> {
-        let mut object = Rec::new(OBJECT).with(8, 1).followed_by(&[1; 184]);
-        object.set_u32(28, 181);
-        let mut raw_object = Rec::new(OBJECT).with(8, 2).followed_by(&[2; 320]);
-        raw_object.set_u32(28, 176);
-        raw_object.set_u32(36, 320);
-        let mut compressed = Rec::new(WRITE).with(8, 2).with(32, 131_072).with(96, 512).followed_by(&[3; 512]);
-        compressed.head[50] = 15;
-        let mut embedded = Rec::new(WRITE_EMBEDDED).with(8, 2).with(24, 512).followed_by(&[4; 32]);
-        embedded.set_u32(48, 512);
+        let mut embedded = Rec::new(WRITE_EMBEDDED).with(8, 2).with(16, 131_072).with(24, 131_072);
+        embedded.head[40] = LZ4;
+        embedded.set_u32(48, 131_072);
         embedded.set_u32(52, 27);
         vec![
-            object,
-            raw_object,
+            Rec::object(1, 1024),
+            Rec::object(2, 131_072),
             Rec::new(FREEOBJECTS).with(8, 3).with(16, 29),
             Rec::write(&[5; 1024]),
-            compressed,
+            Rec::packed(WRITE, LZ4),
             Rec::new(FREE).with(8, 1).with(16, 1024).with(24, u64::MAX),
             Rec::new(SPILL).with(8, 1).with(16, 512).followed_by(&[6; 512]),
-            Rec::new(SPILL).with(8, 2).with(16, 1024).with(40, 512).followed_by(&[7; 512]),
-            embedded,
-            Rec::new(OBJECT_RANGE).with(8, 32).with(16, 32),
+            embedded.followed_by(&[4; 32]),
+            Rec::new(FREE).with(8, 2).with(16, 262_144).with(24, 131_072),
+            Rec::new(FREEOBJECTS).with(8, 32).with(16, (1 << 48) - 32),
+        ]
+    }
+
+    /// The same of a raw sub-stream, with the features [`Sub::EVERY_RAW`].
+    pub fn every_raw_kind() -> Vec<Rec> {
+        vec![
+            Rec::new(OBJECT_RANGE).with(16, 32),
+            Rec::new(FREEOBJECTS).with(16, 1),
+            Rec::raw_object(1, 512),
+            Rec::raw_object(2, 131_072),
+            Rec::packed(WRITE, LZ4),
+            Rec::raw_write(&[5; 512]),
+            Rec::new(FREE).with(8, 2).with(16, 262_144).with(24, u64::MAX),
+            Rec::packed(SPILL, LZ4),
         ]
     }
 
@@ -228,6 +279,14 @@ impl Rec {
         self.big = !self.big;
     }
 
+    /// Makes the payload as long as the fields say, if that is not beyond what any stream holds.
+    pub fn fit(&mut self) {
+        let length = self.payload_length();
+        if length <= 16 << 20 {
+            self.payload.resize(length as usize, 7);
+        }
+    }
+
     /// The length of the payload that its fields ask for, in bytes, however long.
     pub fn payload_length(&self) -> u64 {
         let rounded = |n: u32| u64::from(n).next_multiple_of(8);
@@ -269,10 +328,24 @@ pub struct Sub {
 }
 
 impl Sub {
+    /// Feature of `zfs send -e`.
+    pub const EMBED_DATA: u64 = 1 << 16;
+    /// Feature with `-c`, `-e` or `-w`: blocks may be compressed by LZ4.
+    pub const LZ4: u64 = 1 << 17;
+    /// Feature of `zfs send -L`.
+    pub const LARGE_BLOCKS: u64 = 1 << 19;
     /// Feature of `zfs send -c`.
     pub const COMPRESSED: u64 = 1 << 22;
+    /// Feature of a file system with dnodes of more than 512 bytes.
+    pub const LARGE_DNODE: u64 = 1 << 23;
     /// Feature of `zfs send -w`, which sets `COMPRESSED` too.
     pub const RAW: u64 = 1 << 24;
+    /// Feature with `-c` or `-w`: blocks may be compressed by ZSTD.
+    pub const ZSTD: u64 = 1 << 25;
+    /// What [`Rec::every_kind`] needs.
+    pub const EVERY: u64 = Sub::EMBED_DATA | Sub::LZ4 | Sub::COMPRESSED;
+    /// What [`Rec::every_raw_kind`] needs.
+    pub const EVERY_RAW: u64 = Sub::RAW | Sub::LZ4 | Sub::COMPRESSED;
 
     /// A full stream of a file system with one block of data, made in November 2023.
     pub fn full(toname: &str, to: u64) -> Sub {

@@ -13,7 +13,7 @@ use sequoia_openpgp as openpgp;
 use zsnap_common::keys::SigningKey;
 use zsnap_common::payload::{Base, Manifest, ZfsHead};
 use zsnap_common::zstream::Guid;
-use zsnap_tests::hostile::{described, odd, streams};
+use zsnap_tests::hostile::{described, odd, poison, streams};
 use zsnap_tests::scene::{Scene, have, name, run, seal_with};
 use zsnap_tests::stream::{RECORD, Stream, Sub, kind};
 use zsnap_tests::{SAMPLES, sample};
@@ -275,6 +275,29 @@ fn hostile_streams_are_refused_before_zfs_is_started() {
     assert_eq!(pool.received().len(), 1);
 }
 
+/// An older zsnap-queue let these through: see above for what becomes of their queue files.
+#[test]
+fn poisonous_streams_are_not_queued_and_their_remedies_work() {
+    let scene = Scene::new();
+    let queue = |flags: &[&str], target: &str, stream: &[u8]| {
+        scene.queue(&[flags, &["--strip", "s", &format!("s/{target}")]].concat(), stream)
+    };
+    for hostile in poison() {
+        queue(&[], "laptop/src/data", &hostile.bytes).expect(65).says(hostile.why);
+    }
+    assert!(scene.spooled("laptop").is_empty());
+
+    // The stream without -e, and with -Le.
+    queue(&[], "laptop/src/without", &sample("full.zfs")).expect(0);
+    queue(&[], "laptop/src/with", &sample("largeblock-Lec.zfs")).expect(0);
+    // What a newer OpenZFS may know is carried as any other stream.
+    let newer = poison().into_iter().find(|hostile| hostile.why.contains("newer")).unwrap();
+    let refused = queue(&[], "laptop/src/newer", &newer.bytes).expect(65);
+    refused.says("carry it with --opaque");
+    queue(&["--opaque", "--full"], "laptop/src/newer", &newer.bytes).expect(0);
+    assert_eq!(scene.spooled("laptop").len(), 3);
+}
+
 /// Taken under a clock that was ahead: it is received when that is past, and zsnap-queue does not take
 /// it any more.
 #[test]
@@ -316,7 +339,8 @@ fn good_streams_are_taken_apart_and_their_properties_dropped() {
         let dataset = format!("src/sample{n}");
         if first.u64(48) != 0 {
             let kept = (first.u64(16) >> 2) & (Sub::RAW | Sub::COMPRESSED);
-            let base = Stream::plain(Sub::full("src/data@base", first.u64(48)).features(kept)).bytes();
+            let base = Sub::full("src/data@base", first.u64(48)).features(kept).records([]);
+            let base = Stream::plain(base).bytes();
             send(&mut pool, &dataset, &base);
         }
         send(&mut pool, &dataset, &stream);

@@ -62,11 +62,16 @@ fn synthetic() -> Stream {
         "tank/home@c",
         &[9; 64],
         [
-            Sub::full("tank/home@a", 1).records(Rec::every_kind()),
+            Sub::full("tank/home@a", 1).features(Sub::EVERY).records(Rec::every_kind()),
             Sub::increment("tank/home@b", 1, 2).records([]),
             Sub::increment("tank/home@c", 2, 3),
         ],
     )
+}
+
+/// A raw stream of every kind of record, about 6 KB.
+fn synthetic_raw() -> Stream {
+    Stream::plain(Sub::full("tank/home@a", 1).features(Sub::EVERY_RAW).records(Rec::every_raw_kind()))
 }
 
 fn both_orders(stream: Stream) -> [Vec<u8>; 2] {
@@ -238,7 +243,7 @@ fn what_is_no_stream_is_told_apart_from_one_that_broke_off() {
 
 #[test]
 fn every_changed_bit_is_found() {
-    for mut bytes in both_orders(synthetic()) {
+    for mut bytes in both_orders(synthetic()).into_iter().chain(both_orders(synthetic_raw())) {
         assert!(gate(&bytes).is_ok());
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -455,7 +460,7 @@ fn hostile_streams_with_right_checksums_are_refused() {
 #[test]
 fn features_that_only_the_receiving_kernel_must_know_pass() {
     for bit in 0..62 {
-        let bytes = Stream::plain(Sub::full("tank@a", 1).features(1 << bit)).bytes();
+        let bytes = Stream::plain(Sub::full("tank@a", 1).features(1 << bit).records([])).bytes();
         assert_eq!(gate(&bytes).is_ok(), [2, 16, 17, 19, 22, 23, 24, 25, 26, 27, 28, 29].contains(&bit), "{bit}");
     }
 }

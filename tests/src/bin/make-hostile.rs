@@ -34,10 +34,17 @@ fn main() {
     };
     for hostile in streams() {
         write("bad", "lab", &format!("src/{}", hostile.name), &hostile.bytes);
-        let raw: &[(&str, &str)] = &[("sibling-prefix", "escape"), ("child", "child")];
-        for (_, file) in raw.iter().filter(|(name, _)| *name == hostile.name) {
-            fs::write(out.join("raw").join(file), &hostile.bytes).unwrap();
-        }
+        let file = match hostile.name.as_str() {
+            "sibling-prefix" => "escape",
+            "child" => "child",
+            // With what zsnap-queue must say of it beside it.
+            poison if poison.starts_with("poison-") => {
+                fs::write(out.join("raw").join(format!("{poison}.why")), hostile.why).unwrap();
+                poison
+            }
+            _ => continue,
+        };
+        fs::write(out.join("raw").join(file), &hostile.bytes).unwrap();
     }
     for (name, stream) in odd() {
         write("odd", "lab", &format!("src/{name}"), &stream);

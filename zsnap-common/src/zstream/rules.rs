@@ -141,12 +141,11 @@ impl Rules {
         numbered(object)?;
         typed("type", kind)?;
         known(checksum < CHECKSUMS, "checksum", checksum)?;
-        holds((MIN_BLOCK..=record::MAX_BLOCK).contains(&size), "block size", size)?;
+        holds(size >= MIN_BLOCK, "block size", size)?;
         holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
         holds(offset.checked_add(size).is_some(), "offset", offset)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         if self.raw() {
-            holds(packed != 0, "compressed size", packed)?;
             // Stricter, here and below: what nothing decompresses cannot be read again.
             self.stored(compressed)?;
         } else if compressed != 0 {
@@ -165,7 +164,7 @@ impl Rules {
 
         numbered(object)?;
         typed("type", kind)?;
-        holds((MIN_BLOCK..=record::MAX_BLOCK).contains(&size), "block size", size)?;
+        holds(size >= MIN_BLOCK, "block size", size)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         if self.raw() {
             holds(packed != 0, "compressed size", packed)?;
@@ -186,13 +185,11 @@ impl Rules {
         numbered(object)?;
         known(kind == 0, "embedded type", kind)?;
         known(compression::is_known(compressed), "compression", compressed)?;
-        holds(size <= record::MAX_BLOCK, "block size", size)?;
         holds(offset.checked_add(size).is_some(), "offset", offset)?;
-        // Stricter, down to the end: the kernel decompresses as much as one field says into as much as
-        // another says, when the file is read.
+        // Stricter, down to the end: the kernel decompresses as much as one field says into a block as
+        // long as its object's, when the file is read.
         holds(u64::from(plain) == size, "decompressed size", plain)?;
         holds((1..=MAX_EMBEDDED).contains(&packed), "compressed size", packed)?;
-        holds(packed < plain, "compressed size", packed)?;
         holds(compression::is_algorithm(compressed), "compression", compressed)?;
         holds(compression::is_announced(compressed, self.features), "unannounced compression", compressed)?;
         // The offset of DMU_SPILL_BLKID, the last block but one.

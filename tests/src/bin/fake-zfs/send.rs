@@ -53,7 +53,8 @@ fn sub(fs: &str, dataset: &Dataset, base: Option<(u64, u64)>, number: usize, raw
     let snapshot = &dataset.snapshots[number];
     let toname = format!("{fs}@{}", snapshot.name);
     let unchanged = base.is_some_and(|(_, content)| content == dataset.contents[number]);
-    let data: Vec<Rec> = noise(snapshot.guid, DATA).chunks(96 << 10).map(Rec::write).collect();
+    let block = if raw { Rec::raw_write } else { Rec::write };
+    let data: Vec<Rec> = noise(snapshot.guid, DATA).chunks(96 << 10).map(block).collect();
     Sub::increment(&toname, base.map_or(0, |(guid, _)| guid), snapshot.guid)
         .records(if unchanged { Vec::new() } else { data })
         .objset(if dataset.kind == Kind::Volume { 3 } else { 2 })
