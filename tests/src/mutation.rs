@@ -145,9 +145,10 @@ impl Mutator {
     pub fn new(samples: Vec<Stream>) -> Mutator {
         let mut kinds: Vec<Vec<Rec>> = vec![Vec::new(); 11];
         // What no sample has, or few: made from nothing.
-        let made = Rec::every_kind().into_iter().chain([Rec::new(kind::REDACT).with(8, 1).with(24, 512)]);
+        let mut made = [Rec::every_kind(), Rec::every_raw_kind()].concat();
+        made.push(Rec::new(kind::REDACT).with(8, 1).with(24, 512));
         let real = samples.iter().flat_map(|s| &s.records).filter(|rec| rec.payload.len() as u64 <= USUAL).cloned();
-        for rec in made.chain(real).filter(|rec| ![kind::BEGIN, kind::END].contains(&rec.kind())) {
+        for rec in made.into_iter().chain(real).filter(|rec| ![kind::BEGIN, kind::END].contains(&rec.kind())) {
             let of = &mut kinds[rec.kind() as usize];
             if of.len() < 4000 {
                 of.push(rec);
