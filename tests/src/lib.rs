@@ -7,6 +7,7 @@ use zsnap_common::zstream::{self, Guid, SubStream};
 
 pub mod expirer;
 pub mod hostile;
+pub mod mutation;
 pub mod nodes;
 pub mod pool;
 pub mod random;

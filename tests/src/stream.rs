@@ -212,7 +212,7 @@ impl Rec {
     /// Reads the payload that belongs to it.
     pub fn read_payload(&mut self, input: &mut impl Read) -> io::Result<()> {
         match self.payload_length() {
-            length @ ..=0x0100_0000 => self.payload.resize(length, 0),
+            length @ ..=0x0100_0000 => self.payload.resize(length as usize, 0),
             length => return Err(io::Error::other(format!("a payload of {length} bytes"))),
         }
         input.read_exact(&mut self.payload)
@@ -243,19 +243,26 @@ impl Rec {
         self.set(at, 8, value);
     }
 
+    /// Changes the snapshot that it says it belongs to.
+    pub fn set_toguid(&mut self, guid: u64) {
+        self.set_u64(toguid_at(self.kind()), guid);
+    }
+
     /// Changes the name in a BEGIN.
     pub fn set_toname(&mut self, name: &str) {
         self.head[56..].fill(0);
         self.head[56..56 + name.len()].copy_from_slice(name.as_bytes());
     }
 
-    fn number(&self, at: usize, width: usize) -> u64 {
+    /// The number at an offset, of that many bytes.
+    pub fn number(&self, at: usize, width: usize) -> u64 {
         let digit = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
         let bytes = &self.head[at..at + width];
         if self.big { bytes.iter().fold(0, digit) } else { bytes.iter().rev().fold(0, digit) }
     }
 
-    fn set(&mut self, at: usize, width: usize, value: u64) {
+    /// Changes the number at an offset, of that many bytes.
+    pub fn set(&mut self, at: usize, width: usize, value: u64) {
         for n in 0..width {
             let place = if self.big { width - 1 - n } else { n };
             self.head[at + place] = (value >> (8 * n)) as u8;
@@ -276,22 +283,22 @@ impl Rec {
     pub fn fit(&mut self) {
         let length = self.payload_length();
         if length <= 16 << 20 {
-            self.payload.resize(length, 7);
+            self.payload.resize(length as usize, 7);
         }
     }
 
-    /// By the fields of a record that `zfs send` made; hostile ones are not for parsing.
-    fn payload_length(&self) -> usize {
-        let rounded = |n: u32| n.div_ceil(8) * 8;
+    /// The length of the payload that its fields ask for, in bytes, however long.
+    pub fn payload_length(&self) -> u64 {
+        let rounded = |n: u32| u64::from(n).next_multiple_of(8);
         match self.kind() {
-            BEGIN => self.u32(4) as usize,
-            OBJECT if self.u32(36) > 0 => self.u32(36) as usize,
-            OBJECT => rounded(self.u32(28)) as usize,
-            WRITE if self.head[50] > 0 => self.u64(96) as usize,
-            WRITE => self.u64(32) as usize,
-            SPILL if self.u64(40) > 0 => self.u64(40) as usize,
-            SPILL => self.u64(16) as usize,
-            WRITE_EMBEDDED => rounded(self.u32(52)) as usize,
+            BEGIN => u64::from(self.u32(4)),
+            OBJECT if self.u32(36) > 0 => u64::from(self.u32(36)),
+            OBJECT => rounded(self.u32(28)),
+            WRITE if self.head[50] > 0 => self.u64(96),
+            WRITE => self.u64(32),
+            SPILL if self.u64(40) > 0 => self.u64(40),
+            SPILL => self.u64(16),
+            WRITE_EMBEDDED => rounded(self.u32(52)),
             _ => 0,
         }
     }
@@ -437,7 +444,7 @@ impl Stream {
         let mut records = Vec::new();
         while !bytes.is_empty() {
             let mut rec = Rec { big, head: bytes[..RECORD].to_vec(), payload: Vec::new() };
-            let end = RECORD + rec.payload_length();
+            let end = RECORD + rec.payload_length() as usize;
             rec.payload = bytes[RECORD..end].to_vec();
             records.push(rec);
             bytes = &bytes[end..];
