@@ -76,15 +76,23 @@ fn what_zrep_has_not_sent() {
     assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent zrep_00000d last");
 }
 
-/// A dataset that the second listing lacks may be zrep's.
+/// A dataset of which nothing is said may be zrep's.
 #[test]
-fn a_list_of_datasets_that_is_cut_takes_no_protection_away() {
+fn what_zfs_does_not_say_takes_no_protection_away() {
     let e = Expirer::new();
     e.take("tank/a", [("zrep_000001", NOON), ("zrep_000002", NOON + 1), ("last", NOON + 2)]);
     e.scene.zfs(&["set", "zrep:src-fs=tank/a", "tank/a"]).expect(0);
-    let cut = |how: &str| e.wrapper(&format!("case \"$*\" in *zrep:src-fs*) $real \"$@\" | {how}; exit ;; esac"));
-    e.expire(&[&LAST[..], &["--zfs", &cut("head -c -3")]].concat()).expect(69).says("has no end");
-    e.silent(&[&LAST[..], &["--zfs", &cut("head -n 1")]].concat());
+    let with = |script: &str| e.expire(&[&LAST[..], &["--zfs", &e.wrapper(script)]].concat());
+    let cut = "$real \"$@\" | head -c -1; exit";
+    with(&format!("case \"$*\" in *zrep:src-fs*) {cut} ;; esac")).expect(69).says("has no end");
+    with("case \"$*\" in 'get '*) exit 1 ;; esac").expect(69);
+    with("case \"$*\" in *zrep:src-fs*) echo 'dataset does not exist' >&2; exit 1 ;; esac").expect(0);
+    // Nor a listing that fails, or that is cut, where each is asked then.
+    for how in ["exit 1", "$real \"$@\" | head -c 30; exit", "$real \"$@\" | head -n 1; exit", cut] {
+        with(&format!("case \"$*\" in list*zrep:sent*) {how} ;; esac")).expect(0);
+    }
+    assert_eq!(e.left("tank/a"), "zrep_000001 zrep_000002 last");
+    with("case \"$*\" in *zrep:sent*) exit 1 ;; esac").expect(69);
     assert_eq!(e.left("tank/a"), "zrep_000001 zrep_000002 last");
 }
 

@@ -213,8 +213,27 @@ mod tests {
             assert_eq!(check_dataset(good), Ok(()), "{good}");
         }
         for bad in [
-            "", "-", "-r", "--", "-r/a", "/tank", "tank/", "1tank", "_tank", ".tank", " tank", "tank@s", "tank/a@s",
-            "tank#b", "a,b", "a%b", "tank/..", "tank\n", "tank\t-r", "t\u{e4}nk", "../tank",
+            "",
+            "-",
+            "-r",
+            "--",
+            "-r/a",
+            "/tank",
+            "tank/",
+            "1tank",
+            "_tank",
+            ".tank",
+            " tank",
+            "tank@s",
+            "tank/a@s",
+            "tank#b",
+            "a,b",
+            "a%b",
+            "tank/..",
+            "tank\n",
+            "tank\t-r",
+            "t\u{e4}nk",
+            "../tank",
         ] {
             assert!(check_dataset(bad).is_err(), "{bad:?}");
         }
