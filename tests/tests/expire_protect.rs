@@ -20,16 +20,19 @@ fn table(e: &Expirer, args: &[&str]) -> String {
 fn the_newest_is_what_the_pool_took_last() {
     let e = Expirer::new();
     e.daily("tank/a", 5);
-    // Received late: the oldest by its time.
+    // Received late: the oldest by its time. As many of the others stay as without them.
     e.take("tank/a", [("late", NOON - 100 * DAY), ("later", NOON - 90 * DAY)]);
     let table = table(&e, &["-k", "2"]);
     let rows = [
-        "tank/a@late   2025-03-07 12:00:00Z  keep     one of the newest 2",
-        "tank/a@later  2025-03-17 12:00:00Z  keep     the newest",
+        "tank/a@d1     2025-06-14 12:00:00Z  keep     one of the newest 2",
+        "tank/a@late   2025-03-07 12:00:00Z  keep     last=1; one of the newest 2; back-dated",
+        "tank/a@later  2025-03-17 12:00:00Z  keep     last=1; the newest; back-dated, counts as of 2025-06-15 12:00:00Z",
     ];
     assert!(rows.iter().all(|row| table.contains(row)), "{table}");
-    e.silent(&["-a", "-k", "last=1", "-k", "2"]);
-    assert_eq!(e.left("tank/a"), "d0 late later");
+    let ran =
+        e.expire(&["-a", "-k", "last=1", "-k", "2"]).expect(0).says("tank/a: 2 of its snapshots, such as tank/a@late");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!(e.left("tank/a"), "d1 d0 late later");
 }
 
 #[test]
