@@ -89,7 +89,8 @@ fn what_zfs_does_not_say_takes_no_protection_away() {
     let cut = "$real \"$@\" | head -c -1; exit";
     with(&format!("case \"$*\" in *zrep:src-fs*) {cut} ;; esac")).expect(69).says("has no end");
     with("case \"$*\" in 'get '*) exit 1 ;; esac").expect(69);
-    with("case \"$*\" in *zrep:src-fs*) echo 'dataset does not exist' >&2; exit 1 ;; esac").expect(0);
+    with("case \"$*\" in *zrep:src-fs*) echo \"cannot open 'tank/a': dataset does not exist\" >&2; exit 1 ;; esac")
+        .expect(0);
     // Nor a listing that fails, or that is cut, where each is asked then.
     for how in ["exit 1", "$real \"$@\" | head -c 30; exit", "$real \"$@\" | head -n 1; exit", cut] {
         with(&format!("case \"$*\" in list*zrep:sent*) {how} ;; esac")).expect(0);
