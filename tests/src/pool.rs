@@ -281,18 +281,23 @@ impl Pool {
     }
 
     /// A user property of a dataset or a snapshot: its own, or that of the next one above.
-    pub fn user_property(&self, name: &str, key: &str) -> Option<&str> {
+    pub fn user_property<'a>(&'a self, name: &'a str, key: &str) -> Option<&'a str> {
+        self.user_property_of(name, key).map(|(value, _)| value)
+    }
+
+    /// The same, and the name of what it is set on.
+    pub fn user_property_of<'a>(&'a self, name: &'a str, key: &str) -> Option<(&'a str, &'a str)> {
         let (mut dataset, snap) = name.split_once('@').map_or((name, None), |(dataset, snap)| (dataset, Some(snap)));
         let own = snap.and_then(|snap| self.datasets.get(dataset)?.snapshot(snap)?.properties.get(key));
-        let mut found = own;
-        while found.is_none() {
-            found = self.datasets.get(dataset).and_then(|d| d.properties.get(key));
-            match dataset.rsplit_once('/') {
-                Some((above, _)) => dataset = above,
-                None => break,
-            }
+        if let Some(own) = own {
+            return Some((own, name));
         }
-        found.map(String::as_str)
+        loop {
+            if let Some(value) = self.datasets.get(dataset).and_then(|d| d.properties.get(key)) {
+                return Some((value, dataset));
+            }
+            (dataset, _) = dataset.rsplit_once('/')?;
+        }
     }
 
     /// `zfs destroy -n DATASET@NAME[,NAME...]`, which does not look at holds.

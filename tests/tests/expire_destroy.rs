@@ -64,7 +64,7 @@ fn one_that_cannot_go_does_not_keep_the_others() {
     many(&e, "tank/b", 4);
     let late = "case \"$1 $2\" in 'destroy tank/a@'*) once && { $real hold 'to keep' tank/a@s0010; $real hold other tank/a@s0010; $real clone tank/a@s0050 tank/clone; } ;; esac";
     let ran = with(&e, late, &[]).expect(1);
-    let ran = ran.says("tank/a@s0010: is held by other, to keep: zfs release other tank/a@s0010");
+    let ran = ran.says("tank/a@s0010: is held by other, 'to keep': zfs release other tank/a@s0010");
     let ran = ran.says("tank/a@s0050: was cloned to tank/clone: destroy or promote that first");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
     assert_eq!(e.left("tank/a"), "s0010 s0050 s0064 s0065");

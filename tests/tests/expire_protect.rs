@@ -20,16 +20,19 @@ fn table(e: &Expirer, args: &[&str]) -> String {
 fn the_newest_is_what_the_pool_took_last() {
     let e = Expirer::new();
     e.daily("tank/a", 5);
-    // Received late: the oldest by its time.
+    // Received late: the oldest by its time. As many of the others stay as without them.
     e.take("tank/a", [("late", NOON - 100 * DAY), ("later", NOON - 90 * DAY)]);
     let table = table(&e, &["-k", "2"]);
     let rows = [
-        "tank/a@late   2025-03-07 12:00:00Z  keep     one of the newest 2",
-        "tank/a@later  2025-03-17 12:00:00Z  keep     the newest",
+        "tank/a@d1     2025-06-14 12:00:00Z  keep     one of the newest 2",
+        "tank/a@late   2025-03-07 12:00:00Z  keep     last=1; one of the newest 2; back-dated",
+        "tank/a@later  2025-03-17 12:00:00Z  keep     last=1; the newest; back-dated, counts as of 2025-06-15 12:00:00Z",
     ];
     assert!(rows.iter().all(|row| table.contains(row)), "{table}");
-    e.silent(&["-a", "-k", "last=1", "-k", "2"]);
-    assert_eq!(e.left("tank/a"), "d0 late later");
+    let ran =
+        e.expire(&["-a", "-k", "last=1", "-k", "2"]).expect(0).says("tank/a: 2 of its snapshots, such as tank/a@late");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!(e.left("tank/a"), "d1 d0 late later");
 }
 
 #[test]
@@ -76,15 +79,24 @@ fn what_zrep_has_not_sent() {
     assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent zrep_00000d last");
 }
 
-/// A dataset that the second listing lacks may be zrep's.
+/// A dataset of which nothing is said may be zrep's.
 #[test]
-fn a_list_of_datasets_that_is_cut_takes_no_protection_away() {
+fn what_zfs_does_not_say_takes_no_protection_away() {
     let e = Expirer::new();
     e.take("tank/a", [("zrep_000001", NOON), ("zrep_000002", NOON + 1), ("last", NOON + 2)]);
     e.scene.zfs(&["set", "zrep:src-fs=tank/a", "tank/a"]).expect(0);
-    let cut = |how: &str| e.wrapper(&format!("case \"$*\" in *zrep:src-fs*) $real \"$@\" | {how}; exit ;; esac"));
-    e.expire(&[&LAST[..], &["--zfs", &cut("head -c -3")]].concat()).expect(69).says("has no end");
-    e.silent(&[&LAST[..], &["--zfs", &cut("head -n 1")]].concat());
+    let with = |script: &str| e.expire(&[&LAST[..], &["--zfs", &e.wrapper(script)]].concat());
+    let cut = "$real \"$@\" | head -c -1; exit";
+    with(&format!("case \"$*\" in *zrep:src-fs*) {cut} ;; esac")).expect(69).says("has no end");
+    with("case \"$*\" in 'get '*) exit 1 ;; esac").expect(69);
+    with("case \"$*\" in *zrep:src-fs*) echo \"cannot open 'tank/a': dataset does not exist\" >&2; exit 1 ;; esac")
+        .expect(0);
+    // Nor a listing that fails, or that is cut, where each is asked then.
+    for how in ["exit 1", "$real \"$@\" | head -c 30; exit", "$real \"$@\" | head -n 1; exit", cut] {
+        with(&format!("case \"$*\" in list*zrep:sent*) {how} ;; esac")).expect(0);
+    }
+    assert_eq!(e.left("tank/a"), "zrep_000001 zrep_000002 last");
+    with("case \"$*\" in *zrep:sent*) exit 1 ;; esac").expect(69);
     assert_eq!(e.left("tank/a"), "zrep_000001 zrep_000002 last");
 }
 

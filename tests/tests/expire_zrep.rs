@@ -15,10 +15,17 @@ fn zrep() -> Expirer {
 }
 
 fn fill(e: &Expirer, dataset: &str, tag: &str, count: u64) {
-    let names: Vec<String> = (0..count).map(|n| format!("{tag}_{n:06x}")).collect();
-    let at = |n: usize| now() - 3600 - (count - 1 - n as u64) * DAY / 2;
-    e.take(dataset, names.iter().enumerate().map(|(n, name)| (name.as_str(), at(n))));
-    for name in &names {
+    fill_in_turn(e, dataset, &[tag], count);
+}
+
+/// One of each tag, then the next.
+fn fill_in_turn(e: &Expirer, dataset: &str, tags: &[&str], count: u64) {
+    let at = |n: u64| now() - 3600 - (count - 1 - n) * DAY / 2;
+    let one = |n: u64| tags.iter().map(move |tag| (format!("{tag}_{n:06x}"), at(n)));
+    let all: Vec<(String, u64)> = (0..count).flat_map(one).collect();
+    e.take(dataset, all.iter().map(|(name, at)| (name.as_str(), *at)));
+    for (name, _) in &all {
+        let (tag, _) = name.split_once('_').unwrap();
         sent(e, &format!("{dataset}@{name}"), tag);
     }
 }
@@ -90,8 +97,7 @@ fn names_and_what_zrep_says_of_them() {
 fn each_tag_by_itself_with_its_own_word() {
     let e = zrep();
     e.create("tank/b");
-    fill(&e, "tank/b", "off", 6);
-    fill(&e, "tank/b", "zrep", 6);
+    fill_in_turn(&e, "tank/b", &["off", "zrep"], 6);
     let last = ["-k", "1", "tank/b"];
     let with = |tags: &'static str| [&["-c", "spacing.conf", "-t", tags][..], &last].concat();
     e.silent(&with("other"));

@@ -250,7 +250,7 @@ fn the_examples_of_zsnap_fanout_work() {
 /// `zfs` with 40 snapshots of tank/home, every 12 hours up to now. It notes what it destroys.
 fn twice_a_day(scene: &Scene) -> PathBuf {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    let snap = |i: u64| format!("tank/home@s{i}\t{}\t{i}\t{}\t0\t-\t-\n", 1000 + i, now - (39 - i) * 12 * 3600);
+    let snap = |i: u64| format!("tank/home@s{i}\t{}\t{i}\t{}\t0\t-\n", 1000 + i, now - (39 - i) * 12 * 3600);
     scene.write("snaps", &(0..40).map(snap).collect::<String>());
     let script = "#!/bin/sh\ncd SCENE\ncase \"$*\" in *filesystem*) printf 'tank/home\\t-\\n' ;; *clones*) cat snaps ;; \
                   *name,guid*) cut -f 1,2 snaps ;; *) echo \"$*\" >> destroyed ;; esac\n";

@@ -4,11 +4,12 @@
 use std::fs;
 use std::path::Path;
 
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "zsnap-queue/src/admit.rs",
     "zsnap-ingest/src/plan.rs",
     "zsnap-ingest/src/plan/zfs.rs",
     "zsnap-ingest/src/plan/opaque.rs",
+    "zsnap-expire/src/backdated.rs",
     "zsnap-expire/src/policy.rs",
     "zsnap-expire/src/spacing.rs",
     "zsnap-expire/src/dated.rs",

@@ -218,9 +218,9 @@ pub struct Output {
 pub fn output(mut command: Command, label: &str, patience: Duration, most: u64) -> anyhow::Result<Output> {
     command.stdout(Stdio::piped());
     let mut child = Child::spawn(command, label)?;
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let read = match child.stdout() {
-        Some(stdout) => Interruptible::patient(stdout, patience).take(most + 1).read_to_string(&mut text),
+        Some(stdout) => Interruptible::patient(stdout, patience).take(most + 1).read_to_end(&mut bytes),
         None => Ok(0),
     };
     let status = match read {
@@ -231,6 +231,8 @@ pub fn output(mut command: Command, label: &str, patience: Duration, most: u64) 
         Err(e) => Err(e.into()),
         Ok(_) => child.wait(Some(patience)),
     }?;
+    // A user property may hold any bytes: one that is not UTF-8 must not hide what else is there.
+    let text = String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
     Ok(Output { status, text, words: child.last_words() })
 }
 

@@ -27,18 +27,20 @@ use crate::trusted;
 /// A `clap::Error` for the command line (also for `--help`), which
 /// [`run_tool`](crate::exit::run_tool) prints; [`Exit::Config`] with FILE:LINE for the file.
 pub fn parse<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(tool: &str) -> Result<(C, T)> {
-    parse_if(tool, |_| true, |_| 0)
+    parse_if(tool, |_| true, |_| 0, &[])
 }
 
-/// The same, but what `--config` names is read only if it `is_toml`, and of a list in the file the
-/// values stay that are of another `kind` than all of the command line's.
+/// The same, but what `--config` names is read only if it `is_toml`, of a list in the file the
+/// values stay that are of another `kind` than all of the command line's, and the options in `one_run`
+/// (`force`, say), which are dangerous in every run, are refused as keys.
 pub fn parse_if<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
     tool: &str,
     is_toml: fn(&Path) -> bool,
     kind: fn(&str) -> u8,
+    one_run: &'static [&'static str],
 ) -> Result<(C, T)> {
     let default = PathBuf::from(format!("/etc/zsnap/{tool}.toml"));
-    parse_from(std::env::args_os().collect(), &default, is_toml, kind)
+    parse_from(std::env::args_os().collect(), &default, is_toml, kind, one_run)
 }
 
 fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
@@ -46,6 +48,7 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
     default: &Path,
     is_toml: fn(&Path) -> bool,
     kind: fn(&str) -> u8,
+    one_run: &'static [&'static str],
 ) -> Result<(C, T)> {
     let mut tables = T::default();
     // What the file must supply may be missing here, so only what is there is looked at. What
@@ -57,7 +60,7 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
         Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => String::new(),
         text => text.or_exit(Exit::Config, path.display())?,
     };
-    let config = Config { path, text: &text, kind };
+    let config = Config { path, text: &text, kind, one_run };
     let (inserted, rest) = config.arguments(&C::command(), &given)?;
     if let Some(rest) = rest {
         tables = toml::from_str(&rest).map_err(|e| config.wrong(e.span(), e.message()))?;
@@ -82,6 +85,8 @@ struct Config<'a> {
     text: &'a str,
     /// Of a value in a list.
     kind: fn(&str) -> u8,
+    /// Options that are not keys.
+    one_run: &'static [&'static str],
 }
 
 /// An argument that stands for a key of the file.
@@ -111,6 +116,10 @@ impl Config<'_> {
                     continue;
                 }
                 _ => {}
+            }
+            if self.one_run.contains(&name) {
+                let remedy = format!("{name} concerns one run: give --{name} on the command line");
+                return Err(self.wrong(Some(key.span()), &remedy));
             }
             let known = command.get_arguments().find(|arg| arg.get_long() == Some(name) && name != "config");
             let Some(arg) = known else {
@@ -260,6 +269,8 @@ mod tests {
         threads: u32,
         #[arg(long, global = true)]
         quick: bool,
+        #[arg(long, global = true)]
+        once: bool,
         #[arg(long, global = true, value_parser = ["red", "green"])]
         color: Vec<String>,
         #[arg(long, global = true, conflicts_with = "color")]
@@ -295,7 +306,7 @@ mod tests {
         let path = dir.path().join("t.toml");
         std::fs::write(&path, config).unwrap();
         let args = ["tool"].iter().chain(args).map(OsString::from).collect();
-        parse_from(args, &path, |_| true, |value| u8::from(value.parse::<u64>().is_ok()))
+        parse_from(args, &path, |_| true, |value| u8::from(value.parse::<u64>().is_ok()), &["once"])
     }
 
     #[test]
@@ -309,6 +320,7 @@ mod tests {
         let (cli, _) = with(config, &["--to", "c", "status", "--level", "1"]).unwrap();
         assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
         assert!(matches!(cli.verb, Some(Verb::Status)));
+        assert!(!cli.once && with(config, &["--once"]).unwrap().0.once);
         // Of a list only what is of the same kind.
         for (list, expected) in [("[\"a\", 7, \"8\"]", &["a", "5"][..]), ("\"a\"", &["a", "5"]), ("7", &["5"])] {
             let (cli, _) = with(&format!("to = {list}\nmust = \"x\""), &["--to", "5"]).unwrap();
@@ -349,6 +361,8 @@ mod tests {
         for (config, line, says) in [
             ("must = \"x\"\nleve = 1", 2, "unknown key \"leve\""),
             ("\n\nconfig = \"x\"", 3, "unknown key"),
+            ("level = 1\nonce = true", 2, "once concerns one run: give --once on the command line"),
+            ("once = false", 1, "once concerns one run"),
             ("quick = 1", 1, "true or false"),
             ("to = [1.5]", 1, "string or a number"),
             ("a = ", 1, ""),
@@ -370,16 +384,17 @@ mod tests {
     fn a_named_file_must_be_there_and_the_default_need_not() {
         let args = |list: &[&str]| list.iter().map(OsString::from).collect();
         let none = Path::new("/nonexistent/t.toml");
-        assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none, |_| true, |_| 0).is_ok());
+        assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none, |_| true, |_| 0, &[]).is_ok());
         let e = parse_from::<Cli, Tables>(
             args(&["tool", "--must", "x", "--config", "/nonexistent/u"]),
             none,
             |_| true,
             |_| 0,
+            &[],
         )
         .unwrap_err();
         assert_eq!(Exit::of(&e), Exit::Config);
-        let e = parse_from::<Cli, Tables>(args(&["tool"]), none, |_| true, |_| 0).unwrap_err();
+        let e = parse_from::<Cli, Tables>(args(&["tool"]), none, |_| true, |_| 0, &[]).unwrap_err();
         assert!(e.downcast_ref::<clap::Error>().is_some());
     }
 
@@ -389,9 +404,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let args =
             || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();
-        assert!(parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0).is_ok());
+        assert!(parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0, &[]).is_ok());
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
-        let e = parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0).unwrap_err();
+        let e = parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0, &[]).unwrap_err();
         assert_eq!(Exit::of(&e), Exit::Config);
         assert_eq!(format!("{e:#}"), format!("{}: may be changed by others: chmod go-w", file.path().display()));
         let fifo = file.path().with_extension("fifo");

@@ -210,7 +210,7 @@ fn label_value(text: &str) -> String {
 }
 
 /// The same JSON in printable ASCII: all else stands in strings only, and keeps its meaning.
-fn ascii(json: &str) -> String {
+pub fn ascii(json: &str) -> String {
     let mut text = String::new();
     for c in json.chars() {
         if matches!(c, ' '..='~' | '\n') {

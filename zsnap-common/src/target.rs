@@ -53,6 +53,20 @@ pub fn check_component(name: &str) -> Result<(), NameError> {
     }
 }
 
+/// Checks the name of a dataset or a pool of this machine (`tank`, `tank/home`) before it becomes an
+/// argument of `zfs` or `zpool`. The name of a pool begins with a letter, so what passes is never an
+/// option, a snapshot, or several names.
+///
+/// # Errors
+/// The name is not one that ZFS accepts; the error quotes it and says why.
+pub fn check_dataset(name: &str) -> Result<(), NameError> {
+    name.parse::<Dataset>()?;
+    match name.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        true => Ok(()),
+        false => refuse(name, "is not a dataset name: a pool's name begins with a letter"),
+    }
+}
+
 /// The name of a machine that is backed up: one component, at most 40 bytes, not starting with
 /// `.` (hidden files) or `-` (options).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -191,6 +205,39 @@ mod tests {
         ] {
             assert!(bad.parse::<Target>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_name_of_a_dataset_is_never_an_option() {
+        for good in ["tank", "tank/home", "tank/-r", "tank/a b", "t", "T-1/x:y"] {
+            assert_eq!(check_dataset(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "-",
+            "-r",
+            "--",
+            "-r/a",
+            "/tank",
+            "tank/",
+            "1tank",
+            "_tank",
+            ".tank",
+            " tank",
+            "tank@s",
+            "tank/a@s",
+            "tank#b",
+            "a,b",
+            "a%b",
+            "tank/..",
+            "tank\n",
+            "tank\t-r",
+            "t\u{e4}nk",
+            "../tank",
+        ] {
+            assert!(check_dataset(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_dataset(&format!("t{}", "d".repeat(255))).is_err());
     }
 
     #[test]

@@ -78,6 +78,18 @@ impl Zfs {
     /// `zfs list -Hp` with these columns of `kind` (`-t`), at and below each of `roots`, or of all
     /// pools: lines of fields with tabs between them. `None`: one of the roots does not exist.
     pub fn list(&self, kind: &str, columns: &str, roots: &[String], depth: Option<u32>) -> Result<Option<String>> {
+        self.list_at_most(MAX_OUTPUT, kind, columns, roots, depth)
+    }
+
+    /// The same, of at most `most` bytes; more are an error.
+    pub fn list_at_most(
+        &self,
+        most: u64,
+        kind: &str,
+        columns: &str,
+        roots: &[String],
+        depth: Option<u32>,
+    ) -> Result<Option<String>> {
         let depth = depth.map(|depth| depth.to_string());
         let mut args = vec!["list", "-Hp", "-t", kind, "-o", columns];
         match &depth {
@@ -85,7 +97,26 @@ impl Zfs {
             None => args.push("-r"),
         }
         args.extend(roots.iter().map(String::as_str));
-        output(&self.zfs, &args)
+        output_at_most(most, &self.zfs, &args)
+    }
+
+    /// The value of a property (`-`: not set) of one dataset or snapshot: all that `zfs get` prints, but the newline
+    /// at its end, so that whatever the value holds, it is nothing but a value. `None`: there is no such dataset.
+    pub fn property(&self, property: &str, name: &str) -> Result<Option<String>> {
+        self.get("value", property, name)
+    }
+
+    /// Where the property is set: `local`, `received`, `inherited from DATASET`, `-`. `None`: there is no such dataset.
+    pub fn property_source(&self, property: &str, name: &str) -> Result<Option<String>> {
+        self.get("source", property, name)
+    }
+
+    fn get(&self, column: &str, property: &str, name: &str) -> Result<Option<String>> {
+        let Some(mut text) = output(&self.zfs, &["get", "-Hp", "-o", column, property, name])? else { return Ok(None) };
+        match text.pop() {
+            Some('\n') => Ok(Some(text)),
+            _ => Err(Exit::Unavailable.error(format!("zfs get {property} {name}: its last line has no end"))),
+        }
     }
 
     /// `zfs destroy` of exact snapshots of one dataset, all of them or none: `NAME@A,B,C`. `Some`: it
@@ -167,7 +198,11 @@ const MAX_OUTPUT: u64 = 512 << 20;
 /// What the program prints; `None`: it says that there is no such thing. To take another failure for
 /// that would be fatal: what is there would seem to be gone.
 fn output(program: &Path, args: &[&str]) -> Result<Option<String>> {
-    match answer(PATIENCE, MAX_OUTPUT, program, args)? {
+    output_at_most(MAX_OUTPUT, program, args)
+}
+
+fn output_at_most(most: u64, program: &Path, args: &[&str]) -> Result<Option<String>> {
+    match answer(PATIENCE, most, program, args)? {
         Answer::Text(text) => Ok(Some(text)),
         Answer::Absent => Ok(None),
         Answer::Failed(why) => Err(Exit::Unavailable.error(why)),

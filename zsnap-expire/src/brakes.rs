@@ -3,8 +3,10 @@
 
 use std::fmt;
 
+use crate::backdated::{Contradiction, contradiction};
 use crate::calendar::Clock;
 use crate::snapshot::{Snapshot, Verdict};
+use crate::table::quoted;
 
 /// How much of a dataset may go at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +52,10 @@ impl fmt::Display for MaxDestroy {
 pub enum Braked {
     /// All of its newest snapshots, so many, are dated in the future.
     Future(u64),
-    /// So many, of so many, are more than the limit.
+    /// So many, of so many, are more than the limit; back-dated ones aside.
     TooMany(u64, u64),
+    /// More would go for being back-dated than there are that tell so: perhaps these are wrong.
+    Contradicted(Contradiction),
     /// Every snapshot would go.
     All,
 }
@@ -59,13 +63,17 @@ pub enum Braked {
 impl Braked {
     /// `--force` may override it.
     pub fn can_be_forced(&self) -> bool {
-        matches!(self, Braked::TooMany(..))
+        matches!(self, Braked::TooMany(..) | Braked::Contradicted(_))
     }
 
     /// The fact and what to do, where the option `look` shows the reasons.
     pub fn with_remedy(&self, look: &str) -> String {
         match self {
             Braked::TooMany(..) => format!("{self}: look with {look}, then run once with --force"),
+            Braked::Contradicted(Contradiction { latest, .. }) => format!(
+                "{self}: look with {look}; if {latest} was dated ahead by mistake, zfs destroy {}; else run once with --force",
+                quoted(latest)
+            ),
             Braked::Future(_) => format!("{self}: set this machine's clock"),
             Braked::All => format!("{self}: correct the policy"),
         }
@@ -79,6 +87,11 @@ impl fmt::Display for Braked {
                 write!(f, "its newest {n} are dated in the future")
             }
             Braked::TooMany(n, all) => write!(f, "{n} of {all} would go, more than --max-destroy"),
+            Braked::Contradicted(Contradiction { doomed, witnesses, latest }) => write!(
+                f,
+                "{doomed} would go that are dated more than a day before {latest}, which was made earlier{}",
+                if *witnesses > 1 { format!(", as were {} more", witnesses - 1) } else { String::new() }
+            ),
             Braked::All => f.write_str("all would go"),
         }
     }
@@ -92,23 +105,33 @@ pub fn brakes(
     most: MaxDestroy,
     clock: &Clock,
 ) -> Result<(), Braked> {
-    let all = snapshots.len() as u64;
-    let doomed = verdicts.iter().filter(|verdict| !verdict.keep).count() as u64;
+    let doomed = verdicts.iter().filter(|verdict| !verdict.keep).count();
     if doomed == 0 {
         return Ok(());
     }
-    if doomed == all {
+    if doomed == snapshots.len() {
         return Err(Braked::All);
     }
     if let Some(n) = newest_in_future(snapshots, newest, clock) {
         return Err(Braked::Future(n));
     }
+    if let Some(found) = contradiction(verdicts, snapshots, clock).filter(|found| found.doomed > found.witnesses) {
+        return Err(Braked::Contradicted(found));
+    }
+    // As if the back-dated ones were not there: more of them neither hide how many of the others go, nor
+    // make a clock that was corrected an alarm.
+    let truthful = verdicts.iter().zip(snapshots).filter(|(_, snapshot)| !snapshot.is_back_dated());
+    let (mut all, mut of_these) = (0_u64, 0_u64);
+    truthful.for_each(|(verdict, _)| {
+        all += 1;
+        of_these += u64::from(!verdict.keep);
+    });
     let too_many = match most {
-        MaxDestroy::Count(count) => doomed > count,
-        MaxDestroy::Percent(share) => all > SMALL && doomed * 100 > all * share,
-        MaxDestroy::NoLimit => false,
+        MaxDestroy::Count(count) => (doomed as u64 > count).then_some((doomed as u64, snapshots.len() as u64)),
+        MaxDestroy::Percent(share) => (all > SMALL && of_these * 100 > all * share).then_some((of_these, all)),
+        MaxDestroy::NoLimit => None,
     };
-    if too_many { Err(Braked::TooMany(doomed, all)) } else { Ok(()) }
+    too_many.map_or(Ok(()), |(n, all)| Err(Braked::TooMany(n, all)))
 }
 
 /// How many are the newest, if all of these are dated in the future.
@@ -159,6 +182,31 @@ mod tests {
         ] {
             assert_eq!(braked(all, doomed, future, most), why, "{doomed} of {all}, {future} in the future, {most}");
         }
+    }
+
+    /// As many as are good, the first of which go, and then such that are dated back by seconds, which go, or stay.
+    #[test]
+    fn back_dated_ones_count_on_neither_side() {
+        let clock = Clock { now: 1_700_000_000, zone: TimeZone::UTC };
+        let brake = |good: u64, goes: u64, back: u64, most: &str, back_by: i64, they_go: bool| {
+            let made = |n: u64| Snapshot { createtxg: n, creation: 1_000_000 + n as i64, ..Snapshot::default() };
+            let mut snapshots: Vec<_> = (1..=good).map(made).collect();
+            snapshots.extend((1..=back).map(|n| Snapshot { creation: 1_000_000 - back_by, ..made(good + n) }));
+            crate::backdated::find(&mut snapshots, &clock);
+            let verdict = |n: u64| match n <= goes || n > good && they_go {
+                true => Verdict::destroy(Reason::NoRule),
+                false => Verdict::keep(Reason::Newest),
+            };
+            let verdicts: Vec<_> = (1..=good + back).map(verdict).collect();
+            brakes(&verdicts, &snapshots, 1, most.parse().unwrap(), &clock).err()
+        };
+        assert_eq!(brake(30, 27, 1000, "50%", 1, false), Some(Braked::TooMany(27, 30)));
+        assert_eq!(brake(30, 15, 1000, "50%", 1, true), None);
+        assert_eq!(brake(30, 2, 30, "none", 90_000, true), None);
+        let Some(Braked::Contradicted(found)) = brake(30, 2, 31, "none", 90_000, true) else { panic!() };
+        assert_eq!((found.doomed, found.witnesses), (31, 30));
+        // A number is a promise: all that go.
+        assert_eq!(brake(30, 2, 9, "10", 1, true), Some(Braked::TooMany(11, 39)));
     }
 
     #[test]

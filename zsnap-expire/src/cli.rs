@@ -1,5 +1,5 @@
-//! The command line: that of zrep-expire, and more. Every long option is also a key of
-//! `/etc/zsnap/expire.toml`.
+//! The command line: that of zrep-expire, and more. Every long option but those of one run is also a
+//! key of `/etc/zsnap/expire.toml`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,6 +14,10 @@ use zsnap_common::options::duration;
 
 use crate::brakes::MaxDestroy;
 use crate::policy::Rule;
+
+/// Options that would be dangerous if they held in every run, so they are not keys of the file.
+pub const OF_ONE_RUN: [&str; 2] = ["force", "no-needed"];
+const ONE_RUN: &str = "Options of one run, never keys in expire.toml";
 
 /// Destroys snapshots that no rule keeps, and tells why
 #[derive(Debug, Parser)]
@@ -74,7 +78,7 @@ pub struct Options {
     pub all: bool,
     /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots
     /// whose names are TAG_ and 6 hex digits may go
-    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep")]
+    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep", value_parser = tag)]
     pub tags: Vec<String>,
     /// Do not look at zrep's tags: snapshots of any name may go, sent or not
     #[arg(long, global = true)]
@@ -108,14 +112,14 @@ pub struct Options {
     #[arg(long, global = true, value_name = "N|P%|none")]
     pub max_destroy: Option<MaxDestroy>,
     /// Let more go than --max-destroy allows, this once
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub force: bool,
     /// Keep what zsnap-ingest still needs: its list, whose path zsnap-ingest status --needed-file prints;
     /// may repeat, for several pools
     #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub needed: Vec<PathBuf>,
     /// Go without that list, though a policy says received = true
-    #[arg(long, global = true, conflicts_with = "needed")]
+    #[arg(long, global = true, conflicts_with = "needed", help_heading = ONE_RUN)]
     pub no_needed: bool,
     /// Print an array of datasets: what stays, what goes, why, and how much room that frees. Add -n to
     /// destroy nothing
@@ -172,6 +176,16 @@ impl FromStr for Keep {
             Ok(n) => Ok(Keep::Newest(u64::max(n, 1))),
             Err(_) => text.parse().map(Keep::Rule),
         }
+    }
+}
+
+/// A tag becomes part of the name of a property, which is an argument of `zfs`.
+fn tag(text: &str) -> Result<String, String> {
+    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.:-".contains(&b);
+    match text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.len() <= 200 && text.bytes().all(known)
+    {
+        true => Ok(text.to_owned()),
+        false => Err(format!("\"{text}\" is not a tag of zrep; write a-z 0-9 _ . : and -, a letter or a digit first")),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::calendar::Clock;
 use crate::cli::Options;
 use crate::dated::{self, DatedRule};
 use crate::policy::{self, Reason, Reference, Rule};
-use crate::snapshot::{Snapshot, Verdict, is_tagged};
+use crate::snapshot::{Sent, Snapshot, Verdict, is_tagged};
 use crate::spacing::{self, Window};
 
 /// The newest so many that stay if nothing else is said.
@@ -130,8 +130,7 @@ impl Policy {
             Method::Dated(rules) => {
                 let mut verdicts = dated::decide(rules, snapshots, clock);
                 // It takes only what zrep has sent, as a number of seconds.
-                let unsent =
-                    |s: &Snapshot<'_>| !self.tags.is_empty() && s.sent.is_none_or(|t| t.parse::<i64>().is_err());
+                let unsent = |s: &Snapshot<'_>| !self.tags.is_empty() && s.sent != Sent::Time;
                 let unsent = verdicts.iter_mut().zip(snapshots).filter(|(_, snapshot)| unsent(snapshot));
                 unsent.for_each(|(verdict, _)| verdict.also(Reason::Unsent));
                 verdicts
@@ -145,10 +144,20 @@ impl Policy {
         let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
         let mut order: Vec<usize> = (0..snapshots.len()).collect();
         order.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
-        let newest = usize::try_from(self.newest).unwrap_or(usize::MAX).min(order.len());
-        order[..newest].iter().for_each(|i| verdicts[*i] = Verdict::keep(Reason::Among(self.newest)));
+        // As if those that are back-dated were not there, and these beside.
+        let newest = usize::try_from(self.newest).unwrap_or(usize::MAX);
+        let (mut aside, mut left) = (newest, Vec::new());
+        for i in order {
+            match aside {
+                1.. if !snapshots[i].is_back_dated() => {
+                    aside -= 1;
+                    verdicts[i] = Verdict::keep(Reason::Among(self.newest));
+                }
+                _ => left.push(i),
+            }
+        }
         let mut walk = |of: &dyn Fn(&str) -> bool, unsent: &dyn Fn(&Snapshot<'_>) -> bool| {
-            let chosen: Vec<usize> = order[newest..].iter().copied().filter(|i| of(snapshots[*i].name)).collect();
+            let chosen: Vec<usize> = left.iter().copied().filter(|i| of(snapshots[*i].name)).collect();
             let list: Vec<&Snapshot<'_>> = chosen.iter().map(|i| &snapshots[*i]).collect();
             let decided = spacing::decide(windows, &list, unsent, clock);
             chosen.into_iter().zip(decided).for_each(|(i, verdict)| verdicts[i] = verdict);
@@ -157,7 +166,7 @@ impl Policy {
             walk(&|_| true, &|_| false);
         }
         for tag in &self.tags {
-            walk(&|name| is_tagged(name, tag), &|snapshot| snapshot.sent == Some("-"));
+            walk(&|name| is_tagged(name, tag), &|snapshot| snapshot.sent == Sent::No);
         }
         let others = verdicts.iter_mut().filter(|verdict| verdict.reasons.is_empty());
         others.for_each(|verdict| *verdict = Verdict::keep(Reason::OtherName));

@@ -9,6 +9,7 @@ use zsnap_common::log;
 use zsnap_common::zfs::Zfs;
 
 use crate::snapshot::Snapshot;
+use crate::table::quoted;
 
 /// So many at once, at most.
 const BATCH: usize = 500;
@@ -109,20 +110,13 @@ fn gone(name: &str) {
 fn cause(zfs: &Zfs, name: &str, why: String) -> String {
     let holds = zfs.holds(name).unwrap_or_default();
     if !holds.is_empty() {
-        return format!("is held by {}: zfs release {} {}", holds.join(", "), quoted(&holds[0]), quoted(name));
+        let tags: Vec<String> = holds.iter().map(|tag| quoted(tag)).collect();
+        return format!("is held by {}: zfs release {} {}", tags.join(", "), tags[0], quoted(name));
     }
     let clones = zfs.list("snapshot", "clones", &[name.to_owned()], Some(0)).ok().flatten().unwrap_or_default();
     match clones.trim() {
         "" | "-" => why,
         clones => format!("was cloned to {clones}: destroy or promote that first"),
-    }
-}
-
-/// For a shell: names and tags may have spaces.
-fn quoted(word: &str) -> String {
-    match word.bytes().all(|b| b.is_ascii_alphanumeric() || b"@/_.:-".contains(&b)) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 

@@ -80,13 +80,13 @@ pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(
             let (name, creation) = records[*number];
             Snapshot { name, creation, ..Snapshot::default() }
         };
-        let snapshots: Vec<Snapshot<'_>> = numbers.iter().map(snapshot).collect();
+        let mut snapshots: Vec<Snapshot<'_>> = numbers.iter().map(snapshot).collect();
         let guards = Guards { newest: policy.newest, received: true, ..Guards::default() };
-        let judged = judge(policy, &snapshots, &guards, &config.clock, options.force);
+        let judged = judge(policy, &mut snapshots, &guards, &config.clock, options.force);
         if options.verbose || options.debug {
             snapshots.iter().zip(&judged.verdicts).for_each(|(snapshot, verdict)| {
                 let word = table::word(verdict, judged.braked.is_some());
-                log::info(format_args!("{}: {word}: {}", snapshot.name, table::reasons(verdict)));
+                log::info(format_args!("{}: {word}: {}", snapshot.name, table::reasons(snapshot, verdict).join("; ")));
             });
         }
         let name = if name.is_empty() { "standard input" } else { name };

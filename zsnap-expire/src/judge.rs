@@ -1,5 +1,6 @@
 //! The whole decision about one dataset: what its policy says, what is protected, what brakes it.
 
+use crate::backdated;
 use crate::brakes::{Braked, brakes};
 use crate::calendar::Clock;
 use crate::config::Policy;
@@ -17,10 +18,18 @@ pub struct Judged {
     pub forced: Option<Braked>,
 }
 
-/// Decides; `force`: what may be overridden is.
-pub fn judge(policy: &Policy, snapshots: &[Snapshot<'_>], guards: &Guards<'_>, clock: &Clock, force: bool) -> Judged {
+/// Decides; `force`: what may be overridden is. Finds the back-dated ones among the snapshots.
+pub fn judge(
+    policy: &Policy,
+    snapshots: &mut [Snapshot<'_>],
+    guards: &Guards<'_>,
+    clock: &Clock,
+    force: bool,
+) -> Judged {
+    backdated::find(snapshots, clock);
     let mut verdicts = policy.decide(snapshots, clock);
     protect(&mut verdicts, snapshots, guards, clock);
+    backdated::keep_witnesses(&mut verdicts, snapshots, clock);
     let why = brakes(&verdicts, snapshots, guards.newest, policy.max_destroy, clock).err();
     let (forced, braked) = match why {
         Some(why) if force && why.can_be_forced() => (Some(why), None),

@@ -1,6 +1,7 @@
 //! zsnap-expire: which snapshots stay and which go. The decisions (`policy`, `spacing`, `dated`,
-//! `protect`, `brakes`, and `judge` of all of these) are pure; the binary, tests and benchmarks use them.
+//! `backdated`, `protect`, `brakes`, and `judge` of all of these) are pure; the binary, tests and benchmarks use them.
 
+pub mod backdated;
 pub mod brakes;
 pub mod calendar;
 pub mod cli;
@@ -18,6 +19,7 @@ pub mod snapshot;
 pub mod spacing;
 pub mod table;
 pub mod timeline;
+pub mod zrep;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -38,7 +40,7 @@ fn kind(value: &str) -> u8 {
 }
 
 fn start() -> anyhow::Result<Exit> {
-    let (cli, tables): (Cli, Tables) = options::parse_if("expire", config::is_toml, kind)?;
+    let (cli, tables): (Cli, Tables) = options::parse_if("expire", config::is_toml, kind, &cli::OF_ONE_RUN)?;
     let o = &cli.options;
     if !o.filter && (o.invert || o.null || o.group.is_some()) {
         return Err(Exit::Usage.error("--invert, --null and --group are for --filter: nothing was destroyed"));

@@ -120,6 +120,8 @@ pub enum Reason {
     Among(u64),
     /// So many holds are on it.
     Held(u64),
+    /// The last one before a back-dated one that stays.
+    Witness,
     /// These are clones of it.
     Cloned(String),
     /// zrep has not sent it.
@@ -146,16 +148,23 @@ pub enum Reason {
     NoDate,
 }
 
-/// For each snapshot of one dataset, in the order given.
+/// For each snapshot of one dataset, in the order given. Back-dated ones ([`crate::backdated`]) change nothing
+/// for the others: of no period are they the last, and `all=` and `last=` keep one for as long as they keep the
+/// one that was made before it.
 pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
     let mut verdicts = vec![Verdict::destroy(Reason::NoRule); snapshots.len()];
-    let (future, mut present): (Vec<usize>, Vec<usize>) =
-        (0..snapshots.len()).partition(|i| snapshots[*i].is_future(clock.now));
-    future.iter().for_each(|i| verdicts[*i].also(Reason::Future));
+    let (mut present, mut back) = (Vec::with_capacity(snapshots.len()), Vec::new());
+    for (i, snapshot) in snapshots.iter().enumerate() {
+        match snapshot {
+            future if future.is_future(clock.now) => verdicts[i].also(Reason::Future),
+            dated if dated.is_back_dated() => back.push(i),
+            _ => present.push(i),
+        }
+    }
     present.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
-    let Some(newest) = present.iter().map(|i| &snapshots[*i]).max_by(|a, b| a.by_making(b)) else { return verdicts };
+    let Some(newest) = present.first() else { return verdicts };
     let from = match reference {
-        Reference::Newest => newest.creation,
+        Reference::Newest => snapshots[*newest].creation,
         Reference::Now => clock.now,
     };
     let civil: Vec<DateTime> = present.iter().map(|i| clock.civil(snapshots[*i].creation)).collect();
@@ -164,7 +173,7 @@ pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], 
             Amount::Count(count) => (count, None),
             Amount::Within(age) => (u64::MAX, Some(clock.before(from, &age))),
         };
-        let mut last = None;
+        let (mut last, mut reached) = (None, None);
         for (nr, i) in present.iter().enumerate() {
             if left == 0 || cutoff.is_some_and(|cutoff| snapshots[*i].creation <= cutoff) {
                 break;
@@ -176,8 +185,12 @@ pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], 
                 continue;
             }
             verdicts[*i].also(if last == Some(period) { Reason::Oldest(*rule) } else { Reason::Rule(*rule) });
-            last = Some(period);
+            (last, reached) = (Some(period), Some(&snapshots[*i]));
             left -= 1;
+        }
+        if let (Period::Each, Some(oldest)) = (rule.period, reached) {
+            let later = back.iter().filter(|i| snapshots[**i].by_making(oldest).is_gt());
+            later.for_each(|i| verdicts[*i].also(Reason::Rule(*rule)));
         }
     }
     verdicts

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::calendar::Clock;
 use crate::policy::Reason;
-use crate::snapshot::{Snapshot, Verdict, is_tagged};
+use crate::snapshot::{Sent, Snapshot, Verdict, is_tagged};
 
 /// What simplesnap calls its snapshots.
 const SIMPLESNAP: &str = "__simplesnap_";
@@ -27,18 +27,21 @@ pub struct Guards<'a> {
 /// Turns the verdicts on what must stay; `verdicts` and `snapshots` are in the same order.
 pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Guards<'_>, clock: &Clock) {
     let order = newest_first(snapshots, clock);
-    for (rank, i) in order.iter().enumerate() {
-        match rank as u64 {
-            0 => verdicts[*i].also(Reason::Newest),
-            rank if rank < guards.newest => verdicts[*i].also(Reason::Among(guards.newest)),
-            _ => break,
+    let truthful = || order.iter().filter(|i| !snapshots[**i].is_back_dated());
+    if let Some(newest) = order.first() {
+        verdicts[*newest].also(Reason::Newest);
+    }
+    // Of those that are not back-dated so many stay as if these were not there.
+    let newest = usize::try_from(guards.newest.max(1)).unwrap_or(usize::MAX);
+    for i in order.iter().take(newest).skip(1).chain(truthful().take(newest)) {
+        if Some(i) != order.first() {
+            verdicts[*i].also(Reason::Among(guards.newest.max(1)));
         }
     }
     for tag in guards.tags {
-        let sent = |s: &Snapshot<'_>| is_tagged(s.name, tag) && s.sent.is_some_and(|at| at.parse::<i64>().is_ok());
-        if let Some(last) = order.iter().find(|i| sent(&snapshots[**i])) {
-            verdicts[*last].also(Reason::LastSent);
-        }
+        let sent = |i: &&usize| snapshots[**i].sent == Sent::Time && is_tagged(snapshots[**i].name, tag);
+        let last = order.iter().find(sent).into_iter().chain(truthful().find(sent));
+        last.for_each(|i| verdicts[*i].also(Reason::LastSent));
     }
     for (verdict, snapshot) in verdicts.iter_mut().zip(snapshots) {
         if snapshot.is_future(clock.now) {
@@ -50,7 +53,7 @@ pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Gu
         if !snapshot.clones.is_empty() {
             verdict.also(Reason::Cloned(snapshot.clones.to_owned()));
         }
-        if snapshot.sent == Some("-") {
+        if snapshot.sent == Sent::No {
             verdict.also(Reason::Unsent);
         }
         if !guards.received && of_simplesnap(snapshot.name) {
@@ -101,6 +104,31 @@ mod tests {
     }
 
     #[test]
+    fn back_dated_ones_take_no_protection_away() {
+        let tags = ["zrep".to_owned()];
+        let guards = Guards { newest: 2, tags: &tags, ..Guards::default() };
+        let good = |name, txg: u64| Snapshot { creation: txg as i64, sent: Sent::Time, ..snap(name, txg) };
+        let back = |name, txg| Snapshot { creation: 1, floor: 9, ..good(name, txg) };
+        let all = [
+            good("a@zrep_00000a", 7),
+            good("a@zrep_00000b", 8),
+            good("a@c", 9),
+            back("a@zrep_00000d", 10),
+            back("a@e", 11),
+        ];
+        let among = Reason::Among(2);
+        assert_eq!(
+            protected(&all, &guards),
+            [
+                ("a@zrep_00000b", vec![among.clone(), Reason::LastSent]),
+                ("a@c", vec![among.clone()]),
+                ("a@zrep_00000d", vec![among, Reason::LastSent]),
+                ("a@e", vec![Reason::Newest]),
+            ]
+        );
+    }
+
+    #[test]
     fn each_reason_protects() {
         let older = |s: Snapshot<'static>| [s, snap("a@newest", 99)];
         let first = |s: Snapshot<'static>, guards: &Guards<'_>| {
@@ -113,11 +141,11 @@ mod tests {
         assert_eq!(first(Snapshot { holds: 2, ..snap("a@x", 1) }, &none), Some(vec![Reason::Held(2)]));
         let cloned = Snapshot { clones: "a/b", ..snap("a@x", 1) };
         assert_eq!(first(cloned, &received), Some(vec![Reason::Cloned("a/b".into())]));
-        assert_eq!(first(Snapshot { sent: Some("-"), ..snap("a@x", 1) }, &none), Some(vec![Reason::Unsent]));
-        assert_eq!(first(Snapshot { sent: Some("1700000000"), ..snap("a@x", 1) }, &none), None);
+        assert_eq!(first(Snapshot { sent: Sent::No, ..snap("a@x", 1) }, &none), Some(vec![Reason::Unsent]));
+        assert_eq!(first(Snapshot { sent: Sent::Time, ..snap("a@x", 1) }, &none), None);
         let tags = ["zrep".to_owned()];
         let zrep = Guards { tags: &tags, ..none };
-        let sent = |name| Snapshot { sent: Some("1700000000"), ..snap(name, 1) };
+        let sent = |name| Snapshot { sent: Sent::Time, ..snap(name, 1) };
         assert_eq!(first(sent("a@zrep_000001"), &zrep), Some(vec![Reason::LastSent]));
         assert_eq!(first(sent("a@off_000001"), &zrep), None);
         assert_eq!(first(snap("a@__simplesnap_s_2026", 1), &none), Some(vec![Reason::Simplesnap]));

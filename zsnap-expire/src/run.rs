@@ -8,6 +8,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::findings::{Findings, can_be_made};
+use zsnap_common::target::check_dataset;
 use zsnap_common::zfs::Zfs;
 use zsnap_common::{lock, log, options, trusted};
 
@@ -16,11 +17,12 @@ use crate::cli::Cli;
 use crate::config::{Config, Policy};
 use crate::destroy::destroy;
 use crate::judge::judge;
-use crate::listing::Listing;
+use crate::listing::{Listing, is_at_or_below};
 use crate::needed::Needed;
 use crate::protect::Guards;
 use crate::snapshot::{Snapshot, Verdict};
 use crate::table;
+use crate::zrep::Zrep;
 
 /// A dataset with what is to become of its snapshots.
 #[derive(Debug)]
@@ -61,10 +63,12 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
     let Some(scope) = scope(cli, config, &zfs)? else { return Ok(Exit::Done) };
     let everywhere = config.policies().any(|(_, policy)| policy.is_zrep()) && !o.zrep_ignore;
     let tags = if o.zrep_ignore { &[][..] } else { &o.tags[..] };
-    let listing = Listing::take(&zfs, &scope.roots, scope.exact, tags, everywhere)?;
-    let all = decide(cli, config, &zfs, &scope, listing.snapshots()?)?;
-    let mut failed = false;
+    let listing = Listing::take(&zfs, &scope.roots, scope.exact)?;
+    let mut chosen = choose(cli, config, &scope, listing.snapshots()?)?;
+    let mut failed = leave_odd_ones(&zfs, &Zrep { tags, everywhere }, &mut chosen)?;
+    let all = decide(cli, config, &zfs, chosen)?;
     for decided in &all {
+        tell_back_dated(decided);
         if let Some(why) = &decided.braked {
             log::error(format_args!("{}: nothing is destroyed: {}", decided.dataset, why.with_remedy("-n")));
             failed = true;
@@ -88,14 +92,13 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
 /// A dataset, its snapshots, and the policy that is for it.
 type Chosen<'a> = (&'a str, Vec<Snapshot<'a>>, &'a Policy);
 
-/// The whole decision.
-fn decide<'a>(
+/// The datasets that a policy is for, of those that the run is about.
+fn choose<'a>(
     cli: &Cli,
     config: &'a Config,
-    zfs: &Zfs,
     scope: &Scope,
     listed: BTreeMap<&'a str, Vec<Snapshot<'a>>>,
-) -> Result<Vec<Decided<'a>>> {
+) -> Result<Vec<Chosen<'a>>> {
     let mut chosen: Vec<Chosen<'_>> = Vec::new();
     let (mut served, mut left): (HashSet<&str>, HashSet<&str>) = Default::default();
     for (dataset, snapshots) in listed {
@@ -113,10 +116,46 @@ fn decide<'a>(
             "{root}: no policy is for it: correct the name, or write a table [policy.\"{root}/**\"]"
         ));
     }
+    Ok(chosen)
+}
+
+/// Asks what zrep says, and takes out the datasets of which that cannot be read: they are left alone, and told.
+/// Whether there are any.
+fn leave_odd_ones(zfs: &Zfs, zrep: &Zrep<'_>, chosen: &mut Vec<Chosen<'_>>) -> Result<bool> {
+    let mut odd = HashSet::new();
+    for (dataset, snapshots, _) in &mut *chosen {
+        if let Some(why) = zrep.ask(zfs, dataset, snapshots)? {
+            log::error(format_args!("{dataset}: nothing is destroyed: {why}"));
+            odd.insert(*dataset);
+        }
+    }
+    chosen.retain(|(dataset, ..)| !odd.contains(dataset));
+    Ok(!odd.is_empty())
+}
+
+/// Told while there are any. A clock that was a little ahead is in the table only.
+fn tell_back_dated(decided: &Decided<'_>) {
+    if matches!(decided.braked, Some(Braked::Contradicted(_))) {
+        return;
+    }
+    let long = || decided.snapshots.iter().filter(|snapshot| snapshot.is_long_back_dated());
+    if let Some(first) = long().next() {
+        log::warn(format_args!(
+            "{}: {} of its snapshots, such as {}, are dated more than a day before ones that were made earlier: look \
+             with -n, and at the clock of the machine that made them",
+            decided.dataset,
+            long().count(),
+            first.name
+        ));
+    }
+}
+
+/// The whole decision.
+fn decide<'a>(cli: &Cli, config: &'a Config, zfs: &Zfs, chosen: Vec<Chosen<'a>>) -> Result<Vec<Decided<'a>>> {
     let needed = needed(cli, zfs, &chosen)?;
     let mut all = Vec::new();
     let mut astray = 0;
-    for (dataset, snapshots, policy) in chosen {
+    for (dataset, mut snapshots, policy) in chosen {
         let guards = Guards {
             newest: policy.newest,
             received: policy.received,
@@ -124,7 +163,7 @@ fn decide<'a>(
             needed: needed.as_ref().map(|needed| &needed.guids),
             all_needed: needed.as_ref().is_some_and(|needed| needed.is_all(dataset)),
         };
-        let judged = judge(policy, &snapshots, &guards, &config.clock, cli.options.force);
+        let judged = judge(policy, &mut snapshots, &guards, &config.clock, cli.options.force);
         if let Some(why) = &judged.forced {
             log::warn(format_args!("{dataset}: --force overrides: {why}"));
         }
@@ -200,8 +239,10 @@ struct Scope {
 
 /// `None`: nothing is asked for, as zrep-expire has it.
 fn scope(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<Scope>> {
-    if let Some(name) = cli.datasets.iter().find(|name| name.contains(['@', '#'])) {
-        return Err(Exit::Usage.error(format!("{name} is no dataset: name the dataset alone")));
+    for name in &cli.datasets {
+        // What zfs would take for an option names nothing, and without a name the rules are for all pools.
+        check_dataset(name)
+            .map_err(|why| Exit::Usage.error(format!("{why}; name pools or datasets, such as tank/home")))?;
     }
     if !cli.options.rules().is_empty() && cli.datasets.is_empty() && !cli.options.all {
         return Err(Exit::Usage.error("--keep RULE is for the datasets that are named: name some, or give --all"));
@@ -217,10 +258,6 @@ fn scope(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<Scope>> {
     // Their names are not given to zfs again: one that goes meanwhile would fail them all.
     let text = zfs.list("filesystem", "name", &[], None)?.unwrap_or_default();
     Ok(Some(Scope { roots, exact: false, only: Some(text.lines().map(str::to_owned).collect()) }))
-}
-
-fn is_at_or_below(dataset: &str, root: &str) -> bool {
-    dataset.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// `check`: says what the configuration means, and what is wrong here. Exit 78: something is.

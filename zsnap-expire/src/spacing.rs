@@ -101,7 +101,8 @@ fn amount(text: &str) -> Result<(i64, Unit), String> {
 }
 
 /// For each snapshot of one dataset, in the order given; the newest ones that stay in any case are
-/// not among them. `unsent` stay, and count as kept before the next one only if another was.
+/// not among them. `unsent` stay, and count as kept before the next one only if another was. Back-dated ones
+/// ([`crate::backdated`]) are no interval behind the one that was made before them, and none is measured from them.
 pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
     windows: &[Window],
     snapshots: &[S],
@@ -114,7 +115,11 @@ pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
     windows.sort_by_key(|(from, interval)| (Reverse(*from), *interval));
     let oldest = windows.last().map_or(now, |window| window.0);
     let mut order: Vec<usize> = (0..snapshots.len()).collect();
-    order.sort_unstable_by(|a, b| snapshots[*a].borrow().by_time(snapshots[*b].borrow()));
+    let key = |i: &usize| {
+        let snapshot = snapshots[*i].borrow();
+        (snapshot.counts_as(), snapshot.createtxg, snapshot.name)
+    };
+    order.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
     let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
     let mut last: Option<DateTime> = None;
     for i in order {
@@ -124,15 +129,20 @@ pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
             continue;
         }
         // `zfs list`, from which zrep-expire reads the time, shows no seconds.
-        let made = clock.civil(snapshot.creation.saturating_sub(snapshot.creation.rem_euclid(60)));
+        let made = snapshot.counts_as();
+        let made = clock.civil(made.saturating_sub(made.rem_euclid(60)));
+        let covering = windows.iter().find(|(from, _)| made >= *from);
+        let interval = covering.map_or(0, |(_, interval)| *interval);
         verdicts[i] = if unsent(snapshot) {
-            last = last.map(|_| made);
+            if !snapshot.is_back_dated() {
+                last = last.map(|_| made);
+            }
             Verdict::keep(Reason::Unsent)
         } else if made < oldest {
             Verdict::destroy(Reason::TooOld)
+        } else if snapshot.is_back_dated() {
+            if interval > 0 { Verdict::destroy(Reason::TooClose(interval)) } else { Verdict::keep(Reason::Spaced(0)) }
         } else if let Some(before) = last {
-            let covering = windows.iter().find(|(from, _)| made >= *from);
-            let interval = covering.map_or(0, |(_, interval)| *interval);
             if before.duration_until(made).as_secs() < interval {
                 Verdict::destroy(Reason::TooClose(interval))
             } else {

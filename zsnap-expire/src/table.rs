@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use zsnap_common::report::{Cell, Form, Report};
+use zsnap_common::report::{Cell, Form, Report, ascii, time};
 use zsnap_common::zfs::Zfs;
 
 use crate::calendar::Clock;
@@ -18,7 +18,7 @@ use crate::timeline;
 pub fn print<'a>(all: &'a [Decided<'a>], zfs: &Zfs, clock: &Clock, options: &Options) -> io::Result<()> {
     if options.json {
         let text = format!("{:#}\n", Value::Array(all.iter().map(|decided| object(decided, zfs)).collect()));
-        return write(&text);
+        return write(&ascii(&text));
     }
     let now = Timestamp::from_second(clock.now).unwrap_or_default();
     write(&format!("as of {now}, days begin in {}\n", clock.zone_name()))?;
@@ -28,7 +28,7 @@ pub fn print<'a>(all: &'a [Decided<'a>], zfs: &Zfs, clock: &Clock, options: &Opt
     let row = |(snapshot, verdict, braked): (&Snapshot<'_>, &Verdict, bool)| {
         let created = u64::try_from(snapshot.creation).map_or(Cell::None, Cell::Time);
         let word = Cell::Text(word(verdict, braked).to_owned());
-        vec![Cell::Text(snapshot.name.to_owned()), created, word, Cell::Text(reasons(verdict))]
+        vec![Cell::Text(snapshot.name.to_owned()), created, word, Cell::Text(reasons(snapshot, verdict).join("; "))]
     };
     let of = |decided: &'a Decided<'a>| {
         let both = decided.snapshots.iter().zip(&decided.verdicts);
@@ -48,10 +48,18 @@ pub fn word(verdict: &Verdict, braked: bool) -> &'static str {
     }
 }
 
-/// Why, in one text.
-pub fn reasons(verdict: &Verdict) -> String {
-    let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
-    reasons.join("; ")
+/// Why, in words; and whether its date is believed.
+pub fn reasons(snapshot: &Snapshot<'_>, verdict: &Verdict) -> Vec<String> {
+    let mut reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+    if snapshot.is_back_dated() {
+        // Dated rules go by its own date.
+        let dated = verdict.reasons.iter().any(|reason| matches!(reason, Reason::Expires(_) | Reason::NoDate));
+        reasons.push(match u64::try_from(snapshot.counts_as()) {
+            Ok(then) if !dated => format!("back-dated, counts as of {}", time(then)),
+            _ => "back-dated".to_owned(),
+        });
+    }
+    reasons
 }
 
 /// To standard output, of which a closed one is an error like any other.
@@ -65,12 +73,11 @@ fn object(decided: &Decided<'_>, zfs: &Zfs) -> Value {
     let of = |keep: bool| {
         let chosen = decided.snapshots.iter().zip(&decided.verdicts).filter(|(_, verdict)| verdict.keep == keep);
         let one = |(snapshot, verdict): (&Snapshot<'_>, &Verdict)| {
-            let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
             json!({
                 "name": snapshot.name,
                 "guid": format!("{:016x}", snapshot.guid),
                 "creation": snapshot.creation,
-                "reasons": reasons,
+                "reasons": reasons(snapshot, verdict),
             })
         };
         chosen.map(one).collect::<Vec<_>>()
@@ -97,6 +104,7 @@ impl std::fmt::Display for Reason {
             Reason::Among(n) => write!(f, "one of the newest {n}"),
             Reason::Held(1) => f.write_str("held"),
             Reason::Held(n) => write!(f, "{n} holds"),
+            Reason::Witness => f.write_str("the last one before a back-dated one that stays"),
             Reason::Cloned(clones) => write!(f, "cloned to {clones}"),
             Reason::Unsent => f.write_str("not sent by zrep"),
             Reason::LastSent => f.write_str("the last that zrep has sent"),
@@ -110,6 +118,14 @@ impl std::fmt::Display for Reason {
             Reason::Expires(then) => write!(f, "expires {}", then.strftime("%F %T")),
             Reason::NoDate => f.write_str("no rule matches it"),
         }
+    }
+}
+
+/// For a shell: names and tags may have spaces.
+pub fn quoted(word: &str) -> String {
+    match word.bytes().all(|b| b.is_ascii_alphanumeric() || b"@/_.:-".contains(&b)) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 

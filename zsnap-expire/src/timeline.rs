@@ -19,7 +19,7 @@ const CELLS: [(i64, &str); 7] = [
 
 /// The whole picture. What is dated in the future has the last cell.
 pub fn draw(all: &[Decided<'_>], clock: &Clock) -> String {
-    let times = || all.iter().flat_map(|decided| &decided.snapshots).map(|s| s.creation.min(clock.now));
+    let times = || all.iter().flat_map(|decided| &decided.snapshots).map(|s| s.counts_as().min(clock.now));
     let (Some(first), Some(last)) = (times().min(), times().max()) else { return "no snapshots\n".to_owned() };
     let (cell, called) =
         CELLS.into_iter().find(|(cell, _)| (last - first) / cell < WIDTH).unwrap_or(CELLS[CELLS.len() - 1]);
@@ -34,7 +34,7 @@ pub fn draw(all: &[Decided<'_>], clock: &Clock) -> String {
         let mut cells = vec![(false, false); usize::try_from(width).unwrap_or(0)];
         for (snapshot, verdict) in decided.snapshots.iter().zip(&decided.verdicts) {
             // The newest on the right; what is older than the picture is on its left edge.
-            let back = (last - snapshot.creation.min(last)) / cell;
+            let back = (last - snapshot.counts_as().min(last)) / cell;
             let at = usize::try_from((width - 1 - back).max(0)).unwrap_or(0);
             let keep = verdict.keep || decided.braked.is_some();
             cells[at].0 |= keep;

@@ -1,4 +1,4 @@
-//! What each rule keeps, worked out by hand; `tests/properties.rs` and real restic judge the rest.
+//! What each rule keeps, worked out by hand; `tests/tests/expire_properties` and real restic judge the rest.
 
 use jiff::tz::TimeZone;
 
@@ -67,14 +67,40 @@ fn each_rule_keeps_what_it_says() {
     }
 }
 
-/// Ages count from the newest that the pool made, whatever its clock said.
+/// rules | by making: what a rule keeps (+), what goes (-), with the day of November 2026 and the hour, UTC
+const BACK_DATED: &str = "
+    # A back-dated one is the last of no period, and takes no count.
+    daily=9 | +20T12 +21T12 -20T23:59 -19T23
+    daily=2 | -19T12 +20T12 -19T13 -20T11 +21T12
+    weekly=9d | +10T12 -17T12 -15T23 +17T13 -16T12
+    daily=2 | -18T12 +19T12 +20T12 -18T23 -19T23 -17T23
+    # The oldest is one that is not back-dated.
+    daily=9 | +20T12 -01T00 -02T00 +21T12
+    # As long as the one that was made before it: all of a time, the newest so many.
+    all=24h | -20T11 -01T00 +20T13 +01T00 +21T12 +19T00
+    last=2 | -20T11 -01T00 +20T13 +01T00 +21T12 +19T00
+    last=9 | +20T11 +01T00 +20T13
+    # Ages count from the latest date.
+    all=10h | -20T01 +20T12 +20T07 +20T06
+";
+
 #[test]
-fn the_pool_knows_the_newest() {
-    let clock = Clock { now: 1_000_000, zone: TimeZone::UTC };
-    let made = |creation, createtxg| Snapshot { creation, createtxg, ..Snapshot::default() };
-    let snapshots = [made(900_000, 1), made(500_000, 2), made(490_000, 3)];
-    let rules = ["all=10h".parse().unwrap()];
-    assert!(decide(&rules, Reference::Newest, &snapshots, &clock).iter().all(|verdict| verdict.keep));
+fn a_back_dated_one_changes_nothing_for_the_others() {
+    for line in BACK_DATED.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (rules, signed) = line.split_once(" | ").unwrap();
+        let rules: Vec<Rule> = rules.split(' ').map(|rule| rule.parse().unwrap()).collect();
+        let zone = TimeZone::UTC;
+        let time = |text: &str| at(&zone, &format!("2026-11-{text}{}", if text.contains(':') { "" } else { ":00" }));
+        let made =
+            |(text, createtxg): (&str, u64)| Snapshot { creation: time(&text[1..]), createtxg, ..Snapshot::default() };
+        let mut snapshots: Vec<_> = signed.split(' ').zip(1..).map(made).collect();
+        let clock = Clock { now: time("30T00"), zone: TimeZone::UTC };
+        crate::backdated::find(&mut snapshots, &clock);
+        let verdicts = decide(&rules, Reference::Newest, &snapshots, &clock);
+        let signs: String = verdicts.iter().map(|verdict| if verdict.keep { '+' } else { '-' }).collect();
+        let expected: String = signed.split(' ').map(|text| &text[..1]).collect();
+        assert_eq!(signs, expected, "{line}");
+    }
 }
 
 #[test]

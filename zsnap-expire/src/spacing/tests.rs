@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 
 use super::*;
 use crate::calendar::tests::at;
+use crate::snapshot::Sent;
 
 const ZREP: &str = "1 hour : 1 minute; 12 hours : 5 minutes; 8 days : 1 hour; 32 days : 1 day;
     1 year : 1 week; 5 years : 1 month";
@@ -96,7 +97,7 @@ const TABLE: &str = "
 
 /// The signs that were decided, for snapshots in this order.
 fn signs(windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<&'static str> {
-    let unsent = |snapshot: &Snapshot<'_>| snapshot.sent == Some("-");
+    let unsent = |snapshot: &Snapshot<'_>| snapshot.sent == Sent::No;
     let verdicts = decide(windows, snapshots, &unsent, clock);
     let sign = |verdict: &Verdict| match (verdict.keep, &verdict.reasons[..]) {
         (true, [Reason::First]) => "*",
@@ -122,7 +123,7 @@ fn snapshots_are_so_far_apart() {
             (Vec::new(), Vec::new(), (10..99).map(|nr| format!("pool/fs@zrep_0000{nr}")).collect());
         for (text, name) in signed.split_whitespace().zip(&names) {
             let (sign, made) = text.split_at(1);
-            let sent = Some(if sign == "u" { "-" } else { "1795000000" });
+            let sent = if sign == "u" { Sent::No } else { Sent::Time };
             snapshots.push(Snapshot { name, creation: at(&clock.zone, made), sent, ..Snapshot::default() });
             expected.push(sign);
         }
@@ -131,6 +132,30 @@ fn snapshots_are_so_far_apart() {
         snapshots.reverse();
         expected.reverse();
         assert_eq!(signs(&windows, &snapshots, &clock), expected, "{line}, the newest first");
+    }
+}
+
+/// No interval is measured from a back-dated one, and it goes, as it comes at the time of the one before it.
+#[test]
+fn a_back_dated_one_changes_nothing_for_the_others() {
+    for (text, signed) in [
+        ("30 days : 1 day", "*18T12 +19T12 -18T11 -17T11 +20T12 -19T13"),
+        ("30 days : 1 day", "*18T12 -18T13 -18T11 u18T12 -19T11 +19T12"),
+        ("30 days : 1 day", "u19T12 *20T12 -19T13 +21T12"),
+        ("1 day : 1 hour", "x20T12 x20T11 *30T00 -20T00"),
+        ("30 days : 0 days", "*18T12 +17T12 +18T13"),
+    ] {
+        let zone = TimeZone::UTC;
+        let time = |text: &str| at(&zone, &format!("2026-11-{text}:00"));
+        let made = |(text, createtxg): (&str, u64)| {
+            let sent = if text.starts_with('u') { Sent::No } else { Sent::Time };
+            Snapshot { creation: time(&text[1..]), createtxg, sent, ..Snapshot::default() }
+        };
+        let mut snapshots: Vec<_> = signed.split(' ').zip(1..).map(made).collect();
+        let clock = Clock { now: time("30T00"), zone: TimeZone::UTC };
+        crate::backdated::find(&mut snapshots, &clock);
+        let expected: Vec<&str> = signed.split(' ').map(|text| &text[..1]).collect();
+        assert_eq!(signs(&windows(text), &snapshots, &clock), expected, "{signed}");
     }
 }
 

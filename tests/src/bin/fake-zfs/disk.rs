@@ -155,7 +155,7 @@ fn text(dataset: &Dataset) -> String {
     };
     let mut out = format!("{kind}\t{}\t{}\t{receiving}\n", dataset.raw, dataset.head);
     for (key, value) in &dataset.properties {
-        let _ = writeln!(out, "p\t{key}\t{value}");
+        let _ = writeln!(out, "p\t{key}\t{}", escaped(value));
     }
     for (name, (guid, content)) in &dataset.bookmarks {
         let _ = writeln!(out, "b\t{name}\t{}\t{content}", guid);
@@ -169,10 +169,29 @@ fn text(dataset: &Dataset) -> String {
             let _ = writeln!(out, "hold\t{tag}");
         }
         for (key, value) in &s.properties {
-            let _ = writeln!(out, "user\t{key}\t{value}");
+            let _ = writeln!(out, "user\t{key}\t{}", escaped(value));
         }
     }
     out
+}
+
+/// Values may hold what ends a field or a line here.
+const ESCAPES: [(char, &str); 4] = [('\\', "\\\\"), ('\n', "\\n"), ('\t', "\\t"), ('\r', "\\r")];
+
+fn escaped(value: &str) -> String {
+    let one = |c: char| ESCAPES.iter().find(|(from, _)| *from == c).map_or(c.to_string(), |(_, to)| (*to).to_owned());
+    value.chars().map(one).collect()
+}
+
+fn plain(mut escaped: &str) -> String {
+    let mut value = String::new();
+    while let Some(c) = escaped.chars().next() {
+        let found = ESCAPES.iter().find_map(|(c, to)| Some((*c, escaped.strip_prefix(to)?)));
+        let (c, rest) = found.unwrap_or((c, &escaped[c.len_utf8()..]));
+        value.push(c);
+        escaped = rest;
+    }
+    value
 }
 
 fn parse(text: &str) -> Option<Dataset> {
@@ -188,7 +207,7 @@ fn parse(text: &str) -> Option<Dataset> {
     };
     for line in lines {
         match line[..] {
-            ["p", key, value] => drop(dataset.properties.insert(key.to_owned(), value.to_owned())),
+            ["p", key, value] => drop(dataset.properties.insert(key.to_owned(), plain(value))),
             ["b", name, guid, content] => {
                 let entry = (guid.parse().ok()?, content.parse().ok()?);
                 dataset.bookmarks.insert(name.to_owned(), entry);
@@ -207,7 +226,7 @@ fn parse(text: &str) -> Option<Dataset> {
             // Of the snapshot in the line before.
             ["hold", tag] => drop(dataset.snapshots.last_mut()?.holds.insert(tag.to_owned())),
             ["user", key, value] => {
-                dataset.snapshots.last_mut()?.properties.insert(key.to_owned(), value.to_owned());
+                dataset.snapshots.last_mut()?.properties.insert(key.to_owned(), plain(value));
             }
             _ => return None,
         }

@@ -267,6 +267,7 @@ fn zfs(disk: &Disk, home: &Path, args: &[String]) -> Done {
         "release" => hold(disk, rest, false),
         "holds" => holds(disk, rest),
         "set" => set(disk, rest),
+        "inherit" => inherit(disk, rest),
         "bookmark" => {
             let args = Args::parse(rest, "", "")?;
             let (snapshot, bookmark) = args.two()?;
@@ -463,22 +464,49 @@ fn set(disk: &Disk, args: &[String]) -> Done {
     if !key.contains(':') {
         return Err(Fail::Usage("zfs set: only user properties in the fake one".into()));
     }
+    change_property(disk, name, |properties| drop(properties.insert(key.to_owned(), value.to_owned())))
+}
+
+/// `zfs inherit PROPERTY NAME`.
+fn inherit(disk: &Disk, args: &[String]) -> Done {
+    let args = Args::parse(args, "", "")?;
+    let (key, name) = args.two()?;
+    change_property(disk, name, |properties| drop(properties.remove(key)))
+}
+
+fn change_property(disk: &Disk, name: &str, how: impl FnOnce(&mut BTreeMap<String, String>)) -> Done {
     change(disk, &[dataset_of(name)], &[], |pool| {
         let why = || format!("cannot open '{name}': dataset does not exist");
-        let properties = match name.contains('@') {
+        how(match name.contains('@') {
             true => &mut pool.snapshot_mut(name).ok_or_else(why)?.properties,
             false => &mut pool.datasets.get_mut(name).ok_or_else(why)?.properties,
-        };
-        properties.insert(key.to_owned(), value.to_owned());
+        });
         Ok(())
     })
 }
 
+/// `zfs get -H -o value|source PROPERTY NAME`. A value is printed as it is, with all that is in it.
 fn get(disk: &Disk, args: &[String]) -> Done {
     let args = Args::parse(args, "Hp", "o")?;
     let (property, name) = args.two()?;
-    let pool = disk.load(&[name], &[])?;
-    let dataset = pool.datasets.get(name).ok_or_else(|| format!("cannot open '{name}': dataset does not exist"))?;
+    let of = dataset_of(name);
+    let user = property.contains(':');
+    // User properties come from above.
+    let pool = if user { disk.load(&[], &[of.split('/').next().unwrap_or_default()]) } else { disk.load(&[of], &[]) }?;
+    let dataset = pool.datasets.get(of).ok_or_else(|| format!("cannot open '{name}': dataset does not exist"))?;
+    if let Some((_, snap)) = name.split_once('@') {
+        dataset.snapshot(snap).ok_or_else(|| format!("cannot open '{name}': dataset does not exist"))?;
+    }
+    if user {
+        let text = match (pool.user_property_of(name, property), args.value('o')) {
+            (None, _) => "-".to_owned(),
+            (Some((value, _)), Some("value")) => value.to_owned(),
+            (Some((_, of)), Some("source")) if of == name => "local".to_owned(),
+            (Some((_, of)), Some("source")) => format!("inherited from {of}"),
+            _ => return Err(Fail::Usage("zfs get -o value or -o source".into())),
+        };
+        return Ok(writeln!(io::stdout(), "{text}")?);
+    }
     let default = match (property, dataset.kind) {
         ("readonly", _) => "off",
         ("canmount", Kind::Filesystem) => "on",

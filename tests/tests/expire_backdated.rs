@@ -1,0 +1,179 @@
+//! Dates that contradict the order in which snapshots came to the pool: a host that was broken into dates new ones
+//! into the past, a clock was corrected, a clock was once ahead.
+
+use zsnap_tests::expirer::{DAY, Expirer, NOON};
+
+const HOUR: u64 = 3600;
+const MIDNIGHT: u64 = NOON - 12 * HOUR;
+const KEEP: [&str; 9] = ["-a", "-k", "all=48h", "-k", "daily=15d", "-k", "weekly=4w", "-k", "monthly=6m"];
+
+/// Snapshots, oldest by making first.
+type Made = Vec<(String, u64)>;
+
+fn take(e: &Expirer, made: &Made) {
+    e.take("tank/a", made.iter().map(|(name, at)| (name.as_str(), *at)));
+}
+
+/// One a day at noon, `count` of them, the newest three days before [`NOON`].
+fn good(count: u64) -> Made {
+    (0..count).rev().map(|n| (format!("good{n}"), NOON - (n + 3) * DAY)).collect()
+}
+
+/// As many, each the last second of a day that has a good one.
+fn night(count: u64) -> Made {
+    (1..count).rev().map(|n| (format!("night{n}"), MIDNIGHT - (n + 2) * DAY - 1)).collect()
+}
+
+/// What came since, one an hour.
+fn today() -> Made {
+    (0..12).rev().map(|n| (format!("now{n}"), NOON - n * HOUR)).collect()
+}
+
+/// The names in `left` that begin with `of`.
+fn of(left: &str, of: &str) -> Vec<String> {
+    left.split(' ').filter(|name| name.starts_with(of)).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_is_dated_into_the_past_takes_no_place() {
+    let honest = Expirer::new();
+    take(&honest, &[good(18), today()].concat());
+    honest.silent(&KEEP);
+    let e = Expirer::new();
+    take(&e, &[good(18), night(18), today()].concat());
+    let ran =
+        e.expire(&KEEP).expect(0).says("tank/a: 16 of its snapshots, such as tank/a@night17, are dated more than");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!(e.left("tank/a"), honest.left("tank/a"));
+    assert!(of(&e.left("tank/a"), "good").len() > 12, "{}", e.left("tank/a"));
+    // They are gone, and nothing more is said.
+    e.silent(&KEEP);
+    // As the newest, until others come: they protect themselves, and no less of the others stays.
+    let e = Expirer::new();
+    take(&e, &[good(18), today(), night(18)].concat());
+    e.expire(&KEEP).expect(0).says("are dated more than a day before ones that were made earlier: look with -n");
+    let left = e.left("tank/a");
+    assert_eq!(of(&left, "good"), of(&honest.left("tank/a"), "good"));
+    assert_eq!(of(&left, "now"), of(&honest.left("tank/a"), "now"));
+}
+
+#[test]
+fn the_reasons_tell_what_a_date_counts_for() {
+    let e = Expirer::new();
+    take(&e, &[good(3), night(3), today()].concat());
+    e.scene.zfs(&["hold", "h", "tank/a@night2"]).expect(0);
+    let args = ["-n", "-a", "-k", "daily=2"];
+    let table = e.prints(0, &args);
+    for row in [
+        "tank/a@night2  2025-06-10 23:59:59Z  keep     held; back-dated, counts as of 2025-06-12 12:00:00Z",
+        "tank/a@night1  2025-06-11 23:59:59Z  destroy  no rule keeps it; back-dated, counts as of 2025-06-12 12:00:00Z",
+        "tank/a@good0   2025-06-12 12:00:00Z  keep     daily=2; the last one before a back-dated one that stays",
+    ] {
+        assert!(table.contains(row), "{row} is not in {table}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&e.prints(0, &[&args[..], &["--json"]].concat())).unwrap();
+    let goes = json[0]["destroy"].as_array().unwrap().iter().find(|s| s["name"] == "tank/a@night1").unwrap();
+    assert_eq!(goes["reasons"][1], "back-dated, counts as of 2025-06-12 12:00:00Z");
+}
+
+/// A clock that was hours ahead is set right: what is made until that time has come again is judged together, the
+/// rest of the history stays as it is, and nobody has to do anything.
+#[test]
+fn a_clock_that_is_corrected_costs_its_span_at_most_and_leaves_no_alarm() {
+    let history = |e: &Expirer, corrected: bool| {
+        let ahead = |n: u64| (format!("ahead{n:02}"), NOON + n * HOUR);
+        let right = |n: u64| (format!("right{n:02}"), NOON - 6 * HOUR + n * HOUR / 4);
+        take(e, &good(25));
+        if corrected {
+            take(e, &(0..12).map(ahead).collect());
+        }
+        // In quarters of an hour, nearly until the time that was once shown.
+        take(e, &(0..60).map(right).collect());
+        take(e, &(1..6).map(|n| (format!("later{n}"), NOON + n * DAY)).collect());
+    };
+    let (honest, e) = (Expirer::new(), Expirer::new());
+    history(&honest, false);
+    history(&e, true);
+    let keep = ["-a", "-k", "daily=30d", "-k", "weekly=8w"];
+    honest.expire(&[&keep[..], &["--max-destroy", "none"]].concat()).expect(0);
+    e.silent(&keep);
+    for name in ["good", "later"] {
+        assert_eq!(of(&e.left("tank/a"), name), of(&honest.left("tank/a"), name), "{}", e.left("tank/a"));
+    }
+    assert_eq!(of(&e.left("tank/a"), "ahead"), ["ahead11"]);
+    e.silent(&keep);
+}
+
+/// A date that was once far ahead is not ahead any more when its time has come. All that was made since then is dated
+/// before it: that many are not destroyed for the word of one.
+#[test]
+fn what_was_dated_ahead_does_not_cost_all_that_came_after() {
+    let bomb = || {
+        let e = Expirer::new();
+        take(&e, &(0..6).rev().map(|n| (format!("before{n}"), NOON - (40 + n) * DAY)).collect());
+        take(&e, &vec![("ahead one".into(), NOON + HOUR)]);
+        take(&e, &(0..40).rev().map(|n| (format!("since{n}"), NOON - n * DAY)).collect());
+        e
+    };
+    let keep = ["-a", "-k", "daily=60"];
+    let e = bomb();
+    let ran = e.expire(&keep).expect(1);
+    let ran =
+        ran.says("tank/a: nothing is destroyed: 38 would go that are dated more than a day before tank/a@ahead one");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!(e.left("tank/a").matches("since").count(), 40);
+    // The remedy, as it is printed: for a shell.
+    let remedy =
+        ran.err.split_once("by mistake, zfs ").unwrap().1.split_once("; else run once with --force").unwrap().0;
+    assert_eq!(remedy, "destroy 'tank/a@ahead one'");
+    e.scene.zfs(&["destroy", "tank/a@ahead one"]).expect(0);
+    e.silent(&keep);
+    assert_eq!(e.left("tank/a").matches("since").count(), 40);
+    // Or they are what is wrong.
+    let e = bomb();
+    e.expire(&[&keep[..], &["--force"]].concat()).expect(0).says("--force overrides: 38 would go");
+    assert_eq!(e.left("tank/a"), "before5 before4 before3 before2 before1 before0 ahead one since1 since0");
+}
+
+/// More snapshots do not make a share of them less.
+#[test]
+fn back_dated_ones_hide_no_mistake() {
+    let e = Expirer::new();
+    take(&e, &[good(30), (0..60).map(|n| (format!("more{n}"), NOON - 3 * DAY - n - 1)).collect()].concat());
+    let keep = ["-a", "-k", "daily=3", "-k", "all=1h"];
+    e.expire(&keep).expect(1).says("tank/a: nothing is destroyed: 27 of 30 would go");
+    // Nor do they push the newest ones out of those that stay.
+    e.expire(&[&keep[..], &["-k", "5", "--force"]].concat()).expect(0);
+    assert_eq!(of(&e.left("tank/a"), "good"), ["good4", "good3", "good2", "good1", "good0"]);
+}
+
+#[test]
+fn files_of_zrep_expire() {
+    let zrep = |made: Made| -> Made {
+        made.into_iter().enumerate().map(|(n, (name, at))| (format!("zrep_{n:06x}_{name}"), at)).collect()
+    };
+    let (honest, e) = (Expirer::new(), Expirer::new());
+    take(&honest, &zrep([good(18), today()].concat()));
+    take(&e, &zrep([good(18), night(18), today()].concat()));
+    let names = |e: &Expirer| -> Vec<String> {
+        e.left("tank/a").split(' ').map(|name| name.rsplit('_').next().unwrap().to_owned()).collect()
+    };
+    let spaced = ["-c", "spacing.conf", "--zrep-ignore", "-k", "2", "tank/a"];
+    for e in [&honest, &e] {
+        e.scene.write("spacing.conf", "9 years : 2 days\n");
+        e.scene.write("dated.conf", "* * * * * +9 years\n* 23 * * * +1 hour\n");
+    }
+    honest.silent(&spaced);
+    e.expire(&spaced).expect(0).says("16 of its snapshots");
+    assert_eq!(names(&e), names(&honest));
+    // Each by its own date: no other one costs it anything.
+    let e = Expirer::new();
+    e.scene.write("dated.conf", "* * * * * +9 years\n* 23 * * * +1 hour\n");
+    take(&e, &zrep([good(18), night(18), today()].concat()));
+    let dated = ["-c", "dated.conf", "--zrep-ignore"];
+    let table = e.prints(0, &[&dated[..], &["-n"]].concat());
+    assert!(table.contains("destroy  expires 2025-06-12 00:59:59; back-dated\n"), "{table}");
+    e.expire(&dated).expect(0);
+    assert_eq!(e.left("tank/a").matches("good").count(), 18);
+    assert!(!e.left("tank/a").contains("night"), "{}", e.left("tank/a"));
+}

@@ -1,0 +1,189 @@
+//! Text that others choose is never a record, nor an option, for zsnap-expire: user properties with newlines and
+//! tabs in them, which `zfs list` prints as they are, and operands that begin with a dash.
+
+use zsnap_tests::expirer::{DAY, Expirer, NOON};
+use zsnap_tests::scene::Ran;
+
+const RULES: [&str; 2] = ["--keep=daily=15", "tank"];
+
+/// `tank/docs` with a snapshot a day for 12 days, and `tank/guest`, whose owner may set user properties, with two
+/// snapshots that are called like zrep's.
+fn guest() -> Expirer {
+    let e = Expirer::new();
+    e.create("tank/docs");
+    e.daily("tank/docs", 12);
+    e.create("tank/guest");
+    e.take("tank/guest", [("zrep_000001", NOON - 3 * DAY), ("zrep_000002", NOON - 2 * DAY), ("last", NOON)]);
+    set(&e, "zrep:src-fs", "tank/guest", "tank/guest");
+    e
+}
+
+fn set(e: &Expirer, property: &str, value: &str, name: &str) {
+    e.scene.zfs(&["set", &format!("{property}={value}"), name]).expect(0);
+}
+
+/// Lines as of more snapshots of `tank/docs`, each the last one of its day.
+fn forged_lines() -> String {
+    let midnight = NOON - 12 * 3600;
+    let line = |n: u64| {
+        format!("\ntank/docs@night{n}\t{}\t{}\t{}\t0\t-\t-", 900 + n, 90_000 - n, midnight - n * DAY + DAY - 1)
+    };
+    (0..14).map(line).collect()
+}
+
+const DOCS: &str = "d11 d10 d9 d8 d7 d6 d5 d4 d3 d2 d1 d0";
+
+#[test]
+fn a_property_of_many_lines_makes_no_snapshots() {
+    for (name, property) in [
+        ("tank/guest@zrep_000001", "zrep:sent"),
+        ("tank/guest@zrep_000002", "zrep:sent"),
+        // Inherited by all that lies there; and of a file system.
+        ("tank/guest", "zrep:sent"),
+        ("tank/guest", "zrep:src-fs"),
+        ("tank/guest@last", "zrep:sent"),
+    ] {
+        let e = guest();
+        e.create("tank/other");
+        e.daily("tank/other", 17);
+        set(&e, property, &format!("-{}", forged_lines()), name);
+        let harmless = name.ends_with("@last");
+        let ran = e.expire(&RULES);
+        assert_eq!(e.left("tank/docs"), DOCS, "{property} of {name}");
+        let ran = ran.expect(if harmless { 0 } else { 1 });
+        assert_eq!(e.left("tank/guest"), "zrep_000001 zrep_000002 last", "{property} of {name}");
+        assert_eq!(e.left("tank/other").split(' ').count(), 15, "the others go on");
+        if harmless {
+            // What zrep says of other names does not count.
+            assert_eq!(ran.err, "");
+            continue;
+        }
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+        let says = format!(
+            "tank/guest: nothing is destroyed: {property} of {name} is not one line of text: zfs inherit {property} {name}\n"
+        );
+        assert!(ran.err.ends_with(&says), "{}", ran.err);
+        // The remedy, as it is printed.
+        let remedy: Vec<&str> = ran.err.trim_end().rsplit_once(": zfs ").unwrap().1.split(' ').collect();
+        e.scene.zfs(&remedy).expect(0);
+        e.silent(&RULES);
+        assert_eq!(e.left("tank/docs"), DOCS);
+    }
+}
+
+#[test]
+fn a_value_with_a_tab_or_of_other_bytes_stops_no_other_dataset() {
+    let e = guest();
+    e.daily("tank/a", 17);
+    set(&e, "zrep:sent", "1700000000\t-", "tank/guest@zrep_000001");
+    let ran =
+        e.expire(&[&RULES[..], &["-v"]].concat()).expect(1).says("tank/guest: nothing is destroyed: zrep:sent of ");
+    assert_eq!((e.left("tank/a").split(' ').count(), e.left("tank/docs")), (15, DOCS.into()), "{}", ran.err);
+    // Neither text nor a number; it counts as sent, like any other word.
+    set(&e, "zrep:sent", "1700000000", "tank/guest@zrep_000001");
+    let zfs = e.wrapper("case \"$*\" in *zrep:sent*) $real \"$@\" | sed 's/17/\\xff\\xfe/'; exit ;; esac");
+    e.silent(&["-k", "last=1", "--zfs", &zfs, "tank/guest"]);
+    assert_eq!(e.left("tank/guest"), "zrep_000002 last");
+}
+
+/// Values in a listing that cannot be believed are asked for one by one, and count all the same.
+#[test]
+fn what_zrep_says_counts_beside_a_value_of_many_lines() {
+    let e = guest();
+    set(&e, "zrep:sent", "1700000000", "tank/guest@zrep_000001");
+    // As if the second one had been sent, too, and were the last.
+    set(&e, "zrep:sent", "1\ntank/guest@zrep_000002\t1700000001\ntank/guest@last\t-", "tank/guest@last");
+    let table = e.prints(0, &["-n", "-k", "last=1", "-k", "1", "tank/guest"]);
+    assert!(table.contains("the last that zrep has sent") && table.contains("not sent by zrep"), "{table}");
+    // So do long ones, of which a listing could take any room.
+    set(&e, "zrep:sent", &"x".repeat(8000), "tank/guest@last");
+    e.scene.zfs_calls();
+    let rows = |table: &str| table.split_once('\n').unwrap().1.to_owned();
+    assert_eq!(rows(&e.prints(0, &["-n", "-k", "last=1", "-k", "1", "tank/guest"])), rows(&table));
+    let gets = e.scene.zfs_calls().iter().filter(|call| call[1] == "get" && call.contains(&"zrep:sent".into())).count();
+    assert_eq!(gets, 2);
+}
+
+/// The files of zrep-expire ask for the word of all snapshots.
+#[test]
+fn files_of_zrep_expire_leave_such_a_dataset_alone() {
+    let e = guest();
+    e.scene.write("dated.conf", "* * * * * +4 days\n");
+    e.scene.write("spacing.conf", "9 years : 1 week\n");
+    e.daily("tank/a", 17);
+    set(&e, "zrep:sent", &format!("1700000000{}", forged_lines()), "tank/guest@last");
+    for n in 0..17 {
+        set(&e, "zrep:sent", "1700000000", &format!("tank/a@d{n}"));
+    }
+    for args in
+        [&["-c", "dated.conf"][..], &["-c", "spacing.conf", "-t", "zrep,off", "tank/guest", "tank/docs", "tank/a"]]
+    {
+        let ran =
+            e.expire(args).expect(1).says("tank/guest: nothing is destroyed: zrep:sent of tank/guest@last is not");
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+        assert_eq!((e.left("tank/docs"), e.left("tank/guest")), (DOCS.into(), "zrep_000001 zrep_000002 last".into()));
+    }
+    assert_eq!(e.left("tank/a"), "d4 d3 d2 d1 d0");
+}
+
+/// zrep renames a snapshot when it has sent it, and others come and go meanwhile.
+#[test]
+fn a_dataset_that_changes_between_the_listings_is_asked_again() {
+    let e = guest();
+    set(&e, "zrep:sent", "1700000000", "tank/guest@zrep_000001");
+    let changes = "case \"$*\" in 'list '*zrep:sent*) once && { $real snapshot tank/guest@new; $real destroy tank/guest@zrep_000002; } ;; esac";
+    let zfs = e.wrapper(changes);
+    e.silent(&["--zfs", &zfs, "-k", "last=1", "-k", "1", "tank/guest"]);
+    // The last that was sent stays; the new one was not decided about.
+    assert_eq!(e.left("tank/guest"), "zrep_000001 last new");
+}
+
+#[test]
+fn a_listing_with_lines_of_other_datasets_destroys_nothing() {
+    let e = guest();
+    e.daily("tank/a", 17);
+    let line = |name: &str| format!("{name}\\t7\\t8\\t1700000000\\t0\\t-");
+    for more in [
+        line("backup/b@x"),
+        line("tanker/b@x"),
+        // Of a dataset that was there before, and one name twice.
+        line("tank/docs@y"),
+        line("tank/zzz@x") + "\\n" + &line("tank/zzz@x"),
+        line("tank/zzz@x") + "\\t-",
+        "tank/zzz@x\\t7\\t8\\t1700000000\\t0".into(),
+        "tank/zzz\\t7\\t8\\t1700000000\\t0\\t-".into(),
+        line("tank/zzz@x").replace("17", "x"),
+    ] {
+        let zfs = e.wrapper(&format!("case \"$*\" in *userrefs*) $real \"$@\"; printf '{more}\\n'; exit ;; esac"));
+        e.expire(&[&RULES[..], &["--zfs", &zfs]].concat()).expect(69).says("zfs list: cannot read");
+        assert_eq!(e.left("tank/a").split(' ').count(), 17, "{more}");
+    }
+}
+
+#[test]
+fn what_is_no_dataset_is_never_an_argument_of_zfs() {
+    let e = guest();
+    e.daily("tank/a", 17);
+    e.scene.zfs_calls();
+    let refused = |args: &[&str], says: &str| -> Ran {
+        let ran = e.expire(&[&["--keep=daily=3"][..], args].concat()).expect(2).says(says);
+        assert!(e.scene.zfs_calls().is_empty(), "{args:?}");
+        ran
+    };
+    for name in
+        ["-r", "-", "-H", "-t", "--help", "/", "tank/", "tank,backup", "tank/../backup", "tank/a@d0", "tank#x", ""]
+    {
+        let ran = refused(&["--", name], "name pools or datasets, such as tank/home");
+        assert!(ran.err.contains(&format!("\"{name}\"")), "{}", ran.err);
+        refused(&["tank", "--", name], "name pools or datasets");
+    }
+    refused(&["-r"], "unexpected argument");
+    for tag in ["-x", "a/b", "a b", "", "zrep,", "A", "a\nb", "a=b"] {
+        refused(&[&format!("--tags={tag}"), "tank/a"], "is not a tag of zrep");
+    }
+    e.scene.write("expire.toml", "keep = \"daily=3\"\ntags = [\"zrep\", \"-o\"]\n");
+    e.expire(&["tank/a"]).expect(78).says("expire.toml:2: ").says("is not a tag of zrep");
+    assert_eq!(e.left("tank/a").split(' ').count(), 17);
+    e.silent(&["-t", "zrep,off-2", "-k", "last=15", "tank/a"]);
+    assert_eq!(e.left("tank/a").split(' ').count(), 15);
+}
