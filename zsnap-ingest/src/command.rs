@@ -52,6 +52,7 @@ pub fn apply(
     let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
     let before = all.get(&target.to_string()).cloned();
     let mut entry = Applied::of(&Number::of(manifest), before.clone());
+    entry.created = Some(manifest.created);
     if !command.overlap {
         entry.applying = true;
         entry.before = before.clone().map(Box::new);
