@@ -142,7 +142,7 @@ fn a_snapshot_dated_ahead_is_held_with_a_remedy_that_works() {
     let next = Sub::increment("tank/home@s3", 2, 3).created(now());
     let sealed = Sealer::new(&scene).zfs("laptop/tank/home", seq + 1, Some(seq), vec![next], false);
     let behind = scene.deliver("laptop", &name("laptop/tank/home", seq + 1), &sealed);
-    let ran = scene.ingest(&[]).expect(1).says("held: snapshot s2 is dated 20").says("more than a day ahead");
+    let ran = scene.ingest(&[]).expect(1).says("held: snapshot s2 is dated more than a day ahead (20");
     assert_eq!(ran.err.lines().count(), 1, "what is behind it is no news: {}", ran.err);
     scene.zfs_calls();
     assert_eq!(scene.ingest(&[]).expect(0).err, "");
@@ -194,7 +194,12 @@ fn a_signature_from_a_time_ahead_is_held_with_a_remedy_that_works() {
     let mut ahead = Command::new("faketime");
     ahead.args(["-f", "+400d"]).arg(program("zsnap-queue")).arg("--config").arg(scene.path("queue.toml"));
     run(ahead.args(["--opaque", "--full", "laptop/etc"]), b"ahead").expect(0);
-    scene.ingest(&[]).expect(1).says("held: signed 20").says("the file is taken from 20").says("set the clock there");
+    scene
+        .ingest(&[])
+        .expect(1)
+        .says("held: signed more than a day ahead (20")
+        .says("the file is taken from 20")
+        .says("set the clock there");
     let held = row(&scene, "laptop/etc", &[], 1);
     assert_eq!(held["state"], "held");
     // What it proposes.

@@ -7,6 +7,8 @@ use std::os::unix::fs::symlink;
 use serde_json::Value;
 use zsnap_common::keys::{Purpose, SigningKey, keygen};
 use zsnap_common::payload::{Base, Manifest};
+use zsnap_common::queue_name::QueueName;
+use zsnap_common::report;
 use zsnap_tests::scene::{Scene, manifest, memory, name};
 use zsnap_tests::sealer::Sealer;
 use zsnap_tests::spooler::Spooler;
@@ -187,19 +189,25 @@ fn an_incoming_directory_that_is_not_here_is_away() {
 #[test]
 fn what_waits_says_for_what_since_when_and_what_to_do() {
     let scene = Scene::with_pool();
-    deliver(&scene, &manifest("laptop/etc", SEQ));
-    let last = increment("laptop/etc", SEQ + 2, SEQ + 1);
-    deliver(&scene, &last);
-    let told = format!("waiting for file {} of laptop/etc (queued 2023-11-14 22:13:20Z), which it builds on", SEQ + 1);
+    let queue = |how: &str, body: &[u8]| scene.queue(&["--opaque", how, "laptop/etc"], body).expect(0);
+    queue("--full", b"1");
+    scene.ingest(&[]).expect(0);
+    queue("--increment", b"2");
+    let lost = scene.spooled("laptop").pop().unwrap();
+    let number = lost.file_name().unwrap().to_str().unwrap().parse::<QueueName>().unwrap().stamp.seq();
+    fs::remove_file(lost).unwrap();
+    queue("--increment", b"3");
+    let since = report::time(number / 1_000_000);
+    let told = format!("waiting for file {number} of laptop/etc (queued {since}), which it builds on");
     let ran = scene.ingest(&[]).expect(1).says(&told).says("zsnap-fanout requeue");
     assert!(ran.err.trim_end().ends_with("or on laptop: zsnap-queue --opaque --full laptop/etc"), "{}", ran.err);
-    scene.queue(&["--opaque", "--full", "laptop/etc"], b"all").expect(0);
-    scene.ingest(&[]);
-    assert_eq!(scene.applied(), b"xall");
+    queue("--full", b"4");
+    scene.ingest(&[]).expect(0);
+    assert_eq!((scene.applied(), scene.spooled("laptop").len()), (b"14".to_vec(), 0));
 
     let sub = |sub: Sub| Stream::plain(sub).bytes();
     scene.queue(&["laptop/tank/home"], &sub(Sub::full("tank/home@s1", 1))).expect(0);
-    scene.ingest(&[]);
+    scene.ingest(&[]).expect(0);
     let send = |sent: Sub| scene.queue(&["laptop/tank/home"], &sub(sent)).expect(0);
     send(Sub::increment("tank/home@s2", 1, 2));
     let lost = scene.spooled("laptop").pop().unwrap();

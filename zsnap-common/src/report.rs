@@ -211,9 +211,10 @@ impl Report {
     }
 }
 
-/// For terminals first, then as the exposition format demands.
+/// For terminals first, then as the exposition format demands. Two texts never become one: of two series with the
+/// same labels Prometheus would take neither.
 fn label_value(text: &str) -> String {
-    escape(text).replace('\\', r"\\").replace('"', "\\\"")
+    escape(&text.replace('\\', r"\\")).replace('\\', r"\\").replace('"', "\\\"")
 }
 
 /// The same JSON in printable ASCII: all else stands in strings only, and keeps its meaning.
@@ -289,6 +290,10 @@ mod tests {
         assert!(text.contains("zsnap_queue_oldest_age_seconds{dataset=\"laptop/tank\"} 90061\n"));
         assert_eq!(text.matches("oldest_age_seconds{").count(), 1);
         assert!(text.contains("{dataset=\"h/\\\\x1b\\\"x\"} 0\n"), "{text}");
+        // What looks like an escape is another name.
+        let shown = ["a\nb", "a\\nb", "a\\\\nb", "a\\\nb"].map(label_value);
+        assert!((0..4).all(|i| (0..i).all(|j| shown[i] != shown[j])), "{shown:?}");
+        assert!(shown.iter().all(|text| !text.contains('\n')));
     }
 
     #[test]

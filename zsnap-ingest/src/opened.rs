@@ -221,7 +221,7 @@ fn ahead(what: &str, date: u64, host: &Host) -> No {
          ZFS dataset a new snapshot sent with zfs send -i from the newest one that is here, or in full; then remove this \
          file"
     );
-    No::Ahead { until, why: format!("{what} {date}, more than a day ahead: {whose}; {sooner}") }
+    No::Ahead { until, why: format!("{what} more than a day ahead ({date}): {whose}; {sooner}") }
 }
 
 /// Calls `each` for every piece of the file from where it stands.
