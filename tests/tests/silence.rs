@@ -189,7 +189,7 @@ fn an_incoming_directory_that_is_not_here_is_away() {
 #[test]
 fn what_waits_says_for_what_since_when_and_what_to_do() {
     let scene = Scene::with_pool();
-    let queue = |how: &str, body: &[u8]| scene.queue(&["--opaque", how, "laptop/etc"], body).expect(0);
+    let queue = |how: &str, body: &[u8]| scene.queue(&["--opaque", how, "--overlap", "laptop/etc"], body).expect(0);
     queue("--full", b"1");
     scene.ingest(&[]).expect(0);
     queue("--increment", b"2");
@@ -213,9 +213,11 @@ fn what_waits_says_for_what_since_when_and_what_to_do() {
     let lost = scene.spooled("laptop").pop().unwrap();
     fs::remove_file(lost).unwrap();
     send(Sub::increment("tank/home@s3", 2, 3));
-    let says = "or on laptop: zfs send -i @s1 tank/home@SNAPSHOT | zsnap-queue laptop/tank/home";
+    let says = "or on laptop: zfs send -i @HERE tank/home@NEW | zsnap-queue laptop/tank/home";
     scene.ingest(&[]).expect(1).says(" of laptop/tank/home (queued 2").says("has not come").says(says);
-    holds(&row(&scene, "laptop/tank/home", 0), "remedy", says);
+    let waits = row(&scene, "laptop/tank/home", 0);
+    holds(&waits, "remedy", says);
+    assert_eq!(waits["snapshot"], "s1");
     send(Sub::increment("tank/home@s3", 1, 3));
     scene.ingest(&[]).expect(0);
     assert_eq!(row(&scene, "laptop/tank/home", 0)["snapshot"], "s3");

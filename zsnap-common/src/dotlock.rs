@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -223,7 +223,8 @@ fn pid(text: &[u8]) -> Option<Pid> {
 // Any integer type of `Stat` fits.
 #[allow(clippy::unnecessary_cast)]
 fn age(stat: &Stat) -> Duration {
-    crate::lock::age(u64::try_from(stat.st_mtime as i64).unwrap_or(0))
+    let since = Duration::from_secs(u64::try_from(stat.st_mtime as i64).unwrap_or(0));
+    crate::lock::age(SystemTime::UNIX_EPOCH + since)
 }
 
 /// Removes a lock that was judged stale. A script may have done so in between and made its own:

@@ -130,7 +130,7 @@ pub fn holder(lock: &Path) -> (Duration, String) {
     let pid = text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
     let (age, who) = match pid.filter(|pid| test_kill_process(*pid) != Err(Errno::SRCH)) {
         Some(pid) => {
-            let since = rustix::fs::stat(lock).ok().and_then(|stat| u64::try_from(stat.st_mtime).ok());
+            let since = std::fs::metadata(lock).and_then(|meta| meta.modified());
             (since.map(age).unwrap_or_default(), format!("pid {pid}"))
         }
         None => (Duration::ZERO, "somebody who noted no pid".to_owned()),
@@ -162,11 +162,14 @@ fn beside(lock: &Path) -> PathBuf {
     path.into()
 }
 
-/// The age of a lock by its time, in seconds since 1970. One whose time lies ahead ([`report::ago`]) is as old as
-/// can be, or nobody would ever hear that its holder does not end.
-pub(crate) fn age(since: u64) -> Duration {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    report::ago(since, now).map_or(Duration::MAX, Duration::from_secs)
+/// The age of a lock by its time. One whose time lies ahead ([`report::AHEAD`]) is as old as can be, or nobody would
+/// ever hear that its holder does not end.
+pub(crate) fn age(since: SystemTime) -> Duration {
+    match since.elapsed() {
+        Ok(age) => age,
+        Err(e) if e.duration() > report::AHEAD => Duration::MAX,
+        Err(_) => Duration::ZERO,
+    }
 }
 
 /// The age of a lock in words that go on from "has been at work".

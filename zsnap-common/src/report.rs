@@ -116,10 +116,13 @@ pub fn time(seconds: u64) -> String {
     time.map_or(seconds.to_string(), |time| time.strftime("%F %TZ").to_string())
 }
 
-/// How many seconds ago a time was. A clock may be set by some hours; what lies more than a day ahead
-/// was stamped by a wrong one: `None`.
+/// How far ahead a time may lie: a clock may be set by some hours, or be a little fast. What lies further ahead
+/// was stamped by a wrong one, or chosen.
+pub const AHEAD: Duration = Duration::from_secs(24 * 3600);
+
+/// How many seconds ago a time was. `None`: it lies further ahead than [`AHEAD`].
 pub fn ago(time: u64, now: u64) -> Option<u64> {
-    (time <= now.saturating_add(24 * 3600)).then(|| now.saturating_sub(time))
+    (time <= now.saturating_add(AHEAD.as_secs())).then(|| now.saturating_sub(time))
 }
 
 /// Whether more than `max` has passed since a time, in seconds since 1970. One that lies ahead (see [`ago`]) is

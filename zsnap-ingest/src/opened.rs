@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cancel;
@@ -20,9 +20,6 @@ use zsnap_common::zstream::{StreamError, StreamFacts, record};
 use crate::cli::TrustLevel;
 use crate::config::Config;
 use crate::shared::seconds;
-
-/// A date that lies further ahead than this is not taken for a clock that is a little fast.
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A file that may be applied.
 pub enum Opened {
@@ -213,7 +210,7 @@ fn explain(refusal: Refusal, host: &Host) -> No {
 
 /// A date that lies ahead, in seconds since 1970.
 fn ahead(what: &str, date: u64, host: &Host) -> No {
-    let until = date.saturating_sub(DAY.as_secs());
+    let until = date.saturating_sub(report::AHEAD.as_secs());
     let (date, day) = (report::time(date), report::time(until));
     let whose = format!("if this clock is wrong, set it; if that of {host} was, the file is taken from {day} on");
     let sooner = format!(

@@ -351,12 +351,17 @@ impl After<'_> {
         }
     }
 
-    /// How the sender gets the chain on without a file that is lost.
+    /// How the sender gets the chain on without a file that is lost. It does not name the newest snapshot, or it
+    /// would be other news whenever another one comes.
     fn send_anew(&self, target: &Target) -> String {
-        let newest = self.world.there.snapshots.and_then(|all| all.last());
-        let from = newest.map_or(String::new(), |newest| format!("-i {} ", quoted(&format!("@{}", newest.name))));
-        let (snapshot, target) = (quoted(&format!("{}@SNAPSHOT", target.dataset)), quoted(&target.to_string()));
-        format!("zfs send {from}{snapshot} | zsnap-queue {target}")
+        let (snapshot, to) = (quoted(&format!("{}@NEW", target.dataset)), quoted(&target.to_string()));
+        match self.world.there.snapshots {
+            Some([_, ..]) => format!(
+                "zfs send -i @HERE {snapshot} | zsnap-queue {to}, where @HERE is the newest snapshot of it here, which \
+                 zsnap-ingest status names"
+            ),
+            _ => format!("zfs send {snapshot} | zsnap-queue {to}"),
+        }
     }
 }
 
