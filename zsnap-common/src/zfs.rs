@@ -259,8 +259,8 @@ mod tests {
         for bad in ["tank/a\t-", "tank", "tank\t1\t", "tank2\t1", "other/tank\t1", "tank/.\t1"] {
             assert!(dataset("tank", bad).is_err(), "{bad:?}");
         }
-        assert_eq!(guid("18446744073709551615\n").unwrap(), Guid(u64::MAX));
-        assert!(["", "\n", "1\n2\n", "-\n", "1 \n"].into_iter().all(|bad| guid(bad).is_err()));
+        assert_eq!(super::guid("18446744073709551615\n").unwrap(), Guid(u64::MAX));
+        assert!(["", "\n", "1\n2\n", "-\n", "1 \n"].into_iter().all(|bad| super::guid(bad).is_err()));
     }
 
     #[test]
