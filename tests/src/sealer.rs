@@ -11,19 +11,24 @@ use zsnap_common::zstream::Guid;
 use crate::scene::{Scene, manifest};
 use crate::stream::{Stream, Sub};
 
-/// Signs as `laptop`, for `backup`.
+/// Signs as one host, for `backup`.
 pub struct Sealer {
     recipients: Recipients,
     signer: SigningKey,
 }
 
 impl Sealer {
-    /// With the scene's keys.
+    /// As `laptop`, with the scene's keys.
     pub fn new(scene: &Scene) -> Sealer {
+        Sealer::of(scene, "laptop")
+    }
+
+    /// As any host of the scene.
+    pub fn of(scene: &Scene, host: &str) -> Sealer {
         let now = SystemTime::now();
         Sealer {
             recipients: Recipients::load(&[scene.path("backup.cert")], Format::Gpg, now).unwrap(),
-            signer: SigningKey::load(&scene.path("laptop.key"), now).unwrap(),
+            signer: SigningKey::load(&scene.path(format!("{host}.key")), now).unwrap(),
         }
     }
 

@@ -371,7 +371,7 @@ fn the_clock_never_makes_a_file_bad() {
         command.arg("--config").arg(scene.path("ingest.toml"));
         run(&mut command, b"")
     };
-    back("-1y").expect(1).says("this clock or that of laptop is wrong");
+    back("-1y").expect(1).says("if this clock is wrong, set it; if that of laptop was,");
     assert!(path.exists() && scene.applied().is_empty());
     // Ten years on, with a certificate that expired long ago: judged at the signature's time.
     back("+10y").expect(0);

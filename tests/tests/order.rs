@@ -99,7 +99,10 @@ fn broken_chains_say_what_to_do() {
     scene.ingest(&[]).expect(0);
     put(&scene, "laptop/tank/home", 3, Some(2), &[3, 4]);
     let missing = SEQ + 2;
-    scene.ingest(&[]).expect(1).says(&format!("waiting for its base {:016x}: file {missing} of the same dataset", 3));
+    scene
+        .ingest(&[])
+        .expect(1)
+        .says(&format!("waiting for its base {:016x}: file {missing} of laptop/tank/home (queued 20", 3));
     put(&scene, "laptop/tank/home", 2, Some(1), &[2, 3]);
     scene.ingest(&[]).expect(0);
     // Pruned although something builds on it.

@@ -22,8 +22,9 @@ fn increment(target: &str, seq: u64, prev: u64) -> Manifest {
     Manifest { prev: Some(prev), base: Base::Prev, ..manifest(target, seq) }
 }
 
-/// Delivers a file of the laptop for a command.
+/// Delivers a file of the laptop for a command, made when its number says.
 fn deliver(scene: &Scene, manifest: &Manifest) -> PathBuf {
+    let manifest = &Manifest { created: manifest.seq / 1_000_000, ..manifest.clone() };
     let sealed = scene.seal(manifest, Some("laptop"), b"x");
     let target = format!("{}/{}", manifest.host, manifest.dataset);
     scene.deliver("laptop", &name(&target, manifest.seq), &sealed)
@@ -150,8 +151,8 @@ fn every_state_is_told_with_its_remedy() {
     scene.edit("ingest.toml", "cat >> ", "exit 7; cat >> ");
     let next = deliver(&scene, &increment("laptop/etc", two, one));
     scene.ingest(&[]).expect(69);
-    scene.ingest(&[]).expect(69);
-    let row = told(&scene, "failed", "for 2 times; the log says why", 1);
+    scene.ingest(&[]).expect(0);
+    let row = told(&scene, "failed", "for 2 times: sh for laptop/etc: exit status: 7", 1);
     assert_eq!(row["attempts"], 2);
 
     let journal = scene.path("target/../.zsnap/target.json");

@@ -177,14 +177,19 @@ impl Child {
         dead
     }
 
-    /// The last lines of its stderr, escaped, for an error message; call after `wait`.
+    /// The last lines of its stderr, escaped, as one for an error message; call after `wait`.
     pub fn last_words(&self) -> String {
+        self.last_lines().join("; ")
+    }
+
+    /// The last lines of its stderr, escaped; call after `wait`.
+    pub fn last_lines(&self) -> Vec<String> {
         if let Some(pump) = self.pump.as_ref().filter(|_| self.over) {
             let until = Instant::now() + LAST_GASP;
             poll_before(until, || pump.is_finished().then_some(()));
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
+        said.iter().cloned().collect()
     }
 
     fn ended_before(&mut self, until: Instant) -> std::io::Result<Option<ExitStatus>> {
@@ -209,8 +214,10 @@ pub struct Output {
     pub status: ExitStatus,
     /// Its standard output.
     pub text: String,
-    /// The last lines of its stderr, see [`Child::last_words`].
+    /// The last lines of its stderr as one, see [`Child::last_words`].
     pub words: String,
+    /// The last line of its stderr alone, escaped.
+    pub last_line: String,
 }
 
 /// Runs a program to its end. One that says nothing for so long, or does not end then, or says more
@@ -233,7 +240,8 @@ pub fn output(mut command: Command, label: &str, patience: Duration, most: u64) 
     }?;
     // A user property may hold any bytes: one that is not UTF-8 must not hide what else is there.
     let text = String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
-    Ok(Output { status, text, words: child.last_words() })
+    let last_line = child.last_lines().pop().unwrap_or_default();
+    Ok(Output { status, text, words: child.last_words(), last_line })
 }
 
 /// Asks again and again, with pauses that grow with the time that it takes: the answer is late by a

@@ -204,7 +204,8 @@ fn judge(dir: impl AsFd, name: &OsStr, path: &Path, left: Option<FileId>) -> any
         // over, or it would wait for itself.
         Some(pid) if pid == rustix::process::getpid() => true,
         Some(pid) => test_kill_process(pid) == Err(Errno::SRCH),
-        None => age >= STALE,
+        // Of one that is dated ahead nobody knows how old it is: it is reported, not broken.
+        None => age >= STALE && age != Duration::MAX,
     };
     if stale {
         return Ok(State::Stale(file.into()));
@@ -223,7 +224,7 @@ fn pid(text: &[u8]) -> Option<Pid> {
 #[allow(clippy::unnecessary_cast)]
 fn age(stat: &Stat) -> Duration {
     let since = Duration::from_secs(u64::try_from(stat.st_mtime as i64).unwrap_or(0));
-    (SystemTime::UNIX_EPOCH + since).elapsed().unwrap_or_default()
+    crate::lock::age(SystemTime::UNIX_EPOCH + since)
 }
 
 /// Removes a lock that was judged stale. A script may have done so in between and made its own:

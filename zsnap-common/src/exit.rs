@@ -1,13 +1,15 @@
 //! How the tools end: one table of exit statuses, and the only place that prints a fatal error.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::process::ExitCode;
 
 use crate::{cancel, log};
 
 /// An exit status, the same in every tool (zsnap(7), EXIT STATUS; the numbers from 64 up are
-/// those of sysexits.h).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// those of sysexits.h). The greater of two is the worse one, whatever their numbers: a run in
+/// which several things failed ends with the [`Ord::max`] of them, whichever failed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// Done, or nothing to do.
@@ -63,6 +65,34 @@ impl Exit {
             .downcast_ref::<Failure>()
             .or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()))
             .map_or(Exit::Io, |failure| failure.exit)
+    }
+
+    /// How bad it is: the less it passes by itself, and the more it stops, the worse.
+    fn badness(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::SomeFailed => 1,
+            Exit::TryAgain => 2,
+            Exit::Data => 3,
+            Exit::Unavailable => 4,
+            Exit::CantCreate => 5,
+            Exit::Io => 6,
+            Exit::Refused => 7,
+            Exit::Config => 8,
+            Exit::Usage => 9,
+        }
+    }
+}
+
+impl Ord for Exit {
+    fn cmp(&self, other: &Exit) -> Ordering {
+        self.badness().cmp(&other.badness())
+    }
+}
+
+impl PartialOrd for Exit {
+    fn partial_cmp(&self, other: &Exit) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -141,6 +171,17 @@ mod tests {
         let e = Exit::Data.error("inner");
         let e = Err::<(), _>(e).or_exit(Exit::TryAgain, "outer").unwrap_err();
         assert_eq!(Exit::of(&e), Exit::TryAgain);
+    }
+
+    #[test]
+    fn the_worst_of_several_decides_whatever_its_number() {
+        use Exit::{CantCreate, Config, Data, Done, Io, Refused, SomeFailed, TryAgain, Unavailable, Usage};
+        let mildest_first = [Done, SomeFailed, TryAgain, Data, Unavailable, CantCreate, Io, Refused, Config, Usage];
+        for pair in mildest_first.windows(2) {
+            assert_eq!((pair[0].max(pair[1]), pair[1].max(pair[0])), (pair[1], pair[1]));
+        }
+        // What passes by itself hides nothing that does not.
+        assert_eq!([SomeFailed, TryAgain, Unavailable, Done].into_iter().max(), Some(Unavailable));
     }
 
     #[test]

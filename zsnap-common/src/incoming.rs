@@ -5,15 +5,16 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::publish::{self, NewFile, at_path};
 
-/// More entries than this in one directory are left for the next run.
-const MAX_ENTRIES: usize = 100_000;
+/// The most names that [`Incoming::names`] gives: some 100 MB. Directories of queue files, which others fill,
+/// are read by [`crate::listing::Listing`] instead.
+const MOST: usize = 1_000_000;
 
 /// An open directory.
 #[derive(Debug)]
@@ -58,19 +59,40 @@ impl Incoming {
     }
 
     /// The names inside, sorted, without `.` and `..`.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds more than a million names: none of them is left out in silence.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
+        self.names_up_to(MOST)
+    }
+
+    fn names_up_to(&self, most: usize) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(&self.fd).map_err(at_path(&self.path))? {
-            let name = entry.map_err(at_path(&self.path))?.file_name().to_bytes().to_vec();
-            if name != b"." && name != b".." {
-                names.push(OsString::from_vec(name));
+        self.each_name(|name| {
+            if names.len() == most {
+                let why = format!("{} holds more than {most} names: move some away", self.path.display());
+                return Err(io::Error::other(why));
             }
-            if names.len() == MAX_ENTRIES {
-                break;
-            }
-        }
+            names.push(name.to_owned());
+            Ok(())
+        })?;
         names.sort();
         Ok(names)
+    }
+
+    /// Calls `each` for every name inside but `.` and `..`, in the order of the file system.
+    ///
+    /// # Errors
+    /// It cannot be read; or what `each` says, which ends it.
+    pub fn each_name(&self, mut each: impl FnMut(&OsStr) -> io::Result<()>) -> io::Result<()> {
+        for entry in Dir::read_from(&self.fd).map_err(at_path(&self.path))? {
+            let entry = entry.map_err(at_path(&self.path))?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                each(OsStr::from_bytes(name))?;
+            }
+        }
+        Ok(())
     }
 
     /// What a name stands for, itself: no symlink is followed. `None`: it went away.
@@ -232,6 +254,15 @@ mod tests {
         fs::hard_link(dir.path().join("file"), dir.path().join("second")).unwrap();
         assert!(matches!(incoming.open_file("file".as_ref()), Err(Unsafe::Not(_))));
         assert!(incoming.inside("link".as_ref()).is_err());
+    }
+
+    #[test]
+    fn names_are_all_or_an_error() {
+        let (dir, incoming) = scene();
+        fs::write(dir.path().join("another"), b"").unwrap();
+        assert_eq!(incoming.names_up_to(2).unwrap(), ["another", "file"]);
+        let e = incoming.names_up_to(1).unwrap_err().to_string();
+        assert_eq!(e, format!("{} holds more than 1 names: move some away", dir.path().display()));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::dotlock::{DotLock, FileId};
 use crate::exit::{Exit, OrExit};
+use crate::report;
 
 /// A flock on a file that is never deleted (two processes could then hold two files of one name);
 /// released on drop or any death. The fd is close-on-exec.
@@ -128,7 +129,10 @@ pub fn holder(lock: &Path) -> (Duration, String) {
     let text = std::fs::read_to_string(lock).unwrap_or_default();
     let pid = text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
     let (age, who) = match pid.filter(|pid| test_kill_process(*pid) != Err(Errno::SRCH)) {
-        Some(pid) => (std::fs::metadata(lock).map(|m| age(m.modified())).unwrap_or_default(), format!("pid {pid}")),
+        Some(pid) => {
+            let since = std::fs::metadata(lock).and_then(|meta| meta.modified());
+            (since.map(age).unwrap_or_default(), format!("pid {pid}"))
+        }
         None => (Duration::ZERO, "somebody who noted no pid".to_owned()),
     };
     (age, format!("{who} ({})", lock.display()))
@@ -145,12 +149,10 @@ pub fn unless_busy(state: &Path, dotlock: Option<&Path>, max_run: Duration) -> a
             crate::log::info(format_args!("nothing done: {who} is at work"));
             Ok(None)
         }
-        Taken::Busy { age, who } => {
-            let hours = age.as_secs() / 3600;
-            Err(Exit::TryAgain.error(format!(
-                "{who} has been at work for {hours} hours, longer than --max-run: see what it does, then kill it"
-            )))
-        }
+        Taken::Busy { age, who } => Err(Exit::TryAgain.error(format!(
+            "{who} has been at work {}, longer than --max-run: see what it does, then kill it",
+            for_how_long(age)
+        ))),
     }
 }
 
@@ -160,8 +162,22 @@ fn beside(lock: &Path) -> PathBuf {
     path.into()
 }
 
-fn age(since: std::io::Result<SystemTime>) -> Duration {
-    since.ok().and_then(|since| since.elapsed().ok()).unwrap_or_default()
+/// The age of a lock by its time. One whose time lies ahead ([`report::AHEAD`]) is as old as can be, or nobody would
+/// ever hear that its holder does not end.
+pub(crate) fn age(since: SystemTime) -> Duration {
+    match since.elapsed() {
+        Ok(age) => age,
+        Err(e) if e.duration() > report::AHEAD => Duration::MAX,
+        Err(_) => Duration::ZERO,
+    }
+}
+
+/// The age of a lock in words that go on from "has been at work".
+pub fn for_how_long(age: Duration) -> String {
+    match age {
+        Duration::MAX => "since a time that lies ahead of this clock".to_owned(),
+        age => format!("for {} hours", age.as_secs() / 3600),
+    }
 }
 
 #[cfg(test)]
@@ -187,7 +203,13 @@ mod tests {
         let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
         let again = Lock::try_new(&path).unwrap().unwrap();
-        assert!(age(std::fs::metadata(&path).unwrap().modified()) < Duration::from_secs(3600));
+        assert!(holder(&path).0 < Duration::from_secs(3600));
+        // It was taken while the clock was ahead: somebody must hear of it.
+        let ahead = SystemTime::now() + Duration::from_secs(400 * 86_400);
+        File::options().write(true).open(&path).unwrap().set_modified(ahead).unwrap();
+        assert_eq!(holder(&path).0, Duration::MAX);
+        assert_eq!(for_how_long(Duration::MAX), "since a time that lies ahead of this clock");
+        assert_eq!(for_how_long(Duration::from_secs(7200)), "for 2 hours");
         // As after a death, and then a script took it: the dead one is not meant.
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         dead.wait().unwrap();

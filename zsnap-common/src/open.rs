@@ -22,6 +22,7 @@ use crate::exit::Exit;
 use crate::keys::{Keyring, merged};
 use crate::payload::{Manifest, PayloadError, PayloadReader, Trailer};
 use crate::pipe::{Cut, pipe};
+use crate::report;
 use crate::target::Host;
 use crate::zstream::StreamFacts;
 use message::{Authentic, Session};
@@ -116,8 +117,8 @@ pub enum Refusal {
     },
     /// Authentic (or trusted), but it costs more than [`Limits`] allow: which.
     TooLarge(String),
-    /// Signature from the future: this clock or the host's is wrong.
-    Clock(String),
+    /// Signature from the future, made at that time: this clock or the host's is wrong.
+    Clock(SystemTime),
     /// Reading failed: temporary.
     Io(io::Error),
 }
@@ -306,7 +307,11 @@ impl std::fmt::Display for Refusal {
             Refusal::UnknownSigner(id) => write!(f, "signed by {id}, which no host lists"),
             Refusal::BadSigner(why) => write!(f, "signed by a key that was not good then: {why}"),
             Refusal::WrongHost { said } => write!(f, "comes from {said}"),
-            Refusal::TooLarge(why) | Refusal::Clock(why) => f.write_str(why),
+            Refusal::TooLarge(why) => f.write_str(why),
+            Refusal::Clock(time) => {
+                let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                write!(f, "signed {}, more than a day ahead", report::time(seconds))
+            }
             Refusal::Io(e) => e.fmt(f),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -108,17 +109,26 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
-/// `2026-11-22 04:05:25Z`; a time beyond all calendars as the number that it is.
-/// Seconds since 1970 as people read them, UTC.
+/// Seconds since 1970 as people read them, UTC: `2026-11-22 04:05:25Z`; a time beyond all calendars as
+/// the number that it is.
 pub fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map_or(seconds.to_string(), |time| time.strftime("%F %TZ").to_string())
 }
 
-/// How many seconds ago a time was. A clock may be set by some hours; what lies more than a day ahead
-/// was stamped by a wrong one: `None`.
+/// How far ahead a time may lie: a clock may be set by some hours, or be a little fast. What lies further ahead
+/// was stamped by a wrong one, or chosen.
+pub const AHEAD: Duration = Duration::from_secs(24 * 3600);
+
+/// How many seconds ago a time was. `None`: it lies further ahead than [`AHEAD`].
 pub fn ago(time: u64, now: u64) -> Option<u64> {
-    (time <= now.saturating_add(24 * 3600)).then(|| now.saturating_sub(time))
+    (time <= now.saturating_add(AHEAD.as_secs())).then(|| now.saturating_sub(time))
+}
+
+/// Whether more than `max` has passed since a time, in seconds since 1970. One that lies ahead (see [`ago`]) is
+/// late: nobody knows how long ago that was, and an alarm that never comes is the worse mistake.
+pub fn is_late(time: u64, now: u64, max: Duration) -> bool {
+    ago(time, now).is_none_or(|age| age > max.as_secs())
 }
 
 /// `3d 4h`: the two largest units.
@@ -204,9 +214,10 @@ impl Report {
     }
 }
 
-/// For terminals first, then as the exposition format demands.
+/// For terminals first, then as the exposition format demands. Two texts never become one: of two series with the
+/// same labels Prometheus would take neither.
 fn label_value(text: &str) -> String {
-    escape(text).replace('\\', r"\\").replace('"', "\\\"")
+    escape(&text.replace('\\', r"\\")).replace('\\', r"\\").replace('"', "\\\"")
 }
 
 /// The same JSON in printable ASCII: all else stands in strings only, and keeps its meaning.
@@ -282,6 +293,20 @@ mod tests {
         assert!(text.contains("zsnap_queue_oldest_age_seconds{dataset=\"laptop/tank\"} 90061\n"));
         assert_eq!(text.matches("oldest_age_seconds{").count(), 1);
         assert!(text.contains("{dataset=\"h/\\\\x1b\\\"x\"} 0\n"), "{text}");
+        // What looks like an escape is another name.
+        let shown = ["a\nb", "a\\nb", "a\\\\nb", "a\\\nb"].map(label_value);
+        assert!((0..4).all(|i| (0..i).all(|j| shown[i] != shown[j])), "{shown:?}");
+        assert!(shown.iter().all(|text| !text.contains('\n')));
+    }
+
+    #[test]
+    fn a_time_that_lies_ahead_is_late() {
+        let (now, day) = (1_795_320_325, 86_400);
+        let late = |time| is_late(time, now, Duration::from_secs(100));
+        assert!(!late(now) && !late(now - 100) && late(now - 101) && late(0));
+        // A clock may be set by some hours.
+        assert!(!late(now + day) && late(now + day + 1) && late(u64::MAX));
+        assert_eq!((ago(now + day, now), ago(now + day + 1, now)), (Some(0), None));
     }
 
     #[test]

@@ -47,9 +47,10 @@ impl Told {
     }
 
     /// The same for a problem whose numbers differ from run to run (times, process ids, names of
-    /// temporary files): only other words are a change. `text` is the whole line.
-    pub fn problem_in_words(&mut self, what: &str, text: &str) {
-        self.lasting(what, &without_numbers(text), text, AGAIN_AFTER);
+    /// temporary files): only other words are a change. `text` is the whole line. Returns whether it was
+    /// told now.
+    pub fn problem_in_words(&mut self, what: &str, text: &str) -> bool {
+        self.lasting(what, &without_numbers(text), text, AGAIN_AFTER)
     }
 
     /// Something that need not be mended: told once.
@@ -57,24 +58,23 @@ impl Told {
         self.lasting(what, message, &format!("{what}: {message}"), u64::MAX);
     }
 
-    fn lasting(&mut self, what: &str, state: &str, text: &str, again_after: u64) {
+    fn lasting(&mut self, what: &str, state: &str, text: &str, again_after: u64) -> bool {
         if self.dry {
-            return log::info(text);
+            log::info(text);
+            return false;
         }
         let recent =
             |line: &&Line| line.message == state && self.clock >= line.at && self.clock - line.at < again_after;
-        let at = match self.before.get(what).filter(recent) {
-            Some(line) => {
-                log::info(text);
-                line.at
-            }
-            None => {
-                log::error(text);
-                self.any = true;
-                self.clock
-            }
-        };
+        let told_at = self.before.get(what).filter(recent).map(|line| line.at);
+        if told_at.is_some() {
+            log::info(text);
+        } else {
+            log::error(text);
+            self.any = true;
+        }
+        let at = told_at.unwrap_or(self.clock);
         self.now.insert(what.to_owned(), Line { message: state.to_owned(), at });
+        told_at.is_none()
     }
 
     /// Something that happened once and needs a look.

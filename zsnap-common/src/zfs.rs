@@ -10,6 +10,7 @@ use crate::cancel::Cancelled;
 use crate::child::{self, Output};
 use crate::exit::Exit;
 use crate::log;
+use crate::target::check_component;
 use crate::zstream::Guid;
 
 /// A snapshot of a dataset.
@@ -46,9 +47,7 @@ impl Zfs {
     /// Guid of a pool; `None`: it is not imported.
     pub fn pool_guid(&self, pool: &str) -> Result<Option<Guid>> {
         let Some(text) = output(&self.zpool, &["list", "-Hp", "-o", "guid", pool])? else { return Ok(None) };
-        let guid = text.trim().parse().ok().map(Guid);
-        guid.map(Some)
-            .ok_or_else(|| Exit::Unavailable.error(format!("zpool list: no guid in \"{}\"", log::escape(&text))))
+        guid(&text).map(Some)
     }
 
     /// The file systems and volumes at and below `root`, each with the bytes written to it since its
@@ -56,7 +55,7 @@ impl Zfs {
     pub fn datasets(&self, root: &str) -> Result<Option<BTreeMap<String, u64>>> {
         let args = ["list", "-Hp", "-r", "-t", "filesystem,volume", "-o", "name,written", root];
         let Some(text) = output(&self.zfs, &args)? else { return Ok(None) };
-        text.lines().map(dataset).collect::<Result<_>>().map(Some)
+        text.lines().map(|line| dataset(root, line)).collect::<Result<_>>().map(Some)
     }
 
     /// All snapshots at and below `root` by dataset, oldest first; a failed listing is an error.
@@ -66,7 +65,7 @@ impl Zfs {
             .ok_or_else(|| Exit::Unavailable.error(format!("cannot list the snapshots of {root}; the log says why")))?;
         let mut all: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
         for line in text.lines() {
-            let (dataset, snapshot) = snapshot(line)?;
+            let (dataset, snapshot) = snapshot(root, line)?;
             match all.get_mut(dataset) {
                 Some(of) => of.push(snapshot),
                 None => drop(all.insert(dataset.to_owned(), vec![snapshot])),
@@ -149,7 +148,7 @@ impl Zfs {
         let Some(text) = output(&self.zfs, &["list", "-Hp", "-t", "snapshot", "-o", "guid", name])? else {
             return Ok(None);
         };
-        Ok(text.trim().parse().ok().map(Guid))
+        guid(&text).map(Some)
     }
 
     /// Makes a file system that is never mounted, for others to lie in.
@@ -163,26 +162,46 @@ impl Zfs {
 
 const SNAPSHOT: &str = "name,guid,createtxg,creation";
 
-/// A line of `zfs list -Hp -o name,guid,createtxg,creation`, with the dataset's name.
-fn snapshot(line: &str) -> Result<(&str, Snapshot)> {
+// None of these columns can hold a tab or a newline, as user properties can. All the same a line counts
+// only as a whole, with as many fields as there are columns, and for what was asked about.
+
+/// A line of `zfs list -Hp -o name,guid,createtxg,creation ROOT`, with the dataset's name.
+fn snapshot<'l>(root: &str, line: &'l str) -> Result<(&'l str, Snapshot)> {
     let parse = || {
-        let mut fields = line.split('\t');
-        let (dataset, name) = fields.next()?.split_once('@')?;
-        let guid = Guid(fields.next()?.parse().ok()?);
-        let createtxg = fields.next()?.parse().ok()?;
-        let creation = fields.next()?.parse().ok()?;
+        let [name, guid, createtxg, creation] = fields(line)?;
+        let (dataset, name) = name.split_once('@').filter(|(dataset, _)| lies_in(dataset, root))?;
+        check_component(name).ok()?;
+        let (guid, createtxg, creation) = (Guid(guid.parse().ok()?), createtxg.parse().ok()?, creation.parse().ok()?);
         Some((dataset, Snapshot { name: name.to_owned(), guid, createtxg, creation }))
     };
     parse().ok_or_else(|| unreadable(line))
 }
 
-/// A line of `zfs list -Hp -o name,written`.
-fn dataset(line: &str) -> Result<(String, u64)> {
+/// A line of `zfs list -Hp -o name,written ROOT`.
+fn dataset(root: &str, line: &str) -> Result<(String, u64)> {
     let parse = || {
-        let (name, written) = line.split_once('\t')?;
-        Some((name.to_owned(), written.parse().ok()?))
+        let [name, written] = fields(line)?;
+        let name = lies_in(name, root).then(|| name.to_owned())?;
+        Some((name, written.parse().ok()?))
     };
     parse().ok_or_else(|| unreadable(line))
+}
+
+/// The output of a listing of one guid.
+fn guid(text: &str) -> Result<Guid> {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    line.parse().map(Guid).map_err(|_| unreadable(text))
+}
+
+fn fields<const N: usize>(line: &str) -> Option<[&str; N]> {
+    line.split('\t').collect::<Vec<_>>().try_into().ok()
+}
+
+/// Whether `name` is one of a dataset: of `root` or of one below it.
+fn lies_in(name: &str, root: &str) -> bool {
+    let rest = name.strip_prefix(root);
+    let lies = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    lies && name.split('/').all(|component| check_component(component).is_ok())
 }
 
 fn unreadable(line: &str) -> anyhow::Error {
@@ -220,8 +239,15 @@ enum Answer {
     Failed(String),
 }
 
-/// What they say of something that is not there (libzfs, `LC_ALL=C`).
+/// How the last line ends that they say of something that is not there (libzfs, `LC_ALL=C`).
 const ABSENT: [&str; 2] = ["does not exist", "no such pool"];
+
+/// Whether a line says so, as in `cannot open 'NAME': dataset does not exist`. Only what stands behind the
+/// name are the program's own words: the name itself may be "x does not exist". No name has a quote in it.
+fn says_absent(line: &str) -> bool {
+    let own = line.rsplit_once("': ").map(|(_, own)| own);
+    own.is_some_and(|own| !own.contains('\'') && ABSENT.iter().any(|absent| own.ends_with(absent)))
+}
 
 fn answer(patience: Duration, most: u64, program: &Path, args: &[&str]) -> Result<Answer> {
     let mut command = child::command(program);
@@ -229,8 +255,8 @@ fn answer(patience: Duration, most: u64, program: &Path, args: &[&str]) -> Resul
     let label = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     match child::output(command, &label, patience, most) {
         Ok(Output { status, text, .. }) if status.success() => Ok(Answer::Text(text)),
-        Ok(Output { status, words, .. }) => {
-            let absent = status.code() == Some(1) && ABSENT.iter().any(|absent| words.contains(absent));
+        Ok(Output { status, words, last_line, .. }) => {
+            let absent = status.code() == Some(1) && says_absent(&last_line);
             let failed = || Answer::Failed(format!("{label} {}: {status}: {words}", args.join(" ")));
             Ok(if absent { Answer::Absent } else { failed() })
         }
@@ -245,14 +271,31 @@ mod tests {
 
     #[test]
     fn lines_of_zfs_list_are_read() {
-        let (of, read) = snapshot("tank/a b@__simplesnap_x__\t13447218371902839\t42\t1700000000").unwrap();
+        let (of, read) = snapshot("tank", "tank/a b@__simplesnap_x__\t13447218371902839\t42\t1700000000").unwrap();
         let (name, guid) = ("__simplesnap_x__".into(), Guid(13447218371902839));
         assert_eq!((of, read), ("tank/a b", Snapshot { name, guid, createtxg: 42, creation: 1_700_000_000 }));
-        for bad in ["", "tank/a\t1\t2\t3", "tank/a@s\tx\t2\t3", "tank/a@s\t1\t2"] {
-            assert!(snapshot(bad).is_err(), "{bad:?}");
+        for bad in [
+            "",
+            "tank/a\t1\t2\t3",
+            "tank/a@s\tx\t2\t3",
+            "tank/a@s\t1\t2",
+            "tank/a@s\t1\t2\t3\t",
+            "tank/a@s\t1\t2\t3\t4",
+            "tank2/a@s\t1\t2\t3",
+            "other/a@s\t1\t2\t3",
+            "tank/a@s@t\t1\t2\t3",
+            "tank/a@\t1\t2\t3",
+            "tank//a@s\t1\t2\t3",
+        ] {
+            assert!(snapshot("tank", bad).is_err(), "{bad:?}");
         }
-        assert_eq!(dataset("tank/a b\t512").unwrap(), ("tank/a b".into(), 512));
-        assert!(dataset("tank/a\t-").is_err() && dataset("tank").is_err());
+        assert_eq!(dataset("tank", "tank/a b\t512").unwrap(), ("tank/a b".into(), 512));
+        assert_eq!(dataset("tank/a", "tank/a\t0").unwrap(), ("tank/a".into(), 0));
+        for bad in ["tank/a\t-", "tank", "tank\t1\t", "tank2\t1", "other/tank\t1", "tank/.\t1"] {
+            assert!(dataset("tank", bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(super::guid("18446744073709551615\n").unwrap(), Guid(u64::MAX));
+        assert!(["", "\n", "1\n2\n", "-\n", "1 \n"].into_iter().all(|bad| super::guid(bad).is_err()));
     }
 
     #[test]
@@ -261,9 +304,21 @@ mod tests {
         assert_eq!(said("echo yes").unwrap().as_deref(), Some("yes\n"));
         assert_eq!(said("echo \"cannot open 'a/b': dataset does not exist\" >&2; exit 1").unwrap(), None);
         assert_eq!(said("echo \"cannot open 'a': no such pool\" >&2; exit 1").unwrap(), None);
-        for failure in ["kill -9 $$", "exit 1", "echo suspended >&2; exit 1", "echo it does not exist >&2; exit 2"] {
+        let open = "echo \"cannot open 'a/it does not exist'";
+        for failure in [
+            "kill -9 $$",
+            "exit 1",
+            "echo suspended >&2; exit 1",
+            "echo \"cannot open 'a': dataset does not exist\" >&2; exit 2",
+            // The name says so, and not the program; or another line than the last.
+            &format!("{open}: pool I/O is currently suspended\" >&2; exit 1"),
+            &format!("{open}\" >&2; exit 1"),
+            "echo it does not exist >&2; exit 1",
+            &format!("{open}: dataset does not exist\" >&2; echo internal error >&2; exit 1"),
+        ] {
             assert_eq!(Exit::of(&said(failure).unwrap_err()), Exit::Unavailable, "{failure}");
         }
+        assert_eq!(said(&format!("{open}: dataset does not exist\" >&2; exit 1")).unwrap(), None);
     }
 
     #[test]

@@ -98,8 +98,8 @@ fn waited(max_run: Duration, what: &str, age: Duration, who: &str) -> Exit {
         return Exit::Done;
     }
     log::error(format_args!(
-        "{what}: {who} has worked on it for {} hours, longer than --max-run: see what it does, then kill it",
-        age.as_secs() / 3600
+        "{what}: {who} has worked on it {}, longer than --max-run: see what it does, then kill it",
+        lock::for_how_long(age)
     ));
     Exit::TryAgain
 }

@@ -10,10 +10,10 @@ use anyhow::Result;
 use zsnap_common::cancel::{self, Cancelled};
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, Unsafe, shown};
+use zsnap_common::listing::Listing;
 use zsnap_common::log;
 use zsnap_common::outbox::Outboxes;
 use zsnap_common::publish::{make_dirs, sync_files};
-use zsnap_common::queue_name::{Entry, QueueName, classify};
 use zsnap_common::target::Host;
 use zsnap_common::told::Told;
 
@@ -23,8 +23,6 @@ use crate::spool::Spool;
 
 /// Files that are moved with one sync; each is open meanwhile.
 const BATCH: usize = 256;
-/// So many foreign files of a host are told of by name.
-const FOREIGN: usize = 20;
 
 /// Splits all that lies in the spool. The caller has the spool's lock. What concerns one host is
 /// told, and holds up no other.
@@ -108,24 +106,21 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], told: 
 
 /// What has come in the directory of `host`.
 fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
-    let mut found: Vec<(QueueName, OsString)> = Vec::new();
-    let mut foreign = 0;
-    for name in dir.names()? {
-        let what = format!("{host}/{}", shown(&name));
-        match classify(name.as_encoded_bytes()) {
-            Entry::Queue(parsed) if parsed.host == *host => found.push((parsed, name)),
-            Entry::Queue(parsed) => {
-                told.problem(&what, &format!("is a file of {}, not of {host}; left alone", parsed.host));
-            }
-            Entry::Transport => {}
-            Entry::Foreign => {
-                foreign += 1;
-                match foreign {
-                    1..=FOREIGN => told.oddity(&what, "is not the name of a queue file; left alone"),
-                    _ => told.oddity(&format!("{host}/..."), "holds more files that are no queue files; left alone"),
-                }
-            }
-        }
+    let listing = Listing::of(dir, Listing::MOST)?;
+    let (found, others): (Vec<_>, Vec<_>) = listing.queue.into_iter().partition(|(parsed, _)| parsed.host == *host);
+    for (parsed, name) in &others {
+        let what = format!("{host}/{}", shown(name));
+        told.problem(&what, &format!("is a file of {}, not of {host}; left alone", parsed.host));
+    }
+    for name in &listing.foreign {
+        told.oddity(&format!("{host}/{}", shown(name)), "is not the name of a queue file; left alone");
+    }
+    if listing.more_foreign > 0 {
+        told.oddity(&format!("{host}/..."), "holds more files that are no queue files; left alone");
+    }
+    if listing.more > 0 {
+        let what = format!("holds more than {} queue files; the next run takes what is newer", Listing::MOST);
+        told.problem(&format!("{host}/."), &what);
     }
     if found.is_empty() {
         return Ok(());
@@ -136,7 +131,6 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
     }
     let written = |name| u64::try_from(dir.stat(name).ok()??.st_mtime).ok();
     since::note(boxes, host, drives, told, || found.iter().filter_map(|(_, name)| written(name)).min());
-    found.sort();
     let split = boxes.split_dir(host);
     make_dirs(&split)?;
     let split = Incoming::open(&split)?;

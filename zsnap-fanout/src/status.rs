@@ -10,9 +10,10 @@ use rustix::fs::{FileType, Stat};
 use zsnap_common::cancel;
 use zsnap_common::dest::Dest;
 use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::listing::Listing;
 use zsnap_common::outbox::{Outboxes, Queued};
-use zsnap_common::queue_name::{Entry, QueueName, classify};
-use zsnap_common::report::{Cell, Form, Report, ago};
+use zsnap_common::queue_name::QueueName;
+use zsnap_common::report::{self, Cell, Form, Report, ago};
 use zsnap_common::target::Host;
 
 use crate::cli::{Options, StatusOptions};
@@ -89,7 +90,7 @@ impl Row {
     /// Something waits for too long, or came too long ago. Nothing at all is late too: who asks
     /// expects backups; and so is what is not known.
     fn is_late(&self, max: Duration, now: u64) -> bool {
-        let late = |time: u64| ago(time, now).is_none_or(|age| age > max.as_secs());
+        let late = |time: u64| report::is_late(time, now, max);
         self.state == UNREADABLE
             || self.waiting.oldest.is_some_and(late)
             || self.expects && self.seen.delivered.is_none_or(late)
@@ -216,8 +217,7 @@ fn of_host(spool: &Spool, host: &Host, files: &mut Vec<Queued>) -> io::Result<()
         return Ok(());
     }
     let dir = spool.incoming.inside(name)?;
-    for name in dir.names()? {
-        let Entry::Queue(parsed) = classify(name.as_encoded_bytes()) else { continue };
+    for (parsed, name) in Listing::of(&dir, usize::MAX)?.queue {
         let Some(stat) = dir.stat(&name)? else { continue };
         if let (true, Ok(name)) = (is(stat, FileType::RegularFile) && parsed.host == *host, name.into_string()) {
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);

@@ -9,13 +9,14 @@ use anyhow::Result;
 use zsnap_common::exit::Exit;
 use zsnap_common::incoming::shown;
 use zsnap_common::log;
+use zsnap_common::report;
 use zsnap_common::target::Target;
 
 use crate::config::CommandTable;
 use crate::opened::Opened;
 use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
-use crate::receive::Unwrap;
+use crate::receive::{Ended, Unwrap};
 use crate::shared::Shared;
 use crate::{command, journal, journal::TargetJournal};
 
@@ -46,9 +47,19 @@ pub fn receive(
     past.learn(facts, tree.snapshots(&name));
     let mut unwrap = Unwrap::new(pool.zfs, &name, skip, shared.config.receiving(&target.host));
     let replayed = opened.replay(&mut unwrap);
-    let (committed, received) = unwrap.end();
+    let Ended { committed, result: received, modified } = unwrap.end();
     // The receiver's own error says more than the broken pipe that it leaves behind.
     let result = received.and(replayed);
+    if let Some((sub, base)) = tree.back_dated(&name, &committed) {
+        let what = format!(
+            "is dated {}, before the snapshot that it builds on ({}): the clock of {} was set back, or somebody chose \
+             that date; see what zsnap-expire -n makes of it",
+            report::time(sub.created),
+            report::time(base),
+            target.host
+        );
+        shared.told().oddity(&format!("{target}@{}", sub.snap), &what);
+    }
     for sub in &committed {
         tree.received(&name, sub);
         past.commit(sub.from, sub.to, sub.raw);
@@ -62,7 +73,7 @@ pub fn receive(
     let Err(e) = result else { return Ok(Received::All) };
     // On a pool that hangs this fails as well; the receiver's error says more.
     let refreshed = tree.refresh(pool.zfs, &name);
-    if format!("{e:#}").contains("has been modified") {
+    if modified {
         refreshed?;
         log::info(format!("{e:#}"));
         return Ok(Received::Modified);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use zsnap_common::report;
+
 use crate::host::HostRun;
 use crate::judge::Judgement;
 use crate::known::{Entry, What};
@@ -110,9 +112,15 @@ impl Chain {
 
     /// Of what is away nobody knows how new it is; of what never came but lies here, how long it does.
     pub fn is_late(&self, max: Duration, now: u64) -> bool {
-        let late = |time: u64| now.saturating_sub(time) > max.as_secs();
+        let late = |time: u64| report::is_late(time, now, max);
         let newest = self.newest.or(self.came).map_or(self.files == 0 && self.state != State::Away, late);
         newest || self.oldest.is_some_and(late)
+    }
+
+    /// The first of its times that lies ahead: seconds since 1970.
+    pub fn ahead(&self, now: u64) -> Option<u64> {
+        let times = [self.newest, self.came, self.oldest];
+        times.into_iter().flatten().find(|&time| report::ago(time, now).is_none())
     }
 }
 
@@ -144,5 +152,12 @@ mod tests {
         assert!(late(Chain::default()));
         assert!(!late(Chain { oldest: Some(950), files: 1, ..Chain::default() }));
         assert!(!late(Chain { state: State::Away, ..Chain::default() }));
+        // A clock was ahead: nobody can know either, and silence would last until that time has come.
+        let ahead = 1000 + 86_401;
+        assert!(late(Chain { newest: Some(ahead), ..Chain::default() }));
+        assert!(late(Chain { newest: Some(u64::MAX), ..Chain::default() }));
+        assert!(late(Chain { newest: Some(999), oldest: Some(ahead), files: 1, ..Chain::default() }));
+        assert!(late(Chain { came: Some(ahead), ..Chain::default() }));
+        assert_eq!(Chain { newest: Some(999), came: Some(ahead), ..Chain::default() }.ahead(1000), Some(ahead));
     }
 }

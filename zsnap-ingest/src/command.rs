@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -52,6 +52,7 @@ pub fn apply(
     let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
     let before = all.get(&target.to_string()).cloned();
     let mut entry = Applied::of(&Number::of(manifest), before.clone());
+    entry.created = Some(manifest.created);
     if !command.overlap {
         entry.applying = true;
         entry.before = before.clone().map(Box::new);
@@ -106,11 +107,13 @@ fn run(
         } else if is(io::ErrorKind::BrokenPipe) {
             match child.wait(Some(timeout)) {
                 Err(e) => (hung(&what, e), None),
-                Ok(status) => {
+                Ok(status) if status.success() => {
                     let words = child.last_words();
                     let text = format!("{label} read only a part of the stream ({status}): {words}");
                     (Exit::Unavailable.error(text), status.code())
                 }
+                // Whether its end or our writing comes first is chance, and no news.
+                Ok(status) => (failed(&what, status, &child), status.code()),
             }
         } else {
             // Killed before its stdin is closed, or it would take what it got for all.
@@ -126,9 +129,11 @@ fn run(
     if status.success() {
         return Ok(());
     }
-    let words = child.last_words();
-    let error = Exit::Unavailable.error(format!("{what}: {status}: {words}"));
-    Err(Failed { error, nothing_done: status.code().is_some() })
+    Err(Failed { error: failed(&what, status, &child), nothing_done: status.code().is_some() })
+}
+
+fn failed(what: &str, status: ExitStatus, child: &Child) -> anyhow::Error {
+    Exit::Unavailable.error(format!("{what}: {status}: {}", child.last_words()))
 }
 
 /// Counts what is written.

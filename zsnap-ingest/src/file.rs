@@ -48,6 +48,8 @@ pub struct File<'a> {
     pub fate: Fate,
     /// Verified in this run and not let go of since.
     pub kept: Option<Kept<'a>>,
+    /// Its dataset refused it as changed in this run, and is not asked again in this run.
+    pub refused: bool,
 }
 
 /// What became of a file in this run.
@@ -59,8 +61,6 @@ pub enum Fate {
     Later(String),
     /// A program or a disk failed over it: not again in this run.
     Failed,
-    /// Who sent it cannot be told now.
-    Held(String),
     /// It is left alone.
     Bad(String),
     /// It would go to quarantine, if anything were done.

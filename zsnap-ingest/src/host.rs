@@ -8,21 +8,19 @@ use anyhow::Result;
 use zsnap_common::cancel;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::shown;
+use zsnap_common::listing::Listing;
 use zsnap_common::log;
-use zsnap_common::queue_name::{Entry as Name, classify};
+use zsnap_common::shell::quoted;
 use zsnap_common::target::{Host, Target};
 
 use crate::apply::{self, Received};
 use crate::file::{Fate, File, INCOMING, Kept, Place};
 use crate::journal;
 use crate::judge::{Judged, Judgement};
-use crate::known::{Entry, Known, Seen, What};
+use crate::known::{Entry, Known, Seen};
 use crate::plan::{Facts, Past, Verdict};
 use crate::pool::Tree;
 use crate::shared::Shared;
-
-/// So many foreign files of a host are told of by name.
-const FOREIGN: usize = 20;
 
 /// The next step.
 enum Todo {
@@ -48,8 +46,12 @@ pub struct HostRun<'a> {
     pub tree: Tree,
     /// In the order of their labels, then of their numbers.
     pub files: Vec<File<'a>>,
-    /// Known files of an incoming directory that is not here now.
+    /// An incoming directory is configured, and not here now.
+    pub is_away: bool,
+    /// Known files of that.
     pub absent: BTreeMap<String, Entry>,
+    /// How many queue files lie here beside those that were listed: more than one run looks at.
+    pub beyond: u64,
     /// Seconds since 1970 when a new file was seen last, or the host was seen first.
     pub last_came: u64,
     /// The journals of its datasets that were looked at.
@@ -82,6 +84,8 @@ impl<'a> HostRun<'a> {
             tree: Tree::default(),
             host,
             files: Vec::new(),
+            is_away: absent,
+            beyond: 0,
             absent: known.files.iter().filter(elsewhere).map(|(k, e)| (k.clone(), e.clone())).collect(),
             last_came: known.last_came,
             pasts: BTreeMap::new(),
@@ -118,28 +122,27 @@ impl<'a> HostRun<'a> {
 
     fn list(&mut self, at: usize) -> Result<()> {
         let Some(place) = self.places.get(at) else { return Ok(()) };
-        let mut foreign = 0_usize;
-        for name in place.dir.names().or_exit(Exit::Io, "--incoming")? {
-            match classify(name.as_encoded_bytes()) {
-                Name::Queue(queue) => {
-                    let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
-                    let entry = self.known.entry(&place.key(&name), Seen::of(&stat), self.shared.seconds());
-                    self.files.push(File { place: at, name, queue, entry, fate: Fate::Open, kept: None });
-                }
-                Name::Transport => {}
-                // Whoever owns the directory must not fill the log.
-                Name::Foreign if foreign == FOREIGN => {
-                    let what = format!("{}/", self.host);
-                    self.shared.told().problem(&what, "holds more files that are no queue files; left alone");
-                    foreign += 1;
-                }
-                Name::Foreign if foreign > FOREIGN => {}
-                Name::Foreign => {
-                    foreign += 1;
-                    let what = format!("{}/{}", self.host, shown(&name));
-                    self.shared.told().problem(&what, "is not the name of a queue file; left alone");
-                }
-            }
+        let listing = Listing::of(&place.dir, Listing::MOST).or_exit(Exit::Io, "--incoming")?;
+        for (queue, name) in listing.queue {
+            let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
+            let entry = self.known.entry(&place.key(&name), Seen::of(&stat), self.shared.seconds());
+            self.files.push(File { place: at, name, queue, entry, fate: Fate::Open, kept: None, refused: false });
+        }
+        self.beyond += listing.more;
+        if listing.more > 0 {
+            let shown = quoted(&place.dir.path().to_string_lossy());
+            let most = Listing::MOST;
+            let what =
+                format!("holds more than {most} queue files; what is newer waits until those are gone: see {shown}");
+            self.shared.told().problem(&format!("{}/.", self.host), &what);
+        }
+        for name in &listing.foreign {
+            let what = format!("{}/{}", self.host, shown(name));
+            self.shared.told().problem(&what, "is not the name of a queue file; left alone");
+        }
+        if listing.more_foreign > 0 {
+            let what = format!("{}/...", self.host);
+            self.shared.told().problem(&what, "holds more files that are no queue files; left alone");
         }
         Ok(())
     }
@@ -167,8 +170,8 @@ impl<'a> HostRun<'a> {
             self.note(at);
         }
         for label in labels.into_values() {
-            let new = |&&at: &&usize| self.files[at].entry.what == What::New;
-            self.todo.extend(label.iter().filter(new).map(|&at| Todo::Look(at)));
+            let due = |&&at: &&usize| self.files[at].entry.is_due(self.shared.seconds());
+            self.todo.extend(label.iter().filter(due).map(|&at| Todo::Look(at)));
             self.todo.push_back(Todo::Label(label));
         }
         self.todo.push_back(Todo::Again);
@@ -339,6 +342,7 @@ impl<'a> HostRun<'a> {
             Received::Modified => {
                 let name = self.tree.name(target);
                 self.files[at].entry.refused_at = self.tree.there(&name, None).head();
+                self.files[at].refused = true;
                 self.plan_again();
                 Ok(())
             }
@@ -387,9 +391,11 @@ impl<'a> HostRun<'a> {
 
     /// A program or a disk failed over a file.
     pub fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
+        let why = format!("{e:#}");
         self.shared.passed(self.key(at), e)?;
         let file = &mut self.files[at];
         file.entry.attempts += 1;
+        file.entry.failure = Some(why);
         file.fate = Fate::Failed;
         Ok(())
     }

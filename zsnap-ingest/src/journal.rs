@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::publish;
-use zsnap_common::target::Target;
+use zsnap_common::target::{Host, Target};
 use zsnap_common::zstream::Guid;
 
 use crate::plan::Applied;
@@ -38,6 +38,10 @@ pub fn of_pool(state: &Path, pool: Guid) -> Result<Vec<(String, PathBuf)>> {
         for file in names(&root.join(&host))? {
             let (host, name) = (host.to_string_lossy(), file.to_string_lossy());
             let Some(dataset) = name.strip_suffix(".json").filter(|name| !name.starts_with('.')) else { continue };
+            // Not ours: a newline in a name would make a line of its own in needed-guids.
+            if host.parse::<Host>().is_err() || dataset.contains(|c: char| c.is_control()) {
+                continue;
+            }
             all.push((format!("{host}/{}", dataset.replace('@', "/")), root.join(&*host).join(&file)));
         }
     }
@@ -98,6 +102,11 @@ mod tests {
         let past = Past { committed: vec![Guid(1), Guid(u64::MAX)], last_seq: Some(3), ..Past::default() };
         write(&path, &past).unwrap();
         assert_eq!(read::<Past>(&path).unwrap(), Some(past));
+        let journals = path.parent().unwrap();
+        std::fs::write(journals.join("a\nall other.json"), "").unwrap();
+        std::fs::create_dir(journals.with_file_name("x\nall other")).unwrap();
+        std::fs::write(journals.with_file_name("x\nall other").join("a.json"), "").unwrap();
+        assert_eq!(of_pool(dir.path(), Guid(7)).unwrap(), [("laptop/tank/home".to_owned(), path.clone())]);
         std::fs::write(&path, b"{").unwrap();
         assert_eq!(Exit::of(&read::<Past>(&path).unwrap_err()), Exit::TryAgain);
     }

@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::Result;
+use zsnap_common::incoming::shown;
 use zsnap_common::log;
+use zsnap_common::shell::quoted;
 use zsnap_common::target::Target;
 
 use crate::config::CommandTable;
-use crate::file::Fate;
+use crate::file::{Fate, File};
 use crate::host::HostRun;
 use crate::journal::{self, TargetJournal};
 use crate::known::What;
-use crate::plan::{self, Past, Pending, Plan, Verdict};
+use crate::plan::{self, Head, Past, Pending, Plan, Verdict};
 use crate::{command, pool::Pool};
 
 /// What is to be said of a file.
@@ -53,19 +55,42 @@ impl HostRun<'_> {
             match if zfs { self.zfs(target, &files)? } else { self.opaque(target, &files) } {
                 Ok(plan) => {
                     judged.path.extend(plan.path.iter().map(|&at| files[at]));
-                    let index = |verdict| match verdict {
-                        Verdict::Waiting { why, behind } => {
-                            Verdict::Waiting { why, behind: behind.map(|at: usize| files[at]) }
+                    let index = |at: usize, verdict| match verdict {
+                        Verdict::Waiting { why, behind: Some(behind) } => {
+                            Verdict::Waiting { why, behind: files.get(behind).copied() }
                         }
+                        Verdict::Waiting { why, behind: None } => self.behind_silent(at, why),
                         verdict => verdict,
                     };
-                    let verdicts = plan.verdicts.into_iter().map(|verdict| Judgement::Is(index(verdict)));
-                    judged.judgements.extend(files.iter().copied().zip(verdicts));
+                    let verdicts = plan.verdicts.into_iter().zip(&files);
+                    let verdicts = verdicts.map(|(verdict, &at)| (at, Judgement::Is(index(at, verdict))));
+                    judged.judgements.extend(verdicts);
                 }
                 Err(same) => judged.judgements.extend(files.iter().map(|&at| (at, same.clone()))),
             }
         }
         Ok(judged)
+    }
+
+    /// What a file waits for may lie here, in a file that is held or was not read: the one with the number that it
+    /// builds on, by its name.
+    fn behind_silent(&self, at: usize, why: String) -> Verdict {
+        let facts = self.files.get(at).and_then(File::facts);
+        let prev = facts.and_then(|facts| facts.number.as_ref()?.prev);
+        let front = self.silent.iter().copied().find(|&front| {
+            let file = &self.files[front];
+            let fits = facts.is_some_and(|facts| file.queue.may_be(&facts.target));
+            fits && file.fate != Fate::Gone && prev == Some(file.queue.stamp.seq())
+        });
+        let Some(front) = front else { return Verdict::Waiting { why, behind: None } };
+        let file = &self.files[front];
+        let stands = match (&file.fate, &file.entry.what) {
+            (Fate::Later(why) | Fate::Bad(why) | Fate::Doomed(why), _) => why.clone(),
+            (_, What::Held(why)) => format!("held: {why}"),
+            (Fate::Failed, _) => file.entry.failed_over("it"),
+            _ => "the next run reads it".to_owned(),
+        };
+        Verdict::Waiting { why: format!("behind {}, which is here: {stands}", shown(&file.name)), behind: Some(front) }
     }
 
     /// Judges every file that is still here, in the order in which a run takes them.
@@ -92,7 +117,6 @@ impl HostRun<'_> {
                 (Fate::Gone, _) => continue,
                 (Fate::Failed, _) => Judgement::Failed,
                 (Fate::Later(why), _) => Judgement::Later(why.clone()),
-                (Fate::Held(why), _) => Judgement::Held(why.clone()),
                 (Fate::Bad(why), _) => Judgement::Alone(why.clone()),
                 (Fate::Doomed(why), _) => Judgement::Is(Verdict::Refused(why.clone())),
                 (Fate::Open, What::Says(_)) => continue,
@@ -122,10 +146,13 @@ impl HostRun<'_> {
         })
     }
 
-    fn pending(&self, files: &[usize]) -> Vec<Pending<'_>> {
+    /// `head`: the state of their dataset now.
+    fn pending(&self, files: &[usize], head: Option<Head>) -> Vec<Pending<'_>> {
         let pending = |&at: &usize| {
             let file = &self.files[at];
-            file.facts().map(|facts| Pending { facts, refused_at: file.entry.refused_at })
+            // It is asked once in a run, however often the dataset changes meanwhile.
+            let refused_at = if file.refused { head } else { file.entry.refused_at };
+            file.facts().map(|facts| Pending { facts, refused_at })
         };
         files.iter().filter_map(pending).collect()
     }
@@ -145,15 +172,16 @@ impl HostRun<'_> {
         let create = config.hosts.get(&target.host).map_or(&[][..], |table| &table.create_parents);
         let parent = self.tree.missing_parent(target, create);
         // Perhaps it brings what another one waits for.
-        let unread = self.silent.iter().any(|&at| {
-            let file = &self.files[at];
-            file.fate != Fate::Gone && file.queue.may_be(target)
-        });
+        let unread = self.beyond > 0
+            || self.silent.iter().any(|&at| {
+                let file = &self.files[at];
+                file.fate != Fate::Gone && file.queue.may_be(target)
+            });
         let name = self.tree.name(target);
         let none = Past::default();
         let past = self.pasts.get(target).unwrap_or(&none);
         let there = self.tree.there(&name, parent.as_ref());
-        Ok(Ok(plan::zfs(&there, &self.pending(files), past, unread)))
+        Ok(Ok(plan::zfs(&there, &self.pending(files, there.head()), past, unread)))
     }
 
     /// A journal that is lost or damaged is rebuilt from what the pool holds.
@@ -196,10 +224,11 @@ impl HostRun<'_> {
         }
         let applied = applied(table).map_err(|e| {
             Judgement::Is(Verdict::Broken(format!(
-                "{e:#}; look at the target, then: zsnap-ingest adopt {target}, and queue a new --full"
+                "{e:#}; look at the target, then: zsnap-ingest adopt {}, and queue a new --full",
+                quoted(&target.to_string())
             )))
         })?;
-        Ok(plan::opaque(&self.pending(files), applied.get(&target.to_string()), table.overlap))
+        Ok(plan::opaque(&self.pending(files, None), applied.get(&target.to_string()), table.overlap))
     }
 }
 

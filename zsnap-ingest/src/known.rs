@@ -34,11 +34,36 @@ pub struct Entry {
     pub first: u64,
     /// How often a program or disk failed over it.
     pub attempts: u32,
+    /// Why it did the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// What it says.
     pub what: What,
+    /// From when on (seconds since 1970) a held one is worth another look, though neither it nor the
+    /// configuration has changed: a date that lies ahead has come then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<u64>,
     /// The state in which its dataset refused it as changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_at: Option<Head>,
+}
+
+impl Entry {
+    /// Of a file of which nothing is known but when it was first seen: seconds since 1970.
+    pub fn new(seen: Seen, first: u64) -> Entry {
+        Entry { seen, first, attempts: 0, failure: None, what: What::New, again: None, refused_at: None }
+    }
+
+    /// That a program or disk failed over it, how often, and why.
+    pub fn failed_over(&self, name: &str) -> String {
+        let why = self.failure.as_deref().unwrap_or("the log says why");
+        format!("failed over {name} for {} times: {why}", self.attempts)
+    }
+
+    /// Whether a run looks into it.
+    pub fn is_due(&self, now: u64) -> bool {
+        self.what == What::New || self.again.is_some_and(|again| again <= now)
+    }
 }
 
 /// What a file says.
@@ -93,6 +118,7 @@ impl Known {
             known.fingerprint = fingerprint.to_owned();
             for entry in known.files.values_mut() {
                 entry.what = What::New;
+                entry.again = None;
                 entry.refused_at = None;
             }
         }
@@ -105,7 +131,7 @@ impl Known {
     /// What is known of the file with that key, or that it is new.
     pub fn entry(&self, key: &str, seen: Seen, now: u64) -> Entry {
         let known = self.files.get(key).filter(|entry| entry.seen == seen).cloned();
-        known.unwrap_or(Entry { seen, first: now, attempts: 0, what: What::New, refused_at: None })
+        known.unwrap_or(Entry::new(seen, now))
     }
 
     /// Replaces what is on disk, if it changed.
@@ -139,6 +165,9 @@ mod tests {
         assert_eq!(again.entry("incoming/f", seen, 9), held);
         assert_eq!(Known::read(dir.path(), None, &host, "b", 9).entry("incoming/f", seen, 9).what, What::New);
         assert_eq!(Known::read(dir.path(), None, &host, "b", 9).entry("incoming/f", seen, 9).first, 5);
+        assert!(!held.is_due(u64::MAX) && again.entry("incoming/new", seen, 9).is_due(9));
+        let ahead = Entry { again: Some(100), ..held };
+        assert!(!ahead.is_due(99) && ahead.is_due(100));
         std::fs::write(&file, "y").unwrap();
         let changed = Seen::of(&rustix::fs::stat(&file).unwrap());
         assert_eq!(again.entry("incoming/f", changed, 9).what, What::New);

@@ -2,12 +2,13 @@
 
 use std::fs::File as Fd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use zsnap_common::cancel;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::Unsafe;
+use zsnap_common::report;
 
 use crate::file::{Fate, Kept};
 use crate::host::HostRun;
@@ -15,10 +16,17 @@ use crate::known::{Entry, Seen, What};
 use crate::opened::{No, Opened};
 use crate::plan::Facts;
 use crate::quarantine;
-use crate::shared::Room;
+use crate::shared::{Room, seconds};
 
 /// A damaged file younger than this may still be arriving.
 const ARRIVING: Duration = Duration::from_secs(600);
+
+/// Whether a damaged file that was changed at that time may not be whole yet. A time that lies more than a day
+/// ahead was not set by whoever writes it now.
+fn is_arriving(modified: SystemTime, now: SystemTime) -> bool {
+    !report::is_late(seconds(modified), seconds(now), ARRIVING)
+}
+
 impl<'a> HostRun<'a> {
     /// Opens and verifies a file, and notes what it says, or does with it what its refusal means.
     pub fn verify(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
@@ -46,7 +54,11 @@ impl<'a> HostRun<'a> {
         let away = self.is_away(at);
         let file = &mut self.files[at];
         let Some(place) = self.places.get(file.place) else { return Ok(None) };
+        let is_held = matches!(file.entry.what, What::Held(_));
         if away {
+            if is_held {
+                return Ok(None);
+            }
             file.fate = Fate::Later("its pool is not here".into());
             return Ok(None);
         }
@@ -54,6 +66,9 @@ impl<'a> HostRun<'a> {
         let bytes = self.read.saturating_add(file.entry.seen.size);
         // One file is always taken, or a large one would never be.
         if self.looked > 0 && (self.looked >= bounds.max_files || bounds.max_bytes.is_some_and(|most| bytes > most)) {
+            if is_held {
+                return Ok(None);
+            }
             file.fate = Fate::Later("enough of this host for one run (max-files, max-bytes)".into());
             return Ok(None);
         }
@@ -66,14 +81,17 @@ impl<'a> HostRun<'a> {
                 return Ok(None);
             }
             Err(Unsafe::Not(what)) => {
-                file.fate = Fate::Bad(format!("{what}; left alone"));
+                let why = format!("{what}; left alone");
+                // Cheap to find out, and not all that it depends on is the file's own.
+                (file.entry.what, file.entry.again) = (What::Held(why.clone()), Some(0));
+                file.fate = Fate::Bad(why);
                 return Ok(None);
             }
             Err(Unsafe::Io(e)) => return Err(e.into()),
         };
         let seen = Seen::of(&rustix::fs::fstat(&*fd)?);
         if file.entry.seen != seen {
-            file.entry = Entry { seen, first: file.entry.first, attempts: 0, what: What::New, refused_at: None };
+            file.entry = Entry::new(seen, file.entry.first);
         }
         let mut room = shared.room(seen.size);
         let keep = room.as_ref().map_or(0, Room::bytes);
@@ -86,6 +104,7 @@ impl<'a> HostRun<'a> {
             Ok((opened, target)) => {
                 let order = file.queue.stamp.seq();
                 file.entry.what = What::Says(Facts::of(target, order, opened.manifest(), opened.stream()));
+                file.entry.again = None;
                 if let Some(room) = &mut room {
                     room.shrink(opened.kept());
                 }
@@ -93,22 +112,22 @@ impl<'a> HostRun<'a> {
             }
             Err(no) => no,
         };
-        file.entry.what = What::New;
+        (file.entry.what, file.entry.again) = (What::New, None);
         match no {
             // A signal must end the run, whatever it interrupted.
             No::Io(e) => cancel::check().map_err(anyhow::Error::from).and(Err(e.into())),
-            No::Held(exit, why) => {
-                match exit {
-                    // A clock may be right the next time.
-                    Exit::TryAgain => file.fate = Fate::Held(why),
-                    _ => file.entry.what = What::Held(why),
-                }
+            No::Held(_, why) => {
+                file.entry.what = What::Held(why);
+                Ok(None)
+            }
+            No::Ahead { until, why } => {
+                (file.entry.what, file.entry.again) = (What::Held(why), Some(until));
                 Ok(None)
             }
             No::Damaged(why) => {
                 let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
                 // Not by the time at which the run began: it may be an hour ago.
-                if !place.exec && modified.elapsed().map_or(true, |age| age < ARRIVING) {
+                if !place.exec && is_arriving(modified, SystemTime::now()) {
                     file.fate = Fate::Later(format!("{why}; it may still be arriving"));
                     return Ok(None);
                 }

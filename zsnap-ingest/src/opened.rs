@@ -11,12 +11,15 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::open::{self, Limits, Refusal, Trust, Verified};
 use zsnap_common::payload::Manifest;
 use zsnap_common::queue_name::{Label, QueueName};
+use zsnap_common::report;
+use zsnap_common::shell::quoted;
 use zsnap_common::target::{Host, MAX_NAME, Target};
 use zsnap_common::zstream::gate::Gate;
 use zsnap_common::zstream::{StreamError, StreamFacts, record};
 
 use crate::cli::TrustLevel;
 use crate::config::Config;
+use crate::shared::seconds;
 
 /// A file that may be applied.
 pub enum Opened {
@@ -35,6 +38,14 @@ pub enum No {
     Bad(Exit, String),
     /// It stays; says the remedy. The status is exec's.
     Held(Exit, String),
+    /// It stays until then (seconds since 1970), by which time a date in it will not lie ahead any more; says
+    /// the remedy.
+    Ahead {
+        /// When it is worth another look.
+        until: u64,
+        /// The fact and the remedy.
+        why: String,
+    },
     /// Reading failed: try again.
     Io(std::io::Error),
 }
@@ -117,11 +128,7 @@ impl Opened {
     /// under a wrong clock, and others build on it. This clock, too, makes no file bad.
     fn check_times(&self, host: &Host, now: SystemTime) -> Result<(), No> {
         let Some(late) = self.stream().and_then(|stream| stream.ahead(now)) else { return Ok(()) };
-        let why = format!("snapshot {} is dated more than a day ahead", late.snap);
-        let whose = format!("this clock is wrong, or that of {host} was");
-        let why =
-            format!("{why}: {whose}; it is received when that date has come; or queue a new snapshot with --full");
-        Err(No::Held(Exit::TryAgain, why))
+        Err(ahead(&format!("snapshot {} is dated", quoted(&late.snap)), late.created, host))
     }
 
     /// Whether ZFS can hold the names of its snapshots below the store.
@@ -196,9 +203,22 @@ fn explain(refusal: Refusal, host: &Host) -> No {
             Exit::Refused,
             format!("{why}; if {host} means it, raise max-size or max-ratio in [hosts.{host}], or window-log"),
         ),
-        Refusal::Clock(why) => held(Exit::TryAgain, why),
+        Refusal::Clock(signed) => ahead("signed", seconds(signed), host),
         Refusal::Io(e) => No::Io(e),
     }
+}
+
+/// A date that lies ahead, in seconds since 1970.
+fn ahead(what: &str, date: u64, host: &Host) -> No {
+    let until = date.saturating_sub(report::AHEAD.as_secs());
+    let (date, day) = (report::time(date), report::time(until));
+    let whose = format!("if this clock is wrong, set it; if that of {host} was, the file is taken from {day} on");
+    let sooner = format!(
+        "to have it sooner, set the clock there and queue a new stream: a full one (zsnap-queue --opaque --full), of a \
+         ZFS dataset a new snapshot sent with zfs send -i from the newest one that is here, or in full; then remove this \
+         file"
+    );
+    No::Ahead { until, why: format!("{what} more than a day ahead ({date}): {whose}; {sooner}") }
 }
 
 /// Calls `each` for every piece of the file from where it stands.

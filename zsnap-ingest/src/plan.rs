@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use zsnap_common::payload::{Base, Epoch, Manifest};
+use zsnap_common::report;
 use zsnap_common::target::{Dataset, Target};
 use zsnap_common::zfs::Snapshot;
 use zsnap_common::zstream::{Guid, StreamFacts};
@@ -157,6 +158,10 @@ pub struct Applied {
     pub seq: u64,
     /// Its id.
     pub id: String,
+    /// When it was made, by the sender's clock: seconds since 1970. Its number does not always tell: that
+    /// stays ahead when the sender's clock was ahead once. `None`: applied by a version that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u64>,
     /// The command was started and never seen to end.
     #[serde(default, skip_serializing_if = "is_false")]
     pub applying: bool,
@@ -182,7 +187,7 @@ impl Applied {
             older = before.older;
             older.insert(before.seq, Some(before.id));
         }
-        let mut applied = Applied { epoch, seq, id, applying: false, before: None, older };
+        let mut applied = Applied { epoch, seq, id, created: None, applying: false, before: None, older };
         // An increment that overlaps may have been applied without the one that it builds on.
         applied.came_before(number.prev.filter(|_| number.base == Base::None));
         applied
@@ -195,6 +200,11 @@ impl Applied {
         while self.older.len() > OLDER {
             self.older.pop_first();
         }
+    }
+
+    /// When it was made, in seconds since 1970, as far as that is known.
+    pub fn made(&self) -> u64 {
+        self.created.unwrap_or(self.seq / MICROS)
     }
 
     /// Whether a file was applied, or a full one that was came after it.
@@ -316,6 +326,20 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// Indices of the Ready ones.
     pub path: Vec<usize>,
+}
+
+/// Microseconds in a second.
+const MICROS: u64 = 1_000_000;
+
+/// A file that is known by its number alone: which one of which target, and when it was queued by the clock
+/// there.
+fn numbered(seq: u64, target: &Target) -> String {
+    format!("file {seq} of {target} (queued {})", report::time(seq / MICROS))
+}
+
+/// What to do when such a file does not come. `anew`: how the sender does without it.
+fn if_lost(target: &Target, anew: &str) -> String {
+    format!("if it is lost, send it again with zsnap-fanout requeue where it was kept, or on {}: {anew}", target.host)
 }
 
 /// The dataset of the same host that must be there first, if any is missing: the outermost one.

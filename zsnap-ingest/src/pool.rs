@@ -117,6 +117,17 @@ impl Tree {
         Ok(())
     }
 
+    /// The first of these snapshots, as they are received one after the other, that is dated before the one that
+    /// it builds on; and the date of that, in seconds since 1970.
+    pub fn back_dated<'s>(&self, name: &str, subs: &'s [SubStream]) -> Option<(&'s SubStream, u64)> {
+        let mut dates: BTreeMap<Guid, u64> = self.snapshots(name).iter().map(|s| (s.guid, s.creation)).collect();
+        subs.iter().find_map(|sub| {
+            dates.insert(sub.to, sub.created);
+            let base = *dates.get(&sub.from?)?;
+            (sub.created < base).then_some((sub, base))
+        })
+    }
+
     /// A dataset has one snapshot more.
     pub fn received(&mut self, name: &str, sub: &SubStream) {
         self.datasets.insert(name.to_owned(), 0);

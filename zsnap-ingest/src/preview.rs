@@ -50,8 +50,10 @@ fn rows(host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) -> Result<()> {
             Judgement::Held(why) => ("held", why.as_str()),
             Judgement::Later(why) => ("later", why.as_str()),
             Judgement::Alone(why) => ("foreign", why.as_str()),
-            Judgement::Failed => ("failed", "the log says why"),
+            Judgement::Failed => ("failed", ""),
         };
+        let failed = file.entry.failed_over("it");
+        let why = if state == State::Failed { failed.as_str() } else { why };
         rows.push(vec![
             Cell::Text(host.key(at)),
             Cell::Text(word.to_owned()),

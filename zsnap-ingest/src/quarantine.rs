@@ -104,15 +104,18 @@ pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
         other => other.or_exit(Exit::Io, "quarantine")?,
     };
     let mut moved = 0;
-    let mut failed = None;
+    let mut failed = Exit::Done;
     for host in quarantine.names().or_exit(Exit::Io, "quarantine")? {
         let asked = |name: &str| all || what.iter().any(|w| *w == name || *w == shown(&host));
         if let Err(e) = retry_host(root, &quarantine, &host, asked, &mut moved) {
             log::error(format!("{e:#}"));
-            failed.get_or_insert(Exit::of(&e));
+            failed = failed.max(Exit::of(&e));
         }
     }
-    failed.map_or(Ok(moved), |exit| Err(exit.error(format!("{moved} files were put back, others were not"))))
+    match failed {
+        Exit::Done => Ok(moved),
+        exit => Err(exit.error(format!("{moved} files were put back, others were not"))),
+    }
 }
 
 fn retry_host(

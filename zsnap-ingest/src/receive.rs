@@ -65,6 +65,17 @@ struct Feeder<'a> {
     current: Option<Current>,
     committed: Vec<SubStream>,
     failed: Option<anyhow::Error>,
+    modified: bool,
+}
+
+/// What came of a stream.
+pub struct Ended {
+    /// The snapshots that are there now.
+    pub committed: Vec<SubStream>,
+    /// What went wrong, if anything.
+    pub result: Result<()>,
+    /// `zfs receive` refused an incremental sub-stream, since the dataset was changed after its base.
+    pub modified: bool,
 }
 
 struct Current {
@@ -87,13 +98,13 @@ impl Drop for Current {
 impl<'a> Unwrap<'a> {
     /// Receives into `dataset`.
     pub fn new(zfs: &'a Zfs, dataset: &'a str, skip: usize, how: Receiving) -> Unwrap<'a> {
-        let feeder = Feeder { zfs, dataset, how, skip, seen: 0, current: None, committed: Vec::new(), failed: None };
+        let (committed, failed) = (Vec::new(), None);
+        let feeder = Feeder { zfs, dataset, how, skip, seen: 0, current: None, committed, failed, modified: false };
         Unwrap { gate: Gate::new(), feeder }
     }
 
-    /// What was committed, and what went wrong, if anything. Call it also after a failed write:
-    /// a child may have committed all the same.
-    pub fn end(mut self) -> (Vec<SubStream>, Result<()>) {
+    /// What came of it. Call it also after a failed write: a child may have committed all the same.
+    pub fn end(mut self) -> Ended {
         if let Some(mut current) = self.feeder.current.take() {
             current.child.kill();
             // Why it was given up is the error, not that the pool could not be asked.
@@ -103,7 +114,7 @@ impl<'a> Unwrap<'a> {
             Some(e) => Err(e),
             None => self.gate.finish().map(drop).map_err(|e| Exit::Data.error(e.to_string())),
         };
-        (self.feeder.committed, result)
+        Ended { committed: self.feeder.committed, result, modified: self.feeder.modified }
     }
 }
 
@@ -183,6 +194,8 @@ impl Feeder<'_> {
             (Err(e), _) => Err(hung(&what, e)),
             (Ok(_), Err(e)) => Err(e),
             (Ok(status), Ok(false)) => {
+                let base = current.sub.from;
+                self.modified = base.is_some() && says_modified(&current.child.last_lines(), self.dataset);
                 let words = current.child.last_words();
                 Err(Exit::Unavailable.error(format!("{what}: {status}, and the snapshot is not there: {words}")))
             }
@@ -211,6 +224,14 @@ impl Current {
     }
 }
 
+/// Whether the last words of `zfs receive` are that the dataset was changed since its newest snapshot. They go
+/// over two lines, and hold the name of the dataset, which may itself be `has been modified`: what
+/// stands behind the name counts, to the end.
+fn says_modified(lines: &[String], dataset: &str) -> bool {
+    let own = format!("destination {dataset} has been modified since most recent snapshot");
+    lines.join(" ").strip_suffix(&own).is_some_and(|before| before.ends_with("cannot receive incremental stream: "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +254,32 @@ mod tests {
 
     fn line(kind: Kind, extra: &[AllowedProperty]) -> String {
         argv("pool/hosts/h/tank", &sub(kind, "s 1"), extra).join(" ".as_ref()).into_string().unwrap()
+    }
+
+    #[test]
+    fn only_the_programs_own_last_words_say_that_a_dataset_was_changed() {
+        let says =
+            |text: &str, dataset: &str| says_modified(&text.lines().map(str::to_owned).collect::<Vec<_>>(), dataset);
+        let plain = "b/h/d";
+        let odd = "b/h/destination b/h/d has been modified since most recent snapshot";
+        for dataset in [plain, odd] {
+            let modified = format!(
+                "cannot receive incremental stream: destination {dataset} has been modified\nsince most recent snapshot"
+            );
+            assert!(says(&modified, dataset), "{modified}");
+            assert!(says(&format!("warning\n{modified}"), dataset));
+            assert!(!says(&format!("{modified}\nout of space"), dataset));
+            for other in [
+                format!("cannot receive incremental stream: out of space on {dataset}"),
+                format!("cannot receive new filesystem stream: destination {dataset} has been modified"),
+                format!("cannot restore to {dataset}@s: destination already exists"),
+                format!("cannot unmount '{dataset}': pool or dataset is busy"),
+                dataset.to_owned(),
+                String::new(),
+            ] {
+                assert!(!says(&other, dataset), "{other}");
+            }
+        }
     }
 
     #[test]

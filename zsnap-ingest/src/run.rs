@@ -205,8 +205,9 @@ fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
         silence(&shared, host);
     }
     hosts.append(&mut rest);
-    needed(&hosts, known && hosts.len() == complete)?;
-    shared.told().write(|what| only.is_some_and(|host| !what.starts_with(&format!("{host}/"))))?;
+    let all_listed = hosts.iter().all(|host| host.beyond == 0);
+    needed(&hosts, known && all_listed && hosts.len() == complete)?;
+    shared.told().write(|what| only.is_some_and(|host| what.split('/').next() != Some(host.as_str())))?;
     Ok(shared.exit())
 }
 
@@ -233,9 +234,19 @@ fn work_off<'a>(jobs: usize, hosts: Vec<HostRun<'a>>) -> Result<Vec<HostRun<'a>>
 /// A host that sends nothing looks exactly like one that needs nothing.
 fn silence(shared: &Shared<'_>, host: &HostRun<'_>) {
     let Some(max) = shared.config.hosts.get(&host.host).and_then(|table| table.max_age) else { return };
-    if shared.seconds().saturating_sub(host.last_came) > max.as_secs() {
-        let since = report::time(host.last_came);
-        let message = format!("nothing came since {since}, longer than max-age; see whether it still sends");
+    let (last, now) = (host.last_came, shared.seconds());
+    if report::is_late(last, now, max) {
+        let message = match report::ago(last, now) {
+            Some(_) => {
+                format!("nothing came since {}, longer than max-age; see whether it still sends", report::time(last))
+            }
+            None => format!(
+                "something came last at {}, which lies ahead, so nobody knows how long ago that was: set this clock if \
+                 it is wrong, and see whether {} still sends; when something comes, this is over",
+                report::time(last),
+                host.host
+            ),
+        };
         shared.told().problem(host.host.as_str(), &message);
     }
 }

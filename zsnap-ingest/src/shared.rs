@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,7 @@ use anyhow::Result;
 use zsnap_common::cancel::Cancelled;
 use zsnap_common::exit::Exit;
 use zsnap_common::log;
+use zsnap_common::report;
 use zsnap_common::told::Told;
 
 use crate::config::Config;
@@ -20,6 +21,10 @@ use crate::pool::Pool;
 /// So many verified files are held open until they are applied; more are verified again. Far below the
 /// 1024 files that a process may usually open.
 const HELD: usize = 200;
+
+/// Stands behind what something failed over, where it is remembered that it was told: no name of a file, which
+/// others choose, ends so.
+const FAILED: &str = "/";
 
 /// Of one run.
 pub struct Shared<'a> {
@@ -32,7 +37,9 @@ pub struct Shared<'a> {
     /// Say what would become of files, and do nothing: `status` and `plan`.
     pub dry: bool,
     told: Mutex<Told>,
-    failed: Mutex<Option<Exit>>,
+    /// The worst failure that was told in this run.
+    worst: Mutex<Exit>,
+    has_failed: AtomicBool,
     memory: AtomicU64,
     slots: AtomicUsize,
     targets: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
@@ -50,7 +57,8 @@ impl<'a> Shared<'a> {
         let memory = AtomicU64::new(config.verify_buffer);
         let slots = AtomicUsize::new(HELD);
         let pool = Pool::open(config)?;
-        Ok(Shared { config, pool, now, dry, told, failed: Mutex::new(None), memory, slots, targets: Mutex::default() })
+        let (worst, has_failed, targets) = (Mutex::new(Exit::Done), AtomicBool::new(false), Mutex::default());
+        Ok(Shared { config, pool, now, dry, told, worst, has_failed, memory, slots, targets })
     }
 
     /// When the run began: seconds since 1970.
@@ -65,12 +73,12 @@ impl<'a> Shared<'a> {
 
     /// A program or a disk has failed.
     pub fn has_failed(&self) -> bool {
-        lock(&self.failed).is_some()
+        self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// What is here `since` (seconds since 1970) is here for longer than max-wait.
+    /// What is here `since` (seconds since 1970) is here for longer than max-wait, or nobody knows for how long.
     pub fn is_long(&self, since: u64) -> bool {
-        self.seconds().saturating_sub(since) > self.config.max_wait.as_secs()
+        report::is_late(since, self.seconds(), self.config.max_wait)
     }
 
     /// A store is configured, and not here.
@@ -78,21 +86,29 @@ impl<'a> Shared<'a> {
         self.config.store.is_some() && self.pool.is_none()
     }
 
-    /// An error that is the affair of one host or file; only a signal ends the run. The first one is the
-    /// status of the run.
+    /// An error that is the affair of one host or file; only a signal ends the run. It is told, and counts in the
+    /// status, as other problems are: when it is new, when it changes, and daily. The worst one decides.
     pub fn passed(&self, what: impl Display, e: anyhow::Error) -> Result<()> {
         if Cancelled::find(&e).is_some() {
             return Err(e);
         }
-        log::error(format!("{what}: {e:#}"));
-        lock(&self.failed).get_or_insert(Exit::of(&e));
+        self.has_failed.store(true, Ordering::Relaxed);
+        let text = format!("{what}: {e:#}");
+        // Who asks gets an answer.
+        if self.dry {
+            log::error(text);
+        } else if !self.told().problem_in_words(&format!("{what}{FAILED}"), &text) {
+            return Ok(());
+        }
+        let mut worst = lock(&self.worst);
+        *worst = Exit::of(&e).max(*worst);
         Ok(())
     }
 
     /// The status of the run.
     pub fn exit(&self) -> Exit {
         let told = if self.told().any { Exit::SomeFailed } else { Exit::Done };
-        lock(&self.failed).unwrap_or(told)
+        told.max(*lock(&self.worst))
     }
 
     /// Room in memory to verify a message of `size` bytes, if there is any left, with some more so that its
@@ -121,7 +137,8 @@ impl<'a> Shared<'a> {
     }
 }
 
-fn seconds(time: SystemTime) -> u64 {
+/// Seconds since 1970.
+pub fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 

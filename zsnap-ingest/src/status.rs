@@ -11,6 +11,7 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, shown};
 use zsnap_common::queue_name::{Entry as Name, Label, QueueName, classify};
 use zsnap_common::report::{self, Cell, Form, Report};
+use zsnap_common::shell::quoted;
 use zsnap_common::target::Host;
 
 use crate::chain::{Chain, State};
@@ -20,9 +21,11 @@ use crate::file::INCOMING;
 use crate::host::HostRun;
 use crate::judge::{self, Judgement};
 use crate::known::{Entry, What};
-use crate::plan::Past;
+use crate::plan::{Applied, Past, Verdict};
 use crate::shared::Shared;
 use crate::{journal, needed, quarantine, run};
+
+const INCOMING_AWAY: &str = "the incoming directory is not here";
 
 /// Prints the report; 1 if something needs attention.
 pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTime) -> Result<Exit> {
@@ -44,7 +47,14 @@ pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTim
         let of_host = || config.hosts.iter().find(|(h, _)| h.as_str() == host).and_then(|(_, table)| table.max_age);
         if asked.max_age.or_else(of_host).is_some_and(|max| row.is_late(max, now)) {
             attention = true;
-            row.is(row.state, format!("nothing new for longer than max-age; see whether {host} still sends it"));
+            let see = format!("see whether {host} still sends it");
+            row.is(row.state, match row.ahead(now) {
+                Some(time) => {
+                    let time = report::time(time);
+                    format!("{time} lies ahead, so its age is not known: set this clock if it is wrong, and {see}; what comes next has the right time")
+                }
+                None => format!("nothing new for longer than max-age; {see}"),
+            });
         }
         let long = row.oldest.is_some_and(|oldest| shared.is_long(oldest));
         if long && row.state != State::Away {
@@ -95,7 +105,8 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
             let forgotten = journal::read::<Past>(&path).is_ok_and(|past| past.is_none_or(|p| p.committed.is_empty()));
             if !forgotten && !name.contains('~') {
                 let mut row = Chain::default();
-                row.is(State::Gone, format!("is not on the pool any more; to forget it: zsnap-ingest adopt {name}"));
+                let adopt = format!("zsnap-ingest adopt {}", quoted(&name));
+                row.is(State::Gone, format!("is not on the pool any more; to forget it: {adopt}"));
                 rows.insert(name, row);
             }
         }
@@ -116,7 +127,7 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
                 for (name, applied) in all {
                     let row: &mut Chain = rows.entry(name).or_default();
                     let done = if applied.applying { applied.before.as_deref() } else { Some(&applied) };
-                    row.newest = row.newest.max(done.map(|done| done.seq / 1_000_000));
+                    row.newest = row.newest.max(done.map(Applied::made));
                 }
             }
             Err(e) => shared.passed(table.target.display(), e)?,
@@ -134,10 +145,26 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
         if !rows.keys().any(|name| host_of(name) == host.host.as_str()) {
             let row = rows.entry(format!("{}/-", host.host)).or_default();
             row.came = Some(host.last_came);
-            let known = host.last_came < shared.seconds();
+            let known = host.last_came != shared.seconds();
             let since = if known { format!("since {}", report::time(host.last_came)) } else { "yet".into() };
             let state = if shared.is_pool_away() { State::Away } else { State::Ok };
             row.is(state, format!("nothing came {since}"));
+        }
+    }
+    for host in &hosts {
+        if host.beyond > 0 {
+            let row = rows.entry(format!("{}/-", host.host)).or_default();
+            let what = format!(
+                "{} more queue files lie here than a run looks at; they wait until others are gone",
+                host.beyond
+            );
+            row.is(State::Held, what);
+        }
+        // What lies there, nobody can know now.
+        if host.is_away && config.hosts.contains_key(&host.host) {
+            for (_, row) in rows.iter_mut().filter(|(name, _)| host_of(name) == host.host.as_str()) {
+                row.is(State::Away, INCOMING_AWAY);
+            }
         }
     }
     Ok(rows)
@@ -162,10 +189,11 @@ fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result
         let state = State::of(host, at, &judgement);
         let file = &host.files[at];
         let remedy = match judgement {
-            _ if state == State::Failed => {
-                format!("failed over {} for {} times; the log says why", shown(&file.name), file.entry.attempts)
-            }
-            Judgement::Is(verdict) => host.remedy(file.entry.first, &verdict).unwrap_or_default(),
+            _ if state == State::Failed => file.entry.failed_over(&shown(&file.name)),
+            Judgement::Is(verdict) => host.remedy(file.entry.first, &verdict).unwrap_or_else(|| match verdict {
+                Verdict::Waiting { why, .. } => format!("waiting {why}"),
+                _ => String::new(),
+            }),
             Judgement::Later(_) if host.is_away(at) => "its pool is not here".into(),
             Judgement::Later(_) if state == State::New => String::new(),
             Judgement::Later(why) | Judgement::Held(why) | Judgement::Alone(why) => why,
@@ -179,7 +207,7 @@ fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result
         if let Name::Queue(queue) = classify(key.trim_start_matches(INCOMING).as_bytes()) {
             let row = row_of(rows, &host.host, entry, &queue);
             row.waits(entry);
-            row.is(State::Away, "the incoming directory is not here");
+            row.is(State::Away, INCOMING_AWAY);
         }
     }
     Ok(())
@@ -216,13 +244,14 @@ fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> 
         let row = rows.entry(named(rows, &host, &queue)).or_default();
         row.quarantined += 1;
         let file = shown(&file);
-        row.is(State::Quarantined, format!("{file} is in quarantine: {why}; zsnap-ingest retry {file}, or remove it"));
+        let retry = format!("zsnap-ingest retry {}", quoted(&file));
+        row.is(State::Quarantined, format!("{file} is in quarantine: {why}; {retry}, or remove it"));
     }
     Ok(())
 }
 
 fn table(rows: &BTreeMap<String, Chain>, now: u64, form: Form) -> Report {
-    let age = |time: u64| Cell::Age(now.saturating_sub(time));
+    let age = |time: u64| report::ago(time, now).map_or(Cell::None, Cell::Age);
     // As a label it would make a new series with each change.
     let text = |text: String| if form == Form::Prometheus { Cell::None } else { Cell::Text(text) };
     let cells = |(name, row): (&String, &Chain)| {

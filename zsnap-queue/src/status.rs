@@ -6,7 +6,7 @@ use std::time::Duration;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::options;
 use zsnap_common::outbox::Queued;
-use zsnap_common::report::{Cell, Form, Report, ago};
+use zsnap_common::report::{self, Cell, Form, Report};
 use zsnap_common::target::Target;
 
 use crate::cli::{Options, StatusOptions};
@@ -97,7 +97,7 @@ fn sum<'a>(queued: impl Iterator<Item = &'a Queued>) -> Waiting {
 /// Nothing at all is late too: who asks expects backups. So is a time to come, of which no age can
 /// be told, and what waits for a destination that is not in the configuration any more.
 fn is_late(rows: &[Row], max: Duration, now: u64) -> bool {
-    let late = |time: u64| ago(time, now).is_none_or(|age| age > max.as_secs());
+    let late = |time: u64| report::is_late(time, now, max);
     let waits = |row: &Row| row.to.as_ref().and_then(|(_, _, waiting)| waiting.oldest).is_some_and(late);
     rows.is_empty() || rows.iter().any(|row| late(row.acknowledged) || waits(row))
 }

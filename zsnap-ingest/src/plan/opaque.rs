@@ -4,9 +4,10 @@ use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
 use zsnap_common::payload::Base;
+use zsnap_common::shell::quoted;
 use zsnap_common::target::Target;
 
-use super::{Applied, Number, Pending, Plan, Verdict};
+use super::{Applied, Number, Pending, Plan, Verdict, if_lost, numbered};
 
 /// Decides about the files of one target. `past`: what its command was given last. `overlap`: an
 /// increment over a newer state does no harm.
@@ -43,9 +44,10 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
         let target = &files[file].facts.target;
         let mut verdict = match &past {
             Some(past) if past.applying && !overlap => Verdict::Broken(format!(
-                "file {} was being applied when the run ended, and may have been; look at its target, then: zsnap-ingest \
-                 adopt {target} --applied or --not-applied",
-                past.seq
+                "{} was being applied when the run ended, and may have been; look at its target, then: zsnap-ingest \
+                 adopt {} --applied or --not-applied",
+                numbered(past.seq, target),
+                quoted(&target.to_string())
             )),
             _ => one(target, number, past.as_ref(), is_twin, overlap),
         };
@@ -77,18 +79,20 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
     const READY: Verdict = Verdict::Ready { skip: 0, again: false };
     let full = file.base == Base::None;
     let Some(past) = past else {
-        return if full { READY } else { waiting(file) };
+        return if full { READY } else { waiting(target, file) };
     };
     if file.epoch.id != past.epoch.id {
         return match file.epoch.started.cmp(&past.epoch.started) {
             Ordering::Less => Verdict::Conflict(format!(
-                "the state of {} that numbered it began before the one of file {}, which was applied: that was lost \
+                "the state of {} that numbered it began before the one of {}, which was applied: that was lost \
                  while the clock was slow, or two machines use one identity; to go on with this one: zsnap-ingest adopt \
-                 {target}, or else remove the file",
-                target.host, past.seq
+                 {}, or else remove the file",
+                target.host,
+                numbered(past.seq, target),
+                quoted(&target.to_string())
             )),
             Ordering::Greater if full => READY,
-            Ordering::Greater => waiting(file),
+            Ordering::Greater => waiting(target, file),
             Ordering::Equal => two_machines(file),
         };
     }
@@ -99,35 +103,40 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
         Ordering::Equal => two_machines(file),
         Ordering::Less if past.has_passed(file) => Verdict::Stale,
         Ordering::Less => Verdict::Conflict(format!(
-            "file {}, which was applied, is not known to have come after it: files between them were lost, or the state \
+            "{}, which was applied, is not known to have come after it: files between them were lost, or the state \
              of {} was set back; zsnap-ingest cat writes what it holds; then remove it{}",
-            past.seq,
+            numbered(past.seq, target),
             target.host,
-            if full { format!(", or to go on with it: zsnap-ingest adopt {target}") } else { String::new() }
+            match full {
+                true => format!(", or to go on with it: zsnap-ingest adopt {}", quoted(&target.to_string())),
+                false => String::new(),
+            }
         )),
         Ordering::Greater if full => READY,
         Ordering::Greater if is_twin && file.prev >= Some(past.seq) => Verdict::Conflict(format!(
-            "another file builds on file {} too: the state of {} was set back, or two machines use it; move away \
+            "another file builds on {} too: the state of {} was set back, or two machines use it; move away \
              the one that is not to be applied, or queue a new --full",
-            file.prev.unwrap_or_default(),
+            numbered(file.prev.unwrap_or_default(), target),
             target.host
         )),
         Ordering::Greater => match file.prev {
             Some(prev) if prev == past.seq => READY,
             Some(prev) if prev < past.seq && overlap => READY,
             Some(prev) if prev < past.seq => Verdict::Broken(format!(
-                "it builds on file {prev}, and file {} was applied over that; queue a new --full",
-                past.seq
+                "it builds on {}, and {} was applied over that; queue a new --full",
+                numbered(prev, target),
+                numbered(past.seq, target)
             )),
-            _ => waiting(file),
+            _ => waiting(target, file),
         },
     }
 }
 
-fn waiting(file: &Number) -> Verdict {
+fn waiting(target: &Target, file: &Number) -> Verdict {
+    let full = format!("zsnap-queue --opaque --full {}", quoted(&target.to_string()));
     let why = match file.prev {
-        Some(prev) => format!("for file {prev} of the same target, which it builds on"),
-        None => "for a full stream; queue one with --full".to_owned(),
+        Some(prev) => format!("for {}, which it builds on; {}", numbered(prev, target), if_lost(target, &full)),
+        None => format!("for a full stream; queue one on {}: {full}", target.host),
     };
     Verdict::Waiting { why, behind: None }
 }

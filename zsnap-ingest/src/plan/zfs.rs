@@ -3,9 +3,11 @@
 use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet};
 
+use zsnap_common::shell::quoted;
+use zsnap_common::target::Target;
 use zsnap_common::zstream::Guid;
 
-use super::{Link, Past, Pending, Plan, There, Verdict};
+use super::{Link, Past, Pending, Plan, There, Verdict, if_lost, numbered};
 
 /// Decides about the files of one dataset. `unread`: there are more files for it, of which
 /// nothing is known yet.
@@ -247,7 +249,9 @@ impl After<'_> {
             && links.get(skip).is_some_and(|link| link.from.is_some())
         {
             return Verdict::Conflict(format!(
-                "{name}@{snap} is another snapshot than its {to}; to make room: zfs rename {name}@{snap} {name}@{snap}.old"
+                "{name}@{snap} is another snapshot than its {to}; to make room: zfs rename {} {}",
+                quoted(&format!("{name}@{snap}")),
+                quoted(&format!("{name}@{snap}.old"))
             ));
         }
         match links.get(skip) {
@@ -255,19 +259,21 @@ impl After<'_> {
             Some(Link { from: None, to, .. }) => match world.there.snapshots {
                 None if world.is_replay(file) => Verdict::Refused(format!(
                     "a replay: snapshot {to} was received before, and its dataset is gone since; to take it all the \
-                     same: zsnap-ingest adopt {target}; zsnap-ingest retry {}",
-                    target.host
+                     same: zsnap-ingest adopt {}; zsnap-ingest retry {}",
+                    quoted(&target.to_string()),
+                    quoted(target.host.as_str())
                 )),
                 Some([]) => Verdict::Waiting {
                     why: format!(
                         "for {name}, which is there without a snapshot: a receive that still goes on, or something made \
-                         by hand; if it stays so: zfs rename {name} {name}.old"
+                         by hand; if it stays so: {}",
+                        aside(name)
                     ),
                     behind: None,
                 },
                 _ => Verdict::Conflict(format!(
-                    "a full stream for {name}, which has other snapshots; to take it: zfs rename {name} {name}.old, and \
-                     the next run receives it"
+                    "a full stream for {name}, which has other snapshots; to take it: {}, and the next run receives it",
+                    aside(name)
                 )),
             },
             Some(link @ Link { from: Some(from), .. }) if self.after.contains(from) => self.aside(link, *from),
@@ -281,8 +287,9 @@ impl After<'_> {
         if self.raw.is_some_and(|raw| raw != link.raw) {
             let (this, that) = if link.raw { ("raw", "plain") } else { ("plain", "raw") };
             return Verdict::Broken(format!(
-                "a {this} stream on {name}, which was received {that}; send it always raw or never: zfs rename {name} \
-                 {name}.old, and queue a full stream"
+                "a {this} stream on {name}, which was received {that}; send it always raw or never: {}, and queue a full \
+                 stream",
+                aside(name)
             ));
         }
         let snapshots = self.world.there.snapshots.unwrap_or_default();
@@ -292,16 +299,21 @@ impl After<'_> {
         // Received behind its base, or about to be: to roll that back would lose a newer backup.
         if self.taken || behind.iter().any(|s| self.world.committed.contains_key(&s.guid)) {
             return Verdict::Diverged(format!(
-                "{name} went on from its base @{base} without it; if what is sent now builds on it: zfs rename {name} \
-                 {name}.old, and queue a full stream"
+                "{name} went on from its base @{base} without it; if what is sent now builds on it: {}, and queue a full \
+                 stream",
+                aside(name)
             ));
         }
         Verdict::Diverged(match behind.first() {
-            None => format!("{name} was changed since its base @{base}; to undo that: zfs rollback {name}@{base}"),
+            None => {
+                let rollback = quoted(&format!("{name}@{base}"));
+                format!("{name} was changed since its base @{base}; to undo that: zfs rollback {rollback}")
+            }
             Some(first) => format!(
-                "{name} was changed since its base @{base}, and has @{} behind that; to keep both: zfs rename {name} \
-                 {name}.old, and queue a full stream",
-                first.name
+                "{name} was changed since its base @{base}, and has @{} behind that; to keep both: {}, and queue a full \
+                 stream",
+                first.name,
+                aside(name)
             ),
         })
     }
@@ -323,16 +335,39 @@ impl After<'_> {
                  there, or a full one"
             ));
         }
-        let prev = world.files[file].facts.number.as_ref().and_then(|n| n.prev);
-        match (prev, world.past.last_seq) {
+        let facts = world.files[file].facts;
+        match (facts.number.as_ref().and_then(|n| n.prev), world.past.last_seq) {
             (Some(prev), Some(last)) if prev <= last => Verdict::Broken(format!(
-                "its base {from} never came to {name}, and file {prev}, the one before it, is there: nothing more will \
-                 come; queue a full stream, or remove the file if the chain went on without it"
+                "its base {from} never came to {name}, and {}, the one before it, is there: nothing more will come; queue a \
+                 full stream, or remove the file if the chain went on without it",
+                numbered(prev, &facts.target)
             )),
-            (Some(prev), _) => waiting(format!("for its base {from}: file {prev} of the same dataset has not come")),
+            (Some(prev), _) => waiting(format!(
+                "for its base {from}: {} has not come; {}",
+                numbered(prev, &facts.target),
+                if_lost(&facts.target, &self.send_anew(&facts.target))
+            )),
             (None, _) => waiting(format!("for its base {from}, which is not on {name} yet")),
         }
     }
+
+    /// How the sender gets the chain on without a file that is lost. It does not name the newest snapshot, or it
+    /// would be other news whenever another one comes.
+    fn send_anew(&self, target: &Target) -> String {
+        let (snapshot, to) = (quoted(&format!("{}@NEW", target.dataset)), quoted(&target.to_string()));
+        match self.world.there.snapshots {
+            Some([_, ..]) => format!(
+                "zfs send -i @HERE {snapshot} | zsnap-queue {to}, where @HERE is the newest snapshot of it here, which \
+                 zsnap-ingest status names"
+            ),
+            _ => format!("zfs send {snapshot} | zsnap-queue {to}"),
+        }
+    }
+}
+
+/// The command that makes room for a full stream, and destroys nothing.
+fn aside(name: &str) -> String {
+    format!("zfs rename {} {}", quoted(name), quoted(&format!("{name}.old")))
 }
 
 #[cfg(test)]

@@ -1,0 +1,241 @@
+//! A time that lies ahead is never taken for a recent one: neither a clock that was wrong once, nor a
+//! number or a date that somebody chose, keeps an alarm from coming.
+
+use std::fs;
+use std::process::Command;
+use std::time::SystemTime;
+
+use serde_json::Value;
+use zsnap_common::payload::{Base, Manifest};
+use zsnap_tests::scene::{Ran, Scene, have, manifest, name, program, run};
+use zsnap_tests::sealer::Sealer;
+use zsnap_tests::stream::{Stream, Sub};
+
+const DAY: u64 = 24 * 3600;
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The number of a file that was queued then.
+fn number(seconds: u64) -> u64 {
+    seconds * 1_000_000
+}
+
+/// The row of `status` for a target.
+#[track_caller]
+fn row(scene: &Scene, target: &str, args: &[&str], status: i32) -> Value {
+    let ran = scene.ingest(&[&["status", "--json"], args].concat()).expect(status);
+    let rows: Vec<Value> = serde_json::from_slice(&ran.out).unwrap();
+    rows.iter().find(|row| row["dataset"] == target).unwrap_or_else(|| panic!("no {target}: {rows:?}")).clone()
+}
+
+#[track_caller]
+fn holds(row: &Value, field: &str, text: &str) {
+    assert!(row[field].as_str().unwrap_or_default().contains(text), "{field} is to say \"{text}\": {row}");
+}
+
+/// Edits a JSON file of the scene.
+fn edit(scene: &Scene, path: &str, change: impl FnOnce(&mut Value)) {
+    let path = scene.path(path);
+    let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+fn deliver(scene: &Scene, called: u64, manifest: &Manifest) {
+    let target = format!("{}/{}", manifest.host, manifest.dataset);
+    scene.deliver("laptop", &name(&target, called), &scene.seal(manifest, Some("laptop"), b"x"));
+}
+
+/// The backup server's clock was ahead when the last file came.
+#[test]
+fn a_host_that_came_at_a_time_ahead_is_silent() {
+    let scene = Scene::new();
+    scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\nmax-age = \"2d\"\n");
+    deliver(&scene, number(now()), &manifest("laptop/etc", number(now())));
+    scene.ingest(&[]).expect(0);
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+    edit(&scene, "ingest-state/facts/laptop.json", |known| known["last_came"] = (now() + 400 * DAY).into());
+    scene.ingest(&[]).expect(1).says("laptop: something came last at 2").says("lies ahead").says("still sends");
+    // As any other problem: not every ten minutes.
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+    // What it says of its end is so.
+    deliver(&scene, number(now()) + 1, &manifest("laptop/etc", number(now()) + 1));
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+    // A host of which no file was ever seen, and whose first day was a wrong one.
+    let scene = Scene::new();
+    scene.ingest(&[]).expect(0);
+    edit(&scene, "ingest-state/facts/other.json", |known| known["last_came"] = (now() + 400 * DAY).into());
+    let other = row(&scene, "other/-", &["--max-age", "2d"], 1);
+    holds(&other, "remedy", "nothing came since 2");
+    edit(&scene, "ingest-state/facts/other.json", |known| known["last_came"] = (now() - DAY).into());
+    row(&scene, "other/-", &["--max-age", "2d", "other"], 0);
+}
+
+/// The sender's clock was ahead once, so its numbers stay ahead; or somebody chose them.
+#[test]
+fn a_command_is_as_new_as_the_file_was_made_not_as_its_number() {
+    let scene = Scene::new();
+    let age = ["--max-age", "2d", "laptop/etc"];
+    let ahead = number(now() + 400 * DAY);
+    deliver(&scene, ahead, &manifest("laptop/etc", ahead));
+    scene.ingest(&[]).expect(0);
+    let fresh = row(&scene, "laptop/etc", &age, 0);
+    assert!(fresh["newest"].as_u64().unwrap() <= now() && fresh["age"].as_u64().unwrap() < 600, "{fresh}");
+    let old = Manifest { created: now() - 30 * DAY, ..manifest("laptop/etc", ahead + 1) };
+    deliver(&scene, ahead + 1, &old);
+    scene.ingest(&[]).expect(0);
+    holds(&row(&scene, "laptop/etc", &age, 1), "remedy", "nothing new for longer than max-age");
+    // A journal of a version that did not note when it was made.
+    edit(&scene, ".zsnap/target.json", |journal| {
+        journal["laptop/etc"].as_object_mut().unwrap().remove("created").unwrap();
+    });
+    let unknown = row(&scene, "laptop/etc", &age, 1);
+    assert!(unknown["age"].is_null(), "{unknown}");
+    holds(&unknown, "remedy", "lies ahead, so its age is not known");
+    holds(&unknown, "remedy", "what comes next has the right time");
+    deliver(&scene, ahead + 2, &manifest("laptop/etc", ahead + 2));
+    scene.ingest(&[]).expect(0);
+    row(&scene, "laptop/etc", &age, 0);
+    // Nothing is greater, and nobody made it at that time.
+    deliver(&scene, number(now()), &Manifest { created: u64::MAX, ..manifest("laptop/etc", u64::MAX) });
+    scene.ingest(&[]).expect(0);
+    holds(&row(&scene, "laptop/etc", &age, 1), "remedy", "lies ahead");
+    // And what is honest is not removed for it.
+    deliver(&scene, ahead + 3, &manifest("laptop/etc", ahead + 3));
+    scene.ingest(&[]).expect(1).says("conflict").says("zsnap-ingest adopt laptop/etc");
+    assert_eq!(scene.spooled("laptop").len(), 1);
+}
+
+#[test]
+fn what_lies_here_since_a_time_ahead_waits_for_too_long() {
+    let scene = Scene::new();
+    let seq = number(now());
+    deliver(&scene, seq, &Manifest { prev: Some(seq - 1), base: Base::Prev, ..manifest("laptop/etc", seq) });
+    let ran = scene.ingest(&[]).expect(1).says("waiting for file");
+    assert!(!ran.err.contains("max-wait"), "{}", ran.err);
+    edit(&scene, "ingest-state/facts/laptop.json", |known| {
+        known["files"].as_object_mut().unwrap().values_mut().for_each(|file| file["first"] = (now() + 2 * DAY).into());
+    });
+    holds(&row(&scene, "laptop/etc", &[], 1), "remedy", "waiting for file");
+    scene.ingest(&[]).expect(1).says("for longer than max-wait");
+}
+
+/// A pool with `laptop/tank/home@s1`, and a file of `s2`, which is dated ahead.
+fn with_snapshot_ahead() -> (Scene, u64) {
+    let scene = Scene::with_pool();
+    let first = Stream::plain(Sub::full("tank/home@s1", 1).created(now() - 1000)).bytes();
+    scene.queue(&["laptop/tank/home"], &first).expect(0);
+    scene.ingest(&[]).expect(0);
+    let seq = number(now());
+    let ahead = Sub::increment("tank/home@s2", 1, 2).created(now() + 400 * DAY);
+    let sealed = Sealer::new(&scene).zfs("laptop/tank/home", seq, Some(1), vec![ahead], false);
+    scene.deliver("laptop", &name("laptop/tank/home", seq), &sealed);
+    (scene, seq)
+}
+
+#[test]
+fn a_snapshot_dated_ahead_is_held_with_a_remedy_that_works() {
+    let (scene, seq) = with_snapshot_ahead();
+    let next = Sub::increment("tank/home@s3", 2, 3).created(now());
+    let sealed = Sealer::new(&scene).zfs("laptop/tank/home", seq + 1, Some(seq), vec![next], false);
+    let behind = scene.deliver("laptop", &name("laptop/tank/home", seq + 1), &sealed);
+    let ran = scene.ingest(&[]).expect(1).says("held: snapshot s2 is dated more than a day ahead (20");
+    assert_eq!(ran.err.lines().count(), 1, "what is behind it is no news: {}", ran.err);
+    scene.zfs_calls();
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+    // Nobody looks into it again before its time, and status remembers.
+    let held = row(&scene, "laptop/tank/home", &[], 1);
+    assert_eq!((&held["state"], &held["waiting_files"]), (&"held".into(), &2.into()), "{held}");
+    holds(&held, "remedy", "zfs send -i from the newest one that is here");
+    let plan: Vec<Value> = serde_json::from_slice(&scene.ingest(&["plan", "--json"]).expect(1).out).unwrap();
+    assert_eq!((&plan[0]["verdict"], &plan[1]["verdict"]), (&"held".into(), &"waiting".into()), "{plan:?}");
+    assert_eq!(plan[1]["behind"], plan[0]["file"].as_str().unwrap().trim_start_matches("laptop/"));
+    holds(&plan[1], "why", "which is here: held: snapshot s2 is dated");
+
+    let anew = Stream::plain(Sub::increment("tank/home@s4", 1, 4).created(now())).bytes();
+    scene.queue(&["laptop/tank/home"], &anew).expect(0);
+    scene.ingest(&[]).expect(0);
+    assert_eq!(row(&scene, "laptop/tank/home", &[], 1)["snapshot"], "s4");
+    fs::remove_file(scene.path("spool/laptop").join(name("laptop/tank/home", seq))).unwrap();
+    fs::remove_file(behind).unwrap();
+    scene.ingest(&[]).expect(0);
+    assert_eq!(row(&scene, "laptop/tank/home", &[], 0)["state"], "ok");
+}
+
+/// Runs it as if it were another time.
+fn at(scene: &Scene, time: &str, args: &[&str]) -> Ran {
+    let mut command = Command::new("faketime");
+    command.args(["-f", time]).arg(program("zsnap-ingest")).arg("--config").arg(scene.path("ingest.toml")).args(args);
+    run(&mut command, b"")
+}
+
+#[test]
+fn what_is_dated_ahead_is_taken_when_that_date_has_come() {
+    if !have("faketime") {
+        return;
+    }
+    let (scene, _) = with_snapshot_ahead();
+    scene.ingest(&[]).expect(1).says("held: snapshot s2");
+    assert_eq!(at(&scene, "+398d", &["--max-wait", "999d"]).expect(1).err.lines().count(), 1);
+    at(&scene, "+400d", &["--max-wait", "999d"]).expect(0);
+    assert_eq!(row(&scene, "laptop/tank/home", &[], 0)["snapshot"], "s2");
+}
+
+/// The sender's clock was 400 days ahead for one file, and is right again.
+#[test]
+fn a_signature_from_a_time_ahead_is_held_with_a_remedy_that_works() {
+    if !have("faketime") {
+        return;
+    }
+    let scene = Scene::new();
+    let mut ahead = Command::new("faketime");
+    ahead.args(["-f", "+400d"]).arg(program("zsnap-queue")).arg("--config").arg(scene.path("queue.toml"));
+    run(ahead.args(["--opaque", "--full", "laptop/etc"]), b"ahead").expect(0);
+    scene
+        .ingest(&[])
+        .expect(1)
+        .says("held: signed more than a day ahead (20")
+        .says("the file is taken from 20")
+        .says("set the clock there");
+    let held = row(&scene, "laptop/etc", &[], 1);
+    assert_eq!(held["state"], "held");
+    // What it proposes.
+    let file = scene.spooled("laptop")[0].clone();
+    scene.queue(&["--opaque", "--full", "laptop/etc"], b"right").expect(0);
+    scene.ingest(&[]).expect(0);
+    fs::remove_file(file).unwrap();
+    scene.ingest(&[]).expect(0);
+    assert_eq!(scene.applied(), b"right");
+    // Its number is ahead for ever, and yet its age is told.
+    row(&scene, "laptop/etc", &["--max-age", "2d", "laptop/etc"], 0);
+    at(&scene, "+30d", &["status", "--quiet", "--max-age", "2d", "laptop/etc"]).expect(1);
+}
+
+/// Whoever dates new snapshots back chooses which old ones a calendar keeps.
+#[test]
+fn snapshots_that_are_dated_back_are_received_and_told_of_once() {
+    let scene = Scene::with_pool();
+    let send = |to: u64, created: u64| {
+        let snapshot = format!("tank/home@s{to}");
+        let sub = if to == 1 { Sub::full(&snapshot, 1) } else { Sub::increment(&snapshot, to - 1, to) };
+        scene.queue(&["laptop/tank/home"], &Stream::plain(sub.created(created)).bytes()).expect(0);
+    };
+    send(1, now() - 1000);
+    scene.ingest(&[]).expect(0);
+    send(2, now() - 30 * DAY);
+    let ran = scene.ingest(&[]).expect(1).says("laptop/tank/home@s2: is dated 20").says("before the snapshot");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!(row(&scene, "laptop/tank/home", &[], 0)["snapshot"], "s2");
+    // It is over with that: the next ones are dated behind it.
+    send(3, now() - 29 * DAY);
+    send(4, now());
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+    // Several in one stream.
+    let subs = [Sub::increment("tank/home@s5", 4, 5).created(now()), Sub::increment("tank/home@s6", 5, 6).created(7)];
+    scene.queue(&["laptop/tank/home"], &Stream::compound("tank/home@s6", subs).bytes()).expect(0);
+    scene.ingest(&[]).expect(1).says("laptop/tank/home@s6: is dated 1970-01-01 00:00:07Z");
+    assert_eq!(row(&scene, "laptop/tank/home", &[], 0)["snapshot"], "s6");
+}

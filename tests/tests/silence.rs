@@ -1,0 +1,247 @@
+//! Nothing that needs somebody is passed over in silence, and nothing is told ten times an hour: what is
+//! held, what fails, what waits and for what, and what cannot be looked at.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use serde_json::Value;
+use zsnap_common::keys::{Purpose, SigningKey, keygen};
+use zsnap_common::payload::{Base, Manifest};
+use zsnap_common::queue_name::QueueName;
+use zsnap_common::report;
+use zsnap_tests::scene::{Scene, manifest, memory, name};
+use zsnap_tests::sealer::Sealer;
+use zsnap_tests::spooler::Spooler;
+use zsnap_tests::stream::{Stream, Sub};
+
+const SEQ: u64 = 1_700_000_000_000_000;
+
+/// The rows of `status` or `plan`.
+#[track_caller]
+fn rows(scene: &Scene, what: &str, status: i32) -> Vec<Value> {
+    serde_json::from_slice(&scene.ingest(&[what, "--json"]).expect(status).out).unwrap()
+}
+
+/// The row of `status` for a target.
+#[track_caller]
+fn row(scene: &Scene, target: &str, status: i32) -> Value {
+    let rows = rows(scene, "status", status);
+    rows.iter().find(|row| row["dataset"] == target).unwrap_or_else(|| panic!("no {target}: {rows:?}")).clone()
+}
+
+#[track_caller]
+fn holds(row: &Value, field: &str, text: &str) {
+    assert!(row[field].as_str().unwrap_or_default().contains(text), "{field} is to say \"{text}\": {row}");
+}
+
+fn increment(target: &str, seq: u64, prev: u64) -> Manifest {
+    Manifest { prev: Some(prev), base: Base::Prev, ..manifest(target, seq) }
+}
+
+/// Delivers a file of the laptop for a command.
+fn deliver(scene: &Scene, manifest: &Manifest) -> std::path::PathBuf {
+    let target = format!("{}/{}", manifest.host, manifest.dataset);
+    scene.deliver("laptop", &name(&target, manifest.seq), &scene.seal(manifest, Some("laptop"), b"x"))
+}
+
+/// Cron runs `status --quiet`: it must not be silent about what a run has held.
+#[test]
+fn status_remembers_what_is_held_until_file_or_configuration_change() {
+    let scene = Scene::new();
+    keygen(&scene.path("lost"), Purpose::Encrypt, false).unwrap();
+    let laptop = SigningKey::load(&scene.path("laptop.key"), std::time::SystemTime::now()).unwrap();
+    let sealed = scene.seal_with(&manifest("laptop/etc", SEQ), Some(&laptop), &scene.path("lost.cert"), b"x");
+    scene.deliver("laptop", &name("laptop/etc", SEQ), &sealed);
+    scene.ingest(&[]).expect(1).says("none of our keys");
+    let held = row(&scene, "laptop/etc", 1);
+    assert_eq!(held["state"], "held");
+    holds(&held, "remedy", "none of our keys; add that key");
+    assert_eq!(rows(&scene, "plan", 1)[0]["verdict"], "held");
+    scene.ingest(&["status", "--quiet"]).expect(1);
+    // Behind it.
+    deliver(&scene, &increment("laptop/etc", SEQ + 1, SEQ));
+    scene.ingest(&[]).expect(0);
+    let plan = rows(&scene, "plan", 1);
+    assert_eq!((&plan[1]["verdict"], &plan[1]["behind"]), (&"waiting".into(), &name("laptop/etc", SEQ).into()));
+    holds(&plan[1], "why", "which is here: held: encrypted to");
+    // What it proposes.
+    let root = scene.path("").display().to_string();
+    let keys = format!("keys = [\"{root}lost.key\", ");
+    scene.edit("ingest.toml", "keys = [", &keys);
+    scene.ingest(&[]).expect(0);
+    assert_eq!((row(&scene, "laptop/etc", 0)["state"].as_str(), scene.applied()), (Some("ok"), b"xx".to_vec()));
+    // What is no file of its own is left alone, and that is no secret either.
+    fs::write(scene.path("elsewhere"), "x").unwrap();
+    let link = scene.path("spool/laptop").join(name("laptop/etc", SEQ + 2));
+    symlink(scene.path("elsewhere"), &link).unwrap();
+    scene.ingest(&[]).expect(1).says("is a symbolic link");
+    let alone = row(&scene, "laptop/etc", 1);
+    assert_eq!(alone["state"], "held");
+    holds(&alone, "remedy", "is a symbolic link; left alone");
+    fs::remove_file(&link).unwrap();
+    scene.ingest(&[]).expect(0);
+    assert_eq!(row(&scene, "laptop/etc", 0)["state"], "ok");
+}
+
+#[test]
+fn a_receiver_that_fails_is_told_of_when_it_is_new_or_changes() {
+    let scene = Scene::new();
+    scene.edit("ingest.toml", "cat >> ", "echo no room for etc >&2; exit 7; cat >> ");
+    deliver(&scene, &manifest("laptop/etc", SEQ));
+    scene.ingest(&[]).expect(69).says("no room for etc");
+    for _ in 0..2 {
+        assert_eq!(scene.ingest(&[]).expect(0).err, "", "144 mails a day");
+    }
+    let failed = row(&scene, "laptop/etc", 1);
+    assert_eq!((&failed["state"], &failed["attempts"]), (&"failed".into(), &3.into()));
+    holds(&failed, "remedy", "for 3 times: sh for laptop/etc: exit status: 7: no room for etc");
+    let plan = rows(&scene, "plan", 1);
+    holds(&plan[0], "why", "no room for etc");
+    scene.edit("ingest.toml", "no room", "no key");
+    scene.ingest(&[]).expect(69).says("no key for etc");
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+    scene.edit("ingest.toml", "exit 7; ", "");
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+    assert_eq!((row(&scene, "laptop/etc", 0)["state"].as_str(), scene.applied()), (Some("ok"), b"x".to_vec()));
+}
+
+/// The status is that of the worst failure, and not of the first: hosts are served in the order of their names.
+#[test]
+fn the_worst_failure_decides() {
+    for (fails, cannot_write) in [("laptop", "other"), ("other", "laptop")] {
+        let scene = Scene::with_pool();
+        let text = fs::read_to_string(scene.path("ingest.toml")).unwrap();
+        let target = scene.path("target").display().to_string();
+        let table = format!("[[command]]\nmatch = \"*/db\"\nrun = [\"/bin/false\"]\ntarget = \"{target}\"\n");
+        scene.write("ingest.toml", &(text + &table));
+        let put = |host: &str, seq: u64, sub: Sub| {
+            let sealed = Sealer::of(&scene, host).zfs(&format!("{host}/tank/a"), seq, None, vec![sub], false);
+            scene.deliver(host, &name(&format!("{host}/tank/a"), seq), &sealed);
+        };
+        put(cannot_write, SEQ, Sub::full("tank/a@s1", 1));
+        scene.ingest(&[]).expect(0);
+        let path = String::from_utf8(scene.ingest(&["status", "--needed-file"]).expect(0).out).unwrap();
+        let journal = path.trim_end().replace("needed-guids", &format!("journal/{cannot_write}/tank@a.json"));
+        fs::remove_file(&journal).unwrap();
+        fs::create_dir(&journal).unwrap();
+        put(cannot_write, SEQ + 1, Sub::increment("tank/a@s2", 1, 2));
+        let manifest = manifest(&format!("{fails}/db"), SEQ);
+        let sealed = scene.seal(&manifest, Some(fails), b"x");
+        scene.deliver(fails, &name(&format!("{fails}/db"), SEQ), &sealed);
+        scene.ingest(&["--jobs", "1"]).expect(74).says("false for").says("tank@a.json");
+    }
+}
+
+/// A name is not a verdict.
+#[test]
+fn a_dataset_may_be_called_has_been_modified() {
+    let scene = Scene::with_pool();
+    let target = "laptop/tank/has been modified";
+    let sub = |sub: Sub| Stream::plain(sub).bytes();
+    let receives = || scene.zfs_calls().iter().filter(|call| call[1] == "receive").count();
+    let refuse = |why: &str| fs::write(scene.path("bin/refuse"), why).unwrap();
+    scene.queue(&[target], &sub(Sub::full("tank/has been modified@s1", 1))).expect(0);
+    refuse("cannot receive new filesystem stream: backup/hosts/laptop/tank/has been modified: out of space");
+    scene.ingest(&[]).expect(69).says("out of space");
+    assert_eq!(receives(), 1);
+    scene.ingest(&[]).expect(0);
+    assert_eq!(receives(), 1, "once in a run");
+    holds(&row(&scene, target, 1), "remedy", "out of space");
+    fs::remove_file(scene.path("bin/refuse")).unwrap();
+    scene.ingest(&[]).expect(0);
+    scene.queue(&[target], &sub(Sub::increment("tank/has been modified@s2", 1, 2))).expect(0);
+    refuse("cannot receive incremental stream: backup/hosts/laptop/tank/has been modified: out of space");
+    receives();
+    scene.ingest(&[]).expect(69).says("out of space");
+    assert_eq!(receives(), 1);
+    fs::remove_file(scene.path("bin/refuse")).unwrap();
+    // And one that was.
+    scene.zfs(&["write", "backup/hosts/laptop/tank/has been modified"]).expect(0);
+    receives();
+    scene.ingest(&[]).expect(1).says("diverged").says("zfs rollback 'backup/hosts/laptop/tank/has been modified@s1'");
+    assert_eq!(receives(), 1);
+    // A receiver that says so for ever, of a dataset that is not changed, is asked once in each run.
+    scene.zfs(&["rollback", "backup/hosts/laptop/tank/has been modified@s1"]);
+    refuse(
+        "cannot receive incremental stream: destination backup/hosts/laptop/tank/has been modified has been modified\n\
+         since most recent snapshot",
+    );
+    scene.ingest(&[]);
+    assert!(receives() <= 1);
+}
+
+#[test]
+fn an_incoming_directory_that_is_not_here_is_away() {
+    let scene = Scene::with_pool();
+    scene.queue(&["laptop/tank/home"], &Stream::plain(Sub::full("tank/home@s1", 1)).bytes()).expect(0);
+    scene.ingest(&[]).expect(0);
+    fs::rename(scene.path("spool"), scene.path("unplugged")).unwrap();
+    let rows = rows(&scene, "status", 0);
+    let states: Vec<_> = rows.iter().map(|row| (row["dataset"].as_str().unwrap(), &row["state"])).collect();
+    assert_eq!(states, [("laptop/tank/home", &"away".into()), ("other/-", &"away".into())]);
+    holds(&rows[1], "remedy", "the incoming directory is not here");
+    scene.ingest(&[]).expect(0);
+    fs::rename(scene.path("unplugged"), scene.path("spool")).unwrap();
+    assert_eq!(row(&scene, "laptop/tank/home", 0)["state"], "ok");
+}
+
+/// A number says little to people, and what is lost must be had anew.
+#[test]
+fn what_waits_says_for_what_since_when_and_what_to_do() {
+    let scene = Scene::with_pool();
+    let queue = |how: &str, body: &[u8]| scene.queue(&["--opaque", how, "--overlap", "laptop/etc"], body).expect(0);
+    queue("--full", b"1");
+    scene.ingest(&[]).expect(0);
+    queue("--increment", b"2");
+    let lost = scene.spooled("laptop").pop().unwrap();
+    let number = lost.file_name().unwrap().to_str().unwrap().parse::<QueueName>().unwrap().stamp.seq();
+    fs::remove_file(lost).unwrap();
+    queue("--increment", b"3");
+    let since = report::time(number / 1_000_000);
+    let told = format!("waiting for file {number} of laptop/etc (queued {since}), which it builds on");
+    let ran = scene.ingest(&[]).expect(1).says(&told).says("zsnap-fanout requeue");
+    assert!(ran.err.trim_end().ends_with("or on laptop: zsnap-queue --opaque --full laptop/etc"), "{}", ran.err);
+    queue("--full", b"4");
+    scene.ingest(&[]).expect(0);
+    assert_eq!((scene.applied(), scene.spooled("laptop").len()), (b"14".to_vec(), 0));
+
+    let sub = |sub: Sub| Stream::plain(sub).bytes();
+    scene.queue(&["laptop/tank/home"], &sub(Sub::full("tank/home@s1", 1))).expect(0);
+    scene.ingest(&[]).expect(0);
+    let send = |sent: Sub| scene.queue(&["laptop/tank/home"], &sub(sent)).expect(0);
+    send(Sub::increment("tank/home@s2", 1, 2));
+    let lost = scene.spooled("laptop").pop().unwrap();
+    fs::remove_file(lost).unwrap();
+    send(Sub::increment("tank/home@s3", 2, 3));
+    let says = "or on laptop: zfs send -i @HERE tank/home@NEW | zsnap-queue laptop/tank/home";
+    scene.ingest(&[]).expect(1).says(" of laptop/tank/home (queued 2").says("has not come").says(says);
+    let waits = row(&scene, "laptop/tank/home", 0);
+    holds(&waits, "remedy", says);
+    assert_eq!(waits["snapshot"], "s1");
+    send(Sub::increment("tank/home@s3", 1, 3));
+    scene.ingest(&[]).expect(0);
+    assert_eq!(row(&scene, "laptop/tank/home", 0)["snapshot"], "s3");
+}
+
+/// Leftovers of a transport by the ten thousand: tmpfs lists the newest names first.
+#[test]
+fn a_full_directory_is_read_to_its_end() {
+    if memory().is_none() {
+        return;
+    }
+    let scene = Scene::with_pool();
+    scene.queue(&["laptop/tank/home"], &Stream::plain(Sub::full("tank/home@s1", 1)).bytes()).expect(0);
+    let spooler = Spooler::in_memory();
+    spooler.drive("disk", "");
+    let file = spooler.put("laptop/etc", 1, "x");
+    let leftovers = scene.path("spool/laptop");
+    (0..100_001).for_each(|n| drop(fs::File::create(leftovers.join(format!("nncpfile{n}"))).unwrap()));
+    scene.ingest(&[]).expect(0);
+    assert_eq!(row(&scene, "laptop/tank/home", 0)["snapshot"], "s1");
+    for n in 0..100_001 {
+        let name = format!("nncpfile{n}");
+        fs::rename(leftovers.join(&name), spooler.path("spool/laptop").join(&name)).unwrap();
+    }
+    spooler.fanout(&[]).expect(0);
+    assert!(spooler.path("disk/laptop").join(file).exists());
+}
