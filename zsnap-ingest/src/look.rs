@@ -105,6 +105,10 @@ impl<'a> HostRun<'a> {
                 }
                 Ok(None)
             }
+            No::Newer(why) => {
+                file.entry.what = What::Held(why);
+                Ok(None)
+            }
             No::Damaged(why) => {
                 let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
                 // Not by the time at which the run began: it may be an hour ago.

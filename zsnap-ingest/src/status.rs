@@ -13,12 +13,13 @@ use zsnap_common::queue_name::{Entry as Name, Label, QueueName, classify};
 use zsnap_common::report::{self, Cell, Form, Report};
 use zsnap_common::target::Host;
 
+use crate::beside;
 use crate::chain::{Chain, State};
 use crate::cli::{Only, StatusOptions};
 use crate::config::Config;
 use crate::file::INCOMING;
 use crate::host::HostRun;
-use crate::judge::{self, Judgement};
+use crate::judge::Judgement;
 use crate::known::{Entry, What};
 use crate::plan::Past;
 use crate::shared::Shared;
@@ -111,7 +112,7 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
         }
     }
     for table in &config.commands {
-        match judge::applied(table) {
+        match beside::read(&table.target) {
             Ok(all) => {
                 for (name, applied) in all {
                     let row: &mut Chain = rows.entry(name).or_default();
