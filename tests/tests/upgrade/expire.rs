@@ -25,15 +25,9 @@ fn snapshots(tree: &Tree, dataset: &str) -> Vec<String> {
 
 /// What would stay, by `--json`: names without their dataset.
 fn kept(ran: Ran) -> BTreeSet<String> {
-    let mut kept = BTreeSet::new();
-    for dataset in rows(&ran.expect(0)) {
-        for snapshot in dataset["snapshots"].as_array().unwrap() {
-            if snapshot["verdict"] == "keep" {
-                kept.insert(snapshot["name"].as_str().unwrap().rsplit('@').next().unwrap().to_owned());
-            }
-        }
-    }
-    kept
+    let rows = rows(&ran.expect(0));
+    let kept = rows.iter().flat_map(|dataset| dataset["keep"].as_array().unwrap());
+    kept.map(|snapshot| snapshot["name"].as_str().unwrap().rsplit('@').next().unwrap().to_owned()).collect()
 }
 
 #[test]
