@@ -8,6 +8,7 @@ use zsnap_common::zstream::{self, Guid, SubStream};
 pub mod expirer;
 pub mod hostile;
 pub mod nodes;
+pub mod packets;
 pub mod pool;
 pub mod random;
 pub mod scene;

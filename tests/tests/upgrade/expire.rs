@@ -56,7 +56,8 @@ fn the_rules_keep_what_they_kept() {
         assert_eq!(String::from_utf8(ran.out).unwrap(), "a@3\na@4\na@5\n", "{version}");
 
         for (config, expected) in [("spacing.conf", &["6", "8", "9"][..]), ("dated.conf", &["8", "9"])] {
-            let args = ["-c", config, "--state", "zrep-state", "-k", "1", "--zrep-ignore", "--json", "-n", "backup/zrep"];
+            let args =
+                ["-c", config, "--state", "zrep-state", "-k", "1", "--zrep-ignore", "--json", "-n", "backup/zrep"];
             let expected = expected.iter().map(|n| format!("zrep_00000{n}")).collect();
             assert_eq!(kept(expire(&tree, "2026-11-25 09:50:00", &args, b"")), expected, "{version}: {config}");
         }

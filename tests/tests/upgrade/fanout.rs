@@ -59,7 +59,8 @@ fn each_drive_gets_what_waits_for_it_and_what_is_new() {
         for drive in ["disk1", "disk2"] {
             assert_eq!(tree.files(drive), everything(), "{version}: {drive}");
         }
-        let at_disk3: Vec<String> = tree.files("got").into_values().map(|text| String::from_utf8(text).unwrap()).collect();
+        let at_disk3: Vec<String> =
+            tree.files("got").into_values().map(|text| String::from_utf8(text).unwrap()).collect();
         let log = fs::read_to_string(tree.path("got.log")).unwrap();
         let in_order: Vec<String> = [(1, "etc"), (3, "etc"), (3, "etc"), (4, "var"), (5, "var"), (6, "etc")]
             .map(|(n, dataset)| name(n, "laptop", dataset, ""))

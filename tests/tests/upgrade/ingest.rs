@@ -171,8 +171,11 @@ fn every_file_gets_to_its_place() {
         let on_pool: Vec<Value> = tree.zfs_list("snapshot", "guid")[..5].iter().map(guid).collect();
         assert_eq!(journal["committed"], json!(on_pool), "{version}");
 
-        let states: Vec<(String, String)> =
-            status(&tree).into_iter().map(|(name, state, ..)| (name, state)).filter(|(_, state)| state != "ok").collect();
+        let states: Vec<(String, String)> = status(&tree)
+            .into_iter()
+            .map(|(name, state, ..)| (name, state))
+            .filter(|(_, state)| state != "ok")
+            .collect();
         let state_of = |name: &str| states.iter().find(|(n, _)| n == name).map_or("ok", |(_, state)| state.as_str());
         let told = ["laptop/cut", "laptop/other", "laptop/db", "laptop/photos", "laptop/unsigned", "stranger/photos"];
         let expected = ["quarantined", "quarantined", "broken", "held", "held", "held"];

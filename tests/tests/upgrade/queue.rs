@@ -40,8 +40,13 @@ fn what_waits_is_delivered_and_nothing_else() {
         let long = format!("laptop/{}", "d".repeat(220));
         let mut expected = BTreeMap::new();
         for to in ["away", "cmd"] {
-            let of =
-                [("laptop/hidden", 2), ("laptop/src/data", 1), ("laptop/src/enc", 2), ("laptop/src/vol", 1), (&long, 1)];
+            let of = [
+                ("laptop/hidden", 2),
+                ("laptop/src/data", 1),
+                ("laptop/src/enc", 2),
+                ("laptop/src/vol", 1),
+                (&long, 1),
+            ];
             expected.extend(of.map(|(dataset, count)| ((to.to_owned(), dataset.to_owned()), count)));
         }
         // One that is not configured any more, and one whose links were not made yet; not what nobody got a 0 for.
@@ -81,7 +86,9 @@ fn what_waits_is_delivered_and_nothing_else() {
         assert!(names(&tree, "state/outbox/split/laptop").is_empty());
         // The producer's state has followed.
         assert!(tree.path("var.snar").exists());
-        assert!(!fs::read_dir(tree.path("")).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().contains(".zsnap-")));
+        assert!(
+            !fs::read_dir(tree.path("")).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().contains(".zsnap-"))
+        );
 
         for file in &queued {
             let path = format!("here/laptop/{}", file.text("file"));
