@@ -9,6 +9,7 @@ pub mod expirer;
 pub mod hostile;
 pub mod mutation;
 pub mod nodes;
+pub mod packets;
 pub mod pool;
 pub mod random;
 pub mod scene;

@@ -39,9 +39,9 @@ pub fn have(peer: &str) -> bool {
     found
 }
 
-/// Puts `zfs` and `zpool`, the fake ones, into a new directory.
+/// Puts `zfs` and `zpool`, the fake ones, into a directory, new or with their pools.
 pub fn fake_zfs(dir: &Path) {
-    fs::create_dir(dir).unwrap();
+    fs::create_dir_all(dir).unwrap();
     for name in ["zfs", "zpool"] {
         let (from, to) = (program("fake-zfs"), dir.join(name));
         // Not a symlink: it looks for its pools where it was started from.

@@ -99,15 +99,18 @@ impl Child {
     pub fn spawn(mut command: Command, label: &str) -> anyhow::Result<Child> {
         command.stderr(Stdio::piped());
         let what = format!("cannot start {}", Path::new(command.get_program()).display());
-        let mut child = command.spawn().or_exit(Exit::Unavailable, what)?;
+        let child = command.spawn().or_exit(Exit::Unavailable, &what)?;
         // Its copies of our pipe ends must not outlive this call.
         drop(command);
         let said = Arc::new(Mutex::new(VecDeque::new()));
-        let pump = child.stderr.take().map(|stderr| {
-            let (label, said) = (label.to_owned(), said.clone());
-            std::thread::spawn(move || pump(stderr, &label, &said))
-        });
-        Ok(Child { label: label.to_owned(), child, pump, said, over: false })
+        let mut child = Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false };
+        if let Some(stderr) = child.child.stderr.take() {
+            let label = label.to_owned();
+            let pumping = std::thread::Builder::new().spawn(move || pump(stderr, &label, &said));
+            // Where the machine gives no more threads, the child is killed.
+            child.pump = Some(pumping.or_exit(Exit::Unavailable, what)?);
+        }
+        Ok(child)
     }
 
     /// Its process id.

@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -129,6 +129,21 @@ impl Incoming {
         Ok(file)
     }
 
+    /// Reads a file of our own in a directory that only we may change; `None`: there is none. No symlink is
+    /// followed.
+    pub fn read_own(&self, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+        let path = self.path.join(name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(at_path(&path)(e)),
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        Ok(Some(bytes))
+    }
+
     /// Removes `name` if it still is the file that was opened, and makes that durable. `false`:
     /// it is another file by now, which stays.
     pub fn remove_if_same(&self, name: &OsStr, file: &File) -> io::Result<bool> {
@@ -203,6 +218,11 @@ impl Incoming {
             Err(rustix::io::Errno::EXIST) => {}
             Err(e) => return Err(at_path(&self.path.join(name))(e)),
         }
+        self.private(name)
+    }
+
+    /// Opens a directory inside that is there, and that only we may change; another one is refused.
+    pub fn private(&self, name: &OsStr) -> io::Result<Incoming> {
         let private = |stat: &Stat| {
             let (path, us) = (self.path.join(name), rustix::process::geteuid());
             let path = path.display();

@@ -115,11 +115,13 @@ pub enum Refusal {
         /// Whose key it is.
         said: Host,
     },
+    /// Authentic (or trusted), and made by a later zsnap-queue, in a way that is not known here: what is new.
+    Newer(String),
     /// Authentic (or trusted), but it costs more than [`Limits`] allow: which.
     TooLarge(String),
     /// Signature from the future, made at that time: this clock or the host's is wrong.
     Clock(SystemTime),
-    /// Reading failed: temporary.
+    /// Reading failed, or this machine has too little memory or too few threads: temporary.
     Io(io::Error),
 }
 
@@ -199,7 +201,7 @@ impl<R: Read + Seek + Send> Verified<R> {
                 let (to, from) = pipe();
                 let src = &mut self.src;
                 thread::scope(|scope| {
-                    let pass = scope.spawn(move || again::decrypt_again(src, length, &digests, &session, to));
+                    let pass = walk::spawn(scope, move || again::decrypt_again(src, length, &digests, &session, to))?;
                     let written = unpack(from, self.window_log, out);
                     let pass = pass.join().unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed")));
                     match (pass, written) {
@@ -222,7 +224,7 @@ impl<R: Read + Seek + Send> Verified<R> {
 fn unpack(payload: impl io::BufRead, window_log: u32, out: &mut dyn Write) -> anyhow::Result<u64> {
     let failed = |e| match e {
         PayloadError::Io(e) => e.into(),
-        PayloadError::Malformed(why) | PayloadError::Window(why) => {
+        PayloadError::Malformed(why) | PayloadError::Newer(why) | PayloadError::Window(why) => {
             Exit::Io.error(format!("the second reading failed: {why}"))
         }
     };
@@ -254,13 +256,13 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
     let reader = &mut src;
     // Who is unknown yet must not cost us more than his bytes are worth.
     let modest = Limits { max_ratio: limits.max_ratio.min(UNKNOWN_RATIO), ..*limits };
-    let (authentic, walked) = thread::scope(|scope| {
-        let decrypting = scope.spawn(move || message::authenticate(reader, length, keep > 0, who, to));
+    let (authentic, walked) = thread::scope(|scope| -> Result<_, Refusal> {
+        let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, keep > 0, who, to))?;
         let walked = walk::walk(from, &modest, keep);
         // A panic in there: the message is to blame, and would be again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
-        (decrypting.join().unwrap_or_else(|_| failed()), walked)
-    });
+        Ok((decrypting.join().unwrap_or_else(|_| failed()), walked))
+    })?;
     // In this order: before the message is known to be authentic, what is in it means nothing.
     let Authentic { signer, session, payload, digests } = authentic?;
     let mut walked = match (walked, &payload) {
@@ -269,11 +271,11 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
             src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
             let (to, from) = pipe();
             let (src, digests, session) = (&mut src, &digests, &session);
-            let (pass, walked) = thread::scope(|scope| {
-                let pass = scope.spawn(move || again::decrypt_again(src, length, digests, session, to));
+            let (pass, walked) = thread::scope(|scope| -> Result<_, Refusal> {
+                let pass = walk::spawn(scope, move || again::decrypt_again(src, length, digests, session, to))?;
                 let walked = walk::walk(from, limits, keep);
-                (pass.join(), walked)
-            });
+                Ok((pass.join(), walked))
+            })?;
             match (pass.unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed"))), walked) {
                 // The walker only saw the pipe break.
                 (Err(e), Err(Refusal::Io(w))) if Cut::is_io(&w) => return Err(again_failed(&e)),
@@ -307,6 +309,7 @@ impl std::fmt::Display for Refusal {
             Refusal::UnknownSigner(id) => write!(f, "signed by {id}, which no host lists"),
             Refusal::BadSigner(why) => write!(f, "signed by a key that was not good then: {why}"),
             Refusal::WrongHost { said } => write!(f, "comes from {said}"),
+            Refusal::Newer(why) => write!(f, "made by a newer zsnap-queue: {why}"),
             Refusal::TooLarge(why) => f.write_str(why),
             Refusal::Clock(time) => {
                 let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -322,7 +325,7 @@ impl From<Refusal> for anyhow::Error {
         let exit = match &refusal {
             Refusal::Damaged(_) | Refusal::Malformed(_) => Exit::Data,
             Refusal::Io(_) => Exit::Io,
-            Refusal::NoKey(_) | Refusal::Clock(_) => Exit::TryAgain,
+            Refusal::NoKey(_) | Refusal::Clock(_) | Refusal::Newer(_) => Exit::TryAgain,
             _ => Exit::Refused,
         };
         exit.error(refusal.to_string())

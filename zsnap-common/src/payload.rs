@@ -2,6 +2,7 @@
 //! (zsnap-queue-file(5)). Manifest and trailer are JSON in zstd skippable frames, which stock
 //! zstd ignores.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
@@ -48,6 +49,19 @@ pub enum PayloadKind {
     Zfs,
     /// Bytes of any other producer.
     Opaque,
+}
+
+impl PayloadKind {
+    /// All that this version knows.
+    pub const ALL: [PayloadKind; 2] = [PayloadKind::Zfs, PayloadKind::Opaque];
+
+    /// Its name in a manifest.
+    fn name(self) -> &'static str {
+        match self {
+            PayloadKind::Zfs => "zfs",
+            PayloadKind::Opaque => "opaque",
+        }
+    }
 }
 
 /// What a file builds on.
@@ -117,22 +131,28 @@ const TRAILER: [u8; 4] = 0x184D_2A5B_u32.to_le_bytes();
 /// What zstd returns for a frame whose window is larger than allowed
 /// (`ZSTD_error_frameParameter_windowTooLarge`, 16, in zstd_errors.h). The crate passes on its name only.
 const WINDOW_TOO_LARGE: usize = 16_usize.wrapping_neg();
+/// The same for a frame that it cannot get memory for (`ZSTD_error_memory_allocation`).
+const NO_MEMORY: usize = 64_usize.wrapping_neg();
+/// Longest name of a kind of payload.
+const MAX_KIND: usize = 32;
 
 /// Why a payload cannot be read.
 #[derive(Debug)]
 pub enum PayloadError {
     /// It is not what a payload should be: the fact, for people.
     Malformed(String),
+    /// Its manifest or trailer is of a kind or version that only later versions of zsnap know: which, for people.
+    Newer(String),
     /// Decompressing it needs a larger window than is allowed: the fact, for people.
     Window(String),
-    /// Reading it failed.
+    /// Reading it failed, or there was not enough memory.
     Io(io::Error),
 }
 
 impl fmt::Display for PayloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PayloadError::Malformed(why) | PayloadError::Window(why) => f.write_str(why),
+            PayloadError::Malformed(why) | PayloadError::Newer(why) | PayloadError::Window(why) => f.write_str(why),
             PayloadError::Io(e) => e.fmt(f),
         }
     }
@@ -221,10 +241,28 @@ fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T, PayloadError
     }
     let bad = |e: serde_json::Error| PayloadError::Malformed(format!("the {name} cannot be read: {e}"));
     let version = serde_json::from_slice::<Version>(json).map_err(bad)?.zsnap;
-    if version != VERSION {
-        return malformed(format!("the {name} is of version {version}, this program reads version {VERSION}"));
+    let text = format!("the {name} is of version {version}, this program reads version {VERSION}");
+    match version.cmp(&VERSION) {
+        Ordering::Less => malformed(text),
+        Ordering::Equal => serde_json::from_slice(json).map_err(bad),
+        Ordering::Greater => Err(PayloadError::Newer(text)),
     }
-    serde_json::from_slice(json).map_err(bad)
+}
+
+/// Refuses a manifest whose kind is not known here as [`PayloadError::Newer`]: its other fields may mean
+/// something else. What could never be the name of a kind is left to [`parse`].
+fn check_kind(json: &[u8]) -> Result<(), PayloadError> {
+    #[derive(Deserialize)]
+    struct Kind {
+        kind: String,
+    }
+    let Ok(Kind { kind }) = serde_json::from_slice(json) else { return Ok(()) };
+    let word = kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let possible = word && (1..=MAX_KIND).contains(&kind.len());
+    if !possible || PayloadKind::ALL.iter().any(|known| known.name() == kind) {
+        return Ok(());
+    }
+    Err(PayloadError::Newer(format!("its kind is \"{kind}\", which this program does not know")))
 }
 
 /// Where in the payload the reader is.
@@ -260,7 +298,9 @@ impl<R: BufRead> PayloadReader<R> {
             PayloadReader { src, zstd, window_log, at: At::Boundary, frames: 0, manifest: None, trailer: None };
         match reader.magic()? {
             Some(MANIFEST) => {
-                let manifest: Manifest = parse(&reader.json()?, "manifest")?;
+                let json = reader.json()?;
+                check_kind(&json)?;
+                let manifest: Manifest = parse(&json, "manifest")?;
                 manifest.check()?;
                 reader.manifest = Some(manifest);
                 reader.boundary()?;
@@ -380,6 +420,7 @@ impl<R: BufRead> PayloadReader<R> {
                     "zstd needs more memory for it than a window of 2^{} bytes",
                     self.window_log
                 )),
+                why if why == zstd::zstd_safe::get_error_name(NO_MEMORY) => PayloadError::Io(out_of_memory()),
                 why => PayloadError::Malformed(format!("the compressed data is damaged: {why}")),
             })?;
             let used = input.pos();
@@ -399,6 +440,12 @@ impl<R: BufRead> PayloadReader<R> {
         }
         Ok(out.pos())
     }
+}
+
+/// The error of a machine that has too little memory for what it is to do.
+pub fn out_of_memory() -> io::Error {
+    let remedy = "raise its limit (LimitAS= of a unit, ulimit -v), or lower window-log, verify-buffer or jobs";
+    io::Error::new(io::ErrorKind::OutOfMemory, format!("this machine gives too little memory to verify it: {remedy}"))
 }
 
 fn ends_early(e: io::Error) -> PayloadError {

@@ -18,7 +18,7 @@ use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
 use crate::receive::{Ended, Unwrap};
 use crate::shared::Shared;
-use crate::{command, journal, journal::TargetJournal};
+use crate::{beside, command, journal};
 
 /// How a `zfs receive` ended that ended well.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,11 +100,10 @@ pub fn run_command(
 pub fn passed(shared: &Shared<'_>, table: &CommandTable, facts: &Facts) -> Result<()> {
     let alone = shared.target(&table.target);
     let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = journal::target_path(&table.target)?;
-    let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
+    let mut all = beside::read(&table.target)?;
     if let (Some(applied), Some(number)) = (all.get_mut(&facts.target.to_string()), &facts.number) {
         applied.passed(number);
-        journal::write(&path, &all)?;
+        beside::write(&table.target, &all)?;
     }
     Ok(())
 }

@@ -4,8 +4,9 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::log;
+use zsnap_common::{log, trusted};
 
+use crate::beside;
 use crate::cli::Options;
 use crate::command;
 use crate::config::{Config, Tables};
@@ -30,8 +31,17 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
         problems.push("no host may send: add [hosts.NAME] with its signers".to_owned());
     }
     for command in &config.commands {
+        let target = command.target.display();
         if let Err(e) = command::check_target(&command.target) {
             problems.push(format!("[[command]] target: {e}"));
+        } else {
+            if let Err(e) = beside::check(&command.target, false) {
+                problems.push(format!("[[command]] target {target}: {e}"));
+            }
+            // Whoever may change it can take the journal away, and streams would be applied once more.
+            if let Err(e) = trusted::check_directory(&command.target) {
+                problems.push(format!("[[command]] target {target}: {e}"));
+            }
         }
         if let Some(Err(e)) = command.run.first().map(|program| zsnap_common::child::find(program.as_ref())) {
             problems.push(format!("[[command]] run: {e:#}"));

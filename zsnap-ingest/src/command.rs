@@ -16,8 +16,8 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::payload::Manifest;
 use zsnap_common::target::Target;
 
+use crate::beside;
 use crate::config::CommandTable;
-use crate::journal::{self, TargetJournal};
 use crate::plan::{Applied, Number};
 use crate::receive::hung;
 
@@ -48,8 +48,7 @@ pub fn apply(
     timeout: Duration,
     feed: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
-    let path = journal::target_path(&command.target)?;
-    let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
+    let mut all = beside::read(&command.target)?;
     let before = all.get(&target.to_string()).cloned();
     let mut entry = Applied::of(&Number::of(manifest), before.clone());
     entry.created = Some(manifest.created);
@@ -57,7 +56,7 @@ pub fn apply(
         entry.applying = true;
         entry.before = before.clone().map(Box::new);
         all.insert(target.to_string(), entry.clone());
-        journal::write(&path, &all)?;
+        beside::write(&command.target, &all)?;
     }
     if let Err(Failed { error, nothing_done }) = run(command, target, file_name, timeout, feed) {
         if nothing_done && !command.overlap {
@@ -65,7 +64,7 @@ pub fn apply(
                 Some(before) => all.insert(target.to_string(), before),
                 None => all.remove(&target.to_string()),
             };
-            journal::write(&path, &all)?;
+            beside::write(&command.target, &all)?;
         }
         return Err(error);
     }
@@ -74,7 +73,7 @@ pub fn apply(
     entry.applying = false;
     entry.before = None;
     all.insert(target.to_string(), entry);
-    journal::write(&path, &all)
+    beside::write(&command.target, &all)
 }
 
 /// A command that failed.

@@ -12,6 +12,7 @@ use zsnap_common::glob::Glob;
 use zsnap_common::keys::Keyring;
 use zsnap_common::open::Signers;
 use zsnap_common::options::{self, size};
+use zsnap_common::payload::PayloadKind;
 use zsnap_common::target::{Dataset, Host, Target};
 use zsnap_common::zfs::Zfs;
 
@@ -133,10 +134,11 @@ pub struct Bounds {
     pub max_ratio: u64,
 }
 
-/// All that decides whether a file is believed and who receives it.
+/// All that decides whether a file is believed and who receives it. Another version may decide otherwise.
 fn fingerprint(options: &Options, tables: &Tables) -> Result<String> {
     let bounds = (options.window_log, options.max_size, options.max_ratio);
-    let mut text = format!("{tables:?} {:?} {bounds:?}", options.store).into_bytes();
+    let version = (env!("CARGO_PKG_VERSION"), PayloadKind::ALL);
+    let mut text = format!("{tables:?} {:?} {bounds:?} {version:?}", options.store).into_bytes();
     for path in options.keys.iter().chain(tables.hosts.values().flat_map(|table| &table.signers)) {
         text.extend(std::fs::read(path).or_exit(Exit::Config, path.display())?);
     }

@@ -42,7 +42,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|no| match no {
         No::Damaged(why) => Exit::Data.error(why),
         No::Bad(exit, why) | No::Held(exit, why) => exit.error(why),
-        No::Ahead { why, .. } => Exit::TryAgain.error(why),
+        No::Ahead { why, .. } | No::Newer(why) => Exit::TryAgain.error(why),
         No::Io(e) => Exit::Io.error(e.to_string()),
     })?;
     if matches!(name.label, Label::Digest(_)) {

@@ -45,7 +45,7 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
         let (exit, why) = match no {
             No::Damaged(why) => (Exit::Data, why),
             No::Bad(exit, why) | No::Held(exit, why) => (exit, why),
-            No::Ahead { why, .. } => (Exit::TryAgain, why),
+            No::Ahead { why, .. } | No::Newer(why) => (Exit::TryAgain, why),
             No::Io(e) => (Exit::Io, e.to_string()),
         };
         exit.error(format!("{}: {why}", which.path.display()))

@@ -1,7 +1,6 @@
 //! What was applied, remembered durably: one journal per dataset and pool for ZFS
 //! (`STATE/<pool guid>/journal/HOST/<dataset>.json`), one per target directory for commands
-//! (`.zsnap/<name>.json` beside the target, on the same file system, so that the two are lost
-//! or restored together). Only zsnap-ingest writes them.
+//! (`beside.rs`). Only zsnap-ingest writes them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -57,18 +56,6 @@ fn names(dir: &Path) -> Result<Vec<OsString>> {
     entries.map(name).collect::<io::Result<_>>().or_exit(Exit::Io, dir.display())
 }
 
-/// Where the journal of a command's target directory lies.
-pub fn target_path(directory: &Path) -> Result<PathBuf> {
-    match (directory.parent(), directory.file_name()) {
-        (Some(parent), Some(name)) => {
-            let mut file = name.to_owned();
-            file.push(".json");
-            Ok(parent.join(".zsnap").join(file))
-        }
-        _ => Err(Exit::Config.error(format!("{}: a target must lie in a directory", directory.display()))),
-    }
-}
-
 /// Reads a journal; `None`: there is none. One that cannot be read or understood is an error.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let text = match std::fs::read(path) {
@@ -112,11 +99,9 @@ mod tests {
     }
 
     #[test]
-    fn long_datasets_and_targets_have_a_place() {
+    fn long_datasets_have_a_place() {
         let target = format!("h/{}", "d".repeat(255)).parse().unwrap();
         let path = dataset_path(Path::new("/s"), Guid(1), &target);
         assert!(path.file_name().unwrap().len() < 200);
-        assert_eq!(target_path(Path::new("/srv/backup/etc")).unwrap(), Path::new("/srv/backup/.zsnap/etc.json"));
-        assert!(target_path(Path::new("/")).is_err());
     }
 }

@@ -2,7 +2,6 @@
 //! needs, else what stands in the way. Looks at journals and directories; changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
 use anyhow::Result;
 use zsnap_common::incoming::shown;
@@ -13,10 +12,10 @@ use zsnap_common::target::Target;
 use crate::config::CommandTable;
 use crate::file::{Fate, File};
 use crate::host::HostRun;
-use crate::journal::{self, TargetJournal};
+use crate::journal;
 use crate::known::What;
 use crate::plan::{self, Head, Past, Pending, Plan, Verdict};
-use crate::{command, pool::Pool};
+use crate::{beside, command, pool::Pool};
 
 /// What is to be said of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,12 +216,16 @@ impl HostRun<'_> {
             let why = format!("no command receives {target}; add a [[command]] that matches it");
             return Err(Judgement::Held(why));
         };
-        match command::check_target(&table.target) {
+        let target_of = |table: &CommandTable| {
+            command::check_target(&table.target)?;
+            beside::check(&table.target, self.shared.dry)
+        };
+        match target_of(table) {
             Ok(()) => {}
             Err(why) if !table.target.exists() => return Err(Judgement::Later(why)),
             Err(why) => return Err(Judgement::Held(why)),
         }
-        let applied = applied(table).map_err(|e| {
+        let applied = beside::read(&table.target).map_err(|e| {
             Judgement::Is(Verdict::Broken(format!(
                 "{e:#}; look at the target, then: zsnap-ingest adopt {}, and queue a new --full",
                 quoted(&target.to_string())
@@ -230,10 +233,4 @@ impl HostRun<'_> {
         })?;
         Ok(plan::opaque(&self.pending(files, None), applied.get(&target.to_string()), table.overlap))
     }
-}
-
-/// The journal of a command's target directory.
-pub fn applied(table: &CommandTable) -> Result<TargetJournal> {
-    let path = journal::target_path(Path::new(&table.target))?;
-    Ok(journal::read(&path)?.unwrap_or_default())
 }

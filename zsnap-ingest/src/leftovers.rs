@@ -3,19 +3,17 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::path::PathBuf;
 
 use zsnap_common::incoming::Incoming;
 use zsnap_common::publish;
 
 use crate::config::Config;
-use crate::{journal, quarantine};
+use crate::{beside, quarantine};
 
 /// Removes them from the state directory, from beside the commands' targets, and from quarantine.
 pub fn remove(config: &Config) -> io::Result<()> {
-    let journals = config.commands.iter().filter_map(|command| journal::target_path(&command.target).ok());
-    let mut dirs: Vec<PathBuf> = journals.filter_map(|path| Some(path.parent()?.to_owned())).collect();
-    dirs.push(config.state.clone());
+    config.commands.iter().try_for_each(|command| beside::sweep(&command.target))?;
+    let mut dirs = vec![config.state.clone()];
     while let Some(dir) = dirs.pop() {
         publish::sweep(&dir)?;
         for entry in std::fs::read_dir(&dir).into_iter().flatten() {

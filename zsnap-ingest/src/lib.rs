@@ -2,6 +2,7 @@
 //! the sake of its tests and benchmarks, which look at the pure parts.
 
 mod apply;
+mod beside;
 mod chain;
 mod check;
 mod cli;
@@ -16,6 +17,7 @@ mod judge;
 mod known;
 mod leftovers;
 mod look;
+mod memory;
 mod needed;
 mod opened;
 pub mod plan;

@@ -124,6 +124,10 @@ impl<'a> HostRun<'a> {
                 (file.entry.what, file.entry.again) = (What::Held(why), Some(until));
                 Ok(None)
             }
+            No::Newer(why) => {
+                file.entry.what = What::Held(why);
+                Ok(None)
+            }
             No::Damaged(why) => {
                 let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
                 // Not by the time at which the run began: it may be an hour ago.

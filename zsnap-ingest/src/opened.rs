@@ -9,7 +9,7 @@ use anyhow::Result;
 use zsnap_common::cancel;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::open::{self, Limits, Refusal, Trust, Verified};
-use zsnap_common::payload::Manifest;
+use zsnap_common::payload::{self, Manifest};
 use zsnap_common::queue_name::{Label, QueueName};
 use zsnap_common::report;
 use zsnap_common::shell::quoted;
@@ -19,6 +19,7 @@ use zsnap_common::zstream::{StreamError, StreamFacts, record};
 
 use crate::cli::TrustLevel;
 use crate::config::Config;
+use crate::memory;
 use crate::shared::seconds;
 
 /// A file that may be applied.
@@ -46,7 +47,9 @@ pub enum No {
         /// The fact and the remedy.
         why: String,
     },
-    /// Reading failed: try again.
+    /// It stays until zsnap-ingest is upgraded; says so.
+    Newer(String),
+    /// Reading failed, or something is scarce on this machine: try again.
     Io(std::io::Error),
 }
 
@@ -83,7 +86,15 @@ impl Opened {
         let (max_size, max_ratio) = (bounds.max_size, bounds.max_ratio);
         let limits = Limits { verify_buffer: keep, window_log: config.window_log, max_size, max_ratio };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
-        let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| explain(refusal, host))?;
+        let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| match refusal {
+            // With too little memory anything may fail, and not every library says why.
+            Refusal::Damaged(_) | Refusal::Malformed(_) | Refusal::Forged(_) | Refusal::BadSigner(_)
+                if !memory::is_enough(memory::most(config.jobs, config.window_log, config.verify_buffer)) =>
+            {
+                No::Io(payload::out_of_memory())
+            }
+            refusal => explain(refusal, host),
+        })?;
         let opened = Opened::Sealed(Box::new(verified));
         opened.check_times(host, now).map(|()| opened)
     }
@@ -203,6 +214,7 @@ fn explain(refusal: Refusal, host: &Host) -> No {
             Exit::Refused,
             format!("{why}; if {host} means it, raise max-size or max-ratio in [hosts.{host}], or window-log"),
         ),
+        Refusal::Newer(why) => No::Newer(format!("made by a newer zsnap-queue: {why}; upgrade zsnap-ingest here")),
         Refusal::Clock(signed) => ahead("signed", seconds(signed), host),
         Refusal::Io(e) => No::Io(e),
     }

@@ -27,8 +27,8 @@ struct Why<'a> {
 }
 
 /// Moves a file there: its reason first, so that a crash leaves a reason without a file, never
-/// a file without its reason. Where another file has that name, it becomes `NAME.N`. `false`: the
-/// name stands for another file by now.
+/// a file without its reason. Where another file has that name, it becomes `NAME.N`. Only one run at a
+/// time does this. `false`: the name stands for another file by now.
 pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &File, why: &str) -> Result<bool> {
     let place = || -> io::Result<Incoming> { root.private_inside(DIRECTORY.as_ref())?.private_inside(host) };
     let to = place().or_exit(Exit::CantCreate, "quarantine")?;
@@ -36,28 +36,29 @@ pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &F
     let reason = Why { file: shown(name), host: shown(host), why, at };
     let mut text = serde_json::to_vec_pretty(&reason)?;
     text.push(b'\n');
-    let mut put_as = name.to_owned();
-    for copy in 0.. {
+    // A file that is called as a reason is must not lie where one would.
+    let first = if shown(name).ends_with(REASON) { 0 } else { -1 };
+    for copy in first.. {
+        let mut put_as = name.to_owned();
+        if copy >= 0 {
+            put_as.push(format!(".{copy}"));
+        }
+        if !is_free(&to, &put_as).or_exit(Exit::Io, "quarantine")? {
+            continue;
+        }
         // Not by its path: whoever owns the incoming directory may have put something else there.
         let new = to.new_file().or_exit(Exit::CantCreate, "quarantine")?;
         new.file().write_all(&text).and_then(|()| new.sync()).or_exit(Exit::Io, "quarantine")?;
-        let explained = match new.link_as(&reason_name(&put_as)) {
-            // From a run that ended before the move; or another file of this name lies there.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            other => other.map(|()| true).or_exit(Exit::CantCreate, "quarantine")?,
-        };
-        match dir.move_if_same(name, file, &to, &put_as) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                if explained {
-                    to.remove(&reason_name(&put_as)).or_exit(Exit::Io, "quarantine")?;
-                }
-                put_as = name.to_owned();
-                put_as.push(format!(".{copy}"));
-            }
-            other => return other.or_exit(Exit::Io, "quarantine"),
-        }
+        new.replace(&reason_name(&put_as)).or_exit(Exit::CantCreate, "quarantine")?;
+        return dir.move_if_same(name, file, &to, &put_as).or_exit(Exit::Io, "quarantine");
     }
     Ok(false)
+}
+
+/// Whether a file can be put there as `name`, with its reason beside it. A reason without a file is that of
+/// a run that ended before the move, or of a file that was taken away since, and can be replaced.
+fn is_free(to: &Incoming, name: &OsStr) -> io::Result<bool> {
+    Ok(to.stat(name)?.is_none() && (to.stat(&reason_name(name))?.is_none() || why(to, name).is_some()))
 }
 
 fn reason_name(name: &OsStr) -> OsString {
@@ -151,6 +152,29 @@ mod tests {
     use std::fs;
 
     #[test]
+    fn no_file_takes_the_place_of_a_reason_nor_a_reason_that_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Incoming::open(dir.path()).unwrap();
+        let there = dir.path().join(".zsnap-quarantine/h");
+        fs::create_dir(dir.path().join("h")).unwrap();
+        let host = root.inside("h".as_ref()).unwrap();
+        let quarantined = |name: &str, bytes: &[u8]| {
+            fs::write(dir.path().join("h").join(name), bytes).unwrap();
+            let file = host.open_file(name.as_ref()).unwrap();
+            assert!(put(&root, &host, "h".as_ref(), name.as_ref(), &file, name).unwrap());
+        };
+        quarantined("f.why.json", b"hostile");
+        assert_eq!(fs::read(there.join("f.why.json.0")).unwrap(), b"hostile");
+        // As an earlier version has left it there.
+        fs::rename(there.join("f.why.json.0"), there.join("f.why.json")).unwrap();
+        fs::remove_file(there.join("f.why.json.0.why.json")).unwrap();
+        quarantined("f", b"x");
+        assert_eq!(fs::read(there.join("f.why.json")).unwrap(), b"hostile");
+        assert_eq!(fs::read(there.join("f.0")).unwrap(), b"x");
+        assert_eq!(list(&root).unwrap(), [("h".into(), "f.0".into(), "f".into())]);
+    }
+
+    #[test]
     fn a_file_goes_and_comes_back_with_its_reason() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("h")).unwrap();
@@ -158,15 +182,12 @@ mod tests {
         let root = Incoming::open(dir.path()).unwrap();
         let host = root.inside("h".as_ref()).unwrap();
         let file = host.open_file("f".as_ref()).unwrap();
-        // As a crash between the reason and the move leaves it.
+        // As a crash between the reason and the move leaves it, or whoever takes the file away by hand.
         root.private_inside(DIRECTORY.as_ref()).unwrap().private_inside("h".as_ref()).unwrap();
-        fs::write(dir.path().join(".zsnap-quarantine/h/f.why.json"), b"{}").unwrap();
+        fs::write(dir.path().join(".zsnap-quarantine/h/f.why.json"), br#"{"why": "an older reason"}"#).unwrap();
         assert!(put(&root, &host, "h".as_ref(), "f".as_ref(), &file, "forged").unwrap());
         assert!(!dir.path().join("h/f").exists());
         assert_eq!(fs::read(dir.path().join(".zsnap-quarantine/h/f")).unwrap(), b"x");
-        // The reason is the one of the run before.
-        assert_eq!(list(&root).unwrap(), [("h".into(), "f".into(), "nobody knows why".into())]);
-        fs::write(dir.path().join(".zsnap-quarantine/h/f.why.json"), br#"{"why": "forged"}"#).unwrap();
         assert_eq!(list(&root).unwrap(), [("h".into(), "f".into(), "forged".into())]);
         // Another file of that name.
         fs::write(dir.path().join("h/f"), b"y").unwrap();

@@ -18,6 +18,7 @@ use zsnap_common::queue_name::{Entry, classify};
 use zsnap_common::report;
 use zsnap_common::target::{Host, Target};
 
+use crate::beside;
 use crate::cli::Options;
 use crate::config::{CommandTable, Config};
 use crate::file::Place;
@@ -68,15 +69,12 @@ pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool,
     }
     let mut forgotten = Vec::new();
     if let Some(command) = command {
-        let path = journal::target_path(&command.target)?;
-        let mut all: TargetJournal = journal::read(&path)
-            .unwrap_or_else(|e| {
-                log::warn(format!("{e:#}; begun anew"));
-                None
-            })
-            .unwrap_or_default();
+        let mut all = beside::read(&command.target).unwrap_or_else(|e| {
+            log::warn(format!("{e:#}; begun anew"));
+            TargetJournal::new()
+        });
         all.remove(&target.to_string());
-        journal::write(&path, &all)?;
+        beside::write(&command.target, &all)?;
         forgotten.push(command.target.display().to_string());
     }
     if let Some((store, zfs)) = &config.store {
@@ -105,8 +103,7 @@ pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool,
 
 /// Whether the stream that a command was given when the run ended was applied.
 fn settle(command: &CommandTable, target: &Target, applied: bool) -> Result<()> {
-    let path = journal::target_path(&command.target)?;
-    let mut all: TargetJournal = journal::read(&path)?.unwrap_or_default();
+    let mut all = beside::read(&command.target)?;
     let Some(entry) = all.remove(&target.to_string()).filter(|entry| entry.applying) else {
         return Err(Exit::Usage.error(format!(
             "{target}: no command was interrupted; --applied and --not-applied say how that one ended"
@@ -116,7 +113,7 @@ fn settle(command: &CommandTable, target: &Target, applied: bool) -> Result<()> 
     if let Some(kept) = if applied { Some(Applied { applying: false, before: None, ..entry }) } else { before } {
         all.insert(target.to_string(), kept);
     }
-    journal::write(&path, &all)
+    beside::write(&command.target, &all)
 }
 
 /// The queue files that exec has published.
@@ -223,7 +220,11 @@ fn work_off<'a>(jobs: usize, hosts: Vec<HostRun<'a>>) -> Result<Vec<HostRun<'a>>
         }
     };
     let results: Vec<Result<()>> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        // Where the machine gives no more threads, fewer do it, or this one.
+        let threads: Vec<_> = (0..jobs).map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
+        if threads.is_empty() {
+            return vec![work()];
+        }
         let failed = || Err(Exit::Io.error("a thread failed; this is a defect of zsnap-ingest"));
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| failed())).collect()
     });

@@ -14,12 +14,13 @@ use zsnap_common::report::{self, Cell, Form, Report};
 use zsnap_common::shell::quoted;
 use zsnap_common::target::Host;
 
+use crate::beside;
 use crate::chain::{Chain, State};
 use crate::cli::{Only, StatusOptions};
 use crate::config::Config;
 use crate::file::INCOMING;
 use crate::host::HostRun;
-use crate::judge::{self, Judgement};
+use crate::judge::Judgement;
 use crate::known::{Entry, What};
 use crate::plan::{Applied, Past, Verdict};
 use crate::shared::Shared;
@@ -122,7 +123,7 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
         }
     }
     for table in &config.commands {
-        match judge::applied(table) {
+        match beside::read(&table.target) {
             Ok(all) => {
                 for (name, applied) in all {
                     let row: &mut Chain = rows.entry(name).or_default();

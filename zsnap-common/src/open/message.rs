@@ -68,16 +68,18 @@ pub fn authenticate<R: Read + Send>(
     who: &Trust<'_>,
     to: PipeWriter,
 ) -> Result<Authentic, Refusal> {
+    // Without the memory it is read once more when its stream is wanted.
+    let mut payload = keep.then(Vec::new);
+    payload.take_if(|payload| payload.try_reserve_exact(usize::try_from(length).unwrap_or(0)).is_err());
     let mut source = Source {
         src: Mutex::new(src),
         left: length,
         framing: Framing::new(length),
-        chunks: (!keep).then(Chunks::default),
+        chunks: payload.is_none().then(Chunks::default),
         refusal: None,
         at_end: false,
     };
     let found = RefCell::new(Found::default());
-    let mut payload = keep.then(|| Vec::with_capacity(usize::try_from(length).unwrap_or(0)));
     let mut to = Some(to);
     let result = decrypt(&mut source, Verifying { who, found: &found, packets: 0 }, |bytes| {
         if let Some(payload) = &mut payload {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read, Write};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use sha2::{Digest, Sha256};
 
@@ -35,6 +35,7 @@ impl From<PayloadError> for Refusal {
     fn from(e: PayloadError) -> Refusal {
         match e {
             PayloadError::Malformed(why) => Refusal::Malformed(why),
+            PayloadError::Newer(why) => Refusal::Newer(why),
             PayloadError::Window(why) => Refusal::TooLarge(why),
             PayloadError::Io(e) => Refusal::Io(e),
         }
@@ -50,8 +51,8 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
     let opaque = reader.manifest().is_some_and(|manifest| manifest.kind == PayloadKind::Opaque);
     let mut plain = (keep > 0).then(Vec::new);
     let (mut to, mut from) = pipe();
-    let (bytes, checked) = thread::scope(|scope| {
-        let checking = scope.spawn(move || check(&mut from, (!opaque).then(Gate::new)));
+    let (bytes, checked) = thread::scope(|scope| -> Result<_, Refusal> {
+        let checking = spawn(scope, move || check(&mut from, (!opaque).then(Gate::new)))?;
         let mut decompress = || -> Result<u64, Refusal> {
             let (mut bytes, mut buffer) = (0, vec![0; STEP]);
             loop {
@@ -63,7 +64,8 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
                 }
                 bytes += n as u64;
                 within(limits, bytes, taken.get())?;
-                if bytes > keep {
+                // Without the memory it is decompressed once more when it is wanted.
+                if bytes > keep || plain.as_mut().is_some_and(|plain| plain.try_reserve(n).is_err()) {
                     plain = None;
                 }
                 if let Some(plain) = &mut plain {
@@ -82,8 +84,8 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
             Err(_) => drop(to),
         }
         let failed = || Err(Refusal::Malformed("walking it failed".into()));
-        (bytes, checking.join().unwrap_or_else(|_| failed()))
-    });
+        Ok((bytes, checking.join().unwrap_or_else(|_| failed())))
+    })?;
     let bytes = bytes?;
     let Checked { sha256, gate } = checked?;
     let (manifest, trailer) = (reader.manifest().cloned(), reader.trailer().cloned());
@@ -97,6 +99,14 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
         None => None,
     };
     Ok(Walked { manifest, trailer, stream, bytes, plain })
+}
+
+/// Starts a thread; that the machine has none left is not the message's fault.
+pub(super) fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, Refusal> {
+    thread::Builder::new().spawn_scoped(scope, work).map_err(Refusal::Io)
 }
 
 /// Whether a stream of `bytes`, of which `taken` bytes of payload were read for, is within its limits.

@@ -1,0 +1,71 @@
+//! The journal beside a command's target, where the command's user may own the directory above: root writes and
+//! removes nothing elsewhere.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+use zsnap_tests::scene::{Scene, run};
+
+const DEAD: &str = "elsewhere/.zsnap-0123456789abcdef";
+
+/// The target of laptop/etc is `srv/etc`, and one file waits for it.
+fn scene() -> Scene {
+    let scene = Scene::new();
+    let root = scene.path("").display().to_string();
+    for dir in ["srv", "srv/etc", "elsewhere"] {
+        fs::create_dir(scene.path(dir)).unwrap();
+    }
+    fs::write(scene.path(DEAD), "").unwrap();
+    scene.edit("ingest.toml", &format!("target = \"{root}target\""), &format!("target = \"{root}srv/etc\""));
+    scene.queue(&["--opaque", "--full", "laptop/etc"], b"hello").expect(0);
+    scene
+}
+
+#[test]
+fn a_symbolic_link_is_not_followed() {
+    let scene = scene();
+    symlink(scene.path("elsewhere"), scene.path("srv/.zsnap")).unwrap();
+    let says = format!("{} is not a directory: remove it", scene.path("srv/.zsnap").display());
+    let found = String::from_utf8(scene.ingest(&["check"]).expect(78).out).unwrap();
+    assert!(found.contains(&says), "{found}");
+    scene.ingest(&[]).expect(1).says("held: ").says(&says);
+    let plan = String::from_utf8(scene.ingest(&["plan"]).expect(1).out).unwrap();
+    assert!(plan.contains("held") && plan.contains(&says), "{plan}");
+    assert!(scene.ingest(&["adopt", "laptop/etc"]).status != 0);
+    assert!(scene.path(DEAD).exists() && fs::read_dir(scene.path("elsewhere")).unwrap().count() == 1);
+    assert!(scene.applied().is_empty() && scene.spooled("laptop").len() == 1);
+    fs::remove_file(scene.path("srv/.zsnap")).unwrap();
+    scene.ingest(&["check"]).expect(0);
+    scene.ingest(&[]).expect(0);
+    assert_eq!(scene.applied(), b"hello");
+    assert!(scene.path("srv/.zsnap/etc.json").exists());
+    assert_eq!(fs::metadata(scene.path("srv/.zsnap")).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn what_others_own_is_not_used_and_told() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT TESTED: files of other users need root");
+        return;
+    }
+    let scene = scene();
+    let nobody = Some(65534);
+    chown(scene.path("srv"), nobody, None).unwrap();
+    let found = String::from_utf8(scene.ingest(&["check"]).expect(78).out).unwrap();
+    let above = scene.path("srv").display().to_string();
+    assert!(found.contains(&format!("its directory {above} belongs to user 65534")), "{found}");
+    // He has made the directory himself.
+    fs::create_dir(scene.path("srv/.zsnap")).unwrap();
+    fs::write(scene.path("srv/.zsnap/.zsnap-0123456789abcdef"), "").unwrap();
+    chown(scene.path("srv/.zsnap"), nobody, None).unwrap();
+    let path = scene.path("srv/.zsnap").display().to_string();
+    let remedy = format!("chown -R 0 {path}");
+    scene.ingest(&[]).expect(1).says("held: ").says(&format!("{path} belongs to user 65534: {remedy}"));
+    assert!(scene.path("srv/.zsnap/.zsnap-0123456789abcdef").exists());
+    assert!(scene.applied().is_empty() && scene.spooled("laptop").len() == 1);
+    run(std::process::Command::new("sh").args(["-c", &remedy]), b"").expect(0);
+    scene.ingest(&[]).expect(0);
+    assert_eq!(scene.applied(), b"hello");
+    run(std::process::Command::new("chown").arg("root").arg(scene.path("srv")), b"").expect(0);
+    scene.ingest(&["check"]).expect(0);
+}

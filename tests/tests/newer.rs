@@ -1,0 +1,103 @@
+//! What a newer zsnap-queue makes and this version does not know: it waits until zsnap-ingest is upgraded, and
+//! nothing else does.
+
+use std::fs;
+
+use serde_json::Value;
+use zsnap_tests::packets::{frame, message};
+use zsnap_tests::scene::{Scene, manifest, name, run};
+
+const SEQ: u64 = 1_700_000_000_000_000;
+
+/// A file number SEQ for laptop/etc whose manifest and trailer are changed; signed, or not.
+fn made(scene: &Scene, change: impl Fn(&mut Value, &mut Value), signed: bool) -> Vec<u8> {
+    let mut front = serde_json::to_value(manifest("laptop/etc", SEQ)).unwrap();
+    let mut back = serde_json::json!({"zsnap": 1, "bytes": 5, "sha256": zsnap_common::digest::sha256_hex(b"hello")});
+    change(&mut front, &mut back);
+    let zstd = zstd::encode_all(&b"hello"[..], 1).unwrap();
+    let payload = [frame(0xa, &front.to_string()), zstd, frame(0xb, &back.to_string())].concat();
+    let signer = scene.path("laptop.key");
+    message(&payload, signed.then_some(signer.as_path()), &scene.path("backup.cert"))
+}
+
+fn state_of(scene: &Scene, dataset: &str) -> String {
+    let ran = scene.ingest(&["--json", "status"]).expect(1);
+    let rows: Vec<Value> = serde_json::from_slice(&ran.out).unwrap();
+    rows.iter().find(|row| row["dataset"] == dataset).unwrap()["state"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn it_is_held_and_holds_up_nothing_else() {
+    let of_version = |what: &str| format!("the {what} is of version 2, this program reads version 1");
+    let cases: [(&dyn Fn(&mut Value, &mut Value), String); 3] = [
+        (&|front, _| front["kind"] = "inventory".into(), "its kind is \"inventory\"".into()),
+        (&|front, _| (front["zsnap"], front["kind"]) = (2.into(), 7.into()), of_version("manifest")),
+        (&|_, back| back["zsnap"] = 2.into(), of_version("trailer")),
+    ];
+    for (change, says) in cases {
+        let scene = Scene::new();
+        let newer = made(&scene, change, true);
+        scene.deliver("laptop", &name("laptop/etc", SEQ), &newer);
+        scene.age("laptop");
+        let tar = run(std::process::Command::new("tar").args(["-cf", "-", "-T", "/dev/null"]), b"").expect(0).out;
+        scene.queue(&["--opaque", "--full", "laptop/tar"], &tar).expect(0);
+        let held = format!("held: made by a newer zsnap-queue: {says}");
+        let ran = scene.ingest(&[]).expect(1).says(&held).says("upgrade zsnap-ingest here");
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+        let left = scene.spooled("laptop");
+        assert_eq!(left.len(), 1, "the other dataset's file was taken");
+        assert!(scene.quarantined("laptop").is_empty());
+        // Told once, and shown for as long as it lasts.
+        assert_eq!(scene.ingest(&[]).expect(0).err, "");
+        assert_eq!(state_of(&scene, "laptop/etc"), "held");
+        let plan = scene.ingest(&["plan"]).expect(1);
+        assert!(String::from_utf8(plan.out).unwrap().contains("made by a newer zsnap-queue"));
+        scene.ingest(&["verify", left[0].to_str().unwrap()]).expect(75).says(&says);
+        // A sender that waits for our status keeps it.
+        run(&mut scene.ingest_command(["exec", "--host", "laptop"]), &newer).expect(75).says(&says);
+        assert_eq!(fs::read_dir(scene.path("ingest-state/exec/laptop")).unwrap().count(), 0);
+        // A newer version knows other kinds, and finds nothing in what is remembered that it would believe.
+        let facts = scene.path("ingest-state/facts/laptop.json");
+        let mut known: Value = serde_json::from_slice(&fs::read(&facts).unwrap()).unwrap();
+        known["fingerprint"] = "another".into();
+        fs::write(&facts, known.to_string()).unwrap();
+        assert_eq!(state_of_new(&scene), "new");
+    }
+}
+
+fn state_of_new(scene: &Scene) -> String {
+    let ran = scene.ingest(&["--json", "status", "laptop/etc"]).expect(0);
+    let rows: Vec<Value> = serde_json::from_slice(&ran.out).unwrap();
+    rows[0]["state"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn it_must_be_authentic_first() {
+    let newer = |front: &mut Value, _: &mut Value| front["kind"] = "inventory".into();
+    let scene = Scene::new();
+    scene.deliver("laptop", &name("laptop/etc", SEQ), &made(&scene, newer, false));
+    scene.age("laptop");
+    scene.ingest(&[]).expect(1).says("not signed");
+    let scene = Scene::new();
+    let mut torn = made(&scene, newer, true);
+    torn.truncate(torn.len() - 20);
+    scene.deliver("laptop", &name("laptop/etc", SEQ), &torn);
+    scene.age("laptop");
+    scene.ingest(&[]).expect(1).says("in quarantine: damaged");
+}
+
+#[test]
+fn what_no_version_would_make_is_malformed() {
+    for kind in ["", "Zfs", "in ventory", "x\u{202e}", &"k".repeat(33)] {
+        let scene = Scene::new();
+        let made = made(&scene, |front, _| front["kind"] = kind.into(), true);
+        scene.deliver("laptop", &name("laptop/etc", SEQ), &made);
+        scene.age("laptop");
+        scene.ingest(&[]).expect(1).says("in quarantine: not as a queue file should be");
+    }
+    let scene = Scene::new();
+    let old = made(&scene, |front, _| front["zsnap"] = 0.into(), true);
+    scene.deliver("laptop", &name("laptop/etc", SEQ), &old);
+    scene.age("laptop");
+    scene.ingest(&[]).expect(1).says("in quarantine: not as a queue file should be: the manifest is of version 0");
+}
