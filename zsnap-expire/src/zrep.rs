@@ -3,8 +3,9 @@
 //!
 //! Whoever may set a user property chooses its text, and `zfs list` prints newlines and tabs in it as they are. So
 //! a listing counts only if it has the names that are known, line by line, with as many fields as were asked for:
-//! a newline or a tab adds a line or a field, and nothing takes one away. Where it differs, `zfs get` is asked for each
-//! value alone. A dataset with a value that is not one line is left alone.
+//! a newline or a tab adds a line or a field, and nothing takes one away. Where it differs, each dataset is listed
+//! alone, and where that differs, `zfs get` is asked for each value. A dataset with a value that is not one line is
+//! left alone.
 
 use std::collections::HashMap;
 use std::slice::IterMut;
