@@ -186,6 +186,7 @@ fn a_list_that_fails_destroys_nothing() {
         // Killed; and cut at its very end.
         "[ \"$1\" = list ] && { $real \"$@\" | head -n 3; kill -9 $$; }",
         "[ \"$1\" = list ] && { $real \"$@\" | head -c -1; exit 0; }",
+        "[ \"$1\" = list ] && [ \"$4\" = filesystem,volume ] && exit 1",
     ] {
         let zfs = e.wrapper(script);
         e.expire(&["-a", RULES, "--zfs", &zfs]).expect(69);

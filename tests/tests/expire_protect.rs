@@ -88,7 +88,7 @@ fn what_zfs_does_not_say_takes_no_protection_away() {
     let with = |script: &str| e.expire(&[&LAST[..], &["--zfs", &e.wrapper(script)]].concat());
     let cut = "$real \"$@\" | head -c -1; exit";
     with(&format!("case \"$*\" in *zrep:src-fs*) {cut} ;; esac")).expect(69).says("has no end");
-    with("case \"$*\" in 'get '*) exit 1 ;; esac").expect(69);
+    with("case \"$*\" in *zrep:src-fs*) exit 1 ;; esac").expect(69);
     with("case \"$*\" in *zrep:src-fs*) echo \"cannot open 'tank/a': dataset does not exist\" >&2; exit 1 ;; esac")
         .expect(0);
     // Nor a listing that fails, or that is cut, where each is asked then.

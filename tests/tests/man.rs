@@ -252,7 +252,8 @@ fn twice_a_day(scene: &Scene) -> PathBuf {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let snap = |i: u64| format!("tank/home@s{i}\t{}\t{i}\t{}\t0\t-\n", 1000 + i, now - (39 - i) * 12 * 3600);
     scene.write("snaps", &(0..40).map(snap).collect::<String>());
-    let script = "#!/bin/sh\ncd SCENE\ncase \"$*\" in *filesystem*) printf 'tank/home\\t-\\n' ;; *clones*) cat snaps ;; \
+    let script = "#!/bin/sh\ncd SCENE\ncase \"$*\" in *src-fs*) printf 'tank/home\\t-\\n' ;; *filesystem*) echo tank/home ;; \
+                  *clones*) cat snaps ;; *zrep:sent*) sed 's/\\t.*/\\t-/' snaps ;; \
                   *name,guid*) cut -f 1,2 snaps ;; *) echo \"$*\" >> destroyed ;; esac\n";
     executable(scene, "zfs", &script.replace("SCENE", &scene.path("").display().to_string()));
     scene.path("zfs")

@@ -34,6 +34,16 @@ impl Listing {
         }
     }
 
+    /// What was asked for; none: everything.
+    pub fn roots(&self) -> &[String] {
+        &self.roots
+    }
+
+    /// The names of all snapshots, line by line.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.text.lines().map(|line| line.split_once('\t').map_or(line, |(name, _)| name))
+    }
+
     /// By dataset, in the order of the listing.
     ///
     /// # Errors

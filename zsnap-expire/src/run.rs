@@ -65,7 +65,7 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
     let tags = if o.zrep_ignore { &[][..] } else { &o.tags[..] };
     let listing = Listing::take(&zfs, &scope.roots, scope.exact)?;
     let mut chosen = choose(cli, config, &scope, listing.snapshots()?)?;
-    let mut failed = leave_odd_ones(&zfs, &Zrep { tags, everywhere }, &mut chosen)?;
+    let mut failed = leave_odd_ones(&zfs, &Zrep { tags, everywhere }, &listing, scope.exact, &mut chosen)?;
     let all = decide(cli, config, &zfs, chosen)?;
     for decided in &all {
         tell_back_dated(decided);
@@ -121,15 +121,22 @@ fn choose<'a>(
 
 /// Asks what zrep says, and takes out the datasets of which that cannot be read: they are left alone, and told.
 /// Whether there are any.
-fn leave_odd_ones(zfs: &Zfs, zrep: &Zrep<'_>, chosen: &mut Vec<Chosen<'_>>) -> Result<bool> {
-    let mut odd = HashSet::new();
-    for (dataset, snapshots, _) in &mut *chosen {
-        if let Some(why) = zrep.ask(zfs, dataset, snapshots)? {
+fn leave_odd_ones<'a>(
+    zfs: &Zfs,
+    zrep: &Zrep<'_>,
+    listing: &'a Listing,
+    exact: bool,
+    chosen: &mut Vec<Chosen<'a>>,
+) -> Result<bool> {
+    let mut all: Vec<_> = chosen.iter_mut().map(|(dataset, snapshots, _)| (*dataset, &mut snapshots[..])).collect();
+    let odd = zrep.ask(zfs, listing, exact, &mut all)?;
+    chosen.retain(|(dataset, ..)| match odd.get(dataset) {
+        Some(why) => {
             log::error(format_args!("{dataset}: nothing is destroyed: {why}"));
-            odd.insert(*dataset);
+            false
         }
-    }
-    chosen.retain(|(dataset, ..)| !odd.contains(dataset));
+        None => true,
+    });
     Ok(!odd.is_empty())
 }
 

@@ -3,13 +3,18 @@
 //!
 //! Whoever may set a user property chooses its text, and `zfs list` prints newlines and tabs in it as they are. So
 //! a listing counts only if it has the names that are known, line by line, with as many fields as were asked for:
-//! a newline or a tab adds a line or a field, and nothing takes one away. Where it differs, `zfs get` is asked for each
-//! value alone. A dataset with a value that is not one line is left alone.
+//! a newline or a tab adds a line or a field, and nothing takes one away. Where it differs, each dataset is listed
+//! alone, and where that differs, `zfs get` is asked for each value. A dataset with a value that is not one line is
+//! left alone.
+
+use std::collections::HashMap;
+use std::slice::IterMut;
 
 use anyhow::Result;
 use zsnap_common::cancel::Cancelled;
 use zsnap_common::zfs::Zfs;
 
+use crate::listing::Listing;
 use crate::snapshot::{Sent, Snapshot, is_tagged};
 use crate::table::quoted;
 
@@ -25,6 +30,9 @@ pub struct Zrep<'a> {
 /// Why a dataset is left alone.
 pub type Odd = String;
 
+/// A dataset with its snapshots, in the order of the listing.
+pub type Of<'s, 'a> = (&'a str, &'s mut [Snapshot<'a>]);
+
 /// A value in a listing is no longer than this, or it is asked for alone.
 const VALUE: usize = 64;
 
@@ -38,47 +46,131 @@ enum Asked {
     Gone,
 }
 
+/// The snapshots of a dataset that are still to be filled in, and of which tags the word counts.
+type Rest<'s, 'a> = (Vec<bool>, IterMut<'s, Snapshot<'a>>);
+
 impl Zrep<'_> {
-    /// Fills in [`Snapshot::sent`] of the snapshots of one dataset. `Some`: one of its properties is odd.
+    /// Fills in [`Snapshot::sent`]. Returns the datasets that are to be left alone, and why.
     ///
     /// # Errors
     /// `zfs` fails.
-    pub fn ask(&self, zfs: &Zfs, dataset: &str, snapshots: &mut [Snapshot<'_>]) -> Result<Option<Odd>> {
-        let mut tags: Vec<&str> = Vec::new();
-        for tag in self.tags {
-            if !self.everywhere {
-                if !snapshots.iter().any(|snapshot| is_tagged(snapshot.name, tag)) {
-                    continue;
-                }
-                // zrep init sets it on both sides.
-                match value(zfs, &format!("{tag}:src-fs"), dataset)? {
-                    Asked::Odd(why) => return Ok(Some(why)),
-                    Asked::Value(value) if value == "-" => continue,
-                    // One that is gone meanwhile may have been zrep's.
-                    Asked::Value(_) | Asked::Gone => {}
+    pub fn ask<'a>(
+        &self,
+        zfs: &Zfs,
+        listing: &'a Listing,
+        exact: bool,
+        all: &mut [Of<'_, 'a>],
+    ) -> Result<HashMap<&'a str, Odd>> {
+        let mut odd = HashMap::new();
+        if self.tags.is_empty() || all.is_empty() {
+            return Ok(odd);
+        }
+        let work = self.where_at_work(zfs, listing, exact, all, &mut odd)?;
+        let counts = |dataset: &str| work.get(dataset).cloned().unwrap_or_else(|| vec![true; self.tags.len()]);
+        let mut rest = all.iter_mut().map(|(dataset, of)| (*dataset, (counts(dataset), of.iter_mut()))).collect();
+        if self.fill(zfs, listing.roots(), exact, listing.names(), &mut rest)? {
+            return Ok(odd);
+        }
+        drop(rest);
+        for (dataset, of) in all {
+            let names: Vec<&str> = of.iter().map(|snapshot| snapshot.name).collect();
+            let mut rest = HashMap::from([(*dataset, (counts(dataset), of.iter_mut()))]);
+            if self.fill(zfs, &[(*dataset).to_owned()], true, names.iter().copied(), &mut rest)? {
+                continue;
+            }
+            if let Some(why) = self.ask_each(zfs, &counts(dataset), of)? {
+                odd.insert(dataset, why);
+            }
+        }
+        Ok(odd)
+    }
+
+    /// Which tags have a `TAG:src-fs`, which zrep sets on both sides, by dataset. One of which nothing is
+    /// known may be zrep's.
+    fn where_at_work<'a>(
+        &self,
+        zfs: &Zfs,
+        listing: &Listing,
+        exact: bool,
+        all: &[Of<'_, 'a>],
+        odd: &mut HashMap<&'a str, Odd>,
+    ) -> Result<HashMap<&'a str, Vec<bool>>> {
+        let mut work = HashMap::new();
+        if self.everywhere {
+            return Ok(work);
+        }
+        let list = |columns: &str| {
+            let text = zfs.list("filesystem,volume", columns, listing.roots(), exact.then_some(0))?;
+            Ok::<_, anyhow::Error>(text.unwrap_or_default())
+        };
+        let (names, text) = (list("name")?, list(&self.columns("src-fs"))?);
+        let known: HashMap<&str, &str> = match agrees(names.lines(), self.tags.len(), &text) {
+            true => text.lines().filter_map(|line| line.split_once('\t')).collect(),
+            false => HashMap::new(),
+        };
+        for (dataset, _) in all {
+            let mut of = Vec::new();
+            match known.get(dataset) {
+                Some(values) => of.extend(values.split('\t').map(|value| value != "-")),
+                None => {
+                    for tag in self.tags {
+                        match value(zfs, &format!("{tag}:src-fs"), dataset)? {
+                            Asked::Odd(why) => drop(odd.insert(dataset, why)),
+                            Asked::Value(value) => of.push(value != "-"),
+                            Asked::Gone => of.push(true),
+                        }
+                    }
                 }
             }
-            tags.push(tag);
+            work.insert(*dataset, of);
         }
-        if tags.is_empty() {
-            return Ok(None);
-        }
-        let columns = tags.iter().fold("name".to_owned(), |columns, tag| format!("{columns},{tag}:sent"));
-        let names: usize = snapshots.iter().map(|snapshot| snapshot.name.len() + 1 + VALUE * tags.len()).sum();
-        let text = zfs.list_at_most(names as u64, "snapshot", &columns, &[dataset.to_owned()], Some(1));
+        Ok(work)
+    }
+
+    /// From a listing at and below `roots` of snapshots that are to have these names. Whether it does; if not,
+    /// nothing of it counts.
+    fn fill<'n>(
+        &self,
+        zfs: &Zfs,
+        roots: &[String],
+        exact: bool,
+        names: impl Iterator<Item = &'n str> + Clone,
+        rest: &mut HashMap<&str, Rest<'_, '_>>,
+    ) -> Result<bool> {
+        let bytes: usize = names.clone().map(|name| name.len() + 1 + VALUE * self.tags.len()).sum();
+        let text = zfs.list_at_most(bytes as u64, "snapshot", &self.columns("sent"), roots, exact.then_some(1));
         match text.map(Option::unwrap_or_default) {
-            Ok(text) if self.read(&tags, snapshots, &text) => return Ok(None),
-            Err(e) if Cancelled::find(&e).is_some() => return Err(e),
-            // Where zfs fails, it fails below as well.
-            Ok(_) | Err(_) => {}
+            Ok(text) => Ok(self.read(names, &text, rest)),
+            Err(e) if Cancelled::find(&e).is_some() => Err(e),
+            // Where zfs fails, it fails again when it is asked for each value.
+            Err(_) => Ok(false),
         }
+    }
+
+    fn read<'n>(
+        &self,
+        names: impl Iterator<Item = &'n str>,
+        text: &str,
+        rest: &mut HashMap<&str, Rest<'_, '_>>,
+    ) -> bool {
+        if !agrees(names, self.tags.len(), text) {
+            return false;
+        }
+        for (name, values) in text.lines().filter_map(|line| line.split_once('\t')) {
+            let dataset = name.split_once('@').map_or(name, |(dataset, _)| dataset);
+            let Some((counts, snapshots)) = rest.get_mut(dataset) else { continue };
+            if let Some(snapshot) = snapshots.next() {
+                snapshot.sent = self.sent(name, counts, values.split('\t'));
+            }
+        }
+        true
+    }
+
+    /// Asks for each value of the snapshots of one dataset alone.
+    fn ask_each(&self, zfs: &Zfs, counts: &[bool], snapshots: &mut [Snapshot<'_>]) -> Result<Option<Odd>> {
         for snapshot in snapshots {
             let mut values = Vec::new();
-            for tag in &tags {
-                if !self.everywhere && !is_tagged(snapshot.name, tag) {
-                    values.push(String::new());
-                    continue;
-                }
+            for tag in self.tags {
                 match value(zfs, &format!("{tag}:sent"), snapshot.name)? {
                     Asked::Odd(why) => return Ok(Some(why)),
                     Asked::Value(value) => values.push(value),
@@ -86,37 +178,36 @@ impl Zrep<'_> {
                     Asked::Gone => values.push("-".to_owned()),
                 }
             }
-            snapshot.sent = self.sent(snapshot.name, &tags, values.iter().map(String::as_str));
+            snapshot.sent = self.sent(snapshot.name, counts, values.iter().map(String::as_str));
         }
         Ok(None)
     }
 
-    /// From a listing of names and values. Whether it can be believed; if not, nothing of it counts.
-    fn read(&self, tags: &[&str], snapshots: &mut [Snapshot<'_>], text: &str) -> bool {
-        let mut lines = text.split_inclusive('\n');
-        for snapshot in &mut *snapshots {
-            let line = lines.next().and_then(|line| line.strip_suffix('\n'));
-            let values = line.and_then(|line| line.strip_prefix(snapshot.name)?.strip_prefix('\t'));
-            match values {
-                Some(values) if values.matches('\t').count() + 1 == tags.len() => {
-                    snapshot.sent = self.sent(snapshot.name, tags, values.split('\t'));
-                }
-                _ => return false,
-            }
-        }
-        lines.next().is_none()
-    }
-
-    /// Of the tag that the name has, or of the first one.
-    fn sent<'a>(&self, name: &str, tags: &[&str], values: impl Iterator<Item = &'a str>) -> Sent {
+    /// Of the tag that the name has, or everywhere of the first one.
+    fn sent<'v>(&self, name: &str, counts: &[bool], values: impl Iterator<Item = &'v str>) -> Sent {
         let mut sent = Sent::Unasked;
-        for (tag, value) in tags.iter().zip(values) {
+        for ((tag, _), value) in self.tags.iter().zip(counts).zip(values).filter(|((_, counts), _)| **counts) {
             if is_tagged(name, tag) || self.everywhere && sent == Sent::Unasked {
                 sent = Sent::of(value);
             }
         }
         sent
     }
+
+    fn columns(&self, property: &str) -> String {
+        self.tags.iter().fold("name".to_owned(), |columns, tag| format!("{columns},{tag}:{property}"))
+    }
+}
+
+/// Whether a listing has these names, line by line, with as many values each.
+fn agrees<'n>(mut names: impl Iterator<Item = &'n str>, values: usize, text: &str) -> bool {
+    let mut lines = text.split_inclusive('\n');
+    let each = names.all(|name| {
+        let line = lines.next().and_then(|line| line.strip_suffix('\n'));
+        let of = line.and_then(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+        of.is_some_and(|of| of.matches('\t').count() + 1 == values)
+    });
+    each && lines.next().is_none()
 }
 
 /// Asks for one value alone.
@@ -135,19 +226,22 @@ mod tests {
     use super::*;
 
     /// `a@x` is not zrep's.
-    fn known() -> Vec<Snapshot<'static>> {
-        ["a@zrep_000001", "a@zrep_000002", "a@x"].map(|name| Snapshot { name, ..Snapshot::default() }).to_vec()
+    const NAMES: [&str; 3] = ["a@zrep_000001", "a@zrep_000002", "a@x"];
+
+    /// What is read of the three, if it is believed.
+    fn read(tags: [&str; 2], everywhere: bool, counts: bool, text: &str) -> Option<[Sent; 3]> {
+        let tags = tags.map(str::to_owned);
+        let zrep = Zrep { tags: &tags, everywhere };
+        let mut all = NAMES.map(|name| Snapshot { name, ..Snapshot::default() });
+        let mut rest = HashMap::from([("a", (vec![counts; 2], all.iter_mut()))]);
+        zrep.read(NAMES.into_iter(), text, &mut rest).then(|| all.map(|snapshot| snapshot.sent))
     }
 
     #[test]
     fn only_a_listing_of_the_names_that_are_known_is_believed() {
-        let tags = ["zrep".to_owned(), "off".to_owned()];
         let good = "a@zrep_000001\t1\t-\na@zrep_000002\t-\t-\na@x\t-\t-\n";
-        let zrep = Zrep { tags: &tags, everywhere: false };
-        let mut snapshots = known();
-        assert!(zrep.read(&["zrep", "off"], &mut snapshots, good));
-        let sent: Vec<Sent> = snapshots.iter().map(|snapshot| snapshot.sent).collect();
-        assert_eq!(sent, [Sent::Time, Sent::No, Sent::Unasked]);
+        let read = |text| read(["zrep", "off"], false, true, text);
+        assert_eq!(read(good), Some([Sent::Time, Sent::No, Sent::Unasked]));
         for bad in [
             // A line more, one less, others, in another order.
             "a@zrep_000001\t1\t-\na@zrep_000002\t-\t-\na@x\t-\t-\na@y\t-\t-\n",
@@ -165,18 +259,17 @@ mod tests {
             "a@zrep_000001\t1\t-\na@zrep_000002\t-\t-\na@x\t-\t-",
             "",
         ] {
-            assert!(!zrep.read(&["zrep", "off"], &mut known(), bad), "{bad:?}");
+            assert_eq!(read(bad), None, "{bad:?}");
         }
     }
 
     #[test]
     fn the_word_of_its_own_tag_counts_first() {
-        let tags = ["off".to_owned(), "zrep".to_owned()];
-        for (everywhere, sent) in [(false, [Sent::Time, Sent::Unasked]), (true, [Sent::Time, Sent::Other])] {
-            let zrep = Zrep { tags: &tags, everywhere };
-            let mut snapshots = vec![known()[0].clone(), known()[2].clone()];
-            assert!(zrep.read(&["off", "zrep"], &mut snapshots, "a@zrep_000001\t-\t17\na@x\tword\t-\n"));
-            assert_eq!([snapshots[0].sent, snapshots[1].sent], sent);
-        }
+        let text = "a@zrep_000001\t-\t17\na@zrep_000002\t1\t-\na@x\tword\t-\n";
+        let read = |everywhere, counts| read(["off", "zrep"], everywhere, counts, text).unwrap();
+        assert_eq!(read(false, true), [Sent::Time, Sent::No, Sent::Unasked]);
+        assert_eq!(read(true, true), [Sent::Time, Sent::No, Sent::Other]);
+        // Where zrep is not at work, names that are like its mean nothing.
+        assert_eq!(read(false, false), [Sent::Unasked; 3]);
     }
 }
