@@ -245,3 +245,28 @@ fn a_full_directory_is_read_to_its_end() {
     spooler.fanout(&[]).expect(0);
     assert!(spooler.path("disk/laptop").join(file).exists());
 }
+
+/// A bound that is met is no secret, and what was not looked at may need any snapshot.
+#[test]
+fn more_files_than_a_run_looks_at_are_told_of() {
+    let Some(_) = memory() else { return };
+    let scene = Scene::with_pool();
+    fs::create_dir(scene.path("spool/laptop")).unwrap();
+    let file = |n: u64| scene.path("spool/laptop").join(name("laptop/tank/home", SEQ + n));
+    (0..=100_000).for_each(|n| drop(fs::File::create(file(n)).unwrap()));
+    let needed = || {
+        let path = String::from_utf8(scene.ingest(&["status", "--needed-file"]).expect(0).out).unwrap();
+        fs::read_to_string(path.trim_end()).unwrap().lines().next().unwrap().rsplit(' ').next().unwrap().to_owned()
+    };
+    let ran = scene.ingest(&["--max-files", "1"]).expect(1);
+    assert!(ran.err.ends_with("holds more than 100000 queue files; what is newer waits until those are gone\n"));
+    assert_eq!(needed(), "running");
+    assert_eq!(scene.ingest(&["--max-files", "1"]).expect(0).err, "");
+    let all = rows(&scene, "status", 1);
+    assert_eq!((&all[0]["dataset"], &all[0]["state"]), (&"laptop/-".into(), &"held".into()), "{all:?}");
+    holds(&all[0], "remedy", "1 more queue files lie here than a run looks at");
+    // The newest was left out, not the oldest.
+    fs::remove_file(file(0)).unwrap();
+    scene.ingest(&["--max-files", "1"]).expect(0);
+    assert_eq!(needed(), "complete");
+}
