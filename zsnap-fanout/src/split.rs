@@ -119,8 +119,8 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
         told.oddity(&format!("{host}/..."), "holds more files that are no queue files; left alone");
     }
     if listing.more > 0 {
-        let what = format!("holds more than {} queue files; the next run takes what is newer", Listing::MOST);
-        told.problem(&format!("{host}/."), &what);
+        let text = format!("{host}: holds more than {} queue files; the next run takes what is newer", Listing::MOST);
+        told.problem_in_words(&format!("{host}/."), &text);
     }
     if found.is_empty() {
         return Ok(());

@@ -130,11 +130,13 @@ impl<'a> HostRun<'a> {
         }
         self.beyond += listing.more;
         if listing.more > 0 {
-            let shown = quoted(&place.dir.path().to_string_lossy());
-            let most = Listing::MOST;
-            let what =
-                format!("holds more than {most} queue files; what is newer waits until those are gone: see {shown}");
-            self.shared.told().problem(&format!("{}/.", self.host), &what);
+            let text = format!(
+                "{}: {} holds more than {} queue files; what is newer waits until those are gone",
+                self.host,
+                quoted(&place.dir.path().to_string_lossy()),
+                Listing::MOST
+            );
+            self.shared.told().problem_in_words(&format!("{}/.", self.host), &text);
         }
         for name in &listing.foreign {
             let what = format!("{}/{}", self.host, shown(name));

@@ -225,11 +225,9 @@ fn ahead(what: &str, date: u64, host: &Host) -> No {
     let until = date.saturating_sub(report::AHEAD.as_secs());
     let (date, day) = (report::time(date), report::time(until));
     let whose = format!("if this clock is wrong, set it; if that of {host} was, the file is taken from {day} on");
-    let sooner = format!(
-        "to have it sooner, set the clock there and queue a new stream: a full one (zsnap-queue --opaque --full), of a \
-         ZFS dataset a new snapshot sent with zfs send -i from the newest one that is here, or in full; then remove this \
-         file"
-    );
+    let sooner = "to have it sooner, set the clock there and queue a new stream: a full one (zsnap-queue --opaque \
+                  --full), of a ZFS dataset a new snapshot sent with zfs send -i from the newest one that is here, or in \
+                  full; then remove this file";
     No::Ahead { until, why: format!("{what} more than a day ahead ({date}): {whose}; {sooner}") }
 }
 
