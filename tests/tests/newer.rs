@@ -9,6 +9,9 @@ use zsnap_tests::scene::{Scene, manifest, name, run};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 
+/// A change of manifest and trailer.
+type Change = fn(&mut Value, &mut Value);
+
 /// A file number SEQ for laptop/etc whose manifest and trailer are changed; signed, or not.
 fn made(scene: &Scene, change: impl Fn(&mut Value, &mut Value), signed: bool) -> Vec<u8> {
     let mut front = serde_json::to_value(manifest("laptop/etc", SEQ)).unwrap();
@@ -29,10 +32,10 @@ fn state_of(scene: &Scene, dataset: &str) -> String {
 #[test]
 fn it_is_held_and_holds_up_nothing_else() {
     let of_version = |what: &str| format!("the {what} is of version 2, this program reads version 1");
-    let cases: [(&dyn Fn(&mut Value, &mut Value), String); 3] = [
-        (&|front, _| front["kind"] = "inventory".into(), "its kind is \"inventory\"".into()),
-        (&|front, _| (front["zsnap"], front["kind"]) = (2.into(), 7.into()), of_version("manifest")),
-        (&|_, back| back["zsnap"] = 2.into(), of_version("trailer")),
+    let cases: [(Change, String); 3] = [
+        (|front, _| front["kind"] = "inventory".into(), "its kind is \"inventory\"".into()),
+        (|front, _| (front["zsnap"], front["kind"]) = (2.into(), 7.into()), of_version("manifest")),
+        (|_, back| back["zsnap"] = 2.into(), of_version("trailer")),
     ];
     for (change, says) in cases {
         let scene = Scene::new();

@@ -1,6 +1,8 @@
 //! Tests of [`super`].
 
+use super::manifest::frame;
 use super::*;
+use crate::zstream::Guid;
 
 fn manifest() -> Manifest {
     Manifest {
@@ -128,13 +130,35 @@ fn what_contradicts_itself_is_malformed() {
         refused(&[frame, zstd(b""), trailer().encode().unwrap()].concat())
     };
     let json = serde_json::to_string(&manifest()).unwrap();
-    assert!(text(&json.replace("\"zsnap\":1", "\"zsnap\":2")).contains("version 2"));
+    assert!(text(&json.replace("\"zsnap\":1", "\"zsnap\":0")).contains("version 0"));
+    assert!(text(&json.replace("\"zfs\",", "\"ZFS\",")).contains("manifest cannot be read"));
     assert!(text(&json.replace("\"laptop\"", "\"../x\"")).contains("manifest cannot be read"));
     assert!(text(&json.replace("\"tank/home\"", "\"tank//home\"")).contains("manifest cannot be read"));
     assert!(text("{").contains("manifest cannot be read"));
     assert!(text(&format!("{json}{}", " ".repeat(MAX_JSON))).contains("64 KiB"));
     let t = Trailer { sha256: "x".into(), ..trailer() };
     refused(&[manifest().encode().unwrap(), zstd(b""), frame(TRAILER, &t).unwrap()].concat());
+}
+
+#[test]
+fn what_is_newer_is_no_damage() {
+    let newer = |front: &str, back: &str| {
+        let frame =
+            |magic: [u8; 4], json: &str| [&magic[..], &(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
+        match read(&[frame(MANIFEST, front), zstd(b""), frame(TRAILER, back)].concat(), 4096) {
+            Err(PayloadError::Newer(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    let front = serde_json::to_string(&manifest()).unwrap();
+    let back = serde_json::to_string(&trailer()).unwrap();
+    let later = |json: &str| json.replace("\"zsnap\":1", "\"zsnap\":2");
+    assert!(newer(&later(&front), &back).contains("manifest is of version 2"));
+    assert!(newer(&front, &later(&back)).contains("trailer is of version 2"));
+    assert_eq!(newer("{\"kind\":\"inventory\"}", &back), "its kind is \"inventory\", which this program does not know");
+    for kind in PayloadKind::ALL {
+        assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));
+    }
 }
 
 #[test]
