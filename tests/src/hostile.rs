@@ -92,6 +92,13 @@ pub fn poison() -> Vec<Hostile> {
         features(1 << 16 | 1 << 17)(s);
         embed(s, 15, 512, 512, &ZEROS);
     });
+    add("spill", "a SPILL record with block size 1020", &|s| {
+        let at = s.records.iter().rposition(|rec| rec.kind() == kind::OBJECT).unwrap();
+        let object = s.records[at].u64(8);
+        s.records[at].head[35] = 4;
+        let rec = Rec::new(kind::SPILL).with(8, object).with(16, 1020).with(24, s.records[0].u64(40));
+        s.records.insert(at + 1, rec.followed_by(&[b'C'; 1020]));
+    });
     // Compressed by what nobody knows.
     add("compression", "ZFS stream with compression 100, which only a newer OpenZFS can know", &|s| {
         features(1 << 22)(s);
@@ -99,7 +106,7 @@ pub fn poison() -> Vec<Hostile> {
         s.records[at].head[50] = 100;
         s.records[at].set_u64(96, 131_072);
     });
-    // As honest ones are made, with `zfs send -e` and a recordsize of 1 MiB or extended attributes.
+    // As `zfs send -e` makes them of a recordsize of 1 MiB or extended attributes.
     add("embedded-large", "send with -L, or without -e", &|s| {
         features(1 << 16 | 1 << 17)(s);
         embed(s, 15, 1 << 20, 1 << 20, &ZEROS);
@@ -110,6 +117,15 @@ pub fn poison() -> Vec<Hostile> {
         let at = s.records.iter().position(|rec| rec.kind() == kind::WRITE_EMBEDDED).unwrap();
         s.records[at].set_u64(16, 0u64.wrapping_sub(1024));
     });
+    // A raw block of 512 bytes, which the kernel encrypts anew for a file with 128 KiB a block.
+    let mut raw = Stream::parse(&sample("raw-w-full.zfs"));
+    let at = block(&raw);
+    raw.records[at].set_u64(32, 512);
+    raw.records[at].set_u64(96, 512);
+    raw.records[at].head[50] = 15;
+    raw.records[at].payload = ZEROS.iter().copied().chain([0; 496]).collect();
+    let why = "a WRITE record with a block size other than its object's, 512";
+    all.push(Hostile { name: "poison-raw".to_owned(), bytes: raw.bytes(), why });
     all
 }
 

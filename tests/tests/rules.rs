@@ -128,7 +128,7 @@ fn zstd_write() -> Stream {
 }
 
 fn raw_write() -> Stream {
-    stream(Sub::EVERY_RAW | Sub::ZSTD, [compressed(15)])
+    stream(Sub::EVERY_RAW | Sub::ZSTD, [Rec::raw_object(1, 1024), compressed(15)])
 }
 
 fn spill() -> Stream {
@@ -207,12 +207,12 @@ const OTHERS: &[Row] = &[
     (spill, 1, (8, 8), &[1, LAST_OBJECT], &[0, LAST_OBJECT + 1, MAX], Damaged("object")),
     (spill, 1, (84, 4), &[0, 44, 0xc3], &[54, 0xca], Newer("type")),
     (spill, 1, (84, 4), &[], &[10, 11, 0x85, 0x12c], Damaged("type")),
-    (spill, 1, (16, 8), &[512, 16 << 20], &[4, 508], Damaged("block size")),
+    (spill, 1, (16, 8), &[512, 1536, 16 << 20], &[4, 508, 516, 1020], Damaged("block size")),
     (spill, 1, (16, 8), &[], &[0, (16 << 20) + 4, MAX], Damaged("a payload of")),
     (spill, 1, (40, 8), &[0], &[512, 1024], Damaged("compressed size")),
     (spill, 1, (33, 1), &[0], &[1, 2, 15], Damaged("compression")),
     (spill, 1, (33, 1), &[], &[17, 255], Newer("compression")),
-    (raw_spill, 1, (40, 8), &[4, 1024], &[0], Damaged("compressed size")),
+    (raw_spill, 1, (40, 8), &[512, 1024], &[0, 4, 508, 516], Damaged("compressed size")),
     (raw_spill, 1, (40, 8), &[], &[1028], Damaged("1028 bytes for a block of")),
     (raw_spill, 1, (33, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
     (raw_spill, 1, (33, 1), &[], &[17, 100, 255], Newer("compression")),
@@ -231,7 +231,7 @@ const WRITE: &[Row] = &[
     (write, 1, (16, 4), &[0, 19, 53, 0xe9], &[54, 0x8a], Newer("type")),
     (write, 1, (16, 4), &[], &[10, 11, 0x86, 0x113], Damaged("type")),
     (write, 1, (48, 1), &[0, 2, 14], &[15, 255], Newer("checksum")),
-    (write, 1, (32, 8), &[512, 131_072], &[4, 508], Damaged("block size")),
+    (write, 1, (32, 8), &[512, 1536, 131_072], &[4, 508, 516, 1020], Damaged("block size")),
     (write, 1, (32, 8), &[], &[131_584, 16 << 20], Damaged("block size without LARGE_BLOCKS")),
     (large_write, 1, (32, 8), &[131_584, 16 << 20], &[0, (16 << 20) + 4, MAX], Damaged("a payload of")),
     (write, 1, (24, 8), &[0, MAX - 512], &[MAX - 511, MAX], Damaged("offset")),
@@ -239,7 +239,8 @@ const WRITE: &[Row] = &[
     (compressed_write, 1, (50, 1), &[3, 5, 13, 14, 15, 16], &[17, 100, 255], Newer("compression")),
     (compressed_write, 1, (50, 1), &[], &[1, 4], Damaged("compression")),
     (compressed_write, 1, (50, 1), &[], &[2], Remedy("send it without them")),
-    (compressed_write, 1, (96, 8), &[4, 1024], &[0], Damaged("a payload of")),
+    (compressed_write, 1, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
+    (compressed_write, 1, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
     (compressed_write, 1, (96, 8), &[], &[1028], Damaged("1028 bytes for a block of")),
     (
         compressed_write,
@@ -257,9 +258,13 @@ const WRITE: &[Row] = &[
         &[features(Sub::ZSTD), features(Sub::COMPRESSED | Sub::LZ4)],
         Remedy("send it without them"),
     ),
-    (raw_write, 1, (50, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
-    (raw_write, 1, (50, 1), &[], &[17, 100, 255], Newer("compression")),
-    (raw_write, 1, (96, 8), &[4, 1024], &[0], Damaged("a payload of")),
+    (raw_write, 2, (50, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
+    (raw_write, 2, (50, 1), &[], &[17, 100, 255], Newer("compression")),
+    (raw_write, 2, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
+    (raw_write, 2, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
+    (raw_write, 1, (24, 4), &[1024], &[512, 1536, 131_072], Damaged("a block size other than its object's,")),
+    (raw_write, 2, (8, 8), &[], &[2, 33], Damaged("a block size other than its object's,")),
+    (raw_write, 2, (24, 8), &[0, 1024, MAX - 2047], &[1, 512, 1025], Damaged("offset")),
     (
         raw_write,
         0,

@@ -39,8 +39,8 @@ pub enum Breach {
 
 /// `DN_MAX_OBJECT`: objects are numbered below.
 const MAX_OBJECT: u64 = 1 << 48;
-/// `SPA_MINBLOCKSIZE`.
-const MIN_BLOCK: u64 = 512;
+/// `SPA_MINBLOCKSIZE`: all sizes on disk are multiples.
+const SECTOR: u64 = 512;
 /// `SPA_OLD_MAXBLOCKSIZE`: larger blocks need the feature LARGE_BLOCKS.
 const OLD_MAX_BLOCK: u64 = 128 << 10;
 /// `DNODES_PER_BLOCK`, and the most slots of 512 bytes that a dnode may fill (`DNODE_MAX_SLOTS`).
@@ -57,6 +57,8 @@ const POINTER: u64 = 128;
 const SWAPPED: u8 = 1 << 1;
 /// `DRR_OBJECT_SPILL`.
 const SPILL: u8 = 1 << 2;
+
+const OTHER_SIZE: &str = "a block size other than its object's,";
 
 const LARGE_EMBEDDED: &str =
     "ZFS stream with an embedded block of more than 128 KiB, which is not supported: send with -L, or without -e";
@@ -117,8 +119,8 @@ impl Rules {
         holds(length == 0 || bonus != object_type::NONE, "no bonus type and bonus length", length)?;
         holds(usize::from(slots) <= DNODES, "dnode slots", slots)?;
         holds(slots == 1 || self.has(record::LARGE_DNODE), "dnode slots without LARGE_DNODE", slots)?;
-        holds(u64::from(size) % MIN_BLOCK == 0, "block size", size)?;
-        holds((MIN_BLOCK..=record::MAX_BLOCK).contains(&size.into()), "block size", size)?;
+        holds(size != 0 && in_sectors(size), "block size", size)?;
+        holds(u64::from(size) <= record::MAX_BLOCK, "block size", size)?;
         holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
         known(checksum < CHECKSUMS, "checksum", checksum)?;
         known(compression::is_known(compressed), "compression", compressed)?;
@@ -157,13 +159,18 @@ impl Rules {
         numbered(object)?;
         typed("type", kind)?;
         known(checksum < CHECKSUMS, "checksum", checksum)?;
-        holds(size >= MIN_BLOCK, "block size", size)?;
+        holds(size != 0 && in_sectors(size), "block size", size)?;
         holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
         holds(offset.checked_add(size).is_some(), "offset", offset)?;
+        holds(in_sectors(packed), "compressed size", packed)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         if self.raw() {
-            // Stricter, here and below: what nothing decompresses cannot be read again.
+            // Stricter: what nothing decompresses cannot be read again.
             self.stored(compressed)?;
+            // Stricter: a raw block that is not one of its object's the kernel encrypts anew, and panics
+            // for want of the key.
+            holds(self.size(object) == size, OTHER_SIZE, size)?;
+            holds(offset % size == 0, "offset", offset)?;
         } else if compressed != 0 {
             supported(self.has(record::COMPRESSED), REWRITTEN)?;
             supported(compressed != compression::OFF, REWRITTEN)?;
@@ -180,7 +187,8 @@ impl Rules {
 
         numbered(object)?;
         typed("type", kind)?;
-        holds(size >= MIN_BLOCK, "block size", size)?;
+        holds(size != 0 && in_sectors(size), "block size", size)?;
+        holds(in_sectors(packed), "compressed size", packed)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         if self.raw() {
             holds(packed != 0, "compressed size", packed)?;
@@ -211,7 +219,7 @@ impl Rules {
         // The offset of DMU_SPILL_BLKID, the last block but one.
         supported(offset != size.wrapping_mul(2).wrapping_neg(), EMBEDDED_SPILL)?;
         supported(self.allows(size), LARGE_EMBEDDED)?;
-        holds(self.size(object) == size, "a block size other than its object's,", size)
+        holds(self.size(object) == size, OTHER_SIZE, size)
     }
 
     fn object_range(&self, r: &Record) -> Result<(), Breach> {
@@ -274,6 +282,11 @@ fn freeobjects(r: &Record) -> Result<(), Breach> {
 
 fn numbered(object: u64) -> Result<(), Breach> {
     holds((1..MAX_OBJECT).contains(&object), "object", object)
+}
+
+/// Stricter for all but OBJECT: the kernel rounds the size of a buffer down, and then fills it.
+fn in_sectors(size: impl Into<u64>) -> bool {
+    size.into() % SECTOR == 0
 }
 
 fn typed(field: &str, code: u32) -> Result<(), Breach> {

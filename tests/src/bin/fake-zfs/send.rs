@@ -53,8 +53,12 @@ fn sub(fs: &str, dataset: &Dataset, base: Option<(u64, u64)>, number: usize, raw
     let snapshot = &dataset.snapshots[number];
     let toname = format!("{fs}@{}", snapshot.name);
     let unchanged = base.is_some_and(|(_, content)| content == dataset.contents[number]);
-    let block = if raw { Rec::raw_write } else { Rec::write };
-    let data: Vec<Rec> = noise(snapshot.guid, DATA).chunks(96 << 10).map(block).collect();
+    let data = noise(snapshot.guid, DATA);
+    let data: Vec<Rec> = if raw {
+        std::iter::once(Rec::raw_object(1, 64 << 10)).chain(data.chunks(64 << 10).map(Rec::raw_write)).collect()
+    } else {
+        data.chunks(96 << 10).map(Rec::write).collect()
+    };
     Sub::increment(&toname, base.map_or(0, |(guid, _)| guid), snapshot.guid)
         .records(if unchanged { Vec::new() } else { data })
         .objset(if dataset.kind == Kind::Volume { 3 } else { 2 })
