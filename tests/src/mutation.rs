@@ -211,7 +211,7 @@ fn inside(stream: &Stream) -> Vec<usize> {
 }
 
 /// Up to 16 of its records beside BEGIN and END, few of them long: a judge of streams has nothing
-/// from the others. An embedded block comes with its object, whose block size it has.
+/// from the others. A block comes with its object, whose block size it has.
 fn shortened(sample: &Stream, next: &mut impl FnMut(u64) -> u64) -> Stream {
     let first = next(sample.records.len() as u64 - 1) as usize;
     let step = 1 + next(3) as usize;
@@ -227,7 +227,7 @@ fn shortened(sample: &Stream, next: &mut impl FnMut(u64) -> u64) -> Stream {
             length += if fits { rec.payload.len() as u64 } else { 0 };
             keep[n] = fits;
         }
-        if keep[n] && rec.kind() == kind::WRITE_EMBEDDED {
+        if keep[n] && [kind::WRITE, kind::SPILL, kind::WRITE_EMBEDDED].contains(&rec.kind()) {
             let is_its_object = |r: &Rec| r.kind() == kind::OBJECT && r.u64(8) == rec.u64(8);
             if let Some(object) = sample.records[..n].iter().rposition(is_its_object) {
                 keep[object] = true;
