@@ -81,6 +81,10 @@ fn raw_object() -> Stream {
     stream(Sub::EVERY_RAW, [Rec::raw_object(1, 131_072)])
 }
 
+fn raw_small_indirects() -> Stream {
+    stream(Sub::EVERY_RAW, [with(Rec::raw_object(1, 512), &[], &[(48, 12)])])
+}
+
 fn raw_object_with_spill() -> Stream {
     stream(Sub::EVERY_RAW, [with(Rec::raw_object(1, 512), &[(36, 192)], &[(35, 4)])])
 }
@@ -132,12 +136,12 @@ fn raw_write() -> Stream {
 }
 
 fn spill() -> Stream {
-    stream(0, [Rec::new(kind::SPILL).with(8, 1).with(16, 1024).followed_by(&[1; 1024])])
+    stream(0, [Rec::object(1, 512), Rec::new(kind::SPILL).with(8, 1).with(16, 1024).followed_by(&[1; 1024])])
 }
 
 fn raw_spill() -> Stream {
     let rec = Rec::new(kind::SPILL).with(8, 1).with(16, 1024).with(40, 512);
-    stream(Sub::EVERY_RAW | Sub::ZSTD, [with(rec, &[], &[(33, 15)])])
+    stream(Sub::EVERY_RAW | Sub::ZSTD, [Rec::raw_object(1, 512), with(rec, &[], &[(33, 15)])])
 }
 
 fn embed(size: u32) -> Rec {
@@ -170,7 +174,8 @@ const OBJECT: &[Row] = &[
     (most_slots, 0, VERSION, &[features(1 << 23)], &[features(0)], Damaged("dnode slots without LARGE_DNODE")),
     (large_object, 1, (24, 4), &[512, 1536, 16 << 20], &[0, 511, 513, 1000, (16 << 20) + 512], Damaged("block size")),
     (object, 1, (24, 4), &[131_072], &[131_584], Damaged("block size without LARGE_BLOCKS")),
-    (object, 1, (32, 1), &[0, 14], &[15, 255], Newer("checksum")),
+    (object, 1, (32, 1), &[0, 2, 6, 8, 10, 14], &[15, 255], Newer("checksum")),
+    (object, 1, (32, 1), &[], &[3, 4, 5, 9], Damaged("checksum")),
     (object, 1, (33, 1), &[0, 2, 16], &[17, 100, 255], Newer("compression")),
     (object, 1, (28, 4), &[1, 320], &[321, 12_288, 0xffff], Damaged("bonus length")),
     (no_slots, 1, (28, 4), &[320], &[321], Damaged("bonus length")),
@@ -189,7 +194,8 @@ const OBJECT: &[Row] = &[
     (raw_two_pointers, 1, (36, 4), &[100, 192], &[96, 196], Damaged("raw bonus length")),
     (raw_no_bonus, 1, (35, 1), &[0, 2], &[4, 6], Damaged("raw bonus length")),
     (raw_object, 1, (48, 1), &[0, 12, 17], &[1, 11, 18, 255], Damaged("indirect block shift")),
-    (raw_object, 1, (49, 1), &[1, 12], &[0, 13, 255], Damaged("levels")),
+    (raw_object, 1, (49, 1), &[1, 7], &[0, 8, 12, 13, 255], Damaged("levels")),
+    (raw_small_indirects, 1, (49, 1), &[1, 12], &[0, 13, 255], Damaged("levels")),
     (raw_object, 1, (50, 1), &[1], &[0, 2, 3, 255], Damaged("block pointers")),
     (raw_two_pointers, 1, (50, 1), &[2], &[1, 3], Damaged("block pointers")),
     (raw_no_bonus, 1, (50, 1), &[3], &[0, 2, 4], Damaged("block pointers")),
@@ -204,18 +210,20 @@ const OTHERS: &[Row] = &[
     (range, 0, VERSION, &[features(1 << 24)], &[features(0)], Damaged("a range of a raw stream, of objects from")),
     (range, 1, (16, 8), &[32], &[0, 31, 33, 64, MAX], Damaged("slots")),
     (range, 1, (8, 8), &[0, 64, (1 << 48) - 32], &[1, 33, 1 << 48, MAX - 31], Damaged("first object")),
-    (spill, 1, (8, 8), &[1, LAST_OBJECT], &[0, LAST_OBJECT + 1, MAX], Damaged("object")),
-    (spill, 1, (84, 4), &[0, 44, 0xc3], &[54, 0xca], Newer("type")),
-    (spill, 1, (84, 4), &[], &[10, 11, 0x85, 0x12c], Damaged("type")),
-    (spill, 1, (16, 8), &[512, 1536, 16 << 20], &[4, 508, 516, 1020], Damaged("block size")),
-    (spill, 1, (16, 8), &[], &[0, (16 << 20) + 4, MAX], Damaged("a payload of")),
-    (spill, 1, (40, 8), &[0], &[512, 1024], Damaged("compressed size")),
-    (spill, 1, (33, 1), &[0], &[1, 2, 15], Damaged("compression")),
-    (spill, 1, (33, 1), &[], &[17, 255], Newer("compression")),
-    (raw_spill, 1, (40, 8), &[512, 1024], &[0, 4, 508, 516], Damaged("compressed size")),
-    (raw_spill, 1, (40, 8), &[], &[1028], Damaged("1028 bytes for a block of")),
-    (raw_spill, 1, (33, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
-    (raw_spill, 1, (33, 1), &[], &[17, 100, 255], Newer("compression")),
+    (spill, 2, (8, 8), &[1], &[0, LAST_OBJECT + 1, MAX], Damaged("object")),
+    (spill, 2, (8, 8), &[], &[2, 33], Damaged("a spill block without attributes, of object")),
+    (spill, 1, (20, 4), &[44], &[17, 0xc3], Damaged("a spill block without attributes, of object")),
+    (spill, 2, (84, 4), &[0, 44, 0xc3], &[54, 0xca], Newer("type")),
+    (spill, 2, (84, 4), &[], &[10, 11, 0x85, 0x12c], Damaged("type")),
+    (spill, 2, (16, 8), &[512, 1536, 16 << 20], &[4, 508, 516, 1020], Damaged("block size")),
+    (spill, 2, (16, 8), &[], &[0, (16 << 20) + 4, MAX], Damaged("a payload of")),
+    (spill, 2, (40, 8), &[0], &[512, 1024], Damaged("compressed size")),
+    (spill, 2, (33, 1), &[0], &[1, 2, 15], Damaged("compression")),
+    (spill, 2, (33, 1), &[], &[17, 255], Newer("compression")),
+    (raw_spill, 2, (40, 8), &[512, 1024], &[0, 4, 508, 516], Damaged("compressed size")),
+    (raw_spill, 2, (40, 8), &[], &[1028], Damaged("1028 bytes for a block of")),
+    (raw_spill, 2, (33, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
+    (raw_spill, 2, (33, 1), &[], &[17, 100, 255], Newer("compression")),
     (
         raw_spill,
         0,

@@ -79,12 +79,14 @@ pub struct Rules {
     dnodes: u64,
     /// The block size of each object there, as far as it is known; otherwise 0.
     sizes: [u32; DNODES],
+    /// A bit for each object there whose bonus buffer holds system attributes.
+    attributes: u32,
 }
 
 impl Rules {
     /// For a sub-stream with this BEGIN.
     pub fn new(features: u64, flags: u32) -> Rules {
-        Rules { features, spill: flags & record::SPILL_BLOCK != 0, dnodes: 0, sizes: [0; DNODES] }
+        Rules { features, spill: flags & record::SPILL_BLOCK != 0, dnodes: 0, sizes: [0; DNODES], attributes: 0 }
     }
 
     /// Judges the next record, which is one of the sub-stream between BEGIN and END.
@@ -123,6 +125,8 @@ impl Rules {
         holds(u64::from(size) <= record::MAX_BLOCK, "block size", size)?;
         holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
         known(checksum < CHECKSUMS, "checksum", checksum)?;
+        // Stricter: LABEL, GANG_HEADER, ZILOG and ZILOG2 are written over the end of a block.
+        holds(!matches!(checksum, 3..=5 | 9), "checksum", checksum)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         holds(u64::from(length) <= room, "bonus length", length)?;
         known(flags & !(SPILL | SWAPPED) == 0, "flags", flags)?;
@@ -137,6 +141,9 @@ impl Rules {
             holds(u64::from(raw_length) + taken <= room, "raw bonus length", raw_length)?;
             holds(shift == 0 || (12..=17).contains(&shift), "indirect block shift", shift)?;
             holds((1..=MAX_LEVELS).contains(&levels), "levels", levels)?;
+            // Stricter: the kernel shifts 64 bits by that many; 0 stands for its default, 17.
+            let bits = u64::from(levels - 1) * u64::from(if shift == 0 { 17 } else { shift } - 7);
+            holds(bits < 64, "levels", levels)?;
             holds(u64::from(pointers) == implied, "block pointers", pointers)?;
             // Stricter: more blocks need more levels than the kernel has.
             holds(last.checked_mul(size.into()).is_some(), "last block", last)?;
@@ -148,7 +155,7 @@ impl Rules {
             holds(pointers == 0, "block pointers", pointers)?;
         }
 
-        self.remember(object, size);
+        self.remember(object, size, bonus == object_type::SA);
         Ok(())
     }
 
@@ -187,6 +194,8 @@ impl Rules {
 
         numbered(object)?;
         typed("type", kind)?;
+        // Stricter: in other dnodes a block pointer is where the spill block's would be.
+        holds(self.has_attributes(object), "a spill block without attributes, of object", object)?;
         holds(size != 0 && in_sectors(size), "block size", size)?;
         holds(in_sectors(packed), "compressed size", packed)?;
         known(compression::is_known(compressed), "compression", compressed)?;
@@ -250,19 +259,27 @@ impl Rules {
         holds(compression::is_announced(compressed, self.features), "unannounced compression", compressed)
     }
 
-    fn remember(&mut self, object: u64, size: u32) {
+    fn remember(&mut self, object: u64, size: u32, attributes: bool) {
         if object / DNODES as u64 != self.dnodes {
-            (self.dnodes, self.sizes) = (object / DNODES as u64, [0; DNODES]);
+            (self.dnodes, self.sizes, self.attributes) = (object / DNODES as u64, [0; DNODES], 0);
         }
-        self.sizes[(object % DNODES as u64) as usize] = size;
+        let slot = (object % DNODES as u64) as usize;
+        self.sizes[slot] = size;
+        self.attributes = self.attributes & !(1 << slot) | u32::from(attributes) << slot;
+    }
+
+    /// Where an object is among those of the last block of dnodes, if it is one of them.
+    fn slot(&self, object: u64) -> Option<usize> {
+        (object / DNODES as u64 == self.dnodes).then_some((object % DNODES as u64) as usize)
     }
 
     /// The block size of an object; 0: not known.
     fn size(&self, object: u64) -> u64 {
-        if object / DNODES as u64 != self.dnodes {
-            return 0;
-        }
-        self.sizes[(object % DNODES as u64) as usize].into()
+        self.slot(object).map_or(0, |slot| self.sizes[slot].into())
+    }
+
+    fn has_attributes(&self, object: u64) -> bool {
+        self.slot(object).is_some_and(|slot| self.attributes & 1 << slot != 0)
     }
 }
 
