@@ -306,8 +306,8 @@ pub fn samples_in(dir: &Path) -> Vec<(String, Stream)> {
     let files = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     let mut all: Vec<_> = files(dir).into_iter().chain(files(&dir.join("kinds"))).collect();
     all.retain(|path| path.extension().is_some_and(|end| end == "zst"));
-    all.sort();
     let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    all.sort_by_key(|path| name(path).replace(".zfs", ""));
     let stream = |path: &Path| Stream::parse(&zstd::decode_all(&std::fs::read(path).unwrap()[..]).unwrap());
     all.iter().map(|path| (name(path), stream(path))).collect()
 }
