@@ -211,7 +211,7 @@ fn inside(stream: &Stream) -> Vec<usize> {
 }
 
 /// Up to 16 of its records beside BEGIN and END, few of them long: a judge of streams has nothing
-/// from the others. An embedded block comes with its object, whose block size it has.
+/// from the others. A block comes with its object, whose block size it has.
 fn shortened(sample: &Stream, next: &mut impl FnMut(u64) -> u64) -> Stream {
     let first = next(sample.records.len() as u64 - 1) as usize;
     let step = 1 + next(3) as usize;
@@ -227,7 +227,7 @@ fn shortened(sample: &Stream, next: &mut impl FnMut(u64) -> u64) -> Stream {
             length += if fits { rec.payload.len() as u64 } else { 0 };
             keep[n] = fits;
         }
-        if keep[n] && rec.kind() == kind::WRITE_EMBEDDED {
+        if keep[n] && [kind::WRITE, kind::SPILL, kind::WRITE_EMBEDDED].contains(&rec.kind()) {
             let is_its_object = |r: &Rec| r.kind() == kind::OBJECT && r.u64(8) == rec.u64(8);
             if let Some(object) = sample.records[..n].iter().rposition(is_its_object) {
                 keep[object] = true;
@@ -306,8 +306,8 @@ pub fn samples_in(dir: &Path) -> Vec<(String, Stream)> {
     let files = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     let mut all: Vec<_> = files(dir).into_iter().chain(files(&dir.join("kinds"))).collect();
     all.retain(|path| path.extension().is_some_and(|end| end == "zst"));
-    all.sort();
     let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    all.sort_by_key(|path| name(path).replace(".zfs", ""));
     let stream = |path: &Path| Stream::parse(&zstd::decode_all(&std::fs::read(path).unwrap()[..]).unwrap());
     all.iter().map(|path| (name(path), stream(path))).collect()
 }

@@ -10,7 +10,7 @@ use zsnap_tests::{SAMPLES, sample};
 /// What is in a stream: its name, the dataset, the snapshots; a word for each other fact.
 /// `incremental`, `volume`, `raw`, `compressed`, `wrapped` and `properties`.
 type Facts = (&'static str, &'static str, &'static [&'static str], &'static str);
-const FACTS: [Facts; 47] = [
+const FACTS: [Facts; 46] = [
     ("alg", "src/alg", &["a"], ""),
     ("alg-c", "src/alg", &["a"], "compressed"),
     ("alg-e", "src/alg", &["a"], ""),
@@ -46,7 +46,6 @@ const FACTS: [Facts; 47] = [
     ("large-w", "src/large", &["a"], "compressed"),
     ("many", "src/many", &["a"], ""),
     ("many-i", "src/many", &["b"], "incremental"),
-    ("many-w", "src/many-enc", &["a"], "raw compressed"),
     ("many-w-i", "src/many-enc", &["b"], "incremental raw compressed"),
     ("props-b", "src/props", &["b"], "wrapped properties"),
     ("props-h", "src/props", &["b"], "wrapped properties"),

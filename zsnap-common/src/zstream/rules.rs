@@ -20,6 +20,11 @@
 //! | types of dnodes and object sets, or swapped as these | the kernel follows the block pointers in them |
 //! | in raw streams, a last block beyond 2^64 bytes | more levels of blocks than there can be |
 //! | stored or sent as compressed: "inherit", "on", "empty"; "off" in a WRITE that is not raw | nothing decompresses these: the block cannot be read again |
+//! | sizes of blocks, and what they shrink to, that are not whole sectors of 512 bytes | the kernel rounds the buffer down, then fills it |
+//! | in raw streams, a block with another size or place than the blocks of its object have | the kernel encrypts it anew, and panics for want of the key |
+//! | in raw streams, levels that shift more than 64 bits | undefined |
+//! | a spill block of an object without system attributes | a block pointer is where the spill block's would be |
+//! | an object with the checksum of a label, a gang header or an intent log | these are written over the end of a block |
 //! | embedded: a decompressed size other than the block's, or than its object's block size | the file's reader panics the kernel |
 //! | embedded: no bytes, as many as decompressed, or no algorithm | no sender embeds what does not shrink, and nothing decompresses it |
 //! | embedded: a type other than data | the kernel keeps it for what is not in streams |
