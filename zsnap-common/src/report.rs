@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value};
 
-use crate::log::escape;
+use crate::log::{escape, escape_bytes};
 
 /// Rows of cells under named columns.
 #[derive(Default)]
@@ -205,8 +205,11 @@ impl Report {
 }
 
 /// For terminals first, then as the exposition format demands.
+///
+/// In pieces, so that nothing is cut off: two labels that differ at their ends are two series.
 fn label_value(text: &str) -> String {
-    escape(text).replace('\\', r"\\").replace('"', "\\\"")
+    let whole: String = text.as_bytes().chunks(200).map(escape_bytes).collect();
+    whole.replace('\\', r"\\").replace('"', "\\\"")
 }
 
 /// The same JSON in printable ASCII: all else stands in strings only, and keeps its meaning.
