@@ -226,11 +226,13 @@ mod tests {
 
     #[test]
     fn many_streams_are_not_remembered_without_end() {
-        let mut all = Chain::default();
-        for n in 1..12_000 {
-            all = all.acknowledge(n, PayloadKind::Zfs, (n > 1).then_some(Guid(n - 1)), &[Guid(n)]);
+        let full = guids(1..=REMEMBERED as u64);
+        let ends = full[REMEMBERED - ENDS..].to_vec();
+        let mut all = Chain { guids: full, ends, ..chain(7, &[]) };
+        for n in 10_001..10_011 {
+            all = all.acknowledge(n, PayloadKind::Zfs, Some(Guid(n - 1)), &[Guid(n)]);
         }
         assert_eq!((all.guids.len(), all.ends.len()), (REMEMBERED, ENDS));
-        assert_eq!((all.guids.first(), all.guids.last()), (Some(&Guid(2000)), Some(&Guid(11_999))));
+        assert_eq!((all.guids.first(), all.guids.last()), (Some(&Guid(11)), Some(&Guid(10_010))));
     }
 }
