@@ -6,6 +6,7 @@ use zsnap_common::zfs;
 use zsnap_common::zstream::{self, Guid, SubStream};
 
 pub mod expirer;
+pub mod frozen;
 pub mod hostile;
 pub mod mutation;
 pub mod nodes;

@@ -106,6 +106,43 @@ fn five_thousand_snapshots_in_one_stream() {
     assert!(scene.ingest(&["cat", file.to_str().unwrap()]).expect(0).out == stream);
 }
 
+#[test]
+fn check_warns_of_what_is_true_of_one_stream_only() {
+    let scene = Scene::new();
+    assert_eq!(scene.queue(&["check"], b"").expect(0).err, "");
+    scene.edit("queue.toml", "to = [", "full = true\noverlap = true\nto = [");
+    let ran =
+        scene.queue(&["check"], b"").expect(0).says("options: full = true calls").says("options: overlap = true says");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    scene.edit("queue.toml", "full = true\noverlap = true", "increment = true");
+    scene.queue(&["check"], b"").expect(0).says("options: increment = true lets");
+}
+
+#[test]
+fn what_reaches_the_arguments_of_nncp_is_checked() {
+    let scene = Scene::new();
+    for wrong in
+        ["--nice=-cfg", "--nice=B 5", "--nncp-config=nncp.hjson", "--to=nncp-file:-cfg", "--to=nncp-file:n/../x"]
+    {
+        scene.queue(&[wrong, "flush"], b"").expect(2);
+    }
+    scene.queue(&["--nice=B+5", "--nncp-config=/nncp.hjson", "flush"], b"").expect(0);
+}
+
+/// simplesnap sends from the base again if it did not hear that the stream was queued.
+#[test]
+fn an_increment_of_ten_thousand_snapshots_does_not_forget_its_base() {
+    const LAST: u64 = 10_001;
+    let scene = Scene::new();
+    let queue = |stream: Stream| scene.queue(&["laptop/tank/home"], &stream.bytes()).expect(0);
+    queue(Stream::plain(Sub::full("tank/home@s1", 1)));
+    let sub = |n: u64| Sub::increment(&format!("tank/home@s{n}"), n - 1, n);
+    queue(Stream::compound(&format!("tank/home@s{LAST}"), (2..=LAST).map(sub).collect::<Vec<_>>()));
+    queue(Stream::plain(Sub::increment("tank/home@again", 1, 20_001)));
+    queue(Stream::plain(Sub::increment("tank/home@next", LAST, 20_002)));
+    assert_eq!(scene.spooled("laptop").len(), 4);
+}
+
 /// Runs a tool that must end by itself though its standard input never does; whether it has read of it.
 fn unread(command: &mut Command) -> (Ran, bool) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();

@@ -329,3 +329,69 @@ fn a_copy_that_reads_back_differently_is_not_published() {
     }
     assert_eq!(spooler.on("disk1"), names([&name]));
 }
+
+/// Two files of one name that has no room for `~1`, while a drive is away.
+#[test]
+fn a_name_that_is_too_long_to_be_numbered_holds_up_nothing_else() {
+    let spooler = Spooler::with(&["here", "away"]);
+    fs::rename(spooler.path("away"), spooler.path("shelf")).unwrap();
+    let begin = "bakfsfmt2-1700000000.000001000.1_laptop@tank@";
+    let long = format!("{begin}{}", "q".repeat(254 - begin.len()));
+    spooler.put_as("laptop", &long, "first");
+    spooler.silent_run();
+    spooler.put_as("laptop", &long, "second");
+    // Of the same dataset, of another one, of another host.
+    let label = long.split_once('_').unwrap().1;
+    let later = format!("bakfsfmt2-1700000001.000000001.1_{label}");
+    spooler.put_as("laptop", &later, "later");
+    let others = [spooler.put("laptop/tank", 3, "3"), spooler.put("other/tank", 4, "4")];
+    let ran = spooler.fanout(&[]).expect(1);
+    one_line(&ran, &[&format!("laptop/{long}: "), "another file has this name", "it stays in the spool"]);
+    let told = |name: &String| name.contains(&format!("laptop/{long}"));
+    let mut expected = vec![
+        format!("laptop/{}", others[0]),
+        format!("laptop/{long}"),
+        format!("laptop/{later}"),
+        format!("other/{}", others[1]),
+    ];
+    expected.sort();
+    assert_eq!((spooler.on("here"), spooler.waiting("away")), (expected.clone(), expected.clone()));
+    assert_eq!(spooler.left(), [format!("laptop/{long}")]);
+    assert_eq!(fs::read_to_string(spooler.path("here/laptop").join(&long)).unwrap(), "first");
+    assert!(zsnap_tests::spooler::tree(&spooler.path("spool/.zsnap-fanout/split")).is_empty());
+    spooler.silent_run();
+    let late = spooler.fanout(&["status"]).expect(0);
+    assert!(String::from_utf8_lossy(&late.out).lines().any(|line| line.starts_with("(spool)  waiting")), "{late:?}");
+    // When the drive has taken the first one, there is a place for the second.
+    fs::rename(spooler.path("shelf"), spooler.path("away")).unwrap();
+    spooler.silent_run();
+    assert_eq!((spooler.on("away"), spooler.waiting("away").len()), (expected, 0));
+    for drive in ["here", "away"] {
+        // As zsnap-ingest does.
+        fs::remove_file(spooler.path(drive).join("laptop").join(&long)).unwrap();
+    }
+    spooler.silent_run();
+    for drive in ["here", "away"] {
+        assert_eq!(spooler.on(drive).iter().filter(|name| told(name)).count(), 1);
+        assert_eq!(fs::read_to_string(spooler.path(drive).join("laptop").join(&long)).unwrap(), "second");
+    }
+    assert!(spooler.left().is_empty());
+}
+
+/// One file of a batch cannot be made durable.
+#[test]
+fn a_file_that_cannot_be_synced_stays_and_the_others_go_on() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    let files = [1, 2, 3].map(|n| spooler.put("laptop/a", n, n.to_string()));
+    let bad = spooler.path("spool/laptop").join(&files[1]).display().to_string();
+    let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", &bad, "-e", "inject=fsync:error=EIO"];
+    let ran = run(&mut spooler.under(&before, &[]), b"").expect(1);
+    one_line(&ran, &[&format!("laptop/{}: cannot be synced: ", files[1]), "left alone"]);
+    assert_eq!(spooler.on("disk1"), names([&files[0], &files[2]]));
+    assert_eq!(spooler.left(), names([&files[1]]));
+    spooler.silent_run();
+    assert_eq!(spooler.on("disk1").len(), 3);
+}

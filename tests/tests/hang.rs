@@ -4,10 +4,10 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
+use zsnap_tests::frozen::{Frozen, gone, pid_in, state};
 use zsnap_tests::scene::{Ran, Scene, manifest, name, run};
 use zsnap_tests::stream::{Rec, Stream, Sub};
 
@@ -120,54 +120,16 @@ fn a_slow_receiver_is_not_killed() {
     assert_eq!(snapshots(&scene), ["backup/hosts/laptop/tank@a"]);
 }
 
-/// A file system on which every write waits until it is thawed, and cannot be killed.
-struct Frozen {
-    at: PathBuf,
-}
-
-impl Frozen {
-    fn new(scene: &Scene) -> Option<Frozen> {
-        let script =
-            "truncate -s 20M img && mkfs.ext4 -q img && mkdir frozen && mount -o loop img frozen && fsfreeze -f frozen";
-        let ran = run(Command::new("sh").args(["-ec", script]).current_dir(scene.path("")), b"");
-        let frozen = Frozen { at: scene.path("frozen") };
-        if ran.status != 0 {
-            eprintln!(
-                "NOT TESTED: a process that cannot be killed needs root, mkfs.ext4 and loop devices: {}",
-                ran.err
-            );
-            return None;
-        }
-        Some(frozen)
-    }
-
-    fn thaw(&self) {
-        Command::new("fsfreeze").arg("-u").arg(&self.at).status().unwrap();
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // Also where a mount was made and the rest failed.
-        let script = "fsfreeze -u \"$0\"; for i in 1 2 3 4 5 6 7 8 9; do umount \"$0\" && exit; sleep 0.2; done";
-        run(Command::new("sh").args(["-c", script]).arg(&self.at), b"");
-    }
-}
-
-fn state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    stat.rsplit(") ").next()?.chars().next()
-}
-
 #[test]
 fn a_receiver_that_cannot_be_killed_is_left_behind() {
     let scene = Scene::with_pool();
-    let Some(frozen) = Frozen::new(&scene) else { return };
+    let Some(frozen) = Frozen::mount(&scene.path("")) else { return };
+    frozen.freeze();
     // The first one is stuck while it is fed, the second one after its last byte.
     queue(&scene, "laptop", "tank", 1, true);
     queue(&scene, "laptop", "zdata", 2, false);
     queue(&scene, "other", "tank", 3, true);
-    let stuck = format!("exec touch {}/x", frozen.at.display());
+    let stuck = format!("exec touch {}/x", frozen.path().display());
     receiver(
         &scene,
         &format!("case $to in */laptop/tank@a) {stuck} ;; */laptop/*) cat > /dev/null; {stuck} ;; esac"),
@@ -179,18 +141,14 @@ fn a_receiver_that_cannot_be_killed_is_left_behind() {
     assert_eq!(snapshots(&scene), ["backup/hosts/other/tank@a"]);
     assert_eq!(scene.spooled("laptop").len(), 2);
     let pids = ran.err.lines().filter(|line| line.contains("the file stays"));
-    let pids = pids.map(|line| line.split("(pid ").nth(1).unwrap().split(')').next().unwrap().parse().unwrap());
+    let pids = pids.map(pid_in);
     let pids: Vec<u32> = pids.collect();
     assert_eq!((pids.len(), ran.err.lines().count()), (2, 2), "{}", ran.err);
     for pid in &pids {
         assert_eq!(state(*pid), Some('D'), "the test is to show one that cannot be killed");
     }
     frozen.thaw();
-    let guard = Instant::now();
-    while pids.iter().any(|pid| state(*pid).is_some_and(|state| state != 'Z')) {
-        assert!(guard.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    pids.into_iter().for_each(gone);
     receiver(&scene, "", "");
     ingest(&scene).expect(0);
     assert!(scene.spooled("laptop").is_empty());

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::cancel::Interruptible;
 use crate::exit::{Exit, OrExit};
-use crate::{cancel, log};
+use crate::{cancel, dest, log};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// A longer line of a child is passed on in pieces of this size.
@@ -92,6 +92,7 @@ pub struct Child {
     said: Arc<Mutex<VecDeque<String>>>,
     /// Ended and waited for, or left behind and never waited for again.
     over: bool,
+    left_behind: bool,
 }
 
 impl Child {
@@ -103,7 +104,7 @@ impl Child {
         // Its copies of our pipe ends must not outlive this call.
         drop(command);
         let said = Arc::new(Mutex::new(VecDeque::new()));
-        let mut child = Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false };
+        let mut child = Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false, left_behind: false };
         if let Some(stderr) = child.child.stderr.take() {
             let label = label.to_owned();
             let pumping = std::thread::Builder::new().spawn(move || pump(stderr, &label, &said));
@@ -134,18 +135,81 @@ impl Child {
     pub fn wait(&mut self, timeout: Option<Duration>) -> anyhow::Result<ExitStatus> {
         let start = Instant::now();
         loop {
-            let until = Instant::now() + Duration::from_millis(200);
-            if let Some(status) = self.ended_before(until).or_exit(Exit::Io, &self.label)? {
+            if let Some(status) = self.wait_a_while()? {
                 return Ok(status);
-            }
-            if let Err(cancelled) = cancel::check() {
-                self.kill();
-                return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
             }
             if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
                 return Err(self.give_up(&format!("did not end in {} s", start.elapsed().as_secs())));
             }
         }
+    }
+
+    /// Waits for its end as long as it works: whenever `done`, the bytes that it has taken and
+    /// written, has changed, `patience` begins anew. When that is over, it is killed, and the error
+    /// is one that [`hangs`](crate::dest::hangs).
+    pub fn wait_while_working(
+        &mut self,
+        patience: Option<Duration>,
+        mut done: impl FnMut() -> u64,
+    ) -> anyhow::Result<ExitStatus> {
+        let Some(patience) = patience else { return self.wait(None) };
+        // Looking costs something, so it is done seldom where there is time.
+        let pause = (patience / 8).min(Duration::from_secs(30));
+        let (mut before, mut since, mut looked) = (done(), Instant::now(), Instant::now());
+        loop {
+            if let Some(status) = self.wait_a_while()? {
+                return Ok(status);
+            }
+            if looked.elapsed() < pause {
+                continue;
+            }
+            looked = Instant::now();
+            let now = done();
+            if now != before {
+                (before, since) = (now, looked);
+            } else if since.elapsed() >= patience {
+                let error = self.give_up(&format!("took and wrote nothing for {} s", patience.as_secs()));
+                return Err(dest::hung(error));
+            }
+        }
+    }
+
+    /// Its status, if it ends soon; a signal to us (`cancel`) kills it.
+    fn wait_a_while(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let until = Instant::now() + Duration::from_millis(200);
+        let ended = self.ended_before(until).or_exit(Exit::Io, &self.label)?;
+        if ended.is_none() {
+            if let Err(cancelled) = cancel::check() {
+                self.kill();
+                return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Asks it to end by SIGTERM; kills it if it does not.
+    pub fn stop(&mut self) {
+        if let (false, Some(pid)) = (self.over, self.pid()) {
+            let _ = rustix::process::kill_process(pid, Signal::TERM);
+            let _ = self.ended_before(Instant::now() + DEATH);
+        }
+        if !self.over {
+            self.kill();
+        }
+    }
+
+    /// It has ended and was waited for, or was left behind.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// It was killed, and the kernel did not let it go.
+    pub fn is_left_behind(&self) -> bool {
+        self.left_behind
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
 
     /// Kills a child that hangs. The error ([`Exit::Unavailable`]) says that it did `what` ("did not
@@ -168,7 +232,7 @@ impl Child {
         if self.over {
             return true;
         }
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = self.pid() {
             // Not waited for yet, so the number is still its own.
             if rustix::process::getpgid(Some(pid)) == Ok(pid) {
                 let _ = rustix::process::kill_process_group(pid, Signal::KILL);
@@ -177,6 +241,7 @@ impl Child {
         let _ = self.child.kill();
         let dead = matches!(self.ended_before(Instant::now() + DEATH), Ok(Some(_)));
         self.over = true;
+        self.left_behind = !dead;
         dead
     }
 

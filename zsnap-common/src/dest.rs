@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,12 +11,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256_hex;
-use crate::exit::Exit;
 use crate::queue_name::{Label, QueueName};
 use crate::target::{Host, check_component};
 
 mod child;
+mod courier;
 pub mod dir;
+mod hang;
+pub mod worker;
+
+pub use courier::{Courier, look};
 
 /// A destination. `Display` and `FromStr` are each other's inverse.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,7 +53,9 @@ pub enum Dest {
 pub struct Item {
     /// The name that it came with.
     pub name: String,
-    /// That name taken apart.
+    /// Its name in the outbox.
+    pub entry: String,
+    /// The name that it came with, taken apart.
     pub parsed: QueueName,
     /// Open for reading.
     pub file: File,
@@ -74,8 +81,11 @@ pub struct Transport {
     pub nncp_file: PathBuf,
     /// The program nncp-exec.
     pub nncp_exec: PathBuf,
-    /// After this long a child is killed; `None`: never.
+    /// A process that has taken and written nothing for so long is given up; `None`: never.
     pub timeout: Option<Duration>,
+    /// A `dir:` is reached by a process of its own ([`worker`]), for which the program must call
+    /// [`worker::serve`].
+    pub apart: bool,
     /// Send `HOST/FILE` by nncp-file, not `FILE`: for senders of several hosts' files.
     pub host_directory: bool,
     /// A `dir:` must hold `.zsnap-drive` with this name in it, else it is away.
@@ -87,7 +97,7 @@ pub struct Transport {
 }
 
 /// What became of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivered {
     /// Handed over.
     New,
@@ -100,20 +110,6 @@ pub enum Delivered {
 }
 
 impl Dest {
-    /// Delivers whole files, and returns when the destination has them: one result for each, in
-    /// order, or fewer, the last of which is [`Delivered::Away`]. A child's errors are
-    /// [`Exit::Unavailable`].
-    ///
-    /// # Errors
-    /// The destination takes nothing at all.
-    pub fn deliver(&self, items: &[Item], how: &Transport) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> {
-        match self {
-            Dest::Dir(path) => dir::deliver(path, items, how),
-            Dest::Stdout => Err(Exit::Usage.error("standard output takes no finished files")),
-            _ => Ok(items.iter().map(|item| child::deliver(self, item, how)).collect()),
-        }
-    }
-
     /// How many files are delivered at once, at most. Programs get one at a time: what they took
     /// is noted before the next one, so that a crash repeats no more than one.
     pub fn at_once(&self) -> usize {
@@ -124,27 +120,11 @@ impl Dest {
         }
     }
 
-    /// Why a `dir:` is away now; of the others it is not known.
-    pub fn away(&self, how: &Transport) -> std::io::Result<Option<String>> {
-        match self {
-            Dest::Dir(path) => dir::away(path, how.drive.as_deref()),
-            _ => Ok(None),
-        }
-    }
-
     /// Whether the programs that it needs, NNCP's configuration file and the user are here.
     pub fn is_equipped(&self, how: &Transport) -> anyhow::Result<()> {
         match self {
             Dest::Dir(_) | Dest::Stdout => Ok(()),
             _ => child::is_equipped(self, how),
-        }
-    }
-
-    /// Removes what deliveries that were killed left there; call it before a series of them.
-    pub fn tidy(&self, how: &Transport) -> std::io::Result<()> {
-        match self {
-            Dest::Dir(path) => dir::tidy(path, how.drive.as_deref()),
-            _ => Ok(()),
         }
     }
 
@@ -167,6 +147,28 @@ impl fmt::Display for Dest {
             Dest::Stdout => f.write_str("-"),
         }
     }
+}
+
+/// An error of a process that did nothing for too long, and was given up.
+pub(crate) fn hung(what: impl fmt::Display) -> anyhow::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("{what:#}")).into()
+}
+
+/// Whether the destination did nothing for too long: the next file would fare the same.
+pub fn hangs(e: &anyhow::Error) -> bool {
+    let timed_out = |e: &io::Error| e.kind() == io::ErrorKind::TimedOut;
+    e.chain().any(|cause| cause.downcast_ref().is_some_and(timed_out))
+}
+
+/// A niceness of NNCP's: `B`, `PRIORITY`, `B+5`, `96`. It goes into an argument.
+pub fn nice(text: &str) -> Result<String, String> {
+    let name = text.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(['+', '-']);
+    let number = text.get(name.len()..).unwrap_or_default();
+    let good = name.len() <= 8 && name.bytes().all(|b| b.is_ascii_alphabetic()) && number.len() <= 4;
+    if good && !text.is_empty() && !text.starts_with(['+', '-']) && !text.ends_with(['+', '-']) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("\"{}\" is not a niceness of NNCP: use B, P, B+5 or 96", text.escape_default()))
 }
 
 /// A word that goes into an argument of NNCP: it must not be an option or hold a separator.
@@ -282,6 +284,16 @@ mod tests {
             "/x",
         ] {
             assert!(text.parse::<Dest>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_niceness_is_no_option() {
+        for good in ["B", "PRIORITY", "B+5", "n-10", "96", "MAX"] {
+            assert_eq!(nice(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "-B", "-1", "+5", "B+", "B 5", "B\n", "B+5x", "B+-5x", "-cfg", "VERYVERYNICE", "123456"] {
+            assert!(nice(bad).is_err(), "{bad:?}");
         }
     }
 

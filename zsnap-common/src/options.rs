@@ -214,6 +214,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| wrong())
 }
 
+/// A path from / on: for programs, which run in / whatever directory we were started in.
+pub fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("\"{text}\" is not a path from / on")) }
+}
+
 /// A size in bytes: a number, or one with `K`, `M`, `G` or `T` (also `KiB` and so on), powers of
 /// 1024.
 pub fn size(text: &str) -> Result<u64, String> {

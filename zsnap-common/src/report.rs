@@ -131,6 +131,15 @@ pub fn is_late(time: u64, now: u64, max: Duration) -> bool {
     ago(time, now).is_none_or(|age| age > max.as_secs())
 }
 
+/// Since when something late lasts, for a sentence: `since 2026-11-01 12:00:00, longer than --max-age`, or that the
+/// time lies ahead.
+pub fn since(at: u64, now: u64) -> String {
+    match ago(at, now) {
+        Some(_) => format!("since {}, longer than --max-age", time(at)),
+        None => format!("since {}, a future time: set the clock", time(at)),
+    }
+}
+
 /// `3d 4h`: the two largest units.
 fn age(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);

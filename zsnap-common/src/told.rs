@@ -63,6 +63,10 @@ impl Told {
             log::info(text);
             return false;
         }
+        // Of several the same in one run one is enough.
+        if self.now.get(what).is_some_and(|line| line.message == state) {
+            return;
+        }
         let recent =
             |line: &&Line| line.message == state && self.clock >= line.at && self.clock - line.at < again_after;
         let told_at = self.before.get(what).filter(recent).map(|line| line.at);
@@ -138,6 +142,18 @@ mod tests {
         assert!(run(100_001, &[("h/f", "broken")]));
         // A clock that was set back hides nothing.
         assert!(run(100, &[("h/f", "broken")]));
+    }
+
+    #[test]
+    fn what_comes_twice_in_a_run_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut told = Told::read(dir.path().join("told.json"), 1000, false);
+        told.problem("h/...", "more");
+        assert!(std::mem::take(&mut told.any));
+        told.problem("h/...", "more");
+        assert!(!told.any);
+        told.problem("h/...", "less");
+        assert!(told.any);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use zsnap_common::cancel;
 use zsnap_common::child;
-use zsnap_common::dest::Dest;
+use zsnap_common::dest::{self, Dest};
 use zsnap_common::exit::Exit;
 use zsnap_common::findings::{Findings, writable};
 
@@ -11,6 +11,7 @@ use crate::cli::Options;
 use crate::drive::{self, Drive, Tables};
 use crate::kept;
 use crate::nncp;
+use crate::run::PATIENCE;
 use crate::spool::Spool;
 
 /// Logs each finding as an error. Exit 78: there are some.
@@ -44,13 +45,15 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
 fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     drive.dest.is_equipped(&drive.transport)?;
-    spool.map_or(Ok(()), |spool| spool.is_apart(drive))?;
+    let outbox = spool.map(|spool| spool.outboxes().dir(&drive.name)).unwrap_or_default();
+    let look = dest::look(&drive.dest, &drive.transport, &outbox, PATIENCE)?;
+    spool.map_or(Ok(()), |spool| spool.is_apart(look.real()))?;
     // Whether there is such a node.
     match nncp::packets(drive, &options.nncp_stat_program) {
         Err(e) if child::find(&options.nncp_stat_program).is_err() => warnings.push(format!("{e:#}; status needs it")),
         packets => drop(packets?),
     }
-    if let Some(why) = drive.dest.away(&drive.transport)? {
+    if let Some(why) = look.away {
         let name = &drive.name;
         warnings.push(format!("away: {why}; if it is mounted and new: zsnap-fanout init {name}"));
     } else if let Dest::Dir(path) = &drive.dest {

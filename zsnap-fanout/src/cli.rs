@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use zsnap_common::dest::nice;
 use zsnap_common::options::{duration, size};
 
 use crate::drive::Given;
@@ -44,7 +45,7 @@ pub struct Options {
     #[arg(long, global = true)]
     pub verify: bool,
     /// Niceness of NNCP packets
-    #[arg(long, global = true, value_name = "NICE")]
+    #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
     pub nice: Option<String>,
     /// Configuration file of NNCP; a path from / on
     #[arg(long, global = true, value_name = "FILE")]
@@ -58,9 +59,9 @@ pub struct Options {
     /// The program nncp-stat, which tells status what still lies in NNCP's spool
     #[arg(long, global = true, value_name = "PROGRAM", default_value = "nncp-stat")]
     pub nncp_stat_program: PathBuf,
-    /// Give up handing one file to a program after TIME; the next run tries again [default: never]
-    #[arg(long, global = true, value_name = "TIME", value_parser = duration)]
-    pub delivery_timeout: Option<Duration>,
+    /// Give up a drive that takes and writes nothing for TIME; the next run tries again
+    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub delivery_timeout: Duration,
     /// What fewer drives than this have got is scarce: status counts it
     #[arg(long, global = true, value_name = "N", default_value_t = 2)]
     pub copies: u64,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::{Deserialize, Deserializer};
-use zsnap_common::dest::{Dest, Transport};
+use zsnap_common::dest::{self, Dest, Transport};
 use zsnap_common::exit::Exit;
 use zsnap_common::glob::Glob;
 use zsnap_common::options;
@@ -71,6 +71,7 @@ struct Table {
     /// Globs: only files of these hosts.
     hosts: Option<Vec<String>>,
     nncp_config: Option<PathBuf>,
+    #[serde(default, deserialize_with = "nice")]
     nice: Option<String>,
     #[serde(default, deserialize_with = "duration")]
     keep: Option<Duration>,
@@ -83,6 +84,10 @@ struct Table {
 
 fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
     options::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn nice<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    dest::nice(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
@@ -158,7 +163,8 @@ fn plain(Name(name): Name, dest: Dest, options: &Options) -> Drive {
         nice: options.nice.clone(),
         nncp_file: options.nncp_file_program.clone(),
         nncp_exec: options.nncp_exec_program.clone(),
-        timeout: options.delivery_timeout,
+        timeout: Some(options.delivery_timeout),
+        apart: true,
         host_directory: true,
         drive: Some(name.clone()),
         min_free: options.min_free,

@@ -105,18 +105,23 @@ pub fn requeue(spool: &Spool, drive: &Drive, since: Since, now: u64) -> Result<E
         Since::Ago(time) => day(now.saturating_sub(time.as_secs())),
     };
     let boxes = spool.outboxes();
-    let mut count = 0;
+    let (mut count, mut failed) = (0, Vec::new());
     for (_, path) in days(&spool.kept(&drive.name))?.into_iter().filter(|(name, _)| *name >= first) {
-        count += boxes.refill(&drive.name, &path).or_exit(Exit::Io, "cannot put files into the outbox")?;
+        let (linked, not) = boxes.refill(&drive.name, &path).or_exit(Exit::Io, "cannot put files into the outbox")?;
+        count += linked;
+        failed.extend(not);
     }
-    if count == 0 {
+    for (file, e) in &failed {
+        log::error(format_args!("{}: {file}: cannot be put into the outbox: {e}", drive.name));
+    }
+    if count == 0 && failed.is_empty() {
         return Err(Exit::SomeFailed.error(format!(
             "nothing that {} got since {first} is kept: give keep a longer time, or send from the machine that was backed up",
             drive.name
         )));
     }
     log::info(format_args!("{}: {count} files are sent again by the next run", drive.name));
-    Ok(Exit::Done)
+    Ok(if failed.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
 /// Puts what waits for a drive that is no longer configured, and what is kept for it, into

@@ -19,6 +19,7 @@ use std::time::SystemTime;
 use cli::{Cli, Verb};
 use drive::{Drive, Tables};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use zsnap_common::dest::{self, worker};
 use zsnap_common::exit::{Exit, run_tool};
 use zsnap_common::{log, options};
 
@@ -30,6 +31,9 @@ fn main() -> ExitCode {
 }
 
 fn start() -> anyhow::Result<Exit> {
+    if let Some((path, outbox)) = worker::asked() {
+        return worker::serve(&path, &outbox);
+    }
     let (cli, tables): (Cli, Tables) = options::parse("fanout")?;
     log::set_verbose(cli.options.verbose);
     let options = cli.options;
@@ -51,7 +55,9 @@ fn start() -> anyhow::Result<Exit> {
     match verb {
         Verb::Init { name, same_filesystem } => {
             let (spool, drive) = (Spool::open(options.spool.as_deref())?, find(&drives, &name)?);
-            spool.is_apart(drive)?;
+            let outbox = spool.outboxes().dir(&drive.name);
+            let look = dest::look(&drive.dest, &drive.transport, &outbox, run::PATIENCE)?;
+            spool.is_apart(look.real())?;
             marker::init(&spool, drive, same_filesystem)
         }
         Verb::Status(asked) => status::status(&options, &drives, &asked, seconds(now)),

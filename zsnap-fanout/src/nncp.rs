@@ -31,6 +31,29 @@ pub fn packets(drive: &Drive, program: &Path) -> Result<Option<u64>> {
     if !said.status.success() {
         return Err(Exit::Unavailable.error(format!("nncp-stat failed: {}", said.words)));
     }
-    let sent = |line: &&str| line.trim_start().starts_with("tx ");
-    Ok(Some(said.text.lines().filter(sent).count() as u64))
+    Ok(Some(said.text.lines().filter(|line| is_sent(line)).count() as u64))
+}
+
+/// A packet's name is a hash in 52 characters of base32; what else it prints is not counted.
+fn is_sent(line: &str) -> bool {
+    let mut words = line.split_ascii_whitespace();
+    let hash =
+        |word: &str| word.len() == 52 && word.bytes().all(|b| b.is_ascii_uppercase() || (b'2'..=b'7').contains(&b));
+    words.next() == Some("tx") && words.next().is_some_and(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_packets_are_counted() {
+        let hash = "A2".repeat(26);
+        assert!(is_sent(&format!("\ttx {hash} 1.2 MiB (nice: B)")));
+        for other in
+            [format!("rx {hash} 1 B"), "tx".into(), "tx node".into(), format!("x tx {hash}"), format!("tx {hash}A")]
+        {
+            assert!(!is_sent(&other), "{other}");
+        }
+    }
 }

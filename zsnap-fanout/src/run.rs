@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use zsnap_common::cancel::{self, Cancelled};
-use zsnap_common::dest::Dest;
+use zsnap_common::dest::{Courier, Dest};
 use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::lock::{self, Taken, ToolLock};
+use zsnap_common::lock::{self, Lock, Taken, ToolLock};
 use zsnap_common::outbox::{Drained, Pace};
 use zsnap_common::told::Told;
 use zsnap_common::{log, publish};
@@ -24,6 +24,8 @@ use crate::spool::Spool;
 
 /// What stands for the spool where a drive's name may.
 const THE_SPOOL: &str = "the spool";
+/// How long a look at a drive may take while somebody waits for the answer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// So many failures of a drive are told one by one.
 const FAILURES: usize = 3;
 
@@ -72,7 +74,7 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
         log::info(format_args!("{e:#}"));
     }
     cancel::check()?;
-    Ok(if exit == Exit::Done && told.any { Exit::SomeFailed } else { exit })
+    Ok(if told.any { exit.max(Exit::SomeFailed) } else { exit })
 }
 
 /// Takes what lies in the spool into the outboxes; or since when somebody else does, and who.
@@ -106,7 +108,7 @@ fn waited(max_run: Duration, what: &str, age: Duration, who: &str) -> Exit {
 
 /// One result for each drive.
 fn drain(spool: &Spool, drives: &[Drive]) -> Vec<Drained> {
-    let died = |_| Drained { broken: Some(anyhow::anyhow!("its thread died")), ..Drained::default() };
+    let died = |_| Drained::broken(anyhow::anyhow!("its thread died, which is a defect of zsnap-fanout"));
     thread::scope(|scope| {
         let running: Vec<_> = drives.iter().map(|drive| scope.spawn(move || drain_one(spool, drive))).collect();
         running.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
@@ -122,23 +124,33 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
     let mut seen = before.clone();
     let clock = || seconds(SystemTime::now());
     let (mut tried, mut here) = (clock(), false);
-    let mut work = || -> Result<()> {
+    let mut courier = Courier::new(dest, transport, &outbox);
+    let last = courier.last();
+    let work = || -> Result<()> {
         // First, for it makes room; but it is no reason to deliver nothing.
         let pruned = kept::prune(spool, drive, tried);
         publish::sweep(&outbox)?;
-        spool.is_apart(drive)?;
-        drained.away = dest.away(transport)?;
-        here = matches!(dest, Dest::Dir(_)) && drained.away.is_none();
-        if drained.away.is_none() {
+        // Where another run works, perhaps with a drive that hangs, this one would join it.
+        drained.busy = outbox.exists() && {
+            let lock = Lock::try_new(&boxes.lock(name))?;
+            if lock.is_some() {
+                let look = courier.look()?;
+                spool.is_apart(look.real())?;
+                here = matches!(dest, Dest::Dir(_)) && look.away.is_none();
+                drained.away = look.away;
+            }
+            lock.is_none()
+        };
+        if drained.away.is_none() && !drained.busy {
             let kept = || spool.kept(name).join(kept::day(clock()));
             let keep = drive.keep.map(|_| &kept as &dyn Fn() -> PathBuf);
             let mut tidy = false;
-            drained = boxes.drain(name, Pace { at_once: dest.at_once(), keep }, &mut |items| {
+            drained = boxes.drain(name, Pace { at_once: dest.at_once(), keep, last }, &mut |items| {
                 // Not without need: it would wake a disk that sleeps.
                 if !std::mem::replace(&mut tidy, true) {
-                    dest.tidy(transport)?;
+                    courier.tidy()?;
                 }
-                let done = dest.deliver(items, transport);
+                let done = courier.deliver(items);
                 tried = clock();
                 done
             });

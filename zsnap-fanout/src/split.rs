@@ -12,7 +12,7 @@ use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, Unsafe, shown};
 use zsnap_common::listing::Listing;
 use zsnap_common::log;
-use zsnap_common::outbox::Outboxes;
+use zsnap_common::outbox::{Outboxes, Queued};
 use zsnap_common::publish::{make_dirs, sync_files};
 use zsnap_common::target::Host;
 use zsnap_common::told::Told;
@@ -23,6 +23,8 @@ use crate::spool::Spool;
 
 /// Files that are moved with one sync; each is open meanwhile.
 const BATCH: usize = 256;
+/// So many files of a batch that cannot be distributed are told of by name.
+const FAILED: usize = 20;
 
 /// Splits all that lies in the spool. The caller has the spool's lock. What concerns one host is
 /// told, and holds up no other.
@@ -85,21 +87,58 @@ fn takers(host: &Host, drives: &[Drive], told: &mut Told) -> Vec<String> {
 /// What an earlier run has left in `split`.
 fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
     let queued = boxes.in_split(host)?;
-    let left: Vec<_> = queued.iter().map(|queued| &queued.name).collect();
-    if left.is_empty() {
+    if queued.is_empty() {
         return Ok(());
     }
-    // Where a rename is not one step, a crash leaves both names.
-    if let Ok(dir) = spool.incoming.inside(host.as_str().as_ref()) {
-        for name in &left {
+    let dir = spool.incoming.inside(host.as_str().as_ref()).ok();
+    let mut left = Vec::new();
+    for Queued { name, .. } in &queued {
+        // Where a rename is not one step, a crash leaves both names.
+        let one_name = |dir: &Incoming| {
             let file = File::open(boxes.split_dir(host).join(name))?;
-            dir.remove_if_same(name.as_ref(), &file)?;
+            dir.remove_if_same(name.as_ref(), &file)
+        };
+        match dir.as_ref().map(one_name) {
+            Some(Err(e)) => told.problem(&format!("{host}/{name}"), &format!("{e}; the next run tries again")),
+            _ => left.push(name),
         }
     }
     let takers = takers(host, drives, told);
     if !takers.is_empty() {
         since::note(boxes, host, drives, told, || queued.iter().map(|queued| queued.written).min());
-        boxes.split(host, &left, &takers)?;
+        link(boxes, dir.as_ref(), host, &left, &takers, told)?;
+    }
+    Ok(())
+}
+
+/// Links files in `split` into the outboxes. One for which that is impossible goes back to where it
+/// came from, and holds up no other.
+fn link<S: AsRef<str>>(
+    boxes: &Outboxes,
+    dir: Option<&Incoming>,
+    host: &Host,
+    files: &[S],
+    takers: &[String],
+    told: &mut Told,
+) -> Result<()> {
+    for (i, (name, why)) in boxes.split(host, files, takers)?.into_iter().enumerate() {
+        let back = || -> io::Result<()> {
+            boxes.withdraw(host, &name, takers)?;
+            let split = Incoming::open(&boxes.split_dir(host))?;
+            dir.map_or(Ok(()), |dir| split.rename_into(name.as_ref(), dir, name.as_ref()))
+        };
+        let where_ = match back() {
+            Ok(()) if dir.is_some() => "it stays in the spool".to_owned(),
+            Ok(()) => "it stays in split".to_owned(),
+            Err(e) => format!("it stays in split ({e})"),
+        };
+        match i {
+            0..FAILED => {
+                let what = format!("{host}/{name}");
+                told.problem(&what, &format!("{why}; {where_}, and the next run tries again"));
+            }
+            _ => told.problem(&format!("{host}/..."), "more files cannot be distributed; the next run tries again"),
+        }
     }
     Ok(())
 }
@@ -139,9 +178,14 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
         let opened: Vec<(&OsString, File)> =
             batch.iter().filter_map(|(_, name)| Some((name, open(dir, host, name, told)?))).collect();
         // Whoever brought them may not have waited for the disk.
-        sync_files(&opened.iter().map(|(_, file)| file).collect::<Vec<_>>())?;
+        let synced = sync_files(&opened.iter().map(|(_, file)| file).collect::<Vec<_>>());
         let mut moved = Vec::new();
-        for (name, _) in &opened {
+        for (name, file) in &opened {
+            // One of them is the cause, and not the others.
+            if let Err(e) = if synced.is_ok() { Ok(()) } else { sync_files(&[file]) } {
+                told.problem(&format!("{host}/{}", shown(name)), &format!("cannot be synced: {e}; left alone"));
+                continue;
+            }
             match dir.rename_unsynced(name, &split, name) {
                 Ok(()) => moved.push(shown(name)),
                 Err(e) => told.problem(&format!("{host}/{}", shown(name)), &format!("cannot be moved: {e}")),
@@ -150,7 +194,7 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
         if !moved.is_empty() {
             split.sync()?;
             dir.sync()?;
-            boxes.split(host, &moved, &takers)?;
+            link(boxes, Some(dir), host, &moved, &takers, told)?;
         }
         moved.iter().for_each(|name| log::info(format_args!("{name} goes to {}", takers.join(", "))));
     }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use zsnap_common::dest::Dest;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::Incoming;
 use zsnap_common::outbox::Outboxes;
@@ -77,12 +76,11 @@ impl Spool {
         Ok(())
     }
 
-    /// What is delivered into the spool would come from there again.
-    pub fn is_apart(&self, drive: &Drive) -> Result<()> {
-        let Dest::Dir(path) = &drive.dest else { return Ok(()) };
-        // What is not there is away.
-        let (Ok(to), Ok(spool)) = (path.canonicalize(), self.incoming.path().canonicalize()) else { return Ok(()) };
-        if !to.starts_with(&spool) && !spool.starts_with(&to) {
+    /// What is delivered into the spool would come from there again. `to` is where a drive is, without
+    /// symlinks; `None`: it is not there.
+    pub fn is_apart(&self, to: Option<&Path>) -> Result<()> {
+        let (Some(to), Ok(spool)) = (to, self.incoming.path().canonicalize()) else { return Ok(()) };
+        if !to.starts_with(&spool) && !spool.starts_with(to) {
             return Ok(());
         }
         Err(Exit::Config.error(format!(

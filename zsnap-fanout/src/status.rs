@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::fs::{FileType, Stat};
 use zsnap_common::cancel;
-use zsnap_common::dest::Dest;
+use zsnap_common::dest::{self, Dest};
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::listing::Listing;
+use zsnap_common::log;
 use zsnap_common::outbox::{Outboxes, Queued};
 use zsnap_common::queue_name::QueueName;
 use zsnap_common::report::{self, Cell, Form, Report, ago};
@@ -19,6 +20,7 @@ use zsnap_common::target::Host;
 use crate::cli::{Options, StatusOptions};
 use crate::drive::Drive;
 use crate::nncp;
+use crate::run::PATIENCE;
 use crate::seen::Seen;
 use crate::since::Since;
 use crate::spool::Spool;
@@ -37,12 +39,13 @@ pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u
     let mut rows = gather(&spool, options, drives, now)?;
     // What no drive was offered concerns every drive.
     rows.retain(|row| asked.drives.is_empty() || row.drive == SPOOL || asked.drives.contains(&row.drive));
-    let late = asked.max_age.is_some_and(|max| rows.iter().any(|row| row.is_late(max, now)));
-    if late || !asked.quiet {
+    let late: Vec<_> = asked.max_age.iter().flat_map(|max| rows.iter().flat_map(|row| row.late(*max, now))).collect();
+    if !late.is_empty() || !asked.quiet {
         let form = Form::of(asked.prometheus, options.json);
         report(&rows, form, now).print(form).or_exit(Exit::Io, "standard output")?;
     }
-    Ok(if late { Exit::SomeFailed } else { Exit::Done })
+    late.iter().for_each(log::error);
+    Ok(if late.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
 /// Some files.
@@ -87,13 +90,27 @@ struct Row {
 }
 
 impl Row {
-    /// Something waits for too long, or came too long ago. Nothing at all is late too: who asks
+    /// What waits for too long, or came too long ago, in words. Nothing at all is late too: who asks
     /// expects backups; and so is what is not known.
-    fn is_late(&self, max: Duration, now: u64) -> bool {
-        let late = |time: u64| report::is_late(time, now, max);
-        self.state == UNREADABLE
-            || self.waiting.oldest.is_some_and(late)
-            || self.expects && self.seen.delivered.is_none_or(late)
+    fn late(&self, max: Duration, now: u64) -> Vec<String> {
+        let is_late = |time: u64| report::is_late(time, now, max);
+        let since = |time: u64| report::since(time, now);
+        let mut lines = Vec::new();
+        if self.state == UNREADABLE {
+            lines.push(format!("{}: what waits there is not known: {}", self.drive, self.notes.join("; ")));
+        }
+        if let Some(oldest) = self.waiting.oldest.filter(|oldest| is_late(*oldest)) {
+            let files = if self.waiting.count == 1 { "file waits" } else { "files wait" };
+            lines.push(format!("{}: {} {files}, the oldest {}", self.drive, self.waiting.count, since(oldest)));
+        }
+        match self.seen.delivered {
+            None if self.expects => lines.push(format!("{}: it never took a file", self.drive)),
+            Some(delivered) if self.expects && is_late(delivered) => {
+                lines.push(format!("{}: it took nothing {}", self.drive, since(delivered)));
+            }
+            _ => {}
+        }
+        lines
     }
 
     /// Says why an age is not known.
@@ -165,9 +182,16 @@ fn row(
         ..Row::default()
     };
     if let Dest::Dir(_) = drive.dest {
-        let away = drive.dest.away(&drive.transport).unwrap_or_else(|e| Some(e.to_string()));
-        row.here = Some(away.is_none());
-        row.notes.extend(away);
+        match dest::look(&drive.dest, &drive.transport, &boxes.dir(&drive.name), PATIENCE) {
+            Ok(look) => {
+                row.here = Some(look.away.is_none());
+                row.notes.extend(look.away);
+            }
+            // Also where no run has found that out yet.
+            Err(e) => {
+                let _ = row.seen.failed.insert(format!("{e:#}"));
+            }
+        }
     }
     match nncp::packets(drive, &options.nncp_stat_program) {
         Ok(packets) => row.packets = packets,
@@ -345,16 +369,22 @@ mod tests {
         let row = |waiting: Option<u64>, delivered: Option<u64>, expects| Row {
             waiting: sum(&waiting.map(|written| queued(1, written)).into_iter().collect::<Vec<_>>()),
             seen: Seen { delivered, ..Seen::default() },
+            drive: "disk".into(),
             expects,
             ..Row::default()
         };
-        let late = |row: Row| row.is_late(Duration::from_secs(100), 1000);
-        assert!(!late(row(Some(900), Some(900), true)));
-        assert!(late(row(Some(899), Some(900), true)));
-        assert!(late(row(None, Some(899), true)));
-        assert!(late(row(None, None, true)));
-        assert!(!late(row(None, None, false)));
-        assert!(late(row(Some(899), None, false)));
+        let late = |row: Row| row.late(Duration::from_secs(100), 1000).join("; ");
+        let ended = "since 1970-01-01 00:14:59Z, longer than --max-age";
+        assert_eq!(late(row(Some(900), Some(900), true)), "");
+        assert_eq!(late(row(Some(899), Some(900), true)), format!("disk: 1 file waits, the oldest {ended}"));
+        assert_eq!(late(row(None, Some(899), true)), format!("disk: it took nothing {ended}"));
+        assert_eq!(late(row(None, None, true)), "disk: it never took a file");
+        assert_eq!(late(row(None, None, false)), "");
+        assert_eq!(late(row(Some(899), None, false)), format!("disk: 1 file waits, the oldest {ended}"));
+        let future = "since 1970-01-02 03:46:40Z, a future time: set the clock";
+        assert_eq!(late(row(None, Some(100_000), true)), format!("disk: it took nothing {future}"));
+        let unreadable = Row { state: UNREADABLE, notes: vec!["x".into()], ..row(None, None, false) };
+        assert_eq!(late(unreadable), "disk: what waits there is not known: x");
     }
 
     #[test]

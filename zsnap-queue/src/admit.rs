@@ -10,6 +10,9 @@ use zsnap_common::zstream::Guid;
 /// More snapshots of a dataset are not remembered, so that the state stays small. An increment
 /// whose base is older has to be adopted.
 const REMEMBERED: usize = 10_000;
+/// So many of them are bases and last snapshots of streams, which are forgotten last: a sender goes
+/// on from one of these.
+const ENDS: usize = 1000;
 
 /// What was acknowledged of a dataset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub struct Chain {
     pub kind: Option<PayloadKind>,
     /// The snapshots that were queued, newest last.
     pub guids: Vec<Guid>,
+    /// Those of them with which a stream began or ended, newest last.
+    #[serde(default)]
+    pub ends: Vec<Guid>,
     /// The next increment is accepted whatever its base.
     pub adopted: bool,
 }
@@ -86,14 +92,34 @@ fn broken_chain(target: &Target, head: &ZfsHead, from: Guid) -> String {
 }
 
 impl Chain {
-    /// The chain when the file numbered `seq` with these snapshots is acknowledged.
-    pub fn acknowledge(&self, seq: u64, kind: PayloadKind, guids: &[Guid]) -> Chain {
-        let new: HashSet<Guid> = guids.iter().copied().collect();
-        let mut all: Vec<Guid> = self.guids.iter().copied().filter(|guid| !new.contains(guid)).collect();
-        all.extend_from_slice(guids);
-        all.drain(..all.len().saturating_sub(REMEMBERED));
-        Chain { seq, kind: Some(kind), guids: all, adopted: false }
+    /// The chain when the file numbered `seq` is acknowledged, which builds on `base` and holds the
+    /// snapshots `to`. The base counts as well, for it may have been adopted: a caller that does not
+    /// hear of our success sends from there again.
+    pub fn acknowledge(&self, seq: u64, kind: PayloadKind, base: Option<Guid>, to: &[Guid]) -> Chain {
+        let (between, last) = to.split_at(to.len().saturating_sub(1));
+        let ends: Vec<Guid> = base.into_iter().chain(last.iter().copied()).collect();
+        let new: Vec<Guid> = between.iter().copied().chain(ends.iter().copied()).collect();
+        let mut ends = joined(&self.ends, &ends);
+        ends.drain(..ends.len().saturating_sub(ENDS));
+        let mut guids = joined(&self.guids, &new);
+        let (kept, mut excess) = (set(&ends), guids.len().saturating_sub(REMEMBERED));
+        guids.retain(|guid| {
+            let forgotten = excess > 0 && !kept.contains(guid);
+            excess -= usize::from(forgotten);
+            !forgotten
+        });
+        Chain { seq, kind: Some(kind), guids, ends, adopted: false }
     }
+}
+
+fn set(guids: &[Guid]) -> HashSet<Guid> {
+    guids.iter().copied().collect()
+}
+
+/// `new` behind `old`, each guid once.
+fn joined(old: &[Guid], new: &[Guid]) -> Vec<Guid> {
+    let again = set(new);
+    old.iter().filter(|guid| !again.contains(guid)).chain(new).copied().collect()
 }
 
 #[cfg(test)]
@@ -114,7 +140,7 @@ mod tests {
 
     fn chain(seq: u64, guids: &[u64]) -> Chain {
         let kind = (seq > 0).then_some(PayloadKind::Zfs);
-        Chain { seq, kind, guids: guids.iter().copied().map(Guid).collect(), adopted: false }
+        Chain { seq, kind, guids: guids.iter().copied().map(Guid).collect(), ..Chain::default() }
     }
 
     #[test]
@@ -170,13 +196,43 @@ mod tests {
         assert!(!warned(&Chain::default(), 1));
     }
 
+    fn guids(numbers: impl IntoIterator<Item = u64>) -> Vec<Guid> {
+        numbers.into_iter().map(Guid).collect()
+    }
+
     #[test]
-    fn acknowledged_snapshots_are_remembered_once_and_not_without_end() {
-        let guids = |v: &[u64]| v.iter().copied().map(Guid).collect::<Vec<_>>();
-        let next = Chain { adopted: true, ..chain(7, &[1, 2, 3]) }.acknowledge(9, PayloadKind::Zfs, &guids(&[2, 4]));
-        assert_eq!(next, Chain { seq: 9, kind: Some(PayloadKind::Zfs), guids: guids(&[1, 3, 2, 4]), adopted: false });
-        let many: Vec<u64> = (0..20_000).collect();
-        let next = next.acknowledge(10, PayloadKind::Zfs, &guids(&many));
-        assert_eq!((next.guids.len(), next.guids.last()), (REMEMBERED, Some(&Guid(19_999))));
+    fn acknowledged_snapshots_are_remembered_once() {
+        let before = Chain { adopted: true, ends: guids([1, 3]), ..chain(7, &[1, 2, 3]) };
+        let next = before.acknowledge(9, PayloadKind::Zfs, Some(Guid(3)), &guids([2, 5, 4]));
+        assert_eq!(next, Chain { ends: guids([1, 3, 4]), ..Chain { seq: 9, ..chain(7, &[1, 2, 5, 3, 4]) } });
+        assert_eq!(next.acknowledge(10, PayloadKind::Opaque, None, &[]).guids, next.guids);
+    }
+
+    #[test]
+    fn a_long_stream_evicts_neither_its_own_base_nor_what_others_began_with() {
+        for long in [REMEMBERED as u64 - 1, REMEMBERED as u64, 100_000] {
+            let first = Chain::default().acknowledge(7, PayloadKind::Zfs, None, &guids([1]));
+            let second = first.acknowledge(8, PayloadKind::Zfs, Some(Guid(1)), &guids([2]));
+            let next = second.acknowledge(9, PayloadKind::Zfs, Some(Guid(2)), &guids(3..3 + long));
+            assert_eq!((next.guids.len(), next.ends.len()), (REMEMBERED, 3), "{long}");
+            for from in [1, 2, 2 + long, 1 + long] {
+                let place = admit(&next, &target(), &zfs(Some(from), 7_000_000), 100);
+                assert_eq!(place.map(|place| place.base), Ok(Base::Prev), "{long}, from {from}");
+            }
+            // What is between is forgotten first, the oldest of it first.
+            assert!(admit(&next, &target(), &zfs(Some(3), 7_000_000), 100).is_err(), "{long}");
+        }
+    }
+
+    #[test]
+    fn many_streams_are_not_remembered_without_end() {
+        let full = guids(1..=REMEMBERED as u64);
+        let ends = full[REMEMBERED - ENDS..].to_vec();
+        let mut all = Chain { guids: full, ends, ..chain(7, &[]) };
+        for n in 10_001..10_011 {
+            all = all.acknowledge(n, PayloadKind::Zfs, Some(Guid(n - 1)), &[Guid(n)]);
+        }
+        assert_eq!((all.guids.len(), all.ends.len()), (REMEMBERED, ENDS));
+        assert_eq!((all.guids.first(), all.guids.last()), (Some(&Guid(11)), Some(&Guid(10_010))));
     }
 }

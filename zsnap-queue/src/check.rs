@@ -1,10 +1,10 @@
 //! `check`: would the bare command work? Each finding comes with its remedy.
 
 use std::fs;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use zsnap_common::dest::Dest;
+use zsnap_common::dest::{self, Dest};
 use zsnap_common::exit::Exit;
 use zsnap_common::findings::{Findings, can_be_made, writable};
 use zsnap_common::keys::{Recipients, SigningKey};
@@ -13,6 +13,10 @@ use zsnap_common::options;
 use crate::cli::Options;
 use crate::flush::existing;
 use crate::job;
+use crate::state;
+
+/// How long a look at a directory may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Logs each finding as an error. Exit 78: there are some.
 pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
@@ -32,7 +36,8 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
             _ => Err(Exit::Config.error("give either --signer-file (zsnap-queue keygen makes one) or --unsigned")),
         },
     );
-    findings.add("state", state(o).map(|()| Vec::new()));
+    findings.add("options", Ok(one_run_only(o)));
+    findings.add("state", readable(o).map(|()| Vec::new()));
     if o.to.is_empty() {
         findings.add("destinations", Err(Exit::Config.error("none: name one with --to")));
     }
@@ -42,8 +47,24 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
     Ok(findings.exit())
 }
 
+/// What concerns one run, or one dataset, must not be said of all in the configuration.
+fn one_run_only(o: &Options) -> Vec<String> {
+    let remedy = "take it out of the configuration, and say it where that stream is queued";
+    let mut warnings = Vec::new();
+    if o.full {
+        warnings.push(format!("full = true calls every opaque stream complete, also one that is not: {remedy}"));
+    }
+    if o.increment {
+        warnings.push(format!("increment = true lets no chain of opaque streams begin: {remedy}"));
+    }
+    if o.overlap {
+        warnings.push(format!("overlap = true says of every dataset that a repeated increment does no harm: {remedy}"));
+    }
+    warnings
+}
+
 /// Reads all of it.
-fn state(o: &Options) -> anyhow::Result<()> {
+fn readable(o: &Options) -> anyhow::Result<()> {
     let dir = options::state_dir(o.state.as_deref(), "queue")?;
     let Some(state) = existing(&dir)? else {
         return can_be_made(&dir);
@@ -56,7 +77,11 @@ fn state(o: &Options) -> anyhow::Result<()> {
 }
 
 fn destination(o: &Options, dest: &Dest) -> anyhow::Result<()> {
-    let Dest::Dir(path) = dest else { return dest.is_equipped(&job::transport(o)) };
+    let how = job::transport(o);
+    let Dest::Dir(path) = dest else { return dest.is_equipped(&how) };
+    // Whatever hangs, hangs here.
+    let outboxes = state::outboxes(&options::state_dir(o.state.as_deref(), "queue")?);
+    dest::look(dest, &how, &outboxes.dir(&dest.id()), PATIENCE)?;
     let meta = fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;
     if !meta.is_dir() {
         return Err(Exit::Config.error(format!("{} is no directory", path.display())));

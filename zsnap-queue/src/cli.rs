@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use zsnap_common::dest::Dest;
+use zsnap_common::dest::{Dest, nice};
 use zsnap_common::keys::Format;
 use zsnap_common::options;
 use zsnap_common::target::Host;
@@ -98,10 +98,10 @@ pub struct Options {
     #[arg(long, global = true, value_name = "USER")]
     pub user: Option<String>,
     /// Niceness of NNCP packets
-    #[arg(long, global = true, value_name = "NICE")]
+    #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
     pub nice: Option<String>,
-    /// Configuration file of NNCP
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Configuration file of NNCP; a path from / on
+    #[arg(long, global = true, value_name = "FILE", value_parser = options::absolute)]
     pub nncp_config: Option<PathBuf>,
     /// The program nncp-file
     #[arg(long, global = true, default_value = "nncp-file", value_name = "PROGRAM")]
@@ -109,9 +109,9 @@ pub struct Options {
     /// The program nncp-exec
     #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM")]
     pub nncp_exec_program: PathBuf,
-    /// Give a delivery up after TIME, and try again with the next run [default: never]
-    #[arg(long, global = true, value_name = "TIME", value_parser = options::duration)]
-    pub delivery_timeout: Option<Duration>,
+    /// Give up a delivery that takes and writes nothing for TIME, and leave it to flush
+    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = options::duration)]
+    pub delivery_timeout: Duration,
     /// Where the state and the outbox are [default: /var/lib/zsnap/queue]
     #[arg(long, global = true, value_name = "DIR")]
     pub state: Option<PathBuf>,

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,11 +11,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use zsnap_common::cancel::Cancelled;
-use zsnap_common::dest::{Delivered, Dest, Transport};
+use zsnap_common::dest::{Courier, Delivered, Dest, Transport};
 use zsnap_common::lock;
 use zsnap_common::log;
 use zsnap_common::outbox::{Drained, Outboxes, Pace};
 use zsnap_common::publish;
+use zsnap_common::report;
 use zsnap_common::target::Host;
 use zsnap_common::told::Told;
 
@@ -25,6 +25,8 @@ use crate::pipeline::io_failed;
 const DEST: &str = ".dest.json";
 /// A delivery that takes longer is told.
 const HUNG: Duration = Duration::from_secs(24 * 3600);
+/// The bare command leaves a destination that hung to `flush` for so long: simplesnap waits.
+const LEFT_TO_FLUSH: u64 = 24 * 3600;
 /// What was last told of a failing destination.
 const TOLD: &str = ".told.json";
 /// What the bare command told stands apart from what `flush` told: simplesnap sends the one's
@@ -90,32 +92,28 @@ fn saved(path: &Path) -> anyhow::Result<Saved> {
 pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<()> {
     for lane in lanes {
         boxes.make(&lane.id, host).map_err(io_failed("cannot make an outbox"))?;
-        remember(boxes, lane).map_err(io_failed("cannot fill an outbox"))?;
+        // Not a look at it, which may take for ever: the stream is not safe yet.
+        remember(boxes, lane, None).map_err(io_failed("cannot fill an outbox"))?;
     }
     Ok(())
 }
 
-/// Keeps `.dest.json` up to date. Says so if a drive was mounted there that is not now: then the
-/// path may be its empty mount point, which must not be filled.
-fn remember(boxes: &Outboxes, lane: &Lane) -> io::Result<Option<String>> {
+/// Keeps `.dest.json` up to date. `mounted`: whether a drive is mounted there now, if that is known.
+/// Says so if one was that is not now: then the path may be its empty mount point, which must not
+/// be filled.
+fn remember(boxes: &Outboxes, lane: &Lane, mounted: Option<bool>) -> io::Result<Option<String>> {
     let file = boxes.dir(&lane.id).join(DEST);
     let before = saved(&file).ok();
     let was_mounted = before.as_ref().is_some_and(|before| before.mounted);
-    let is_mounted = matches!(&lane.dest, Dest::Dir(path) if is_mount_point(path));
     let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
-    let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice, mounted: was_mounted || is_mounted };
+    let mounted_ever = was_mounted || mounted == Some(true);
+    let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice, mounted: mounted_ever };
     if before.as_ref() != Some(&now) {
         publish::write_durably(&file, &serde_json::to_vec_pretty(&now)?)?;
     }
-    Ok((was_mounted && !is_mounted).then(|| {
+    Ok((was_mounted && mounted == Some(false)).then(|| {
         format!("nothing is mounted there, as was before: mount it, or if that is right, remove {}", file.display())
     }))
-}
-
-fn is_mount_point(path: &Path) -> bool {
-    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
-    let above = fs::canonicalize(path).ok().and_then(|path| device(path.parent()?));
-    above.is_some_and(|above| device(path).is_some_and(|here| here != above))
 }
 
 /// What became of a lane.
@@ -130,22 +128,55 @@ pub struct Outcome {
 /// Delivers what waits in each lane, all lanes at once: one that hangs holds up no other. `bare`:
 /// not by `flush`.
 pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>, bare: bool) -> Vec<Outcome> {
+    all_at_once(lanes, |lane| deliver_lane(boxes, lane, bare))
+}
+
+/// One outcome for each lane, whatever happens to its thread.
+fn all_at_once(lanes: Vec<Lane>, work: impl Fn(Lane) -> Outcome + Sync) -> Vec<Outcome> {
+    let died = |lane: Lane| {
+        log::error(format_args!(
+            "not delivered to {}, the next run tries again: its thread died, which is a defect of zsnap-queue",
+            lane.dest
+        ));
+        Outcome { lane, delivered: Vec::new(), told: true }
+    };
+    let work = &work;
     thread::scope(|scope| {
-        let running: Vec<_> =
-            lanes.into_iter().map(|lane| scope.spawn(move || deliver_lane(boxes, lane, bare))).collect();
-        running.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        let start = |lane: Lane| (lane.clone(), scope.spawn(move || work(lane)));
+        let running: Vec<_> = lanes.into_iter().map(start).collect();
+        running.into_iter().map(|(lane, thread)| thread.join().unwrap_or_else(|_| died(lane))).collect()
     })
+}
+
+/// `None`: it hung, and is left to `flush`.
+fn drain(boxes: &Outboxes, lane: &Lane, bare: bool) -> Option<Drained> {
+    let dir = boxes.dir(&lane.id);
+    let mut courier = Courier::new(&lane.dest, &lane.transport, &dir);
+    let hung = courier.hung_at().and_then(|at| report::ago(at, clock()));
+    if bare && hung.is_some_and(|age| age < LEFT_TO_FLUSH) {
+        return None;
+    }
+    if let Err(e) = publish::sweep(&dir) {
+        return Some(Drained::broken(e.into()));
+    }
+    let (pace, mut tidy) = (Pace { at_once: lane.dest.at_once(), keep: None, last: courier.last() }, false);
+    Some(boxes.drain(&lane.id, pace, &mut |items| {
+        let mounted = matches!(lane.dest, Dest::Dir(_)).then(|| courier.look()).transpose()?.map(|look| look.mounted);
+        if let Some(unmounted) = remember(boxes, lane, mounted)? {
+            return Ok(vec![Ok(Delivered::Away(unmounted))]);
+        }
+        if !std::mem::replace(&mut tidy, true) {
+            courier.tidy()?;
+        }
+        courier.deliver(items)
+    }))
 }
 
 fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     let dir = boxes.dir(&lane.id);
-    let pace = Pace { at_once: lane.dest.at_once(), keep: None };
-    let drained = match publish::sweep(&dir).and_then(|()| lane.dest.tidy(&lane.transport)) {
-        Ok(()) => boxes.drain(&lane.id, pace, &mut |items| match remember(boxes, &lane)? {
-            None => lane.dest.deliver(items, &lane.transport),
-            Some(unmounted) => Ok(vec![Ok(Delivered::Away(unmounted))]),
-        }),
-        Err(e) => Drained { broken: Some(e.into()), ..Drained::default() },
+    let Some(drained) = drain(boxes, &lane, bare) else {
+        log::info(format_args!("{} hung: what waits there is left to zsnap-queue flush", lane.dest));
+        return Outcome { lane, delivered: Vec::new(), told: false };
     };
     for name in &drained.delivered {
         log::info(format_args!("{name} was delivered to {}", lane.dest));
@@ -172,10 +203,14 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     Outcome { lane, delivered: drained.delivered, told }
 }
 
+/// Seconds since 1970.
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// Tells problems that are new, have other words, or were told a day ago.
 fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: bool) -> bool {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut told = Told::read(dir.join(TOLD), clock, false);
+    let mut told = Told::read(dir.join(TOLD), clock(), false);
     for (what, problem) in problems {
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
         told.problem_in_words(&format!("{}{what}", if bare { OF_BARE } else { "" }), &line);
@@ -196,6 +231,7 @@ fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zsnap_common::dest::dir::look;
     use zsnap_common::publish::make_dirs;
 
     const NAME: &str = "bakfsfmt2-1700000000.000000001.1_h@a";
@@ -239,7 +275,7 @@ mod tests {
 
     #[test]
     fn an_empty_mount_point_is_not_filled() {
-        assert!(is_mount_point(Path::new("/proc")));
+        assert!(look(Path::new("/proc"), None).unwrap().mounted);
         let dir = tempfile::tempdir().unwrap();
         let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
         let host: Host = "h".parse().unwrap();
@@ -260,6 +296,20 @@ mod tests {
         fs::remove_file(&file).unwrap();
         assert_eq!(outcome().delivered, [NAME]);
         assert_eq!(fs::read_to_string(&file).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_thread_that_dies_is_an_error_of_its_destination() {
+        let lanes = configured(&["cmd:true".parse().unwrap(), "cmd:false".parse().unwrap()], &Transport::default());
+        let outcomes = all_at_once(lanes, |lane| {
+            assert!(lane.dest.to_string() != "cmd:false", "as if it had a defect");
+            Outcome { lane, delivered: vec![NAME.into()], told: false }
+        });
+        let told = |o: &Outcome| (o.lane.dest.to_string(), o.told, o.delivered.len());
+        assert_eq!(
+            outcomes.iter().map(told).collect::<Vec<_>>(),
+            [("cmd:true".to_owned(), false, 1), ("cmd:false".to_owned(), true, 0)]
+        );
     }
 
     #[test]

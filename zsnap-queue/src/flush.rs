@@ -29,8 +29,8 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     let transport = job::transport(o);
     let lanes = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
     let outcomes = delivery::deliver(&boxes, lanes, false);
-    if exit == Exit::Done && outcomes.iter().any(|o| o.told && o.lane.configured) {
-        exit = Exit::SomeFailed;
+    if outcomes.iter().any(|o| o.told && o.lane.configured) {
+        exit = exit.max(Exit::SomeFailed);
     }
     Ok(exit)
 }

@@ -135,7 +135,8 @@ pub fn transport(o: &Options) -> Transport {
         nice: o.nice.clone(),
         nncp_file: o.nncp_file_program.clone(),
         nncp_exec: o.nncp_exec_program.clone(),
-        timeout: o.delivery_timeout,
+        timeout: Some(o.delivery_timeout),
+        apart: true,
         ..Transport::default()
     }
 }

@@ -19,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cli::{Cli, Command};
 use serde::Deserialize;
+use zsnap_common::dest::worker;
 use zsnap_common::exit::{Exit, OrExit, run_tool};
 use zsnap_common::keys::{self, Purpose};
 use zsnap_common::{log, options};
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<Exit> {
+    if let Some((path, outbox)) = worker::asked() {
+        return worker::serve(&path, &outbox);
+    }
     let (cli, Tables {}): (Cli, Tables) = options::parse("queue")?;
     log::set_verbose(cli.options.verbose);
     let Some(command) = &cli.command else { return run::queue(&cli) };

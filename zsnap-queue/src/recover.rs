@@ -29,7 +29,9 @@ pub fn recover(dataset: &Locked<'_>) -> anyhow::Result<Acknowledged> {
                 queued.name
             )));
         } else {
-            boxes.split(&target.host, &[&queued.name], &past.destinations).or_exit(Exit::Io, "filling the outboxes")?;
+            let split = boxes.split(&target.host, &[&queued.name], &past.destinations);
+            let failed = split.and_then(|failed| failed.into_iter().next().map_or(Ok(()), |(_, e)| Err(e)));
+            failed.or_exit(Exit::Io, "filling the outboxes")?;
         }
     }
     if let Some(producer) = &past.producer {

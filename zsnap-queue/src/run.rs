@@ -222,7 +222,8 @@ impl Run<'_> {
         advance(&new);
         // Q7, Q8
         drop(file);
-        if let Err(e) = boxes.split(&target.host, &[&name], &new.destinations) {
+        let split = boxes.split(&target.host, &[&name], &new.destinations);
+        if let Err(e) = split.and_then(|failed| failed.into_iter().next().map_or(Ok(()), |(_, e)| Err(e))) {
             log::error(format_args!("{name} is queued but cannot be delivered now: {e}; the next run tries again"));
         }
         drop(dataset);
@@ -304,12 +305,10 @@ impl Run<'_> {
         copy: Option<&StateCopy>,
     ) -> anyhow::Result<Acknowledged> {
         let substreams = passed.facts.iter().flat_map(|facts| &facts.substreams);
-        // The base too, which may have been adopted: a caller that does not hear of our success
-        // sends from there again.
         let base = self.manifest.zfs.as_ref().and_then(|head| head.from);
-        let guids: Vec<_> = base.into_iter().chain(substreams.map(|s| s.to)).collect();
+        let to: Vec<_> = substreams.map(|s| s.to).collect();
         Ok(Acknowledged {
-            chain: self.past.chain.acknowledge(self.place.seq, self.manifest.kind, &guids),
+            chain: self.past.chain.acknowledge(self.place.seq, self.manifest.kind, base, &to),
             at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             id: self.manifest.id.clone(),
             file,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use zsnap_common::exit::{Exit, OrExit};
+use zsnap_common::log;
 use zsnap_common::options;
 use zsnap_common::outbox::Queued;
 use zsnap_common::report::{self, Cell, Form, Report};
@@ -25,13 +26,12 @@ pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> 
         None => Vec::new(),
     };
     rows.retain(|row| only.is_empty() || only.contains(&row.target));
-    let late = s
-        .max_age
-        .is_some_and(|max| is_late(&rows, max, now) || only.iter().any(|t| !rows.iter().any(|r| r.target == *t)));
-    if late || !s.quiet {
+    let late = s.max_age.map(|max| late(&rows, &only, max, now)).unwrap_or_default();
+    if !late.is_empty() || !s.quiet {
         report(&rows, now).print(Form::of(s.prometheus, o.json)).or_exit(Exit::Io, "standard output")?;
     }
-    Ok(if late { Exit::SomeFailed } else { Exit::Done })
+    late.iter().for_each(log::error);
+    Ok(if late.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
 /// A dataset at one destination.
@@ -94,12 +94,37 @@ fn sum<'a>(queued: impl Iterator<Item = &'a Queued>) -> Waiting {
     })
 }
 
-/// Nothing at all is late too: who asks expects backups. So is a time to come, of which no age can
-/// be told, and what waits for a destination that is not in the configuration any more.
-fn is_late(rows: &[Row], max: Duration, now: u64) -> bool {
-    let late = |time: u64| report::is_late(time, now, max);
-    let waits = |row: &Row| row.to.as_ref().and_then(|(_, _, waiting)| waiting.oldest).is_some_and(late);
-    rows.is_empty() || rows.iter().any(|row| late(row.acknowledged) || waits(row))
+/// What is late, in words. Nothing at all is late too: who asks expects backups. So is a future
+/// time, of which no age can be told, and what waits for a destination that is not in the
+/// configuration any more.
+fn late(rows: &[Row], only: &[Target], max: Duration, now: u64) -> Vec<String> {
+    let is_late = |time: u64| report::is_late(time, now, max);
+    let since = |time: u64| report::since(time, now);
+    let mut lines = Vec::new();
+    if rows.is_empty() && only.is_empty() {
+        lines.push("nothing was ever queued".to_owned());
+    }
+    for target in only.iter().filter(|target| !rows.iter().any(|row| row.target == **target)) {
+        lines.push(format!("{target}: nothing was ever queued"));
+    }
+    for (i, row) in rows.iter().enumerate() {
+        // A dataset has a row for each destination.
+        let first = !rows[..i].iter().any(|before| before.target == row.target);
+        if first && is_late(row.acknowledged) {
+            lines.push(match row.acknowledged {
+                0 => format!("{}: nothing was ever queued", row.target),
+                time => format!("{}: nothing was queued {}", row.target, since(time)),
+            });
+        }
+        if let Some((dest, configured, Waiting { files, oldest: Some(oldest), .. })) = &row.to {
+            if is_late(*oldest) {
+                let gone = if *configured { "" } else { ", which is not in the configuration any more" };
+                let files = if *files == 1 { "1 file waits".to_owned() } else { format!("{files} files wait") };
+                lines.push(format!("{}: {files} for {dest}{gone}, the oldest {}", row.target, since(*oldest)));
+            }
+        }
+    }
+    lines
 }
 
 fn report(rows: &[Row], now: u64) -> Report {
@@ -153,16 +178,27 @@ mod tests {
 
     #[test]
     fn age_counts_what_was_not_queued_and_what_was_not_delivered() {
-        let late = |rows: &[Row]| is_late(rows, Duration::from_secs(100), 1000);
-        assert!(!late(&[row(900, true, None), row(950, true, Some(900))]));
-        assert!(late(&[row(900, true, None), row(899, true, None)]));
-        assert!(late(&[row(950, true, Some(899))]));
+        let late = |rows: &[Row]| late(rows, &[], Duration::from_secs(100), 1000);
+        let words = |rows: &[Row]| late(rows).join("; ");
+        assert_eq!(words(&[row(900, true, None), row(950, true, Some(900))]), "");
+        let queued = "h/a: nothing was queued since 1970-01-01 00:14:59Z, longer than --max-age";
+        assert_eq!(words(&[row(899, true, None), row(899, true, None)]), queued);
+        assert_eq!(
+            words(&[row(950, true, Some(899))]),
+            "h/a: 1 file waits for dir:/x, the oldest since 1970-01-01 00:14:59Z, longer than --max-age"
+        );
         // No longer configured, or spelt in another way.
-        assert!(late(&[row(950, false, Some(1))]));
+        let gone = "h/a: 1 file waits for dir:/x, which is not in the configuration any more, the oldest since ";
+        assert!(words(&[row(950, false, Some(1))]).starts_with(gone));
         // By a clock that went wrong.
-        assert!(late(&[row(100_000, true, None)]) && late(&[row(950, true, Some(100_000))]));
-        assert!(!late(&[row(1100, true, Some(1100))]));
-        assert!(late(&[]));
+        let future = "since 1970-01-02 03:46:40Z, a future time: set the clock";
+        assert_eq!(words(&[row(100_000, true, None)]), format!("h/a: nothing was queued {future}"));
+        assert!(words(&[row(950, true, Some(100_000))]).ends_with(future));
+        assert_eq!(words(&[row(1100, true, Some(1100))]), "");
+        assert_eq!(words(&[]), "nothing was ever queued");
+        assert_eq!(words(&[row(0, true, None)]), "h/a: nothing was ever queued");
+        let only = super::late(&[row(950, true, None)], &["h/b".parse().unwrap()], Duration::from_secs(100), 1000);
+        assert_eq!(only, ["h/b: nothing was ever queued"]);
     }
 
     #[test]

@@ -52,7 +52,11 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
     // the promise.
     let (id, mut child) = play.start();
     let start = Instant::now();
-    while files(&play.scene.path("spool/laptop")).is_empty() || waiting(&play) != all(1) {
+    let told = |play: &Play| {
+        let said = fs::read_to_string(play.scene.path("stderr")).unwrap_or_default();
+        [&failing, &unplugged].iter().all(|dest| said.contains(&format!("not delivered to {dest}")))
+    };
+    while files(&play.scene.path("spool/laptop")).is_empty() || waiting(&play) != all(1) || !told(&play) {
         let hangs = child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(120);
         assert!(hangs, "{:?} wait, and it says: {}", waiting(&play), play.said());
         sleep(Duration::from_millis(20));

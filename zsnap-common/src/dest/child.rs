@@ -9,12 +9,20 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-use super::{Delivered, Dest, Item, Transport};
+use super::{Delivered, Dest, Item, Transport, hang};
 use crate::child::{self, Child};
 use crate::exit::Exit;
 use crate::queue_name::Label;
 
-pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<Delivered> {
+/// Delivers a file; and the process id of the child, if it hung and the kernel did not let it go.
+pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> (anyhow::Result<Delivered>, Option<u32>) {
+    match start(dest, item, how) {
+        Ok((running, label)) => finish(running, label, item, how),
+        Err(e) => (Err(e), None),
+    }
+}
+
+fn start(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<(Child, &'static str)> {
     let (mut command, label) = match dest {
         Dest::NncpFile { node, sub } => {
             let mut command = nncp(&how.nncp_file, how)?;
@@ -42,14 +50,41 @@ pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<Deli
     }
     (&item.file).seek(SeekFrom::Start(0))?;
     command.stdin(Stdio::from(item.file.try_clone()?));
-    let mut running = Child::spawn(command, label)?;
-    let status = running.wait(how.timeout)?;
+    Ok((Child::spawn(command, label)?, label))
+}
+
+fn finish(mut running: Child, label: &str, item: &Item, how: &Transport) -> (anyhow::Result<Delivered>, Option<u32>) {
+    let (id, mut written) = (running.id(), 0);
+    // It shares our place in the file.
+    let done = || {
+        written = written_by(id).max(written);
+        (&item.file).stream_position().unwrap_or(0).saturating_add(written)
+    };
+    let status = match running.wait_while_working(how.timeout, done) {
+        Ok(status) => status,
+        Err(e) => return (Err(e), running.is_left_behind().then_some(id)),
+    };
     if status.success() {
-        return Ok(Delivered::New);
+        return (Ok(Delivered::New), None);
     }
     let words = running.last_words();
     let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-    Err(Exit::Unavailable.error(format!("{label} failed ({status}){words}")))
+    (Err(Exit::Unavailable.error(format!("{label} failed ({status}){words}"))), None)
+}
+
+/// Bytes that the processes of a group have written, those that are there now (proc_pid_io(5)).
+fn written_by(group: u32) -> u64 {
+    let (group, mut sum) = (group.to_string(), 0);
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // The first field here is the third in proc_pid_stat(5).
+        if hang::stat(pid).is_some_and(|fields| fields.get(2) == Some(&group)) {
+            let io = std::fs::read_to_string(entry.path().join("io")).unwrap_or_default();
+            let written = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+            sum += written.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    sum
 }
 
 pub fn is_equipped(dest: &Dest, how: &Transport) -> anyhow::Result<()> {

@@ -6,16 +6,19 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags, copy_file_range};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::{Delivered, Item, Transport};
 use crate::cancel;
 use crate::exit::{Exit, OrExit};
+use crate::log;
 use crate::progress::Progress;
 use crate::publish::{self, NewFile, at_path, sync_files};
 use crate::queue_name::Label;
@@ -31,6 +34,8 @@ pub const MARKER: &str = ".zsnap-drive";
 const STEP: u64 = 8 << 20;
 /// So many different files of one name would be somebody's mistake.
 const COPIES: u32 = 100;
+/// So many bytes are written between two syncs, at most.
+const SYNC_EVERY: u64 = 1 << 30;
 /// From this size on a copy is shown on a terminal.
 const LARGE: u64 = 64 << 20;
 /// O_DIRECT reads into addresses that are a multiple of this.
@@ -39,11 +44,66 @@ const ALIGNED: usize = 4096;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// See [`super::Dest::deliver`]. All items are copied, made durable together, and only then get
+/// A sign of life, for who waits and for who watches.
+#[derive(Clone, Copy, Debug)]
+pub enum Beat<'a> {
+    /// The copy of a large file is begun: its name and length.
+    Begin(&'a str, u64),
+    /// So many bytes of it were copied; 0 while files are compared.
+    Step(u64),
+}
+
+/// Shows beats on a terminal.
+#[derive(Default)]
+pub(super) struct Shown(Option<Progress>);
+
+impl Shown {
+    pub fn beat(&mut self, beat: Beat<'_>) {
+        match beat {
+            Beat::Begin(name, bytes) => self.0 = Some(Progress::new(name, Some(bytes))),
+            Beat::Step(bytes) => self.0.iter().for_each(|progress| progress.add(bytes)),
+        }
+    }
+}
+
+/// What is seen of a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// Why it is away, if it is.
+    pub away: Option<String>,
+    /// Something is mounted there.
+    pub mounted: bool,
+    /// Where it is, without symlinks: bytes of a path.
+    real: Option<Vec<u8>>,
+}
+
+impl Look {
+    /// Where it is, without symlinks; `None`: it is not there.
+    pub fn real(&self) -> Option<&Path> {
+        self.real.as_ref().map(|bytes| Path::new(OsStr::from_bytes(bytes)))
+    }
+}
+
+/// Looks, and changes nothing. `drive`: it must have this mark, or is away.
+pub fn look(path: &Path, drive: Option<&str>) -> io::Result<Look> {
+    let away = open_root(path, drive)?.err();
+    let real = std::fs::canonicalize(path).ok();
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    let above = real.as_ref().and_then(|real| device(real.parent()?));
+    let mounted = above.is_some_and(|above| device(path).is_some_and(|here| here != above));
+    Ok(Look { away, mounted, real: real.map(|real| real.into_os_string().into_vec()) })
+}
+
+/// See [`super::Courier::deliver`]. All items are copied, made durable together, and only then get
 /// their names.
-pub fn deliver(path: &Path, items: &[Item], how: &Transport) -> Result<Vec<Result<Delivered>>> {
+pub fn deliver(
+    path: &Path,
+    items: &[Item],
+    how: &Transport,
+    beat: &dyn Fn(Beat<'_>),
+) -> Result<Vec<Result<Delivered>>> {
     let drive = match open_root(path, how.drive.as_deref())? {
-        Ok(root) => Drive { root, path, how, clones: Cell::new(true) },
+        Ok(root) => Drive { root, path, how, clones: Cell::new(true), beat },
         Err(away) => return Ok(vec![Ok(Delivered::Away(away))]),
     };
     let (mut hosts, mut lines) = (HashMap::new(), Lines::default());
@@ -57,7 +117,7 @@ pub fn deliver(path: &Path, items: &[Item], how: &Transport) -> Result<Vec<Resul
             // One of them is too much for the drive, perhaps not the others.
             _ => {
                 let mut lines = Lines::default();
-                Ok(items.iter().map(|item| lines.go(item, || one(path, item, how))).collect())
+                Ok(items.iter().map(|item| lines.go(item, || one(path, item, how, beat))).collect())
             }
         };
     }
@@ -80,8 +140,8 @@ pub fn deliver(path: &Path, items: &[Item], how: &Transport) -> Result<Vec<Resul
     Ok(results)
 }
 
-fn one(path: &Path, item: &Item, how: &Transport) -> Result<Delivered> {
-    deliver(path, std::slice::from_ref(item), how)?.pop().unwrap_or(Ok(Delivered::Behind))
+fn one(path: &Path, item: &Item, how: &Transport, beat: &dyn Fn(Beat<'_>)) -> Result<Delivered> {
+    deliver(path, std::slice::from_ref(item), how, beat)?.pop().unwrap_or(Ok(Delivered::Behind))
 }
 
 /// Keeps the order: behind a file that failed, the later ones of its host and label are not tried.
@@ -130,6 +190,7 @@ struct Drive<'a> {
     how: &'a Transport,
     /// Files can be cloned from where they are, so far.
     clones: Cell<bool>,
+    beat: &'a dyn Fn(Beat<'_>),
 }
 
 impl Drive<'_> {
@@ -155,7 +216,7 @@ impl Drive<'_> {
         let shown = self.path.join(item.parsed.host.as_str());
         for n in 0..COPIES {
             let name = if n == 0 { item.name.clone() } else { format!("{}.{}", item.name, n - 1) };
-            match there(dir, &name, &item.file).with_context(|| shown.join(&name).display().to_string())? {
+            match there(dir, &name, &item.file, self.beat).with_context(|| shown.join(&name).display().to_string())? {
                 There::Same => return Ok(Copied::Done(Delivered::Already)),
                 There::Other => {}
                 There::Nothing => return Ok(Copied::New(self.whole_copy(dir, &shown, item)?, name)),
@@ -175,9 +236,11 @@ impl Drive<'_> {
         }
         let bytes = item.file.metadata()?.len();
         self.has_room(bytes)?;
-        let progress = (bytes >= LARGE).then(|| Progress::new(&item.name, Some(bytes)));
+        if bytes >= LARGE {
+            (self.beat)(Beat::Begin(&item.name, bytes));
+        }
         (&item.file).seek(SeekFrom::Start(0))?;
-        let mut done = 0;
+        let (mut done, mut synced) = (0, 0);
         while done < bytes {
             cancel::check()?;
             let step = STEP.min(bytes - done);
@@ -193,7 +256,12 @@ impl Drive<'_> {
                 0 => return Err(Exit::Io.error(format!("{} has become shorter while it was copied", item.name))),
                 copied => done += copied,
             }
-            progress.iter().for_each(|progress| progress.add(step));
+            (self.beat)(Beat::Step(step));
+            // No sync at the end takes long, even on a slow drive.
+            if done - synced >= SYNC_EVERY {
+                new.sync()?;
+                synced = done;
+            }
         }
         Ok(new)
     }
@@ -213,7 +281,7 @@ impl Drive<'_> {
 
     /// Gives a durable copy its name.
     fn name(&self, item: &Item, mut new: NewFile, name: &str) -> Result<Delivered> {
-        if self.how.verify && !reads_back(&new, &item.file).or_exit(Exit::Io, new.path().display())? {
+        if self.how.verify && !reads_back(&new, &item.file, self.beat).or_exit(Exit::Io, new.path().display())? {
             let path = new.path().display();
             return Err(io::Error::other(format!("{path}: what is read back differs from what was written")).into());
         }
@@ -222,7 +290,7 @@ impl Drive<'_> {
             // Another one made it since we looked: what is it?
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 drop(new);
-                one(self.path, item, self.how)
+                one(self.path, item, self.how, self.beat)
             }
             Err(e) => Err(e.into()),
         }
@@ -230,7 +298,7 @@ impl Drive<'_> {
 }
 
 /// Whether the disk, and not the page cache, has the bytes of `source`.
-fn reads_back(new: &NewFile, source: &File) -> io::Result<bool> {
+fn reads_back(new: &NewFile, source: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
     let copy = match new.reopen(OFlags::DIRECT) {
         // Not every file system can. Then the cache is asked to forget them, which it mostly does.
         Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
@@ -240,10 +308,11 @@ fn reads_back(new: &NewFile, source: &File) -> io::Result<bool> {
         }
         copy => copy?,
     };
-    same_bytes(&copy, source)
+    same_bytes(&copy, source, beat)
 }
 
-/// Removes what deliveries that were killed left in the directories of the hosts.
+/// Removes what deliveries that were killed left in the directories of the hosts. What cannot be
+/// removed in one of them holds up nothing.
 pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
     let Ok(root) = open_root(path, drive)? else { return Ok(()) };
     for entry in rustix::fs::Dir::read_from(&root).map_err(at_path(path))? {
@@ -252,14 +321,11 @@ pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
         // Not a directory, or not ours to read: nothing of ours is in it.
         let flags = DIRECTORY | OFlags::NOFOLLOW;
         let Ok(fd) = rustix::fs::openat(&root, host.as_str(), flags, Mode::empty()) else { continue };
-        publish::sweep_at(&File::from(fd), &path.join(host.as_str()))?;
+        if let Err(e) = publish::sweep_at(&File::from(fd), &path.join(host.as_str())) {
+            log::info(format_args!("clearing up: {e}"));
+        }
     }
     Ok(())
-}
-
-/// Why it is away, if it is.
-pub fn away(path: &Path, drive: Option<&str>) -> io::Result<Option<String>> {
-    open_root(path, drive).map(Result::err)
 }
 
 /// The open directory, or why it is away. It is never made: that would fill the disk below a
@@ -304,7 +370,7 @@ enum There {
 }
 
 /// What has the name `name` already, compared with `file`.
-fn there(dir: &File, name: &str, file: &File) -> io::Result<There> {
+fn there(dir: &File, name: &str, file: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<There> {
     let existing = match rustix::fs::openat(dir, name, REGULAR, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT) => return Ok(There::Nothing),
@@ -316,7 +382,7 @@ fn there(dir: &File, name: &str, file: &File) -> io::Result<There> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(There::Other);
     }
-    if !same_bytes(&existing, file)? {
+    if !same_bytes(&existing, file, beat)? {
         return Ok(There::Other);
     }
     // Whoever wrote it may not have waited for the disk.
@@ -325,7 +391,7 @@ fn there(dir: &File, name: &str, file: &File) -> io::Result<There> {
 }
 
 /// Whether two files hold the same bytes; `a` may be open with O_DIRECT.
-pub(crate) fn same_bytes(a: &File, b: &File) -> io::Result<bool> {
+fn same_bytes(a: &File, b: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
     const PIECE: usize = 1 << 20;
     let length = a.metadata()?.len();
     if length != b.metadata()?.len() {
@@ -350,6 +416,7 @@ pub(crate) fn same_bytes(a: &File, b: &File) -> io::Result<bool> {
             return Ok(false);
         }
         at += read as u64;
+        beat(Beat::Step(0));
     }
     Ok(true)
 }
@@ -365,7 +432,7 @@ pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<Option<
     if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
         return Ok(Some(true));
     }
-    Ok(match there(dir, name, file)? {
+    Ok(match there(dir, name, file, &|_| {})? {
         There::Nothing => None,
         There::Same => Some(true),
         There::Other => Some(false),

@@ -1,6 +1,8 @@
 //! Tests of [`super`].
 
+use super::entry::{files, original};
 use super::*;
+use crate::dest::{Delivered, Item};
 use crate::exit::Exit;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -32,7 +34,7 @@ impl Fixture {
     fn queue(&self, file: &str, to: &[&str]) {
         self.publish(file);
         let to: Vec<String> = to.iter().map(|t| (*t).to_owned()).collect();
-        self.boxes.split(&host(), &[file], &to).unwrap();
+        assert!(self.boxes.split(&host(), &[file], &to).unwrap().is_empty());
     }
     fn drain(
         &self,
@@ -41,7 +43,7 @@ impl Fixture {
         deliver: &mut dyn FnMut(&Item) -> anyhow::Result<Delivered>,
     ) -> Drained {
         let at = || keep.map(Path::to_owned).unwrap_or_default();
-        let pace = Pace { at_once: 1, keep: keep.map(|_| &at as &dyn Fn() -> PathBuf) };
+        let pace = Pace { at_once: 1, keep: keep.map(|_| &at as &dyn Fn() -> PathBuf), last: None };
         let done = self.boxes.drain(to, pace, &mut |items| Ok(items.iter().map(&mut *deliver).collect()));
         assert!(done.broken.is_none(), "{done:?}");
         done
@@ -112,7 +114,7 @@ fn what_is_not_split_everywhere_is_not_delivered_nor_overtaken() {
         .unwrap();
     let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
     assert_eq!(done.delivered, [name(3, "b")]);
-    f.boxes.split(&host(), &[name(1, "a")], &["x".into(), "y".into()]).unwrap();
+    assert!(f.boxes.split(&host(), &[name(1, "a")], &["x".into(), "y".into()]).unwrap().is_empty());
     let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
     assert_eq!(done.delivered, [name(1, "a"), name(2, "a")]);
     assert_eq!(f.waiting("y"), [name(1, "a")]);
@@ -129,15 +131,17 @@ fn a_name_that_is_taken_is_delivered_all_the_same() {
     assert_eq!(f.waiting("x"), [file.as_str()]);
     let come = |bytes: &str| {
         fs::write(f.boxes.split_dir(&host()).join(&file), bytes).unwrap();
-        f.boxes.split(&host(), &[&file], &["x".into()]).unwrap();
+        assert!(f.boxes.split(&host(), &[&file], &["x".into()]).unwrap().is_empty());
     };
     for bytes in ["other", "third", "other"] {
         come(bytes);
     }
     let all = [file.clone(), format!("{file}~1"), format!("{file}~2")];
     assert_eq!(f.waiting("x"), all);
-    // All three while any of that name is still to be split.
-    f.publish(&file);
+    // One of them is still to be split, and what comes behind it waits; another one of that name does not
+    // count.
+    let (outbox, split) = (f.boxes.dir("x").join("h"), f.boxes.split_dir(&host()));
+    fs::hard_link(outbox.join(&file), split.join(&file)).unwrap();
     let none = f.drain("x", None, &mut |_| panic!("to be split yet"));
     assert!(none.delivered.is_empty());
     f.boxes.unsplit(&host(), &[&file]).unwrap();
@@ -151,7 +155,7 @@ fn a_name_that_is_taken_is_delivered_all_the_same() {
     let kept = all.map(|name| fs::read_to_string(keep.join("h").join(name)).unwrap());
     assert_eq!(kept, [file.as_str(), "other", "third"]);
     // Kept one day, and with other bytes another day: all can be sent again.
-    assert_eq!(f.boxes.refill("x", &keep).unwrap(), 3);
+    assert_eq!(f.boxes.refill("x", &keep).unwrap().0, 3);
     assert_eq!(f.waiting("x").len(), 3);
 }
 
@@ -201,7 +205,7 @@ fn each_batch_is_kept_by_its_own_time() {
     f.queue(&name(2, "a"), &["x"]);
     let day = std::cell::Cell::new(1);
     let at = || f.dir.path().join(format!("kept/{}", day.get()));
-    let done = f.boxes.drain("x", Pace { at_once: 1, keep: Some(&at) }, &mut |_| {
+    let done = f.boxes.drain("x", Pace { at_once: 1, keep: Some(&at), last: None }, &mut |_| {
         day.set(2);
         Ok(vec![Ok(Delivered::New)])
     });
@@ -223,4 +227,92 @@ fn foreign_files_are_left_alone() {
     let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
     assert_eq!(done.delivered, [name(1, "a")]);
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 4);
+}
+
+/// A name of 254 bytes, with which no `~1` fits.
+fn long() -> String {
+    let begin = name(1, "");
+    format!("{begin}{}", "d".repeat(254 - begin.len()))
+}
+
+#[test]
+fn a_file_that_finds_no_name_holds_up_no_other() {
+    let f = fixture();
+    let long = long();
+    f.queue(&long, &["x"]);
+    fs::write(f.boxes.split_dir(&host()).join(&long), "other").unwrap();
+    let all = [long.clone(), name(2, "a")];
+    f.publish(&all[1]);
+    let to = ["y".to_owned(), "x".to_owned(), "z".to_owned()];
+    let failed = f.boxes.split(&host(), &all, &to).unwrap();
+    assert_eq!(failed.iter().map(|(name, _)| name).collect::<Vec<_>>(), [&long]);
+    assert!(failed[0].1.to_string().contains("another file has this name"), "{failed:?}");
+    assert_eq!(f.boxes.in_split(&host()).unwrap().len(), 1);
+    // Where it has a link it waits for the others, but the first one of that name is delivered.
+    assert_eq!((f.waiting("y"), f.waiting("z")), (all.to_vec(), all[1..].to_vec()));
+    let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
+    assert_eq!((done.delivered, f.waiting("x").len()), (all.to_vec(), 0));
+    assert_eq!(f.drain("y", None, &mut |_| Ok(Delivered::New)).delivered, all[1..]);
+    assert!(f.boxes.split(&host(), &all[..1], &to).unwrap().is_empty());
+    // Taken back from all of them.
+    fs::hard_link(f.boxes.dir("y").join("h").join(&long), f.boxes.split_dir(&host()).join(&long)).unwrap();
+    f.boxes.withdraw(&host(), &long, &to).unwrap();
+    assert_eq!((f.waiting("x"), f.waiting("y"), f.waiting("z")), (vec![], vec![], all[1..].to_vec()));
+    assert_eq!(f.boxes.in_split(&host()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_file_that_cannot_be_kept_for_want_of_a_name_is_not_delivered_again() {
+    let f = fixture();
+    let (long, keep) = (long(), f.dir.path().join("kept"));
+    f.queue(&long, &["x"]);
+    publish::make_dirs(&keep.join("h")).unwrap();
+    fs::write(keep.join("h").join(&long), "other").unwrap();
+    f.queue(&name(2, "b"), &["x"]);
+    let done = f.drain("x", Some(&keep), &mut |_| Ok(Delivered::New));
+    assert_eq!((done.delivered.len(), done.failed.len(), f.waiting("x").len()), (2, 0, 0));
+    assert_eq!(fs::read_dir(keep.join("h")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_holds_up_its_label_only() {
+    let f = fixture();
+    for file in [name(1, "a"), name(2, "a"), name(3, "b")] {
+        f.queue(&file, &["x"]);
+    }
+    // Opened through a symlink it is refused, as by a disk that fails.
+    let path = f.boxes.dir("x").join("h").join(name(1, "a"));
+    let queued = f.boxes.waiting("x").unwrap();
+    assert_eq!(queued.len(), 3);
+    let boxes = f.boxes.clone();
+    let mut first = true;
+    let done = f.boxes.drain(
+        "x",
+        Pace { at_once: 1, keep: None, last: Some((host(), queued[0].parsed.label.clone())) },
+        &mut |items| {
+            // `b` comes first, for `a` did not end the last time.
+            if std::mem::take(&mut first) {
+                assert_eq!(items[0].name, name(3, "b"));
+                fs::remove_file(&path).unwrap();
+                std::os::unix::fs::symlink("nowhere", &path).unwrap();
+            }
+            Ok(items.iter().map(|_| Ok(Delivered::New)).collect())
+        },
+    );
+    assert_eq!((done.delivered, done.failed.len(), done.broken.is_some()), (vec![name(3, "b")], 1, false));
+    assert_eq!(done.failed[0].0, name(1, "a"));
+    assert_eq!(boxes.waiting("x").unwrap().len(), 1);
+}
+
+#[test]
+fn a_destination_that_hangs_is_tried_once() {
+    let f = fixture();
+    f.queue(&name(1, "a"), &["x"]);
+    f.queue(&name(2, "b"), &["x"]);
+    let mut tries = 0;
+    let done = f.drain("x", None, &mut |_| {
+        tries += 1;
+        Err(crate::dest::hung("no answer"))
+    });
+    assert_eq!((tries, done.failed.len(), f.waiting("x").len()), (1, 1, 2));
 }

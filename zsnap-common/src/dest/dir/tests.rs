@@ -11,11 +11,11 @@ fn source(dir: &Path, bytes: &[u8]) -> File {
 }
 
 fn item(name: &str, file: &File) -> Item {
-    Item { name: name.into(), parsed: name.parse().unwrap(), file: file.try_clone().unwrap() }
+    Item { name: name.into(), entry: name.into(), parsed: name.parse().unwrap(), file: file.try_clone().unwrap() }
 }
 
 fn give(to: &Path, file: &File, drive: Option<&str>) -> Result<Delivered> {
-    one(to, &item(NAME, file), &Transport { drive: drive.map(str::to_owned), ..Transport::default() })
+    one(to, &item(NAME, file), &Transport { drive: drive.map(str::to_owned), ..Transport::default() }, &|_| {})
 }
 
 fn listing(dir: &Path) -> Vec<String> {

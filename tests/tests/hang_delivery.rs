@@ -1,0 +1,177 @@
+//! Destinations that never answer: what hangs is given up, and left behind where the kernel does not
+//! let it go. It holds neither a lock, nor the other destinations, nor simplesnap.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use zsnap_common::lock::Lock;
+use zsnap_tests::frozen::{Frozen, gone, pid_in, state};
+use zsnap_tests::scene::{Scene, files, run};
+use zsnap_tests::spooler::Spooler;
+use zsnap_tests::strace::can_trace;
+use zsnap_tests::stream::{Stream, Sub};
+
+/// The open files of a process.
+fn open_files(pid: u32) -> Vec<String> {
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    fds.filter_map(|fd| Some(fs::read_link(fd.unwrap().path()).ok()?.display().to_string())).collect()
+}
+
+#[test]
+fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run() {
+    let spooler = Spooler::with(&["good"]);
+    let Some(frozen) = Frozen::mount(&spooler.path("")) else { return };
+    spooler.mark("frozen", "frozen");
+    spooler.to("frozen", &format!("dir:{}", frozen.path().display()), "");
+    frozen.freeze();
+    let first = spooler.put("laptop/a", 1, "1");
+    let ran = spooler.fanout(&["--delivery-timeout", "2s"]).expect(1);
+    let ran =
+        ran.says("frozen: dir (pid ").says("took and wrote nothing for 2 s and cannot be killed: it is left behind");
+    let ran = ran.says("look at the drive and at what the kernel says (dmesg)");
+    let pid = pid_in(&ran.err);
+    assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
+    assert_eq!((spooler.on("good").len(), spooler.waiting("frozen").len()), (1, 1));
+    // It has no lock.
+    let lock = spooler.outbox("frozen").join(".lock");
+    assert!(Lock::try_new(&lock).unwrap().is_some());
+    assert!(!open_files(pid).iter().any(|file| file.ends_with(".lock")), "{:?}", open_files(pid));
+    // Nor does the next run send another one after it, whatever it may wait.
+    let second = spooler.put("laptop/a", 2, "2");
+    let ran = spooler.fanout(&["--delivery-timeout", "100d"]).expect(1).says(&format!("hangs still (pid {pid})"));
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert_eq!(spooler.fanout(&["--delivery-timeout", "100d"]).expect(0).err, "");
+    let table = String::from_utf8(spooler.fanout(&["status"]).expect(0).out).unwrap();
+    assert!(table.contains(&format!("frozen: a delivery that was given up at ")), "{table}");
+    spooler.fanout(&["check"]).expect(78).says(&format!("hangs still (pid {pid})"));
+    assert_eq!(spooler.on("good").len(), 2);
+    // What it was killed in is not finished, and comes from the next run.
+    frozen.thaw();
+    gone(pid);
+    spooler.silent_run();
+    assert_eq!(spooler.waiting("frozen").len(), 0);
+    let mut on = spooler.on("frozen");
+    on.retain(|path| path.starts_with("laptop/"));
+    assert_eq!(on, [format!("laptop/{first}"), format!("laptop/{second}")]);
+    assert!(!spooler.outbox("frozen").join(".hang.json").exists());
+}
+
+/// simplesnap gets its 0, and the next datasets do not wait for it again.
+#[test]
+fn a_directory_that_hangs_is_left_to_flush() {
+    let scene = Scene::new();
+    let Some(frozen) = Frozen::mount(&scene.path("")) else { return };
+    let dest = format!("dir:{}", frozen.path().display());
+    scene.edit("queue.toml", "to = [", &format!("to = [\"{dest}\", "));
+    frozen.freeze();
+    let queue = |dataset: &str, guid: u64, timeout: &str| {
+        let stream = Stream::plain(Sub::full(&format!("{dataset}@a"), guid)).bytes();
+        scene.queue(&["--delivery-timeout", timeout, &format!("laptop/{dataset}")], &stream).expect(0)
+    };
+    let ran = queue("tank/a", 1, "2s").says(&format!("not delivered to {dest}, the next run tries again: dir (pid "));
+    let pid = pid_in(&ran.says("cannot be killed: it is left behind").err);
+    assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
+    assert_eq!(queue("tank/b", 2, "100d").err, "");
+    assert_eq!(scene.spooled("laptop").len(), 2);
+    scene.queue(&["--delivery-timeout=100d", "flush"], b"").expect(1).says(&format!("hangs still (pid {pid})"));
+    let report = String::from_utf8(scene.queue(&["status"], b"").expect(0).out).unwrap();
+    assert_eq!(report.lines().filter(|line| line.contains(&dest)).count(), 2, "{report}");
+    frozen.thaw();
+    gone(pid);
+    assert_eq!(scene.queue(&["flush"], b"").expect(0).err, "");
+    assert_eq!(files(&frozen.path().join("laptop")).len(), 2);
+    assert_eq!(queue("tank/c", 3, "1h").err, "");
+    assert_eq!(files(&frozen.path().join("laptop")).len(), 3);
+}
+
+/// One that can be killed, by itself or by the end of the tool that it serves.
+#[test]
+fn a_delivery_that_can_be_killed_is() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["good", "dead"]);
+    let dead = spooler.path("dead").display().to_string();
+    spooler.put("laptop/a", 1, "1");
+    let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", &dead, "-e", "inject=mkdirat:signal=SIGSTOP"];
+    let ran = run(&mut spooler.under(&before, &["--delivery-timeout", "2s"]), b"").expect(1);
+    let ran = ran.says("dead: dir (pid ").says("took and wrote nothing for 2 s and was killed");
+    gone(pid_in(&ran.err));
+    assert_eq!((spooler.on("good").len(), spooler.on("dead").len()), (1, 0));
+    // As all is well again, it is tried again.
+    spooler.silent_run();
+    assert_eq!(spooler.on("dead").len(), 1);
+}
+
+/// A file with which a program hangs comes last from then on.
+#[test]
+fn a_program_that_hangs_with_one_file_gets_the_others() {
+    let spooler = Spooler::new();
+    let dir = spooler.path("").display().to_string();
+    let waits = format!("case $ZSNAP_DATASET in a) test -e {dir}/mended || exec sleep 1000 ;; esac");
+    spooler.to("tape", &format!("cmd:{waits}; echo $ZSNAP_FILE >> {dir}/took"), "delivery-timeout = \"1s\"");
+    let bad = spooler.put("laptop/a", 1, "1");
+    let good = [("laptop/b", 2), ("other/c", 3)].map(|(target, n)| spooler.put(target, n, n.to_string()));
+    let took = || fs::read_to_string(spooler.path("took")).unwrap_or_default();
+    spooler
+        .fanout(&[])
+        .expect(1)
+        .says(&format!("tape: {bad}: cmd (pid "))
+        .says("took and wrote nothing for 1 s and was killed");
+    assert_eq!((took().as_str(), spooler.waiting("tape").len()), ("", 3));
+    spooler.fanout(&[]).expect(0);
+    assert_eq!(took(), good.map(|name| name + "\n").concat());
+    spooler.write("mended", "");
+    spooler.silent_run();
+    assert_eq!((took().lines().last(), spooler.waiting("tape").len()), (Some(bad.as_str()), 0));
+}
+
+/// It takes longer than the timeout in all, but never without taking or writing something.
+#[test]
+fn a_slow_program_is_not_killed() {
+    let spooler = Spooler::new();
+    let dir = spooler.path("").display().to_string();
+    let takes = "for i in 1 2 3 4 5; do head -c 10; sleep 1; done; cat";
+    let writes = format!("for i in 1 2 3 4 5; do echo >> {dir}/log; sleep 1; done");
+    spooler.to("tape", &format!("cmd:{{ {takes}; }} > {dir}/took; {writes}"), "delivery-timeout = \"4s\"");
+    spooler.put("laptop/a", 1, vec![b'x'; 100]);
+    spooler.silent_run();
+    assert_eq!(fs::read(spooler.path("took")).unwrap(), vec![b'x'; 100]);
+    assert_eq!(spooler.waiting("tape").len(), 0);
+}
+
+/// The process that delivers ends with the tool, also when that is killed.
+#[test]
+fn a_delivery_does_not_outlive_its_tool() {
+    let spooler = Spooler::new();
+    let Some(frozen) = Frozen::mount(&spooler.path("")) else { return };
+    spooler.mark("frozen", "frozen");
+    spooler.to("frozen", &format!("dir:{}", frozen.path().display()), "");
+    let name = spooler.put("laptop/a", 1, "1");
+    frozen.freeze();
+    let mut tool = spooler.command::<&str>([]).spawn().unwrap();
+    let worker = loop {
+        assert!(tool.try_wait().unwrap().is_none(), "it has ended");
+        match child_of(tool.id()).filter(|pid| state(*pid) == Some('D')) {
+            Some(pid) => break pid,
+            None => sleep(Duration::from_millis(10)),
+        }
+    };
+    tool.kill().unwrap();
+    tool.wait().unwrap();
+    frozen.thaw();
+    gone(worker);
+    // It did not go on.
+    assert!(!spooler.on("frozen").iter().any(|path| path.ends_with(&name)));
+    spooler.silent_run();
+    assert!(spooler.on("frozen").contains(&format!("laptop/{name}")));
+}
+
+/// A process that the given one has started.
+fn child_of(parent: u32) -> Option<u32> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let of = |pid: &str| stat(pid).rsplit(") ").next()?.split(' ').nth(1)?.parse::<u32>().ok();
+    pids.filter(|pid| of(pid) == Some(parent)).find_map(|pid| pid.parse().ok())
+}
