@@ -1,6 +1,6 @@
 //! What strace tells.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -41,19 +41,81 @@ pub fn traced(strace: &mut Command, trace: &Path) -> (i32, String) {
     (status, fs::read_to_string(trace).unwrap())
 }
 
-/// Names and numbers of the calls that `ours` picks, numbered as strace's `when=` does, which
-/// counts in each thread by itself.
-pub fn positions(trace: &str, ours: impl Fn(&Call) -> bool) -> BTreeSet<(String, usize)> {
-    let mut positions = BTreeSet::new();
-    let mut counted: HashMap<(u32, String), usize> = HashMap::new();
-    for call in parse(trace) {
+/// What a call does: its name and the files that it is about, and how many calls of a run had done the
+/// same before. Random names and numbers are left out.
+pub type Deed = (String, usize);
+
+/// Where it is done: the name of the call and its number, as strace's `when=` counts, in each thread by
+/// itself.
+type Place = (String, usize);
+
+/// What the calls in a trace do, one after the other, and where.
+fn deeds(trace: &str) -> Vec<(Call, Deed, Place)> {
+    let (mut done, mut counted) = (HashMap::<String, usize>::new(), HashMap::<(u32, String), usize>::new());
+    let mut count = |call: Call| {
         let number = counted.entry((call.pid, call.name.clone())).or_default();
         *number += 1;
-        if ours(&call) {
-            positions.insert((call.name, *number));
+        let place = (call.name.clone(), *number);
+        let before = done.entry(kind(&call)).or_default();
+        *before += 1;
+        let deed = (kind(&call), *before - 1);
+        (call, deed, place)
+    };
+    parse(trace).into_iter().map(&mut count).collect()
+}
+
+/// Name and files of a call.
+fn kind(call: &Call) -> String {
+    let known = |part: &str| match part {
+        _ if part.contains("bakfsfmt2-") => "FILE".to_owned(),
+        _ if part.starts_with("zsnap-") || part.starts_with(".zsnap-") => {
+            part.chars().filter(|c| !c.is_alphanumeric()).collect()
+        }
+        _ => part.chars().filter(|c| !c.is_ascii_digit()).collect(),
+    };
+    // Behind the arguments stands the result.
+    let text = call.text.rsplit_once(" = ").map_or(call.text.as_str(), |(arguments, _)| arguments);
+    let paths = text
+        .split(['<', '>', '"'])
+        .skip(1)
+        .step_by(2)
+        .filter(|path| !path.starts_with("unfinished") && !path.starts_with("..."));
+    let paths = paths.map(|path| path.split('/').map(known).collect::<Vec<_>>().join("/"));
+    std::iter::once(call.name.clone()).chain(paths).collect::<Vec<_>>().join(" ")
+}
+
+/// Strikes all that the calls do which `ours` picks, a call in each run. `run` makes a run, undisturbed or
+/// struck at a place, looks whether all is well, and returns the trace. Which call is at a place may differ
+/// from run to run, so what was struck counts, and what was missed is tried again where an undisturbed run
+/// does it then. How much was struck. Of calls that do the same, ZSNAP_TORTURE strikes all, else the first two.
+pub fn strike_each(ours: impl Fn(&Call) -> bool, mut run: impl FnMut(Option<(&str, usize)>) -> String) -> usize {
+    let places = |trace: &str| -> BTreeMap<Deed, Place> {
+        deeds(trace).into_iter().filter(|(call, ..)| ours(call)).map(|(_, deed, place)| (deed, place)).collect()
+    };
+    let mut now = places(&run(None));
+    assert!(!now.is_empty(), "nothing to be struck");
+    let most = if std::env::var_os("ZSNAP_TORTURE").is_some() { usize::MAX } else { 2 };
+    let all: Vec<Deed> = now.keys().filter(|(_, before)| *before < most).cloned().collect();
+    let mut struck = BTreeSet::new();
+    for deed in all {
+        for tries in 0.. {
+            if struck.contains(&deed) {
+                break;
+            }
+            // Not every run does it.
+            let Some(at) = now.get(&deed) else { break };
+            assert!(tries < 20, "{deed:?} is never struck");
+            let trace = run(Some((&at.0, at.1)));
+            if hit(&trace).is_some() {
+                struck.extend(deeds(&trace).into_iter().filter(|(.., place)| place == at).map(|(_, deed, _)| deed));
+            }
+            if !struck.contains(&deed) {
+                now = places(&run(None));
+            }
         }
     }
-    positions
+    assert!(!struck.is_empty(), "nothing was struck");
+    struck.len()
 }
 
 /// A line that tells that an injection has struck. There may be one in each thread.
