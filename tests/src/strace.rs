@@ -41,59 +41,96 @@ pub fn traced(strace: &mut Command, trace: &Path) -> (i32, String) {
     (status, fs::read_to_string(trace).unwrap())
 }
 
-/// What a call does: its name and the files that it is about, and how many calls of a run had done the
-/// same before. Random names and numbers are left out.
-pub type Deed = (String, usize);
+/// What a call does: its name and the files that it is about, without what is random in their names; and how
+/// many calls of the run had done the same before.
+type Deed = (String, usize);
 
-/// Where it is done: the name of the call and its number, as strace's `when=` counts, in each thread by
-/// itself.
-type Place = (String, usize);
+/// Where it is done: the name of the call, the path of a file that it is about, below the temporary
+/// directory, if there is one that is the same in each run; and the number among such calls, as strace's
+/// `when=` counts, in each thread by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    name: String,
+    path: Option<String>,
+    number: usize,
+}
+
+impl Place {
+    /// The options of strace that strike there, and only there; `how` as in `signal=KILL`.
+    pub fn options(&self, root: &Path, how: &str) -> Vec<String> {
+        let path =
+            self.path.iter().map(|path| format!("-P{}/{path}", root.display().to_string().trim_end_matches('/')));
+        path.chain([format!("-einject={}:{how}:when={}", self.name, self.number)]).collect()
+    }
+}
 
 /// What the calls in a trace do, one after the other, and where.
 fn deeds(trace: &str) -> Vec<(Call, Deed, Place)> {
-    let (mut done, mut counted) = (HashMap::<String, usize>::new(), HashMap::<(u32, String), usize>::new());
+    let (mut done, mut counted) = (HashMap::<String, usize>::new(), HashMap::new());
     let mut count = |call: Call| {
-        let number = counted.entry((call.pid, call.name.clone())).or_default();
-        *number += 1;
-        let place = (call.name.clone(), *number);
-        let before = done.entry(kind(&call)).or_default();
+        let paths = paths(&call);
+        let inside: Vec<_> = paths.iter().filter_map(|path| below_root(path)).collect();
+        let same = |path: &&&str| path.split('/').all(|part| known(part) == part);
+        let path = inside.iter().find(same).map(|path| (*path).to_owned());
+        // Each path that it is about counts it.
+        let mut number = |path: Option<&str>| {
+            let counted = counted.entry((call.pid, call.name.clone(), path.map(str::to_owned))).or_insert(0);
+            *counted += 1;
+            *counted
+        };
+        let all = number(None);
+        let unique: BTreeSet<_> = inside.iter().copied().collect();
+        let numbers: HashMap<_, _> = unique.into_iter().map(|path| (path, number(Some(path)))).collect();
+        let number = path.as_deref().map_or(all, |path| numbers[path]);
+        let paths = paths.iter().map(|path| below_root(path).unwrap_or(path));
+        let paths = paths.map(|path| path.split('/').map(known).collect::<Vec<_>>().join("/"));
+        let kind = std::iter::once(call.name.clone()).chain(paths).collect::<Vec<_>>().join(" ");
+        let before = done.entry(kind.clone()).or_default();
         *before += 1;
-        let deed = (kind(&call), *before - 1);
+        let deed = (kind, *before - 1);
+        let place = Place { name: call.name.clone(), path, number };
         (call, deed, place)
     };
     parse(trace).into_iter().map(&mut count).collect()
 }
 
-/// Name and files of a call.
-fn kind(call: &Call) -> String {
-    let known = |part: &str| match part {
-        _ if part.contains("bakfsfmt2-") => "FILE".to_owned(),
-        _ if part.starts_with("zsnap-") || part.starts_with(".zsnap-") => {
-            part.chars().filter(|c| !c.is_alphanumeric()).collect()
-        }
-        _ => part.chars().filter(|c| !c.is_ascii_digit()).collect(),
-    };
+/// The files that a call is about.
+fn paths(call: &Call) -> Vec<&str> {
     // Behind the arguments stands the result.
     let text = call.text.rsplit_once(" = ").map_or(call.text.as_str(), |(arguments, _)| arguments);
-    let paths = text
-        .split(['<', '>', '"'])
-        .skip(1)
-        .step_by(2)
-        .filter(|path| !path.starts_with("unfinished") && !path.starts_with("..."));
-    let paths = paths.map(|path| path.split('/').map(known).collect::<Vec<_>>().join("/"));
-    std::iter::once(call.name.clone()).chain(paths).collect::<Vec<_>>().join(" ")
+    let named = text.split(['<', '>', '"']).skip(1).step_by(2);
+    named.filter(|path| !path.starts_with("unfinished") && !path.starts_with("...")).collect()
+}
+
+/// A path below the temporary directory.
+fn below_root(path: &str) -> Option<&str> {
+    let (_, behind) = path.split_once("/zsnap-").filter(|_| path.starts_with('/'))?;
+    behind.split_once('/').map(|(_, below)| below)
+}
+
+/// A part of a path without what is random.
+fn known(part: &str) -> String {
+    let random =
+        part.split_once("zsnap-").filter(|(_, id)| !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit()));
+    match random {
+        _ if part.contains("bakfsfmt2-") => "FILE".into(),
+        Some((before, _)) => format!("{before}zsnap-"),
+        None if part.bytes().any(|b| b.is_ascii_digit()) && !part.bytes().any(|b| b.is_ascii_alphabetic()) => {
+            "N".into()
+        }
+        None => part.split_once(":[").map_or(part, |(kind, _)| kind).into(),
+    }
 }
 
 /// Strikes all that the calls do which `ours` picks, a call in each run. `run` makes a run, undisturbed or
 /// struck at a place, looks whether all is well, and returns the trace. Which call is at a place may differ
 /// from run to run, so what was struck counts, and what was missed is tried again where an undisturbed run
-/// does it then. How much was struck. Of calls that do the same, ZSNAP_TORTURE strikes all, else the first two.
-pub fn strike_each(ours: impl Fn(&Call) -> bool, mut run: impl FnMut(Option<(&str, usize)>) -> String) -> usize {
+/// does it then, or left to another situation where another call comes before it. How much was struck. Of calls that do the same, ZSNAP_TORTURE strikes all, else the first two.
+pub fn strike_each(ours: impl Fn(&Call) -> bool, mut run: impl FnMut(Option<&Place>) -> String) -> usize {
     let places = |trace: &str| -> BTreeMap<Deed, Place> {
         deeds(trace).into_iter().filter(|(call, ..)| ours(call)).map(|(_, deed, place)| (deed, place)).collect()
     };
     let mut now = places(&run(None));
-    assert!(!now.is_empty(), "nothing to be struck");
     let most = if std::env::var_os("ZSNAP_TORTURE").is_some() { usize::MAX } else { 2 };
     let all: Vec<Deed> = now.keys().filter(|(_, before)| *before < most).cloned().collect();
     let mut struck = BTreeSet::new();
@@ -104,10 +141,15 @@ pub fn strike_each(ours: impl Fn(&Call) -> bool, mut run: impl FnMut(Option<(&st
             }
             // Not every run does it.
             let Some(at) = now.get(&deed) else { break };
-            assert!(tries < 20, "{deed:?} is never struck");
-            let trace = run(Some((&at.0, at.1)));
-            if hit(&trace).is_some() {
+            assert!(tries < 20, "{deed:?} is never struck at {at:?}");
+            let trace = run(Some(at));
+            let hit = hit(&trace).is_some();
+            if hit {
                 struck.extend(deeds(&trace).into_iter().filter(|(.., place)| place == at).map(|(_, deed, _)| deed));
+            }
+            // A call of another thread that is at the same place comes first, and keeps it from being made.
+            if hit && tries > 0 {
+                break;
             }
             if !struck.contains(&deed) {
                 now = places(&run(None));

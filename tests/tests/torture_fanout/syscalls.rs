@@ -65,69 +65,50 @@ fn begin(before: Before) -> Play {
     play
 }
 
-/// Strikes each of the calls in turn that have to do with the spool or the disks, in a run of its
-/// own. With `narrow` also those on certain directories, counted by themselves: else those of the
-/// first thread come before the others', and an error strikes all threads at once.
-fn strike_each(before: Before, calls: &str, how: &str, narrow: bool) {
+/// Strikes all that a run does with the spool and the disks, and with threads and processes.
+fn strike_each(before: Before, calls: &str, how: &str) {
     if !can_trace() {
         return;
     }
     let mut play = begin(before);
-    let outbox;
-    let dirs = match before {
-        _ if !narrow => &[][..],
-        Before::Outbox(disk) => {
-            outbox = [disk.to_owned(), format!("{disk}/laptop"), format!("spool/.zsnap-fanout/out/{disk}/laptop")];
-            &outbox
-        }
-        _ => &["spool/.zsnap-fanout/split/laptop".to_owned()],
+    let mut runs = 0;
+    let ours = |call: &Call| {
+        let process = ["clone3", "clone", "exit_group", "exit"].contains(&call.name.as_str());
+        process || ["/spool", "/disk1", "/disk2"].iter().any(|dir| call.text.contains(dir))
     };
-    let options = |play: &Play, dir: Option<&String>| {
+    let struck = each(ours, |at| {
+        // Now and then, so that there are few files to be looked at.
+        runs += 1;
+        if before == Before::Nothing || runs % 40 == 0 {
+            play = begin(before);
+        }
+        prepare(&mut play, before);
+        let what = format!("{before:?}, {at:?}, {how}");
         let mut options = vec![format!("-etrace={calls}")];
-        options.extend(dir.map(|dir| format!("-P{}", play.scene.path(dir).display())));
         // Three times as fast, but no signal can be injected.
         options.extend((how != DEATH).then(|| "--seccomp-bpf".to_owned()));
-        options
-    };
-    let mut struck = 0;
-    for dir in std::iter::once(None).chain(dirs.iter().map(Some)) {
-        let mut runs = 0;
-        let ours = |call: &Call| {
-            let process = ["clone3", "clone", "exit_group", "exit"].contains(&call.name.as_str());
-            process || ["/spool", "/disk1", "/disk2"].iter().any(|dir| call.text.contains(dir))
-        };
-        struck += each(ours, |at| {
-            // Now and then, so that there are few files to be looked at.
-            runs += 1;
-            if before == Before::Nothing || runs % 40 == 0 {
-                play = begin(before);
-            }
-            prepare(&mut play, before);
-            let what = format!("{before:?}, {dir:?}, {at:?}, {how}");
-            let mut options = options(&play, dir);
-            options.extend(at.map(|(call, number)| format!("-einject={call}:{how}:when={number}")));
-            let (status, trace) = strike(&play, &options, &[]);
-            let said = play.said();
-            let what = format!("{what}: {:?}, status {status}, {said}", hit(&trace));
-            // 127: what struck the loader.
-            assert!([0, 1, 69, 73, 74, 75, 78, 127, 137].contains(&status) && !said.contains("panicked"), "{what}");
-            assert!(status != 137 || how == DEATH, "{what}");
-            assert!(at.is_some() || (status, said.as_str()) == (0, ""), "{what}");
-            match status {
-                0 => assert!(play.waiting().is_empty(), "{what}: {:?} wait", play.waiting()),
-                137 => {}
-                _ => assert!(!said.is_empty(), "{what}: nothing was said"),
-            }
-            play.nothing_lost(&what);
-            if how != DEATH {
-                // A temporary that cannot be removed waits for the next delivery.
-                play.new_file(TARGETS[0], 10);
-            }
-            play.recover(&what);
-            trace
-        });
-    }
-    eprintln!("{how}: {struck} calls struck");
+        options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), how)));
+        let (status, trace) = strike(&play, &options, &[]);
+        let said = play.said();
+        let what = format!("{what}: {:?}, status {status}, {said}", hit(&trace));
+        // 127: what struck the loader.
+        assert!([0, 1, 69, 73, 74, 75, 78, 127, 137].contains(&status) && !said.contains("panicked"), "{what}");
+        assert!(status != 137 || how == DEATH, "{what}");
+        assert!(at.is_some() || (status, said.as_str()) == (0, ""), "{what}");
+        match status {
+            0 => assert!(play.waiting().is_empty(), "{what}: {:?} wait", play.waiting()),
+            137 => {}
+            _ => assert!(!said.is_empty(), "{what}: nothing was said"),
+        }
+        play.nothing_lost(&what);
+        if how != DEATH {
+            // A temporary that cannot be removed waits for the next delivery.
+            play.new_file(TARGETS[0], 10);
+        }
+        play.recover(&what);
+        trace
+    });
+    eprintln!("{before:?}, {how}: {struck} calls struck");
     play.end();
 }
 
@@ -145,46 +126,46 @@ const NO_SPACE: &str = "error=ENOSPC";
 
 #[test]
 fn death_in_the_first_run() {
-    strike_each(Before::Nothing, CALLS, DEATH, false);
+    strike_each(Before::Nothing, CALLS, DEATH);
 }
 
 #[test]
 fn death_in_the_recovery() {
-    strike_each(Before::Split, CALLS, DEATH, false);
+    strike_each(Before::Split, CALLS, DEATH);
 }
 
 #[test]
 fn death_in_the_delivery() {
     for disk in DISKS {
-        strike_each(Before::Outbox(disk), CALLS, DEATH, true);
+        strike_each(Before::Outbox(disk), CALLS, DEATH);
     }
 }
 
 #[test]
 fn errors_in_a_run() {
-    strike_each(Before::Spool, FAILING, BROKEN, false);
-    strike_each(Before::Spool, NEEDY, NO_SPACE, false);
+    strike_each(Before::Spool, FAILING, BROKEN);
+    strike_each(Before::Spool, NEEDY, NO_SPACE);
 }
 
 #[test]
 fn errors_in_the_recovery() {
-    strike_each(Before::Split, FAILING, BROKEN, true);
+    strike_each(Before::Split, FAILING, BROKEN);
 }
 
 #[test]
 fn errors_in_the_delivery() {
     for disk in DISKS {
-        strike_each(Before::Outbox(disk), FAILING, BROKEN, true);
+        strike_each(Before::Outbox(disk), FAILING, BROKEN);
     }
-    strike_each(Before::Outbox(DISKS[1]), NEEDY, NO_SPACE, false);
+    strike_each(Before::Outbox(DISKS[1]), NEEDY, NO_SPACE);
 }
 
 #[test]
 fn too_many_open_files_and_interruptions() {
     let opens = "openat";
-    strike_each(Before::Spool, opens, "error=EMFILE", false);
-    strike_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE", false);
-    strike_each(Before::Outbox(DISKS[1]), "read,pread64,write,copy_file_range", "error=EINTR", false);
+    strike_each(Before::Spool, opens, "error=EMFILE");
+    strike_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE");
+    strike_each(Before::Outbox(DISKS[1]), "read,pread64,write,copy_file_range", "error=EINTR");
 }
 
 /// Death at each call of another verb that has to do with the spool: as often as there is one.
@@ -198,7 +179,7 @@ fn strike_verb(args: &[&str], mut prepare: impl FnMut() -> Play, mut after: impl
         |at| {
             let mut play = prepare();
             let mut options = vec![format!("-etrace={CALLS}")];
-            options.extend(at.map(|(call, number)| format!("-einject={call}:{DEATH}:when={number}")));
+            options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), DEATH)));
             let (status, trace) = strike(&play, &options, args);
             let what = format!("{args:?}, {at:?}, status {status}");
             assert_eq!(status, if hit(&trace).is_some() { 137 } else { 0 }, "{what}: {trace}");

@@ -50,28 +50,6 @@ fn ours(call: &Call) -> bool {
     starts || ["/ingest-state", "/spool", "/.zsnap", "/target"].iter().any(|dir| call.text.contains(dir))
 }
 
-/// What to trace: all calls; and those on one directory only, each by itself, since a thread's
-/// calls are counted from one and those of the first thread come before the others'.
-fn filters(play: &Play, calls: &str) -> Vec<Vec<String>> {
-    let trace = format!("-etrace={calls}");
-    let journal = play.pool_state().join("journal");
-    let state = play.scene.path("ingest-state");
-    let spool = play.scene.path("spool");
-    let dirs = [
-        play.scene.path(".zsnap"),
-        journal.join("laptop"),
-        journal.join("other"),
-        spool.join("laptop"),
-        spool.join("other"),
-        spool.join(".zsnap-quarantine/laptop"),
-        state.join("exec/laptop"),
-        play.pool_state(),
-        state,
-    ];
-    let one = |dir: &PathBuf| vec![trace.clone(), format!("-P{}", dir.display())];
-    std::iter::once(vec![trace.clone()]).chain(dirs.iter().filter(|dir| dir.exists()).map(one)).collect()
-}
-
 /// The rows of the table that a death has come to.
 fn rows(play: &Play, files: &Files) -> BTreeSet<&'static str> {
     let mut rows = BTreeSet::new();
@@ -135,26 +113,24 @@ fn strike_each(calls: &str, how: &str) -> BTreeSet<&'static str> {
     play.bad();
     play.zfs(2, 1);
     play.recover("undisturbed");
-    let (mut struck, mut seen) = (0, BTreeSet::new());
-    for filter in filters(&play, calls) {
-        struck += each(ours, |at| {
-            let files = deliver(&mut play);
-            let mut options = filter.clone();
-            options.extend(at.map(|(call, number)| format!("-einject={call}:{how}:when={number}")));
-            let (status, text) = traced(&play.scene, &options, play.command(&["--jobs=1"]));
-            let what = format!("{filter:?}, {at:?}, {how}: {:?}, status {status}", hit(&text));
-            let said = play.said();
-            assert!(at.is_some() || status == 1, "{what}: {said}");
-            assert!(![101, 134, 139].contains(&status) && !said.contains("panicked"), "{what}: {said}");
-            play.orphans_gone();
-            play.check(&what);
-            if how == DEATH && at.is_some() {
-                seen.extend(rows(&play, &files));
-            }
-            play.recover(&what);
-            text
-        });
-    }
+    let mut seen = BTreeSet::new();
+    let struck = each(ours, |at| {
+        let files = deliver(&mut play);
+        let mut options = vec![format!("-etrace={calls}")];
+        options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), how)));
+        let (status, text) = traced(&play.scene, &options, play.command(&["--jobs=1"]));
+        let what = format!("{at:?}, {how}: {:?}, status {status}", hit(&text));
+        let said = play.said();
+        assert!(at.is_some() || status == 1, "{what}: {said}");
+        assert!(![101, 134, 139].contains(&status) && !said.contains("panicked"), "{what}: {said}");
+        play.orphans_gone();
+        play.check(&what);
+        if how == DEATH && at.is_some() {
+            seen.extend(rows(&play, &files));
+        }
+        play.recover(&what);
+        text
+    });
     eprintln!("{how}: {struck} calls struck");
     seen
 }
@@ -209,35 +185,33 @@ fn death_at_each_call_of_exec() {
     let published = |play: &Play| files(&play.scene.path("ingest-state/exec/laptop")).len();
     packet(&mut play);
     assert_eq!(traced(&play.scene, &["-etrace=none".into()], play.command(&args)).0, 0, "{}", play.said());
-    let (mut struck, mut rows) = (0, BTreeSet::new());
-    for filter in filters(&play, CALLS) {
-        struck += each(ours, |at| {
-            packet(&mut play);
-            let mut options = filter.clone();
-            options.extend(at.map(|(call, number)| format!("-einject={call}:{DEATH}:when={number}")));
-            let (status, text) = traced(&play.scene, &options, play.command(&args));
-            let what = format!("exec, {filter:?}, {at:?}, status {status}");
-            assert!(at.is_some() || status == 0, "{what}: {}", play.said());
-            play.orphans_gone();
-            play.check(&what);
-            let there = play.on_pool(0) == play.chains[0].len();
-            rows.insert(match (published(&play), there) {
-                (0, false) => "E nothing",
-                (0, true) => "E gone",
-                (1, false) => "E published",
-                (_, _) => "E published and received",
-            });
-            assert!(status != 0 || there, "{what}: 0, and not received");
-            // NNCP comes again with what was not acknowledged.
-            if status != 0 {
-                let (again, _) = traced(&play.scene, &["-etrace=none".into()], play.command(&args));
-                assert_eq!(again, 0, "{what}: {}", play.said());
-            }
-            play.recover(&what);
-            assert_eq!(published(&play), 0, "{what}: left in exec");
-            text
+    let mut rows = BTreeSet::new();
+    let struck = each(ours, |at| {
+        packet(&mut play);
+        let mut options = vec![format!("-etrace={CALLS}")];
+        options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), DEATH)));
+        let (status, text) = traced(&play.scene, &options, play.command(&args));
+        let what = format!("exec, {at:?}, status {status}");
+        assert!(at.is_some() || status == 0, "{what}: {}", play.said());
+        play.orphans_gone();
+        play.check(&what);
+        let there = play.on_pool(0) == play.chains[0].len();
+        rows.insert(match (published(&play), there) {
+            (0, false) => "E nothing",
+            (0, true) => "E gone",
+            (1, false) => "E published",
+            (_, _) => "E published and received",
         });
-    }
+        assert!(status != 0 || there, "{what}: 0, and not received");
+        // NNCP comes again with what was not acknowledged.
+        if status != 0 {
+            let (again, _) = traced(&play.scene, &["-etrace=none".into()], play.command(&args));
+            assert_eq!(again, 0, "{what}: {}", play.said());
+        }
+        play.recover(&what);
+        assert_eq!(published(&play), 0, "{what}: left in exec");
+        text
+    });
     eprintln!("exec: {struck} calls struck");
     for row in ["E nothing", "E published", "E published and received"] {
         assert!(rows.contains(row), "no death came to {row}");

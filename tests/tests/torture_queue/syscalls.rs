@@ -45,23 +45,20 @@ fn prepare(play: &mut Play, before: Before) {
 
 const DATASET: &str = "queue-state/datasets/laptop/tank@home";
 
-/// Strikes each of the calls in turn, in as many runs as there are such calls that have to do with
-/// the state or the spool. `paths`: only calls on these very directories are counted and struck.
-fn strike_each(source: Source, before: Before, calls: &str, how: &str, paths: &[&str]) {
+/// Strikes all that a run does with the state and the spool.
+fn strike_each(source: Source, before: Before, calls: &str, how: &str) {
     if !can_trace() {
         return;
     }
     let mut play = Play::new(source);
     play.bytes = 20_000;
     play.queue();
-    let mut options: Vec<String> = paths.iter().map(|p| format!("-P{}", play.scene.path(p).display())).collect();
-    options.push(format!("-etrace={calls}"));
     let struck = each(
         |call| ["/queue-state", "/spool", "/producer"].iter().any(|dir| call.text.contains(dir)),
         |at| {
             prepare(&mut play, before);
-            let mut options = options.clone();
-            options.extend(at.map(|(call, number)| format!("-einject={call}:{how}:when={number}")));
+            let mut options = vec![format!("-etrace={calls}")];
+            options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), how)));
             let (id, status, trace) = traced(&mut play, &options);
             let hit = hit(&trace);
             let what = format!("{at:?}, {how}: {hit:?}");
@@ -96,37 +93,35 @@ const NAMES: &str = "fsync,linkat,rename,renameat,unlink,unlinkat";
 const DEATH: &str = "signal=KILL";
 const NO_SPACE: &str = "error=ENOSPC";
 const BROKEN: &str = "error=EIO";
-/// Delivery has its own thread, whose calls are counted from one again.
-const SPOOL: [&str; 2] = ["spool", "spool/laptop"];
 
 #[test]
 fn death_in_the_first_run() {
-    strike_each(Source::Zfs, Before::Nothing, CALLS, DEATH, &[]);
+    strike_each(Source::Zfs, Before::Nothing, CALLS, DEATH);
 }
 
 #[test]
 fn errors_in_the_first_run() {
-    strike_each(Source::Zfs, Before::Nothing, CALLS, BROKEN, &[]);
+    strike_each(Source::Zfs, Before::Nothing, CALLS, BROKEN);
     let makes = "fsync,linkat,renameat,mkdir,mkdirat,write,copy_file_range";
-    strike_each(Source::Zfs, Before::Nothing, makes, NO_SPACE, &[]);
+    strike_each(Source::Zfs, Before::Nothing, makes, NO_SPACE);
 }
 
 #[test]
 fn death_and_errors_with_a_producer() {
-    strike_each(Source::Producer, Before::Queued, NAMES, DEATH, &[]);
-    strike_each(Source::Producer, Before::Queued, NAMES, BROKEN, &[]);
+    strike_each(Source::Producer, Before::Queued, NAMES, DEATH);
+    strike_each(Source::Producer, Before::Queued, NAMES, BROKEN);
 }
 
 #[test]
 fn death_and_errors_in_the_recovery() {
-    strike_each(Source::Producer, Before::Committed, NAMES, DEATH, &[]);
-    strike_each(Source::Zfs, Before::Committed, NAMES, BROKEN, &[]);
+    strike_each(Source::Producer, Before::Committed, NAMES, DEATH);
+    strike_each(Source::Zfs, Before::Committed, NAMES, BROKEN);
 }
 
 #[test]
 fn death_and_errors_in_the_delivery() {
     for how in [DEATH, BROKEN, NO_SPACE] {
-        strike_each(Source::Zfs, Before::Queued, CALLS, how, &SPOOL);
+        strike_each(Source::Zfs, Before::Queued, CALLS, how);
     }
 }
 
