@@ -291,8 +291,6 @@ mod tests {
     }
 
     fn with(config: &str, args: &[&str]) -> Result<(Cli, Tables)> {
-        // What a group could write is not believed.
-        rustix::process::umask(rustix::fs::Mode::from(0o022));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.toml");
         std::fs::write(&path, config).unwrap();

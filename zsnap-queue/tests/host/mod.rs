@@ -23,8 +23,6 @@ pub struct Opened {
 }
 
 pub fn host() -> Host {
-    // What a group could write is not believed.
-    rustix::process::umask(rustix::fs::Mode::from(0o022));
     let dir = tempfile::tempdir().unwrap();
     keygen(&dir.path().join("backup"), Purpose::Encrypt, false).unwrap();
     keygen(&dir.path().join("laptop"), Purpose::Sign(&"laptop".parse().unwrap()), false).unwrap();
