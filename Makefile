@@ -16,12 +16,20 @@ demo:
 	cargo build --locked --workspace --bins
 	tests/demo target/debug
 
-# The binaries first: the tests of the whole system start them.
-test:
+# The binaries first: the tests of the whole system start them. Who is not root leaves out what needs root.
+test: test-binaries
+	cargo test --locked --workspace --no-fail-fast -- $$([ "$$(id -u)" = 0 ] || echo "--skip _as_root")
+	@[ "$$(id -u)" = 0 ] || echo "make test: all but the tests that need root, which make test-root runs"
+
+# By sudo, for others than root.
+test-root: test-binaries
+	[ "$$(id -u)" = 0 ] || set -- --config "target.'cfg(unix)'.runner='sudo'"; \
+	  cargo test --locked --workspace --no-fail-fast "$$@" -- _as_root
+
+test-binaries:
 	tests/packages test
 	cargo build --locked --workspace --bins
 	cargo build --locked -p zsnap-fanout -p zsnap-expire
-	umask 022 && cargo test --locked --workspace --no-fail-fast
 
 # The same promises as in `make test`, kept through many more deaths. A failure prints the seed.
 torture:
@@ -30,7 +38,7 @@ torture:
 	ZSNAP_TORTURE=$${ZSNAP_TORTURE:-10000} cargo test --locked -p zsnap-tests --test torture_queue --test torture_fanout --test torture_ingest --test histories --test model
 
 check:
-	tests/packages build
+	tests/packages check
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
@@ -48,15 +56,16 @@ bench:
 	tests/bench target/release
 
 # Builds only what is missing, so that root needs no Rust after `make`.
+install: export TO = $(DESTDIR)$(PREFIX)
 install: $(BINARIES:%=target/release/%)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/zsnap
-	for b in $(BINARIES); do install -m 755 target/release/$$b $(DESTDIR)$(PREFIX)/bin/ || exit 1; done
+	install -d "$$TO/bin" "$$TO/share/doc/zsnap"
+	for b in $(BINARIES); do install -m 755 target/release/$$b "$$TO/bin/" || exit 1; done
 	for page in man/*.[0-9]; do \
-	  section=$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; \
-	  install -d $$section && install -m 644 $$page $$section/ || exit 1; done
-	install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(PREFIX)/share/doc/zsnap/
+	  section="$$TO/share/man/man$${page##*.}"; \
+	  install -d "$$section" && install -m 644 $$page "$$section/" || exit 1; done
+	install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$$TO/share/doc/zsnap/"
 
 $(BINARIES:%=target/release/%):
 	$(MAKE) all
 
-.PHONY: all demo test torture check test-zfs bench install
+.PHONY: all demo test test-root test-binaries torture check test-zfs bench install

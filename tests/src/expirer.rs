@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::SystemTime;
 
-use crate::scene::{Ran, Scene, program, run};
+use crate::scene::{Ran, Scene, program, run, tool};
 
 /// 15 June 2025, 12:00 UTC, a Sunday: the newest snapshot of [`Expirer::daily`].
 pub const NOON: u64 = 1_749_988_800;
@@ -35,11 +35,11 @@ impl Expirer {
 
     /// zsnap-expire, not started; with `expire.toml` unless the arguments name a file.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(program("zsnap-expire"));
+        let mut command = match args.contains(&"-c") {
+            true => Command::new(program("zsnap-expire")),
+            false => tool("zsnap-expire", &self.scene.path("expire.toml")),
+        };
         command.current_dir(self.scene.path("")).env("TZ", "UTC");
-        if !args.contains(&"-c") {
-            command.arg("-c").arg(self.scene.path("expire.toml"));
-        }
         for (option, path) in [("--zfs", "bin/zfs"), ("--zpool", "bin/zpool"), ("--state", "expire-state")] {
             if !args.contains(&option) {
                 command.arg(option).arg(self.scene.path(path));

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::scene::run;
+use crate::scene::{needs_root, run};
 
 /// It is mounted at `frozen`, and unmounted when dropped.
 pub struct Frozen {
@@ -14,19 +14,15 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// Makes and mounts it in `dir`, not yet frozen. `None`: it cannot be made here.
-    pub fn mount(dir: &Path) -> Option<Frozen> {
+    /// Makes and mounts it in `dir`, not yet frozen.
+    #[track_caller]
+    pub fn mount(dir: &Path) -> Frozen {
+        needs_root();
         let script = "truncate -s 20M img && mkfs.ext4 -q img && mkdir frozen && mount -o loop img frozen";
         let ran = run(Command::new("sh").args(["-ec", script]).current_dir(dir), b"");
         let frozen = Frozen { at: dir.join("frozen") };
-        if ran.status != 0 {
-            eprintln!(
-                "NOT TESTED: a process that cannot be killed needs root, mkfs.ext4 and loop devices: {}",
-                ran.err
-            );
-            return None;
-        }
-        Some(frozen)
+        ran.expect(0);
+        frozen
     }
 
     /// Where it is.

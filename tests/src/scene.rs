@@ -28,6 +28,22 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// A tool with that configuration, not started. All tests start tools so, or under a program, or tell
+/// them otherwise what to read: never what is in /etc/zsnap on this machine.
+pub fn tool(name: &str, config: &Path) -> Command {
+    let mut command = Command::new(program(name));
+    command.arg("--config").arg(config).current_dir("/");
+    command
+}
+
+/// A command under another program, such as strace; `before` are that and its arguments. Only program
+/// and arguments of `run` count.
+pub fn under<S: AsRef<OsStr>>(before: &[S], run: &Command) -> Command {
+    let mut command = Command::new(&before[0]);
+    command.args(&before[1..]).arg(run.get_program()).args(run.get_args()).current_dir("/");
+    command
+}
+
 /// Whether a real peer is installed. Without it a test says so and passes, but never in CI.
 pub fn have(peer: &str) -> bool {
     let found =
@@ -37,6 +53,13 @@ pub fn have(peer: &str) -> bool {
         eprintln!("NOT TESTED: {peer} is not installed");
     }
     found
+}
+
+/// Fails for anybody but root. Names of tests that call it end in `_as_root`: `make test` leaves
+/// these to `make test-root`, unless root runs it.
+#[track_caller]
+pub fn needs_root() {
+    assert!(rustix::process::geteuid().is_root(), "only root can do this: make test-root");
 }
 
 /// Puts `zfs` and `zpool`, the fake ones, into a directory, new or with their pools.
@@ -205,15 +228,15 @@ impl Scene {
 
     /// zsnap-queue with the configuration, not started.
     pub fn queue_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(program("zsnap-queue"));
-        command.arg("--config").arg(self.path("queue.toml")).args(args).current_dir("/");
+        let mut command = tool("zsnap-queue", &self.path("queue.toml"));
+        command.args(args);
         command
     }
 
     /// zsnap-ingest with the configuration, not started.
     pub fn ingest_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(program("zsnap-ingest"));
-        command.arg("--config").arg(self.path("ingest.toml")).args(args).current_dir("/").env_remove("NNCP_SENDER");
+        let mut command = tool("zsnap-ingest", &self.path("ingest.toml"));
+        command.args(args).env_remove("NNCP_SENDER");
         command
     }
 

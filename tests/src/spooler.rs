@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::scene::{Ran, memory, name, program, run};
+use crate::scene::{Ran, memory, name, run, tool, under};
 
 /// Where the numbers of its files begin, in microseconds since 1970.
 const FIRST: u64 = 1_700_000_000_000_000;
@@ -104,17 +104,14 @@ impl Spooler {
 
     /// zsnap-fanout with the configuration, not started.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(program("zsnap-fanout"));
-        command.arg("--config").arg(self.path("fanout.toml")).args(args).current_dir("/");
+        let mut command = tool("zsnap-fanout", &self.path("fanout.toml"));
+        command.args(args);
         command
     }
 
     /// The same under another program, such as strace; `before` are that and its arguments.
     pub fn under<S: AsRef<OsStr>>(&self, before: &[S], args: &[&str]) -> Command {
-        let mut command = Command::new(&before[0]);
-        command.args(&before[1..]).arg(program("zsnap-fanout"));
-        command.arg("--config").arg(self.path("fanout.toml")).args(args).current_dir("/");
-        command
+        under(before, &self.command(args))
     }
 
     /// Runs it.

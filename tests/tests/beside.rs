@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
-use zsnap_tests::scene::{Scene, run};
+use zsnap_tests::scene::{Scene, needs_root, run};
 
 const DEAD: &str = "elsewhere/.zsnap-0123456789abcdef";
 
@@ -43,11 +43,8 @@ fn a_symbolic_link_is_not_followed() {
 }
 
 #[test]
-fn what_others_own_is_not_used_and_told() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT TESTED: files of other users need root");
-        return;
-    }
+fn what_others_own_is_not_used_and_told_as_root() {
+    needs_root();
     let scene = scene();
     let nobody = Some(65534);
     chown(scene.path("srv"), nobody, None).unwrap();

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::process::Command;
 
 use zsnap_tests::scene::{Ran, have, run};
 use zsnap_tests::spooler::{Spooler, tree};
@@ -336,12 +335,8 @@ fn a_configuration_that_could_lose_files_is_refused() {
     assert_eq!((spooler.left(), spooler.on("disk1").len()), (vec![format!("laptop/{name}")], 0));
     // All on the command line.
     let spool = spooler.path("spool");
-    let mut command = Command::new(zsnap_tests::scene::program("zsnap-fanout"));
-    command
-        .args(["--to", &format!("disk1={dest}"), "--spool"])
-        .arg(spool)
-        .arg("--config")
-        .arg(spooler.path("fanout.toml"));
+    let to = format!("disk1={dest}");
+    let mut command = spooler.command(["--to", &to, "--spool", spool.to_str().unwrap()]);
     assert_eq!(run(&mut command, b"").expect(0).err, "");
     assert_eq!(spooler.on("disk1"), [format!("laptop/{name}")]);
 }

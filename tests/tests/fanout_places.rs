@@ -2,51 +2,41 @@
 //! drive, other drives, symlinks; and nobody but the spool's owner distributes it.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use zsnap_tests::scene::{Ran, have, run};
+use zsnap_tests::scene::{Ran, needs_root, run};
 use zsnap_tests::spooler::{Spooler, tree};
 use zsnap_tests::strace::{can_trace, go_on, stopped};
 
-fn mount(args: &[&str]) -> bool {
-    let done = Command::new("mount").args(args).output().unwrap().status.success();
-    if !done {
-        eprintln!("NOT TESTED: mount {args:?} (root only)");
-    }
-    done
+fn mount(args: &[&str]) {
+    needs_root();
+    run(Command::new("mount").args(args), b"").expect(0);
 }
 
 fn unmount(args: &[&str], at: &Path) {
     assert!(Command::new("umount").args(args).arg(at).status().unwrap().success());
 }
 
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("NOT TESTED: only root can be somebody else");
-    }
-    root
-}
-
 /// A drive at `mnt/incoming` that is a file system of its own, in the file `image`.
-fn on_a_device() -> Option<Spooler> {
+fn on_a_device() -> Spooler {
     let spooler = Spooler::with(&["disk1"]);
     fs::create_dir(spooler.path("mnt")).unwrap();
     fs::File::create(spooler.path("image")).unwrap().set_len(16 << 20).unwrap();
     run(Command::new("/sbin/mkfs.ext4").args(["-q", "-F"]).arg(spooler.path("image")), b"").expect(0);
     spooler.to("disk2", &format!("dir:{}", spooler.path("mnt/incoming").display()), "");
-    plug(&spooler).then_some(spooler)
+    plug(&spooler);
+    spooler
 }
 
-fn plug(spooler: &Spooler) -> bool {
-    mount(&["-o", "loop", spooler.path("image").to_str().unwrap(), spooler.path("mnt").to_str().unwrap()])
+fn plug(spooler: &Spooler) {
+    mount(&["-o", "loop", spooler.path("image").to_str().unwrap(), spooler.path("mnt").to_str().unwrap()]);
 }
 
 #[test]
-fn a_drive_that_comes_and_goes() {
-    let Some(spooler) = on_a_device() else { return };
+fn a_drive_that_comes_and_goes_as_root() {
+    let spooler = on_a_device();
     let mnt = spooler.path("mnt");
     // New, and not marked yet.
     spooler.fanout(&["init", "disk2"]).expect(78).says("/mnt/incoming: mount the drive, and make the directory");
@@ -76,7 +66,7 @@ fn a_drive_that_comes_and_goes() {
     spooler.fanout(&["init", "disk2"]).expect(78).says("/spool: mount the drive, or say --same-filesystem");
     assert_eq!(spooler.waiting("disk2"), [format!("laptop/{two}"), format!("laptop/{three}")]);
     // Another drive at its mount point.
-    assert!(mount(&["-t", "tmpfs", "tmpfs", mnt.to_str().unwrap()]));
+    mount(&["-t", "tmpfs", "tmpfs", mnt.to_str().unwrap()]);
     fs::create_dir(mnt.join("incoming")).unwrap();
     fs::write(mnt.join("incoming/.zsnap-drive"), "disk7\n").unwrap();
     spooler.silent_run();
@@ -85,7 +75,7 @@ fn a_drive_that_comes_and_goes() {
     assert!(ran.err.contains("or remove ") && tree(&mnt) == ["incoming/.zsnap-drive"], "{}", ran.err);
     unmount(&[], &mnt);
     // The right one.
-    assert!(plug(&spooler));
+    plug(&spooler);
     spooler.silent_run();
     assert_eq!(tree(&mnt.join("incoming/laptop")), [one, two, three]);
     assert!(spooler.waiting("disk2").is_empty());
@@ -93,11 +83,11 @@ fn a_drive_that_comes_and_goes() {
 }
 
 #[test]
-fn a_drive_that_is_pulled_out_in_the_middle_of_a_run() {
+fn a_drive_that_is_pulled_out_in_the_middle_of_a_run_as_root() {
     if !can_trace() {
         return;
     }
-    let Some(spooler) = on_a_device() else { return };
+    let spooler = on_a_device();
     let (mnt, trace) = (spooler.path("mnt"), spooler.path("trace"));
     fs::create_dir(mnt.join("incoming")).unwrap();
     spooler.mark("mnt/incoming", "disk2");
@@ -113,7 +103,7 @@ fn a_drive_that_is_pulled_out_in_the_middle_of_a_run() {
     // Nothing came below the mount point. What was on its way is on the drive, the rest waits.
     assert!(fs::read_dir(&mnt).unwrap().next().is_none());
     assert_eq!(spooler.waiting("disk2"), files[64..]);
-    assert!(plug(&spooler));
+    plug(&spooler);
     assert_eq!(tree(&mnt.join("incoming")).len(), 65);
     spooler.silent_run();
     let mut on = tree(&mnt.join("incoming"));
@@ -146,15 +136,6 @@ fn a_directory_that_is_no_drive_is_left_alone() {
     fs::create_dir(spooler.path("new")).unwrap();
     let to = format!("new=dir:{}", spooler.path("new").display());
     spooler.fanout(&["init", "new", "--to", &to]).expect(78).says("is on the file system of ");
-    // Nor on that of /, where it has its mount point most likely.
-    let dev = |path: &Path| fs::metadata(path).unwrap().dev();
-    if dev(&spooler.path("")) == dev("/".as_ref())
-        && mount(&["-t", "tmpfs", "tmpfs", spooler.path("spool").to_str().unwrap()])
-    {
-        let ran = spooler.fanout(&["init", "new", "--to", &to]);
-        unmount(&[], &spooler.path("spool"));
-        ran.expect(78).says("/new is on the file system of /: mount the drive");
-    }
     assert!(tree(&spooler.path("new")).is_empty());
     for _ in 0..2 {
         spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
@@ -188,6 +169,18 @@ fn a_directory_that_is_no_drive_is_left_alone() {
     assert_eq!(spooler.on("disk1").len(), 2);
 }
 
+/// Where it has its mount point most likely. The spool is elsewhere.
+#[test]
+fn the_file_system_of_the_root_directory_is_no_drive_as_root() {
+    let spooler = Spooler::new();
+    let root = tempfile::Builder::new().prefix("zsnap-").tempdir_in("/").unwrap();
+    mount(&["-t", "tmpfs", "tmpfs", spooler.path("spool").to_str().unwrap()]);
+    let ran = spooler.fanout(&["init", "new", "--to", &format!("new=dir:{}", root.path().display())]);
+    unmount(&[], &spooler.path("spool"));
+    ran.expect(78).says(&format!("{} is on the file system of /: mount the drive", root.path().display()));
+    assert!(tree(root.path()).is_empty());
+}
+
 #[test]
 fn the_directory_of_a_host_on_the_drive_is_no_symlink() {
     let spooler = Spooler::with(&["disk1", "disk2"]);
@@ -210,10 +203,8 @@ fn the_directory_of_a_host_on_the_drive_is_no_symlink() {
 }
 
 #[test]
-fn nobody_but_the_owner_of_the_spool_distributes_it() {
-    if !is_root() {
-        return;
-    }
+fn nobody_but_the_owner_of_the_spool_distributes_it_as_root() {
+    needs_root();
     let spooler = Spooler::with(&["disk1"]);
     let name = spooler.put("laptop/a", 1, "x");
     for (dir, mode) in [("", 0o755), ("spool", 0o777), ("disk1", 0o777)] {
@@ -245,10 +236,8 @@ fn nobody_but_the_owner_of_the_spool_distributes_it() {
 }
 
 #[test]
-fn files_and_directories_of_other_owners_stay() {
-    if !is_root() {
-        return;
-    }
+fn files_and_directories_of_other_owners_stay_as_root() {
+    needs_root();
     let spooler = Spooler::with(&["disk1"]);
     let good = spooler.put("laptop/a", 1, "good");
     let bad = spooler.put("laptop/b", 2, "bad");
@@ -270,23 +259,21 @@ fn files_and_directories_of_other_owners_stay() {
     assert_eq!(spooler.on("disk1").len(), 3);
 }
 
-/// All of it belongs to nobody, who then runs zsnap-fanout; `None`: only root can arrange that.
-fn nobodys(spooler: &Spooler) -> Option<impl Fn(&[&str]) -> Ran> {
-    if !is_root() || !have("setpriv") {
-        return None;
-    }
+/// All of it belongs to nobody, who then runs zsnap-fanout.
+fn nobodys(spooler: &Spooler) -> impl Fn(&[&str]) -> Ran {
+    needs_root();
     run(Command::new("chown").args(["-R", "65534"]).arg(spooler.path("")), b"").expect(0);
     fs::set_permissions(spooler.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     let program = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    Some(move |args: &[&str]| run(&mut spooler.under(&program, args), b""))
+    move |args: &[&str]| run(&mut spooler.under(&program, args), b"")
 }
 
 #[test]
-fn what_the_owner_may_not_read_or_change_is_told_with_the_remedy() {
+fn what_the_owner_may_not_read_or_change_is_told_with_the_remedy_as_root() {
     let spooler = Spooler::new();
     spooler.drive("disk1", "keep = \"9d\"");
     let one = spooler.put("srv/a", 1, "x");
-    let Some(nobody) = nobodys(&spooler) else { return };
+    let nobody = nobodys(&spooler);
     // A host's directory: not read, it is no empty one.
     let mode = |mode| fs::set_permissions(spooler.path("spool/srv"), fs::Permissions::from_mode(mode)).unwrap();
     mode(0);
@@ -353,10 +340,8 @@ fn a_drive_within_the_spool_or_around_it_gets_nothing() {
 }
 
 #[test]
-fn an_unreadable_spool_is_no_empty_one() {
-    if !is_root() || !have("setpriv") {
-        return;
-    }
+fn an_unreadable_spool_is_no_empty_one_as_root() {
+    needs_root();
     let spooler = Spooler::with(&["disk1"]);
     fs::set_permissions(spooler.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(spooler.path("spool"), fs::Permissions::from_mode(0o700)).unwrap();

@@ -19,9 +19,9 @@ fn open_files(pid: u32) -> Vec<String> {
 }
 
 #[test]
-fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run() {
+fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_root() {
     let spooler = Spooler::with(&["good"]);
-    let Some(frozen) = Frozen::mount(&spooler.path("")) else { return };
+    let frozen = Frozen::mount(&spooler.path(""));
     spooler.mark("frozen", "frozen");
     spooler.to("frozen", &format!("dir:{}", frozen.path().display()), "");
     frozen.freeze();
@@ -59,9 +59,9 @@ fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run() {
 
 /// simplesnap gets its 0, and the next datasets do not wait for it again.
 #[test]
-fn a_directory_that_hangs_is_left_to_flush() {
+fn a_directory_that_hangs_is_left_to_flush_as_root() {
     let scene = Scene::new();
-    let Some(frozen) = Frozen::mount(&scene.path("")) else { return };
+    let frozen = Frozen::mount(&scene.path(""));
     let dest = format!("dir:{}", frozen.path().display());
     scene.edit("queue.toml", "to = [", &format!("to = [\"{dest}\", "));
     frozen.freeze();
@@ -143,9 +143,9 @@ fn a_slow_program_is_not_killed() {
 
 /// The process that delivers ends with the tool, also when that is killed.
 #[test]
-fn a_delivery_does_not_outlive_its_tool() {
+fn a_delivery_does_not_outlive_its_tool_as_root() {
     let spooler = Spooler::new();
-    let Some(frozen) = Frozen::mount(&spooler.path("")) else { return };
+    let frozen = Frozen::mount(&spooler.path(""));
     spooler.mark("frozen", "frozen");
     spooler.to("frozen", &format!("dir:{}", frozen.path().display()), "");
     let name = spooler.put("laptop/a", 1, "1");

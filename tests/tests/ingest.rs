@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use zsnap_common::keys::{Purpose, SigningKey, keygen};
 use zsnap_common::payload::{Base, Epoch, Manifest};
-use zsnap_tests::scene::{Scene, have, manifest, name, run};
+use zsnap_tests::scene::{Scene, have, manifest, name, run, under};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 
@@ -365,12 +365,7 @@ fn the_clock_never_makes_a_file_bad() {
     if !have("faketime") {
         return;
     }
-    let back = |years: &str| {
-        let mut command = std::process::Command::new("faketime");
-        command.args(["-f", years]).arg(zsnap_tests::scene::program("zsnap-ingest"));
-        command.arg("--config").arg(scene.path("ingest.toml"));
-        run(&mut command, b"")
-    };
+    let back = |years: &str| run(&mut under(&["faketime", "-f", years], &scene.ingest_command([""; 0])), b"");
     back("-1y").expect(1).says("if this clock is wrong, set it; if that of laptop was,");
     assert!(path.exists() && scene.applied().is_empty());
     // Ten years on, with a certificate that expired long ago: judged at the signature's time.

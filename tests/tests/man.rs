@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use zsnap_tests::sample;
-use zsnap_tests::scene::{Ran, Scene, binaries, files, have, program, run};
+use zsnap_tests::scene::{Ran, Scene, files, have, program, run, tool};
 
 const TOOLS: [&str; 4] = ["zsnap-queue", "zsnap-fanout", "zsnap-ingest", "zsnap-expire"];
 
@@ -138,13 +138,25 @@ fn groff_finds_no_fault() {
     }
 }
 
-/// Runs lines of a manual as a user would type them.
+/// Runs lines of a manual as a user would type them, on a machine where nothing is configured.
 fn shell(script: &str, dir: &Path) -> String {
     shell_ran(script, dir).err
 }
 
 fn shell_ran(script: &str, dir: &Path) -> Ran {
-    let path = format!("{}:{}", binaries().display(), std::env::var("PATH").unwrap());
+    let bin = tempfile::tempdir().unwrap();
+    for name in TOOLS {
+        let tool = bin.path().join(name);
+        fs::write(tool.with_extension("toml"), "").unwrap();
+        let script = format!(
+            "#!/bin/sh\nfor arg; do case $arg in --) break ;; -c | --config) exec {0} \"$@\" ;; esac; done\n\
+             exec {0} --config $0.toml \"$@\"\n",
+            program(name).display()
+        );
+        fs::write(&tool, script).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").unwrap());
     let mut bash = Command::new("bash");
     bash.args(["-e", "-o", "pipefail", "-c", script]).current_dir(dir).env("PATH", path).env("TZ", "UTC");
     let ran = run(bash.env("XDG_STATE_HOME", dir.join("state")), b"");
@@ -334,11 +346,7 @@ fn the_files_of_zrep_expire_that_are_shown_are_understood() {
     let [first, second] = &shown[..] else { panic!("{shown:?}") };
     for (text, says) in [(first, "5 dated rules"), (second, "spacing 1h:1min 12h:5min 8d:1h 32d:1d 1y:7d 5y:31d")] {
         scene.write("zrep-expire.conf", text);
-        let check = || {
-            let mut command = Command::new(program("zsnap-expire"));
-            command.arg("-c").arg(scene.path("zrep-expire.conf")).args(["--filter", "check"]);
-            run(&mut command, b"")
-        };
+        let check = || run(tool("zsnap-expire", &scene.path("zrep-expire.conf")).args(["--filter", "check"]), b"");
         let out = String::from_utf8(check().expect(0).out).unwrap();
         assert!(out.contains(says), "{out}");
         scene.write("zrep-expire.conf", &format!("\nnonsense\n{text}"));
@@ -395,12 +403,12 @@ fn the_configurations_that_are_shown_are_understood() {
     assert_eq!(shown.len(), 11, "{shown:?}");
     for (page, toml) in shown {
         let toml = toml.replace("/etc/zsnap/", &format!("{}/", scene.path("").display()));
-        let tool = tool_of(&toml);
+        let name = tool_of(&toml);
         let check = |toml: &str| {
             scene.write("shown.toml", toml);
-            let mut command = Command::new(program(tool));
-            command.arg("--config").arg(scene.path("shown.toml")).arg("check");
-            if tool == "zsnap-ingest" {
+            let mut command = tool(name, &scene.path("shown.toml"));
+            command.arg("check");
+            if name == "zsnap-ingest" {
                 // They may be missing here.
                 command.args(["--zfs", "/bin/true", "--zpool", "/bin/true"]);
             }
@@ -409,7 +417,7 @@ fn the_configurations_that_are_shown_are_understood() {
         let ran = check(&toml);
         // Its user, directory and pool are not here; the file itself is right.
         assert!(!ran.err.contains("shown.toml:") && [0, 78].contains(&ran.status), "{page}: {}\n{toml}", ran.err);
-        let not: [&str; 2] = match tool {
+        let not: [&str; 2] = match name {
             "zsnap-ingest" => ["key", "signers"],
             "zsnap-fanout" => ["drives:", "hosts"],
             "zsnap-expire" => ["policy", "zone"],

@@ -9,7 +9,8 @@ use std::process::{Child, Stdio};
 
 use sealed::noise;
 use sha2::{Digest, Sha256};
-use zsnap_tests::scene::{Scene, files, name, program};
+use zsnap_tests::scene::{Scene, files, name, run};
+use zsnap_tests::spooler::Spooler;
 
 const MIB: u64 = 1 << 20;
 
@@ -114,30 +115,32 @@ fn two_gibibytes_need_no_more_memory_than_256_mebibytes() {
 
 /// Distributes `count` files of `bytes` bytes to two directories; the peak in KiB.
 fn fan_out(count: u64, bytes: u64) -> u64 {
-    let scene = Scene::new();
-    fs::create_dir(scene.path("spool/laptop")).unwrap();
-    let mut command = std::process::Command::new(program("zsnap-fanout"));
-    scene.write("fanout.toml", "");
-    command.arg("--config").arg(scene.path("fanout.toml")).arg("--spool").arg(scene.path("spool"));
+    let spooler = Spooler::new();
+    let only = |host: &str| format!("hosts = [\"{host}\"]");
     for disk in ["disk1", "disk2"] {
-        fs::create_dir(scene.path(disk)).unwrap();
-        fs::write(scene.path(disk).join(".zsnap-drive"), disk).unwrap();
-        command.arg(format!("--to={disk}=dir:{}", scene.path(disk).display()));
+        spooler.drive(disk, &only("laptop"));
     }
+    // The run ends when it may: a last drive, for a file of another host, waits for a FIFO.
+    let fifo = spooler.path("fifo").display().to_string();
+    run(std::process::Command::new("mkfifo").arg(&fifo), b"").expect(0);
+    spooler.to("last", &format!("cmd:read go < {fifo}; cat > /dev/null"), &only("other"));
+    spooler.put("other/etc", 1, "x");
+    fs::create_dir(spooler.path("spool/laptop")).unwrap();
     for seq in 1..=count {
-        let file = File::create(scene.path("spool/laptop").join(name("laptop/etc", seq))).unwrap();
+        let file = File::create(spooler.path("spool/laptop").join(name("laptop/etc", seq))).unwrap();
         file.set_len(bytes).unwrap();
     }
-    let mut child = command.spawn().unwrap();
-    let mut most = 0;
-    while child.try_wait().unwrap().is_none() {
-        most = most.max(peak(&child));
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    let mut child = spooler.command::<&str>([]).spawn().unwrap();
+    let all = |disk: &str| {
+        spooler.waiting(disk).is_empty() && files(&spooler.path(disk).join("laptop")).len() as u64 == count
+    };
+    while !all("disk1") || !all("disk2") {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended before the last drive may");
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    let most = peak(&child);
+    fs::write(fifo, "\n").unwrap();
     assert!(child.wait().unwrap().success());
-    for disk in ["disk1", "disk2"] {
-        assert_eq!(files(&scene.path(disk).join("laptop")).len() as u64, count);
-    }
     most
 }
 

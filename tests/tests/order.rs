@@ -8,7 +8,7 @@ use std::process::Command;
 
 use zsnap_common::keys::SigningKey;
 use zsnap_tests::hostile::described;
-use zsnap_tests::scene::{Ran, Scene, fake_zfs, have, name, program, run, seal_with};
+use zsnap_tests::scene::{Ran, Scene, fake_zfs, have, name, run, seal_with, under};
 use zsnap_tests::stream::{Stream, Sub};
 
 const SEQ: u64 = 1_700_000_000_000_000;
@@ -227,9 +227,8 @@ fn files_that_wait_are_read_once_and_never_believed_unread() {
     assert_eq!(ran.err.lines().count(), 2, "one line for each gap");
     if have("strace") {
         let trace = scene.path("trace");
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-e", "trace=openat,openat2,open", "-o"]).arg(&trace).arg(program("zsnap-ingest"));
-        run(command.arg("--config").arg(scene.path("ingest.toml")), b"").expect(0);
+        let before = ["strace", "-f", "-qq", "-e", "trace=openat,openat2,open", "-o", trace.to_str().unwrap()];
+        run(&mut under(&before, &scene.ingest_command([""; 0])), b"").expect(0);
         let trace = fs::read_to_string(trace).unwrap();
         assert!(trace.contains("needed-guids") || trace.contains("facts"), "not the trace of a run");
         assert!(!trace.contains("bakfsfmt2-"), "a file that waits was opened again");
@@ -371,11 +370,7 @@ fn what_waits_long_and_who_is_silent_is_told() {
     scene.edit("ingest.toml", "[hosts.other]\n", "[hosts.other]\nmax-age = \"2d\"\n");
     put(&scene, "other/tank/etc", 1, None, &[0, 11]);
     put(&scene, "laptop/tank/home", 3, Some(2), &[3, 4]);
-    let at = |time: &str| -> Ran {
-        let mut command = Command::new("faketime");
-        command.args(["-f", time]).arg(program("zsnap-ingest")).arg("--config").arg(scene.path("ingest.toml"));
-        run(&mut command, b"")
-    };
+    let at = |time: &str| -> Ran { run(&mut under(&["faketime", "-f", time], &scene.ingest_command([""; 0])), b"") };
     at("+1m").expect(1).says("waiting for its base");
     let daily = at("+3d").expect(1).says("waiting for its base").says("other: nothing came since");
     assert!(!daily.err.contains("max-wait"), "{}", daily.err);

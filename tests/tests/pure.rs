@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use zsnap_tests::torture::walk;
+
 const PURE: [&str; 14] = [
     "zsnap-queue/src/admit.rs",
     "zsnap-ingest/src/plan.rs",
@@ -44,6 +46,39 @@ fn code(file: &str) -> String {
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let code = text.split("#[cfg(test)]").next().unwrap();
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// Where tools are started: with `--config`, or only asked for help. All other tests have them from there.
+const START: [&str; 6] = [
+    "tests/src/scene.rs",
+    "tests/src/expirer.rs",
+    "tests/tests/interop_nncp.rs",
+    "tests/tests/linked.rs",
+    "tests/tests/man.rs",
+    "zsnap-queue/tests/host/mod.rs",
+];
+
+/// A tool that is started otherwise would read what is in /etc/zsnap on this machine, which `.ci/run`
+/// fills with rubbish.
+#[test]
+fn tests_start_no_tool_without_a_configuration() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let dirs = ["tests", "zsnap-queue/tests", "zsnap-fanout/tests", "zsnap-ingest/tests", "zsnap-expire/tests"];
+    let mut found = Vec::new();
+    for path in dirs.iter().flat_map(|dir| walk(root.join(dir))) {
+        let ours = path.extension().is_some_and(|of| of == "rs") && !path.ends_with(file!());
+        let text = if ours { fs::read_to_string(&path).unwrap() } else { String::new() };
+        if ["program(\"zsnap-", "program(name)", "program(tool)", "BIN_EXE_zsnap-"]
+            .iter()
+            .any(|start| text.contains(start))
+        {
+            found.push(path.strip_prefix(&root).unwrap().display().to_string());
+        }
+    }
+    found.sort();
+    let mut expected = START.to_vec();
+    expected.sort();
+    assert_eq!(found, expected);
 }
 
 #[test]

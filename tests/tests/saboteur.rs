@@ -14,11 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Gid, Uid};
 use zsnap_tests::random::Random;
-use zsnap_tests::scene::{Ran, Scene, manifest, name, run};
+use zsnap_tests::scene::{Ran, Scene, manifest, name, needs_root, run};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 const NOBODY: u32 = 65534;
-/// For each of the tests.
+/// For each of the tests, and longer where he has done little by then.
 const LENGTH: Duration = Duration::from_secs(15);
 /// What must never come out of the canaries.
 const SECRET: &str = "CANARY-4c1d";
@@ -269,10 +269,7 @@ fn guarded(mut command: Command, input: &[u8]) -> Ran {
 
 /// `above`: he owns the incoming directory as well, as NNCP's user does.
 fn sabotage(above: bool) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT TESTED: a saboteur needs root beside him");
-        return;
-    }
+    needs_root();
     let scene = Scene::new();
     fs::set_permissions(scene.path(""), Permissions::from_mode(0o711)).unwrap();
     scene.edit(
@@ -302,10 +299,10 @@ fn sabotage(above: bool) {
     let big = zsnap_tests::random::noise(1, 3 << 20);
     files.push(scene.seal(&manifest("laptop/etc", SEQ + 3), Some("laptop"), &big)[..2 << 20].to_vec());
 
-    let over = AtomicBool::new(false);
+    let (over, changes) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut runs, mut good) = (0, 0_u64);
     thread::scope(|scope| {
-        let saboteur = scope.spawn(|| {
+        scope.spawn(|| {
             let mut saboteur = Saboteur {
                 incoming: incoming.clone(),
                 canaries: &canaries.dir,
@@ -314,15 +311,13 @@ fn sabotage(above: bool) {
                 open: Vec::new(),
             };
             Saboteur::become_nobody();
-            let mut changes = 0_u64;
             while !over.load(Ordering::Relaxed) {
                 saboteur.change();
                 if above {
                     saboteur.change_above();
                 }
-                changes += 1;
+                changes.fetch_add(1, Ordering::Relaxed);
             }
-            changes
         });
         // Whatever fails below, he must end.
         struct End<'a>(&'a AtomicBool);
@@ -333,7 +328,7 @@ fn sabotage(above: bool) {
         }
         let end = End(&over);
         let until = Instant::now() + LENGTH;
-        while Instant::now() < until {
+        while Instant::now() < until || runs <= 3 || changes.load(Ordering::Relaxed) <= 100 {
             // Something for the other host, each time: nothing may keep it back.
             let sealed = scene.seal(&manifest("other/etc", SEQ + good), Some("other"), good.to_string().as_bytes());
             let ran = if above {
@@ -357,9 +352,7 @@ fn sabotage(above: bool) {
             runs += 1;
         }
         drop(end);
-        let changes = saboteur.join().unwrap();
-        eprintln!("{runs} rounds, {changes} changes");
-        assert!(runs > 3 && changes > 100);
+        eprintln!("{runs} rounds, {} changes", changes.load(Ordering::Relaxed));
     });
     canaries_quickly(&canaries, shows);
     // Only his own good files were ever applied, whole; nothing of the canaries came out anywhere.
@@ -391,11 +384,11 @@ fn check(ran: &Ran) {
 }
 
 #[test]
-fn the_owner_of_a_hosts_directory_harms_only_himself() {
+fn the_owner_of_a_hosts_directory_harms_only_himself_as_root() {
     sabotage(false);
 }
 
 #[test]
-fn the_owner_of_the_incoming_directory_leads_root_nowhere() {
+fn the_owner_of_the_incoming_directory_leads_root_nowhere_as_root() {
     sabotage(true);
 }

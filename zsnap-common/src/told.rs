@@ -65,7 +65,7 @@ impl Told {
         }
         // Of several the same in one run one is enough.
         if self.now.get(what).is_some_and(|line| line.message == state) {
-            return;
+            return false;
         }
         let recent =
             |line: &&Line| line.message == state && self.clock >= line.at && self.clock - line.at < again_after;

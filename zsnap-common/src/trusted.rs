@@ -122,14 +122,20 @@ mod tests {
         mode(other.path(), 0o777);
         refused(&other.path().join("link"), "its directory");
         refused(dir.path(), "is no regular file");
-        if rustix::process::geteuid().is_root() {
-            chown(&file, Some(65534), None).unwrap();
-            refused(&file, "belongs to user 65534");
-            chown(&file, Some(0), None).unwrap();
-            chown(dir.path(), Some(65534), None).unwrap();
-            refused(&file, "belongs to user 65534");
-        } else {
-            eprintln!("NOT TESTED: files of other users need root");
-        }
+    }
+
+    #[test]
+    fn it_does_not_belong_to_another_user_as_root() {
+        assert!(rustix::process::geteuid().is_root(), "only root can do this: make test-root");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "x").unwrap();
+        mode(&file, 0o644);
+        assert!(open(&file).is_ok());
+        chown(&file, Some(65534), None).unwrap();
+        refused(&file, "belongs to user 65534");
+        chown(&file, Some(0), None).unwrap();
+        chown(dir.path(), Some(65534), None).unwrap();
+        refused(&file, "belongs to user 65534");
     }
 }

@@ -365,10 +365,20 @@ mod tests {
         refused("");
         mode(dir.path(), 0o700);
         State::open(&path, 7).unwrap();
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(planted.join(".dest.json"), Some(65534), None).unwrap();
-            refused("look for what others may have put there");
-        }
+    }
+
+    #[test]
+    fn a_directory_that_another_user_planted_is_refused_as_root() {
+        assert!(rustix::process::geteuid().is_root(), "only root can do this: make test-root");
+        let (_dir, path) = fresh();
+        State::open(&path, 7).unwrap();
+        let planted = path.join("outbox/to/0123456789ab");
+        publish::make_dirs(&planted).unwrap();
+        fs::write(planted.join(".dest.json"), "{}").unwrap();
+        State::open(&path, 7).unwrap();
+        std::os::unix::fs::chown(planted.join(".dest.json"), Some(65534), None).unwrap();
+        let e = State::open(&path, 7).map(|_| ()).unwrap_err();
+        assert!(Exit::of(&e) == Exit::Config && e.to_string().contains("look for what others may have put there"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use zsnap_tests::strace::{can_trace, hit, positions, traced, under};
+use zsnap_tests::strace::{Call, can_trace, hit, strike_each as each, traced, under};
 use zsnap_tests::torture::walk;
 
 use crate::play::{DISKS, KEEPS, Play, TARGETS};
@@ -65,61 +65,36 @@ fn begin(before: Before) -> Play {
     play
 }
 
-/// Strikes each of the calls in turn that have to do with the spool or the disks, in a run of its
-/// own. With `narrow` also those on certain directories, counted by themselves: else those of the
-/// first thread come before the others', and an error strikes all threads at once.
-fn strike_each(before: Before, calls: &str, how: &str, narrow: bool) {
+/// Strikes all that a run does with the spool and the disks, and with threads and processes.
+fn strike_each(before: Before, calls: &str, how: &str) {
     if !can_trace() {
         return;
     }
     let mut play = begin(before);
-    let outbox;
-    let dirs = match before {
-        _ if !narrow => &[][..],
-        Before::Outbox(disk) => {
-            outbox = [disk.to_owned(), format!("{disk}/laptop"), format!("spool/.zsnap-fanout/out/{disk}/laptop")];
-            &outbox
-        }
-        _ => &["spool/.zsnap-fanout/split/laptop".to_owned()],
+    let mut runs = 0;
+    let ours = |call: &Call| {
+        let process = ["clone3", "clone", "exit_group", "exit"].contains(&call.name.as_str());
+        process || ["/spool", "/disk1", "/disk2"].iter().any(|dir| call.text.contains(dir))
     };
-    let options = |play: &Play, dir: Option<&String>| {
-        let mut options = vec![format!("-etrace={calls}")];
-        options.extend(dir.map(|dir| format!("-P{}", play.scene.path(dir).display())));
-        // Three times as fast, but no signal can be injected.
-        options.extend((how != DEATH).then(|| "--seccomp-bpf".to_owned()));
-        options
-    };
-    let mut strikes = Vec::new();
-    for dir in std::iter::once(None).chain(dirs.iter().map(Some)) {
-        prepare(&mut play, before);
-        let (status, trace) = strike(&play, &options(&play, dir), &[]);
-        assert_eq!(status, 0, "{}", play.said());
-        let root = play.scene.path("").display().to_string();
-        let ours = ["spool", DISKS[0], DISKS[1]].map(|dir| format!("{root}{dir}"));
-        let positions = positions(&trace, |call| {
-            let process = ["clone3", "clone", "exit_group", "exit"].contains(&call.name.as_str());
-            process || ours.iter().any(|dir| call.text.contains(dir))
-        });
-        strikes.extend(positions.into_iter().map(|position| (dir, position)));
-    }
-    let mut struck = 0;
-    for (i, (dir, (call, number))) in strikes.iter().enumerate() {
+    let struck = each(ours, |at| {
         // Now and then, so that there are few files to be looked at.
-        if before == Before::Nothing || i % 40 == 39 {
+        runs += 1;
+        if before == Before::Nothing || runs % 40 == 0 {
             play = begin(before);
         }
         prepare(&mut play, before);
-        let what = format!("{before:?}, {dir:?}, {call} number {number}, {how}");
-        let mut options = options(&play, *dir);
-        options.push(format!("-einject={call}:{how}:when={number}"));
+        let what = format!("{before:?}, {at:?}, {how}");
+        let mut options = vec![format!("-etrace={calls}")];
+        // Three times as fast, but no signal can be injected.
+        options.extend((how != DEATH).then(|| "--seccomp-bpf".to_owned()));
+        options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), how)));
         let (status, trace) = strike(&play, &options, &[]);
-        let hit = hit(&trace);
-        struck += usize::from(hit.is_some());
         let said = play.said();
-        let what = format!("{what}: {hit:?}, status {status}, {said}");
+        let what = format!("{what}: {:?}, status {status}, {said}", hit(&trace));
         // 127: what struck the loader.
         assert!([0, 1, 69, 73, 74, 75, 78, 127, 137].contains(&status) && !said.contains("panicked"), "{what}");
         assert!(status != 137 || how == DEATH, "{what}");
+        assert!(at.is_some() || (status, said.as_str()) == (0, ""), "{what}");
         match status {
             0 => assert!(play.waiting().is_empty(), "{what}: {:?} wait", play.waiting()),
             137 => {}
@@ -131,9 +106,9 @@ fn strike_each(before: Before, calls: &str, how: &str, narrow: bool) {
             play.new_file(TARGETS[0], 10);
         }
         play.recover(&what);
-    }
-    assert!(struck * 4 >= strikes.len() * 3, "only {struck} of {} calls were struck", strikes.len());
-    eprintln!("{how}: {struck} calls struck");
+        trace
+    });
+    eprintln!("{before:?}, {how}: {struck} calls struck");
     play.end();
 }
 
@@ -151,46 +126,46 @@ const NO_SPACE: &str = "error=ENOSPC";
 
 #[test]
 fn death_in_the_first_run() {
-    strike_each(Before::Nothing, CALLS, DEATH, false);
+    strike_each(Before::Nothing, CALLS, DEATH);
 }
 
 #[test]
 fn death_in_the_recovery() {
-    strike_each(Before::Split, CALLS, DEATH, false);
+    strike_each(Before::Split, CALLS, DEATH);
 }
 
 #[test]
 fn death_in_the_delivery() {
     for disk in DISKS {
-        strike_each(Before::Outbox(disk), CALLS, DEATH, true);
+        strike_each(Before::Outbox(disk), CALLS, DEATH);
     }
 }
 
 #[test]
 fn errors_in_a_run() {
-    strike_each(Before::Spool, FAILING, BROKEN, false);
-    strike_each(Before::Spool, NEEDY, NO_SPACE, false);
+    strike_each(Before::Spool, FAILING, BROKEN);
+    strike_each(Before::Spool, NEEDY, NO_SPACE);
 }
 
 #[test]
 fn errors_in_the_recovery() {
-    strike_each(Before::Split, FAILING, BROKEN, true);
+    strike_each(Before::Split, FAILING, BROKEN);
 }
 
 #[test]
 fn errors_in_the_delivery() {
     for disk in DISKS {
-        strike_each(Before::Outbox(disk), FAILING, BROKEN, true);
+        strike_each(Before::Outbox(disk), FAILING, BROKEN);
     }
-    strike_each(Before::Outbox(DISKS[1]), NEEDY, NO_SPACE, false);
+    strike_each(Before::Outbox(DISKS[1]), NEEDY, NO_SPACE);
 }
 
 #[test]
 fn too_many_open_files_and_interruptions() {
     let opens = "openat";
-    strike_each(Before::Spool, opens, "error=EMFILE", false);
-    strike_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE", false);
-    strike_each(Before::Outbox(DISKS[1]), "read,pread64,write,copy_file_range", "error=EINTR", false);
+    strike_each(Before::Spool, opens, "error=EMFILE");
+    strike_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE");
+    strike_each(Before::Outbox(DISKS[1]), "read,pread64,write,copy_file_range", "error=EINTR");
 }
 
 /// Death at each call of another verb that has to do with the spool: as often as there is one.
@@ -199,22 +174,21 @@ fn strike_verb(args: &[&str], mut prepare: impl FnMut() -> Play, mut after: impl
     if !can_trace() {
         return;
     }
-    let play = prepare();
-    let (status, trace) = strike(&play, &[format!("-etrace={CALLS}")], args);
-    assert_eq!(status, 0, "{}", play.said());
-    let spool = play.scene.path("spool").display().to_string();
-    let positions = positions(&trace, |call| call.text.contains(&spool));
-    for (call, number) in &positions {
-        let mut play = prepare();
-        let inject = format!("-einject={call}:{DEATH}:when={number}");
-        let (status, trace) = strike(&play, &[format!("-etrace={call}"), inject], args);
-        let what = format!("{args:?}, {call} number {number}, status {status}");
-        assert_eq!(status, 137, "{what}: {trace}");
-        play.said();
-        after(&mut play, &what);
-    }
-    eprintln!("{args:?}: {} calls struck", positions.len());
-    assert!(!positions.is_empty());
+    let struck = each(
+        |call| call.text.contains("/spool"),
+        |at| {
+            let mut play = prepare();
+            let mut options = vec![format!("-etrace={CALLS}")];
+            options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), DEATH)));
+            let (status, trace) = strike(&play, &options, args);
+            let what = format!("{args:?}, {at:?}, status {status}");
+            assert_eq!(status, if hit(&trace).is_some() { 137 } else { 0 }, "{what}: {trace}");
+            play.said();
+            after(&mut play, &what);
+            trace
+        },
+    );
+    eprintln!("{args:?}: {struck} calls struck");
 }
 
 #[test]

@@ -54,15 +54,18 @@ fn runs_at_once_lose_and_double_nothing() {
 
 #[test]
 fn runs_at_once_are_killed() {
-    let (mut play, mut hits) = (play(), 0);
+    let (mut play, mut hits, mut pause) = (play(), 0, Duration::from_millis(5));
     let n = moments().div_ceil(4);
-    for round in 0..n {
-        let what = format!("round {round}");
+    // What comes too late makes the next one come earlier.
+    while hits < n {
+        let what = format!("after {hits} deaths");
         let mut running = start(&mut play);
         for _ in 0..1 + play.random.below(2) {
-            sleep(play.random.within(Duration::from_millis(5)));
+            sleep(play.random.within(pause));
             let victim = &running[play.random.below(running.len() as u64) as usize];
-            if !over(victim) {
+            if over(victim) {
+                pause = pause.mul_f64(0.9);
+            } else {
                 send(Signal::KILL, victim.id(), false);
                 play.kills += 1;
                 hits += 1;
@@ -79,8 +82,7 @@ fn runs_at_once_are_killed() {
         }
     }
     let more = play.end();
-    eprintln!("{hits} were killed in {n} rounds; NNCP was given {more} files once more");
-    assert!(hits >= n / 4, "only {hits} were hit in {n} rounds");
+    eprintln!("{hits} were killed; NNCP was given {more} files once more");
 }
 
 /// Of files that another run still splits no link is delivered: if that run dies, the next one makes

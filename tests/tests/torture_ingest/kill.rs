@@ -9,10 +9,11 @@ use zsnap_tests::torture::{children, over, send, status};
 
 use crate::play::Play;
 
-/// 500, or as many as ZSNAP_TORTURE says.
+/// Until half as many runs were hit as there are moments, and a quarter as many of their children: what
+/// comes too late makes the next one come earlier.
 #[test]
 fn the_run_the_receiver_or_both_are_killed() {
-    let n = if std::env::var_os("ZSNAP_TORTURE").is_some() { moments() } else { 500 };
+    let n = moments();
     let mut play = Play::new();
     for of in [0, 1, 2] {
         play.zfs(of, 2);
@@ -20,13 +21,18 @@ fn the_run_the_receiver_or_both_are_killed() {
     play.opaque();
     let mut length = play.recover("undisturbed");
     let (mut runs, mut receivers) = (0, 0);
-    for moment in 0..n {
+    for moment in 0.. {
+        if runs >= n / 2 && receivers >= n / 4 {
+            break;
+        }
         play.some();
         let mut run = play.command(&[]).spawn().unwrap();
         let (the_run, the_receiver) = [(true, false), (false, true), (true, true)][play.random.below(3) as usize];
         sleep(play.random.within(length));
         let victims = if the_receiver { children(run.id()) } else { Vec::new() };
-        if the_run && !over(&run) {
+        if over(&run) {
+            length = length.mul_f64(0.8);
+        } else if the_run {
             send(Signal::KILL, run.id(), false);
             runs += 1;
         }
@@ -47,6 +53,5 @@ fn the_run_the_receiver_or_both_are_killed() {
         }
     }
     play.recover("the end");
-    eprintln!("{runs} runs and {receivers} of their children were killed in {n} runs");
-    assert!(runs >= n / 10 && receivers >= n / 20, "only {runs} runs and {receivers} children of {n} were hit");
+    eprintln!("{runs} runs and {receivers} of their children were killed");
 }

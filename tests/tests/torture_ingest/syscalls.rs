@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use zsnap_tests::scene::{Scene, files};
-use zsnap_tests::strace::{self, can_trace, hit, under};
+use zsnap_tests::strace::{self, Call, can_trace, hit, strike_each as each, under};
 
 use crate::play::{Play, TARGETS};
 
@@ -44,37 +44,10 @@ fn traced(scene: &Scene, options: &[String], command: Command) -> (i32, String) 
     strace::traced(strace.stderr(fs::File::create(scene.path("stderr")).unwrap()), &trace)
 }
 
-/// The calls of a run that have to do with its files, or start programs: names and numbers, as
-/// strace counts them in each thread.
-fn positions(scene: &Scene, trace: &str) -> BTreeSet<(String, usize)> {
-    let root = scene.path("").display().to_string();
-    let ours = ["ingest-state", "spool", ".zsnap", "target"].map(|dir| format!("{root}{dir}"));
-    strace::positions(trace, |call| {
-        let starts = ["clone3", "clone", "vfork", "pipe2"].contains(&call.name.as_str());
-        starts || ours.iter().any(|dir| call.text.contains(dir))
-    })
-}
-
-/// What to trace: all calls; and those on one directory only, each by itself, since a thread's
-/// calls are counted from one and those of the first thread come before the others'.
-fn filters(play: &Play, calls: &str) -> Vec<Vec<String>> {
-    let trace = format!("-etrace={calls}");
-    let journal = play.pool_state().join("journal");
-    let state = play.scene.path("ingest-state");
-    let spool = play.scene.path("spool");
-    let dirs = [
-        play.scene.path(".zsnap"),
-        journal.join("laptop"),
-        journal.join("other"),
-        spool.join("laptop"),
-        spool.join("other"),
-        spool.join(".zsnap-quarantine/laptop"),
-        state.join("exec/laptop"),
-        play.pool_state(),
-        state,
-    ];
-    let one = |dir: &PathBuf| vec![trace.clone(), format!("-P{}", dir.display())];
-    std::iter::once(vec![trace.clone()]).chain(dirs.iter().filter(|dir| dir.exists()).map(one)).collect()
+/// Whether a call has to do with the run's files, or starts programs.
+fn ours(call: &Call) -> bool {
+    let starts = ["clone3", "clone", "vfork", "pipe2"].contains(&call.name.as_str());
+    starts || ["/ingest-state", "/spool", "/.zsnap", "/target"].iter().any(|dir| call.text.contains(dir))
 }
 
 /// The rows of the table that a death has come to.
@@ -140,33 +113,24 @@ fn strike_each(calls: &str, how: &str) -> BTreeSet<&'static str> {
     play.bad();
     play.zfs(2, 1);
     play.recover("undisturbed");
-    let mut strikes = Vec::new();
-    for filter in filters(&play, calls) {
-        deliver(&mut play);
-        let (clean, text) = traced(&play.scene, &filter, play.command(&["--jobs=1"]));
-        assert_eq!(clean, 1, "{}", play.said());
-        strikes.extend(positions(&play.scene, &text).into_iter().map(|position| (filter.clone(), position)));
-        play.recover("traced");
-    }
-    let (mut struck, mut seen) = (0, BTreeSet::new());
-    for (mut filter, (call, number)) in strikes.iter().cloned() {
+    let mut seen = BTreeSet::new();
+    let struck = each(ours, |at| {
         let files = deliver(&mut play);
-        let what = format!("{filter:?}, {call} number {number}, {how}");
-        filter.push(format!("-einject={call}:{how}:when={number}"));
-        let (status, text) = traced(&play.scene, &filter, play.command(&["--jobs=1"]));
-        let hit = hit(&text);
-        struck += usize::from(hit.is_some());
-        let what = format!("{what}: {hit:?}, status {status}");
+        let mut options = vec![format!("-etrace={calls}")];
+        options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), how)));
+        let (status, text) = traced(&play.scene, &options, play.command(&["--jobs=1"]));
+        let what = format!("{at:?}, {how}: {:?}, status {status}", hit(&text));
         let said = play.said();
+        assert!(at.is_some() || status == 1, "{what}: {said}");
         assert!(![101, 134, 139].contains(&status) && !said.contains("panicked"), "{what}: {said}");
         play.orphans_gone();
         play.check(&what);
-        if how == DEATH {
+        if how == DEATH && at.is_some() {
             seen.extend(rows(&play, &files));
         }
         play.recover(&what);
-    }
-    assert!(struck * 4 >= strikes.len() * 3, "only {struck} of {} calls were struck", strikes.len());
+        text
+    });
     eprintln!("{how}: {struck} calls struck");
     seen
 }
@@ -221,20 +185,14 @@ fn death_at_each_call_of_exec() {
     let published = |play: &Play| files(&play.scene.path("ingest-state/exec/laptop")).len();
     packet(&mut play);
     assert_eq!(traced(&play.scene, &["-etrace=none".into()], play.command(&args)).0, 0, "{}", play.said());
-    let mut strikes = Vec::new();
-    for filter in filters(&play, CALLS) {
-        packet(&mut play);
-        let (clean, text) = traced(&play.scene, &filter, play.command(&args));
-        assert_eq!(clean, 0, "{}", play.said());
-        strikes.extend(positions(&play.scene, &text).into_iter().map(|position| (filter.clone(), position)));
-    }
-    play.recover("traced");
     let mut rows = BTreeSet::new();
-    for (mut filter, (call, number)) in strikes.iter().cloned() {
+    let struck = each(ours, |at| {
         packet(&mut play);
-        filter.push(format!("-einject={call}:{DEATH}:when={number}"));
-        let (status, _) = traced(&play.scene, &filter, play.command(&args));
-        let what = format!("exec, {call} number {number}, status {status}");
+        let mut options = vec![format!("-etrace={CALLS}")];
+        options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), DEATH)));
+        let (status, text) = traced(&play.scene, &options, play.command(&args));
+        let what = format!("exec, {at:?}, status {status}");
+        assert!(at.is_some() || status == 0, "{what}: {}", play.said());
         play.orphans_gone();
         play.check(&what);
         let there = play.on_pool(0) == play.chains[0].len();
@@ -252,8 +210,9 @@ fn death_at_each_call_of_exec() {
         }
         play.recover(&what);
         assert_eq!(published(&play), 0, "{what}: left in exec");
-    }
-    eprintln!("exec: {} calls struck", strikes.len());
+        text
+    });
+    eprintln!("exec: {struck} calls struck");
     for row in ["E nothing", "E published", "E published and received"] {
         assert!(rows.contains(row), "no death came to {row}");
     }

@@ -70,7 +70,7 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
     }
 
     // Later ones wait behind the first one, and each run says only what is new.
-    play.args.push("--delivery-timeout=1s".into());
+    play.args.push("--delivery-timeout=10s".into());
     play.queue();
     let said = play.said();
     assert!(said.contains(&format!("not delivered to {hanging}")) && !said.contains("not delivered to dir:"), "{said}");

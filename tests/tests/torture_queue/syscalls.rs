@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use zsnap_tests::strace::{self, Call, can_trace, hit, parse, positions, under};
+use zsnap_tests::strace::{self, Call, can_trace, hit, parse, strike_each as each, under};
 use zsnap_tests::torture::{Play, Source, walk};
 
 /// Runs the play's next stream under strace; the run's status and the trace.
@@ -45,50 +45,43 @@ fn prepare(play: &mut Play, before: Before) {
 
 const DATASET: &str = "queue-state/datasets/laptop/tank@home";
 
-/// Strikes each of the calls in turn, in as many runs as there are such calls that have to do with
-/// the state or the spool. `paths`: only calls on these very directories are counted and struck.
-fn strike_each(source: Source, before: Before, calls: &str, how: &str, paths: &[&str]) {
+/// Strikes all that a run does with the state and the spool.
+fn strike_each(source: Source, before: Before, calls: &str, how: &str) {
     if !can_trace() {
         return;
     }
     let mut play = Play::new(source);
     play.bytes = 20_000;
     play.queue();
-    let mut options: Vec<String> = paths.iter().map(|p| format!("-P{}", play.scene.path(p).display())).collect();
-    options.push(format!("-etrace={calls}"));
-    prepare(&mut play, before);
-    let (id, status, clean) = traced(&mut play, &options);
-    play.ended(id, status, &[], &[]);
-    let root = play.scene.path("").display().to_string();
-    let ours = ["queue-state", "spool", "producer"].map(|dir| format!("{root}{dir}"));
-    let positions = positions(&clean, |call| ours.iter().any(|dir| call.text.contains(dir)));
-    let (mut struck, total) = (0, positions.len());
-    for (call, number) in positions {
-        prepare(&mut play, before);
-        let mut options = options.clone();
-        options.push(format!("-einject={call}:{how}:when={number}"));
-        let (id, status, trace) = traced(&mut play, &options);
-        let hit = hit(&trace);
-        struck += usize::from(hit.is_some());
-        let what = format!("{call} number {number}, {how}: {hit:?}");
-        // Whether the new state.json survives a power cut cannot be known then.
-        let undecided = hit.is_some_and(|line| line.contains("fsync") && line.contains(&format!("{DATASET}>")));
-        match status {
-            101 | 134 | 139 => panic!("{what}: status {status}, {}", play.said()),
-            137 => play.ended(id, status, &[], &[137]),
-            74 if undecided => play.ended(id, status, &[], &[74]),
-            _ => play.ended(id, status, &[status], &[]),
-        }
-        let said = play.said();
-        assert!(!said.contains("panicked"), "{what}: {said}");
-        let waits = walk(play.scene.path("queue-state/outbox"))
-            .iter()
-            .any(|path| path.to_string_lossy().contains("bakfsfmt2-"));
-        assert!(status != 0 || !waits || !said.is_empty(), "{what}: not delivered, and nothing was said");
-        play.finals_are_whole(1);
-        play.recover_now();
-    }
-    assert!(struck * 4 >= total * 3, "only {struck} of {total} calls were struck");
+    let struck = each(
+        |call| ["/queue-state", "/spool", "/producer"].iter().any(|dir| call.text.contains(dir)),
+        |at| {
+            prepare(&mut play, before);
+            let mut options = vec![format!("-etrace={calls}")];
+            options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), how)));
+            let (id, status, trace) = traced(&mut play, &options);
+            let hit = hit(&trace);
+            let what = format!("{at:?}, {how}: {hit:?}");
+            assert!(at.is_some() || status == 0, "undisturbed, but {status}: {}", play.said());
+            // Whether the new state.json survives a power cut cannot be known then.
+            let undecided = hit.is_some_and(|line| line.contains("fsync") && line.contains(&format!("{DATASET}>")));
+            match status {
+                101 | 134 | 139 => panic!("{what}: status {status}, {}", play.said()),
+                137 => play.ended(id, status, &[], &[137]),
+                74 if undecided => play.ended(id, status, &[], &[74]),
+                _ => play.ended(id, status, &[status], &[]),
+            }
+            let said = play.said();
+            assert!(!said.contains("panicked"), "{what}: {said}");
+            let waits = walk(play.scene.path("queue-state/outbox"))
+                .iter()
+                .any(|path| path.to_string_lossy().contains("bakfsfmt2-"));
+            assert!(status != 0 || !waits || !said.is_empty(), "{what}: not delivered, and nothing was said");
+            play.finals_are_whole(1);
+            play.recover_now();
+            trace
+        },
+    );
     eprintln!("{calls}, {how}: {struck} calls struck");
     play.settle(&[]);
 }
@@ -100,37 +93,35 @@ const NAMES: &str = "fsync,linkat,rename,renameat,unlink,unlinkat";
 const DEATH: &str = "signal=KILL";
 const NO_SPACE: &str = "error=ENOSPC";
 const BROKEN: &str = "error=EIO";
-/// Delivery has its own thread, whose calls are counted from one again.
-const SPOOL: [&str; 2] = ["spool", "spool/laptop"];
 
 #[test]
 fn death_in_the_first_run() {
-    strike_each(Source::Zfs, Before::Nothing, CALLS, DEATH, &[]);
+    strike_each(Source::Zfs, Before::Nothing, CALLS, DEATH);
 }
 
 #[test]
 fn errors_in_the_first_run() {
-    strike_each(Source::Zfs, Before::Nothing, CALLS, BROKEN, &[]);
+    strike_each(Source::Zfs, Before::Nothing, CALLS, BROKEN);
     let makes = "fsync,linkat,renameat,mkdir,mkdirat,write,copy_file_range";
-    strike_each(Source::Zfs, Before::Nothing, makes, NO_SPACE, &[]);
+    strike_each(Source::Zfs, Before::Nothing, makes, NO_SPACE);
 }
 
 #[test]
 fn death_and_errors_with_a_producer() {
-    strike_each(Source::Producer, Before::Queued, NAMES, DEATH, &[]);
-    strike_each(Source::Producer, Before::Queued, NAMES, BROKEN, &[]);
+    strike_each(Source::Producer, Before::Queued, NAMES, DEATH);
+    strike_each(Source::Producer, Before::Queued, NAMES, BROKEN);
 }
 
 #[test]
 fn death_and_errors_in_the_recovery() {
-    strike_each(Source::Producer, Before::Committed, NAMES, DEATH, &[]);
-    strike_each(Source::Zfs, Before::Committed, NAMES, BROKEN, &[]);
+    strike_each(Source::Producer, Before::Committed, NAMES, DEATH);
+    strike_each(Source::Zfs, Before::Committed, NAMES, BROKEN);
 }
 
 #[test]
 fn death_and_errors_in_the_delivery() {
     for how in [DEATH, BROKEN, NO_SPACE] {
-        strike_each(Source::Zfs, Before::Queued, CALLS, how, &SPOOL);
+        strike_each(Source::Zfs, Before::Queued, CALLS, how);
     }
 }
 

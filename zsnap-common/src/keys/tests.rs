@@ -110,10 +110,17 @@ fn secret_files_that_others_could_touch_are_refused() {
     let cert = with_suffix(&sign, ".cert");
     fs::set_permissions(&cert, fs::Permissions::from_mode(0o600)).unwrap();
     assert!(why(SigningKey::load(&cert, now)).contains("without the secret"));
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(&key, Some(12345), None).unwrap();
-        assert!(why(SigningKey::load(&key, now)).contains("another user"));
-    }
+}
+
+#[test]
+fn a_secret_file_of_another_user_is_refused_as_root() {
+    assert!(rustix::process::geteuid().is_root(), "only root can do this: make test-root");
+    let dir = tempfile::tempdir().unwrap();
+    let (sign, _) = keys(dir.path(), false);
+    let (key, now) = (with_suffix(&sign, ".key"), SystemTime::now());
+    SigningKey::load(&key, now).unwrap();
+    std::os::unix::fs::chown(&key, Some(12345), None).unwrap();
+    assert!(why(SigningKey::load(&key, now)).contains("another user"));
 }
 
 #[test]
