@@ -178,11 +178,10 @@ impl Child {
     fn wait_a_while(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         let until = Instant::now() + Duration::from_millis(200);
         let ended = self.ended_before(until).or_exit(Exit::Io, &self.label)?;
-        if ended.is_none() {
-            if let Err(cancelled) = cancel::check() {
-                self.kill();
-                return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
-            }
+        let cancelled = if ended.is_none() { cancel::check().err() } else { None };
+        if let Some(cancelled) = cancelled {
+            self.kill();
+            return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
         }
         Ok(ended)
     }

@@ -116,12 +116,13 @@ fn late(rows: &[Row], only: &[Target], max: Duration, now: u64) -> Vec<String> {
                 time => format!("{}: nothing was queued {}", row.target, since(time)),
             });
         }
-        if let Some((dest, configured, Waiting { files, oldest: Some(oldest), .. })) = &row.to {
-            if is_late(*oldest) {
+        match &row.to {
+            Some((dest, configured, Waiting { files, oldest: Some(oldest), .. })) if is_late(*oldest) => {
                 let gone = if *configured { "" } else { ", which is not in the configuration any more" };
                 let files = if *files == 1 { "1 file waits".to_owned() } else { format!("{files} files wait") };
                 lines.push(format!("{}: {files} for {dest}{gone}, the oldest {}", row.target, since(*oldest)));
             }
+            _ => {}
         }
     }
     lines

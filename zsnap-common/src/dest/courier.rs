@@ -130,10 +130,9 @@ impl<'a> Courier<'a> {
     }
 
     fn note(&mut self, hang: Hang) {
-        if self.notes {
-            if let Err(e) = hang.write(self.outbox) {
-                log::info(format_args!("{e:#}"));
-            }
+        let written = if self.notes { hang.write(self.outbox) } else { Ok(()) };
+        if let Err(e) = written {
+            log::info(format_args!("{e:#}"));
         }
         self.hang = Some(hang);
     }
