@@ -33,7 +33,7 @@ pub fn init(spool: &Spool, drive: &Drive, same_filesystem: bool) -> Result<Exit>
     }
     let root = File::open(path.join(".")).or_exit(Exit::Io, &shown)?;
     let file = path.join(MARKER);
-    match dir::mark(&root, path).or_exit(Exit::Io, "what is there is no mark: remove it")? {
+    match dir::mark(&root, path).or_exit(Exit::Io, "cannot read the mark")? {
         Some(name) if name == drive.name => {}
         Some(name) => {
             return Err(Exit::Config.error(format!(

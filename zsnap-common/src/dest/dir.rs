@@ -359,7 +359,16 @@ pub fn mark(root: &File, path: &Path) -> io::Result<Option<String>> {
     match read {
         Ok(_) => Ok(Some(text.trim_end().to_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", path.join(MARKER).display()))),
+        Err(e) => {
+            let odd =
+                [Errno::LOOP, Errno::ISDIR, Errno::NXIO].iter().any(|odd| e.raw_os_error() == Some(odd.raw_os_error()));
+            let remedy = if odd || e.kind() == io::ErrorKind::InvalidData {
+                "what is there is no mark: remove it: "
+            } else {
+                ""
+            };
+            Err(io::Error::new(e.kind(), format!("{remedy}{}: {e}", path.join(MARKER).display())))
+        }
     }
 }
 
