@@ -104,7 +104,8 @@ impl Child {
         // Its copies of our pipe ends must not outlive this call.
         drop(command);
         let said = Arc::new(Mutex::new(VecDeque::new()));
-        let mut child = Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false, left_behind: false };
+        let mut child =
+            Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false, left_behind: false };
         if let Some(stderr) = child.child.stderr.take() {
             let label = label.to_owned();
             let pumping = std::thread::Builder::new().spawn(move || pump(stderr, &label, &said));
