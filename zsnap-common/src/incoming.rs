@@ -16,6 +16,9 @@ use crate::publish::{self, NewFile, at_path};
 /// are read by [`crate::listing::Listing`] instead.
 const MOST: usize = 1_000_000;
 
+/// The most bytes that [`Incoming::read_own`] reads.
+const MOST_OWN: u64 = 64 << 20;
+
 /// An open directory.
 #[derive(Debug)]
 pub struct Incoming {
@@ -140,7 +143,11 @@ impl Incoming {
             Err(e) => return Err(at_path(&path)(e)),
         };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        let read = file.by_ref().take(MOST_OWN + 1).read_to_end(&mut bytes);
+        read.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        if bytes.len() as u64 > MOST_OWN {
+            return Err(io::Error::other(format!("{} holds more than {MOST_OWN} bytes", path.display())));
+        }
         Ok(Some(bytes))
     }
 

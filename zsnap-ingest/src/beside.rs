@@ -26,8 +26,13 @@ fn above(target: &Path) -> Result<(Incoming, OsString)> {
     Ok((Incoming::open(parent).or_exit(Exit::TryAgain, "journal")?, file))
 }
 
-/// Reads the journal; empty: there is none. One that cannot be read or understood is an error.
+/// Reads the journal; empty: there is none, or no directory above the target. One that cannot be read or understood is an error.
 pub fn read(target: &Path) -> Result<TargetJournal> {
+    // Its drive is away, perhaps: whoever gives a file to the command looks for the target first.
+    let above_it = target.parent().map(std::fs::symlink_metadata);
+    if above_it.is_some_and(|found| found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)) {
+        return Ok(TargetJournal::new());
+    }
     let (parent, file) = above(target)?;
     let dir = match parent.inside(OsStr::new(DIRECTORY)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(TargetJournal::new()),

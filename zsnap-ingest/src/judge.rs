@@ -76,10 +76,13 @@ impl HostRun<'_> {
     fn behind_silent(&self, at: usize, why: String) -> Verdict {
         let facts = self.files.get(at).and_then(File::facts);
         let prev = facts.and_then(|facts| facts.number.as_ref()?.prev);
-        let front = self.silent.iter().copied().find(|&front| {
-            let file = &self.files[front];
-            let fits = facts.is_some_and(|facts| file.queue.may_be(&facts.target));
-            fits && file.fate != Fate::Gone && prev == Some(file.queue.stamp.seq())
+        let front = prev.and_then(|prev| {
+            self.silent.iter().copied().find(|&front| {
+                let file = &self.files[front];
+                // The number first: thousands may wait behind thousands.
+                let fits = file.queue.stamp.seq() == prev && file.fate != Fate::Gone;
+                fits && facts.is_some_and(|facts| file.queue.may_be(&facts.target))
+            })
         });
         let Some(front) = front else { return Verdict::Waiting { why, behind: None } };
         let file = &self.files[front];

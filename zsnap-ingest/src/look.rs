@@ -21,6 +21,9 @@ use crate::shared::{Room, seconds};
 /// A damaged file younger than this may still be arriving.
 const ARRIVING: Duration = Duration::from_secs(600);
 
+/// In seconds.
+const DAY: u64 = 24 * 3600;
+
 /// Whether a damaged file that was changed at that time may not be whole yet. A time that lies more than a day
 /// ahead was not set by whoever writes it now.
 fn is_arriving(modified: SystemTime, now: SystemTime) -> bool {
@@ -32,6 +35,7 @@ impl<'a> HostRun<'a> {
     pub fn verify(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
         match self.look(at) {
             Err(e) => {
+                self.note(at);
                 self.failed_over(at, e)?;
                 Ok(None)
             }
@@ -72,8 +76,6 @@ impl<'a> HostRun<'a> {
             file.fate = Fate::Later("enough of this host for one run (max-files, max-bytes)".into());
             return Ok(None);
         }
-        self.looked += 1;
-        self.read = bytes;
         let fd = match place.dir.open_file(&file.name) {
             Ok(fd) => Arc::new(fd),
             Err(Unsafe::Gone) => {
@@ -89,6 +91,8 @@ impl<'a> HostRun<'a> {
             }
             Err(Unsafe::Io(e)) => return Err(e.into()),
         };
+        self.looked += 1;
+        self.read = bytes;
         let seen = Seen::of(&rustix::fs::fstat(&*fd)?);
         if file.entry.seen != seen {
             file.entry = Entry::new(seen, file.entry.first);
@@ -124,8 +128,9 @@ impl<'a> HostRun<'a> {
                 (file.entry.what, file.entry.again) = (What::Held(why), Some(until));
                 Ok(None)
             }
+            // The next version that is installed may know it.
             No::Newer(why) => {
-                file.entry.what = What::Held(why);
+                (file.entry.what, file.entry.again) = (What::Held(why), Some(shared.seconds().saturating_add(DAY)));
                 Ok(None)
             }
             No::Damaged(why) => {

@@ -87,11 +87,11 @@ impl Opened {
         let limits = Limits { verify_buffer: keep, window_log: config.window_log, max_size, max_ratio };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
         let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| match refusal {
+            refusal @ (Refusal::Io(_) | Refusal::Newer(_) | Refusal::Clock(_)) => explain(refusal, host),
             // With too little memory anything may fail, and not every library says why.
-            Refusal::Damaged(_) | Refusal::Malformed(_) | Refusal::Forged(_) | Refusal::BadSigner(_)
-                if !memory::is_enough(memory::most(config.jobs, config.window_log, config.verify_buffer)) =>
-            {
-                No::Io(payload::out_of_memory())
+            refusal if !memory::is_enough(memory::most(config.jobs, config.window_log, config.verify_buffer)) => {
+                let short = payload::out_of_memory();
+                No::Io(std::io::Error::new(short.kind(), format!("{short}; not believed until then: {refusal}")))
             }
             refusal => explain(refusal, host),
         })?;

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use rustix::fs::FileType;
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::incoming::{Incoming, shown};
 use zsnap_common::lock::{self, ToolLock};
@@ -30,16 +31,18 @@ use crate::plan::{Applied, Past};
 use crate::shared::{Shared, lock};
 
 /// Takes the lock and runs; `only`: for one host. Looks once more for what exec published while
-/// the lock was held, since its own attempt found the lock busy.
+/// the lock was held, since its own attempt found the lock busy. The worst of these rounds decides.
 pub fn locked(config: &Config, options: &Options, only: Option<&Host>) -> Result<Exit> {
-    let mut only = only;
+    // What exec reports reads who sent the file, if anybody: the operator's own run reports it again.
+    let remember = only.is_none();
+    let (mut only, mut worst) = (only, Exit::Done);
     loop {
-        let Some(lock) = lock_unless_busy(&config.state, options)? else { return Ok(Exit::Done) };
+        let Some(lock) = lock_unless_busy(&config.state, options)? else { return Ok(worst) };
         let seen = published(&config.state)?;
-        let exit = run(config, only)?;
+        worst = worst.max(run(config, only, remember)?);
         drop(lock);
         if published(&config.state)?.is_subset(&seen) {
-            return Ok(exit);
+            return Ok(worst);
         }
         only = None;
     }
@@ -131,6 +134,10 @@ fn published(state: &Path) -> Result<BTreeSet<PathBuf>> {
     Ok(all)
 }
 
+fn is_directory(root: &Incoming, name: &OsStr) -> bool {
+    root.stat(name).is_ok_and(|stat| stat.is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory))
+}
+
 fn is_queue(name: &OsStr) -> bool {
     matches!(classify(name.as_encoded_bytes()), Entry::Queue(_))
 }
@@ -139,7 +146,7 @@ fn is_queue(name: &OsStr) -> bool {
 pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
     let config = shared.config;
     let mut places: BTreeMap<Host, Vec<Place>> = config.hosts.keys().map(|host| (host.clone(), Vec::new())).collect();
-    let mut absent = false;
+    let (mut absent, mut unread) = (false, BTreeSet::new());
     let exec = config.state.join("exec");
     for (path, exec) in config.incoming.iter().map(|root| (root.as_path(), false)).chain([(exec.as_path(), true)]) {
         let root = match Incoming::open(path) {
@@ -162,10 +169,18 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
             match root.inside(name) {
                 Ok(dir) => places.entry(host).or_default().push(Place { root: root.clone(), dir, exec }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => shared.told().problem(&shown(name), &format!("is no directory of its own ({e}); left alone")),
+                Err(e) if !config.hosts.contains_key(&host) && !is_directory(&root, name) => {
+                    shared.told().problem(&shown(name), &format!("is not a directory ({e}); left alone"));
+                }
+                // Nothing is known of the files in it: it must not look like a host that sent none.
+                Err(e) => {
+                    shared.passed(&host, Exit::Io.error(format!("its directory cannot be read: {e}")))?;
+                    unread.insert(host);
+                }
             }
         }
     }
+    places.retain(|host, _| !unread.contains(host));
     let mut hosts = Vec::new();
     for (host, places) in places {
         match HostRun::open(shared, host.clone(), places, absent) {
@@ -177,7 +192,7 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
     Ok(hosts)
 }
 
-fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
+fn run(config: &Config, only: Option<&Host>, remember: bool) -> Result<Exit> {
     if let Err(e) = leftovers::remove(config) {
         log::warn(format!("clearing up: {e}"));
     }
@@ -204,7 +219,9 @@ fn run(config: &Config, only: Option<&Host>) -> Result<Exit> {
     hosts.append(&mut rest);
     let all_listed = hosts.iter().all(|host| host.beyond == 0);
     needed(&hosts, known && all_listed && hosts.len() == complete)?;
-    shared.told().write(|what| only.is_some_and(|host| what.split('/').next() != Some(host.as_str())))?;
+    if remember {
+        shared.told().write(|_| false)?;
+    }
     Ok(shared.exit())
 }
 
