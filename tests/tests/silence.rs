@@ -9,7 +9,7 @@ use zsnap_common::keys::{Purpose, SigningKey, keygen};
 use zsnap_common::payload::{Base, Manifest};
 use zsnap_common::queue_name::QueueName;
 use zsnap_common::report;
-use zsnap_tests::scene::{Scene, manifest, memory, name};
+use zsnap_tests::scene::{Ran, Scene, manifest, memory, name, run};
 use zsnap_tests::sealer::Sealer;
 use zsnap_tests::spooler::Spooler;
 use zsnap_tests::stream::{Stream, Sub};
@@ -271,4 +271,67 @@ fn more_files_than_a_run_looks_at_are_told_of() {
     fs::remove_file(file(0)).unwrap();
     scene.ingest(&["--max-files", "1"]).expect(0);
     assert_eq!(needed(), "complete");
+}
+
+/// Its files may wait for snapshots that zsnap-expire must not destroy.
+#[test]
+fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
+    let scene = Scene::with_pool();
+    scene.queue(&["laptop/tank/home"], &Stream::plain(Sub::full("tank/home@s1", 1)).bytes()).expect(0);
+    scene.ingest(&[]).expect(0);
+    let path = String::from_utf8(scene.ingest(&["status", "--needed-file"]).expect(0).out).unwrap();
+    let is_complete = || fs::read_to_string(path.trim_end()).unwrap().lines().next().unwrap().ends_with(" complete");
+    assert!(is_complete());
+    fs::rename(scene.path("spool/laptop"), scene.path("elsewhere")).unwrap();
+    symlink(scene.path("elsewhere"), scene.path("spool/laptop")).unwrap();
+    scene.ingest(&[]).expect(74).says("laptop: its directory cannot be read: ");
+    assert!(!is_complete());
+    scene.ingest(&["status"]).expect(74).says("laptop: its directory cannot be read: ");
+    fs::remove_file(scene.path("spool/laptop")).unwrap();
+    fs::rename(scene.path("elsewhere"), scene.path("spool/laptop")).unwrap();
+    // Nobody's files are in what is not a directory.
+    scene.write("spool/notes", "");
+    scene.ingest(&[]).expect(1).says("notes: is not a directory");
+    assert!(is_complete());
+}
+
+/// What exec reports reads the sender, if anybody: cron's run must not be silent because of it.
+#[test]
+fn what_exec_reported_is_reported_by_the_next_run_too() {
+    let scene = Scene::new();
+    scene.edit("ingest.toml", "cat >> ", "echo no room for etc >&2; exit 7; cat >> ");
+    let sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"x");
+    let exec = || run(&mut scene.ingest_command(["exec", "--host", "laptop"]), &sealed).expect(0);
+    exec().says("no room for etc");
+    scene.ingest(&[]).expect(69).says("no room for etc");
+    exec();
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+}
+
+/// While a run works, exec publishes another file, for which the run looks once more.
+#[test]
+fn a_second_round_does_not_hide_the_failure_of_the_first() {
+    let scene = Scene::new();
+    let root = scene.path("").display().to_string();
+    let script = format!("touch {root}/begun; until [ -e {root}/go ]; do sleep 0.05; done; exit 7; cat >> ");
+    scene.edit("ingest.toml", "cat >> ", &script);
+    deliver(&scene, &manifest("laptop/etc", SEQ));
+    let mut command = scene.ingest_command([""; 0]);
+    let first = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while !scene.path("begun").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let sealed = scene.seal(&increment("laptop/etc", SEQ + 1, SEQ), Some("laptop"), b"y");
+    run(&mut scene.ingest_command(["exec", "--host", "laptop"]), &sealed).expect(0);
+    scene.write("go", "");
+    Ran::of(first.wait_with_output().unwrap()).expect(69).says("exit status: 7");
+}
+
+/// A drive that is away takes the journal of its command with it.
+#[test]
+fn status_is_silent_about_a_command_whose_drive_is_away() {
+    let scene = Scene::new();
+    let target = scene.path("target").display().to_string();
+    scene.edit("ingest.toml", &format!("target = \"{target}\""), &format!("target = \"{target}/away/etc\""));
+    assert_eq!(scene.ingest(&["status", "--quiet"]).expect(0).err, "");
 }
