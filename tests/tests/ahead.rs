@@ -2,12 +2,11 @@
 //! number or a date that somebody chose, keeps an alarm from coming.
 
 use std::fs;
-use std::process::Command;
 use std::time::SystemTime;
 
 use serde_json::Value;
 use zsnap_common::payload::{Base, Manifest};
-use zsnap_tests::scene::{Ran, Scene, have, manifest, name, program, run};
+use zsnap_tests::scene::{Ran, Scene, have, manifest, name, run, under};
 use zsnap_tests::sealer::Sealer;
 use zsnap_tests::stream::{Stream, Sub};
 
@@ -167,9 +166,7 @@ fn a_snapshot_dated_ahead_is_held_with_a_remedy_that_works() {
 
 /// Runs it as if it were another time.
 fn at(scene: &Scene, time: &str, args: &[&str]) -> Ran {
-    let mut command = Command::new("faketime");
-    command.args(["-f", time]).arg(program("zsnap-ingest")).arg("--config").arg(scene.path("ingest.toml")).args(args);
-    run(&mut command, b"")
+    run(&mut under(&["faketime", "-f", time], &scene.ingest_command(args)), b"")
 }
 
 #[test]
@@ -191,9 +188,8 @@ fn a_signature_from_a_time_ahead_is_held_with_a_remedy_that_works() {
         return;
     }
     let scene = Scene::new();
-    let mut ahead = Command::new("faketime");
-    ahead.args(["-f", "+400d"]).arg(program("zsnap-queue")).arg("--config").arg(scene.path("queue.toml"));
-    run(ahead.args(["--opaque", "--full", "laptop/etc"]), b"ahead").expect(0);
+    let queue = scene.queue_command(["--opaque", "--full", "laptop/etc"]);
+    run(&mut under(&["faketime", "-f", "+400d"], &queue), b"ahead").expect(0);
     scene
         .ingest(&[])
         .expect(1)

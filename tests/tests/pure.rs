@@ -49,12 +49,13 @@ fn code(file: &str) -> String {
 }
 
 /// Where tools are started: with `--config`, or only asked for help. All other tests have them from there.
-const START: [&str; 6] = [
+const START: [&str; 7] = [
     "tests/src/scene.rs",
     "tests/src/expirer.rs",
     "tests/tests/interop_nncp.rs",
     "tests/tests/linked.rs",
     "tests/tests/man.rs",
+    "tests/tests/upgrade/tree.rs",
     "zsnap-queue/tests/host/mod.rs",
 ];
 
