@@ -244,7 +244,7 @@ impl World {
         let there = self.there();
         for lines in self.hosts.values() {
             let dir = self.scene.path("spool").join(lines[0].sender.target.split('/').next().unwrap());
-            let names: Vec<String> = files(&dir).iter().map(|p| p.file_name().unwrap().display().to_string()).collect();
+            let names: Vec<String> = files(&dir).iter().map(|p| p.file_name().unwrap().to_string_lossy().to_string()).collect();
             let mut expected: Vec<&String> = lines.iter().flat_map(|line| &line.here).map(|file| &file.name).collect();
             expected.sort();
             for line in lines {

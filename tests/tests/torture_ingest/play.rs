@@ -117,7 +117,7 @@ impl Play {
             return;
         };
         let Ok(bytes) = fs::read(&path) else { return };
-        let copy = path.with_file_name(format!("{}.0", path.file_name().unwrap().display()));
+        let copy = path.with_file_name(format!("{}.0", path.file_name().unwrap().to_string_lossy()));
         if !copy.exists() && !matches!(what, Sent::Bad) {
             fs::write(&copy, bytes).unwrap();
             self.sent.insert(copy, what);
@@ -211,12 +211,12 @@ impl Play {
 
     /// How often the command took a file.
     pub fn taken(&self, path: &std::path::Path) -> usize {
-        let name = path.file_name().unwrap().display().to_string();
+        let name = path.file_name().unwrap().to_string_lossy().to_string();
         // A copy of a copy, too.
         let base = name.trim_end_matches(".0");
         let done = files(&self.scene.path("target"));
         done.iter()
-            .filter(|path| path.file_name().unwrap().display().to_string().starts_with(&format!("done.{base}")))
+            .filter(|path| path.file_name().unwrap().to_string_lossy().to_string().starts_with(&format!("done.{base}")))
             .count()
     }
 
@@ -253,7 +253,7 @@ impl Play {
         let gone: Vec<_> =
             self.sent.iter().filter(|(path, _)| !path.exists()).map(|(p, s)| (p.clone(), s.clone())).collect();
         for (path, sent) in gone {
-            let name = path.file_name().unwrap().display().to_string();
+            let name = path.file_name().unwrap().to_string_lossy().to_string();
             match sent {
                 Sent::Zfs(of, number) => {
                     assert!(now[of] >= number, "{what}: {name} is gone, but not received");

@@ -76,7 +76,7 @@ fn rows(play: &Play, files: &Files) -> BTreeSet<&'static str> {
         (false, false, 1) => drop(rows.insert("C5 the file is gone")),
         _ => {}
     }
-    let name = files.bad.file_name().unwrap().display().to_string();
+    let name = files.bad.file_name().unwrap().to_string_lossy().to_string();
     let reason = play.scene.path("spool/.zsnap-quarantine/laptop").join(format!("{name}.why.json"));
     if reason.exists() {
         rows.insert(if files.bad.exists() { "X a reason without its file" } else { "X in quarantine" });
