@@ -244,7 +244,8 @@ impl World {
         let there = self.there();
         for lines in self.hosts.values() {
             let dir = self.scene.path("spool").join(lines[0].sender.target.split('/').next().unwrap());
-            let names: Vec<String> = files(&dir).iter().map(|p| p.file_name().unwrap().to_string_lossy().to_string()).collect();
+            let names: Vec<String> =
+                files(&dir).iter().map(|p| p.file_name().unwrap().to_string_lossy().to_string()).collect();
             let mut expected: Vec<&String> = lines.iter().flat_map(|line| &line.here).map(|file| &file.name).collect();
             expected.sort();
             for line in lines {
@@ -306,7 +307,9 @@ impl World {
                 line.model.observe(&now);
                 line.here = here;
                 let dir = self.scene.path("spool").join(&host);
-                let gone: Vec<File> = line.here.extract_if(.., |file| !dir.join(&file.name).exists()).collect();
+                let (here, gone): (Vec<File>, Vec<File>) =
+                    std::mem::take(&mut line.here).into_iter().partition(|file| dir.join(&file.name).exists());
+                line.here = here;
                 for file in gone {
                     assert!(line.model.needless(&file), "{file:?} is gone; {}", story(line, &said));
                 }

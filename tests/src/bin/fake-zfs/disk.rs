@@ -3,9 +3,11 @@
 //! all: whenever the program is killed, what was is there, or what shall be.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::pool::{Dataset, Kind, Pool, Receiving, Snapshot};
 
@@ -33,7 +35,7 @@ impl Disk {
     /// Waits for the right to change something.
     pub fn lock(&self) -> io::Result<Locked> {
         let file = File::create(self.root.join("@lock"))?;
-        file.lock()?;
+        flock(&file, FlockOperation::LockExclusive)?;
         Ok(Locked(file))
     }
 
@@ -110,7 +112,7 @@ impl Disk {
     pub fn receiver(&self, dataset: &str) -> io::Result<File> {
         fs::create_dir_all(self.of(dataset))?;
         let file = File::create(self.of(dataset).join(RECEIVER))?;
-        file.try_lock()?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(file)
     }
 
@@ -136,7 +138,8 @@ impl Disk {
 
 /// Whether somebody who lives holds it.
 fn locked(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    File::open(path)
+        .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
