@@ -3,7 +3,7 @@
 //! holds the locks, waits for it no longer than its patience lasts.
 //!
 //! It is the same program, called as `TOOL _deliver DIR OUTBOX`. It reads a JSON line for each
-//! [`Request`] and answers with lines, the last of which is an [`Answer`]. It opens the files of the
+//! `Request` and answers with lines, the last of which is an `Answer`. It opens the files of the
 //! outbox itself and changes nothing there.
 
 use std::ffi::OsString;

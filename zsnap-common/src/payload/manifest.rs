@@ -129,7 +129,7 @@ fn is_hex(text: &str, digits: usize) -> bool {
 }
 
 impl Manifest {
-    /// The skippable frame that holds it. Refuses what [`PayloadReader`] would refuse.
+    /// The skippable frame that holds it. Refuses what [`super::PayloadReader`] would refuse.
     pub fn encode(&self) -> Result<Vec<u8>, PayloadError> {
         self.check()?;
         frame(MANIFEST, self)
