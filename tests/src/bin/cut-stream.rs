@@ -1,4 +1,4 @@
-//! cut-stream [volume] < STREAM - the same stream with a few small records only, checksums mended: real
+//! cut-stream `[volume]` < STREAM - the same stream with a few small records only, checksums mended: real
 //! records in a file of a few KiB. `volume`: it says that it is one of a volume.
 
 use std::io::{self, Read, Write};
