@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
-use zsnap_common::report;
 use zsnap_common::target::Host;
 use zsnap_common::zstream::Guid;
 
@@ -132,12 +131,7 @@ impl Known {
     /// What is known of the file with that key, or that it is new.
     pub fn entry(&self, key: &str, seen: Seen, now: u64) -> Entry {
         let known = self.files.get(key).filter(|entry| entry.seen == seen).cloned();
-        let mut entry = known.unwrap_or(Entry::new(seen, now));
-        // It was first seen under a clock that was ahead: what waits is as old as what is known of it.
-        if report::ago(entry.first, now).is_none() {
-            entry.first = now;
-        }
-        entry
+        known.unwrap_or(Entry::new(seen, now))
     }
 
     /// Replaces what is on disk, if it changed.
