@@ -23,7 +23,7 @@ fn waiting(play: &Play) -> Vec<(String, u64)> {
 #[test]
 fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
     let mut play = Play::new(Source::Zfs);
-    play.bytes = 1000;
+    play.bytes = 1024;
     let path = |name: &str| play.scene.path(name);
     let (tried, taken, mended, away) = (path("tried"), path("taken"), path("mended"), path("away"));
     let hang = format!("sleep 1000.{}", std::process::id());
