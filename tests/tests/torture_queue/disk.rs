@@ -42,7 +42,7 @@ fn names(play: &Play, dir: &str) -> BTreeSet<String> {
 /// acknowledged, and whether it was delivered at once.
 fn each_size(dir: &str, sizes: impl Iterator<Item = String>, refusals: &[i32], more: &[&str]) -> Vec<(bool, bool)> {
     let mut play = Play::new(Source::Zfs);
-    play.bytes = 100_000;
+    play.bytes = 100 << 10;
     more.iter().for_each(|dest| play.also_to(dest));
     let mut results = Vec::new();
     for size in sizes {

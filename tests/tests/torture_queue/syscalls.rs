@@ -51,7 +51,7 @@ fn strike_each(source: Source, before: Before, calls: &str, how: &str) {
         return;
     }
     let mut play = Play::new(source);
-    play.bytes = 20_000;
+    play.bytes = 20 << 10;
     play.queue();
     let struck = each(
         |call| ["/queue-state", "/spool", "/producer"].iter().any(|dir| call.text.contains(dir)),
