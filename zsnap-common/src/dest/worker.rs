@@ -134,6 +134,8 @@ impl Worker {
         // Also if another version has been installed meanwhile.
         let mut command = child::command(Path::new("/proc/self/exe"));
         command.arg0(std::env::args_os().next().unwrap_or_default());
+        // Paths of this tool may be relative: it stays where this one is.
+        command.current_dir("/proc/self/cwd");
         command.arg(VERB).arg(path).arg(outbox).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = Child::spawn(command, "dir")?;
         let (requests, stdout) = (child.stdin(), child.stdout());
