@@ -106,6 +106,16 @@ pub fn poison() -> Vec<Hostile> {
         s.records[at].head[50] = 100;
         s.records[at].set_u64(96, 131_072);
     });
+    // Blocks of 128 KiB for a file that is said to be of one of 1536 bytes, or that nothing is said of.
+    add("past-end", "a WRITE record with offset 0", &|s| {
+        let object = s.records[block(s)].u64(8);
+        let of = |rec: &&mut Rec| rec.kind() == kind::OBJECT && rec.u64(8) == object;
+        s.records.iter_mut().find(of).unwrap().set_u32(24, 1536);
+    });
+    add("no-object", "a WRITE record with data without an OBJECT record, of object", &|s| {
+        let object = s.records[block(s)].u64(8);
+        s.records.retain(|rec| rec.kind() != kind::OBJECT || rec.u64(8) != object);
+    });
     // As `zfs send -e` makes them of a recordsize of 1 MiB or extended attributes.
     add("embedded-large", "send with -L, or without -e", &|s| {
         features(1 << 16 | 1 << 17)(s);

@@ -13,7 +13,7 @@
 //!     "tank/home@c",
 //!     [
 //!         Sub::increment("tank/home@b", 1, 2),
-//!         Sub::increment("tank/home@c", 2, 3).records([Rec::write(&[7; 4096])]),
+//!         Sub::increment("tank/home@c", 2, 3).records(Rec::file([&[7; 4096][..]])),
 //!     ],
 //! );
 //! let compound = compound.swapped().bytes();
@@ -114,7 +114,7 @@ impl Rec {
         rec
     }
 
-    /// A block of data: object 1, offset 0.
+    /// A block of data: object 1, offset 0. In a stream it needs an OBJECT record before it.
     pub fn write(data: &[u8]) -> Rec {
         Rec::new(WRITE).with(8, 1).with(32, data.len() as u64).followed_by(data)
     }
@@ -136,7 +136,12 @@ impl Rec {
         rec
     }
 
-    /// The same in a raw stream: an encrypted bonus buffer of full length.
+    /// A file of blocks of up to 128 KiB, written over one another: object 1, offset 0.
+    pub fn file<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Rec> {
+        std::iter::once(Rec::object(1, 131_072)).chain(blocks.into_iter().map(Rec::write)).collect()
+    }
+
+    /// [`Rec::object`] in a raw stream: an encrypted bonus buffer of full length.
     pub fn raw_object(number: u64, block_size: u32) -> Rec {
         let mut rec = Rec::object(number, block_size).followed_by(&[2; 320]);
         rec.set_u32(36, 320);
@@ -363,7 +368,7 @@ impl Sub {
             objset: 2,
             created: 1_700_000_000 + to % 1_000_000,
             payload: Vec::new(),
-            records: vec![Rec::write(&to.to_le_bytes().repeat(64))],
+            records: Rec::file([&to.to_le_bytes().repeat(64)[..]]),
         }
     }
 

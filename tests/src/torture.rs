@@ -102,7 +102,7 @@ impl Play {
                     0 => Sub::full(&name, id),
                     base => Sub::increment(&name, base, id),
                 };
-                let blocks: Vec<Rec> = noise(id, self.bytes).chunks(64 << 10).map(Rec::write).collect();
+                let blocks = Rec::file(noise(id, self.bytes).chunks(64 << 10));
                 fs::write(&input, Stream::plain(sub.records(blocks)).bytes()).unwrap();
                 args.push(TARGET.into());
             }

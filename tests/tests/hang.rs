@@ -18,7 +18,7 @@ fn queue(scene: &Scene, host: &str, dataset: &str, guid: u64, big: bool) {
     let mut sub = Sub::full(&format!("{dataset}@a"), guid);
     if big {
         let block = vec![7; 128 << 10];
-        sub = sub.records((0..40).map(|_| Rec::write(&block)).collect::<Vec<_>>());
+        sub = sub.records(Rec::file([&block[..]; 40]));
     }
     let key = scene.path(format!("{host}.key"));
     let target = format!("s/{host}/{dataset}");

@@ -81,6 +81,10 @@ fn raw_object() -> Stream {
     stream(Sub::EVERY_RAW, [Rec::raw_object(1, 131_072)])
 }
 
+fn raw_odd_object() -> Stream {
+    stream(Sub::EVERY_RAW, [Rec::raw_object(1, 1536)])
+}
+
 fn raw_small_indirects() -> Stream {
     stream(Sub::EVERY_RAW, [with(Rec::raw_object(1, 512), &[], &[(48, 12)])])
 }
@@ -112,11 +116,25 @@ fn range() -> Stream {
 }
 
 fn write() -> Stream {
-    stream(0, [Rec::write(&[1; 512])])
+    stream(0, [Rec::object(1, 131_072), Rec::write(&[1; 512])])
 }
 
 fn large_write() -> Stream {
-    stream(Sub::LARGE_BLOCKS, [Rec::write(&[1; 512])])
+    stream(Sub::LARGE_BLOCKS, [Rec::object(1, 16 << 20), Rec::write(&[1; 512])])
+}
+
+fn write_of_last() -> Stream {
+    stream(0, [Rec::object(LAST_OBJECT, 512), Rec::write(&[1; 512]).with(8, LAST_OBJECT)])
+}
+
+/// 512 bytes of a block of 1536.
+fn odd_write() -> Stream {
+    stream(0, [Rec::object(1, 1536), Rec::write(&[1; 512])])
+}
+
+/// 1024 bytes, 2048 from the beginning.
+fn far_write() -> Stream {
+    stream(0, [Rec::object(1, 1024), Rec::write(&[1; 1024]).with(24, 2048)])
 }
 
 fn compressed(algorithm: u8) -> Rec {
@@ -124,11 +142,11 @@ fn compressed(algorithm: u8) -> Rec {
 }
 
 fn compressed_write() -> Stream {
-    stream(Sub::COMPRESSED | Sub::LZ4 | Sub::ZSTD, [compressed(15)])
+    stream(Sub::COMPRESSED | Sub::LZ4 | Sub::ZSTD, [Rec::object(1, 1024), compressed(15)])
 }
 
 fn zstd_write() -> Stream {
-    stream(Sub::COMPRESSED | Sub::LZ4 | Sub::ZSTD, [compressed(16)])
+    stream(Sub::COMPRESSED | Sub::LZ4 | Sub::ZSTD, [Rec::object(1, 1024), compressed(16)])
 }
 
 fn raw_write() -> Stream {
@@ -200,6 +218,7 @@ const OBJECT: &[Row] = &[
     (raw_two_pointers, 1, (50, 1), &[2], &[1, 3], Damaged("block pointers")),
     (raw_no_bonus, 1, (50, 1), &[3], &[0, 2, 4], Damaged("block pointers")),
     (raw_object, 1, (56, 8), &[0, (1 << 47) - 1], &[1 << 47, MAX], Damaged("last block")),
+    (raw_odd_object, 1, (56, 8), &[0], &[1, 1 << 40], Damaged("last block")),
 ];
 
 const OTHERS: &[Row] = &[
@@ -235,21 +254,28 @@ const OTHERS: &[Row] = &[
 ];
 
 const WRITE: &[Row] = &[
-    (write, 1, (8, 8), &[1, LAST_OBJECT], &[0, LAST_OBJECT + 1, MAX], Damaged("object")),
-    (write, 1, (16, 4), &[0, 19, 53, 0xe9], &[54, 0x8a], Newer("type")),
-    (write, 1, (16, 4), &[], &[10, 11, 0x86, 0x113], Damaged("type")),
-    (write, 1, (48, 1), &[0, 2, 14], &[15, 255], Newer("checksum")),
-    (write, 1, (32, 8), &[512, 1536, 131_072], &[4, 508, 516, 1020], Damaged("block size")),
-    (write, 1, (32, 8), &[], &[131_584, 16 << 20], Damaged("block size without LARGE_BLOCKS")),
-    (large_write, 1, (32, 8), &[131_584, 16 << 20], &[0, (16 << 20) + 4, MAX], Damaged("a payload of")),
-    (write, 1, (24, 8), &[0, MAX - 512], &[MAX - 511, MAX], Damaged("offset")),
-    (write, 1, (96, 8), &[0], &[4, 512], Damaged("compressed size")),
-    (compressed_write, 1, (50, 1), &[3, 5, 13, 14, 15, 16], &[17, 100, 255], Newer("compression")),
-    (compressed_write, 1, (50, 1), &[], &[1, 4], Damaged("compression")),
-    (compressed_write, 1, (50, 1), &[], &[2], Remedy("send it without them")),
-    (compressed_write, 1, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
-    (compressed_write, 1, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
-    (compressed_write, 1, (96, 8), &[], &[1028], Damaged("1028 bytes for a block of")),
+    (write, 2, (8, 8), &[1], &[0, LAST_OBJECT + 1, MAX], Damaged("object")),
+    (write, 2, (8, 8), &[], &[2, 31, 32, 33, LAST_OBJECT], Damaged("data without an OBJECT record, of object")),
+    (write, 1, (8, 8), &[1], &[2, 33], Damaged("data without an OBJECT record, of object")),
+    (write_of_last, 1, (8, 8), &[LAST_OBJECT], &[1], Damaged("data without an OBJECT record, of object")),
+    (write, 2, (16, 4), &[0, 19, 53, 0xe9], &[54, 0x8a], Newer("type")),
+    (write, 2, (16, 4), &[], &[10, 11, 0x86, 0x113], Damaged("type")),
+    (write, 2, (48, 1), &[0, 2, 14], &[15, 255], Newer("checksum")),
+    (write, 2, (32, 8), &[512, 1536, 131_072], &[4, 508, 516, 1020], Damaged("block size")),
+    (write, 2, (32, 8), &[], &[131_584, 16 << 20], Damaged("block size without LARGE_BLOCKS")),
+    (large_write, 2, (32, 8), &[131_584, 16 << 20], &[0, (16 << 20) + 4, MAX], Damaged("a payload of")),
+    (write, 2, (24, 8), &[0, MAX - 512], &[MAX - 511, MAX], Damaged("offset")),
+    // An object of one block, and one of many: where its data begins, how long it is, how long the block is.
+    (odd_write, 2, (24, 8), &[0, 512, 1024], &[1536, 131_072, MAX - 512], Damaged("offset")),
+    (odd_write, 2, (32, 8), &[512, 1536], &[2048, 131_072], Damaged("offset")),
+    (far_write, 1, (24, 4), &[512, 1024, 3072, 131_072], &[1536, 2560], Damaged("offset")),
+    (write, 2, (96, 8), &[0], &[4, 512], Damaged("compressed size")),
+    (compressed_write, 2, (50, 1), &[3, 5, 13, 14, 15, 16], &[17, 100, 255], Newer("compression")),
+    (compressed_write, 2, (50, 1), &[], &[1, 4], Damaged("compression")),
+    (compressed_write, 2, (50, 1), &[], &[2], Remedy("send it without them")),
+    (compressed_write, 2, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
+    (compressed_write, 2, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
+    (compressed_write, 2, (96, 8), &[], &[1028], Damaged("1028 bytes for a block of")),
     (
         compressed_write,
         0,
@@ -271,7 +297,7 @@ const WRITE: &[Row] = &[
     (raw_write, 2, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
     (raw_write, 2, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
     (raw_write, 1, (24, 4), &[1024], &[512, 1536, 131_072], Damaged("a block size other than its object's,")),
-    (raw_write, 2, (8, 8), &[], &[2, 33], Damaged("a block size other than its object's,")),
+    (raw_write, 2, (8, 8), &[], &[2, 33], Damaged("data without an OBJECT record, of object")),
     (raw_write, 2, (24, 8), &[0, 1024, MAX - 2047], &[1, 512, 1025], Damaged("offset")),
     (
         raw_write,
@@ -300,6 +326,7 @@ const EMBEDDED: &[Row] = &[
     ),
     (embedded, 2, (16, 8), &[0, 1 << 40, MAX - 512], &[MAX - 511, MAX], Damaged("offset")),
     (embedded, 2, (16, 8), &[MAX - 1535], &[MAX - 1023], Remedy("without -e")),
+    (odd_embedded, 2, (16, 8), &[0], &[512, 1536, 1 << 40], Damaged("offset")),
     (embedded, 2, (24, 8), &[512], &[0, 64, 1024, 1 << 32 | 512], Damaged("decompressed size")),
     (embedded, 2, (48, 4), &[512], &[0, 64, 1024], Damaged("decompressed size")),
     (embedded, 2, (52, 4), &[1, 112], &[0, 113, 120], Damaged("compressed size")),
@@ -316,6 +343,11 @@ const EMBEDDED: &[Row] = &[
     // A sender without -L tells of the largest block that it may.
     (large_without_l, 1, (24, 4), &[], &[131_072], Remedy("send with -L, or without -e")),
 ];
+
+/// A block of 1536 bytes.
+fn odd_embedded() -> Stream {
+    stream(Sub::EMBED_DATA | Sub::LZ4, [Rec::object(1, 1536), embed(1536)])
+}
 
 fn large_without_l() -> Stream {
     stream(Sub::EMBED_DATA | Sub::LZ4, [Rec::object(1, 131_072), embed(1 << 20)])

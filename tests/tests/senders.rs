@@ -113,6 +113,40 @@ fn vectors() -> Vec<Vector> {
                 free(7, 204_800, MAX),
             ],
         ),
+        // A file of one block that is as long as it is, in whole sectors; with data written to one of
+        // many, and with a block of more than 128 KiB, sent whole.
+        (
+            "0.6.5 files of one block and of many",
+            LARGE,
+            0,
+            2,
+            vec![
+                object(7, 19, 1536, SA, 0, 0),
+                object(8, 19, 131_072, SA, 0, 0),
+                object(9, 19, 204_800, SA, 0, 0),
+                write(7, 19, 0, 1536, 7),
+                free(7, 1536, MAX),
+                write(8, 19, 0, 131_072, 7),
+                write(8, 19, 131_072, 131_072, 7),
+                write(8, 19, 1 << 50, 131_072, 7),
+                write(9, 19, 0, 204_800, 7),
+            ],
+        ),
+        (
+            "2.0 files of one block and of many, each after its dnode",
+            Sub::COMPRESSED | Sub::LZ4,
+            0xc,
+            2,
+            vec![
+                object(7, 19, 1536, SA, 1, 0),
+                packed(7, 0, 1536, 15, 512),
+                object(31, 19, 4096, SA, 1, 0),
+                write(31, 19, 4096, 4096, 7),
+                packed(31, 1 << 50, 4096, 15, 512),
+                object(32, 19, 3072, SA, 1, 0),
+                write(32, 19, 0, 3072, 7),
+            ],
+        ),
         (
             "0.6.5 -L",
             LARGE,

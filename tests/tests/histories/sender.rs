@@ -131,7 +131,7 @@ impl Sender {
         for &to in &tos {
             let changes = from.is_none_or(|from| self.snapshots[from].content != self.snapshots[to].content);
             let guid = self.snapshots[to].guid;
-            let data = if changes { vec![Rec::write(&guid.to_le_bytes().repeat(64))] } else { Vec::new() };
+            let data = if changes { Rec::file([&guid.to_le_bytes().repeat(64)[..]]) } else { Vec::new() };
             subs.push(
                 Sub::increment(&toname(to), from.map_or(0, |from| self.snapshots[from].guid), guid).records(data),
             );

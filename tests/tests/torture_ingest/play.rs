@@ -85,8 +85,8 @@ impl Play {
                 let from = self.chains[of].last().copied().unwrap_or(0);
                 let to = self.random.number() | 1;
                 self.chains[of].push(to);
-                let data = Rec::write(&to.to_le_bytes().repeat(64));
-                Sub::increment(&format!("{fs}@s{}", self.chains[of].len()), from, to).records([data])
+                let data = Rec::file([&to.to_le_bytes().repeat(64)[..]]);
+                Sub::increment(&format!("{fs}@s{}", self.chains[of].len()), from, to).records(data)
             })
             .collect();
         self.sealer.zfs(TARGETS[of], seq, prev, subs, snapshots > 1)

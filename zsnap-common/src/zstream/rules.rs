@@ -18,6 +18,9 @@
 //! | a payload that is not made of whole words of 4 bytes | the rest would be in no checksum |
 //! | types of more than 8 bits | on disk they have 8, the kernel's test looks at 1 of the others |
 //! | types of dnodes and object sets, or swapped as these | the kernel follows the block pointers in them |
+//! | a WRITE without the OBJECT record of its object | headers do not show how long the object's blocks are |
+//! | behind the only block of an object whose block size is no power of two | the kernel panics: "accessing past end of object" |
+//! | in raw streams, a last block behind that one | the same |
 //! | in raw streams, a last block beyond 2^64 bytes | more levels of blocks than there can be |
 //! | stored or sent as compressed: "inherit", "on", "empty"; "off" in a WRITE that is not raw | nothing decompresses these: the block cannot be read again |
 //! | sizes of blocks, and what they shrink to, that are not whole sectors of 512 bytes | the kernel rounds the buffer down, then fills it |
@@ -29,6 +32,9 @@
 //! | embedded: no bytes, as many as decompressed, or no algorithm | no sender embeds what does not shrink, and nothing decompresses it |
 //! | embedded: a type other than data | the kernel keeps it for what is not in streams |
 //! | embedded: at the offset of a spill block | received as data of the file, or not at all |
+//!
+//! What headers cannot show: the kernel may keep the small blocks of a file that a stream without -L
+//! brought, when one with -L tells of larger ones. An embedded block of the larger size passes here.
 
 use super::record::{self, Record, Type};
 use super::{compression, object_type};
@@ -80,7 +86,7 @@ pub struct Rules {
     /// Its BEGIN has `DRR_FLAG_SPILL_BLOCK`.
     spill: bool,
     /// The block of dnodes that the last OBJECT record was of; a sender writes the data of one before
-    /// it goes on to the next.
+    /// it goes on to the next, and no data without its dnode.
     dnodes: u64,
     /// The block size of each object there, as far as it is known; otherwise 0.
     sizes: [u32; DNODES],
@@ -152,6 +158,8 @@ impl Rules {
             holds(u64::from(pointers) == implied, "block pointers", pointers)?;
             // Stricter: more blocks need more levels than the kernel has.
             holds(last.checked_mul(size.into()).is_some(), "last block", last)?;
+            // Stricter: such an object has one block.
+            holds(size.is_power_of_two() || last == 0, "last block", last)?;
         } else {
             holds(flags & SWAPPED == 0, "flags of a raw stream,", flags)?;
             holds(raw_length == 0, "raw bonus length", raw_length)?;
@@ -174,6 +182,9 @@ impl Rules {
         holds(size != 0 && in_sectors(size), "block size", size)?;
         holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
         holds(offset.checked_add(size).is_some(), "offset", offset)?;
+        // Stricter: the size of the object's blocks must be known, to keep the data within them.
+        holds(self.size(object) != 0, "data without an OBJECT record, of object", object)?;
+        self.within(object, offset, size)?;
         holds(in_sectors(packed), "compressed size", packed)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         if self.raw() {
@@ -233,7 +244,8 @@ impl Rules {
         // The offset of DMU_SPILL_BLKID, the last block but one.
         supported(offset != size.wrapping_mul(2).wrapping_neg(), EMBEDDED_SPILL)?;
         supported(self.allows(size), LARGE_EMBEDDED)?;
-        holds(self.size(object) == size, OTHER_SIZE, size)
+        holds(self.size(object) == size, OTHER_SIZE, size)?;
+        self.within(object, offset, size)
     }
 
     fn object_range(&self, r: &Record) -> Result<(), Breach> {
@@ -281,6 +293,13 @@ impl Rules {
     /// The block size of an object; 0: not known.
     fn size(&self, object: u64) -> u64 {
         self.slot(object).map_or(0, |slot| self.sizes[slot].into())
+    }
+
+    /// Whether data has a place in its object: one whose block size is no power of two has one block,
+    /// and behind it the kernel panics. The sum must not overflow.
+    fn within(&self, object: u64, offset: u64, size: u64) -> Result<(), Breach> {
+        let block = self.size(object);
+        holds(block.is_power_of_two() || offset + size <= block, "offset", offset)
     }
 
     fn has_attributes(&self, object: u64) -> bool {

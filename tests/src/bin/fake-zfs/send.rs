@@ -57,7 +57,7 @@ fn sub(fs: &str, dataset: &Dataset, base: Option<(u64, u64)>, number: usize, raw
     let data: Vec<Rec> = if raw {
         std::iter::once(Rec::raw_object(1, 64 << 10)).chain(data.chunks(64 << 10).map(Rec::raw_write)).collect()
     } else {
-        data.chunks(96 << 10).map(Rec::write).collect()
+        Rec::file(data.chunks(96 << 10))
     };
     Sub::increment(&toname, base.map_or(0, |(guid, _)| guid), snapshot.guid)
         .records(if unchanged { Vec::new() } else { data })
