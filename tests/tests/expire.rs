@@ -282,7 +282,6 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
         ("nonsense = 1\n", 1, "unknown key"),
         // What concerns one run must not hold in every one.
         ("json = true\nforce = true\n", 2, "force concerns one run: give --force on the command line"),
-        ("force = false\n", 1, "force concerns one run: give --force on the command line"),
         ("no-needed = true\n", 1, "no-needed concerns one run: give --no-needed on the command line"),
     ] {
         e.scene.write("expire.toml", text);

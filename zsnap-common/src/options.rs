@@ -117,7 +117,9 @@ impl Config<'_> {
                 }
                 _ => {}
             }
-            if self.one_run.contains(&name) {
+            // Where it is off, it is as if it were not there.
+            let off = matches!(value.get_ref(), DeValue::Boolean(false));
+            if self.one_run.contains(&name) && !off {
                 let remedy = format!("{name} concerns one run: give --{name} on the command line");
                 return Err(self.wrong(Some(key.span()), &remedy));
             }
@@ -327,6 +329,8 @@ mod tests {
         assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
         assert!(matches!(cli.verb, Some(Verb::Status)));
         assert!(!cli.once && with(config, &["--once"]).unwrap().0.once);
+        // To say that it is off says nothing.
+        assert!(!with(&format!("once = false\n{config}"), &[]).unwrap().0.once);
         // Of a list only what is of the same kind.
         for (list, expected) in [("[\"a\", 7, \"8\"]", &["a", "5"][..]), ("\"a\"", &["a", "5"]), ("7", &["5"])] {
             let (cli, _) = with(&format!("to = {list}\nmust = \"x\""), &["--to", "5"]).unwrap();
@@ -368,7 +372,6 @@ mod tests {
             ("must = \"x\"\nleve = 1", 2, "unknown key \"leve\""),
             ("\n\nconfig = \"x\"", 3, "unknown key"),
             ("level = 1\nonce = true", 2, "once concerns one run: give --once on the command line"),
-            ("once = false", 1, "once concerns one run"),
             ("quick = 1", 1, "true or false"),
             ("to = [1.5]", 1, "string or a number"),
             ("a = ", 1, ""),

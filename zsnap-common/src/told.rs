@@ -58,6 +58,11 @@ impl Told {
         self.lasting(what, message, &format!("{what}: {message}"), u64::MAX);
     }
 
+    /// The same for words with numbers, as in [`Told::problem_in_words`].
+    pub fn oddity_in_words(&mut self, what: &str, text: &str) -> bool {
+        self.lasting(what, &without_numbers(text), text, u64::MAX)
+    }
+
     fn lasting(&mut self, what: &str, state: &str, text: &str, again_after: u64) -> bool {
         if self.dry {
             log::info(text);

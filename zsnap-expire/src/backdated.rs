@@ -3,8 +3,10 @@
 //!
 //! A snapshot that bears an earlier date than one that the pool made before it is back-dated. It counts as made
 //! at the latest date of those before it, and what becomes of the others is decided as if it were not there:
-//! snapshots that a host dates into the past never take the places of its older ones. What is dated more than
-//! a day ahead of the clock is left out on both sides. Without createtxg nothing is back-dated.
+//! snapshots that a host dates into the past never take the places of its older ones. But perhaps its date is right,
+//! and that of the one before it was ahead: so the policy is asked about the back-dated ones by themselves, too, and
+//! what it keeps of these stays. What is dated more than a day ahead of the clock is left out on both sides.
+//! Without createtxg nothing is back-dated.
 
 use crate::calendar::Clock;
 use crate::policy::Reason;
@@ -30,55 +32,74 @@ fn by_making(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<usize> {
     order
 }
 
-/// Keeps the last one before each back-dated snapshot that stays: if it went, the later one would not be
-/// back-dated any more, and could take the place of an older one in the next run.
+/// Those that are not dated in the future, as indices, in layers: in each the dates agree with the order in which
+/// the pool made them. The first layer has those that are not back-dated; a back-dated one is in the first layer
+/// that has no later date before it.
+fn layers(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Vec<usize>> {
+    let mut layers: Vec<Vec<usize>> = Vec::new();
+    for i in by_making(snapshots, clock) {
+        let is_later =
+            |layer: &Vec<usize>| layer.last().is_some_and(|j| snapshots[*j].creation > snapshots[i].creation);
+        // The last dates of the layers fall from each layer to the next.
+        let at = layers.partition_point(is_later);
+        match layers.get_mut(at) {
+            Some(layer) => layer.push(i),
+            None => layers.push(vec![i]),
+        }
+    }
+    layers
+}
+
+/// How many of `layer` the pool made before this one.
+fn made_before(layer: &[usize], snapshots: &[Snapshot<'_>], this: usize) -> usize {
+    layer.partition_point(|i| snapshots[*i].by_making(&snapshots[this]).is_lt())
+}
+
+/// Keeps the back-dated ones that the policy (`decide`) would keep if those with later dates that were made before
+/// them were not there. No date tells whether they were dated back or the others ahead, so none may cost the other
+/// its place. `verdicts` are what the policy alone says; no other one changes.
+pub fn keep_by_themselves(
+    verdicts: &mut [Verdict],
+    snapshots: &[Snapshot<'_>],
+    clock: &Clock,
+    decide: impl Fn(&[Snapshot<'_>]) -> Vec<Verdict>,
+) {
+    if !snapshots.iter().any(Snapshot::is_back_dated) {
+        return;
+    }
+    let mut layers = layers(snapshots, clock).into_iter();
+    let stay: Vec<usize> = layers.next().unwrap_or_default().into_iter().filter(|i| verdicts[*i].keep).collect();
+    for layer in layers {
+        // With those that came later, so that they grow old like any other.
+        let since = layer.last().map_or(stay.len(), |last| made_before(&stay, snapshots, *last));
+        let believed = |i: &usize| Snapshot { floor: i64::MIN, ..snapshots[*i].clone() };
+        let alone: Vec<Snapshot<'_>> = layer.iter().chain(&stay[since..]).map(believed).collect();
+        for (i, own) in layer.iter().zip(decide(&alone)).filter(|(_, own)| own.keep) {
+            own.reasons.into_iter().for_each(|reason| verdicts[*i].also(reason));
+        }
+    }
+}
+
+/// Keeps, for each back-dated snapshot that stays, the last one before it that is not back-dated, and the last one
+/// of the layer above its own: if these went, it would count for more in the next run, and could take the
+/// place of an older one.
 pub fn keep_witnesses(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], clock: &Clock) {
     if !snapshots.iter().any(Snapshot::is_back_dated) {
         return;
     }
-    let mut witness = None;
-    for i in by_making(snapshots, clock) {
-        if !snapshots[i].is_back_dated() {
-            witness = Some(i);
-        } else if verdicts[i].keep {
-            witness.iter().for_each(|i: &usize| verdicts[*i].also(Reason::Witness));
+    let layers = layers(snapshots, clock);
+    // Those of the lowest layer first: the witnesses have witnesses.
+    for (nr, layer) in layers.iter().enumerate().skip(1).rev() {
+        for i in layer {
+            if !verdicts[*i].keep {
+                continue;
+            }
+            for above in [&layers[nr - 1], &layers[0]] {
+                let witness = above[..made_before(above, snapshots, *i)].last();
+                witness.into_iter().for_each(|i| verdicts[*i].also(Reason::Witness));
+            }
         }
     }
-}
-
-/// Back-dated snapshots that would go by their order, and the snapshots that contradict their dates.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contradiction {
-    /// So many would go that are dated more than a day before earlier ones.
-    pub doomed: u64,
-    /// So many were made before one of them, and bear a later date.
-    pub witnesses: u64,
-    /// The one with the latest date of these.
-    pub latest: String,
-}
-
-/// Of the snapshots that would go those that are back-dated by more than a day, and what tells so. What expires
-/// by its own date alone does not count.
-pub fn contradiction(verdicts: &[Verdict], snapshots: &[Snapshot<'_>], clock: &Clock) -> Option<Contradiction> {
-    let goes = |i: usize| {
-        let by_date = matches!(verdicts[i].reasons[..], [Reason::Expires(_)]);
-        !verdicts[i].keep && !by_date && snapshots[i].is_long_back_dated()
-    };
-    if !(0..snapshots.len()).any(goes) {
-        return None;
-    }
-    let (mut doomed, mut witnesses, mut latest, mut earliest) = (0, 0, None, i64::MAX);
-    for i in by_making(snapshots, clock).into_iter().rev() {
-        let snapshot = &snapshots[i];
-        if goes(i) {
-            doomed += 1;
-            earliest = earliest.min(snapshot.creation);
-        } else if !snapshot.is_back_dated() && snapshot.creation > earliest {
-            witnesses += 1;
-            latest = latest.or(Some(snapshot.name.to_owned()));
-        }
-    }
-    Some(Contradiction { doomed, witnesses, latest: latest? })
 }
 
 #[cfg(test)]
@@ -124,6 +145,48 @@ mod tests {
     }
 
     #[test]
+    fn in_each_layer_dates_agree_with_the_order() {
+        for (days, expected) in [
+            (&[1, 2, 2, 3][..], &[&[0, 1, 2, 3][..]][..]),
+            (&[5, 1, 2, 6, 3], &[&[0, 3], &[1, 2, 4]]),
+            // Of those that were ahead some were dated before others.
+            (&[1, 9, 4, 6, 3, 5, 10], &[&[0, 1, 6], &[2, 3], &[4, 5]]),
+            (&[3, 2, 1], &[&[0], &[1], &[2]]),
+            (&[200, 3, 2], &[&[1], &[2]]),
+            (&[], &[]),
+        ] {
+            let (all, clock) = made(days);
+            assert_eq!(layers(&all, &clock), expected, "{days:?}");
+        }
+    }
+
+    /// By a policy that keeps the last one of each ten days: which of the back-dated ones stay.
+    #[test]
+    fn what_the_policy_keeps_of_a_layer_stays() {
+        let decide = |all: &[Snapshot<'_>]| -> Vec<Verdict> {
+            let ten = |s: &Snapshot<'_>| s.creation / DAY / 10;
+            let last = |s: &Snapshot<'_>| !all.iter().any(|t| ten(t) == ten(s) && t.by_time(s).is_gt());
+            let verdict = |s| if last(s) { Verdict::keep(Reason::Newest) } else { Verdict::destroy(Reason::NoRule) };
+            all.iter().map(verdict).collect()
+        };
+        for (days, stay) in [
+            // The time of one that was ahead has come: those since.
+            (&[1, 50, 10, 15, 20, 25, 51][..], &[3, 5][..]),
+            // One that came later counts, one that was made before does not.
+            (&[1, 50, 44, 47, 53], &[3]),
+            (&[1, 50, 44, 60, 47, 49], &[5]),
+            (&[1, 50, 39, 12, 17, 35], &[2, 4, 5]),
+            (&[1, 2, 3], &[]),
+        ] {
+            let (all, clock) = made(days);
+            let mut verdicts = vec![Verdict::destroy(Reason::NoRule); all.len()];
+            keep_by_themselves(&mut verdicts, &all, &clock, decide);
+            let kept: Vec<usize> = (0..all.len()).filter(|nr| verdicts[*nr].keep).collect();
+            assert_eq!(kept, stay, "{days:?}");
+        }
+    }
+
+    #[test]
     fn the_one_before_a_back_dated_one_stays_with_it() {
         for (days, stay, with_witnesses) in [
             (&[1, 2, 5, 3][..], &[3][..], &[2, 3][..]),
@@ -131,6 +194,8 @@ mod tests {
             (&[5, 5, 3, 5, 4, 2], &[4], &[3, 4]),
             (&[1, 5, 3, 6, 7], &[4], &[4]),
             (&[1, 5, 3, 200, 4], &[4], &[1, 4]),
+            // That of the layer above, and its own.
+            (&[1, 9, 4, 6, 10, 3], &[5], &[1, 3, 4, 5]),
         ] {
             let (all, clock) = made(days);
             let verdict =
@@ -140,26 +205,5 @@ mod tests {
             let kept: Vec<usize> = (0..all.len()).filter(|nr| verdicts[*nr].keep).collect();
             assert_eq!(kept, with_witnesses, "{days:?}");
         }
-    }
-
-    #[test]
-    fn who_contradicts_whom() {
-        let found = |days: &[i64], goes: &[usize]| {
-            let (mut all, clock) = made(days);
-            let names: Vec<String> = (0..all.len()).map(|nr| nr.to_string()).collect();
-            let all: Vec<_> = all.drain(..).zip(&names).map(|(s, name)| Snapshot { name, ..s }).collect();
-            let verdict =
-                |nr| if goes.contains(&nr) { Verdict::destroy(Reason::NoRule) } else { Verdict::keep(Reason::Newest) };
-            let verdicts: Vec<_> = (0..all.len()).map(verdict).collect();
-            contradiction(&verdicts, &all, &clock).map(|c| (c.doomed, c.witnesses, c.latest))
-        };
-        // One that was ahead, and three since.
-        assert_eq!(found(&[1, 50, 10, 20, 30], &[2, 3, 4]), Some((3, 1, "1".into())));
-        // Those that stay do not count, nor those that a day explains.
-        assert_eq!(found(&[1, 50, 10, 20, 49], &[2, 4]), Some((1, 1, "1".into())));
-        assert_eq!(found(&[1, 50, 49, 49], &[2, 3]), None);
-        assert_eq!(found(&[1, 50, 10, 20, 30], &[0, 1]), None);
-        // A whole history, of which each contradicts one; what came later contradicts nothing.
-        assert_eq!(found(&[10, 20, 30, 40, 15, 25, 50, 60], &[4, 5]), Some((2, 3, "3".into())));
     }
 }

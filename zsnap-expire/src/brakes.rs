@@ -3,10 +3,8 @@
 
 use std::fmt;
 
-use crate::backdated::{Contradiction, contradiction};
 use crate::calendar::Clock;
 use crate::snapshot::{Snapshot, Verdict};
-use crate::table::quoted;
 
 /// How much of a dataset may go at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +52,6 @@ pub enum Braked {
     Future(u64),
     /// So many, of so many, are more than the limit; back-dated ones aside.
     TooMany(u64, u64),
-    /// More would go for being back-dated than there are that tell so: perhaps these are wrong.
-    Contradicted(Contradiction),
     /// Every snapshot would go.
     All,
 }
@@ -63,17 +59,13 @@ pub enum Braked {
 impl Braked {
     /// `--force` may override it.
     pub fn can_be_forced(&self) -> bool {
-        matches!(self, Braked::TooMany(..) | Braked::Contradicted(_))
+        matches!(self, Braked::TooMany(..))
     }
 
     /// The fact and what to do, where the option `look` shows the reasons.
     pub fn with_remedy(&self, look: &str) -> String {
         match self {
             Braked::TooMany(..) => format!("{self}: look with {look}, then run once with --force"),
-            Braked::Contradicted(Contradiction { latest, .. }) => format!(
-                "{self}: look with {look}; if {latest} was dated ahead by mistake, zfs destroy {}; else run once with --force",
-                quoted(latest)
-            ),
             Braked::Future(_) => format!("{self}: set this machine's clock"),
             Braked::All => format!("{self}: correct the policy"),
         }
@@ -87,11 +79,6 @@ impl fmt::Display for Braked {
                 write!(f, "its newest {n} are dated in the future")
             }
             Braked::TooMany(n, all) => write!(f, "{n} of {all} would go, more than --max-destroy"),
-            Braked::Contradicted(Contradiction { doomed, witnesses, latest }) => write!(
-                f,
-                "{doomed} would go that are dated more than a day before {latest}, which was made earlier{}",
-                if *witnesses > 1 { format!(", as were {} more", witnesses - 1) } else { String::new() }
-            ),
             Braked::All => f.write_str("all would go"),
         }
     }
@@ -114,9 +101,6 @@ pub fn brakes(
     }
     if let Some(n) = newest_in_future(snapshots, newest, clock) {
         return Err(Braked::Future(n));
-    }
-    if let Some(found) = contradiction(verdicts, snapshots, clock).filter(|found| found.doomed > found.witnesses) {
-        return Err(Braked::Contradicted(found));
     }
     // As if the back-dated ones were not there: more of them neither hide how many of the others go, nor
     // make a clock that was corrected an alarm.
@@ -203,8 +187,7 @@ mod tests {
         assert_eq!(brake(30, 27, 1000, "50%", 1, false), Some(Braked::TooMany(27, 30)));
         assert_eq!(brake(30, 15, 1000, "50%", 1, true), None);
         assert_eq!(brake(30, 2, 30, "none", 90_000, true), None);
-        let Some(Braked::Contradicted(found)) = brake(30, 2, 31, "none", 90_000, true) else { panic!() };
-        assert_eq!((found.doomed, found.witnesses), (31, 30));
+        assert_eq!(brake(30, 2, 31, "none", 90_000, true), None);
         // A number is a promise: all that go.
         assert_eq!(brake(30, 2, 9, "10", 1, true), Some(Braked::TooMany(11, 39)));
     }

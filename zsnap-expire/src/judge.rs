@@ -28,6 +28,9 @@ pub fn judge(
 ) -> Judged {
     backdated::find(snapshots, clock);
     let mut verdicts = policy.decide(snapshots, clock);
+    // The newest ones of all are protected, not those of each layer.
+    let decide = |layer: &[Snapshot<'_>]| Policy { newest: 0, ..policy.clone() }.decide(layer, clock);
+    backdated::keep_by_themselves(&mut verdicts, snapshots, clock, decide);
     protect(&mut verdicts, snapshots, guards, clock);
     backdated::keep_witnesses(&mut verdicts, snapshots, clock);
     let why = brakes(&verdicts, snapshots, guards.newest, policy.max_destroy, clock).err();

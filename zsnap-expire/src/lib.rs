@@ -12,6 +12,7 @@ pub mod filter;
 pub mod judge;
 pub mod listing;
 pub mod needed;
+pub mod notices;
 pub mod policy;
 pub mod protect;
 pub mod run;

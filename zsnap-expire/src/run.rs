@@ -19,10 +19,11 @@ use crate::destroy::destroy;
 use crate::judge::judge;
 use crate::listing::{Listing, is_at_or_below};
 use crate::needed::Needed;
+use crate::notices::Notices;
 use crate::protect::Guards;
 use crate::snapshot::{Snapshot, Verdict};
 use crate::table;
-use crate::zrep::Zrep;
+use crate::zrep::{Odd, Zrep};
 
 /// A dataset with what is to become of its snapshots.
 #[derive(Debug)]
@@ -45,37 +46,47 @@ impl Decided<'_> {
     }
 }
 
+/// A dataset that is left alone, with all its snapshots.
+#[derive(Debug)]
+pub struct LeftAlone<'a> {
+    /// Its name.
+    pub dataset: &'a str,
+    /// What cannot be read of it.
+    pub why: Odd,
+}
+
 /// Does it.
 pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
     let o = &cli.options;
     let zfs = Zfs::find(&o.zfs, &o.zpool)?;
     let dry = o.noop || o.at.is_some();
-    let _lock = if dry {
-        None
+    let (state, _lock) = if dry {
+        (None, None)
     } else {
         let state = options::state_dir(o.state.as_deref(), "expire")?;
         let lock = lock::unless_busy(&state, o.dotlock.as_deref(), o.max_run)?;
         if lock.is_none() {
             return Ok(Exit::Done);
         }
-        lock
+        (Some(state), lock)
     };
+    let mut notices = Notices::read(state.as_deref(), config.clock.now);
     let Some(scope) = scope(cli, config, &zfs)? else { return Ok(Exit::Done) };
     let everywhere = config.policies().any(|(_, policy)| policy.is_zrep()) && !o.zrep_ignore;
     let tags = if o.zrep_ignore { &[][..] } else { &o.tags[..] };
     let listing = Listing::take(&zfs, &scope.roots, scope.exact)?;
     let mut chosen = choose(cli, config, &scope, listing.snapshots()?)?;
-    let mut failed = leave_odd_ones(&zfs, &Zrep { tags, everywhere }, &listing, scope.exact, &mut chosen)?;
+    let looked_at: HashSet<&str> = chosen.iter().map(|(dataset, ..)| *dataset).collect();
+    let odd = leave_odd_ones(&zfs, &Zrep { tags, everywhere }, &listing, scope.exact, &mut chosen)?;
+    let mut failed = notices.odd(&odd);
     let all = decide(cli, config, &zfs, chosen)?;
     for decided in &all {
-        tell_back_dated(decided);
-        if let Some(why) = &decided.braked {
-            log::error(format_args!("{}: nothing is destroyed: {}", decided.dataset, why.with_remedy("-n")));
-            failed = true;
-        }
+        notices.back_dated(decided);
+        failed |= notices.braked(decided);
     }
+    notices.write(&looked_at);
     if dry || o.verbose || o.debug || o.json || o.timeline {
-        table::print(&all, &zfs, &config.clock, o).or_exit(Exit::Io, "standard output")?;
+        table::print(&all, &odd, &zfs, &config.clock, o).or_exit(Exit::Io, "standard output")?;
     }
     if !dry {
         for decided in &all {
@@ -119,42 +130,25 @@ fn choose<'a>(
     Ok(chosen)
 }
 
-/// Asks what zrep says, and takes out the datasets of which that cannot be read: they are left alone, and told.
-/// Whether there are any.
+/// Asks what zrep says, and takes out the datasets of which that cannot be read: they are left alone.
 fn leave_odd_ones<'a>(
     zfs: &Zfs,
     zrep: &Zrep<'_>,
     listing: &'a Listing,
     exact: bool,
     chosen: &mut Vec<Chosen<'a>>,
-) -> Result<bool> {
+) -> Result<Vec<LeftAlone<'a>>> {
     let mut all: Vec<_> = chosen.iter_mut().map(|(dataset, snapshots, _)| (*dataset, &mut snapshots[..])).collect();
-    let odd = zrep.ask(zfs, listing, exact, &mut all)?;
-    chosen.retain(|(dataset, ..)| match odd.get(dataset) {
+    let mut odd = zrep.ask(zfs, listing, exact, &mut all)?;
+    let mut left = Vec::new();
+    chosen.retain(|(dataset, ..)| match odd.remove(dataset) {
         Some(why) => {
-            log::error(format_args!("{dataset}: nothing is destroyed: {why}"));
+            left.push(LeftAlone { dataset, why });
             false
         }
         None => true,
     });
-    Ok(!odd.is_empty())
-}
-
-/// Told while there are any. A clock that was a little ahead is in the table only.
-fn tell_back_dated(decided: &Decided<'_>) {
-    if matches!(decided.braked, Some(Braked::Contradicted(_))) {
-        return;
-    }
-    let long = || decided.snapshots.iter().filter(|snapshot| snapshot.is_long_back_dated());
-    if let Some(first) = long().next() {
-        log::warn(format_args!(
-            "{}: {} of its snapshots, such as {}, are dated more than a day before ones that were made earlier: look \
-             with -n, and at the clock of the machine that made them",
-            decided.dataset,
-            long().count(),
-            first.name
-        ));
-    }
+    Ok(left)
 }
 
 /// The whole decision.

@@ -10,14 +10,21 @@ use zsnap_common::zfs::Zfs;
 use crate::calendar::Clock;
 use crate::cli::Options;
 use crate::policy::Reason;
-use crate::run::Decided;
+use crate::run::{Decided, LeftAlone};
 use crate::snapshot::{Snapshot, Verdict};
 use crate::timeline;
 
 /// In the form that the options ask for.
-pub fn print<'a>(all: &'a [Decided<'a>], zfs: &Zfs, clock: &Clock, options: &Options) -> io::Result<()> {
+pub fn print<'a>(
+    all: &'a [Decided<'a>],
+    odd: &[LeftAlone<'_>],
+    zfs: &Zfs,
+    clock: &Clock,
+    options: &Options,
+) -> io::Result<()> {
     if options.json {
-        let text = format!("{:#}\n", Value::Array(all.iter().map(|decided| object(decided, zfs)).collect()));
+        let objects = all.iter().map(|decided| object(decided, zfs)).chain(odd.iter().map(left_alone));
+        let text = format!("{:#}\n", Value::Array(objects.collect()));
         return write(&ascii(&text));
     }
     let now = Timestamp::from_second(clock.now).unwrap_or_default();
@@ -91,6 +98,11 @@ fn object(decided: &Decided<'_>, zfs: &Zfs) -> Value {
         "braked": decided.braked.as_ref().map(ToString::to_string),
         "reclaim": if snaps.is_empty() { Some(0) } else { zfs.reclaim(decided.dataset, &snaps) },
     })
+}
+
+/// Nothing was decided about its snapshots.
+fn left_alone(LeftAlone { dataset, why }: &LeftAlone<'_>) -> Value {
+    json!({ "dataset": dataset, "keep": [], "destroy": [], "braked": why.to_string(), "reclaim": 0 })
 }
 
 impl std::fmt::Display for Reason {

@@ -8,6 +8,7 @@
 //! left alone.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::slice::IterMut;
 
 use anyhow::Result;
@@ -27,8 +28,21 @@ pub struct Zrep<'a> {
     pub everywhere: bool,
 }
 
-/// Why a dataset is left alone.
-pub type Odd = String;
+/// Why a dataset is left alone: a user property that is not one line of text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Odd {
+    /// Its name.
+    pub property: String,
+    /// The dataset or snapshot that has it, from which others may inherit it.
+    pub of: String,
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Odd { property, of } = self;
+        write!(f, "{property} of {of} is not one line of text: zfs inherit {property} {}", quoted(of))
+    }
+}
 
 /// A dataset with its snapshots, in the order of the listing.
 pub type Of<'s, 'a> = (&'a str, &'s mut [Snapshot<'a>]);
@@ -218,7 +232,7 @@ fn value(zfs: &Zfs, property: &str, name: &str) -> Result<Asked> {
     }
     let source = zfs.property_source(property, name)?.unwrap_or_default();
     let of = source.strip_prefix("inherited from ").unwrap_or(name);
-    Ok(Asked::Odd(format!("{property} of {of} is not one line of text: zfs inherit {property} {}", quoted(of))))
+    Ok(Asked::Odd(Odd { property: property.to_owned(), of: of.to_owned() }))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ fn extras() -> impl Strategy<Value = Vec<Extra>> {
     prop::collection::vec((any::<Index>(), back, prop::bool::weighted(0.1), any::<bool>()), 0..60)
 }
 
-fn policies() -> impl Strategy<Value = (Policy, u64)> {
+pub fn policies() -> impl Strategy<Value = (Policy, u64)> {
     let native = (rules(), references()).prop_map(|(rules, reference)| Method::Rules(rules, reference));
     let method = prop_oneof![3 => native, 1 => Just(Method::Spacing(zrep())), 1 => Just(Method::Dated(seed_rules()))];
     (method, 0..7_u64, any::<bool>()).prop_map(|(method, newest, tagged)| {
@@ -40,7 +40,7 @@ fn made(scene: &Scene, extras: &[Extra]) -> Vec<(String, Made, bool)> {
     all
 }
 
-fn snapshots(made: &[(String, Made, bool)]) -> Vec<Snapshot<'_>> {
+pub fn snapshots(made: &[(String, Made, bool)]) -> Vec<Snapshot<'_>> {
     let mut all = Vec::new();
     for (name, made, held) in made {
         let sent = if made.sent { Sent::Time } else { Sent::No };
@@ -51,7 +51,7 @@ fn snapshots(made: &[(String, Made, bool)]) -> Vec<Snapshot<'_>> {
 }
 
 /// The names of those that stay.
-fn stay<'a>(policy: &Policy, newest: u64, snapshots: &[Snapshot<'a>], clock: &Clock) -> Vec<Snapshot<'a>> {
+pub fn stay<'a>(policy: &Policy, newest: u64, snapshots: &[Snapshot<'a>], clock: &Clock) -> Vec<Snapshot<'a>> {
     let mut all = snapshots.to_vec();
     let guards = Guards { newest, received: true, tags: &policy.tags, ..Guards::default() };
     let judged = judge(policy, &mut all, &guards, clock, false);
@@ -59,7 +59,7 @@ fn stay<'a>(policy: &Policy, newest: u64, snapshots: &[Snapshot<'a>], clock: &Cl
     snapshots.iter().zip(&judged.verdicts).filter(|(_, verdict)| verdict.keep).map(|(s, _)| s.clone()).collect()
 }
 
-fn names<'a>(snapshots: &[Snapshot<'a>]) -> Vec<&'a str> {
+pub fn names<'a>(snapshots: &[Snapshot<'a>]) -> Vec<&'a str> {
     let mut names: Vec<&str> = snapshots.iter().map(|s| s.name).collect();
     names.sort_unstable();
     names

@@ -11,6 +11,7 @@ use zsnap_expire::snapshot::{Sent, Snapshot, Verdict};
 use zsnap_expire::{dated, policy, spacing};
 
 mod backdated;
+mod corrected;
 
 const CASES: u32 = 1000;
 const DAY: i64 = 86_400;

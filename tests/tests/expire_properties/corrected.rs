@@ -1,0 +1,145 @@
+//! What holds when snapshots were dated ahead, by a wrong clock or on purpose, and their dates come: those that were
+//! made since, with dates that are right, are all back-dated then.
+
+use super::backdated::{names, policies, snapshots, stay};
+use super::*;
+use zsnap_expire::backdated;
+use zsnap_expire::brakes::MaxDestroy;
+use zsnap_expire::config::{Method, Policy};
+use zsnap_expire::judge::judge;
+use zsnap_expire::protect::Guards;
+
+const HOUR: i64 = 3600;
+
+/// Snapshots that were dated ahead: the first of how many that are right comes after them, and how far ahead each is
+/// dated of the one before it.
+fn aheads() -> impl Strategy<Value = (Index, Vec<i64>)> {
+    let ahead = prop_oneof![1..2 * DAY, 1..40 * DAY, 1..400 * DAY, (0..30_i64).prop_map(|days| days * DAY + DAY - 1)];
+    (any::<Index>(), prop::collection::vec(ahead, 1..20))
+}
+
+/// All in the order of their making: those before, those ahead, those since. How many are before, and ahead.
+fn histories(scene: &Scene, (after, ahead): &(Index, Vec<i64>)) -> (Vec<(String, Made, bool)>, usize, usize) {
+    let right: Vec<&Made> = scene.made.iter().filter(|made| made.creation <= scene.clock.now + DAY).collect();
+    if right.is_empty() {
+        return (Vec::new(), 0, 0);
+    }
+    let before = after.index(right.len());
+    let (from, txg) = (right[before].creation, right[before].createtxg * 1000);
+    let mut all: Vec<_> = right.iter().map(|made| (made.name.clone(), (**made).clone(), false)).collect();
+    all.iter_mut().for_each(|(_, made, _)| made.createtxg *= 1000);
+    let ahead = ahead.iter().zip(1..).map(|(by, nr)| {
+        let name = format!("p/f@ahead{nr:02}");
+        (name.clone(), Made { name, creation: from + by, createtxg: txg + nr, sent: true }, false)
+    });
+    let ahead: Vec<_> = ahead.collect();
+    let count = ahead.len();
+    all.splice(before + 1..before + 1, ahead);
+    (all, before + 1, count)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// None of those that were made since, and that a rule would keep if there were nothing but these, is destroyed.
+    /// Not so with spacing, which measures from the first one; nor is the oldest of these the oldest of all.
+    #[test]
+    fn what_was_dated_ahead_costs_none_that_came_since(
+        scene in scenes(), aheads in aheads(), (policy, newest) in policies(), later in prop_oneof![Just(0), 0..500 * DAY]
+    ) {
+        prop_assume!(!matches!(policy.method, Method::Spacing(_)));
+        let (made, before, ahead) = histories(&scene, &aheads);
+        let clock = Clock { now: scene.clock.now + later, ..scene.clock.clone() };
+        let all = snapshots(&made);
+        let since = &all[before + ahead..];
+        let by_themselves = policy.decide(since, &clock);
+        let oldest = |reason: &Reason| matches!(reason, Reason::Oldest(_));
+        let by_a_rule = |verdict: &Verdict| verdict.keep && !verdict.reasons.iter().all(oldest);
+        let stays = names(&stay(&policy, newest, &all, &clock)).into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let kept = since.iter().zip(&by_themselves).filter(|(_, verdict)| by_a_rule(verdict)).map(|(s, _)| s.name);
+        let lost: Vec<&str> = kept.filter(|name| !stays.iter().any(|stays| stays == name)).collect();
+        prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.walls());
+    }
+
+    /// Run after run, while the dates come one by one: what was made since stays as if nothing had been ahead.
+    #[test]
+    fn nor_does_it_in_later_runs(
+        scene in scenes(), aheads in aheads(), (policy, newest) in policies(), step in 1..30_usize
+    ) {
+        prop_assume!(!matches!(policy.method, Method::Spacing(_)));
+        let (made, before, ahead) = histories(&scene, &aheads);
+        let all = snapshots(&made);
+        let since: Vec<&str> = all[before + ahead..].iter().map(|s| s.name).collect();
+        let (mut with, mut without) = (all[..before + ahead].to_vec(), all[..before].to_vec());
+        let mut clock = Clock { now: i64::MIN, ..scene.clock.clone() };
+        for more in all[before + ahead..].chunks(step) {
+            clock.now = more.iter().map(|s| s.creation).fold(clock.now, i64::max);
+            with.extend_from_slice(more);
+            without.extend_from_slice(more);
+            with = stay(&policy, newest, &with, &clock);
+            without = stay(&policy, newest, &without, &clock);
+            let there = names(&with);
+            let lost: Vec<&str> =
+                names(&without).into_iter().filter(|name| since.contains(name) && !there.contains(name)).collect();
+            prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.walls());
+        }
+    }
+}
+
+/// One an hour, from a clock that is three days ahead for five hours and is then set right, and a run every four
+/// hours for 20 days: no brake, what is right stays as without all that, and expiry goes on.
+#[test]
+fn a_clock_that_was_days_ahead_and_is_set_right_needs_nobody() {
+    for rules in [
+        "all=48h daily=15d weekly=4w monthly=6m",
+        "daily=15d",
+        "hourly=48 daily=15 weekly=4",
+        "last=30 daily=unlimited",
+    ] {
+        let method = Method::Rules(rules.split(' ').map(|rule| rule.parse().unwrap()).collect(), Reference::default());
+        let max_destroy = MaxDestroy::Percent(50);
+        let policy = Policy { method, newest: 2, received: true, max_destroy, tags: Vec::new() };
+        let guards = Guards { newest: 2, received: true, ..Guards::default() };
+        let start: i64 = "2026-03-02T09:00:00Z".parse::<Timestamp>().unwrap().as_second();
+        let listed: Vec<String> = (0..20 * 24).map(|hour| format!("p/f@{hour:03}")).collect();
+        let before: Vec<String> = (3..16).rev().map(|day| format!("p/f@before{day}")).collect();
+        let old = |(nr, name): (i64, _)| Snapshot {
+            name,
+            creation: start - (15 - nr) * DAY,
+            createtxg: 1 + nr as u64,
+            ..Snapshot::default()
+        };
+        let mut with: Vec<Snapshot<'_>> = (0..).zip(before.iter().map(String::as_str)).map(old).collect();
+        let mut without = with.clone();
+        let (mut reported, mut most) = (0, 0);
+        for (hour, name) in (0..).zip(&listed) {
+            let now = start + hour * HOUR;
+            let made = Snapshot { name, creation: now, createtxg: 100 + hour as u64, ..Snapshot::default() };
+            if hour < 5 {
+                with.push(Snapshot { creation: now + 3 * DAY, ..made });
+            } else {
+                with.push(made.clone());
+                without.push(made);
+            }
+            if hour % 4 != 0 {
+                continue;
+            }
+            let clock = Clock { now, zone: TimeZone::UTC };
+            for all in [&mut with, &mut without] as [&mut Vec<Snapshot<'_>>; 2] {
+                let judged = judge(&policy, all, &guards, &clock, false);
+                assert_eq!(judged.braked, None, "{rules}, hour {hour}");
+                *all = kept(all, &judged.verdicts);
+            }
+            // Of those before, the last day may go a day earlier: a day ahead is believed.
+            let there = names(&with);
+            let lost = names(&without).into_iter().filter(|name| !name.contains("before") && !there.contains(name));
+            let lost: Vec<&str> = lost.collect();
+            assert!(lost.is_empty(), "{rules}, hour {hour}: {lost:?}");
+            backdated::find(&mut with, &clock);
+            reported += usize::from(with.iter().any(Snapshot::is_long_back_dated));
+            most = most.max(with.len() - without.len());
+        }
+        assert!(reported > 0, "{rules}: nothing was back-dated");
+        assert!(most <= 12, "{rules}: {most} more than without it");
+    }
+}
