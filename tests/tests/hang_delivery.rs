@@ -2,9 +2,11 @@
 //! let it go. It holds neither a lock, nor the other destinations, nor simplesnap.
 
 use std::fs;
+use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use zsnap_common::lock::Lock;
 use zsnap_tests::frozen::{Frozen, gone, pid_in, state};
 use zsnap_tests::scene::{Scene, files, run};
@@ -115,9 +117,10 @@ fn a_program_that_hangs_with_one_file_gets_the_others() {
     let good = [("laptop/b", 2), ("other/c", 3)].map(|(target, n)| spooler.put(target, n, n.to_string()));
     let took = || fs::read_to_string(spooler.path("took")).unwrap_or_default();
     spooler
-        .fanout(&[])
+        .fanout(&["-v"])
         .expect(1)
-        .says(&format!("tape: {bad}: cmd (pid "))
+        .says(&format!("{bad} was given to tape when that hung"))
+        .says("tape: cmd (pid ")
         .says("took and wrote nothing for 1 s and was killed");
     assert_eq!((took().as_str(), spooler.waiting("tape").len()), ("", 3));
     spooler.fanout(&[]).expect(0);
@@ -125,6 +128,124 @@ fn a_program_that_hangs_with_one_file_gets_the_others() {
     spooler.write("mended", "");
     spooler.silent_run();
     assert_eq!((took().lines().last(), spooler.waiting("tape").len()), (Some(bad.as_str()), 0));
+}
+
+/// They are tried in turns, and behind all others.
+#[test]
+fn two_datasets_that_hang_keep_nothing_from_the_others_and_are_told_once() {
+    let spooler = Spooler::new();
+    let dir = spooler.path("").display().to_string();
+    let waits = format!("case $ZSNAP_DATASET in a|b) test -e {dir}/mended || exec sleep 1000 ;; esac");
+    let tried = format!("echo $ZSNAP_DATASET >> {dir}/tried");
+    spooler.to("tape", &format!("cmd:{tried}; {waits}; echo >> {dir}/took"), "delivery-timeout = \"1s\"");
+    for (n, target) in (1..).zip(["laptop/a", "laptop/b", "laptop/c", "other/d"]) {
+        spooler.put(target, n, target);
+    }
+    spooler.fanout(&[]).expect(1).says("tape: cmd (pid ").says("took and wrote nothing for 1 s and was killed");
+    spooler.silent_run();
+    // After it has taken others as well: neither told nor forgotten.
+    spooler.silent_run();
+    spooler.silent_run();
+    let tried = fs::read_to_string(spooler.path("tried")).unwrap();
+    assert_eq!(tried.split_whitespace().collect::<Vec<_>>(), ["a", "b", "c", "d", "a", "b"]);
+    assert_eq!(spooler.waiting("tape").len(), 2);
+    spooler.write("mended", "");
+    spooler.silent_run();
+    assert_eq!((spooler.waiting("tape").len(), spooler.outbox("tape").join(".hang.json").exists()), (0, false));
+}
+
+/// Whichever of its datasets was tried.
+#[test]
+fn a_command_that_always_hangs_is_told_once_by_flush() {
+    let scene = Scene::new();
+    scene.edit("queue.toml", "to = [", "to = [\"cmd:exec sleep 1000\", ");
+    for (guid, dataset) in (1..).zip(["tank/a", "tank/b", "tank/c"]) {
+        let stream = Stream::plain(Sub::full(&format!("{dataset}@a"), guid)).bytes();
+        scene.queue(&["--delivery-timeout=1s", &format!("laptop/{dataset}")], &stream).expect(0);
+    }
+    let flush = || scene.queue(&["--delivery-timeout=1s", "flush"], b"");
+    flush().expect(1).says("not delivered to cmd:exec sleep 1000, the next run tries again: cmd (pid ");
+    for _ in 0..3 {
+        assert_eq!(flush().expect(0).err, "");
+    }
+}
+
+/// An answer, though a late one: what ETIMEDOUT tells is an error of one file.
+#[test]
+fn an_error_that_is_called_a_timeout_is_no_hang() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    // More than is delivered at once.
+    let big = spooler.put("laptop/a", 1, "");
+    let file = fs::File::options().write(true).open(spooler.path("spool/laptop").join(&big)).unwrap();
+    file.set_len(1100 << 20).unwrap();
+    let others = [spooler.put("laptop/b", 2, "2"), spooler.put("other/c", 3, "3")];
+    let path = spooler.outbox("disk1").join("laptop").join(&big).display().to_string();
+    let before =
+        ["strace", "-f", "-qq", "-o", "/dev/null", "-P", &path, "-e", "inject=copy_file_range:error=ETIMEDOUT"];
+    let ran = run(&mut spooler.under(&before, &[]), b"").expect(1);
+    assert!(ran.err.lines().count() == 1 && ran.err.contains(&format!("disk1: {big}: ")), "{}", ran.err);
+    assert_eq!(spooler.on("disk1"), [format!("laptop/{}", others[0]), format!("other/{}", others[1])]);
+    fs::remove_file(path).unwrap();
+    // Of the whole directory.
+    let name = spooler.put("laptop/a", 4, "4");
+    let disk = spooler.path("disk1").display().to_string();
+    let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", &disk, "-e", "inject=openat:error=ETIMEDOUT:when=1"];
+    run(&mut spooler.under(&before, &[]), b"").expect(1).says(&format!("disk1: {disk}: "));
+    assert!(!spooler.outbox("disk1").join(".hang.json").exists());
+    spooler.silent_run();
+    assert!(spooler.on("disk1").contains(&format!("laptop/{name}")));
+}
+
+/// The signal says nothing of the destination: the bare command goes on delivering there.
+#[test]
+fn what_is_left_behind_because_of_a_signal_does_not_count_when_it_is_gone_as_root() {
+    let scene = Scene::new();
+    let frozen = Frozen::mount(&scene.path(""));
+    scene.edit("queue.toml", "to = [", &format!("to = [\"dir:{}\", ", frozen.path().display()));
+    frozen.freeze();
+    let queue = |dataset: &str| scene.queue_command(["--delivery-timeout=0", &format!("laptop/{dataset}")]);
+    let stream = |dataset: &str, guid| Stream::plain(Sub::full(&format!("{dataset}@a"), guid)).bytes();
+    scene.write("stream", "");
+    fs::write(scene.path("stream"), stream("tank/a", 1)).unwrap();
+    let mut tool = queue("tank/a").stdin(fs::File::open(scene.path("stream")).unwrap()).spawn().unwrap();
+    let worker = in_the_kernel(&mut tool);
+    let pid = Pid::from_raw(tool.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    tool.wait().unwrap();
+    // As long as it is there none is sent after it.
+    assert_eq!(run(&mut queue("tank/b"), &stream("tank/b", 2)).expect(0).err, "");
+    frozen.thaw();
+    gone(worker);
+    assert_eq!(run(&mut queue("tank/c"), &stream("tank/c", 3)).expect(0).err, "");
+    assert_eq!(files(&frozen.path().join("laptop")).len(), 3);
+}
+
+#[test]
+fn without_a_timeout_a_command_may_work_as_long_as_it_likes() {
+    let spooler = Spooler::new();
+    let took = spooler.path("took").display().to_string();
+    let works = |name: &str| format!("cmd:cat > /dev/null; sleep 3; echo {name} >> {took}");
+    spooler.to("tape", &works("tape"), "delivery-timeout = \"0\"");
+    spooler.put("laptop/a", 1, "1");
+    assert_eq!(spooler.fanout(&["--delivery-timeout", "1s"]).expect(0).err, "");
+    spooler.edit("delivery-timeout = \"0\"", "");
+    spooler.put("laptop/a", 2, "2");
+    let warning = "tape: is killed when it takes and writes nothing for 1 s: where it works on after it has taken all";
+    spooler.fanout(&["--delivery-timeout", "1s", "check"]).expect(0).says(warning);
+    spooler.fanout(&["--delivery-timeout", "1s"]).expect(1).says("took and wrote nothing for 1 s and was killed");
+    // What it advises.
+    assert_eq!(spooler.fanout(&["--delivery-timeout", "0", "check"]).expect(0).err, "");
+    assert_eq!(spooler.fanout(&["--delivery-timeout", "0"]).expect(0).err, "");
+    assert_eq!(fs::read_to_string(&took).unwrap(), "tape\ntape\n");
+    let scene = Scene::new();
+    scene.edit("queue.toml", "to = [", &format!("delivery-timeout = 0\nto = [\"{}\", ", works("queue")));
+    let stream = Stream::plain(Sub::full("tank/a@a", 1)).bytes();
+    assert_eq!(scene.queue(&["laptop/tank/a"], &stream).expect(0).err, "");
+    assert!(fs::read_to_string(&took).unwrap().ends_with("queue\n"));
+    scene.queue(&["--delivery-timeout=1h", "check"], b"").expect(0).says("is killed when it takes and writes nothing");
 }
 
 /// It takes longer than the timeout in all, but never without taking or writing something.
@@ -151,13 +272,7 @@ fn a_delivery_does_not_outlive_its_tool_as_root() {
     let name = spooler.put("laptop/a", 1, "1");
     frozen.freeze();
     let mut tool = spooler.command::<&str>([]).spawn().unwrap();
-    let worker = loop {
-        assert!(tool.try_wait().unwrap().is_none(), "it has ended");
-        match child_of(tool.id()).filter(|pid| state(*pid) == Some('D')) {
-            Some(pid) => break pid,
-            None => sleep(Duration::from_millis(10)),
-        }
-    };
+    let worker = in_the_kernel(&mut tool);
     tool.kill().unwrap();
     tool.wait().unwrap();
     frozen.thaw();
@@ -166,6 +281,18 @@ fn a_delivery_does_not_outlive_its_tool_as_root() {
     assert!(!spooler.on("frozen").iter().any(|path| path.ends_with(&name)));
     spooler.silent_run();
     assert!(spooler.on("frozen").contains(&format!("laptop/{name}")));
+}
+
+/// Waits until a child of the tool hangs so that it cannot be killed.
+#[track_caller]
+fn in_the_kernel(tool: &mut Child) -> u32 {
+    loop {
+        assert!(tool.try_wait().unwrap().is_none(), "it has ended");
+        match child_of(tool.id()).filter(|pid| state(*pid) == Some('D')) {
+            Some(pid) => return pid,
+            None => sleep(Duration::from_millis(10)),
+        }
+    }
 }
 
 /// A process that the given one has started.

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -21,6 +20,9 @@ mod hang;
 pub mod worker;
 
 pub use courier::{Courier, look};
+
+/// The default of `--delivery-timeout`.
+const DEFAULT: Duration = Duration::from_secs(3600);
 
 /// A destination. `Display` and `FromStr` are each other's inverse.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -128,6 +130,16 @@ impl Dest {
         }
     }
 
+    /// What a user may not have thought of: a command that works on when it has taken all of the file
+    /// needs a longer timeout than the default.
+    pub fn warning(&self, how: &Transport) -> Option<String> {
+        let timeout = how.timeout.filter(|timeout| *timeout <= DEFAULT && matches!(self, Dest::Command(_)))?.as_secs();
+        Some(format!(
+            "is killed when it takes and writes nothing for {timeout} s: where it works on after it has taken all, as \
+             zsnap-ingest exec does, give delivery-timeout a longer time, or 0"
+        ))
+    }
+
     /// The first 12 hex digits of the SHA-256 of its text: a name for its outbox.
     pub fn id(&self) -> String {
         let mut id = sha256_hex(self.to_string().as_bytes());
@@ -149,15 +161,32 @@ impl fmt::Display for Dest {
     }
 }
 
-/// An error of a process that did nothing for too long, and was given up.
+/// A process did nothing for too long, and was given up. No error of the system is one, not even
+/// ETIMEDOUT: that is an answer.
+#[derive(Debug)]
+struct Hung(String);
+
+impl fmt::Display for Hung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Hung {}
+
+/// An error that [`hangs`].
 pub(crate) fn hung(what: impl fmt::Display) -> anyhow::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("{what:#}")).into()
+    Hung(format!("{what:#}")).into()
 }
 
 /// Whether the destination did nothing for too long: the next file would fare the same.
 pub fn hangs(e: &anyhow::Error) -> bool {
-    let timed_out = |e: &io::Error| e.kind() == io::ErrorKind::TimedOut;
-    e.chain().any(|cause| cause.downcast_ref().is_some_and(timed_out))
+    e.chain().any(|cause| cause.is::<Hung>())
+}
+
+/// The patience that a user asks for: 0 is endless.
+pub fn patience(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
 }
 
 /// A niceness of NNCP's: `B`, `PRIORITY`, `B+5`, `96`. It goes into an argument.
@@ -295,6 +324,23 @@ mod tests {
         for bad in ["", "-B", "-1", "+5", "B+", "B 5", "B\n", "B+5x", "B+-5x", "-cfg", "VERYVERYNICE", "123456"] {
             assert!(nice(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_timed_out_is_no_hang() {
+        let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        assert!(!hangs(&anyhow::Error::from(timed_out).context("copying")));
+        assert!(hangs(&hung("x").context("y")) && hung("x").to_string() == "x");
+    }
+
+    #[test]
+    fn who_may_be_killed_while_it_works_is_warned() {
+        let warned = |dest: &str, timeout| {
+            let how = Transport { timeout: patience(Duration::from_secs(timeout)), ..Transport::default() };
+            dest.parse::<Dest>().unwrap().warning(&how).is_some()
+        };
+        assert!(warned("cmd:ssh host", 3600) && warned("cmd:ssh host", 2));
+        assert!(!warned("cmd:ssh host", 6 * 3600) && !warned("cmd:ssh host", 0) && !warned("dir:/x", 3600));
     }
 
     #[test]

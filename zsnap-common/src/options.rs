@@ -211,6 +211,9 @@ impl Config<'_> {
 /// A duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is no duration; write 7d, 36h or 90m");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let signed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     Duration::try_from(signed).map_err(|_| wrong())
@@ -427,7 +430,9 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_have_units() {
-        for (text, seconds) in [("7d", 604_800), ("36h", 129_600), ("90m", 5400), ("2w", 1_209_600), ("30s", 30)] {
+        for (text, seconds) in
+            [("0", 0), ("7d", 604_800), ("36h", 129_600), ("90m", 5400), ("2w", 1_209_600), ("30s", 30)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         for bad in ["", "7", "d", "-1d", "1mo", "x"] {

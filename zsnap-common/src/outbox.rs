@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::cancel;
 use crate::publish::{self, at_path};
 use crate::target::Host;
 
@@ -21,7 +20,7 @@ mod entry;
 pub use drain::{Deliver, Drained, Pace};
 pub use entry::Queued;
 
-use entry::{at, directories, files, link, order, remove, same_file};
+use entry::{at, directories, files, is_of_one, link, of_name, order, remove, same_file};
 
 /// The directories SPLIT and OUT.
 #[derive(Clone, Debug)]
@@ -91,7 +90,8 @@ impl Outboxes {
     /// no other.
     ///
     /// # Errors
-    /// What concerns all of the files: a directory cannot be made or synced, or a signal came.
+    /// What concerns all of the files: a directory cannot be made or synced, the disk is full or must
+    /// not be written to, or a signal came.
     pub fn split<S: AsRef<str>>(&self, host: &Host, files: &[S], names: &[String]) -> io::Result<Vec<Failed>> {
         let split = self.split_dir(host);
         let mut failed: Vec<Failed> = Vec::new();
@@ -104,10 +104,8 @@ impl Outboxes {
             for file in linked {
                 match link(&split.join(file), file, &fd, &dir) {
                     Ok(()) => done.push(file),
-                    Err(e) => {
-                        cancel::check()?;
-                        failed.push((file.to_owned(), e));
-                    }
+                    Err(e) if is_of_one(&e) => failed.push((file.to_owned(), e)),
+                    Err(e) => return Err(e),
                 }
             }
             linked = done;
@@ -130,9 +128,9 @@ impl Outboxes {
         let split = self.split_dir(host).join(file);
         for name in names {
             let dir = self.dir(name).join(host.as_str());
-            for queued in files(&dir)?.iter().filter(|queued| queued.original() == file) {
-                if same_file(&split, &dir.join(&queued.name))? {
-                    remove(&dir, &queued.name)?;
+            for name in of_name(&dir, file)? {
+                if same_file(&split, &dir.join(&name))? {
+                    remove(&dir, &name)?;
                     publish::sync_dir(&dir)?;
                 }
             }
@@ -142,6 +140,9 @@ impl Outboxes {
 
     /// Puts what lies in FROM/HOST into the outbox of `name` once more, durably: how many files, and
     /// those that could not be linked.
+    ///
+    /// # Errors
+    /// As of [`Outboxes::split`].
     pub fn refill(&self, name: &str, from: &Path) -> io::Result<(u64, Vec<Failed>)> {
         let (mut count, mut failed) = (0, Vec::new());
         for host in directories(from)? {
@@ -151,10 +152,8 @@ impl Outboxes {
             for queued in files(&from.join(&host))? {
                 match link(&from.join(&host).join(&queued.name), queued.original(), &fd, &dir) {
                     Ok(()) => count += 1,
-                    Err(e) => {
-                        cancel::check()?;
-                        failed.push((format!("{host}/{}", queued.name), e));
-                    }
+                    Err(e) if is_of_one(&e) => failed.push((format!("{host}/{}", queued.name), e)),
+                    Err(e) => return Err(e),
                 }
             }
             rustix::fs::fsync(&fd).map_err(at_path(&dir))?;

@@ -43,7 +43,7 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
 }
 
 fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<_> = drive.dest.warning(&drive.transport).into_iter().collect();
     drive.dest.is_equipped(&drive.transport)?;
     let outbox = spool.map(|spool| spool.outboxes().dir(&drive.name)).unwrap_or_default();
     let look = dest::look(&drive.dest, &drive.transport, &outbox, PATIENCE)?;

@@ -59,7 +59,7 @@ pub struct Options {
     /// The program nncp-stat, which tells status what still lies in NNCP's spool
     #[arg(long, global = true, value_name = "PROGRAM", default_value = "nncp-stat")]
     pub nncp_stat_program: PathBuf,
-    /// Give up a drive that takes and writes nothing for TIME; the next run tries again
+    /// Give up a drive that takes and writes nothing for TIME; the next run tries again; 0: never
     #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub delivery_timeout: Duration,
     /// What fewer drives than this have got is scarce: status counts it

@@ -163,7 +163,7 @@ fn plain(Name(name): Name, dest: Dest, options: &Options) -> Drive {
         nice: options.nice.clone(),
         nncp_file: options.nncp_file_program.clone(),
         nncp_exec: options.nncp_exec_program.clone(),
-        timeout: Some(options.delivery_timeout),
+        timeout: dest::patience(options.delivery_timeout),
         apart: true,
         host_directory: true,
         drive: Some(name.clone()),
@@ -182,7 +182,7 @@ fn from_table(name: Name, table: Table, options: &Options) -> Result<Drive> {
     let transport = Transport {
         nncp_config: table.nncp_config.or(drive.transport.nncp_config),
         nice: table.nice.or(drive.transport.nice),
-        timeout: table.delivery_timeout.or(drive.transport.timeout),
+        timeout: table.delivery_timeout.map_or(drive.transport.timeout, dest::patience),
         min_free: table.min_free.unwrap_or(drive.transport.min_free),
         verify: table.verify.unwrap_or(drive.transport.verify),
         ..drive.transport

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use zsnap_common::cancel::{self, Cancelled};
-use zsnap_common::dest::{Courier, Dest};
+use zsnap_common::dest::{Courier, Dest, hangs};
 use zsnap_common::exit::{Exit, OrExit};
 use zsnap_common::lock::{self, Lock, Taken, ToolLock};
 use zsnap_common::outbox::{Drained, Pace};
@@ -197,7 +197,13 @@ fn tell(drive: &Drive, drained: &Drained, told: &mut Told) {
         let text = format!("{name}: {e:#}; {}", remedy(dest, e));
         told.problem_in_words(&format!("{name}="), &text);
     }
-    let failed: Vec<_> = drained.failed.iter().filter(|(_, e)| !stopped(e)).collect();
+    let failed = drained.failed.iter().filter(|(_, e)| !stopped(e));
+    let (hung, failed): (Vec<_>, Vec<_>) = failed.partition(|(_, e)| hangs(e));
+    for (file, e) in hung {
+        // Of the drive: with which file it hangs changes from run to run.
+        log::info(format_args!("{file} was given to {name} when that hung"));
+        told.problem_in_words(&format!("{name}=hang"), &format!("{name}: {e:#}; {}", remedy(dest, e)));
+    }
     for (file, e) in failed.iter().take(FAILURES) {
         let text = format!("{name}: {file}: {e:#}; {}", remedy(dest, e));
         told.problem_in_words(&format!("{name}={file}"), &text);
@@ -216,7 +222,9 @@ fn remedy(dest: &Dest, e: &anyhow::Error) -> &'static str {
             "make room there; the next run tries again"
         }
         (_, Some(io::ErrorKind::PermissionDenied)) => "correct its owner or mode; the next run tries again",
-        (Dest::Dir(_), Some(_)) => "look at the drive and at what the kernel says (dmesg); the next run tries again",
+        (Dest::Dir(_), kind) if kind.is_some() || hangs(e) => {
+            "look at the drive and at what the kernel says (dmesg); the next run tries again"
+        }
         _ => "the next run tries again",
     }
 }

@@ -42,7 +42,7 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
         findings.add("destinations", Err(Exit::Config.error("none: name one with --to")));
     }
     for dest in &o.to {
-        findings.add(&dest.to_string(), destination(o, dest).map(|()| Vec::new()));
+        findings.add(&dest.to_string(), destination(o, dest));
     }
     Ok(findings.exit())
 }
@@ -76,9 +76,12 @@ fn readable(o: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn destination(o: &Options, dest: &Dest) -> anyhow::Result<()> {
+/// Warnings.
+fn destination(o: &Options, dest: &Dest) -> anyhow::Result<Vec<String>> {
     let how = job::transport(o);
-    let Dest::Dir(path) = dest else { return dest.is_equipped(&how) };
+    let Dest::Dir(path) = dest else {
+        return dest.is_equipped(&how).map(|()| dest.warning(&how).into_iter().collect());
+    };
     // Whatever hangs, hangs here.
     let outboxes = state::outboxes(&options::state_dir(o.state.as_deref(), "queue")?);
     dest::look(dest, &how, &outboxes.dir(&dest.id()), PATIENCE)?;
@@ -86,5 +89,5 @@ fn destination(o: &Options, dest: &Dest) -> anyhow::Result<()> {
     if !meta.is_dir() {
         return Err(Exit::Config.error(format!("{} is no directory", path.display())));
     }
-    writable(path)
+    writable(path).map(|()| Vec::new())
 }

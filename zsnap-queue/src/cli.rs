@@ -109,7 +109,7 @@ pub struct Options {
     /// The program nncp-exec
     #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM")]
     pub nncp_exec_program: PathBuf,
-    /// Give up a delivery that takes and writes nothing for TIME, and leave it to flush
+    /// Give up a delivery that takes and writes nothing for TIME, and leave it to flush; 0: never
     #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = options::duration)]
     pub delivery_timeout: Duration,
     /// Where the state and the outbox are [default: /var/lib/zsnap/queue]

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use zsnap_common::cancel::Cancelled;
-use zsnap_common::dest::{Courier, Delivered, Dest, Transport};
+use zsnap_common::dest::{Courier, Delivered, Dest, Transport, hangs};
 use zsnap_common::lock;
 use zsnap_common::log;
 use zsnap_common::outbox::{Drained, Outboxes, Pace};
@@ -186,8 +186,16 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     let mut problems: Vec<(&str, String)> = Vec::new();
     problems.extend(drained.broken.iter().filter(|e| !stopped(e)).map(|e| ("", format!("{e:#}"))));
     problems.extend(drained.away.iter().map(|why| ("", format!("away: {why}"))));
-    let failed = drained.failed.iter().filter(|(_, e)| !stopped(e));
-    problems.extend(failed.map(|(name, e)| (name.as_str(), format!("{name}: {e:#}"))));
+    for (name, e) in drained.failed.iter().filter(|(_, e)| !stopped(e)) {
+        problems.push(match hangs(e) {
+            // Of the destination: with which file it hangs changes from run to run.
+            true => {
+                log::info(format_args!("{name} was given to {} when that hung", lane.dest));
+                ("", format!("{e:#}"))
+            }
+            false => (name, format!("{name}: {e:#}")),
+        });
+    }
     let (age, who) = lock::holder(&boxes.lock(&lane.id));
     if drained.busy && age > HUNG {
         let hours = age.as_secs() / 3600;

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use zsnap_common::dest::{Dest, Transport};
+use zsnap_common::dest::{self, Dest, Transport};
 use zsnap_common::exit::Exit;
 use zsnap_common::target::Target;
 
@@ -135,7 +135,7 @@ pub fn transport(o: &Options) -> Transport {
         nice: o.nice.clone(),
         nncp_file: o.nncp_file_program.clone(),
         nncp_exec: o.nncp_exec_program.clone(),
-        timeout: Some(o.delivery_timeout),
+        timeout: dest::patience(o.delivery_timeout),
         apart: true,
         ..Transport::default()
     }

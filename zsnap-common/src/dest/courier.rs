@@ -8,7 +8,8 @@ use anyhow::Result;
 use super::dir::{self, Look, Shown};
 use super::hang::Hang;
 use super::worker::{Answer, Entry, Request, Worker};
-use super::{Delivered, Dest, Item, Transport, child, hangs, hung};
+use super::{Delivered, Dest, Item, Transport, child, hung};
+use crate::cancel::Cancelled;
 use crate::exit::Exit;
 use crate::log;
 use crate::queue_name::Label;
@@ -21,8 +22,7 @@ pub struct Courier<'a> {
     dest: &'a Dest,
     how: &'a Transport,
     outbox: &'a Path,
-    /// Of an earlier one.
-    hang: Option<Hang>,
+    hang: Hang,
     worker: Option<Worker>,
     notes: bool,
 }
@@ -30,17 +30,17 @@ pub struct Courier<'a> {
 impl<'a> Courier<'a> {
     /// `outbox` is the directory OUT/NAME that is drained.
     pub fn new(dest: &'a Dest, how: &'a Transport, outbox: &'a Path) -> Courier<'a> {
-        Courier { dest, how, outbox, hang: Hang::read(outbox), worker: None, notes: true }
+        Courier { dest, how, outbox, hang: Hang::read(outbox, dest), worker: None, notes: true }
     }
 
     /// When an earlier delivery was given up that hung, if none has ended since: seconds since 1970.
     pub fn hung_at(&self) -> Option<u64> {
-        self.hang.as_ref().map(|hang| hang.at)
+        self.hang.hung_at()
     }
 
-    /// Whose file a program was given then.
-    pub fn last(&self) -> Option<(Host, Label)> {
-        self.hang.as_ref().and_then(Hang::line)
+    /// Whose files a program hung with, the latest at the end: they come after all others, in this order.
+    pub fn last(&self) -> Vec<(Host, Label)> {
+        self.hang.lines()
     }
 
     /// Looks at a `dir:`; of the others nothing is known.
@@ -74,7 +74,7 @@ impl<'a> Courier<'a> {
         };
         let entries = Request::Deliver(items.iter().map(Entry::of).collect());
         let Answer::Deliver(results) = self.ask(path, &entries, here)? else { return Err(misunderstood()) };
-        self.ended();
+        self.ended(items);
         Ok(results.into_iter().map(|result| result.map_err(Into::into)).collect())
     }
 
@@ -86,13 +86,15 @@ impl<'a> Courier<'a> {
         let mut results = Vec::new();
         for item in items {
             let (result, left) = child::deliver(self.dest, item, self.how);
-            let hung = result.as_ref().is_err_and(hangs);
+            let (given_up, stopped) = match &result {
+                Err(e) => (self.given_up(e, Some(item), left), Cancelled::find(e).is_some()),
+                Ok(_) => (false, false),
+            };
             results.push(result);
-            if hung {
-                self.note(Hang::now(Some(item.name.clone()), left));
+            if given_up || stopped {
                 break;
             }
-            self.ended();
+            self.ended([item]);
         }
         Ok(results)
     }
@@ -113,33 +115,34 @@ impl<'a> Courier<'a> {
             worker.end();
             let left = worker.left_behind();
             self.worker = None;
-            if hangs(e) || left.is_some() {
-                self.note(Hang::now(None, left));
-            }
+            self.given_up(e, None, left);
         }
         answer
     }
 
     /// One that hangs still would be joined by another with each run.
     fn is_free(&self) -> Result<()> {
-        let Some((hang, pid)) = self.hang.as_ref().and_then(|hang| Some((hang, hang.process()?))) else {
-            return Ok(());
-        };
-        let since = report::time(hang.at);
+        let Some((pid, left)) = self.hang.process() else { return Ok(()) };
+        let since = report::time(left);
         Err(hung(format!("a delivery that was given up at {since} hangs still (pid {pid}): see what holds it (dmesg)")))
     }
 
-    fn note(&mut self, hang: Hang) {
-        let written = if self.notes { hang.write(self.outbox) } else { Ok(()) };
-        if let Err(e) = written {
-            log::info(format_args!("{e:#}"));
-        }
-        self.hang = Some(hang);
+    /// Whether it hung, or a process was left behind, which is noted.
+    fn given_up(&mut self, why: &anyhow::Error, item: Option<&Item>, left: Option<u32>) -> bool {
+        let news = self.hang.given_up(why, item, left);
+        self.note(news);
+        news
     }
 
-    fn ended(&mut self) {
-        if self.hang.take().is_some() {
-            Hang::clear(self.outbox);
+    fn ended<'i>(&mut self, items: impl IntoIterator<Item = &'i Item>) {
+        let news = self.hang.ended(items);
+        self.note(news);
+    }
+
+    fn note(&self, news: bool) {
+        let written = if news && self.notes { self.hang.write(self.outbox) } else { Ok(()) };
+        if let Err(e) = written {
+            log::info(format_args!("{e:#}"));
         }
     }
 }

@@ -90,7 +90,6 @@ pub(super) struct Told {
 enum Kind {
     Full,
     Denied,
-    TimedOut,
     Other,
 }
 
@@ -100,7 +99,6 @@ impl From<anyhow::Error> for Told {
         let kind = kind.map(|kind| match kind {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Full,
             io::ErrorKind::PermissionDenied => Kind::Denied,
-            io::ErrorKind::TimedOut => Kind::TimedOut,
             _ => Kind::Other,
         });
         Told { text: format!("{e:#}"), kind }
@@ -113,7 +111,6 @@ impl From<Told> for anyhow::Error {
             None => return anyhow::Error::msg(told.text),
             Some(Kind::Full) => io::ErrorKind::StorageFull,
             Some(Kind::Denied) => io::ErrorKind::PermissionDenied,
-            Some(Kind::TimedOut) => io::ErrorKind::TimedOut,
             Some(Kind::Other) => io::ErrorKind::Other,
         };
         io::Error::new(kind, told.text).into()

@@ -50,8 +50,8 @@ pub struct Pace<'a> {
     /// Delivered files are moved to this directory, into HOST; it may be another one for each
     /// batch. `None`: they are removed.
     pub keep: Option<&'a dyn Fn() -> PathBuf>,
-    /// The files of this label come after all others: the last one that was tried did not end.
-    pub last: Option<(Host, Label)>,
+    /// The files of these labels come after all others, in this order: a delivery of theirs hung.
+    pub last: Vec<(Host, Label)>,
 }
 
 /// What [`Courier::deliver`](crate::dest::Courier::deliver) does.
@@ -90,7 +90,7 @@ impl Outboxes {
             if ready.is_empty() {
                 return Ok(());
             }
-            ready.sort_by_key(|queued| pace.last.as_ref() == Some(&line(queued)));
+            ready.sort_by_key(|queued| pace.last.iter().position(|last| *last == line(queued)).map_or(0, |at| at + 1));
             let Some(_lock) = Lock::try_new(&self.lock(name))? else {
                 done.busy = true;
                 return Ok(());

@@ -37,6 +37,12 @@ impl Queued {
     }
 }
 
+/// Whether a link failed because of its file alone: there is no name for it, or it has too many.
+pub(super) fn is_of_one(e: &io::Error) -> bool {
+    let no_name = [io::ErrorKind::AlreadyExists, io::Error::from(Errno::NAMETOOLONG).kind()];
+    no_name.contains(&e.kind()) || e.kind() == io::ErrorKind::TooManyLinks
+}
+
 /// Hard-links `from`, which came as `name`, into the open directory `dir`.
 pub(super) fn link(from: &Path, name: &str, dir: &File, shown: &Path) -> io::Result<()> {
     place(from, name, dir, shown, |to| rustix::fs::linkat(CWD, from, dir, to, AtFlags::empty())).map(drop)
@@ -133,6 +139,12 @@ pub(super) fn directories(dir: &Path) -> io::Result<Vec<String>> {
 /// Oldest first, and of one name in the order in which they came.
 pub(super) fn order(queued: &Queued) -> (Stamp, (&str, usize)) {
     (queued.parsed.stamp, original(&queued.name))
+}
+
+/// The entries in `dir` that came as `name`.
+pub(super) fn of_name(dir: &Path, name: &str) -> io::Result<Vec<String>> {
+    let names = entries(dir)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|entry| original(entry).0 == name).collect())
 }
 
 /// The queue files in `dir`, oldest first.
