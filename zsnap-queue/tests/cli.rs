@@ -216,7 +216,7 @@ fn a_destination_that_hangs_holds_up_no_other_and_a_signal_ends_it() {
     command.arg(format!("--to=cmd:touch {}; exec sleep 1000", flag.display())).arg(DATA);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(&stream("full")).unwrap();
-    until(&mut child, || flag.exists() && h.delivered().len() == 1);
+    until(&mut child, || flag.exists() && h.delivered().len() == 1 && h.outbox().len() == 1);
     terminate(&child);
     // It was acknowledged: the caller must hear so.
     assert_eq!(child.wait().unwrap().code(), Some(0));
