@@ -422,7 +422,7 @@ const HOSTILE: [Hostile; 41] = [
     (|r| r[13].set_u64(40, 2), "an END record of another snapshot"),
     (|r| r[13].set_u64(48, 2), "an END record with more in it"),
     (|r| r[6].set_u32(0, 11), "records of unknown type 11: carry it with --opaque"),
-    (|r| r[19].set_u64(40, 3), "an END record of another snapshot"),
+    (|r| r[20].set_u64(40, 3), "an END record of another snapshot"),
 ];
 
 #[test]
@@ -470,7 +470,7 @@ proptest! {
     #[test]
     fn changed_streams_are_refused_or_consistent(
         big: bool,
-        changes in prop::collection::vec((0usize..20, 0usize..300, any::<u8>()), 1..4),
+        changes in prop::collection::vec((0usize..21, 0usize..300, any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
     ) {
         let mut stream = synthetic();
