@@ -39,7 +39,8 @@ fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
     // Mended, and back.
     e.expire(&[&BRAKED[..], &["--force"]].concat()).expect(0);
     e.silent(&BRAKED);
-    e.daily_until("tank/a", 30, NOON + 90 * DAY);
+    let again: Vec<String> = (0..30).map(|n| format!("again{n}")).collect();
+    e.take("tank/a", (0..).zip(&again).map(|(n, name)| (name.as_str(), NOON + (2 + n) * DAY)));
     e.expire(&BRAKED).expect(1).says("would go");
 }
 
