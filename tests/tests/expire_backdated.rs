@@ -126,13 +126,14 @@ fn what_was_dated_ahead_costs_nothing_that_came_after() {
         take(&e, &(0..240).rev().map(since).collect());
         e
     };
-    let keep = ["-a", "-k", "all=2d", "-k", "daily=20", "-k", "weekly=4w", "--max-destroy", "none"];
+    let keep = ["-a", "-k", "daily=20", "-k", "weekly=4w", "--max-destroy", "none"];
     let (honest, e) = (history(false), history(true));
     honest.silent(&keep);
     e.expire(&keep).expect(0).says("tank/a: 274 of its snapshots, such as tank/a@night39, are dated more than a day");
     let since = of(&e.left("tank/a"), "since");
-    assert_eq!(since, of(&honest.left("tank/a"), "since"));
-    assert!((20..40).contains(&since.len()), "{since:?}");
+    let without = of(&honest.left("tank/a"), "since");
+    assert!(without.len() >= 20 && without.iter().all(|name| since.contains(name)), "{since:?}");
+    assert!(since.len() < without.len() + 3, "{since:?}");
     e.silent(&keep);
     assert_eq!(of(&e.left("tank/a"), "since"), since);
 }

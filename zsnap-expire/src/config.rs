@@ -286,7 +286,7 @@ fn system_zone() -> Result<TimeZone> {
     TimeZone::try_system().or_else(|_| match std::env::var_os("TZ").filter(|name| !name.is_empty()) {
         Some(name) => Err(Exit::Config.error(format!(
             "TZ={} is no time zone that is known here (package tzdata): give --timezone",
-            name.display()
+            name.to_string_lossy()
         ))),
         None => Ok(TimeZone::unknown()),
     })
