@@ -24,7 +24,7 @@ fn source(name: &str) -> String {
 
 fn pages() -> Vec<String> {
     let entries = fs::read_dir(root().join("man")).unwrap();
-    let mut pages: Vec<_> = entries.map(|e| format!("man/{}", e.unwrap().file_name().display())).collect();
+    let mut pages: Vec<_> = entries.map(|e| format!("man/{}", e.unwrap().file_name().to_string_lossy())).collect();
     pages.sort();
     assert!(pages.len() >= 6, "{pages:?}");
     pages
