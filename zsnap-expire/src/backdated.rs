@@ -55,14 +55,15 @@ fn made_before(layer: &[usize], snapshots: &[Snapshot<'_>], this: usize) -> usiz
     layer.partition_point(|i| snapshots[*i].by_making(&snapshots[this]).is_lt())
 }
 
-/// Keeps the back-dated ones that the policy (`decide`) would keep if those with later dates that were made before
-/// them were not there. No date tells whether they were dated back or the others ahead, so none may cost the other
-/// its place. `verdicts` are what the policy alone says; no other one changes.
+/// Keeps the back-dated ones that the policy would keep if those with later dates that were made before them were
+/// not there. No date tells whether they were dated back or the others ahead, so none may cost the other its
+/// place. `verdicts` are what the policy alone says, and no other one changes. `decide` is the policy, which is given
+/// a layer, of so many, and behind it those of the first layer that stay and whose dates agree with it.
 pub fn keep_by_themselves(
     verdicts: &mut [Verdict],
     snapshots: &[Snapshot<'_>],
     clock: &Clock,
-    decide: impl Fn(&[Snapshot<'_>]) -> Vec<Verdict>,
+    decide: impl Fn(&[Snapshot<'_>], usize) -> Vec<Verdict>,
 ) {
     if !snapshots.iter().any(Snapshot::is_back_dated) {
         return;
@@ -70,11 +71,14 @@ pub fn keep_by_themselves(
     let mut layers = layers(snapshots, clock).into_iter();
     let stay: Vec<usize> = layers.next().unwrap_or_default().into_iter().filter(|i| verdicts[*i].keep).collect();
     for layer in layers {
-        // With those that came later, so that they grow old like any other.
-        let since = layer.last().map_or(stay.len(), |last| made_before(&stay, snapshots, *last));
+        // With these they grow old like any other.
+        let agrees = |i: &&usize| {
+            let next = layer.get(made_before(&layer, snapshots, **i));
+            next.is_none_or(|next| snapshots[**i].creation <= snapshots[*next].creation)
+        };
         let believed = |i: &usize| Snapshot { floor: i64::MIN, ..snapshots[*i].clone() };
-        let alone: Vec<Snapshot<'_>> = layer.iter().chain(&stay[since..]).map(believed).collect();
-        for (i, own) in layer.iter().zip(decide(&alone)).filter(|(_, own)| own.keep) {
+        let history: Vec<Snapshot<'_>> = layer.iter().chain(stay.iter().filter(agrees)).map(believed).collect();
+        for (i, own) in layer.iter().zip(decide(&history, layer.len())).filter(|(_, own)| own.keep) {
             own.reasons.into_iter().for_each(|reason| verdicts[*i].also(reason));
         }
     }
@@ -163,7 +167,7 @@ mod tests {
     /// By a policy that keeps the last one of each ten days: which of the back-dated ones stay.
     #[test]
     fn what_the_policy_keeps_of_a_layer_stays() {
-        let decide = |all: &[Snapshot<'_>]| -> Vec<Verdict> {
+        let decide = |all: &[Snapshot<'_>], _| -> Vec<Verdict> {
             let ten = |s: &Snapshot<'_>| s.creation / DAY / 10;
             let last = |s: &Snapshot<'_>| !all.iter().any(|t| ten(t) == ten(s) && t.by_time(s).is_gt());
             let verdict = |s| if last(s) { Verdict::keep(Reason::Newest) } else { Verdict::destroy(Reason::NoRule) };
@@ -173,16 +177,24 @@ mod tests {
             // The time of one that was ahead has come: those since.
             (&[1, 50, 10, 15, 20, 25, 51][..], &[3, 5][..]),
             // One that came later counts, one that was made before does not.
-            (&[1, 50, 44, 47, 53], &[3]),
+            (&[1, 55, 50, 52], &[3]),
+            (&[1, 55, 50, 52, 58], &[]),
             (&[1, 50, 44, 60, 47, 49], &[5]),
+            // So does one that came between them, if its date lies between theirs.
+            (&[1, 34, 31, 36, 60, 41, 61], &[5]),
+            (&[1, 34, 31, 36, 60, 32, 61], &[5]),
             (&[1, 50, 39, 12, 17, 35], &[2, 4, 5]),
             (&[1, 2, 3], &[]),
         ] {
             let (all, clock) = made(days);
-            let mut verdicts = vec![Verdict::destroy(Reason::NoRule); all.len()];
+            let verdict = |s: &Snapshot<'_>| match s.is_back_dated() {
+                true => Verdict::destroy(Reason::NoRule),
+                false => Verdict::keep(Reason::Newest),
+            };
+            let mut verdicts: Vec<_> = all.iter().map(verdict).collect();
             keep_by_themselves(&mut verdicts, &all, &clock, decide);
-            let kept: Vec<usize> = (0..all.len()).filter(|nr| verdicts[*nr].keep).collect();
-            assert_eq!(kept, stay, "{days:?}");
+            let kept = (0..all.len()).filter(|nr| verdicts[*nr].keep && all[*nr].is_back_dated());
+            assert_eq!(kept.collect::<Vec<_>>(), stay, "{days:?}");
         }
     }
 

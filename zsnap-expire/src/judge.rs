@@ -29,7 +29,11 @@ pub fn judge(
     backdated::find(snapshots, clock);
     let mut verdicts = policy.decide(snapshots, clock);
     // The newest ones of all are protected, not those of each layer.
-    let decide = |layer: &[Snapshot<'_>]| Policy { newest: 0, ..policy.clone() }.decide(layer, clock);
+    let decide = |history: &[Snapshot<'_>], own: usize| {
+        // Where the rules are those of zrep-expire, none comes of age by what came later.
+        let history = if policy.is_zrep() { &history[..own] } else { history };
+        Policy { newest: 0, ..policy.clone() }.decide(history, clock)
+    };
     backdated::keep_by_themselves(&mut verdicts, snapshots, clock, decide);
     protect(&mut verdicts, snapshots, guards, clock);
     backdated::keep_witnesses(&mut verdicts, snapshots, clock);

@@ -137,9 +137,12 @@ fn a_clock_that_was_days_ahead_and_is_set_right_needs_nobody() {
             assert!(lost.is_empty(), "{rules}, hour {hour}: {lost:?}");
             backdated::find(&mut with, &clock);
             reported += usize::from(with.iter().any(Snapshot::is_long_back_dated));
-            most = most.max(with.len() - without.len());
+            most = most.max(with.len().saturating_sub(without.len()));
         }
         assert!(reported > 0, "{rules}: nothing was back-dated");
-        assert!(most <= 12, "{rules}: {most} more than without it");
+        // All of the span until the time that was once shown is two days old, and few at the end.
+        assert!(most <= 3 * 24, "{rules}: {most} more than without it");
+        let more = with.len().saturating_sub(without.len());
+        assert!(more <= 12, "{rules}: {more} more in the end");
     }
 }

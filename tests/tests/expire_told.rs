@@ -1,0 +1,105 @@
+//! Conditions that last, which zsnap-expire tells when they are new, when they change and once a day: cron mails what
+//! is printed.
+
+use zsnap_tests::expirer::{DAY, Expirer, NOON};
+
+const BRAKED: [&str; 3] = ["-k", "last=2", "tank/a"];
+
+/// As if all that was told had been told a day earlier.
+fn a_day_passes(e: &Expirer) {
+    let path = e.scene.path("expire-state/told.json");
+    let mut told: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (_, line) in told.as_object_mut().unwrap() {
+        line["at"] = (line["at"].as_u64().unwrap() - DAY).into();
+    }
+    std::fs::write(&path, told.to_string()).unwrap();
+}
+
+#[test]
+fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
+    let e = Expirer::new();
+    e.daily("tank/a", 30);
+    let says = "tank/a: nothing is destroyed: 28 of 30 would go, more than --max-destroy";
+    e.expire(&BRAKED).expect(1).says(says);
+    e.silent(&BRAKED);
+    for _ in 0..2 {
+        let ran = e.expire(&[&BRAKED[..], &["-n", "--max-destroy", "50%"]].concat()).expect(1);
+        ran.says(says);
+    }
+    // A run about another one does not forget it, and other numbers are no change.
+    e.create("tank/b");
+    e.daily("tank/b", 1);
+    e.silent(&["-k", "last=2", "tank/b"]);
+    e.take("tank/a", [("more", NOON + DAY)]);
+    e.silent(&BRAKED);
+    assert_eq!(e.left("tank/a").split(' ').count(), 31);
+    a_day_passes(&e);
+    e.expire(&BRAKED).expect(1).says("29 of 31 would go");
+    e.silent(&BRAKED);
+    // Mended, and back.
+    e.expire(&[&BRAKED[..], &["--force"]].concat()).expect(0);
+    e.silent(&BRAKED);
+    let again: Vec<String> = (0..30).map(|n| format!("again{n}")).collect();
+    e.take("tank/a", (0..).zip(&again).map(|(n, name)| (name.as_str(), NOON + (2 + n) * DAY)));
+    e.expire(&BRAKED).expect(1).says("would go");
+}
+
+#[test]
+fn back_dated_snapshots_are_told_once_beside_a_brake() {
+    let e = Expirer::new();
+    e.daily("tank/a", 30);
+    e.take("tank/a", [("old", NOON - 9 * DAY)]);
+    let ran = e.expire(&BRAKED).expect(1).says("would go, more than").says("tank/a@old, are dated more than a day");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    e.silent(&BRAKED);
+    a_day_passes(&e);
+    let ran = e.expire(&BRAKED).expect(1).says("would go, more than");
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    let keep = ["-k", "last=40", "tank/a"];
+    e.silent(&keep);
+    e.expire(&[&keep[..], &["-n"]].concat()).expect(0).says("tank/a@old, are dated more than a day");
+}
+
+#[test]
+fn a_property_that_cannot_be_read_is_told_once_for_all_that_inherit_it() {
+    let e = Expirer::new();
+    let set = |property: &str, value: &str| {
+        e.scene.zfs(&["set", &format!("{property}={value}"), "tank/guest"]).expect(0);
+    };
+    e.create("tank/guest");
+    set("zrep:src-fs", "tank/guest");
+    set("zrep:sent", "1\n2");
+    e.daily("tank/guest", 3);
+    for n in 0..6 {
+        e.create(&format!("tank/guest/{n}"));
+        e.daily(&format!("tank/guest/{n}"), 3);
+    }
+    let keep = ["-k", "last=1", "-k", "1", "tank"];
+    let says = "tank/guest and 6 more: nothing is destroyed: zrep:sent of tank/guest is not one line of text: zfs inherit zrep:sent tank/guest";
+    let ran = e.expire(&keep).expect(1).says(says);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    e.silent(&keep);
+    // A run about another one of them knows it, too; whoever asks is told.
+    e.expire(&["-k", "last=1", "-k", "1", "tank/guest/3"]);
+    let ran = e.expire(&[&keep[..], &["-n", "--json"]].concat()).expect(1).says(says);
+    let json: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
+    let of = json.as_array().unwrap().iter().find(|of| of["dataset"] == "tank/guest/5").unwrap();
+    assert!(of["braked"].as_str().unwrap().contains("is not one line of text"), "{of}");
+    assert_eq!((&of["keep"], &of["destroy"]), (&serde_json::json!([]), &serde_json::json!([])));
+    e.silent(&["-k", "last=1", "-k", "1", "tank/a"]);
+    a_day_passes(&e);
+    e.expire(&keep).expect(1).says("nothing is destroyed");
+    e.scene.zfs(&["inherit", "zrep:sent", "tank/guest"]).expect(0);
+    e.silent(&keep);
+}
+
+/// An action that failed now, as often as it fails.
+#[test]
+fn what_could_not_be_destroyed_is_told_each_time() {
+    let e = Expirer::new();
+    e.daily("tank/a", 6);
+    let zfs = e.wrapper("case \"$1\" in destroy) echo 'dataset is busy' >&2; exit 1 ;; esac");
+    for _ in 0..2 {
+        e.expire(&["-k", "last=5", "--zfs", &zfs, "tank/a"]).expect(1).says("tank/a@d5: ").says("busy");
+    }
+}
