@@ -283,14 +283,18 @@ fn a_delivery_does_not_outlive_its_tool_as_root() {
     assert!(spooler.on("frozen").contains(&format!("laptop/{name}")));
 }
 
-/// Waits until a child of the tool hangs so that it cannot be killed.
+/// Waits until a child of the tool hangs so that it cannot be killed. (For a moment whatever reads
+/// from the disk does, too.)
 #[track_caller]
 fn in_the_kernel(tool: &mut Child) -> u32 {
+    let mut looks = 0;
     loop {
         assert!(tool.try_wait().unwrap().is_none(), "it has ended");
-        match child_of(tool.id()).filter(|pid| state(*pid) == Some('D')) {
-            Some(pid) => return pid,
-            None => sleep(Duration::from_millis(10)),
+        let child = child_of(tool.id()).filter(|pid| state(*pid) == Some('D'));
+        looks = if child.is_some() { looks + 1 } else { 0 };
+        match child {
+            Some(pid) if looks == 100 => return pid,
+            _ => sleep(Duration::from_millis(10)),
         }
     }
 }
