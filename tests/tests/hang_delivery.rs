@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use zsnap_common::lock::Lock;
 use zsnap_tests::frozen::{Frozen, gone, pid_in, state};
-use zsnap_tests::scene::{Scene, files, run};
+use zsnap_tests::scene::{Scene, files, have, run};
 use zsnap_tests::spooler::Spooler;
 use zsnap_tests::strace::can_trace;
 use zsnap_tests::stream::{Stream, Sub};
@@ -39,6 +39,7 @@ fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_ro
     let lock = spooler.outbox("frozen").join(".lock");
     assert!(Lock::try_new(&lock).unwrap().is_some());
     assert!(!open_files(pid).iter().any(|file| file.ends_with(".lock")), "{:?}", open_files(pid));
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "zsnap-fanout\n");
     // Nor does the next run send another one after it, whatever it may wait.
     let second = spooler.put("laptop/a", 2, "2");
     let ran = spooler.fanout(&["--delivery-timeout", "100d"]).expect(1).says(&format!("hangs still (pid {pid})"));
@@ -85,6 +86,23 @@ fn a_directory_that_hangs_is_left_to_flush_as_root() {
     assert_eq!(files(&frozen.path().join("laptop")).len(), 2);
     assert_eq!(queue("tank/c", 3, "1h").err, "");
     assert_eq!(files(&frozen.path().join("laptop")).len(), 3);
+}
+
+/// Every sync is shorter than the timeout, all of them together are longer.
+#[test]
+fn a_slow_drive_is_not_killed_while_it_syncs() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["slow"]);
+    let files = [1, 2, 3, 4].map(|n| spooler.put("laptop/a", n, n.to_string()));
+    // The tool itself is not slow: what it does is done before.
+    fs::rename(spooler.path("slow/.zsnap-drive"), spooler.path("mark")).unwrap();
+    spooler.silent_run();
+    fs::rename(spooler.path("mark"), spooler.path("slow/.zsnap-drive")).unwrap();
+    let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=fsync:delay_enter=1500000"];
+    let ran = run(&mut spooler.under(&before, &["--delivery-timeout", "5s"]), b"").expect(0);
+    assert_eq!((ran.err.as_str(), spooler.on("slow").len()), ("", files.len()));
 }
 
 /// One that can be killed, by itself or by the end of the tool that it serves.
@@ -262,6 +280,53 @@ fn a_slow_program_is_not_killed() {
     assert_eq!(spooler.waiting("tape").len(), 0);
 }
 
+/// What a command has started may be held when the command itself is not.
+#[test]
+fn a_process_of_a_pipeline_that_cannot_be_killed_is_waited_for_as_root() {
+    let spooler = Spooler::new();
+    let frozen = Frozen::mount(&spooler.path(""));
+    let into = frozen.path().join("x").display().to_string();
+    spooler.to("tape", &format!("cmd:echo >> {}; cat | cat > {into}; true", spooler.path("tried").display()), "");
+    spooler.put("laptop/a", 1, "1");
+    frozen.freeze();
+    let ran = spooler.fanout(&["--delivery-timeout", "2s"]).expect(1);
+    let (_, left) = ran.err.split_once("was killed, but its process (pid ").unwrap_or_else(|| panic!("{}", ran.err));
+    let pid = left.split(')').next().unwrap().parse().unwrap();
+    assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
+    spooler.fanout(&["--delivery-timeout", "0"]).expect(1).says(&format!("hangs still (pid {pid})"));
+    assert_eq!(fs::read_to_string(spooler.path("tried")).unwrap().lines().count(), 1);
+    frozen.thaw();
+    gone(pid);
+    spooler.silent_run();
+    assert_eq!(fs::read_to_string(&into).unwrap(), "1");
+}
+
+/// Its first thread can be killed, and looks like all of it.
+#[test]
+fn a_thread_that_cannot_be_killed_is_waited_for_as_root() {
+    if !have("python3") {
+        return;
+    }
+    let spooler = Spooler::new();
+    let frozen = Frozen::mount(&spooler.path(""));
+    let into = frozen.path().join("x").display().to_string();
+    let program = format!("import threading; threading.Thread(target=lambda: open(\"{into}\", \"w\")).start()");
+    let command = format!("cmd:echo >> {}; exec python3 -c '{program}'", spooler.path("tried").display());
+    spooler.write("fanout.toml", &format!("{}[to.tape]\ndest = \"\"\"{command}\"\"\"\n", spooler.config()));
+    spooler.put("laptop/a", 1, "1");
+    frozen.freeze();
+    let ran = spooler.fanout(&["--delivery-timeout", "2s"]).expect(1).says("cannot be killed: it is left behind");
+    let pid = pid_in(&ran.err);
+    assert_eq!(state(pid), Some('Z'), "the test is to show one whose first thread has ended");
+    spooler.fanout(&["--delivery-timeout", "0"]).expect(1).says(&format!("hangs still (pid {pid})"));
+    assert_eq!(fs::read_to_string(spooler.path("tried")).unwrap().lines().count(), 1);
+    frozen.thaw();
+    while fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1) {
+        sleep(Duration::from_millis(20));
+    }
+    spooler.silent_run();
+}
+
 /// The process that delivers ends with the tool, also when that is killed.
 #[test]
 fn a_delivery_does_not_outlive_its_tool_as_root() {
@@ -283,14 +348,18 @@ fn a_delivery_does_not_outlive_its_tool_as_root() {
     assert!(spooler.on("frozen").contains(&format!("laptop/{name}")));
 }
 
-/// Waits until a child of the tool hangs so that it cannot be killed.
+/// Waits until a child of the tool hangs so that it cannot be killed. (For a moment whatever reads
+/// from the disk does, too.)
 #[track_caller]
 fn in_the_kernel(tool: &mut Child) -> u32 {
+    let mut looks = 0;
     loop {
         assert!(tool.try_wait().unwrap().is_none(), "it has ended");
-        match child_of(tool.id()).filter(|pid| state(*pid) == Some('D')) {
-            Some(pid) => return pid,
-            None => sleep(Duration::from_millis(10)),
+        let child = child_of(tool.id()).filter(|pid| state(*pid) == Some('D'));
+        looks = if child.is_some() { looks + 1 } else { 0 };
+        match child {
+            Some(pid) if looks == 100 => return pid,
+            _ => sleep(Duration::from_millis(10)),
         }
     }
 }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::cancel::Interruptible;
 use crate::exit::{Exit, OrExit};
-use crate::{cancel, dest, log};
+use crate::{cancel, dest, log, process};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// A longer line of a child is passed on in pieces of this size.
@@ -92,7 +92,7 @@ pub struct Child {
     said: Arc<Mutex<VecDeque<String>>>,
     /// Ended and waited for, or left behind and never waited for again.
     over: bool,
-    left_behind: bool,
+    left_behind: Option<u32>,
 }
 
 impl Child {
@@ -105,7 +105,7 @@ impl Child {
         drop(command);
         let said = Arc::new(Mutex::new(VecDeque::new()));
         let mut child =
-            Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false, left_behind: false };
+            Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false, left_behind: None };
         if let Some(stderr) = child.child.stderr.take() {
             let label = label.to_owned();
             let pumping = std::thread::Builder::new().spawn(move || pump(stderr, &label, &said));
@@ -203,8 +203,8 @@ impl Child {
         self.over
     }
 
-    /// It was killed, and the kernel did not let it go.
-    pub fn is_left_behind(&self) -> bool {
+    /// The process id of what was killed and did not go: the child, or another process of its group.
+    pub fn left_behind(&self) -> Option<u32> {
         self.left_behind
     }
 
@@ -215,34 +215,51 @@ impl Child {
     /// Kills a child that hangs. The error ([`Exit::Unavailable`]) says that it did `what` ("did not
     /// end in 5 s"), its process id, and whether it is dead or had to be left behind.
     pub fn give_up(&mut self, what: &str) -> anyhow::Error {
-        let fate = if self.end() { "was killed" } else { "cannot be killed: it is left behind" };
-        Exit::Unavailable.error(format!("{} (pid {}) {what} and {fate}", self.label, self.child.id()))
+        self.end();
+        Exit::Unavailable.error(format!("{} (pid {}) {what} and {}", self.label, self.child.id(), self.fate()))
     }
 
     /// SIGKILL and wait. A child that the kernel does not let go is given up after 10 seconds,
     /// with an error in the log.
     pub fn kill(&mut self) {
-        if !self.end() {
-            log::error(format_args!("{} (pid {}) cannot be killed: it is left behind", self.label, self.child.id()));
+        if !self.over {
+            self.end();
+            if self.left_behind.is_some() {
+                log::error(format_args!("{} (pid {}) {}", self.label, self.child.id(), self.fate()));
+            }
         }
     }
 
-    /// SIGKILL and wait; `false`: the kernel does not let it go. It is over in any case.
-    fn end(&mut self) -> bool {
-        if self.over {
-            return true;
+    fn fate(&self) -> String {
+        match self.left_behind {
+            None => "was killed".to_owned(),
+            Some(pid) if pid == self.child.id() => "cannot be killed: it is left behind".to_owned(),
+            Some(pid) => format!("was killed, but its process (pid {pid}) cannot be: that is left behind"),
         }
+    }
+
+    /// SIGKILL and wait. It is over in any case, also if the kernel does not let it go.
+    fn end(&mut self) {
+        if self.over {
+            return;
+        }
+        let (id, mut leads) = (self.child.id(), false);
         if let Some(pid) = self.pid() {
             // Not waited for yet, so the number is still its own.
-            if rustix::process::getpgid(Some(pid)) == Ok(pid) {
+            leads = rustix::process::getpgid(Some(pid)) == Ok(pid);
+            if leads {
                 let _ = rustix::process::kill_process_group(pid, Signal::KILL);
             }
         }
         let _ = self.child.kill();
-        let dead = matches!(self.ended_before(Instant::now() + DEATH), Ok(Some(_)));
+        let until = Instant::now() + DEATH;
+        let dead = matches!(self.ended_before(until), Ok(Some(_)));
         self.over = true;
-        self.left_behind = !dead;
-        dead
+        self.left_behind = if dead { None } else { Some(id) };
+        // What it has started dies with it, or a little later, or is held.
+        if dead && leads && poll_before(until, || process::group(id).is_empty().then_some(())).is_none() {
+            self.left_behind = process::group(id).first().copied();
+        }
     }
 
     /// The last lines of its stderr, escaped, as one for an error message; call after `wait`.

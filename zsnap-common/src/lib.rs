@@ -29,6 +29,7 @@ pub mod outbox;
 pub mod payload;
 #[cfg(feature = "openpgp")]
 pub mod pipe;
+mod process;
 pub mod progress;
 pub mod publish;
 pub mod queue_name;

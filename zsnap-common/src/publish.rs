@@ -165,8 +165,9 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// fsync of each file, or one syncfs where there are many and that is as good: the local file
-/// systems of Linux. (With FUSE it does not reach the server; of others we do not know.)
-pub fn sync_files(files: &[&File]) -> io::Result<()> {
+/// systems of Linux. (With FUSE it does not reach the server; of others we do not know.) `each` is
+/// called after each of these.
+pub fn sync_files(files: &[&File], each: &dyn Fn()) -> io::Result<()> {
     /// From so many on it is faster, also when others write to the same file system.
     const MANY: usize = 5;
     /// f_type in statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs, FAT, exFAT.
@@ -177,10 +178,16 @@ pub fn sync_files(files: &[&File]) -> io::Result<()> {
         let kind = u64::try_from(rustix::fs::fstatfs(files[0])?.f_type).unwrap_or(0);
         let devices: Vec<_> = files.iter().map(device).collect::<Result<_, _>>()?;
         if GOOD.contains(&kind) && devices.iter().all(|one| *one == devices[0]) {
-            return Ok(rustix::fs::syncfs(files[0])?);
+            rustix::fs::syncfs(files[0])?;
+            each();
+            return Ok(());
         }
     }
-    files.iter().try_for_each(|file| Ok(rustix::fs::fsync(file)?))
+    for file in files {
+        rustix::fs::fsync(file)?;
+        each();
+    }
+    Ok(())
 }
 
 /// Removes our temporaries in `dir` whose writers are gone. A missing `dir` has none.

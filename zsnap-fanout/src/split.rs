@@ -178,11 +178,11 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
         let opened: Vec<(&OsString, File)> =
             batch.iter().filter_map(|(_, name)| Some((name, open(dir, host, name, told)?))).collect();
         // Whoever brought them may not have waited for the disk.
-        let synced = sync_files(&opened.iter().map(|(_, file)| file).collect::<Vec<_>>());
+        let synced = sync_files(&opened.iter().map(|(_, file)| file).collect::<Vec<_>>(), &|| {});
         let mut moved = Vec::new();
         for (name, file) in &opened {
             // One of them is the cause, and not the others.
-            if let Err(e) = if synced.is_ok() { Ok(()) } else { sync_files(&[file]) } {
+            if let Err(e) = if synced.is_ok() { Ok(()) } else { sync_files(&[file], &|| {}) } {
                 told.problem(&format!("{host}/{}", shown(name)), &format!("cannot be synced: {e}; left alone"));
                 continue;
             }

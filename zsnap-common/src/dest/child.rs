@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-use super::{Delivered, Dest, Item, Transport, hang};
+use super::{Delivered, Dest, Item, Transport};
 use crate::child::{self, Child};
 use crate::exit::Exit;
+use crate::process;
 use crate::queue_name::Label;
 
-/// Delivers a file; and the process id of the child, if it hung and the kernel did not let it go.
+/// Delivers a file; and the process id of what the kernel did not let go, if it had to be killed.
 pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> (anyhow::Result<Delivered>, Option<u32>) {
     match start(dest, item, how) {
         Ok((running, label)) => finish(running, label, item, how),
@@ -62,7 +63,7 @@ fn finish(mut running: Child, label: &str, item: &Item, how: &Transport) -> (any
     };
     let status = match running.wait_while_working(how.timeout, done) {
         Ok(status) => status,
-        Err(e) => return (Err(e), running.is_left_behind().then_some(id)),
+        Err(e) => return (Err(e), running.left_behind()),
     };
     if status.success() {
         return (Ok(Delivered::New), None);
@@ -74,17 +75,11 @@ fn finish(mut running: Child, label: &str, item: &Item, how: &Transport) -> (any
 
 /// Bytes that the processes of a group have written, those that are there now (proc_pid_io(5)).
 fn written_by(group: u32) -> u64 {
-    let (group, mut sum) = (group.to_string(), 0);
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // The first field here is the third in proc_pid_stat(5).
-        if hang::stat(pid).is_some_and(|fields| fields.get(2) == Some(&group)) {
-            let io = std::fs::read_to_string(entry.path().join("io")).unwrap_or_default();
-            let written = io.lines().find_map(|line| line.strip_prefix("wchar: "));
-            sum += written.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-        }
-    }
-    sum
+    let of = |pid: u32| {
+        let io = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+        io.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse::<u64>().ok()
+    };
+    process::group(group).into_iter().filter_map(of).sum()
 }
 
 pub fn is_equipped(dest: &Dest, how: &Transport) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::dir::{self, Look, Shown};
 use super::hang::Hang;
-use super::worker::{Answer, Entry, Request, Worker};
+use super::worker::{self, Answer, Entry, Request, Worker};
 use super::{Delivered, Dest, Item, Transport, child, hung};
 use crate::cancel::Cancelled;
 use crate::exit::Exit;
@@ -101,7 +101,7 @@ impl<'a> Courier<'a> {
 
     /// By the worker, or right here.
     fn ask(&mut self, path: &Path, request: &Request, here: impl FnOnce() -> Result<Answer>) -> Result<Answer> {
-        if !self.how.apart {
+        if !self.how.apart || !worker::can_start() {
             return here();
         }
         self.is_free()?;

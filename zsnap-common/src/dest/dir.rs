@@ -7,11 +7,11 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{Advice, AtFlags, CWD, FileType, Mode, OFlags, copy_file_range};
+use rustix::fs::{CWD, Mode, OFlags, copy_file_range};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +25,12 @@ use crate::queue_name::Label;
 use crate::report;
 use crate::target::Host;
 
+mod compare;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use compare::is_same;
+use compare::{There, reads_back, there};
 
 /// What tells one drive from another, in its root: the drive's name.
 pub const MARKER: &str = ".zsnap-drive";
@@ -34,12 +38,10 @@ pub const MARKER: &str = ".zsnap-drive";
 const STEP: u64 = 8 << 20;
 /// So many different files of one name would be somebody's mistake.
 const COPIES: u32 = 100;
-/// So many bytes are written between two syncs, at most.
-const SYNC_EVERY: u64 = 1 << 30;
+/// So many bytes are written between two syncs, at most: of a sync nobody knows how far it is.
+const SYNC_EVERY: u64 = 64 << 20;
 /// From this size on a copy is shown on a terminal.
 const LARGE: u64 = 64 << 20;
-/// O_DIRECT reads into addresses that are a multiple of this.
-const ALIGNED: usize = 4096;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
@@ -49,7 +51,7 @@ const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NON
 pub enum Beat<'a> {
     /// The copy of a large file is begun: its name and length.
     Begin(&'a str, u64),
-    /// So many bytes of it were copied; 0 while files are compared.
+    /// So many bytes of it were copied; 0 while files are compared or synced.
     Step(u64),
 }
 
@@ -110,7 +112,7 @@ pub fn deliver(
     let copied: Vec<_> =
         items.iter().map(|item| lines.go(item, || drive.copy(item, drive.host(item, &mut hosts)?))).collect();
     let files: Vec<_> = copied.iter().flatten().filter_map(Copied::file).collect();
-    if let Err(e) = sync_files(&files) {
+    if let Err(e) = sync_files(&files, &|| beat(Beat::Step(0))) {
         drop(copied);
         return match items {
             [_] => Ok(vec![Err(e).with_context(|| format!("writing to {}", path.display()))]),
@@ -257,9 +259,10 @@ impl Drive<'_> {
                 copied => done += copied,
             }
             (self.beat)(Beat::Step(step));
-            // No sync at the end takes long, even on a slow drive.
+            // No sync takes long, even on a slow drive.
             if done - synced >= SYNC_EVERY {
                 new.sync()?;
+                (self.beat)(Beat::Step(0));
                 synced = done;
             }
         }
@@ -295,20 +298,6 @@ impl Drive<'_> {
             Err(e) => Err(e.into()),
         }
     }
-}
-
-/// Whether the disk, and not the page cache, has the bytes of `source`.
-fn reads_back(new: &NewFile, source: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
-    let copy = match new.reopen(OFlags::DIRECT) {
-        // Not every file system can. Then the cache is asked to forget them, which it mostly does.
-        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
-            let copy = new.reopen(OFlags::empty())?;
-            rustix::fs::fadvise(&copy, 0, None, Advice::DontNeed)?;
-            copy
-        }
-        copy => copy?,
-    };
-    same_bytes(&copy, source, beat)
 }
 
 /// Removes what deliveries that were killed left in the directories of the hosts. What cannot be
@@ -370,80 +359,4 @@ pub fn mark(root: &File, path: &Path) -> io::Result<Option<String>> {
             Err(io::Error::new(e.kind(), format!("{remedy}{}: {e}", path.join(MARKER).display())))
         }
     }
-}
-
-enum There {
-    Nothing,
-    Same,
-    Other,
-}
-
-/// What has the name `name` already, compared with `file`.
-fn there(dir: &File, name: &str, file: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<There> {
-    let existing = match rustix::fs::openat(dir, name, REGULAR, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::NOENT) => return Ok(There::Nothing),
-        // A symlink, or no right to read it: a name that is taken.
-        Err(Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(There::Other),
-        Err(e) => return Err(e.into()),
-    };
-    let stat = rustix::fs::fstat(&existing)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Ok(There::Other);
-    }
-    if !same_bytes(&existing, file, beat)? {
-        return Ok(There::Other);
-    }
-    // Whoever wrote it may not have waited for the disk.
-    rustix::fs::fsync(&existing)?;
-    Ok(There::Same)
-}
-
-/// Whether two files hold the same bytes; `a` may be open with O_DIRECT.
-fn same_bytes(a: &File, b: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
-    const PIECE: usize = 1 << 20;
-    let length = a.metadata()?.len();
-    if length != b.metadata()?.len() {
-        return Ok(false);
-    }
-    let (mut left, mut right) = (vec![0; PIECE + ALIGNED], vec![0; PIECE]);
-    let start = left.as_ptr().align_offset(ALIGNED).min(ALIGNED);
-    let left = &mut left[start..start + PIECE];
-    let mut at = 0;
-    while at < length {
-        cancel::check()?;
-        // O_DIRECT reads whole pieces only, and less at the end.
-        let read = match a.read_at(left, at) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            read => read?,
-        };
-        if read == 0 {
-            return Ok(false);
-        }
-        b.read_exact_at(&mut right[..read], at)?;
-        if left[..read] != right[..read] {
-            return Ok(false);
-        }
-        at += read as u64;
-        beat(Beat::Step(0));
-    }
-    Ok(true)
-}
-
-/// Whether `name` in `dir` is a link to `file` or holds the same bytes; `None`: nothing has that
-/// name any more.
-pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<Option<bool>> {
-    let a = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(None),
-        stat => stat?,
-    };
-    let b = rustix::fs::fstat(file)?;
-    if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
-        return Ok(Some(true));
-    }
-    Ok(match there(dir, name, file, &|_| {})? {
-        There::Nothing => None,
-        There::Same => Some(true),
-        There::Other => Some(false),
-    })
 }

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Dest, Item, hangs};
+use crate::process::began;
 use crate::publish;
 use crate::queue_name::{Label, QueueName};
 use crate::target::Host;
@@ -110,20 +111,6 @@ impl Hang {
 fn line(file: &str) -> Option<(Host, Label)> {
     let name: QueueName = file.parse().ok()?;
     Some((name.host, name.label))
-}
-
-/// When a process began that has not ended.
-fn began(pid: u32) -> Option<u64> {
-    let fields = stat(pid)?;
-    // The first one here is the third in proc_pid_stat(5).
-    (fields.first()? != "Z").then(|| fields.get(19)?.parse().ok())?
-}
-
-/// What stands behind the name in /proc/PID/stat: that may hold spaces and parentheses.
-pub(super) fn stat(pid: u32) -> Option<Vec<String>> {
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    Some(text.rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect())
 }
 
 #[cfg(test)]

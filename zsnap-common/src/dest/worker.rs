@@ -6,8 +6,9 @@
 //! `Request` and answers with lines, the last of which is an `Answer`. It opens the files of the
 //! outbox itself and changes nothing there.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Stdio};
@@ -27,6 +28,8 @@ use crate::publish::at_path;
 use crate::target::Host;
 
 const VERB: &str = "_deliver";
+/// The program that runs, also if another version has been installed meanwhile.
+const US: &str = "/proc/self/exe";
 /// How long it may take to end when it is not needed any more.
 const END: Duration = Duration::from_secs(10);
 
@@ -128,8 +131,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Starts it for the directory `path` and the files in `outbox`.
     pub fn start(path: &Path, outbox: &Path, how: &Transport) -> Result<Worker> {
-        // Also if another version has been installed meanwhile.
-        let mut command = child::command(Path::new("/proc/self/exe"));
+        let mut command = child::command(Path::new(US));
         command.arg0(std::env::args_os().next().unwrap_or_default());
         // Paths of this tool may be relative: it stays where this one is.
         command.current_dir("/proc/self/cwd");
@@ -170,7 +172,7 @@ impl Worker {
 
     /// Its process id, if it was killed and the kernel did not let it go.
     pub fn left_behind(&self) -> Option<u32> {
-        self.child.is_left_behind().then(|| self.child.id())
+        self.child.left_behind()
     }
 
     /// Lets it end, and kills it if it does not.
@@ -208,6 +210,10 @@ impl Worker {
     }
 
     fn died(&mut self) -> anyhow::Error {
+        // Of a signal to both.
+        if let Err(cancelled) = cancel::check() {
+            return cancelled.into();
+        }
         let how = match self.child.wait(Some(END)) {
             Ok(status) => status.to_string(),
             Err(e) => return e,
@@ -224,6 +230,11 @@ impl Drop for Worker {
     }
 }
 
+/// Whether there is a /proc, which that needs.
+pub(super) fn can_start() -> bool {
+    Path::new(US).exists()
+}
+
 /// Whether this process was started to be such a one: the directory and the outbox.
 pub fn asked() -> Option<(PathBuf, PathBuf)> {
     let mut args = std::env::args_os().skip(1);
@@ -238,6 +249,9 @@ pub fn asked() -> Option<(PathBuf, PathBuf)> {
 /// A line that it does not understand, or one that nobody reads.
 pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).or_exit(Exit::Io, "prctl")?;
+    // Else ps(1) calls it "exe".
+    let name = std::env::args_os().next().and_then(|tool| CString::new(Path::new(&tool).file_name()?.as_bytes()).ok());
+    name.map_or(Ok(()), |name| rustix::thread::set_name(&name)).or_exit(Exit::Io, "prctl")?;
     let mut lines = BufReader::new(Interruptible::new(io::stdin())).lines();
     let Some(setup) = lines.next() else { return Ok(Exit::Done) };
     let setup: Setup = serde_json::from_str(&setup?)?;

@@ -57,8 +57,9 @@ pub struct Pace<'a> {
 /// What [`Courier::deliver`](crate::dest::Courier::deliver) does.
 pub type Deliver<'a> = dyn FnMut(&[Item]) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> + 'a;
 
-/// More bytes than this are not delivered at once: a crash makes them be delivered again.
-const BYTES_AT_ONCE: u64 = 1 << 30;
+/// More bytes than this are not delivered at once: they are synced together, and nobody knows how far
+/// a sync is.
+const BYTES_AT_ONCE: u64 = 64 << 20;
 
 type Line = (Host, Label);
 
