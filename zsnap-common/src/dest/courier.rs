@@ -61,7 +61,7 @@ impl<'a> Courier<'a> {
 
     /// Delivers whole files, and returns when the destination has them: one result for each, in
     /// order, or fewer, the last of which is [`Delivered::Away`]. The error of
-    /// a file for which a program did nothing any more is one that [`hangs`]; no later one is tried.
+    /// a file for which a program did nothing any more is one that [`super::hangs`]; no later one is tried.
     ///
     /// # Errors
     /// The destination takes nothing at all.
@@ -150,7 +150,7 @@ impl<'a> Courier<'a> {
 /// A look at a destination that changes nothing and ends within `patience`.
 ///
 /// # Errors
-/// It cannot be looked at, or [`hangs`].
+/// It cannot be looked at, or [`super::hangs`].
 pub fn look(dest: &Dest, how: &Transport, outbox: &Path, patience: Duration) -> Result<Look> {
     let how = Transport { timeout: Some(patience), ..how.clone() };
     Courier { notes: false, ..Courier::new(dest, &how, outbox) }.look()
