@@ -65,6 +65,16 @@ fn a_property_of_many_lines_makes_no_snapshots() {
     }
 }
 
+/// Whoever may set such a property where zrep is not at work stops nothing.
+#[test]
+fn where_zrep_is_not_at_work_its_properties_are_not_asked_for() {
+    let e = guest();
+    e.scene.zfs(&["inherit", "zrep:src-fs", "tank/guest"]).expect(0);
+    set(&e, "zrep:sent", &format!("-{}", forged_lines()), "tank/guest@zrep_000001");
+    e.silent(&["--keep=last=1", "tank/guest"]);
+    assert_eq!((e.left("tank/docs").as_str(), e.left("tank/guest").as_str()), (DOCS, "zrep_000002 last"));
+}
+
 #[test]
 fn a_value_with_a_tab_or_of_other_bytes_stops_no_other_dataset() {
     let e = guest();

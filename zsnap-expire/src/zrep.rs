@@ -184,7 +184,12 @@ impl Zrep<'_> {
     fn ask_each(&self, zfs: &Zfs, counts: &[bool], snapshots: &mut [Snapshot<'_>]) -> Result<Option<Odd>> {
         for snapshot in snapshots {
             let mut values = Vec::new();
-            for tag in self.tags {
+            for (nr, tag) in self.tags.iter().enumerate() {
+                // What does not count cannot be odd either: whoever may set it stops nothing where zrep is not.
+                if counts.get(nr) != Some(&true) {
+                    values.push("-".to_owned());
+                    continue;
+                }
                 match value(zfs, &format!("{tag}:sent"), snapshot.name)? {
                     Asked::Odd(why) => return Ok(Some(why)),
                     Asked::Value(value) => values.push(value),
