@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use anyhow::Result;
 use zsnap_common::cancel::{self, Cancelled};
 use zsnap_common::log;
+use zsnap_common::shell::quoted;
 use zsnap_common::zfs::Zfs;
 
 use crate::snapshot::Snapshot;
-use crate::table::quoted;
 
 /// So many at once, at most.
 const BATCH: usize = 500;

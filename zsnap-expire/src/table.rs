@@ -133,14 +133,6 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// For a shell: names and tags may have spaces.
-pub fn quoted(word: &str) -> String {
-    match word.bytes().all(|b| b.is_ascii_alphanumeric() || b"@/_.:-".contains(&b)) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
 /// `7d`, `1h`: in the largest unit that has no rest.
 pub fn length(seconds: i64) -> String {
     let units = [(86_400, "d"), (3600, "h"), (60, "min")];

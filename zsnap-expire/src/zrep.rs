@@ -13,11 +13,11 @@ use std::slice::IterMut;
 
 use anyhow::Result;
 use zsnap_common::cancel::Cancelled;
+use zsnap_common::shell::quoted;
 use zsnap_common::zfs::Zfs;
 
 use crate::listing::Listing;
 use crate::snapshot::{Sent, Snapshot, is_tagged};
-use crate::table::quoted;
 
 /// zrep's tags, and where they count.
 #[derive(Clone, Copy, Debug)]
