@@ -131,21 +131,21 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
         let pruned = kept::prune(spool, drive, tried);
         publish::sweep(&outbox)?;
         // Where another run works, perhaps with a drive that hangs, this one would join it.
-        drained.busy = outbox.exists() && {
-            let lock = Lock::try_new(&boxes.lock(name))?;
-            if lock.is_some() {
-                let look = courier.look()?;
-                spool.is_apart(look.real())?;
-                here = matches!(dest, Dest::Dir(_)) && look.away.is_none();
-                drained.away = look.away;
-            }
-            lock.is_none()
-        };
+        let there = outbox.try_exists().or_exit(Exit::Io, outbox.display())?;
+        let lock = if there { Lock::try_new(&boxes.lock(name))? } else { None };
+        if lock.is_some() {
+            let look = courier.look()?;
+            spool.is_apart(look.real())?;
+            here = matches!(dest, Dest::Dir(_)) && look.away.is_none();
+            drained.away = look.away;
+        } else {
+            drained.busy = there;
+        }
         if drained.away.is_none() && !drained.busy {
             let kept = || spool.kept(name).join(kept::day(clock()));
             let keep = drive.keep.map(|_| &kept as &dyn Fn() -> PathBuf);
             let mut tidy = false;
-            drained = boxes.drain(name, Pace { at_once: dest.at_once(), keep, last }, &mut |items| {
+            drained = boxes.drain(name, lock, Pace { at_once: dest.at_once(), keep, last }, &mut |items| {
                 // Not without need: it would wake a disk that sleeps.
                 if !std::mem::replace(&mut tidy, true) {
                     courier.tidy()?;

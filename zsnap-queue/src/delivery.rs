@@ -160,7 +160,7 @@ fn drain(boxes: &Outboxes, lane: &Lane, bare: bool) -> Option<Drained> {
         return Some(Drained::broken(e.into()));
     }
     let (pace, mut tidy) = (Pace { at_once: lane.dest.at_once(), keep: None, last: courier.last() }, false);
-    Some(boxes.drain(&lane.id, pace, &mut |items| {
+    Some(boxes.drain(&lane.id, None, pace, &mut |items| {
         let mounted = matches!(lane.dest, Dest::Dir(_)).then(|| courier.look()).transpose()?.map(|look| look.mounted);
         if let Some(unmounted) = remember(boxes, lane, mounted)? {
             return Ok(vec![Ok(Delivered::Away(unmounted))]);

@@ -9,7 +9,7 @@ use zsnap_tests::spooler;
 use crate::tree::{Tree, VERSIONS, rows};
 
 fn fanout(tree: &Tree, args: &[&str]) -> Ran {
-    tree.run("zsnap-fanout", &[&["--config", "fanout.toml"], args].concat(), b"")
+    tree.run("zsnap-fanout", "fanout.toml", args, b"")
 }
 
 /// File number N of a dataset of a host, `end` behind it.
@@ -114,7 +114,7 @@ fn every_key_is_still_accepted() {
     for version in VERSIONS {
         let tree = Tree::unpack(version, "fanout");
         for config in ["fanout.toml", "to.toml", "before.toml"] {
-            tree.run("zsnap-fanout", &["--config", config, "status"], b"").expect(0);
+            tree.run("zsnap-fanout", config, &["status"], b"").expect(0);
         }
     }
 }

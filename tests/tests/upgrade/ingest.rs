@@ -15,7 +15,7 @@ use crate::tree::{Tree, VERSIONS, rows, stream};
 fn ingest(tree: &Tree, args: &[&str], input: &[u8]) -> Ran {
     let zfs = tree.zfs_options();
     let zfs: Vec<&str> = zfs.iter().map(String::as_str).collect();
-    tree.run("zsnap-ingest", &[&["--config", "ingest.toml"], &zfs[..], args].concat(), input)
+    tree.run("zsnap-ingest", "ingest.toml", &[&zfs[..], args].concat(), input)
 }
 
 /// The state directory of the pool.
@@ -251,10 +251,9 @@ fn exec_takes_what_it_took() {
     for version in VERSIONS {
         let tree = Tree::with_pool(version, "ingest");
         let zfs = tree.zfs_options();
-        let mut args = vec!["--config", "ingest.toml"];
-        args.extend(zfs.iter().map(String::as_str));
+        let mut args: Vec<&str> = zfs.iter().map(String::as_str).collect();
         args.extend(["exec", "--"]);
-        let mut exec = tree.command(&[], "zsnap-ingest", &args);
+        let mut exec = tree.command(&[], "zsnap-ingest", "ingest.toml", &args);
         zsnap_tests::scene::run(exec.env("NNCP_SENDER", "PUSHNODE").arg("push/tank/plain"), &stream("incr-i-s1-s2"))
             .expect(0);
         // With what exec had published before.
@@ -271,7 +270,7 @@ fn every_key_is_still_accepted() {
         for config in ["ingest.toml", "push.toml"] {
             let zfs = tree.zfs_options();
             let zfs: Vec<&str> = zfs.iter().map(String::as_str).collect();
-            tree.run("zsnap-ingest", &[&["--config", config], &zfs[..], &["status"]].concat(), b"").expect(1);
+            tree.run("zsnap-ingest", config, &[&zfs[..], &["status"]].concat(), b"").expect(1);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::tree::{Queued, Tree, VERSIONS, rows, stream};
 const CONFIG: &str = "queue.toml";
 
 fn queue(tree: &Tree, args: &[&str], input: &[u8]) -> Ran {
-    tree.run("zsnap-queue", &[&["--config", CONFIG], args].concat(), input)
+    tree.run("zsnap-queue", CONFIG, args, input)
 }
 
 /// How many files of which dataset wait for which destination.
@@ -90,13 +90,14 @@ fn what_waits_is_delivered_and_nothing_else() {
             !fs::read_dir(tree.path("")).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().contains(".zsnap-"))
         );
 
+        fs::write(tree.path("none.toml"), "").unwrap();
         for file in &queued {
             let path = format!("here/laptop/{}", file.text("file"));
             let mut args = vec!["--keys", "etc/backup.key", "cat", "--signer-file", "etc/laptop.cert", &path];
             if file.text("dataset") == "unsigned" {
                 args.push("--unsigned");
             }
-            let ran = tree.run("zsnap-ingest", &args, b"").expect(0);
+            let ran = tree.run("zsnap-ingest", "none.toml", &args, b"").expect(0);
             assert_eq!(sha256_hex(&ran.out), file.text("sha256"), "{version}: {path}");
         }
     }
@@ -132,9 +133,8 @@ fn the_next_streams_go_on_with_the_chains() {
         // Producers go on from their own state; that of var has to follow the commit first.
         fs::write(tree.path("files/c"), "c").unwrap();
         let tar = ["--", "tar", "-cf", "-", "--listed-incremental={state}", "-C", "files", "."];
-        let produce = |config: &str, dataset: &str| {
-            tree.run("zsnap-queue", &[&["--config", config, dataset], &tar[..]].concat(), b"")
-        };
+        let produce =
+            |config: &str, dataset: &str| tree.run("zsnap-queue", config, &[&[dataset], &tar[..]].concat(), b"");
         goes_on(produce("tar.toml", "laptop/etc"), last("etc").seq());
         let var = names(&tree, "state/outbox/split/laptop").into_iter().find(|name| name.ends_with("@var")).unwrap();
         let stamp: Vec<&str> = var.split(['-', '.']).collect();
@@ -152,7 +152,7 @@ fn every_key_is_still_accepted() {
     for version in VERSIONS {
         let tree = Tree::unpack(version, "queue");
         for config in [CONFIG, "tar.toml", "user.toml", "killed.toml"] {
-            tree.run("zsnap-queue", &["--config", config, "status"], b"").expect(0);
+            tree.run("zsnap-queue", config, &["status"], b"").expect(0);
         }
     }
 }

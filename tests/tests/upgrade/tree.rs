@@ -54,8 +54,8 @@ impl Tree {
         self.dir.path().join(name)
     }
 
-    /// A tool, `before` it other programs with their arguments; not started.
-    pub fn command<S: AsRef<OsStr>>(&self, before: &[&str], tool: &str, args: &[S]) -> Command {
+    /// A tool with that configuration, `before` it other programs with their arguments; not started.
+    pub fn command<S: AsRef<OsStr>>(&self, before: &[&str], tool: &str, config: &str, args: &[S]) -> Command {
         let tool = match std::env::var_os("ZSNAP_UPGRADE_BINARIES") {
             Some(dir) => Path::new(&dir).join(tool),
             None => program(tool),
@@ -68,13 +68,14 @@ impl Tree {
                 command
             }
         };
-        command.args(args).current_dir(self.path("")).env_remove("NNCP_SENDER").env("TZ", "UTC");
+        command.args(["--config", config]).args(args);
+        command.current_dir(self.path("")).env_remove("NNCP_SENDER").env("TZ", "UTC");
         command
     }
 
     /// Runs a tool.
-    pub fn run(&self, tool: &str, args: &[&str], input: &[u8]) -> Ran {
-        run(&mut self.command(&[], tool, args), input)
+    pub fn run(&self, tool: &str, config: &str, args: &[&str], input: &[u8]) -> Ran {
+        run(&mut self.command(&[], tool, config, args), input)
     }
 
     /// `--zfs` and `--zpool` of the fake ones.

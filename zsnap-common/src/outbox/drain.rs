@@ -70,9 +70,10 @@ fn line(queued: &Queued) -> Line {
 impl Outboxes {
     /// Delivers what waits for `name`, oldest first, and then removes the links. The first failure
     /// of a label stops that label; a destination that is away or hangs, or a signal, stops all.
-    pub fn drain(&self, name: &str, pace: Pace<'_>, deliver: &mut Deliver<'_>) -> Drained {
+    /// `lock` is the outbox's lock where the caller has taken it already.
+    pub fn drain(&self, name: &str, lock: Option<Lock>, pace: Pace<'_>, deliver: &mut Deliver<'_>) -> Drained {
         let mut done = Drained::default();
-        done.broken = self.drain_into(&mut done, name, &pace, deliver).err();
+        done.broken = self.drain_into(&mut done, name, lock, &pace, deliver).err();
         done
     }
 
@@ -80,6 +81,7 @@ impl Outboxes {
         &self,
         done: &mut Drained,
         name: &str,
+        mut lock: Option<Lock>,
         pace: &Pace<'_>,
         deliver: &mut Deliver<'_>,
     ) -> anyhow::Result<()> {
@@ -87,12 +89,20 @@ impl Outboxes {
         // Whoever finds our lock relies on us to see the links that it has made. So we look
         // once more when the lock is released.
         loop {
+            let held = lock.take();
             let mut ready = self.ready(name, &tried, &stopped)?;
+            if ready.is_empty() && held.is_some() {
+                continue;
+            }
             if ready.is_empty() {
                 return Ok(());
             }
             ready.sort_by_key(|queued| pace.last.iter().position(|last| *last == line(queued)).map_or(0, |at| at + 1));
-            let Some(_lock) = Lock::try_new(&self.lock(name))? else {
+            let lock = match held {
+                None => Lock::try_new(&self.lock(name))?,
+                held => held,
+            };
+            let Some(_lock) = lock else {
                 done.busy = true;
                 return Ok(());
             };

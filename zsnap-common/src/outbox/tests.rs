@@ -44,7 +44,7 @@ impl Fixture {
     ) -> Drained {
         let at = || keep.map(Path::to_owned).unwrap_or_default();
         let pace = Pace { at_once: 1, keep: keep.map(|_| &at as &dyn Fn() -> PathBuf), last: Vec::new() };
-        let done = self.boxes.drain(to, pace, &mut |items| Ok(items.iter().map(&mut *deliver).collect()));
+        let done = self.boxes.drain(to, None, pace, &mut |items| Ok(items.iter().map(&mut *deliver).collect()));
         assert!(done.broken.is_none(), "{done:?}");
         done
     }
@@ -205,7 +205,7 @@ fn each_batch_is_kept_by_its_own_time() {
     f.queue(&name(2, "a"), &["x"]);
     let day = std::cell::Cell::new(1);
     let at = || f.dir.path().join(format!("kept/{}", day.get()));
-    let done = f.boxes.drain("x", Pace { at_once: 1, keep: Some(&at), last: Vec::new() }, &mut |_| {
+    let done = f.boxes.drain("x", None, Pace { at_once: 1, keep: Some(&at), last: Vec::new() }, &mut |_| {
         day.set(2);
         Ok(vec![Ok(Delivered::New)])
     });
@@ -288,6 +288,7 @@ fn a_file_that_cannot_be_read_holds_up_its_label_only() {
     let mut first = true;
     let done = f.boxes.drain(
         "x",
+        None,
         Pace { at_once: 1, keep: None, last: vec![(host(), queued[0].parsed.label.clone())] },
         &mut |items| {
             // `b` comes first, for `a` did not end the last time.
