@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -27,6 +28,29 @@ pub struct Lock {
     before: String,
 }
 
+/// A forked child has started its program after this time, even on a busy machine.
+const ORPHAN: Duration = Duration::from_secs(1);
+
+/// The process that a lock's file names.
+#[derive(Debug, PartialEq)]
+enum Noted {
+    /// None, as flock(1) leaves it.
+    Nobody,
+    /// It has ended.
+    Dead,
+    /// It lives.
+    Alive(Pid),
+}
+
+fn noted(lock: &Path) -> Noted {
+    let text = std::fs::read_to_string(lock).unwrap_or_default();
+    match text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw) {
+        None => Noted::Nobody,
+        Some(pid) if test_kill_process(pid) == Err(Errno::SRCH) => Noted::Dead,
+        Some(pid) => Noted::Alive(pid),
+    }
+}
+
 /// Takes the flock of an open file; `false`: somebody else holds it.
 pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
     match fs2::FileExt::try_lock_exclusive(file) {
@@ -36,7 +60,8 @@ pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
 }
 
 impl Lock {
-    /// `None`: somebody else holds it. Makes the file (0600) if need be; refuses symlinks, FIFOs, devices.
+    /// `None`: another process holds it. Creates the file (0600) if need be; refuses symlinks, FIFOs, devices.
+    /// Waits for up to [`ORPHAN`] where the process that noted itself in the file is dead.
     pub fn try_new(path: &Path) -> anyhow::Result<Option<Lock>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let shown = path.display();
@@ -51,8 +76,13 @@ impl Lock {
             return Err(Exit::Config.error(format!("{shown} is no regular file, no lock file: remove it")));
         }
         let file = File::from(file);
-        if !try_flock(&file).or_exit(Exit::Io, format_args!("cannot lock {shown}"))? {
-            return Ok(None);
+        let begun = Instant::now();
+        while !try_flock(&file).or_exit(Exit::Io, format_args!("cannot lock {shown}"))? {
+            // A child that the killed holder had just forked has the lock until it starts its program.
+            if noted(path) != Noted::Dead || begun.elapsed() >= ORPHAN {
+                return Ok(None);
+            }
+            sleep(Duration::from_millis(5));
         }
         let mut before = String::new();
         let _ = (&file).take(1000).read_to_string(&mut before);
@@ -126,14 +156,12 @@ impl ToolLock {
 /// Of a [`Lock`] that somebody else holds: since when, and for the message "pid 123" and which file.
 /// A holder who noted no pid (flock(1) in a script), or only a dead one before it, is as young as can be.
 pub fn holder(lock: &Path) -> (Duration, String) {
-    let text = std::fs::read_to_string(lock).unwrap_or_default();
-    let pid = text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
-    let (age, who) = match pid.filter(|pid| test_kill_process(*pid) != Err(Errno::SRCH)) {
-        Some(pid) => {
+    let (age, who) = match noted(lock) {
+        Noted::Alive(pid) => {
             let since = std::fs::metadata(lock).and_then(|meta| meta.modified());
             (since.map(age).unwrap_or_default(), format!("pid {pid}"))
         }
-        None => (Duration::ZERO, "somebody who noted no pid".to_owned()),
+        Noted::Nobody | Noted::Dead => (Duration::ZERO, "somebody who noted no pid".to_owned()),
     };
     (age, format!("{who} ({})", lock.display()))
 }
@@ -219,6 +247,31 @@ mod tests {
             File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
             assert_eq!(holder(&path), (Duration::ZERO, format!("somebody who noted no pid ({})", path.display())));
         }
+    }
+
+    #[test]
+    fn a_forked_child_of_a_dead_holder_is_waited_for() {
+        let dir = dir();
+        let path = dir.path().join("lock");
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        std::fs::write(&path, format!("{}\n", dead.id())).unwrap();
+        let child = File::open(&path).unwrap();
+        assert!(try_flock(&child).unwrap());
+        let began = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                began.wait();
+                sleep(Duration::from_millis(30));
+                fs2::FileExt::unlock(&child).unwrap();
+            });
+            began.wait();
+            assert!(Lock::try_new(&path).unwrap().is_some());
+        });
+        // It is not its program that goes on with the lock.
+        std::fs::write(&path, format!("{}\n", dead.id())).unwrap();
+        assert!(try_flock(&child).unwrap());
+        assert!(Lock::try_new(&path).unwrap().is_none());
     }
 
     #[test]
