@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Moments per test: 200, or as many as the environment's ZSNAP_TORTURE says.
+/// Moments, or histories, per test: 200, or as many as the environment's ZSNAP_TORTURE says.
 pub fn moments() -> u64 {
     std::env::var("ZSNAP_TORTURE").map_or(200, |n| n.parse().expect("ZSNAP_TORTURE"))
 }

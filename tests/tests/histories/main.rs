@@ -11,23 +11,18 @@ mod world;
 use std::thread;
 use std::time::Instant;
 
-use zsnap_tests::random::Random;
+use zsnap_tests::random::{Random, moments};
 
 use world::World;
 
 /// So many histories share one incoming directory.
 const TOGETHER: usize = 50;
 
-/// 1,000, or as many as ZSNAP_TORTURE says.
-fn histories() -> usize {
-    std::env::var("ZSNAP_TORTURE").map_or(1000, |n| n.parse().expect("ZSNAP_TORTURE"))
-}
-
 #[test]
 fn histories_end_as_they_must() {
     let mut random = Random::new();
     let start = Instant::now();
-    let seeds: Vec<u64> = (0..histories().div_ceil(TOGETHER)).map(|_| random.number()).collect();
+    let seeds: Vec<u64> = (0..moments().div_ceil(TOGETHER as u64)).map(|_| random.number()).collect();
     let told: Vec<world::Told> = seeds
         .chunks(2)
         .flat_map(|pair| {
