@@ -7,6 +7,12 @@ pub fn moments() -> u64 {
     std::env::var("ZSNAP_TORTURE").map_or(200, |n| n.parse().expect("ZSNAP_TORTURE"))
 }
 
+/// Splits so many moments into rounds of at most a hundred. Each begins with nothing, so that there are few files to be
+/// looked at.
+pub fn rounds(moments: u64) -> impl Iterator<Item = u64> {
+    (0..moments).step_by(100).map(move |done| (moments - done).min(100))
+}
+
 /// Numbers that can be had again: a failing test prints the seed for ZSNAP_SEED.
 #[derive(Debug)]
 pub struct Random(u64);

@@ -153,6 +153,11 @@ impl Scene {
         Scene::inside(&std::env::temp_dir())
     }
 
+    /// The same in memory, if that is possible.
+    pub fn in_memory() -> Scene {
+        memory().map_or_else(Scene::new, Scene::inside)
+    }
+
     fn inside(dir: &Path) -> Scene {
         // What a group could write is not believed.
         rustix::process::umask(rustix::fs::Mode::from(0o022));
@@ -183,7 +188,7 @@ impl Scene {
     /// `src/bin/fake-zfs`), in `bin`; the store is `backup/hosts`, and each host has
     /// `create-parents = ["tank"]`. In memory, if that is possible.
     pub fn with_pool() -> Scene {
-        let scene = memory().map_or_else(Scene::new, Scene::inside);
+        let scene = Scene::in_memory();
         fake_zfs(&scene.path("bin"));
         run(Command::new(scene.path("bin/zpool")).args(["create", "backup"]), b"").expect(0);
         scene.zfs(&["create", "backup/hosts"]).expect(0);

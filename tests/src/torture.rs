@@ -52,9 +52,9 @@ pub struct Play {
 }
 
 impl Play {
-    /// Nothing has been queued yet.
+    /// Nothing has been queued yet. In memory, if that is possible.
     pub fn new(source: Source) -> Play {
-        let scene = Scene::new();
+        let scene = Scene::in_memory();
         fs::create_dir(scene.path("drop")).unwrap();
         fs::create_dir(scene.path("producer")).unwrap();
         Play {

@@ -11,21 +11,17 @@ use zsnap_tests::torture::{children, over, send, status};
 
 use crate::play::{DISKS, KEEPS, Play};
 
-/// So many deaths in one play; then a new one begins, whose files are few again.
-const ROUND: u64 = 100;
-
 /// The orphan of a run that is killed alone goes on. What comes too late makes the next one come earlier.
 #[test]
 fn the_run_its_child_or_both_are_killed() {
-    let n = moments();
     let (mut runs, mut orphans, mut more) = (0, 0, 0);
-    while runs < n / 2 {
+    while runs < moments() / 2 {
         let mut play = Play::new();
         for _ in 0..3 {
             play.some();
         }
         let mut length = play.recover("undisturbed");
-        for moment in 0..ROUND {
+        for moment in 0..100 {
             play.some();
             if play.random.below(8) == 0 {
                 let disk = DISKS[play.random.below(2) as usize];

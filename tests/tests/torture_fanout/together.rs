@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
-use zsnap_tests::random::moments;
+use zsnap_tests::random::{moments, rounds};
 use zsnap_tests::torture::{over, send, status};
 
 use crate::play::{KEEPS, Play, TARGETS};
@@ -36,8 +36,12 @@ fn play() -> Play {
 
 #[test]
 fn runs_at_once_lose_and_double_nothing() {
+    rounds(moments().div_ceil(4)).for_each(lose_and_double_nothing);
+}
+
+fn lose_and_double_nothing(rounds: u64) {
     let mut play = play();
-    for round in 0..moments().div_ceil(4) {
+    for round in 0..rounds {
         let what = format!("round {round}");
         for mut child in start(&mut play) {
             let status = status(child.wait().unwrap());
@@ -54,8 +58,11 @@ fn runs_at_once_lose_and_double_nothing() {
 
 #[test]
 fn runs_at_once_are_killed() {
+    rounds(moments().div_ceil(4)).for_each(killed_so_often);
+}
+
+fn killed_so_often(n: u64) {
     let (mut play, mut hits, mut pause) = (play(), 0, Duration::from_millis(5));
-    let n = moments().div_ceil(4);
     // What comes too late makes the next one come earlier.
     while hits < n {
         let what = format!("after {hits} deaths");

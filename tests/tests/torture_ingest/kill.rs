@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use zsnap_tests::random::moments;
+use zsnap_tests::random::{moments, rounds};
 use zsnap_tests::torture::{children, over, send, status};
 
 use crate::play::Play;
@@ -13,7 +13,10 @@ use crate::play::Play;
 /// comes too late makes the next one come earlier.
 #[test]
 fn the_run_the_receiver_or_both_are_killed() {
-    let n = moments();
+    rounds(moments()).for_each(killed_so_often);
+}
+
+fn killed_so_often(n: u64) {
     let mut play = Play::new();
     for of in [0, 1, 2] {
         play.zfs(of, 2);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use zsnap_tests::nodes::{Node, Nodes};
-use zsnap_tests::random::moments;
+use zsnap_tests::random::{moments, rounds};
 use zsnap_tests::torture::{Play, Source, children, over, send, status};
 
 const KILLED: i32 = 128 + 9;
@@ -15,11 +15,17 @@ const TERMINATED: i32 = 128 + 15;
 
 /// Sends `signal` at moments spread over a run, until half as many runs were hit as there are moments:
 /// what comes too late makes the next one come earlier.
-fn strike(mut play: Play, signal: Signal, group: bool) {
-    let (n, mut hits) = (moments(), 0);
+fn strike(source: Source, signal: Signal, group: bool) {
+    for hits in rounds(moments() / 2) {
+        strike_so_often(hits, Play::new(source).also_drop(), signal, group);
+    }
+}
+
+fn strike_so_often(n: u64, mut play: Play, signal: Signal, group: bool) {
+    let mut hits = 0;
     let mut length = play.measure();
     eprintln!("an undisturbed run takes {length:?}");
-    while hits < n / 2 {
+    while hits < n {
         let moment = play.random.within(length);
         let (id, mut child) = play.start();
         sleep(moment);
@@ -60,29 +66,29 @@ fn in_order(drop: &std::path::Path) {
 
 #[test]
 fn zsnap_queue_is_killed() {
-    strike(Play::new(Source::Zfs).also_drop(), Signal::KILL, false);
+    strike(Source::Zfs, Signal::KILL, false);
 }
 
 #[test]
 fn zsnap_queue_is_killed_with_a_producer() {
-    strike(Play::new(Source::Producer).also_drop(), Signal::KILL, false);
+    strike(Source::Producer, Signal::KILL, false);
 }
 
 #[test]
 fn zsnap_queue_is_terminated() {
-    strike(Play::new(Source::Zfs).also_drop(), Signal::TERM, false);
+    strike(Source::Zfs, Signal::TERM, false);
 }
 
 #[test]
 fn the_process_group_is_terminated() {
-    strike(Play::new(Source::Producer).also_drop(), Signal::TERM, true);
+    strike(Source::Producer, Signal::TERM, true);
 }
 
-/// Kills a child of each run somewhere in its life, alone or with all that it started.
-fn strike_child(play: &mut Play, refusals: &[i32]) {
-    let (n, mut hits) = (moments(), 0);
+/// Kills a child of each run somewhere in its life, alone or with all that it started, until so many were hit.
+fn strike_child(n: u64, play: &mut Play, refusals: &[i32]) {
+    let mut hits = 0;
     let mut life = Duration::from_millis(20);
-    while hits < n / 2 {
+    while hits < n {
         let (id, mut child) = play.start();
         while children(child.id()).is_empty() && !over(&child) {
             sleep(Duration::from_micros(200));
@@ -116,24 +122,32 @@ fn strike_child(play: &mut Play, refusals: &[i32]) {
 
 #[test]
 fn the_producer_is_killed() {
-    let mut play = Play::new(Source::Producer);
-    strike_child(&mut play, &[69]);
-    play.settle(&[]);
-    assert!(play.refused() > 0);
+    for hits in rounds(moments() / 2) {
+        let mut play = Play::new(Source::Producer);
+        strike_child(hits, &mut play, &[69]);
+        play.settle(&[]);
+        assert!(play.refused() > 0);
+    }
 }
 
 #[test]
 fn the_transport_is_killed() {
-    let mut play = Play::new(Source::Zfs).also_drop();
-    strike_child(&mut play, &[]);
-    assert!(play.said().contains("not delivered to cmd:"));
-    let drop = play.scene.path("drop");
-    play.settle(&[&drop]);
-    in_order(&drop);
+    for hits in rounds(moments() / 2) {
+        let mut play = Play::new(Source::Zfs).also_drop();
+        strike_child(hits, &mut play, &[]);
+        assert!(play.said().contains("not delivered to cmd:"));
+        let drop = play.scene.path("drop");
+        play.settle(&[&drop]);
+        in_order(&drop);
+    }
 }
 
 #[test]
 fn nncp_is_killed() {
+    rounds(moments() / 2).for_each(nncp_is_killed_so_often);
+}
+
+fn nncp_is_killed_so_often(hits: u64) {
     let mut play = Play::new(Source::Zfs);
     let incoming = play.scene.path("incoming");
     let knows = [("laptop", format!("incoming: {}\n", incoming.display()))];
@@ -143,7 +157,7 @@ fn nncp_is_killed() {
     fs::create_dir(&incoming).unwrap();
     play.also_to("nncp-file:backup");
     play.args.push(format!("--nncp-config={}", nodes.config("laptop").display()));
-    strike_child(&mut play, &[]);
+    strike_child(hits, &mut play, &[]);
     assert!(play.said().contains("not delivered to nncp-file:"));
     play.finish();
     nodes.pass("laptop", "backup");
