@@ -2,9 +2,9 @@
 //! every checksum right, and the manifests that belong to them. The tests of zsnap-ingest and the
 //! lab with real OpenZFS share them.
 
-use zsnap_common::payload::{Base, Manifest, PayloadKind, Trailer, ZfsHead};
-use zsnap_common::target::{Dataset, check_component};
-use zsnap_common::zstream::Guid;
+use zsnap_common::names::target::{Dataset, check_component};
+use zsnap_common::stream::Guid;
+use zsnap_message::payload::{Base, Manifest, PayloadKind, Trailer, ZfsHead};
 
 use crate::sample;
 use crate::scene::manifest;
@@ -331,7 +331,7 @@ pub fn described(target: &str, seq: u64, stream: &[u8]) -> (Manifest, Trailer) {
     let trailer = Trailer {
         zsnap: 1,
         bytes: stream.len() as u64,
-        sha256: zsnap_common::digest::sha256_hex(stream),
+        sha256: zsnap_common::names::digest::sha256_hex(stream),
         substreams: Some(substreams),
         to: guid(last),
     };

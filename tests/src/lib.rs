@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use zsnap_common::zfs;
-use zsnap_common::zstream::{self, Guid, SubStream};
+use zsnap_common::process::zfs;
+use zsnap_common::stream::{Guid, Kind, SubStream};
 
 pub mod expirer;
 pub mod frozen;
@@ -49,8 +49,8 @@ pub fn sample(name: &str) -> Vec<u8> {
 impl From<&SubStream> for pool::Begin {
     fn from(sub: &SubStream) -> pool::Begin {
         let kind = match sub.kind {
-            zstream::Kind::Filesystem => pool::Kind::Filesystem,
-            zstream::Kind::Volume => pool::Kind::Volume,
+            Kind::Filesystem => pool::Kind::Filesystem,
+            Kind::Volume => pool::Kind::Volume,
         };
         let from = sub.from.map(|guid| guid.0);
         pool::Begin { from, to: sub.to.0, kind, raw: sub.raw, created: sub.created }

@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use zsnap_common::zstream::gate::Part;
-use zsnap_common::zstream::{Gate, StreamError, StreamFacts, SubStream};
+use zsnap_common::stream::gate::Part;
+use zsnap_common::stream::{Gate, StreamError, StreamFacts, SubStream};
 
 use crate::stream::{Rec, Stream, kind};
 

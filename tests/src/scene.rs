@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::SystemTime;
 
-use zsnap_common::digest::sha256_hex;
-use zsnap_common::keys::{Format, Recipients, SigningKey};
-use zsnap_common::payload::{Base, Epoch, Manifest, PayloadKind, Trailer};
-use zsnap_common::queue_name::{QueueName, Stamp};
-use zsnap_common::seal::{Sealing, seal};
-use zsnap_common::target::Target;
+use zsnap_common::names::digest::sha256_hex;
+use zsnap_common::names::queue_name::{QueueName, Stamp};
+use zsnap_common::names::target::Target;
+use zsnap_message::keys::{Format, Recipients, SigningKey};
+use zsnap_message::payload::{Base, Epoch, Manifest, PayloadKind, Trailer};
+use zsnap_message::seal::{Sealing, seal};
 
 /// The directory of the binaries that were built with these tests.
 pub fn binaries() -> PathBuf {
@@ -167,9 +167,10 @@ impl Scene {
         }
         for host in ["laptop", "other"] {
             let out = scene.path(host);
-            zsnap_common::keys::keygen(&out, zsnap_common::keys::Purpose::Sign(&host.parse().unwrap()), false).unwrap();
+            zsnap_message::keys::keygen(&out, zsnap_message::keys::Purpose::Sign(&host.parse().unwrap()), false)
+                .unwrap();
         }
-        zsnap_common::keys::keygen(&scene.path("backup"), zsnap_common::keys::Purpose::Encrypt, true).unwrap();
+        zsnap_message::keys::keygen(&scene.path("backup"), zsnap_message::keys::Purpose::Encrypt, true).unwrap();
         let root = scene.dir.path().display().to_string();
         scene.write("queue.toml", &format!(
             "state = \"{root}/queue-state\"\nrecipient-file = [\"{root}/backup.cert\"]\nsigner-file = \"{root}/laptop.key\"\nto = [\"dir:{root}/spool\"]\n"

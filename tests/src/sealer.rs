@@ -2,11 +2,11 @@
 
 use std::time::SystemTime;
 
-use zsnap_common::digest::sha256_hex;
-use zsnap_common::keys::{Format, Recipients, SigningKey};
-use zsnap_common::payload::{Base, Manifest, PayloadKind, Trailer, ZfsHead};
-use zsnap_common::seal::{Sealing, seal};
-use zsnap_common::zstream::Guid;
+use zsnap_common::names::digest::sha256_hex;
+use zsnap_common::stream::Guid;
+use zsnap_message::keys::{Format, Recipients, SigningKey};
+use zsnap_message::payload::{Base, Manifest, PayloadKind, Trailer, ZfsHead};
+use zsnap_message::seal::{Sealing, seal};
 
 use crate::scene::{Scene, manifest};
 use crate::stream::{Stream, Sub};

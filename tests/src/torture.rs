@@ -11,9 +11,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
-use zsnap_common::digest::sha256_hex;
-use zsnap_common::keys::Keyring;
-use zsnap_common::open::{Limits, Signers, Trust, verify};
+use zsnap_common::names::digest::sha256_hex;
+use zsnap_message::keys::Keyring;
+use zsnap_message::open::{Limits, Signers, Trust, verify};
 
 use crate::random::{Random, noise};
 use crate::scene::{Scene, files, run};

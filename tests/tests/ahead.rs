@@ -5,7 +5,7 @@ use std::fs;
 use std::time::SystemTime;
 
 use serde_json::Value;
-use zsnap_common::payload::{Base, Manifest};
+use zsnap_message::payload::{Base, Manifest};
 use zsnap_tests::scene::{Ran, Scene, have, manifest, name, run, under};
 use zsnap_tests::sealer::Sealer;
 use zsnap_tests::stream::{Stream, Sub};

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use zsnap_common::keys::SigningKey;
+use zsnap_message::keys::SigningKey;
 use zsnap_tests::expirer::{DAY, Expirer, NOON, now};
 use zsnap_tests::hostile::described;
 use zsnap_tests::scene::{manifest, name, run, seal_with};

@@ -144,7 +144,7 @@ fn what_is_no_queue_file_is_untouched_and_told_once() {
     assert_eq!(spooler.left(), before);
     spooler.silent_run();
     // Nor again behind a run that found another one at work and did not look.
-    let lock = zsnap_common::lock::Lock::try_new(&at(".zsnap-fanout/lock")).unwrap().unwrap();
+    let lock = zsnap_common::locks::flock::Lock::try_new(&at(".zsnap-fanout/lock")).unwrap().unwrap();
     spooler.silent_run();
     drop(lock);
     spooler.silent_run();

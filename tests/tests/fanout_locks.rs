@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use zsnap_common::lock::Lock;
+use zsnap_common::locks::flock::Lock;
 use zsnap_tests::scene::{Ran, have, run};
 use zsnap_tests::spooler::Spooler;
 use zsnap_tests::strace::{can_trace, go_on, stopped};

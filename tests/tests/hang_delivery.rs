@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use zsnap_common::lock::Lock;
+use zsnap_common::locks::flock::Lock;
 use zsnap_tests::frozen::{Frozen, gone, pid_in, state};
 use zsnap_tests::scene::{Scene, files, have, run};
 use zsnap_tests::spooler::Spooler;

@@ -10,9 +10,9 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use sequoia_openpgp as openpgp;
-use zsnap_common::keys::SigningKey;
-use zsnap_common::payload::{Base, Manifest, ZfsHead};
-use zsnap_common::zstream::Guid;
+use zsnap_common::stream::Guid;
+use zsnap_message::keys::SigningKey;
+use zsnap_message::payload::{Base, Manifest, ZfsHead};
 use zsnap_tests::hostile::{described, odd, poison, streams};
 use zsnap_tests::scene::{Scene, have, name, run, seal_with};
 use zsnap_tests::stream::{RECORD, Stream, Sub, kind};
@@ -91,7 +91,7 @@ impl Pool {
         let _ = fs::remove_dir_all(self.scene.path("ingest-state"));
     }
 
-    fn sealed(&self, manifest: &Manifest, trailer: zsnap_common::payload::Trailer, by: &str, body: &[u8]) -> Vec<u8> {
+    fn sealed(&self, manifest: &Manifest, trailer: zsnap_message::payload::Trailer, by: &str, body: &[u8]) -> Vec<u8> {
         let key = SigningKey::load(&self.scene.path(format!("{by}.key")), SystemTime::now()).unwrap();
         seal_with(manifest, trailer, Some(&key), &self.scene.path("backup.cert"), body)
     }

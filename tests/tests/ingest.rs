@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime};
 
-use zsnap_common::keys::{Purpose, SigningKey, keygen};
-use zsnap_common::payload::{Base, Epoch, Manifest};
+use zsnap_message::keys::{Purpose, SigningKey, keygen};
+use zsnap_message::payload::{Base, Epoch, Manifest};
 use zsnap_tests::scene::{Scene, have, manifest, name, run, under};
 
 const SEQ: u64 = 1_700_000_000_000_000;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use zsnap_common::exit::Exit;
-use zsnap_common::lock::{Taken, ToolLock};
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::locks::tool::{Taken, ToolLock};
 
 const HOLD_LOCK: &str = env!("CARGO_BIN_EXE_hold-lock");
 

@@ -12,11 +12,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::SystemTime;
 
 use sealed::*;
-use zsnap_common::keys::{Format, Keyring, Recipients, SigningKey};
-use zsnap_common::open::{Refusal, Trust, verify};
-use zsnap_common::payload::{Base, Manifest, PayloadKind, ZfsHead};
-use zsnap_common::seal::{Sealing, seal};
-use zsnap_common::zstream::Guid;
+use zsnap_common::stream::Guid;
+use zsnap_message::keys::{Format, Keyring, Recipients, SigningKey};
+use zsnap_message::open::{Refusal, Trust, verify};
+use zsnap_message::payload::{Base, Manifest, PayloadKind, ZfsHead};
+use zsnap_message::seal::{Sealing, seal};
 
 fn tools() -> bool {
     let there = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
@@ -218,13 +218,13 @@ fn the_seeds_files_are_read() {
 fn a_zfs_stream_must_be_the_one_in_its_manifest() {
     let site = Site::new(Format::Gpg);
     let stream = zfs_stream();
-    let mut gate = zsnap_common::zstream::Gate::new();
+    let mut gate = zsnap_common::stream::Gate::new();
     gate.feed(&stream, &mut |_| Ok(())).unwrap();
     let (toname, from, to) = gate.head().map(|head| (head.toname, head.first.from, head.first.to)).unwrap();
     let head = ZfsHead { toname, from, to: Some(to), raw: false, compressed: false };
     let right = Manifest { kind: PayloadKind::Zfs, base: Base::Prev, zfs: Some(head.clone()), ..manifest() };
     let try_it = |manifest: &Manifest, substreams, last| {
-        let trailer = zsnap_common::payload::Trailer { substreams, to: last, ..trailer(&stream) };
+        let trailer = zsnap_message::payload::Trailer { substreams, to: last, ..trailer(&stream) };
         let body = |out: &mut dyn Write| {
             out.write_all(&stream)?;
             Ok(trailer)
@@ -304,7 +304,7 @@ fn make_the_vectors() {
         fs::copy(site.path(name), dir.join(name)).unwrap();
     }
     let stream = zfs_stream();
-    let mut gate = zsnap_common::zstream::Gate::new();
+    let mut gate = zsnap_common::stream::Gate::new();
     gate.feed(&stream, &mut |_| Ok(())).unwrap();
     let head = gate.head().unwrap();
     let (toname, to, raw, compressed) = (head.toname, head.first.to, head.first.raw, head.first.compressed);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use zsnap_common::zstream::{Kind, StreamFacts};
+use zsnap_common::stream::{Kind, StreamFacts};
 use zsnap_tests::mutation::{judged, samples_in};
 use zsnap_tests::{SAMPLES, sample};
 

@@ -4,10 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::time::SystemTime;
 
-use zsnap_common::digest::Hasher;
-use zsnap_common::keys::{Format, Recipients, SigningKey};
-use zsnap_common::payload::Trailer;
-use zsnap_common::seal::{Sealing, seal};
+use zsnap_common::names::digest::Hasher;
+use zsnap_message::keys::{Format, Recipients, SigningKey};
+use zsnap_message::payload::Trailer;
+use zsnap_message::seal::{Sealing, seal};
 use zsnap_tests::scene::{Scene, manifest, name, run};
 use zsnap_tests::stream::{Stream, Sub};
 

@@ -91,7 +91,7 @@ fn the_pages_explain_every_option_and_no_other() {
 #[test]
 fn the_table_of_exit_statuses_is_the_code() {
     // `/// Words.` and `Name = NUMBER,` of the enum.
-    let code = source("zsnap-common/src/exit.rs");
+    let code = source("zsnap-common/src/cli/exit.rs");
     let variants = code.split("pub enum Exit {").nth(1).unwrap().split("\n}").next().unwrap();
     let lines: Vec<_> = variants.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let meant: Vec<(u8, String)> = lines

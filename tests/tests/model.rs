@@ -9,11 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use zsnap_common::payload::{Base, Epoch};
-use zsnap_common::target::Target;
-use zsnap_common::zfs::Snapshot;
-use zsnap_common::zstream::Guid;
+use zsnap_common::names::target::Target;
+use zsnap_common::process::zfs::Snapshot;
+use zsnap_common::stream::Guid;
 use zsnap_ingest::plan::{self, Facts, Head, Link, Number, Past, Pending, There, Verdict};
+use zsnap_message::payload::{Base, Epoch};
 use zsnap_tests::pool::{Pool, begin};
 use zsnap_tests::random::{Random, moments};
 

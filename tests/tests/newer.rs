@@ -15,7 +15,8 @@ type Change = fn(&mut Value, &mut Value);
 /// A file number SEQ for laptop/etc whose manifest and trailer are changed; signed, or not.
 fn made(scene: &Scene, change: impl Fn(&mut Value, &mut Value), signed: bool) -> Vec<u8> {
     let mut front = serde_json::to_value(manifest("laptop/etc", SEQ)).unwrap();
-    let mut back = serde_json::json!({"zsnap": 1, "bytes": 5, "sha256": zsnap_common::digest::sha256_hex(b"hello")});
+    let mut back =
+        serde_json::json!({"zsnap": 1, "bytes": 5, "sha256": zsnap_common::names::digest::sha256_hex(b"hello")});
     change(&mut front, &mut back);
     let zstd = zstd::encode_all(&b"hello"[..], 1).unwrap();
     let payload = [frame(0xa, &front.to_string()), zstd, frame(0xb, &back.to_string())].concat();

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use zsnap_common::keys::SigningKey;
+use zsnap_message::keys::SigningKey;
 use zsnap_tests::hostile::described;
 use zsnap_tests::scene::{Ran, Scene, fake_zfs, have, name, run, seal_with, under};
 use zsnap_tests::stream::{Stream, Sub};

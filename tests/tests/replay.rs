@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use zsnap_common::payload::{Base, Manifest};
+use zsnap_message::payload::{Base, Manifest};
 use zsnap_tests::hostile::described;
 use zsnap_tests::random::Random;
 use zsnap_tests::scene::{Scene, name};
@@ -45,7 +45,7 @@ fn series(scene: &Scene) -> Vec<Vec<u8>> {
             let (manifest, trailer) = described(TARGET, SEQ + n, &stream);
             let base = if n == 0 { Base::None } else { Base::Prev };
             let manifest = Manifest { base, prev: (n > 0).then(|| SEQ + n - 1), ..manifest };
-            let key = zsnap_common::keys::SigningKey::load(&scene.path("laptop.key"), std::time::SystemTime::now());
+            let key = zsnap_message::keys::SigningKey::load(&scene.path("laptop.key"), std::time::SystemTime::now());
             let to = scene.path("backup.cert");
             zsnap_tests::scene::seal_with(&manifest, trailer, Some(&key.unwrap()), &to, &stream)
         })

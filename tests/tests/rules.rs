@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use zsnap_common::zstream::{Gate, StreamError};
+use zsnap_common::stream::{Gate, StreamError};
 use zsnap_tests::stream::{Rec, Stream, Sub, kind};
 
 /// How a wrong value is refused.

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use sealed::*;
 use sequoia_openpgp as openpgp;
-use zsnap_common::keys::{Format, Keyring, Purpose, Recipients, SigningKey, keygen};
-use zsnap_common::open::{Limits, Refusal, Trust, verify};
-use zsnap_common::seal::{Sealing, seal};
+use zsnap_message::keys::{Format, Keyring, Purpose, Recipients, SigningKey, keygen};
+use zsnap_message::open::{Limits, Refusal, Trust, verify};
+use zsnap_message::seal::{Sealing, seal};
 
 use openpgp::Cert;
 use openpgp::cert::prelude::*;
@@ -448,7 +448,7 @@ fn hostile_packets_inside_are_survived() {
 #[test]
 fn what_contradicts_its_trailer_is_malformed() {
     let site = Site::new(Format::Gpg);
-    let wrong = [trailer(b"Hello"), zsnap_common::payload::Trailer { bytes: 4, ..trailer(b"hello") }];
+    let wrong = [trailer(b"Hello"), zsnap_message::payload::Trailer { bytes: 4, ..trailer(b"hello") }];
     for wrong in wrong {
         let body = |to: &mut dyn Write| {
             to.write_all(b"hello")?;

@@ -8,10 +8,10 @@ use std::io::{self, Write};
 
 use sealed::*;
 use sha2::{Digest, Sha256};
-use zsnap_common::keys::Format;
-use zsnap_common::open::{Limits, verify};
-use zsnap_common::payload::Trailer;
-use zsnap_common::seal::{Sealing, seal};
+use zsnap_message::keys::Format;
+use zsnap_message::open::{Limits, verify};
+use zsnap_message::payload::Trailer;
+use zsnap_message::seal::{Sealing, seal};
 
 /// Peak resident memory so far, in MiB (proc(5)).
 fn peak() -> u64 {

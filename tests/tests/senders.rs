@@ -2,7 +2,7 @@
 //! them, those of which there is no real stream at hand, in both byte orders.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "all of this is test code")]
 
-use zsnap_common::zstream::{Gate, StreamError};
+use zsnap_common::stream::{Gate, StreamError};
 use zsnap_tests::sample;
 use zsnap_tests::stream::{Rec, Stream, Sub, kind};
 

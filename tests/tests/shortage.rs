@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use zsnap_common::digest::sha256_hex;
+use zsnap_common::names::digest::sha256_hex;
 use zsnap_tests::packets::{frame, message};
 use zsnap_tests::scene::{Ran, Scene, manifest, name, run};
 use zsnap_tests::strace::can_trace;

@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use serde_json::Value;
-use zsnap_common::keys::{Purpose, SigningKey, keygen};
-use zsnap_common::payload::{Base, Manifest};
-use zsnap_common::queue_name::QueueName;
-use zsnap_common::report;
+use zsnap_common::cli::report;
+use zsnap_common::names::queue_name::QueueName;
+use zsnap_message::keys::{Purpose, SigningKey, keygen};
+use zsnap_message::payload::{Base, Manifest};
 use zsnap_tests::scene::{Ran, Scene, manifest, memory, name, run};
 use zsnap_tests::sealer::Sealer;
 use zsnap_tests::spooler::Spooler;

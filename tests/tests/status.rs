@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde_json::Value;
-use zsnap_common::payload::{Base, Manifest};
+use zsnap_message::payload::{Base, Manifest};
 use zsnap_tests::scene::{Ran, Scene, manifest, name};
 use zsnap_tests::stream::{Stream, Sub};
 

@@ -4,8 +4,8 @@
 use std::io;
 
 use proptest::prelude::*;
-use zsnap_common::zstream::gate::Part;
-use zsnap_common::zstream::{Gate, Guid, Kind, StreamError, StreamFacts, SubStream};
+use zsnap_common::stream::gate::Part;
+use zsnap_common::stream::{Gate, Guid, Kind, StreamError, StreamFacts, SubStream};
 use zsnap_tests::stream::{RECORD, Rec, Stream, Sub, kind};
 use zsnap_tests::{SAMPLES, sample};
 

@@ -1,44 +1,17 @@
-//! What the zsnap tools share. Each module is one noun:
+//! What the zsnap tools share, in layers: each module uses only those above it.
 //!
-//! - names: [`target`], [`queue_name`], [`glob`]; [`digest`]
-//! - streams: [`zstream`] (the ZFS stream gate), [`payload`] (what a queue file holds)
-//! - OpenPGP, with the feature `openpgp`: `keys`, `seal`, `open`, and `pipe` between their threads
-//! - files that must survive a crash: [`publish`], [`outbox`], [`dest`], [`incoming`], [`listing`]
-//! - being the only one: [`lock`], [`dotlock`]
-//! - the outside: [`child`], [`zfs`], [`cancel`], [`log`], [`told`], [`progress`]
-//! - the command line: [`options`], [`exit`], [`report`], [`findings`], [`shell`]; whose files we believe: [`trusted`]
+//! - [`names`]: hosts, datasets, labels, queue files, globs, digests
+//! - [`cli`]: options, exit statuses, messages, progress, reports, findings, notices; files that only we may change
+//! - [`process`]: child processes, `zfs`, signals
+//! - [`stream`]: the gate for ZFS streams
+//! - [`durable`]: files that survive a crash: publishing, outboxes, destinations, incoming directories
+//! - [`locks`]: flock(2) and dotlocks
+//!
+//! Queue files as OpenPGP messages are the package `zsnap-message`, which zsnap-fanout and zsnap-expire do not use.
 
-pub mod cancel;
-pub mod child;
-pub mod dest;
-pub mod digest;
-pub mod dotlock;
-pub mod exit;
-pub mod findings;
-pub mod glob;
-pub mod incoming;
-#[cfg(feature = "openpgp")]
-pub mod keys;
-pub mod listing;
-pub mod lock;
-pub mod log;
-#[cfg(feature = "openpgp")]
-pub mod open;
-pub mod options;
-pub mod outbox;
-pub mod payload;
-#[cfg(feature = "openpgp")]
-pub mod pipe;
-mod process;
-pub mod progress;
-pub mod publish;
-pub mod queue_name;
-pub mod report;
-#[cfg(feature = "openpgp")]
-pub mod seal;
-pub mod shell;
-pub mod target;
-pub mod told;
-pub mod trusted;
-pub mod zfs;
-pub mod zstream;
+pub mod cli;
+pub mod durable;
+pub mod locks;
+pub mod names;
+pub mod process;
+pub mod stream;

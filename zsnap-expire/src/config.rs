@@ -10,9 +10,9 @@ use std::path::Path;
 use anyhow::Result;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer};
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::glob::Glob;
-use zsnap_common::trusted;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::trusted;
+use zsnap_common::names::glob::Glob;
 
 use crate::brakes::MaxDestroy;
 use crate::calendar::Clock;

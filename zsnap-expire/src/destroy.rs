@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use zsnap_common::cancel::{self, Cancelled};
-use zsnap_common::log;
-use zsnap_common::shell::quoted;
-use zsnap_common::zfs::Zfs;
+use zsnap_common::cli::log;
+use zsnap_common::names::shell::quoted;
+use zsnap_common::process::cancel::{self, Cancelled};
+use zsnap_common::process::zfs::Zfs;
 
 use crate::snapshot::Snapshot;
 

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 
 use anyhow::Result;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::log;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
 
 use crate::cli::Options;
 use crate::config::Config;

@@ -24,8 +24,8 @@ pub mod zrep;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use zsnap_common::exit::{Exit, run_tool};
-use zsnap_common::{log, options};
+use zsnap_common::cli::exit::{Exit, run_tool};
+use zsnap_common::cli::{log, options};
 
 use crate::cli::{Cli, Verb};
 use crate::config::{Config, Tables};

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use zsnap_common::exit::Exit;
-use zsnap_common::log;
-use zsnap_common::zfs::Zfs;
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::log;
+use zsnap_common::process::zfs::Zfs;
 
 use crate::snapshot::{Sent, Snapshot};
 

@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use zsnap_common::log;
-use zsnap_common::told::Told;
+use zsnap_common::cli::log;
+use zsnap_common::cli::told::Told;
 
 use crate::listing::is_at_or_below;
 use crate::run::{Decided, LeftAlone};

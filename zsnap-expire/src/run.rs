@@ -6,11 +6,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use jiff::Timestamp;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::findings::{Findings, can_be_made};
-use zsnap_common::target::check_dataset;
-use zsnap_common::zfs::Zfs;
-use zsnap_common::{lock, log, options, trusted};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::findings::{Findings, can_be_made};
+use zsnap_common::cli::{log, options, trusted};
+use zsnap_common::locks::tool;
+use zsnap_common::names::target::check_dataset;
+use zsnap_common::process::zfs::Zfs;
 
 use crate::brakes::{Braked, newest_in_future};
 use crate::cli::Cli;
@@ -64,7 +65,7 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
         (None, None)
     } else {
         let state = options::state_dir(o.state.as_deref(), "expire")?;
-        let lock = lock::unless_busy(&state, o.dotlock.as_deref(), o.max_run)?;
+        let lock = tool::unless_busy(&state, o.dotlock.as_deref(), o.max_run)?;
         if lock.is_none() {
             return Ok(Exit::Done);
         }

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use zsnap_common::report::{Cell, Form, Report, ascii, time};
-use zsnap_common::zfs::Zfs;
+use zsnap_common::cli::report::{Cell, Form, Report, ascii, time};
+use zsnap_common::process::zfs::Zfs;
 
 use crate::calendar::Clock;
 use crate::cli::Options;

@@ -47,7 +47,7 @@ pub fn draw(all: &[Decided<'_>], clock: &Clock) -> String {
             (false, false) => '.',
         };
         let row: String = cells.iter().map(sign).collect();
-        text += &format!("{:names$}  {row}\n", zsnap_common::log::escape(decided.dataset));
+        text += &format!("{:names$}  {row}\n", zsnap_common::cli::log::escape(decided.dataset));
     }
     text
 }

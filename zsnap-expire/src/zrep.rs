@@ -12,9 +12,9 @@ use std::fmt;
 use std::slice::IterMut;
 
 use anyhow::Result;
-use zsnap_common::cancel::Cancelled;
-use zsnap_common::shell::quoted;
-use zsnap_common::zfs::Zfs;
+use zsnap_common::names::shell::quoted;
+use zsnap_common::process::cancel::Cancelled;
+use zsnap_common::process::zfs::Zfs;
 
 use crate::listing::Listing;
 use crate::snapshot::{Sent, Snapshot, is_tagged};

@@ -1,11 +1,11 @@
 //! `check`: would a run work? Each finding comes with its remedy.
 
 use anyhow::Result;
-use zsnap_common::cancel;
-use zsnap_common::child;
-use zsnap_common::dest::{self, Dest};
-use zsnap_common::exit::Exit;
-use zsnap_common::findings::{Findings, writable};
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::findings::{Findings, writable};
+use zsnap_common::durable::dest::{self, Dest};
+use zsnap_common::process::cancel;
+use zsnap_common::process::child;
 
 use crate::cli::Options;
 use crate::drive::{self, Drive, Tables};

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use zsnap_common::dest::nice;
-use zsnap_common::options::{duration, size};
+use zsnap_common::cli::options::{duration, size};
+use zsnap_common::durable::dest::nice;
 
 use crate::drive::Given;
 use crate::kept::Since;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::{Deserialize, Deserializer};
-use zsnap_common::dest::{self, Dest, Transport};
-use zsnap_common::exit::Exit;
-use zsnap_common::glob::Glob;
-use zsnap_common::options;
-use zsnap_common::target::Host;
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::options;
+use zsnap_common::durable::dest::{self, Dest, Transport};
+use zsnap_common::names::glob::Glob;
+use zsnap_common::names::target::Host;
 
 use crate::cli::Options;
 

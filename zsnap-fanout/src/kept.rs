@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::Result;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use rustix::io::Errno;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::lock::Lock;
-use zsnap_common::outbox::Queued;
-use zsnap_common::{log, options, publish};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::{log, options};
+use zsnap_common::durable::outbox::Queued;
+use zsnap_common::durable::publish;
+use zsnap_common::locks::flock::Lock;
 
 use crate::drive::Drive;
 use crate::spool::Spool;

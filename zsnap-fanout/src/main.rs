@@ -19,9 +19,9 @@ use std::time::SystemTime;
 use cli::{Cli, Verb};
 use drive::{Drive, Tables};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use zsnap_common::dest::{self, worker};
-use zsnap_common::exit::{Exit, run_tool};
-use zsnap_common::{log, options};
+use zsnap_common::cli::exit::{Exit, run_tool};
+use zsnap_common::cli::{log, options};
+use zsnap_common::durable::dest::{self, worker};
 
 use crate::run::seconds;
 use crate::spool::Spool;

@@ -6,10 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::Result;
-use zsnap_common::dest::Dest;
-use zsnap_common::dest::dir::{self, MARKER};
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::publish::{sweep_at, write_durably};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::dest::Dest;
+use zsnap_common::durable::dest::dir::{self, MARKER};
+use zsnap_common::durable::publish::{sweep_at, write_durably};
 
 use crate::drive::Drive;
 use crate::spool::Spool;

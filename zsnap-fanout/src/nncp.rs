@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use zsnap_common::child;
-use zsnap_common::dest::Dest;
-use zsnap_common::exit::Exit;
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::durable::dest::Dest;
+use zsnap_common::process::child;
 
 use crate::drive::Drive;
 

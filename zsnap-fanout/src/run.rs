@@ -7,13 +7,15 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use zsnap_common::cancel::{self, Cancelled};
-use zsnap_common::dest::{Courier, Dest, hangs};
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::lock::{self, Lock, Taken, ToolLock};
-use zsnap_common::outbox::{Drained, Pace};
-use zsnap_common::told::Told;
-use zsnap_common::{log, publish};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::cli::told::Told;
+use zsnap_common::durable::dest::{Courier, Dest, hangs};
+use zsnap_common::durable::outbox::{Drained, Pace};
+use zsnap_common::durable::publish;
+use zsnap_common::locks::flock::{self, Lock};
+use zsnap_common::locks::tool::{Taken, ToolLock};
+use zsnap_common::process::cancel::{self, Cancelled};
 
 use crate::cli::Options;
 use crate::drive::Drive;
@@ -57,7 +59,7 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
     let drained = drain(&spool, drives);
     for (drive, drained) in drives.iter().zip(&drained) {
         if drained.busy {
-            let (age, who) = lock::holder(&spool.outboxes().lock(&drive.name));
+            let (age, who) = flock::holder(&spool.outboxes().lock(&drive.name));
             exit = exit.max(waited(options.max_run, &drive.name, age, &who));
         }
         tell(drive, drained, &mut told);
@@ -101,7 +103,7 @@ fn waited(max_run: Duration, what: &str, age: Duration, who: &str) -> Exit {
     }
     log::error(format_args!(
         "{what}: {who} has worked on it {}, longer than --max-run: see what it does, then kill it",
-        lock::for_how_long(age)
+        flock::for_how_long(age)
     ));
     Exit::TryAgain
 }

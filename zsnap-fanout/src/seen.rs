@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::publish::write_durably;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::publish::write_durably;
 
 const NOTE: &str = ".seen.json";
 

@@ -7,11 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::outbox::{Outboxes, Queued};
-use zsnap_common::publish::write_durably;
-use zsnap_common::target::Host;
-use zsnap_common::told::Told;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::told::Told;
+use zsnap_common::durable::outbox::{Outboxes, Queued};
+use zsnap_common::durable::publish::write_durably;
+use zsnap_common::names::target::Host;
 
 use crate::drive::Drive;
 

@@ -7,15 +7,15 @@ use std::fs::File;
 use std::io;
 
 use anyhow::Result;
-use zsnap_common::cancel::{self, Cancelled};
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::{Incoming, Unsafe, shown};
-use zsnap_common::listing::Listing;
-use zsnap_common::log;
-use zsnap_common::outbox::{Outboxes, Queued};
-use zsnap_common::publish::{make_dirs, sync_files};
-use zsnap_common::target::Host;
-use zsnap_common::told::Told;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::cli::told::Told;
+use zsnap_common::durable::incoming::{Incoming, Unsafe, shown};
+use zsnap_common::durable::listing::Listing;
+use zsnap_common::durable::outbox::{Outboxes, Queued};
+use zsnap_common::durable::publish::{make_dirs, sync_files};
+use zsnap_common::names::target::Host;
+use zsnap_common::process::cancel::{self, Cancelled};
 
 use crate::drive::Drive;
 use crate::since;

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::Incoming;
-use zsnap_common::outbox::Outboxes;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::durable::outbox::Outboxes;
 
 use crate::drive::Drive;
 

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rustix::fs::{FileType, Stat};
-use zsnap_common::cancel;
-use zsnap_common::dest::{self, Dest};
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::listing::Listing;
-use zsnap_common::log;
-use zsnap_common::outbox::{Outboxes, Queued};
-use zsnap_common::queue_name::QueueName;
-use zsnap_common::report::{self, Cell, Form, Report, ago};
-use zsnap_common::target::Host;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::cli::report::{self, Cell, Form, Report, ago};
+use zsnap_common::durable::dest::{self, Dest};
+use zsnap_common::durable::listing::Listing;
+use zsnap_common::durable::outbox::{Outboxes, Queued};
+use zsnap_common::names::queue_name::QueueName;
+use zsnap_common::names::target::Host;
+use zsnap_common::process::cancel;
 
 use crate::cli::{Options, StatusOptions};
 use crate::drive::Drive;

@@ -6,11 +6,11 @@ use std::ffi::OsStr;
 use std::sync::PoisonError;
 
 use anyhow::Result;
-use zsnap_common::exit::Exit;
-use zsnap_common::incoming::shown;
-use zsnap_common::log;
-use zsnap_common::report;
-use zsnap_common::target::Target;
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::log;
+use zsnap_common::cli::report;
+use zsnap_common::durable::incoming::shown;
+use zsnap_common::names::target::Target;
 
 use crate::config::CommandTable;
 use crate::opened::Opened;

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use rustix::fs::FileType;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::Incoming;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::incoming::Incoming;
 
 use crate::journal::TargetJournal;
 
@@ -84,7 +84,7 @@ mod tests {
     use crate::plan::{Applied, Number};
     use std::fs;
     use std::os::unix::fs::symlink;
-    use zsnap_common::payload::{Base, Epoch};
+    use zsnap_message::payload::{Base, Epoch};
 
     fn journal() -> TargetJournal {
         let number = Number {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zsnap_common::report;
+use zsnap_common::cli::report;
 
 use crate::host::HostRun;
 use crate::judge::Judgement;

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::{log, trusted};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::{log, trusted};
 
 use crate::beside;
 use crate::cli::Options;
@@ -43,11 +43,12 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
                 problems.push(format!("[[command]] target {target}: {e}"));
             }
         }
-        if let Some(Err(e)) = command.run.first().map(|program| zsnap_common::child::find(program.as_ref())) {
+        if let Some(Err(e)) = command.run.first().map(|program| zsnap_common::process::child::find(program.as_ref())) {
             problems.push(format!("[[command]] run: {e:#}"));
         }
         let mut nothing = std::process::Command::new("");
-        if let Some(Err(e)) = command.user.as_ref().map(|user| zsnap_common::child::run_as(&mut nothing, user)) {
+        if let Some(Err(e)) = command.user.as_ref().map(|user| zsnap_common::process::child::run_as(&mut nothing, user))
+        {
             problems.push(format!("[[command]] user: {e:#}"));
         }
     }

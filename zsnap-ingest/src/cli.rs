@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use zsnap_common::options::{duration, size};
-use zsnap_common::target::{Host, NameError, Target};
+use zsnap_common::cli::options::{duration, size};
+use zsnap_common::names::target::{Host, NameError, Target};
 
 /// Receives queue files: checks who sent them, authenticates and orders them, and feeds them to
 /// zfs receive or to a command.

@@ -10,11 +10,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
-use zsnap_common::cancel::Interruptible;
-use zsnap_common::child::{self, Child};
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::payload::Manifest;
-use zsnap_common::target::Target;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::names::target::Target;
+use zsnap_common::process::cancel::Interruptible;
+use zsnap_common::process::child::{self, Child};
+use zsnap_message::payload::Manifest;
 
 use crate::beside;
 use crate::config::CommandTable;

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
-use zsnap_common::digest::sha256_hex;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::glob::Glob;
-use zsnap_common::keys::Keyring;
-use zsnap_common::open::Signers;
-use zsnap_common::options::{self, size};
-use zsnap_common::payload::PayloadKind;
-use zsnap_common::target::{Dataset, Host, Target};
-use zsnap_common::zfs::Zfs;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::options::{self, size};
+use zsnap_common::names::digest::sha256_hex;
+use zsnap_common::names::glob::Glob;
+use zsnap_common::names::target::{Dataset, Host, Target};
+use zsnap_common::process::zfs::Zfs;
+use zsnap_message::keys::Keyring;
+use zsnap_message::open::Signers;
+use zsnap_message::payload::PayloadKind;
 
 use crate::cli::{Options, TrustLevel, count};
 use crate::property::AllowedProperty;
@@ -289,7 +289,7 @@ fn properties(set: &[String], exclude: &[String], place: &str) -> Result<Vec<All
 mod tests {
     use super::*;
     use clap::Parser;
-    use zsnap_common::keys::{Purpose, keygen};
+    use zsnap_message::keys::{Purpose, keygen};
 
     fn config(args: &[&str], tables: &str) -> Config {
         let dir = tempfile::tempdir().unwrap();

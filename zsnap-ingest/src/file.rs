@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File as Fd;
 use std::sync::Arc;
 
-use zsnap_common::incoming::{Incoming, shown};
-use zsnap_common::queue_name::{Label, QueueName};
-use zsnap_common::target::Target;
+use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::names::queue_name::{Label, QueueName};
+use zsnap_common::names::target::Target;
 
 use crate::known::{Entry, What};
 use crate::opened::Opened;

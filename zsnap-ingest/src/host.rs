@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File as Fd;
 
 use anyhow::Result;
-use zsnap_common::cancel;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::shown;
-use zsnap_common::listing::Listing;
-use zsnap_common::log;
-use zsnap_common::shell::quoted;
-use zsnap_common::target::{Host, Target};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::durable::incoming::shown;
+use zsnap_common::durable::listing::Listing;
+use zsnap_common::names::shell::quoted;
+use zsnap_common::names::target::{Host, Target};
+use zsnap_common::process::cancel;
 
 use crate::apply::{self, Received};
 use crate::file::{Fate, File, INCOMING, Kept, Place};

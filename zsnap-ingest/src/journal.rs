@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::publish;
-use zsnap_common::target::{Host, Target};
-use zsnap_common::zstream::Guid;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::publish;
+use zsnap_common::names::target::{Host, Target};
+use zsnap_common::stream::Guid;
 
 use crate::plan::Applied;
 
@@ -24,8 +24,11 @@ pub type TargetJournal = BTreeMap<String, Applied>;
 pub fn dataset_path(state: &Path, pool: Guid, target: &Target) -> PathBuf {
     let name = format!("{}.json", target.dataset.as_str().replace('/', "@"));
     // 255 bytes are one component's limit; a dataset's name can have as many.
-    let name =
-        if name.len() > 200 { format!("~{}.json", zsnap_common::digest::sha256_hex(name.as_bytes())) } else { name };
+    let name = if name.len() > 200 {
+        format!("~{}.json", zsnap_common::names::digest::sha256_hex(name.as_bytes()))
+    } else {
+        name
+    };
     state.join(pool.to_string()).join("journal").join(target.host.as_str()).join(name)
 }
 

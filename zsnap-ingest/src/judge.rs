@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
-use zsnap_common::incoming::shown;
-use zsnap_common::log;
-use zsnap_common::shell::quoted;
-use zsnap_common::target::Target;
+use zsnap_common::cli::log;
+use zsnap_common::durable::incoming::shown;
+use zsnap_common::names::shell::quoted;
+use zsnap_common::names::target::Target;
 
 use crate::config::CommandTable;
 use crate::file::{Fate, File};

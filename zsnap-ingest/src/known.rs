@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
-use zsnap_common::target::Host;
-use zsnap_common::zstream::Guid;
+use zsnap_common::names::target::Host;
+use zsnap_common::stream::Guid;
 
 use crate::journal;
 use crate::plan::{Facts, Head};

@@ -4,8 +4,8 @@
 use std::ffi::OsStr;
 use std::io;
 
-use zsnap_common::incoming::Incoming;
-use zsnap_common::publish;
+use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::durable::publish;
 
 use crate::config::Config;
 use crate::{beside, quarantine};

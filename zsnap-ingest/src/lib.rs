@@ -35,22 +35,22 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::Incoming;
-use zsnap_common::keys::{self, Purpose};
-use zsnap_common::options;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::options;
+use zsnap_common::durable::incoming::Incoming;
+use zsnap_message::keys::{self, Purpose};
 
 use cli::{Cli, Options, Verb};
 use config::{Config, Tables};
 
 /// The program: parses, runs, maps to an exit status.
 pub fn main() -> ExitCode {
-    zsnap_common::exit::run_tool("zsnap-ingest", start)
+    zsnap_common::cli::exit::run_tool("zsnap-ingest", start)
 }
 
 fn start() -> Result<Exit> {
     let (cli, tables): (Cli, Tables) = options::parse("ingest")?;
-    zsnap_common::log::set_verbose(cli.options.verbose);
+    zsnap_common::cli::log::set_verbose(cli.options.verbose);
     let options = cli.options;
     match cli.verb.unwrap_or(Verb::Run) {
         Verb::Run => {

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::publish;
-use zsnap_common::zstream::Guid;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::publish;
+use zsnap_common::stream::Guid;
 
 use crate::file::Fate;
 use crate::host::HostRun;

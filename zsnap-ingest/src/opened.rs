@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use zsnap_common::cancel;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::open::{self, Limits, Refusal, Trust, Verified};
-use zsnap_common::payload::{self, Manifest};
-use zsnap_common::queue_name::{Label, QueueName};
-use zsnap_common::report;
-use zsnap_common::shell::quoted;
-use zsnap_common::target::{Host, MAX_NAME, Target};
-use zsnap_common::zstream::gate::Gate;
-use zsnap_common::zstream::{StreamError, StreamFacts, record};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::report;
+use zsnap_common::names::queue_name::{Label, QueueName};
+use zsnap_common::names::shell::quoted;
+use zsnap_common::names::target::{Host, MAX_NAME, Target};
+use zsnap_common::process::cancel;
+use zsnap_common::stream::gate::Gate;
+use zsnap_common::stream::{StreamError, StreamFacts, record};
+use zsnap_message::open::{self, Limits, Refusal, Trust, Verified};
+use zsnap_message::payload::{self, Manifest};
 
 use crate::cli::TrustLevel;
 use crate::config::Config;

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use zsnap_common::payload::{Base, Epoch, Manifest};
-use zsnap_common::report;
-use zsnap_common::target::{Dataset, Target};
-use zsnap_common::zfs::Snapshot;
-use zsnap_common::zstream::{Guid, StreamFacts};
+use zsnap_common::cli::report;
+use zsnap_common::names::target::{Dataset, Target};
+use zsnap_common::process::zfs::Snapshot;
+use zsnap_common::stream::{Guid, StreamFacts};
+use zsnap_message::payload::{Base, Epoch, Manifest};
 
 mod opaque;
 mod zfs;

@@ -4,9 +4,9 @@ use std::collections::btree_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use zsnap_common::target::{Dataset, Host, Target};
-use zsnap_common::zfs::{Snapshot, Zfs};
-use zsnap_common::zstream::{Guid, SubStream};
+use zsnap_common::names::target::{Dataset, Host, Target};
+use zsnap_common::process::zfs::{Snapshot, Zfs};
+use zsnap_common::stream::{Guid, SubStream};
 
 use crate::config::Config;
 use crate::plan::{self, There};

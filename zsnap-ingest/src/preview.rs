@@ -3,10 +3,10 @@
 use std::time::SystemTime;
 
 use anyhow::Result;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::shown;
-use zsnap_common::report::{Cell, Form, Report};
-use zsnap_common::target::Host;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::report::{Cell, Form, Report};
+use zsnap_common::durable::incoming::shown;
+use zsnap_common::names::target::Host;
 
 use crate::chain::State;
 use crate::config::Config;

@@ -5,8 +5,8 @@
 //! Names, values and kinds are those of zfsprops(7); the grammar of user properties is that of
 //! OpenZFS `zfs_prop_user` (`module/zcommon/zfs_prop.c`).
 
-use zsnap_common::options::size;
-use zsnap_common::zstream::Kind;
+use zsnap_common::cli::options::size;
+use zsnap_common::stream::Kind;
 
 /// One property for `zfs receive`: to be set (`-o`), or to be inherited (`-x`). Only the
 /// constructors here make one, so that whatever has one has an allowed one.

@@ -8,10 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::Serialize;
-use zsnap_common::digest::sha256_hex;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::{Incoming, shown};
-use zsnap_common::log;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::names::digest::sha256_hex;
 
 /// The directory below the incoming one; hidden, so no scan looks inside.
 pub const DIRECTORY: &str = ".zsnap-quarantine";

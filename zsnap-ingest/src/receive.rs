@@ -7,13 +7,13 @@ use std::process::{ChildStdin, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
-use zsnap_common::cancel::{Cancelled, Interruptible};
-use zsnap_common::child::{self, Child};
-use zsnap_common::exit::Exit;
-use zsnap_common::log;
-use zsnap_common::zfs::Zfs;
-use zsnap_common::zstream::gate::{Gate, Part};
-use zsnap_common::zstream::{StreamError, SubStream};
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::log;
+use zsnap_common::process::cancel::{Cancelled, Interruptible};
+use zsnap_common::process::child::{self, Child};
+use zsnap_common::process::zfs::Zfs;
+use zsnap_common::stream::gate::{Gate, Part};
+use zsnap_common::stream::{StreamError, SubStream};
 
 use crate::property::{self, AllowedProperty};
 
@@ -236,8 +236,8 @@ fn says_modified(lines: &[String], dataset: &str) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use zsnap_common::target::Target;
-    use zsnap_common::zstream::{Guid, Kind};
+    use zsnap_common::names::target::Target;
+    use zsnap_common::stream::{Guid, Kind};
 
     fn sub(kind: Kind, snap: &str) -> SubStream {
         SubStream {

@@ -11,13 +11,13 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use rustix::fs::FileType;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::{Incoming, shown};
-use zsnap_common::lock::{self, ToolLock};
-use zsnap_common::log;
-use zsnap_common::queue_name::{Entry, classify};
-use zsnap_common::report;
-use zsnap_common::target::{Host, Target};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::cli::report;
+use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::locks::tool::{self, ToolLock};
+use zsnap_common::names::queue_name::{Entry, classify};
+use zsnap_common::names::target::{Host, Target};
 
 use crate::beside;
 use crate::cli::Options;
@@ -50,7 +50,7 @@ pub fn locked(config: &Config, options: &Options, only: Option<&Host>) -> Result
 
 /// `None`: another instance is at work, which is no error as long as it is young.
 fn lock_unless_busy(state: &Path, options: &Options) -> Result<Option<ToolLock>> {
-    lock::unless_busy(state, options.dotlock.as_deref(), options.max_run)
+    tool::unless_busy(state, options.dotlock.as_deref(), options.max_run)
 }
 
 /// For what a person asked to be done now: a busy lock is an error.

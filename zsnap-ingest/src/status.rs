@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::incoming::{Incoming, shown};
-use zsnap_common::queue_name::{Entry as Name, Label, QueueName, classify};
-use zsnap_common::report::{self, Cell, Form, Report};
-use zsnap_common::shell::quoted;
-use zsnap_common::target::Host;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::report::{self, Cell, Form, Report};
+use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::names::queue_name::{Entry as Name, Label, QueueName, classify};
+use zsnap_common::names::shell::quoted;
+use zsnap_common::names::target::Host;
 
 use crate::beside;
 use crate::chain::{Chain, State};

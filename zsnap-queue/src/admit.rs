@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
-use zsnap_common::payload::{Base, PayloadKind, ZfsHead};
-use zsnap_common::target::Target;
-use zsnap_common::zstream::Guid;
+use zsnap_common::names::target::Target;
+use zsnap_common::stream::Guid;
+use zsnap_message::payload::{Base, PayloadKind, ZfsHead};
 
 /// More snapshots of a dataset are not remembered, so that the state stays small. An increment
 /// whose base is older has to be adopted.

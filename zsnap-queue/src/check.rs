@@ -4,11 +4,11 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use zsnap_common::dest::{self, Dest};
-use zsnap_common::exit::Exit;
-use zsnap_common::findings::{Findings, can_be_made, writable};
-use zsnap_common::keys::{Recipients, SigningKey};
-use zsnap_common::options;
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::findings::{Findings, can_be_made, writable};
+use zsnap_common::cli::options;
+use zsnap_common::durable::dest::{self, Dest};
+use zsnap_message::keys::{Recipients, SigningKey};
 
 use crate::cli::Options;
 use crate::flush::existing;

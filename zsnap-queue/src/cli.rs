@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use zsnap_common::dest::{Dest, nice};
-use zsnap_common::keys::Format;
-use zsnap_common::options;
-use zsnap_common::target::Host;
+use zsnap_common::cli::options;
+use zsnap_common::durable::dest::{Dest, nice};
+use zsnap_common::names::target::Host;
+use zsnap_message::keys::Format;
 
 /// Turn one stream into one queue file: checked, compressed, signed, encrypted, and delivered
 #[derive(Debug, Parser)]

@@ -10,15 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use zsnap_common::cancel::Cancelled;
-use zsnap_common::dest::{Courier, Delivered, Dest, Transport, hangs};
-use zsnap_common::lock;
-use zsnap_common::log;
-use zsnap_common::outbox::{Drained, Outboxes, Pace};
-use zsnap_common::publish;
-use zsnap_common::report;
-use zsnap_common::target::Host;
-use zsnap_common::told::Told;
+use zsnap_common::cli::log;
+use zsnap_common::cli::report;
+use zsnap_common::cli::told::Told;
+use zsnap_common::durable::dest::{Courier, Delivered, Dest, Transport, hangs};
+use zsnap_common::durable::outbox::{Drained, Outboxes, Pace};
+use zsnap_common::durable::publish;
+use zsnap_common::locks::flock;
+use zsnap_common::names::target::Host;
+use zsnap_common::process::cancel::Cancelled;
 
 use crate::pipeline::io_failed;
 
@@ -196,7 +196,7 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
             false => (name, format!("{name}: {e:#}")),
         });
     }
-    let (age, who) = lock::holder(&boxes.lock(&lane.id));
+    let (age, who) = flock::holder(&boxes.lock(&lane.id));
     if drained.busy && age > HUNG {
         let hours = age.as_secs() / 3600;
         problems.push(("", format!("{who} has been at it for {hours} hours: see what it does, then kill it")));
@@ -239,8 +239,8 @@ fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zsnap_common::dest::dir::look;
-    use zsnap_common::publish::make_dirs;
+    use zsnap_common::durable::dest::dir::look;
+    use zsnap_common::durable::publish::make_dirs;
 
     const NAME: &str = "bakfsfmt2-1700000000.000000001.1_h@a";
 
@@ -328,7 +328,7 @@ mod tests {
         prepare(&boxes, &"h".parse().unwrap(), &lanes).unwrap();
         fs::write(boxes.dir(&lanes[0].id).join("h").join(NAME), "x").unwrap();
         let path = boxes.lock(&lanes[0].id);
-        let lock = lock::Lock::try_new(&path).unwrap().unwrap();
+        let lock = flock::Lock::try_new(&path).unwrap().unwrap();
         let outcome = |bare| deliver(&boxes, lanes.clone(), bare).remove(0);
         assert!(!outcome(false).told);
         let since = SystemTime::now() - HUNG - Duration::from_secs(60);

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::log;
-use zsnap_common::options;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::cli::options;
 
 use crate::cli::Options;
 use crate::delivery;

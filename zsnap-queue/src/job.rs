@@ -3,9 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use zsnap_common::dest::{self, Dest, Transport};
-use zsnap_common::exit::Exit;
-use zsnap_common::target::Target;
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::durable::dest::{self, Dest, Transport};
+use zsnap_common::names::target::Target;
 
 use crate::cli::{Cli, Options};
 use crate::producer;

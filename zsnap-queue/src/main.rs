@@ -19,10 +19,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cli::{Cli, Command};
 use serde::Deserialize;
-use zsnap_common::dest::worker;
-use zsnap_common::exit::{Exit, OrExit, run_tool};
-use zsnap_common::keys::{self, Purpose};
-use zsnap_common::{log, options};
+use zsnap_common::cli::exit::{Exit, OrExit, run_tool};
+use zsnap_common::cli::{log, options};
+use zsnap_common::durable::dest::worker;
+use zsnap_message::keys::{self, Purpose};
 
 /// queue.toml has no tables.
 #[derive(Default, Deserialize)]

@@ -6,11 +6,11 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use zsnap_common::digest::Hasher;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::payload::{Trailer, ZfsHead};
-use zsnap_common::progress::Progress;
-use zsnap_common::zstream::{Gate, StreamError, StreamFacts};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::progress::Progress;
+use zsnap_common::names::digest::Hasher;
+use zsnap_common::stream::{Gate, StreamError, StreamFacts};
+use zsnap_message::payload::{Trailer, ZfsHead};
 
 const CHUNK: usize = 256 << 10;
 

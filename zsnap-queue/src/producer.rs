@@ -17,11 +17,11 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use zsnap_common::child::Child;
-use zsnap_common::digest::Hasher;
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::publish;
-use zsnap_common::trusted;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::trusted;
+use zsnap_common::durable::publish;
+use zsnap_common::names::digest::Hasher;
+use zsnap_common::process::child::Child;
 
 /// What the producer's arguments call the copy.
 const PLACEHOLDER: &[u8] = b"{state}";

@@ -1,9 +1,9 @@
 //! What a crash left of a dataset is finished or withdrawn before anything else (ARCHITECTURE.md,
 //! "What a crash leaves", has the table).
 
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::log;
-use zsnap_common::publish;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::durable::publish;
 
 use crate::state::{Acknowledged, Locked};
 
@@ -50,8 +50,8 @@ mod tests {
     use crate::state::State;
     use std::fs;
     use std::path::{Path, PathBuf};
-    use zsnap_common::queue_name::{QueueName, Stamp};
-    use zsnap_common::target::Target;
+    use zsnap_common::names::queue_name::{QueueName, Stamp};
+    use zsnap_common::names::target::Target;
 
     struct Fixture {
         dir: tempfile::TempDir,

@@ -9,16 +9,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use zsnap_common::cancel::{self, Interruptible};
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::keys::{Format, Recipients, SigningKey};
-use zsnap_common::log;
-use zsnap_common::options;
-use zsnap_common::payload::{Base, Manifest, PayloadKind, ZfsHead};
-use zsnap_common::progress::Progress;
-use zsnap_common::publish::{self, NewFile};
-use zsnap_common::queue_name::{QueueName, Stamp};
-use zsnap_common::seal::{Sealing, max_threads, seal};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::cli::options;
+use zsnap_common::cli::progress::Progress;
+use zsnap_common::durable::publish::{self, NewFile};
+use zsnap_common::names::queue_name::{QueueName, Stamp};
+use zsnap_common::process::cancel::{self, Interruptible};
+use zsnap_message::keys::{Format, Recipients, SigningKey};
+use zsnap_message::payload::{Base, Manifest, PayloadKind, ZfsHead};
+use zsnap_message::seal::{Sealing, max_threads, seal};
 
 use crate::admit::{Body, Place, admit};
 use crate::cli::{Cli, Options};

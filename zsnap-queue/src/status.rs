@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use zsnap_common::exit::{Exit, OrExit};
-use zsnap_common::log;
-use zsnap_common::options;
-use zsnap_common::outbox::Queued;
-use zsnap_common::report::{self, Cell, Form, Report};
-use zsnap_common::target::Target;
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
+use zsnap_common::cli::options;
+use zsnap_common::cli::report::{self, Cell, Form, Report};
+use zsnap_common::durable::outbox::Queued;
+use zsnap_common::names::target::Target;
 
 use crate::cli::{Options, StatusOptions};
 use crate::delivery::{self, Lane};

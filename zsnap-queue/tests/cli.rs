@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 
 use host::{ends, feed, host, names, silent, stream};
 use serde_json::Value;
-use zsnap_common::payload::{Base, PayloadKind};
+use zsnap_message::payload::{Base, PayloadKind};
 
 const DATA: &str = "laptop/src/data";
 

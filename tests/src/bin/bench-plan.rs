@@ -4,9 +4,9 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use zsnap_common::payload::{Base, Epoch};
-use zsnap_common::zstream::Guid;
+use zsnap_common::stream::Guid;
 use zsnap_ingest::plan::{self, Facts, Link, Number, Past, Pending, There, Verdict};
+use zsnap_message::payload::{Base, Epoch};
 use zsnap_tests::random::Random;
 
 const DATASETS: u64 = 1000;
@@ -16,7 +16,7 @@ const FILES: u64 = 100;
 /// 51 are missing.
 fn dataset(n: u64, random: &mut Random) -> Vec<Facts> {
     let guid = |at: u64| Guid(n * 1_000_000 + at + 1);
-    let target: zsnap_common::target::Target = format!("host{}/tank/dataset{n}", n % 10).parse().unwrap();
+    let target: zsnap_common::names::target::Target = format!("host{}/tank/dataset{n}", n % 10).parse().unwrap();
     let file = |at: u64| {
         let from = if at % 3 == 0 { at.saturating_sub(2) } else { at };
         let link = |k: u64| Link {

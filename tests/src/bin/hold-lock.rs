@@ -8,8 +8,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use zsnap_common::exit::{Exit, run_tool};
-use zsnap_common::lock::{Taken, ToolLock};
+use zsnap_common::cli::exit::{Exit, run_tool};
+use zsnap_common::locks::tool::{Taken, ToolLock};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

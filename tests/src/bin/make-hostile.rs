@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use zsnap_common::keys::{Purpose, SigningKey, keygen};
+use zsnap_message::keys::{Purpose, SigningKey, keygen};
 use zsnap_tests::hostile::{described, odd, streams};
 use zsnap_tests::sample;
 use zsnap_tests::scene::{name, seal_with};

@@ -12,11 +12,11 @@ use std::time::SystemTime;
 use sequoia_openpgp::Cert;
 use sequoia_openpgp::serialize::Serialize;
 use sha2::{Digest, Sha256};
-use zsnap_common::keys::{Format, Keyring, Purpose, Recipients, SigningKey, keygen};
-use zsnap_common::open::{Limits, Refusal, Signers, Trust, Verified, verify};
-use zsnap_common::payload::{Base, Epoch, Manifest, PayloadKind, Trailer};
-use zsnap_common::seal::{Sealing, seal};
-use zsnap_common::target::Host;
+use zsnap_common::names::target::Host;
+use zsnap_message::keys::{Format, Keyring, Purpose, Recipients, SigningKey, keygen};
+use zsnap_message::open::{Limits, Refusal, Signers, Trust, Verified, verify};
+use zsnap_message::payload::{Base, Epoch, Manifest, PayloadKind, Trailer};
+use zsnap_message::seal::{Sealing, seal};
 
 pub const FORMATS: [Format; 2] = [Format::Gpg, Format::Aead];
 

@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
-use zsnap_common::digest::sha256_hex;
+use zsnap_common::names::digest::sha256_hex;
 use zsnap_tests::nodes::{Node, Nodes};
 use zsnap_tests::random::{Random, noise};
 use zsnap_tests::scene::name;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::process::Stdio;
 
-use zsnap_common::digest::sha256_hex;
+use zsnap_common::names::digest::sha256_hex;
 use zsnap_tests::random::{moments, noise};
 use zsnap_tests::scene::{Scene, files, run};
 use zsnap_tests::torture::{chained, status, walk};

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use zsnap_common::digest::sha256_hex;
+use zsnap_common::names::digest::sha256_hex;
 use zsnap_tests::scene::Ran;
 use zsnap_tests::spooler;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use zsnap_common::digest::sha256_hex;
+use zsnap_common::names::digest::sha256_hex;
 use zsnap_tests::scene::{Ran, files};
 
 use crate::tree::{Queued, Tree, VERSIONS, rows, stream};

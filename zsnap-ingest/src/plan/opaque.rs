@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
-use zsnap_common::payload::Base;
-use zsnap_common::shell::quoted;
-use zsnap_common::target::Target;
+use zsnap_common::names::shell::quoted;
+use zsnap_common::names::target::Target;
+use zsnap_message::payload::Base;
 
 use super::{Applied, Number, Pending, Plan, Verdict, if_lost, numbered};
 
@@ -152,7 +152,7 @@ fn two_machines(file: &Number) -> Verdict {
 mod tests {
     use super::*;
     use crate::plan::Facts;
-    use zsnap_common::payload::Epoch;
+    use zsnap_message::payload::Epoch;
 
     fn number(epoch: (&str, u64), seq: u64, prev: Option<u64>, base: Base) -> Number {
         Number { epoch: Epoch { id: epoch.0.into(), started: epoch.1 }, seq, prev, id: format!("{seq:032x}"), base }

@@ -3,9 +3,9 @@
 use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet};
 
-use zsnap_common::shell::quoted;
-use zsnap_common::target::Target;
-use zsnap_common::zstream::Guid;
+use zsnap_common::names::shell::quoted;
+use zsnap_common::names::target::Target;
+use zsnap_common::stream::Guid;
 
 use super::{Link, Past, Pending, Plan, There, Verdict, if_lost, numbered};
 

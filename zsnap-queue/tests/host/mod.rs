@@ -8,9 +8,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::SystemTime;
 
 use serde_json::Value;
-use zsnap_common::keys::{Keyring, Purpose, keygen};
-use zsnap_common::open::{Limits, Signers, Trust, verify};
-use zsnap_common::payload::Manifest;
+use zsnap_message::keys::{Keyring, Purpose, keygen};
+use zsnap_message::open::{Limits, Signers, Trust, verify};
+use zsnap_message::payload::Manifest;
 
 pub struct Host {
     pub dir: tempfile::TempDir,

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::plan::{Facts, Head, Number};
-use zsnap_common::payload::{Base, Epoch};
-use zsnap_common::zfs::Snapshot;
+use zsnap_common::process::zfs::Snapshot;
+use zsnap_message::payload::{Base, Epoch};
 
 /// A stream over these snapshots; the first one is the base, 0: none. Negative: raw.
 fn stream(order: u64, prev: Option<u64>, snapshots: &[i64]) -> Facts {

@@ -1,0 +1,370 @@
+//! OpenPGP keys: certificates to encrypt to, the key that signs, the keys that decrypt, and
+//! making new ones.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use sequoia_openpgp as openpgp;
+
+use openpgp::cert::prelude::*;
+use openpgp::crypto::KeyPair;
+use openpgp::crypto::mem::Protected;
+use openpgp::packet::Key;
+use openpgp::packet::key::{PublicParts, SecretParts, UnspecifiedRole};
+use openpgp::parse::Parse;
+use openpgp::policy::StandardPolicy;
+use openpgp::serialize::Serialize;
+use openpgp::types::{Features, KeyFlags, RevocationStatus};
+use openpgp::{Cert, KeyHandle, Profile};
+
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::trusted;
+use zsnap_common::names::target::Host;
+
+/// Warn when a key expires within this time.
+const SOON: Duration = Duration::from_secs(30 * DAY);
+const DAY: u64 = 24 * 60 * 60;
+/// Largest key file. Certificates with many signatures have some 100 KiB.
+const MAX_FILE: u64 = 16 << 20;
+/// 2026-11-01: algorithms are judged as they were thought of on this day, see [`policy`].
+const JUDGED: u64 = 1_793_491_200;
+
+/// The sealed file's OpenPGP flavour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// SEIPDv1: every GnuPG reads it.
+    Gpg,
+    /// SEIPDv2 with OCB: four times faster, read by Sequoia and others, by no GnuPG.
+    Aead,
+}
+
+/// Sequoia's standard policy, as of a fixed day. Some of its cut-offs lie ahead (DSA: 2030); by
+/// the local clock a file that was fine yesterday would be bad tomorrow, and on another machine
+/// with a wrong clock today.
+pub(crate) fn policy() -> StandardPolicy<'static> {
+    StandardPolicy::at(UNIX_EPOCH + Duration::from_secs(JUDGED))
+}
+
+/// Certificates to encrypt to, all of them checked.
+pub struct Recipients {
+    pub(crate) certs: Vec<Cert>,
+    pub(crate) keys: Vec<Key<PublicParts, UnspecifiedRole>>,
+    /// What to look at soon, one line each, for the log.
+    pub warnings: Vec<String>,
+}
+
+impl Recipients {
+    /// Loads certificate files (binary or armored, several certificates a file allowed). Refuses
+    /// (`Exit::Config`, path and remedy): none, secret keys, expired, revoked, not yet valid, no
+    /// encryption subkey; for `Gpg`: version 6, which GnuPG does not know; for `Aead`: one that does
+    /// not advertise SEIPDv2. [`Recipients::warnings`] has those that expire within 30 days.
+    pub fn load(files: &[PathBuf], format: Format, now: SystemTime) -> anyhow::Result<Recipients> {
+        let mut all = Recipients { certs: Vec::new(), keys: Vec::new(), warnings: Vec::new() };
+        for (file, cert) in merged(files.iter().map(|file| (file, ())))?.into_iter().map(|(f, _, c)| (f, c)) {
+            let keys = encryption_keys(&cert, format, now)
+                .map_err(|why| Exit::Config.error(format!("{}: {} {why}", file.display(), cert.fingerprint())))?;
+            all.warnings.extend(expires_soon(&file, &cert, keys.iter().filter_map(|key| key.1).min(), now));
+            all.keys.extend(keys.into_iter().map(|key| key.0));
+            all.certs.push(cert);
+        }
+        if all.certs.is_empty() {
+            return Err(Exit::Config.error("no certificate to encrypt to: name one with --recipient-file"));
+        }
+        Ok(all)
+    }
+}
+
+type Expiring = (Key<PublicParts, UnspecifiedRole>, Option<SystemTime>);
+
+/// All keys of `cert` that encrypt and are valid at `now`, with their ends; or why there are none.
+fn encryption_keys(cert: &Cert, format: Format, now: SystemTime) -> Result<Vec<Expiring>, String> {
+    let policy = policy();
+    let valid = valid_cert(cert, &policy, now)?;
+    let encrypt = || valid.keys().supported().for_transport_encryption().for_storage_encryption();
+    let keys: Vec<Expiring> = encrypt()
+        .alive()
+        .revoked(false)
+        .map(|ka| (ka.key().clone(), ends([ka.key_expiration_time(), valid.primary_key().key_expiration_time()])))
+        .collect();
+    if keys.is_empty() {
+        return Err(match encrypt().next() {
+            Some(_) => "has only encryption subkeys that are expired, revoked or not yet valid: export it anew".into(),
+            None => "has no encryption subkey: give the certificate of a key that decrypts".to_owned(),
+        });
+    }
+    let aead = valid.features().is_some_and(|features| features.supports_seipdv2());
+    match format {
+        Format::Gpg if keys.iter().any(|key| key.0.version() > 4) => {
+            Err("is of version 6, which no GnuPG reads: use --format aead, or a key of version 4".into())
+        }
+        Format::Aead if !aead => {
+            Err("does not advertise SEIPDv2: use --format gpg, or a key made with zsnap-ingest keygen --aead".into())
+        }
+        _ => Ok(keys),
+    }
+}
+
+/// The certificate as of `now`, or why it is not to be used then.
+fn valid_cert<'a>(cert: &'a Cert, policy: &'a StandardPolicy, now: SystemTime) -> Result<ValidCert<'a>, String> {
+    if cert.primary_key().key().creation_time() > now {
+        return Err("is not valid yet: this clock, or that of the machine that made it, is wrong".into());
+    }
+    let valid = cert.with_policy(policy, now).map_err(|e| format!("cannot be used: {e:#}"))?;
+    if let RevocationStatus::Revoked(_) = valid.revocation_status() {
+        return Err("is revoked: make a new key".into());
+    }
+    valid.alive().map_err(|_| "is expired: extend it, and export it anew".to_owned())?;
+    Ok(valid)
+}
+
+fn ends<const N: usize>(times: [Option<SystemTime>; N]) -> Option<SystemTime> {
+    times.into_iter().flatten().min()
+}
+
+fn expires_soon(file: &Path, cert: &Cert, end: Option<SystemTime>, now: SystemTime) -> Option<String> {
+    let left = end?.duration_since(now).unwrap_or_default();
+    (left < SOON).then(|| {
+        let (file, days) = (file.display(), left.as_secs() / DAY);
+        format!("{file}: {} expires in {days} days: extend it, and export it anew", cert.fingerprint())
+    })
+}
+
+/// A secret key that signs.
+pub struct SigningKey {
+    pub(crate) pair: KeyPair,
+    fingerprint: String,
+    /// What to look at soon, one line each, for the log.
+    pub warnings: Vec<String>,
+}
+
+impl SigningKey {
+    /// Loads a secret key file: regular, no symlink, owner root or us, no access for group or others
+    /// (`Exit::Config` otherwise), one unencrypted key with a valid signing (sub)key at `now`.
+    /// [`SigningKey::warnings`] tells if it expires within 30 days.
+    pub fn load(file: &Path, now: SystemTime) -> anyhow::Result<SigningKey> {
+        let refuse = |why: &str| Exit::Config.error(format!("{}: {why}", file.display()));
+        let [cert] = <[Cert; 1]>::try_from(secret_certs(file)?)
+            .map_err(|_| refuse("holds several keys: export the one that signs"))?;
+        let policy = policy();
+        let valid = valid_cert(&cert, &policy, now).map_err(|why| refuse(&format!("{} {why}", cert.fingerprint())))?;
+        let signing = || valid.keys().supported().alive().revoked(false).for_signing();
+        let Some(key) = signing().unencrypted_secret().next() else {
+            return Err(refuse(match signing().secret().next() {
+                Some(_) => "is protected by a passphrase, which nobody is there to type: export it without one",
+                None => "holds no secret key that may sign now: give one made with zsnap-queue keygen",
+            }));
+        };
+        let end = ends([key.key_expiration_time(), valid.primary_key().key_expiration_time()]);
+        Ok(SigningKey {
+            pair: key.key().clone().into_keypair().or_exit(Exit::Config, file.display())?,
+            fingerprint: cert.fingerprint().to_hex(),
+            warnings: expires_soon(file, &cert, end, now).into_iter().collect(),
+        })
+    }
+
+    /// Fingerprint of its certificate, upper-case hex.
+    pub fn fingerprint(&self) -> String {
+        self.fingerprint.clone()
+    }
+}
+
+/// Secret keys that decrypt.
+pub struct Keyring {
+    keys: Vec<(Cert, Key<SecretParts, UnspecifiedRole>)>,
+}
+
+impl Keyring {
+    /// As [`SigningKey::load`], for keys that decrypt; expired ones are taken (old files must stay
+    /// readable), and a file may hold several.
+    pub fn load(files: &[PathBuf]) -> anyhow::Result<Keyring> {
+        let mut keys = Vec::new();
+        for file in files {
+            let before = keys.len();
+            let certs = secret_certs(file)?;
+            for cert in &certs {
+                for ka in cert.keys().unencrypted_secret().filter(|ka| ka.key().pk_algo().for_encryption()) {
+                    keys.push((cert.clone(), ka.key().clone()));
+                }
+            }
+            if keys.len() == before {
+                let locked = certs.iter().any(|cert| cert.keys().secret().any(|ka| !ka.key().has_unencrypted_secret()));
+                let why = match locked {
+                    true => "is protected by a passphrase, which nobody is there to type: export it without one",
+                    false => "holds no secret key that decrypts: give one made with zsnap-ingest keygen",
+                };
+                return Err(Exit::Config.error(format!("{}: {why}", file.display())));
+            }
+        }
+        match keys.is_empty() {
+            true => Err(Exit::Config.error("no secret key to decrypt with: name one in keys")),
+            false => Ok(Keyring { keys }),
+        }
+    }
+
+    /// The keys that may open what was encrypted to `handle`; `None` (a hidden recipient): all.
+    pub(crate) fn for_handle(&self, handle: Option<&KeyHandle>) -> impl Iterator<Item = (&Cert, KeyPair)> {
+        self.keys
+            .iter()
+            .filter(move |(_, key)| handle.is_none_or(|handle| handle.aliases(key.key_handle())))
+            .filter_map(|(cert, key)| Some((cert, key.clone().into_keypair().ok()?)))
+    }
+}
+
+/// Reads a secret key file, by a descriptor that was checked, so that nobody swaps it meanwhile.
+fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
+    let at = || file.display();
+    // NONBLOCK: a FIFO must not hang us before it is refused.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = rustix::fs::open(file, flags, Mode::empty()).or_exit(Exit::Config, at())?;
+    let stat = rustix::fs::fstat(&fd).or_exit(Exit::Config, at())?;
+    let refuse = |why: &str| Err(Exit::Config.error(format!("{}: {why}", at())));
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return refuse("is no regular file");
+    }
+    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+        return refuse("belongs to another user: chown it to root");
+    }
+    if stat.st_mode & 0o077 != 0 {
+        return refuse("is a secret key that others can read: chmod 600, and think about who did");
+    }
+    trusted::check_directory(file).or_exit(Exit::Config, at())?;
+    let length = u64::try_from(stat.st_size).unwrap_or(0);
+    if length > MAX_FILE {
+        return refuse("is too large to be a key");
+    }
+    // Room for all at once: growing would leave copies of the secret behind.
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
+    File::from(fd).take(length).read_to_end(&mut bytes).or_exit(Exit::Config, at())?;
+    let certs = parse(file, &Protected::from(bytes))?;
+    match certs.iter().all(Cert::is_tsk) {
+        true => Ok(certs),
+        false => refuse("is a certificate, without the secret: give the .key file"),
+    }
+}
+
+/// Certificates from several files, those of one key merged: an extended expiry counts wherever it
+/// is written. Gives the first file of each, and everything that was said with its files.
+pub(crate) fn merged<'a, T>(
+    files: impl IntoIterator<Item = (&'a PathBuf, T)>,
+) -> anyhow::Result<Vec<(PathBuf, Vec<T>, Cert)>>
+where
+    T: Clone,
+{
+    let mut all: Vec<(PathBuf, Vec<T>, Cert)> = Vec::new();
+    for (file, said) in files {
+        let mut bytes = Vec::new();
+        // Who could change a certificate could read what is encrypted to it, or sign for its host.
+        let reader = trusted::open(file).or_exit(Exit::Config, file.display())?;
+        reader.take(MAX_FILE).read_to_end(&mut bytes).or_exit(Exit::Config, file.display())?;
+        for cert in parse(file, &bytes)? {
+            if cert.is_tsk() {
+                let why = "is a secret key, which has no business here: give the certificate";
+                return Err(Exit::Config.error(format!("{}: {why}", file.display())));
+            }
+            match all.iter_mut().find(|(_, _, other)| other.fingerprint() == cert.fingerprint()) {
+                Some((_, says, other)) => {
+                    *other = other.clone().merge_public(cert).or_exit(Exit::Config, file.display())?;
+                    says.push(said.clone());
+                }
+                None => all.push((file.clone(), vec![said.clone()], cert)),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// All certificates or keys of a file. Sequoia's parser ends silently at the end of the first
+/// armored block: `cat a.asc b.asc` must not lose b, so each block is parsed by itself.
+fn parse(file: &Path, bytes: &[u8]) -> anyhow::Result<Vec<Cert>> {
+    const BEGIN: &[u8] = b"-----BEGIN PGP ";
+    let mut starts: Vec<usize> =
+        bytes.windows(BEGIN.len()).enumerate().filter(|(_, at)| *at == BEGIN).map(|(i, _)| i).collect();
+    match starts.first_mut() {
+        Some(first) => *first = 0,
+        None => starts.push(0),
+    }
+    starts.push(bytes.len());
+    let mut certs = Vec::new();
+    for block in starts.windows(2) {
+        for cert in CertParser::from_bytes(&bytes[block[0]..block[1]]).or_exit(Exit::Config, file.display())? {
+            certs.push(cert.or_exit(Exit::Config, format!("{}: no OpenPGP certificate or key", file.display()))?);
+        }
+    }
+    match certs.is_empty() {
+        true => Err(Exit::Config.error(format!("{}: holds no OpenPGP certificate or key", file.display()))),
+        false => Ok(certs),
+    }
+}
+
+/// What a made key is for.
+pub enum Purpose<'a> {
+    /// Sign only: user id `zsnap HOST`.
+    Sign(&'a Host),
+    /// Encrypt only.
+    Encrypt,
+}
+
+/// Makes BASE.key (0600) and BASE.cert (0644), never replacing, no expiry; v4, Ed25519 and X25519
+/// as algorithms 22 and 18 so that GnuPG 2.2 reads them; features advertise SEIPDv2 only with
+/// `aead`. Both are armored. Returns the fingerprint.
+pub fn keygen(base: &Path, purpose: Purpose<'_>, aead: bool) -> anyhow::Result<String> {
+    let features = match aead {
+        true => Features::empty().set_seipdv1().set_seipdv2(),
+        false => Features::empty().set_seipdv1(),
+    };
+    let builder = CertBuilder::new()
+        .set_profile(Profile::RFC4880)?
+        .set_cipher_suite(CipherSuite::Cv25519)
+        .set_features(features)?
+        .set_validity_period(None);
+    let certify = KeyFlags::empty().set_certification();
+    let builder = match purpose {
+        Purpose::Sign(host) => builder.set_primary_key_flags(certify.set_signing()).add_userid(format!("zsnap {host}")),
+        Purpose::Encrypt => builder.set_primary_key_flags(certify).add_userid("zsnap backup").add_subkey(
+            KeyFlags::empty().set_transport_encryption().set_storage_encryption(),
+            None,
+            None,
+        ),
+    };
+    let (cert, _) = builder.generate().or_exit(Exit::Unavailable, "making a key")?;
+    let (mut secret, mut public) = (Vec::new(), Vec::new());
+    cert.as_tsk().armored().serialize(&mut secret)?;
+    cert.armored().serialize(&mut public)?;
+
+    let key = with_suffix(base, ".key");
+    write_new(&key, 0o600, &Protected::from(secret))?;
+    let written = write_new(&with_suffix(base, ".cert"), 0o644, &public);
+    if written.is_err() {
+        // Ours, just made: a key without its certificate is of no use.
+        let _ = fs::remove_file(&key);
+    }
+    written.map(|()| cert.fingerprint().to_hex())
+}
+
+fn with_suffix(base: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(base);
+    name.push(suffix);
+    name.into()
+}
+
+fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
+    let at = || path.display();
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).or_exit(Exit::CantCreate, at())?;
+    let mut write = || -> std::io::Result<()> {
+        file.set_permissions(fs::Permissions::from_mode(mode))?; // whatever the umask
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir)?.sync_all()
+    };
+    write().inspect_err(|_| drop(fs::remove_file(path))).or_exit(Exit::Io, at())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! Opening: a queue file is authenticated whole, and walked, before a byte of it is released.
+//!
+//! One thread reads, decrypts and verifies (`message.rs`), a second decompresses, a third digests and
+//! walks the stream (`walk.rs`). What these two see is not authentic yet, so all they may do is to
+//! find fault; what they found counts only when the first one has said that the message is good. One
+//! that is too large to be kept is decrypted once more for its release (`again.rs`).
+
+mod again;
+mod framing;
+mod message;
+mod walk;
+
+use std::collections::HashMap;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::thread;
+use std::time::SystemTime;
+
+use sequoia_openpgp::{Cert, KeyHandle};
+
+use crate::keys::{Keyring, merged};
+use crate::payload::{Manifest, PayloadError, PayloadReader, Trailer};
+use crate::pipe::{Cut, pipe};
+use message::{Authentic, Session};
+use walk::Walked;
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::report;
+use zsnap_common::names::target::Host;
+use zsnap_common::stream::StreamFacts;
+
+/// The certificates of all hosts, by whom each may sign for.
+pub struct Signers {
+    certs: Vec<(Cert, Vec<Host>)>,
+}
+
+impl Signers {
+    /// Loads every host's certificate files; errors are `Exit::Config` with the path. Expired and
+    /// revoked ones are taken: what they signed before stays good. Two versions of one certificate
+    /// are merged, so that an extended expiry counts wherever it is written.
+    pub fn load(of: &HashMap<Host, Vec<PathBuf>>) -> anyhow::Result<Signers> {
+        let mut hosts: Vec<_> = of.iter().collect();
+        hosts.sort();
+        let files = hosts.into_iter().flat_map(|(host, files)| files.iter().map(move |file| (file, host)));
+        let certs = merged(files)?;
+        Ok(Signers {
+            certs: certs.into_iter().map(|(_, of, cert)| (cert, of.into_iter().cloned().collect())).collect(),
+        })
+    }
+
+    /// Certificates with a key that one of `ids` names.
+    fn by_id(&self, ids: &[KeyHandle]) -> Vec<Cert> {
+        let has = |cert: &Cert| cert.keys().any(|ka| ids.iter().any(|id| id.aliases(ka.key().key_handle())));
+        self.certs.iter().filter(|(cert, _)| has(cert)).map(|(cert, _)| cert.clone()).collect()
+    }
+
+    /// The hosts that `cert` may sign for.
+    fn hosts_of(&self, cert: &Cert) -> &[Host] {
+        let entry = self.certs.iter().find(|(known, _)| known.fingerprint() == cert.fingerprint());
+        entry.map_or(&[], |(_, hosts)| hosts)
+    }
+}
+
+/// What a message must be to be released.
+pub struct Trust<'a> {
+    /// Decrypt.
+    pub keyring: &'a Keyring,
+    /// Verify.
+    pub signers: &'a Signers,
+    /// The host it must come from.
+    pub host: &'a Host,
+    /// Unsigned messages are taken too (`trust = "recipient"`); a bad signature never is, nor one
+    /// that cannot be checked.
+    pub unsigned: bool,
+    /// To tell a signature from the future (more than a day): `Refusal::Clock`. Nothing else depends on it.
+    pub now: SystemTime,
+}
+
+/// Bounds for one message.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Messages up to this many bytes are held in memory, larger ones read twice.
+    pub verify_buffer: u64,
+    /// Largest zstd window, log2.
+    pub window_log: u32,
+    /// Longest plain stream, in bytes.
+    pub max_size: Option<u64>,
+    /// Bytes of plain stream for each byte of the message, in streams of more than 1 GiB.
+    pub max_ratio: u64,
+}
+
+/// [`Limits::max_ratio`] for a message of which nobody knows yet who sent it. A denser one is walked once
+/// more when it is authentic.
+const UNKNOWN_RATIO: u64 = 100;
+
+/// Why a message is not released.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Cut short or changed.
+    Damaged(String),
+    /// Authentic (or trusted), but not a queue file as it should be; or a stream the gate refuses;
+    /// or nothing that looks like an encrypted message.
+    Malformed(String),
+    /// A bad signature by a known key.
+    Forged(String),
+    /// No key of ours decrypts it: names the key ids that would.
+    NoKey(String),
+    /// Not signed.
+    Unsigned,
+    /// Signed by a key that no host has: its id.
+    UnknownSigner(String),
+    /// Signed by a key known, but expired or revoked at that time.
+    BadSigner(String),
+    /// Signed by another host's key.
+    WrongHost {
+        /// Whose key it is.
+        said: Host,
+    },
+    /// Authentic (or trusted), and made by a later zsnap-queue, in a way that is not known here: what is new.
+    Newer(String),
+    /// Authentic (or trusted), but it costs more than [`Limits`] allow: which.
+    TooLarge(String),
+    /// Signature from the future, made at that time: this clock or the host's is wrong.
+    Clock(SystemTime),
+    /// Reading failed, or this machine has too little memory or too few threads: temporary.
+    Io(io::Error),
+}
+
+/// How the plain stream is had again.
+enum Again {
+    /// It was small: here it is.
+    Plain(Vec<u8>),
+    /// The payload was small: decompress it once more.
+    Payload(Vec<u8>),
+    /// Read and decrypt once more; the digests of the authentic ciphertext, and its length.
+    Pass { digests: Vec<[u8; 32]>, length: u64, session: Session },
+}
+
+/// A message that is authentic and whole.
+pub struct Verified<R> {
+    src: R,
+    again: Again,
+    window_log: u32,
+    walked: Walked,
+    signer: Option<(String, SystemTime)>,
+}
+
+impl<R: Read + Seek + Send> Verified<R> {
+    /// `None`: a file of the seeds.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.walked.manifest.as_ref()
+    }
+
+    /// With a manifest always there.
+    pub fn trailer(&self) -> Option<&Trailer> {
+        self.walked.trailer.as_ref()
+    }
+
+    /// What the gate found; `None` for an opaque stream (manifest kind opaque; without manifest a
+    /// stream not beginning with the ZFS magic is Malformed).
+    pub fn stream(&self) -> Option<&StreamFacts> {
+        self.walked.stream.as_ref()
+    }
+
+    /// Fingerprint of the certificate that signed; `None`: unsigned.
+    pub fn signer(&self) -> Option<&str> {
+        self.signer.as_ref().map(|(fingerprint, _)| fingerprint.as_str())
+    }
+
+    /// Signature's creation time, if signed.
+    pub fn signed(&self) -> Option<SystemTime> {
+        self.signer.as_ref().map(|(_, time)| *time)
+    }
+
+    /// Length of the plain stream.
+    pub fn bytes(&self) -> u64 {
+        self.walked.bytes
+    }
+
+    /// How many bytes of it are in memory.
+    pub fn kept(&self) -> u64 {
+        match &self.again {
+            Again::Plain(bytes) | Again::Payload(bytes) => bytes.capacity() as u64,
+            Again::Pass { digests, .. } => size_of_val(digests.as_slice()) as u64,
+        }
+    }
+
+    /// Writes the plain stream: the only road to plaintext. From memory, or by a second pass whose
+    /// ciphertext must be the same, chunk by chunk: a chunk is compared before it is decrypted, so
+    /// nothing that was not authenticated is ever written. After an error `out` has the beginning
+    /// of the stream, and whoever reads it must not be let to think that it is the whole.
+    pub fn replay(mut self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let expected = self.walked.bytes;
+        let written = match self.again {
+            Again::Plain(plain) => {
+                out.write_all(&plain)?;
+                plain.len() as u64
+            }
+            Again::Payload(payload) => unpack(&payload[..], self.window_log, out)?,
+            Again::Pass { digests, length, session } => {
+                self.src.seek(SeekFrom::Start(0))?;
+                let (to, from) = pipe();
+                let src = &mut self.src;
+                thread::scope(|scope| {
+                    let pass = walk::spawn(scope, move || again::decrypt_again(src, length, &digests, &session, to))?;
+                    let written = unpack(from, self.window_log, out);
+                    let pass = pass.join().unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed")));
+                    match (pass, written) {
+                        // The reader only saw the pipe break.
+                        (Err(e), Err(w)) if Cut::is(&w) => Err(e),
+                        (_, Err(w)) => Err(w),
+                        (pass, Ok(written)) => pass.map(|()| written),
+                    }
+                })?
+            }
+        };
+        match written == expected {
+            true => Ok(()),
+            false => Err(Exit::Io.error("the second reading gave another length than the first")),
+        }
+    }
+}
+
+/// Decompresses a payload that was walked before.
+fn unpack(payload: impl io::BufRead, window_log: u32, out: &mut dyn Write) -> anyhow::Result<u64> {
+    let failed = |e| match e {
+        PayloadError::Io(e) => e.into(),
+        PayloadError::Malformed(why) | PayloadError::Newer(why) | PayloadError::Window(why) => {
+            Exit::Io.error(format!("the second reading failed: {why}"))
+        }
+    };
+    let mut reader = PayloadReader::new(payload, window_log).map_err(failed)?;
+    let (mut buffer, mut written) = (vec![0; walk::STEP], 0);
+    loop {
+        let n = reader.read(&mut buffer).map_err(failed)?;
+        if n == 0 {
+            return Ok(written);
+        }
+        out.write_all(&buffer[..n])?;
+        written += n as u64;
+    }
+}
+
+fn again_failed(e: &anyhow::Error) -> Refusal {
+    Refusal::Io(io::Error::other(format!("{e:#}")))
+}
+
+/// Authenticates a whole message, its payload's form, its digest, and walks its stream through the
+/// gate, before anything is released.
+pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limits) -> Result<Verified<R>, Refusal> {
+    let length = src.seek(SeekFrom::End(0)).map_err(Refusal::Io)?;
+    src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
+    // Chunks and headers of the encryption make the message a little longer than what is in it.
+    let small = length <= limits.verify_buffer.saturating_add(limits.verify_buffer / 128).saturating_add(64 << 10);
+    let keep = if small { limits.verify_buffer } else { 0 };
+    let (to, from) = pipe();
+    let reader = &mut src;
+    // Who is unknown yet must not cost us more than his bytes are worth.
+    let modest = Limits { max_ratio: limits.max_ratio.min(UNKNOWN_RATIO), ..*limits };
+    let (authentic, walked) = thread::scope(|scope| -> Result<_, Refusal> {
+        let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, keep > 0, who, to))?;
+        let walked = walk::walk(from, &modest, keep);
+        // A panic in there: the message is to blame, and would be again.
+        let failed = || Err(Refusal::Malformed("reading it failed".into()));
+        Ok((decrypting.join().unwrap_or_else(|_| failed()), walked))
+    })?;
+    // In this order: before the message is known to be authentic, what is in it means nothing.
+    let Authentic { signer, session, payload, digests } = authentic?;
+    let mut walked = match (walked, &payload) {
+        (Err(Refusal::TooLarge(_)), Some(payload)) => walk::walk(&payload[..], limits, keep)?,
+        (Err(Refusal::TooLarge(_)), None) => {
+            src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
+            let (to, from) = pipe();
+            let (src, digests, session) = (&mut src, &digests, &session);
+            let (pass, walked) = thread::scope(|scope| -> Result<_, Refusal> {
+                let pass = walk::spawn(scope, move || again::decrypt_again(src, length, digests, session, to))?;
+                let walked = walk::walk(from, limits, keep);
+                Ok((pass.join(), walked))
+            })?;
+            match (pass.unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed"))), walked) {
+                // The walker only saw the pipe break.
+                (Err(e), Err(Refusal::Io(w))) if Cut::is_io(&w) => return Err(again_failed(&e)),
+                (Err(e), Ok(_)) => return Err(again_failed(&e)),
+                (_, walked) => walked?,
+            }
+        }
+        (walked, _) => walked?,
+    };
+    let again = match (walked.plain.take(), payload) {
+        (Some(plain), _) => Again::Plain(plain),
+        (None, Some(payload)) => Again::Payload(payload),
+        (None, None) => Again::Pass { digests, length, session },
+    };
+    if let Some(manifest) = &walked.manifest
+        && manifest.host != *who.host
+    {
+        return Err(Refusal::WrongHost { said: manifest.host.clone() });
+    }
+    Ok(Verified { src, again, window_log: limits.window_log, walked, signer })
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Damaged(why) => write!(f, "damaged: {why}"),
+            Refusal::Malformed(why) => write!(f, "malformed: {why}"),
+            Refusal::Forged(why) => write!(f, "bad signature: {why}"),
+            Refusal::NoKey(ids) => write!(f, "no key here decrypts it: it is for {ids}"),
+            Refusal::Unsigned => f.write_str("not signed"),
+            Refusal::UnknownSigner(id) => write!(f, "signed by {id}, which no host lists"),
+            Refusal::BadSigner(why) => write!(f, "signed by a key that was not good then: {why}"),
+            Refusal::WrongHost { said } => write!(f, "comes from {said}"),
+            Refusal::Newer(why) => write!(f, "made by a newer zsnap-queue: {why}"),
+            Refusal::TooLarge(why) => f.write_str(why),
+            Refusal::Clock(time) => {
+                let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                write!(f, "signed {}, more than a day ahead", report::time(seconds))
+            }
+            Refusal::Io(e) => e.fmt(f),
+        }
+    }
+}
+
+impl From<Refusal> for anyhow::Error {
+    fn from(refusal: Refusal) -> anyhow::Error {
+        let exit = match &refusal {
+            Refusal::Damaged(_) | Refusal::Malformed(_) => Exit::Data,
+            Refusal::Io(_) => Exit::Io,
+            Refusal::NoKey(_) | Refusal::Clock(_) | Refusal::Newer(_) => Exit::TryAgain,
+            _ => Exit::Refused,
+        };
+        exit.error(refusal.to_string())
+    }
+}

@@ -1,0 +1,194 @@
+//! Sealing: a stream becomes a queue file.
+//!
+//! Four threads, with pipes between them: the caller's produces and compresses, one signs, one
+//! encrypts, one writes.
+
+mod seipd;
+
+use std::io::{self, Write};
+use std::thread::{self, ScopedJoinHandle};
+
+use sequoia_openpgp as openpgp;
+
+use openpgp::serialize::stream::{LiteralWriter, Message, Signer};
+use openpgp::types::HashAlgorithm;
+
+use crate::keys::{Format, Recipients, SigningKey};
+use crate::payload::{Manifest, Trailer};
+use crate::pipe::{Cut, PipeReader, PipeWriter, drain, pipe};
+use zsnap_common::cli::exit::Exit;
+
+/// How a queue file is sealed.
+pub struct Sealing<'a> {
+    /// To whom.
+    pub recipients: &'a Recipients,
+    /// `None`: unsigned.
+    pub signer: Option<&'a SigningKey>,
+    /// OpenPGP flavour.
+    pub format: Format,
+    /// zstd level.
+    pub level: i32,
+    /// zstd worker threads; 0 or 1: compress in one thread.
+    pub threads: u32,
+}
+
+/// Seals what `body` writes into `out`: OpenPGP(encrypt(sign(literal(manifest, zstd(body), trailer)))).
+/// Compression, signing, encryption and writing overlap in threads; memory is bounded. An error of
+/// `body` or `out` ends all threads; `out` then holds garbage for the caller to discard. Returns `out`.
+pub fn seal<W: Write + Send + Sync>(
+    out: W,
+    how: &Sealing<'_>,
+    manifest: &Manifest,
+    body: impl FnOnce(&mut dyn Write) -> anyhow::Result<Trailer>,
+) -> anyhow::Result<W> {
+    let front = manifest.encode()?;
+    if how.format == Format::Gpg && how.signer.is_some_and(|signer| signer.pair.public().version() > 4) {
+        return Err(Exit::Config.error("the signing key is of version 6, which no GnuPG reads: use --format aead"));
+    }
+    let (to_sign, from_body) = pipe();
+    let (to_encrypt, from_sign) = pipe();
+    let (to_write, from_encrypt) = pipe();
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| write(from_encrypt, out));
+        let encrypting = scope.spawn(|| encrypt(from_sign, to_write, how));
+        let signing = scope.spawn(|| sign(from_body, to_encrypt, how));
+        let produced = produce(to_sign, how, &front, body);
+        // Whoever failed by itself says why; the others only saw a pipe break.
+        let signed = joined(signing);
+        let encrypted = joined(encrypting);
+        let written = joined(writing);
+        let cause = |e: anyhow::Error| if Cut::is(&e) { None } else { Some(e) };
+        let (out, written) = match written {
+            Ok(out) => (Some(out), None),
+            Err(e) => (None, Some(e)),
+        };
+        let errors: Vec<_> = [produced.err(), written, encrypted.err(), signed.err()].into_iter().flatten().collect();
+        match (out, errors.is_empty()) {
+            (Some(out), true) => Ok(out),
+            _ => Err(errors.into_iter().find_map(cause).unwrap_or_else(|| Exit::Io.error("sealing was interrupted"))),
+        }
+    })
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Exit::Io.error("a thread that seals failed")))
+}
+
+/// Runs `body` through zstd, between manifest and trailer.
+fn produce(
+    mut to: PipeWriter,
+    how: &Sealing<'_>,
+    front: &[u8],
+    body: impl FnOnce(&mut dyn Write) -> anyhow::Result<Trailer>,
+) -> anyhow::Result<()> {
+    to.write_all(front)?;
+    let mut zstd = zstd::stream::write::Encoder::new(to, how.level)?;
+    zstd.include_checksum(true)?;
+    if how.threads > 1 {
+        zstd.multithread(how.threads)?;
+    }
+    let mut zstd = Watch { inner: zstd, broken: false };
+    let trailer = body(&mut zstd);
+    let trailer = match trailer {
+        // It failed because we did: that is not its own error.
+        Err(_) if zstd.broken => return Err(io::Error::other(Cut).into()),
+        other => other?,
+    };
+    let mut to = zstd.inner.finish()?;
+    to.write_all(&trailer.encode()?)?;
+    Ok(to.finish()?)
+}
+
+/// Remembers whether a write failed because a later stage is gone.
+struct Watch<W> {
+    inner: W,
+    broken: bool,
+}
+
+impl<W: Write> Write for Watch<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner.write(bytes).inspect_err(|e| self.broken |= Cut::is_io(e))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // a flush in the middle would only cost compression
+    }
+}
+
+/// One-pass signature, literal packet, signature.
+fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::Result<()> {
+    let mut message = Message::new(&mut to);
+    if let Some(signer) = how.signer {
+        // SHA-256 is three times as fast as Sequoia's default, SHA-512.
+        let mut signer = Signer::new(message, signer.pair.clone())?.hash_algo(HashAlgorithm::SHA256)?;
+        for cert in &how.recipients.certs {
+            signer = signer.add_intended_recipient(cert);
+        }
+        message = signer.build()?;
+    }
+    let mut literal = LiteralWriter::new(message).build()?;
+    drain(&mut from, &mut literal)?;
+    literal.finalize()?;
+    Ok(to.finish()?)
+}
+
+/// Session key for each recipient, and the encrypted packet around what was signed.
+fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::Result<()> {
+    let keys = &how.recipients.keys;
+    match how.format {
+        Format::Gpg => seipd::encrypt_v1(&mut from, &mut to, keys)?,
+        Format::Aead => seipd::encrypt_v2(&mut from, &mut to, keys)?,
+    }
+    Ok(to.finish()?)
+}
+
+fn write<W: Write>(mut from: PipeReader, mut out: W) -> anyhow::Result<W> {
+    drain(&mut from, &mut out)?;
+    out.flush()?;
+    Ok(out)
+}
+
+/// Memory of the process that is not zstd's, in bytes: the pipes, Sequoia's buffers, the program.
+const BASE: u64 = 48 << 20;
+
+/// The most zstd workers whose memory, with that of everything else in the process, stays below
+/// `budget` bytes; at least 1. A worker has its own tables, and a job's input and output (zstd 1.5.7:
+/// `ZSTDMT_computeTargetJobLog`: four windows), and three jobs more wait in the buffer.
+pub fn max_threads(level: i32, budget: u64) -> u32 {
+    let (tables, job): (u64, u64) = match level {
+        ..=2 => (2 << 20, 4 << 20),
+        3..=8 => (8 << 20, 8 << 20),
+        9..=16 => (45 << 20, 16 << 20),
+        17..=19 => (90 << 20, 32 << 20),
+        _ => (700 << 20, 512 << 20),
+    };
+    let workers = budget.saturating_sub(BASE + 3 * job) / (tables + 2 * job);
+    u32::try_from(workers).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zstd::stream::raw::{CParameter, InBuffer, OutBuffer};
+    use zstd::zstd_safe::{CCtx, zstd_sys::ZSTD_EndDirective::ZSTD_e_continue};
+
+    #[test]
+    fn workers_fit_the_budget() {
+        let data: Vec<u8> = (0..6_u32 << 20).flat_map(|i| (i.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+        for (level, most) in [(1, 16), (8, 7), (12, 2)] {
+            let threads = max_threads(level, 256 << 20).min(16);
+            assert_eq!(threads, most, "level {level}");
+            let mut zstd = CCtx::create();
+            zstd.set_parameter(CParameter::CompressionLevel(level)).unwrap();
+            zstd.set_parameter(CParameter::NbWorkers(threads)).unwrap();
+            let (mut input, mut out, mut peak) = (InBuffer::around(&data), vec![0; 1 << 18], 0);
+            while input.pos() < data.len() {
+                let mut out = OutBuffer::around(&mut out[..]);
+                zstd.compress_stream2(&mut out, &mut input, ZSTD_e_continue).unwrap();
+                peak = peak.max(zstd.sizeof() as u64);
+            }
+            assert!(peak + BASE <= 256 << 20, "level {level}: {peak}");
+        }
+        assert_eq!((max_threads(8, 0), max_threads(22, 256 << 20)), (1, 1));
+    }
+}

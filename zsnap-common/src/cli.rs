@@ -1,0 +1,11 @@
+//! The command line: options, exit statuses, messages, reports, and files that only we may change.
+
+mod escape;
+pub mod exit;
+pub mod findings;
+pub mod log;
+pub mod options;
+pub mod progress;
+pub mod report;
+pub mod told;
+pub mod trusted;

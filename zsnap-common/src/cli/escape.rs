@@ -1,0 +1,29 @@
+//! Text of others as one line that a terminal and a log survive.
+
+/// A longer line is cut: syslog daemons take 1,024 to 8,192 bytes.
+const MAX_LINE: usize = 1000;
+
+/// Printable ASCII as it is, everything else escaped, at most 1,000 bytes and then `[...]`.
+pub fn escape(text: &str) -> String {
+    escape_bytes(text.as_bytes())
+}
+
+/// As [`escape`], for bytes of any kind: `\n`, `\t`, `\r`, otherwise `\xNN` for each byte.
+pub fn escape_bytes(text: &[u8]) -> String {
+    let mut out = String::new();
+    for &byte in text {
+        if out.len() >= MAX_LINE {
+            out.truncate(MAX_LINE);
+            out.push_str("[...]");
+            break;
+        }
+        match byte {
+            b' '..=b'~' => out.push(char::from(byte)),
+            b'\n' => out.push_str("\\n"),
+            b'\t' => out.push_str("\\t"),
+            b'\r' => out.push_str("\\r"),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out
+}

@@ -1,0 +1,198 @@
+//! How the tools end: one table of exit statuses, and the only place that prints a fatal error.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::cli::log;
+use crate::process::cancel;
+
+/// An exit status, the same in every tool (zsnap(7), EXIT STATUS; the numbers from 64 up are
+/// those of sysexits.h). The greater of two is the worse one, whatever their numbers: a run in
+/// which several things failed ends with the [`Ord::max`] of them, whichever failed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// The run finished, and some entries need attention.
+    SomeFailed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The input is bad: truncated, damaged, not what it should be.
+    Data = 65,
+    /// A needed program failed or is missing.
+    Unavailable = 69,
+    /// An output file cannot be created.
+    CantCreate = 73,
+    /// Input or output failed.
+    Io = 74,
+    /// Try again later: a lock is held, a disk is full, state cannot be read.
+    TryAgain = 75,
+    /// An identity or a signature was refused.
+    Refused = 77,
+    /// The configuration, a key or a permission is wrong.
+    Config = 78,
+}
+
+/// An error that knows its exit status. Made with [`Exit::error`] or [`OrExit::or_exit`]; an
+/// error without one ends the tool with [`Exit::Io`].
+#[derive(Debug)]
+pub struct Failure {
+    /// The status that the tool ends with.
+    pub exit: Exit,
+    message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Exit {
+    /// An error with this exit status. `message` says the fact, then the remedy, with the path.
+    pub fn error(self, message: impl Into<String>) -> anyhow::Error {
+        Failure { exit: self, message: message.into() }.into()
+    }
+
+    /// The status of the outermost [`Failure`] in the chain of `error`, or [`Exit::Io`].
+    pub fn of(error: &anyhow::Error) -> Exit {
+        // `anyhow` finds a context value through `downcast_ref` of the whole error, and a
+        // cause through its chain.
+        error
+            .downcast_ref::<Failure>()
+            .or_else(|| error.chain().find_map(|cause| cause.downcast_ref::<Failure>()))
+            .map_or(Exit::Io, |failure| failure.exit)
+    }
+
+    /// How bad it is: the less it passes by itself, and the more it stops, the worse.
+    fn badness(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::SomeFailed => 1,
+            Exit::TryAgain => 2,
+            Exit::Data => 3,
+            Exit::Unavailable => 4,
+            Exit::CantCreate => 5,
+            Exit::Io => 6,
+            Exit::Refused => 7,
+            Exit::Config => 8,
+            Exit::Usage => 9,
+        }
+    }
+}
+
+impl Ord for Exit {
+    fn cmp(&self, other: &Exit) -> Ordering {
+        self.badness().cmp(&other.badness())
+    }
+}
+
+impl PartialOrd for Exit {
+    fn partial_cmp(&self, other: &Exit) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Gives the error of a result an exit status and says what was being done.
+pub trait OrExit<T> {
+    /// `what` is put in front of the error, as `anyhow::Context` does.
+    fn or_exit(self, exit: Exit, what: impl fmt::Display) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
+    fn or_exit(self, exit: Exit, what: impl fmt::Display) -> anyhow::Result<T> {
+        self.map_err(|e| {
+            let e: anyhow::Error = e.into();
+            e.context(Failure { exit, message: what.to_string() })
+        })
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// The whole of a tool's `main`: catches signals, starts the log, runs `f`, tells its error on one
+/// line, and gives its exit status. `f` ended by a signal ([`cancel::Cancelled`] in its error)
+/// makes the process die of that signal.
+///
+/// ```no_run
+/// # use zsnap_common::cli::exit::{Exit, run_tool};
+/// # fn run() -> anyhow::Result<Exit> { Ok(Exit::Done) }
+/// fn main() -> std::process::ExitCode {
+///     run_tool("zsnap-queue", run)
+/// }
+/// ```
+pub fn run_tool(name: &'static str, f: impl FnOnce() -> anyhow::Result<Exit>) -> ExitCode {
+    log::init(name, false);
+    let result = cancel::install().or_exit(Exit::Io, "cannot catch signals").and_then(|()| f());
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if let Some(usage) = error.chain().find_map(|cause| cause.downcast_ref::<clap::Error>()) {
+                // Help and version go to standard output, with status 0. A closed one is no error.
+                let _ = usage.print();
+                return if usage.exit_code() == 0 { Exit::Done.into() } else { Exit::Usage.into() };
+            }
+            if let Some(signal) = cancel::Cancelled::find(&error) {
+                log::info(format_args!("{error:#}"));
+                cancel::die_of(signal);
+            } else {
+                log::error(format_args!("{error:#}"));
+            }
+            Exit::of(&error).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_status_through_contexts() {
+        let plain = anyhow::anyhow!("x");
+        assert_eq!(Exit::of(&plain), Exit::Io);
+        let e = Exit::Data.error("cut short").context("reading the stream").context("run");
+        assert_eq!(Exit::of(&e), Exit::Data);
+        let io: Result<(), std::io::Error> = Err(std::io::Error::other("disk"));
+        let e = io.or_exit(Exit::CantCreate, "/x").unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::CantCreate);
+        assert_eq!(format!("{e:#}"), "/x: disk");
+    }
+
+    #[test]
+    fn the_outermost_status_wins() {
+        let e = Exit::Data.error("inner");
+        let e = Err::<(), _>(e).or_exit(Exit::TryAgain, "outer").unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::TryAgain);
+    }
+
+    #[test]
+    fn the_worst_of_several_decides_whatever_its_number() {
+        use Exit::{CantCreate, Config, Data, Done, Io, Refused, SomeFailed, TryAgain, Unavailable, Usage};
+        let mildest_first = [Done, SomeFailed, TryAgain, Data, Unavailable, CantCreate, Io, Refused, Config, Usage];
+        for pair in mildest_first.windows(2) {
+            assert_eq!((pair[0].max(pair[1]), pair[1].max(pair[0])), (pair[1], pair[1]));
+        }
+        // What passes by itself hides nothing that does not.
+        assert_eq!([SomeFailed, TryAgain, Unavailable, Done].into_iter().max(), Some(Unavailable));
+    }
+
+    #[test]
+    fn every_end_has_its_status() {
+        assert_eq!(run_tool("zsnap-test", || Ok(Exit::SomeFailed)), ExitCode::from(1));
+        assert_eq!(run_tool("zsnap-test", || Err(Exit::Data.error("cut\nshort"))), ExitCode::from(65));
+        let usage = |args: &'static [&str]| {
+            move || Ok(clap::Command::new("x").try_get_matches_from(args).map(|_| Exit::Done)?)
+        };
+        assert_eq!(run_tool("zsnap-test", usage(&["x", "--wrong"])), ExitCode::from(2));
+        assert_eq!(run_tool("zsnap-test", usage(&["x", "--help"])), ExitCode::from(0));
+    }
+}

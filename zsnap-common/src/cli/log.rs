@@ -1,0 +1,240 @@
+//! What the tools say: to syslog (facility daemon) always, to stderr what matters. One event is
+//! one line of printable ASCII: file names and children's words are hostile text.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use super::escape::{escape, escape_bytes};
+use syslog::{Facility, LogFormat, LoggerBackend, Severity};
+
+/// How long a syslog daemon that hangs may hold up a backup, and how long we then do without it.
+const SYSLOG_TIMEOUT: Duration = Duration::from_secs(1);
+const SYSLOG_PAUSE: Duration = Duration::from_secs(10);
+
+static LOG: Mutex<Log> = Mutex::new(Log { tool: "zsnap", verbose: false, syslog: None });
+
+struct Log {
+    tool: &'static str,
+    verbose: bool,
+    /// `None` before [`init`]: nobody wants unit tests in syslog.
+    syslog: Option<Syslog>,
+}
+
+/// Call once, at the start of `main` ([`crate::cli::exit::run_tool`] does). `verbose`: info and
+/// children's lines go to stderr too.
+pub fn init(tool: &'static str, verbose: bool) {
+    let syslog = Some(Syslog { socket: None, connection: None, not_before: None });
+    *LOG.lock().unwrap_or_else(PoisonError::into_inner) = Log { tool, verbose, syslog };
+}
+
+/// Verbosity, as soon as the command line is known (`-v`).
+pub fn set_verbose(verbose: bool) {
+    LOG.lock().unwrap_or_else(PoisonError::into_inner).verbose = verbose;
+}
+
+/// Something failed: syslog `err` and stderr.
+pub fn error(m: impl Display) {
+    emit(Severity::LOG_ERR, None, &m.to_string());
+}
+
+/// Something to look at: syslog `warning` and stderr.
+pub fn warn(m: impl Display) {
+    emit(Severity::LOG_WARNING, None, &m.to_string());
+}
+
+/// What happened: syslog `info`; stderr only when verbose.
+pub fn info(m: impl Display) {
+    emit(Severity::LOG_INFO, None, &m.to_string());
+}
+
+/// A line that a child wrote to its stderr: as `info`, tagged `zsnap-ingest[pid/zfs]`.
+pub fn child_line(program: &str, line: &[u8]) {
+    emit(Severity::LOG_INFO, Some(program), &escape_bytes(line));
+}
+
+fn emit(severity: Severity, child: Option<&str>, message: &str) {
+    let line = Line { severity, child: child.map(escape), text: escape(message) };
+    let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    log.tell_syslog(&line);
+    crate::cli::progress::aside(|| log.tell_stderr(&line, &mut io::stderr()));
+}
+
+/// One event, already escaped.
+struct Line {
+    severity: Severity,
+    child: Option<String>,
+    text: String,
+}
+
+impl Log {
+    fn tell_stderr(&self, line: &Line, stderr: &mut dyn Write) {
+        if matches!(line.severity, Severity::LOG_INFO) && !self.verbose {
+            return;
+        }
+        let child = line.child.as_ref().map(|child| format!("[{child}]")).unwrap_or_default();
+        // One write, so that lines of several processes do not mix. A closed stderr must not
+        // stop a backup.
+        let _ = stderr.write_all(format!("{}{child}: {}\n", self.tool, line.text).as_bytes());
+    }
+
+    fn tell_syslog(&mut self, line: &Line) {
+        let Some(syslog) = &mut self.syslog else { return };
+        let child = line.child.as_ref().map(|child| format!("/{child}")).unwrap_or_default();
+        syslog.send(line.severity, &format!("{}[{}{child}]: {}", self.tool, std::process::id(), line.text));
+    }
+}
+
+/// Lines for the local syslog daemon, in the format of RFC 3164 without host name, as
+/// syslog(3) writes it. (The formatter of the crate knows no tag with a child's name.)
+#[derive(Clone, Copy, Debug)]
+struct Format;
+
+impl LogFormat<&str> for Format {
+    fn format<W: Write>(&self, w: &mut W, severity: Severity, message: &str) -> syslog::Result<()> {
+        let priority = Facility::LOG_DAEMON as u8 | severity as u8;
+        let time = jiff::Zoned::now();
+        write!(w, "<{priority}>{} {message}", time.strftime("%b %e %H:%M:%S")).map_err(syslog::Error::Write)
+    }
+}
+
+struct Syslog {
+    /// Where the daemon listens; `None`: where the system's does.
+    socket: Option<PathBuf>,
+    connection: Option<syslog::Logger<LoggerBackend, Format>>,
+    not_before: Option<Instant>,
+}
+
+impl Syslog {
+    /// Sends a line, or drops it: no syslog never stops a backup.
+    fn send(&mut self, severity: Severity, line: &str) {
+        if self.not_before.is_some_and(|then| Instant::now() < then) {
+            return;
+        }
+        // The second try is for a daemon that was started anew.
+        for _ in 0..2 {
+            if self.connection.is_none() {
+                self.connection = connect(self.socket.as_deref());
+            }
+            let Some(logger) = &mut self.connection else { break };
+            if Format.format(&mut logger.backend, severity, line).is_ok() {
+                return;
+            }
+            self.connection = None;
+        }
+        self.not_before = Some(Instant::now() + SYSLOG_PAUSE);
+    }
+}
+
+fn connect(socket: Option<&Path>) -> Option<syslog::Logger<LoggerBackend, Format>> {
+    let logger = match socket {
+        Some(path) => syslog::unix_custom(Format, path),
+        None => syslog::unix(Format),
+    };
+    let logger = logger.ok()?;
+    match &logger.backend {
+        LoggerBackend::Unix(datagrams) => UnixDatagram::set_write_timeout(datagrams, Some(SYSLOG_TIMEOUT)).ok()?,
+        LoggerBackend::UnixStream(stream) => stream.get_ref().set_write_timeout(Some(SYSLOG_TIMEOUT)).ok()?,
+        _ => return None,
+    }
+    Some(logger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(verbose: bool, socket: PathBuf) -> Log {
+        let syslog = Syslog { socket: Some(socket), connection: None, not_before: None };
+        Log { tool: "zsnap-ingest", verbose, syslog: Some(syslog) }
+    }
+
+    fn line(severity: Severity, child: Option<&str>, text: &str) -> Line {
+        Line { severity, child: child.map(escape), text: escape(text) }
+    }
+
+    fn receive(daemon: &UnixDatagram) -> String {
+        let mut buffer = [0; 4096];
+        let n = daemon.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..n].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn hostile_text_is_one_line_of_ascii() {
+        assert_eq!(escape("a\nb\t\x1b[2J\u{7f}\u{e4}\\'\""), "a\\nb\\t\\x1b[2J\\x7f\\xc3\\xa4\\'\"");
+        assert_eq!(escape_bytes(b"\0\xff~ "), "\\x00\\xff~ ");
+        let long = escape(&"x".repeat(5000));
+        assert_eq!(long, "x".repeat(1000) + "[...]");
+        assert_eq!(escape(&"x".repeat(1000)), "x".repeat(1000));
+        assert_eq!(escape(&"\n".repeat(5000)).len(), 1005);
+    }
+
+    #[test]
+    fn syslog_gets_everything_with_the_right_tag() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("log");
+        let daemon = UnixDatagram::bind(&socket).unwrap();
+        let mut log = log(false, socket.clone());
+        let pid = std::process::id();
+
+        log.tell_syslog(&line(Severity::LOG_INFO, Some("zfs"), "cannot\nreceive"));
+        let text = receive(&daemon);
+        // <30>Nov 22 10:11:12 TAG: daemon.info, and the time in 15 columns.
+        assert!(text.starts_with("<30>") && text.as_bytes()[19] == b' ', "{text}");
+        assert_eq!(text[20..], format!("zsnap-ingest[{pid}/zfs]: cannot\\nreceive"));
+        log.tell_syslog(&line(Severity::LOG_ERR, None, "x"));
+        assert!(receive(&daemon).starts_with("<27>"));
+
+        // The daemon is started anew: the next line is not lost.
+        drop(daemon);
+        std::fs::remove_file(&socket).unwrap();
+        let daemon = UnixDatagram::bind(&socket).unwrap();
+        log.tell_syslog(&line(Severity::LOG_WARNING, None, "again"));
+        assert!(receive(&daemon).ends_with(&format!("zsnap-ingest[{pid}]: again")));
+    }
+
+    #[test]
+    fn a_syslog_that_is_gone_or_hangs_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gone = log(false, dir.path().join("none"));
+        gone.tell_syslog(&line(Severity::LOG_ERR, None, "x"));
+        let socket = dir.path().join("log");
+        let _hangs = UnixDatagram::bind(&socket).unwrap();
+        let mut hangs = log(false, socket);
+        // The kernel holds few datagrams; for the others there is one pause.
+        for _ in 0..2000 {
+            hangs.tell_syslog(&line(Severity::LOG_INFO, None, "x"));
+        }
+        assert!(hangs.syslog.unwrap().not_before.is_some());
+    }
+
+    #[test]
+    fn stderr_gets_what_matters() {
+        let said = |verbose, severity, child| {
+            let mut stderr = Vec::new();
+            log(verbose, PathBuf::new()).tell_stderr(&line(severity, child, "m"), &mut stderr);
+            String::from_utf8(stderr).unwrap()
+        };
+        assert_eq!(said(false, Severity::LOG_ERR, None), "zsnap-ingest: m\n");
+        assert_eq!(said(false, Severity::LOG_WARNING, None), "zsnap-ingest: m\n");
+        assert_eq!(said(false, Severity::LOG_INFO, None), "");
+        assert_eq!(said(true, Severity::LOG_INFO, Some("zfs")), "zsnap-ingest[zfs]: m\n");
+        assert_eq!(said(false, Severity::LOG_INFO, Some("zfs")), "");
+    }
+
+    #[test]
+    fn a_closed_stderr_is_no_panic() {
+        let (reader, mut writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop(reader);
+        log(true, PathBuf::new()).tell_stderr(&line(Severity::LOG_ERR, None, "m"), &mut writer);
+    }
+
+    #[test]
+    fn anything_can_be_logged_before_init() {
+        error("e");
+        child_line("zfs", b"\xff");
+    }
+}

@@ -1,0 +1,448 @@
+//! Command line and configuration file as one thing. A tool has one clap struct; top-level
+//! scalars and lists of its TOML file become `--key=value` arguments, in front of the command
+//! line's own and only where that lacks the key and all that conflicts with it. Tables of the file have no flags and become a
+//! serde struct.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::error::{ContextKind, ContextValue};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue};
+
+use crate::cli::exit::{Exit, OrExit};
+use crate::cli::trusted;
+
+/// The command line and the tables of `--config FILE`, by default `/etc/zsnap/TOOL.toml`, which
+/// may be absent. `C` has an option `--config`, and every option that may stand in the file is
+/// global (valid before and after a subcommand).
+///
+/// # Errors
+/// A `clap::Error` for the command line (also for `--help`), which
+/// [`run_tool`](crate::cli::exit::run_tool) prints; [`Exit::Config`] with FILE:LINE for the file.
+pub fn parse<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(tool: &str) -> Result<(C, T)> {
+    parse_if(tool, |_| true, |_| 0, &[])
+}
+
+/// The same, but what `--config` names is read only if it `is_toml`, of a list in the file the
+/// values stay that are of another `kind` than all of the command line's, and the options in `one_run`
+/// (`force`, say), which are dangerous in every run, are refused as keys.
+pub fn parse_if<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
+    tool: &str,
+    is_toml: fn(&Path) -> bool,
+    kind: fn(&str) -> u8,
+    one_run: &'static [&'static str],
+) -> Result<(C, T)> {
+    let default = PathBuf::from(format!("/etc/zsnap/{tool}.toml"));
+    parse_from(std::env::args_os().collect(), &default, is_toml, kind, one_run)
+}
+
+fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
+    mut args: Vec<OsString>,
+    default: &Path,
+    is_toml: fn(&Path) -> bool,
+    kind: fn(&str) -> u8,
+    one_run: &'static [&'static str],
+) -> Result<(C, T)> {
+    let mut tables = T::default();
+    // What the file must supply may be missing here, so only what is there is looked at. What
+    // stands behind a subcommand is seen too, as the options are global.
+    let given = C::command().ignore_errors(true).try_get_matches_from(&args)?;
+    let named = given.try_get_one::<PathBuf>("config").ok().flatten();
+    let path = named.map_or(default, PathBuf::as_path);
+    let text = match if is_toml(path) { read(path) } else { Ok(String::new()) } {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => String::new(),
+        text => text.or_exit(Exit::Config, path.display())?,
+    };
+    let config = Config { path, text: &text, kind, one_run };
+    let (inserted, rest) = config.arguments(&C::command(), &given)?;
+    if let Some(rest) = rest {
+        tables = toml::from_str(&rest).map_err(|e| config.wrong(e.span(), e.message()))?;
+    }
+    args.splice(1..1, inserted.iter().map(|insert| insert.argument.clone()));
+    let mut matches = C::command()
+        .try_get_matches_from(args)
+        .map_err(|e| config.blamed(&inserted, &e).unwrap_or_else(|| e.into()))?;
+    Ok((C::from_arg_matches_mut(&mut matches)?, tables))
+}
+
+/// Reads a configuration: programs, keys and commands come from it.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    trusted::open(path)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// A configuration file.
+struct Config<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// Of a value in a list.
+    kind: fn(&str) -> u8,
+    /// Options that are not keys.
+    one_run: &'static [&'static str],
+}
+
+/// An argument that stands for a key of the file.
+struct Insert {
+    argument: OsString,
+    /// `--key`
+    flag: String,
+    /// Where its value stands in the file.
+    span: Range<usize>,
+}
+
+impl Config<'_> {
+    /// The arguments that the file adds to those `given`, and, if it has tables, its text with
+    /// only these left (each where it was, so that errors in them have the right line).
+    fn arguments(&self, command: &clap::Command, given: &ArgMatches) -> Result<(Vec<Insert>, Option<String>)> {
+        let document = DeTable::parse(self.text).map_err(|e| self.wrong(e.span(), e.message()))?;
+        let mut inserted = Vec::new();
+        let mut tables = false;
+        let mut rest = self.text.as_bytes().to_vec();
+        for (key, value) in document.get_ref() {
+            let name: &str = key.get_ref();
+            let of_tables = |items: &toml::de::DeArray<'_>| items.iter().any(|item| item.get_ref().is_table());
+            match value.get_ref() {
+                DeValue::Array(items) if !of_tables(items) => {}
+                DeValue::Table(_) | DeValue::Array(_) => {
+                    tables = true;
+                    continue;
+                }
+                _ => {}
+            }
+            // Where it is off, it is as if it were not there.
+            let off = matches!(value.get_ref(), DeValue::Boolean(false));
+            if self.one_run.contains(&name) && !off {
+                let remedy = format!("{name} concerns one run: give --{name} on the command line");
+                return Err(self.wrong(Some(key.span()), &remedy));
+            }
+            let known = command.get_arguments().find(|arg| arg.get_long() == Some(name) && name != "config");
+            let Some(arg) = known else {
+                return Err(
+                    self.wrong(Some(key.span()), &format!("unknown key \"{name}\"; see the manual for the keys"))
+                );
+            };
+            let blank = rest.get_mut(key.span().start..value.span().end).unwrap_or_default();
+            blank.iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
+            let is_given = |arg: &Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+            let excluded = |other: &&Arg| {
+                let conflicts = |a, b: &Arg| command.get_arg_conflicts_with(a).iter().any(|c| c.get_id() == b.get_id());
+                is_given(other) && (conflicts(arg, other) || conflicts(other, arg))
+            };
+            if command.get_arguments().any(|other| excluded(&other)) {
+                continue;
+            }
+            // Of a list by kinds, else by the key alone. None: what is given there cannot be read.
+            let kinds: Option<Vec<u8>> = match given.try_get_raw(arg.get_id().as_str()) {
+                Ok(Some(values)) if matches!(arg.get_action(), ArgAction::Append) => {
+                    Some(values.map(|value| (self.kind)(&value.to_string_lossy())).collect())
+                }
+                _ => None,
+            };
+            let replaced = |value: &DeValue<'_>| {
+                let text = match value {
+                    DeValue::Integer(number) => number.as_str(),
+                    value => value.as_str().unwrap_or_default(),
+                };
+                is_given(arg)
+                    && kinds.as_ref().is_none_or(|kinds| kinds.is_empty() || kinds.contains(&(self.kind)(text)))
+            };
+            let flag = matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::Count);
+            let bare =
+                || Insert { argument: format!("--{name}").into(), flag: format!("--{name}"), span: value.span() };
+            match (value.get_ref(), flag) {
+                (value, _) if replaced(value) && !value.is_array() => {}
+                (DeValue::Boolean(true), true) => inserted.push(bare()),
+                (DeValue::Boolean(false), true) => {}
+                (_, true) => return Err(self.wrong(Some(value.span()), &format!("{name} is true or false"))),
+                (DeValue::Array(items), false) => {
+                    for item in items.iter().filter(|item| !replaced(item.get_ref())) {
+                        inserted.push(self.argument(name, item.get_ref(), item.span())?);
+                    }
+                }
+                (one, false) => inserted.push(self.argument(name, one, value.span())?),
+            }
+        }
+        // Only whole characters were blanked: TOML's spans begin and end between them.
+        Ok((inserted, tables.then(|| String::from_utf8_lossy(&rest).into_owned())))
+    }
+
+    /// The error of an argument that came from the file, if `error` is one: its place is there,
+    /// not on the command line.
+    fn blamed(&self, inserted: &[Insert], error: &clap::Error) -> Option<anyhow::Error> {
+        let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else { return None };
+        let flag = arg.split([' ', '=']).next()?;
+        // Of a list the bad value is the one that the message names.
+        let value = match error.get(ContextKind::InvalidValue) {
+            Some(ContextValue::String(value)) => value.as_str(),
+            _ => "",
+        };
+        let of_flag = || inserted.iter().filter(|insert| insert.flag == flag);
+        let ends = |insert: &&Insert| insert.argument.as_encoded_bytes().ends_with(format!("={value}").as_bytes());
+        let insert = of_flag().find(ends).or_else(|| of_flag().next())?;
+        let text = error.to_string();
+        let line = text.lines().next()?;
+        Some(self.wrong(Some(insert.span.clone()), line.strip_prefix("error: ").unwrap_or(line)))
+    }
+
+    fn argument(&self, name: &str, value: &DeValue<'_>, span: Range<usize>) -> Result<Insert> {
+        let text = match value {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+            _ => return Err(self.wrong(Some(span), &format!("{name} is a string or a number"))),
+        };
+        Ok(Insert { argument: format!("--{name}={text}").into(), flag: format!("--{name}"), span })
+    }
+
+    fn wrong(&self, span: Option<Range<usize>>, what: &str) -> anyhow::Error {
+        let before = self.text.get(..span.map_or(0, |span| span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Exit::Config.error(format!("{}:{line}: {}", self.path.display(), what.trim_end().replace('\n', "; ")))
+    }
+}
+
+/// A duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("\"{text}\" is no duration; write 7d, 36h or 90m");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let signed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    Duration::try_from(signed).map_err(|_| wrong())
+}
+
+/// A path from / on: for programs, which run in / whatever directory we were started in.
+pub fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("\"{text}\" is not a path from / on")) }
+}
+
+/// A size in bytes: a number, or one with `K`, `M`, `G` or `T` (also `KiB` and so on), powers of
+/// 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("\"{text}\" is no size; write 64MiB, 512K or 1G");
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+/// The state directory: as given, or `/var/lib/zsnap/TOOL`, or for others than root
+/// `$XDG_STATE_HOME/zsnap/TOOL` (`~/.local/state`).
+///
+/// # Errors
+/// [`Exit::Config`] for a relative path, since jobs from cron start anywhere, and if there is no home.
+pub fn state_dir(given: Option<&Path>, tool: &str) -> Result<PathBuf> {
+    if let Some(dir) = given {
+        return std::path::absolute(dir).or_exit(Exit::Config, "--state");
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(Path::new("/var/lib/zsnap").join(tool));
+    }
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    let base = base.ok_or_else(|| Exit::Config.error("neither XDG_STATE_HOME nor HOME is set; give --state"))?;
+    Ok(base.join("zsnap").join(tool))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Parser, Subcommand};
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[arg(long, global = true)]
+        config: Option<PathBuf>,
+        #[arg(long, global = true)]
+        to: Vec<String>,
+        #[arg(long, global = true)]
+        level: Option<u32>,
+        #[arg(long, global = true, default_value_t = 2)]
+        threads: u32,
+        #[arg(long, global = true)]
+        quick: bool,
+        #[arg(long, global = true)]
+        once: bool,
+        #[arg(long, global = true, value_parser = ["red", "green"])]
+        color: Vec<String>,
+        #[arg(long, global = true, conflicts_with = "color")]
+        plain: bool,
+        #[arg(long, required = true)]
+        must: Option<String>,
+        target: Option<OsString>,
+        #[arg(last = true)]
+        producer: Vec<OsString>,
+        #[command(subcommand)]
+        verb: Option<Verb>,
+    }
+
+    #[derive(Debug, Subcommand)]
+    enum Verb {
+        Status,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Tables {
+        hosts: BTreeMap<String, Host>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Host {
+        trust: String,
+    }
+
+    fn with(config: &str, args: &[&str]) -> Result<(Cli, Tables)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.toml");
+        std::fs::write(&path, config).unwrap();
+        let args = ["tool"].iter().chain(args).map(OsString::from).collect();
+        parse_from(args, &path, |_| true, |value| u8::from(value.parse::<u64>().is_ok()), &["once"])
+    }
+
+    #[test]
+    fn the_file_supplies_what_the_command_line_lacks() {
+        let config =
+            "to = [\"a\", \"b\"]\nlevel = 8\nthreads = 5\nquick = true\nmust = \"x\"\n[hosts.h]\ntrust = \"t\"\n";
+        let (cli, tables) = with(config, &["h/d"]).unwrap();
+        assert_eq!((cli.to, cli.level, cli.threads, cli.quick), (vec!["a".into(), "b".into()], Some(8), 5, true));
+        assert_eq!(cli.target, Some("h/d".into()));
+        assert_eq!(tables.hosts["h"].trust, "t");
+        let (cli, _) = with(config, &["--to", "c", "status", "--level", "1"]).unwrap();
+        assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
+        assert!(matches!(cli.verb, Some(Verb::Status)));
+        assert!(!cli.once && with(config, &["--once"]).unwrap().0.once);
+        // To say that it is off says nothing.
+        assert!(!with(&format!("once = false\n{config}"), &[]).unwrap().0.once);
+        // Of a list only what is of the same kind.
+        for (list, expected) in [("[\"a\", 7, \"8\"]", &["a", "5"][..]), ("\"a\"", &["a", "5"]), ("7", &["5"])] {
+            let (cli, _) = with(&format!("to = {list}\nmust = \"x\""), &["--to", "5"]).unwrap();
+            assert_eq!(cli.to, expected, "{list}");
+        }
+        // What contradicts the command line is left out.
+        let (cli, _) = with("color = \"red\"\nmust = \"x\"", &["--plain"]).unwrap();
+        assert!(cli.plain && cli.color.is_empty());
+        let (cli, _) = with("plain = true\nmust = \"x\"", &["--color", "red"]).unwrap();
+        assert!(!cli.plain && cli.color == ["red"]);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x"), "level = 4").unwrap();
+        let x = dir.path().join("x").into_os_string().into_string().unwrap();
+        let (cli, _) = with("level = 8", &["--must", "x", "status", "--config", &x]).unwrap();
+        assert_eq!(cli.level, Some(4));
+        let (cli, _) = with("quick = false\nmust = \"-y\"", &["h/d", "--", "tar", "--to", "x"]).unwrap();
+        assert_eq!((cli.quick, cli.must), (false, Some("-y".into())));
+        assert_eq!(cli.producer, ["tar", "--to", "x"]);
+        assert!(cli.to.is_empty());
+        let (cli, _) = with("to = [\"-a\"]\nmust = \"x\"", &["h/d", "--", "--must"]).unwrap();
+        assert_eq!((cli.to, cli.producer), (vec!["-a".into()], vec!["--must".into()]));
+    }
+
+    #[test]
+    fn what_is_wrong_on_the_command_line_is_blamed_on_it() {
+        let usage = |config: &str, args: &[&str]| {
+            let error = with(config, args).unwrap_err();
+            assert!(error.downcast_ref::<clap::Error>().is_some(), "{error:#}");
+        };
+        usage("must = \"x\"\nlevel = 1", &["--level", "y"]);
+        usage("level = 1", &[]);
+        usage("must = \"x\"\nlevel = 1", &["--wrong"]);
+        usage("must = \"x\"\n[hosts]", &["--help"]);
+    }
+
+    #[test]
+    fn errors_have_file_and_line() {
+        for (config, line, says) in [
+            ("must = \"x\"\nleve = 1", 2, "unknown key \"leve\""),
+            ("\n\nconfig = \"x\"", 3, "unknown key"),
+            ("level = 1\nonce = true", 2, "once concerns one run: give --once on the command line"),
+            ("quick = 1", 1, "true or false"),
+            ("to = [1.5]", 1, "string or a number"),
+            ("a = ", 1, ""),
+            ("level = 1\n[hosts.h]\ntrust = \"t\"\nx = 1\n", 4, "unknown field"),
+            ("to = [\n \"ü\" ]\n[other]\n", 3, "unknown field"),
+            ("\nlevel = \"y\"", 2, "invalid value 'y' for '--level"),
+            ("color = [\n\"red\",\n\"blue\"]", 3, "invalid value 'blue' for '--color"),
+            ("color = \"red\"\nplain = true", 1, "cannot be used with"),
+        ] {
+            let e = with(config, &["--must", "x"]).unwrap_err();
+            assert_eq!(Exit::of(&e), Exit::Config, "{config}");
+            let text = format!("{e:#}");
+            assert!(text.contains(&format!("t.toml:{line}: ")) && text.contains(says), "{config}: {text}");
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_be_there_and_the_default_need_not() {
+        let args = |list: &[&str]| list.iter().map(OsString::from).collect();
+        let none = Path::new("/nonexistent/t.toml");
+        assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none, |_| true, |_| 0, &[]).is_ok());
+        let e = parse_from::<Cli, Tables>(
+            args(&["tool", "--must", "x", "--config", "/nonexistent/u"]),
+            none,
+            |_| true,
+            |_| 0,
+            &[],
+        )
+        .unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::Config);
+        let e = parse_from::<Cli, Tables>(args(&["tool"]), none, |_| true, |_| 0, &[]).unwrap_err();
+        assert!(e.downcast_ref::<clap::Error>().is_some());
+    }
+
+    #[test]
+    fn no_file_is_taken_that_others_may_change() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let args =
+            || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();
+        assert!(parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0, &[]).is_ok());
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
+        let e = parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0, &[]).unwrap_err();
+        assert_eq!(Exit::of(&e), Exit::Config);
+        assert_eq!(format!("{e:#}"), format!("{}: may be changed by others: chmod go-w", file.path().display()));
+        let fifo = file.path().with_extension("fifo");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(read(&fifo).is_err());
+        std::fs::remove_file(fifo).unwrap();
+    }
+
+    #[test]
+    fn durations_and_sizes_have_units() {
+        for (text, seconds) in
+            [("0", 0), ("7d", 604_800), ("36h", 129_600), ("90m", 5400), ("2w", 1_209_600), ("30s", 30)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "7", "d", "-1d", "1mo", "x"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        for (text, bytes) in [("0", 0), ("10", 10), ("512K", 524_288), ("64MiB", 67_108_864), ("1G", 1 << 30)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "M", "1.5G", "1 G", "-1", "99999999T"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

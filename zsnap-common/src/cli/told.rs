@@ -1,0 +1,182 @@
+//! What the operator was told: a problem that lasts is told when its state changes and once a
+//! day, so that cron mails something new, not the same lines every ten minutes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::exit::{Exit, OrExit};
+use crate::cli::log;
+use crate::durable::publish;
+
+const AGAIN_AFTER: u64 = 24 * 3600;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Line {
+    message: String,
+    /// Seconds UTC.
+    at: u64,
+}
+
+/// The problems of this run and of the one before, which lie in a file as JSON.
+#[derive(Debug)]
+pub struct Told {
+    path: PathBuf,
+    before: BTreeMap<String, Line>,
+    now: BTreeMap<String, Line>,
+    clock: u64,
+    /// Nothing is told: somebody asked, and gets an answer.
+    dry: bool,
+    /// Something was told in this run.
+    pub any: bool,
+}
+
+impl Told {
+    /// Reads what was told; `clock` in seconds since 1970. A missing or damaged list only means
+    /// that all is told again.
+    pub fn read(path: PathBuf, clock: u64, dry: bool) -> Told {
+        let text = fs::read(&path).unwrap_or_default();
+        let before = serde_json::from_slice(&text).unwrap_or_default();
+        Told { path, before, now: BTreeMap::new(), clock, dry, any: false }
+    }
+
+    /// A problem of `what` (HOST/FILE, say). Told on stderr if it is new, changed, or a day old.
+    pub fn problem(&mut self, what: &str, message: &str) {
+        self.lasting(what, message, &format!("{what}: {message}"), AGAIN_AFTER);
+    }
+
+    /// The same for a problem whose numbers differ from run to run (times, process ids, names of
+    /// temporary files): only other words are a change. `text` is the whole line. Returns whether it was
+    /// told now.
+    pub fn problem_in_words(&mut self, what: &str, text: &str) -> bool {
+        self.lasting(what, &without_numbers(text), text, AGAIN_AFTER)
+    }
+
+    /// Something that need not be mended: told once.
+    pub fn oddity(&mut self, what: &str, message: &str) {
+        self.lasting(what, message, &format!("{what}: {message}"), u64::MAX);
+    }
+
+    /// The same for words with numbers, as in [`Told::problem_in_words`].
+    pub fn oddity_in_words(&mut self, what: &str, text: &str) -> bool {
+        self.lasting(what, &without_numbers(text), text, u64::MAX)
+    }
+
+    fn lasting(&mut self, what: &str, state: &str, text: &str, again_after: u64) -> bool {
+        if self.dry {
+            log::info(text);
+            return false;
+        }
+        // Of several the same in one run one is enough.
+        if self.now.get(what).is_some_and(|line| line.message == state) {
+            return false;
+        }
+        let recent =
+            |line: &&Line| line.message == state && self.clock >= line.at && self.clock - line.at < again_after;
+        let told_at = self.before.get(what).filter(recent).map(|line| line.at);
+        if told_at.is_some() {
+            log::info(text);
+        } else {
+            log::error(text);
+            self.any = true;
+        }
+        let at = told_at.unwrap_or(self.clock);
+        self.now.insert(what.to_owned(), Line { message: state.to_owned(), at });
+        told_at.is_none()
+    }
+
+    /// Something that happened once and needs a look.
+    pub fn event(&mut self, message: String) {
+        log::error(message);
+        self.any = true;
+    }
+
+    /// Remembers this run, and of the one before what this one did not look at.
+    pub fn write(&mut self, not_looked_at: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        for (what, line) in self.before.iter().filter(|(what, _)| not_looked_at(what)) {
+            self.now.entry(what.clone()).or_insert_with(|| line.clone());
+        }
+        if self.now == self.before {
+            return Ok(());
+        }
+        let mut text = serde_json::to_vec_pretty(&self.now)?;
+        text.push(b'\n');
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        publish::make_dirs(dir)
+            .and_then(|()| publish::write_durably(&self.path, &text))
+            .or_exit(Exit::Io, "what was told")
+    }
+}
+
+/// `#` for each run of letters, digits and dots with a digit in it.
+fn without_numbers(text: &str) -> String {
+    let inside = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    let mut plain = String::new();
+    for piece in text.split_inclusive(|c| !inside(c)) {
+        let (word, end) = piece.split_at(piece.trim_end_matches(|c| !inside(c)).len());
+        plain.push_str(if word.contains(|c: char| c.is_ascii_digit()) { "#" } else { word });
+        plain.push_str(end);
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_told_when_it_is_new_changed_or_a_day_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/told.json");
+        let run = |clock: u64, problems: &[(&str, &str)]| {
+            let mut told = Told::read(path.clone(), clock, false);
+            problems.iter().for_each(|(what, message)| told.problem(what, message));
+            told.write(|what| what.starts_with("other/")).unwrap();
+            told.any
+        };
+        assert!(run(1000, &[("h/f", "waits"), ("other/f", "waits")]));
+        assert!(!run(2000, &[("h/f", "waits")]));
+        // It was not looked at, and is known still.
+        assert!(!run(2000, &[("h/f", "waits"), ("other/f", "waits")]));
+        assert!(run(3000, &[("h/f", "broken")]));
+        assert!(!run(3000 + AGAIN_AFTER - 1, &[("h/f", "broken")]));
+        assert!(run(3000 + AGAIN_AFTER, &[("h/f", "broken")]));
+        // Mended, and back.
+        assert!(!run(100_000, &[]));
+        assert!(run(100_001, &[("h/f", "broken")]));
+        // A clock that was set back hides nothing.
+        assert!(run(100, &[("h/f", "broken")]));
+    }
+
+    #[test]
+    fn what_comes_twice_in_a_run_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut told = Told::read(dir.path().join("told.json"), 1000, false);
+        told.problem("h/...", "more");
+        assert!(std::mem::take(&mut told.any));
+        told.problem("h/...", "more");
+        assert!(!told.any);
+        told.problem("h/...", "less");
+        assert!(told.any);
+    }
+
+    #[test]
+    fn an_oddity_is_told_once_and_numbers_are_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |clock: u64, words: &str| {
+            let mut told = Told::read(dir.path().join("told.json"), clock, false);
+            told.oddity("x", "is no queue file");
+            let odd = told.any;
+            told.problem_in_words("disk", words);
+            told.write(|_| false).unwrap();
+            (odd, told.any)
+        };
+        assert_eq!(run(1000, "pid 1: 1.5 GiB, /d/.zsnap-0123456789abcdef: no"), (true, true));
+        assert_eq!(run(2000, "pid 22: 17 GiB, /d/.zsnap-a1b2c3d4e5f60718: no"), (false, false));
+        assert_eq!(run(1000 + AGAIN_AFTER, "pid 3: 0 GiB, /d/.zsnap-5: no"), (false, true));
+        // The cause is another one, and so is what is to be done.
+        assert_eq!(run(1001 + AGAIN_AFTER, "pid 3: 0 GiB, /d/.zsnap-5: yes"), (false, true));
+    }
+}

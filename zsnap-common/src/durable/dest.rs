@@ -1,0 +1,330 @@
+//! Destinations: where whole queue files go. One grammar for zsnap-queue and zsnap-fanout:
+//! `dir:PATH`, `nncp-file:NODE[/SUB]`, `nncp-exec:NODE:HANDLE`, `cmd:SHELL COMMAND`, `-`.
+
+use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::digest::sha256_hex;
+use crate::names::queue_name::{Label, QueueName};
+use crate::names::target::{Host, check_component};
+
+mod child;
+mod courier;
+pub mod dir;
+mod hang;
+pub mod worker;
+
+pub use crate::process::hung::hangs;
+pub use courier::{Courier, look};
+
+/// The default of `--delivery-timeout`.
+const DEFAULT: Duration = Duration::from_secs(3600);
+
+/// A destination. `Display` and `FromStr` are each other's inverse.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Dest {
+    /// `dir:PATH`: HOST/FILE below a directory, exactly once.
+    Dir(PathBuf),
+    /// `nncp-file:NODE[/SUB]`: an NNCP file, at least once.
+    NncpFile {
+        /// Node name or id, or `area:AREA`.
+        node: String,
+        /// Directory below the receiver's `incoming`.
+        sub: Option<String>,
+    },
+    /// `nncp-exec:NODE:HANDLE`: the standard input of an NNCP exec handle, at least once.
+    NncpExec {
+        /// Node name or id, or `area:AREA`.
+        node: String,
+        /// Name of the handle.
+        handle: String,
+    },
+    /// `cmd:SHELL COMMAND`: the standard input of a command, at least once.
+    Command(String),
+    /// `-`: standard output. It takes no finished files.
+    Stdout,
+}
+
+/// A file to deliver.
+#[derive(Debug)]
+pub struct Item {
+    /// The name that it came with.
+    pub name: String,
+    /// Its name in the outbox.
+    pub entry: String,
+    /// The name that it came with, taken apart.
+    pub parsed: QueueName,
+    /// Open for reading.
+    pub file: File,
+}
+
+impl Item {
+    /// Whose files must arrive in order.
+    pub fn line(&self) -> (Host, Label) {
+        (self.parsed.host.clone(), self.parsed.label.clone())
+    }
+}
+
+/// How transports are run.
+#[derive(Clone, Debug, Default)]
+pub struct Transport {
+    /// The user to run children as; `None`: ours.
+    pub user: Option<String>,
+    /// NNCP's configuration file; `None`: its default.
+    pub nncp_config: Option<PathBuf>,
+    /// Niceness of NNCP packets; `None`: NNCP's default.
+    pub nice: Option<String>,
+    /// The program nncp-file.
+    pub nncp_file: PathBuf,
+    /// The program nncp-exec.
+    pub nncp_exec: PathBuf,
+    /// A process that has taken and written nothing for so long is given up; `None`: never.
+    pub timeout: Option<Duration>,
+    /// A `dir:` is reached by a process of its own ([`worker`]), for which the program must call
+    /// [`worker::serve`].
+    pub apart: bool,
+    /// Send `HOST/FILE` by nncp-file, not `FILE`: for senders of several hosts' files.
+    pub host_directory: bool,
+    /// A `dir:` must hold `.zsnap-drive` with this name in it, else it is away.
+    pub drive: Option<String>,
+    /// Bytes that stay free on the file system of a `dir:`.
+    pub min_free: u64,
+    /// What was written to a `dir:` is read back and compared.
+    pub verify: bool,
+}
+
+/// What became of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivered {
+    /// Handed over.
+    New,
+    /// The same bytes lay there already.
+    Already,
+    /// The destination is not there now (an unplugged drive): says why. Nothing was written.
+    Away(String),
+    /// Not tried: an earlier file of the same host and label was not delivered.
+    Behind,
+}
+
+impl Dest {
+    /// How many files are delivered at once, at most. Programs get one at a time: what they took
+    /// is noted before the next one, so that a crash repeats no more than one.
+    pub fn at_once(&self) -> usize {
+        match self {
+            // Each takes three file descriptors.
+            Dest::Dir(_) => 64,
+            _ => 1,
+        }
+    }
+
+    /// Whether the programs that it needs, NNCP's configuration file and the user are here.
+    pub fn is_equipped(&self, how: &Transport) -> anyhow::Result<()> {
+        match self {
+            Dest::Dir(_) | Dest::Stdout => Ok(()),
+            _ => child::is_equipped(self, how),
+        }
+    }
+
+    /// What a user may not have thought of: a command that works on when it has taken all of the file
+    /// needs a longer timeout than the default.
+    pub fn warning(&self, how: &Transport) -> Option<String> {
+        let timeout = how.timeout.filter(|timeout| *timeout <= DEFAULT && matches!(self, Dest::Command(_)))?.as_secs();
+        Some(format!(
+            "is killed when it takes and writes nothing for {timeout} s: where it works on after it has taken all, as \
+             zsnap-ingest exec does, give delivery-timeout a longer time, or 0"
+        ))
+    }
+
+    /// The first 12 hex digits of the SHA-256 of its text: a name for its outbox.
+    pub fn id(&self) -> String {
+        let mut id = sha256_hex(self.to_string().as_bytes());
+        id.truncate(12);
+        id
+    }
+}
+
+impl fmt::Display for Dest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dest::Dir(path) => write!(f, "dir:{}", path.display()),
+            Dest::NncpFile { node, sub: None } => write!(f, "nncp-file:{node}"),
+            Dest::NncpFile { node, sub: Some(sub) } => write!(f, "nncp-file:{node}/{sub}"),
+            Dest::NncpExec { node, handle } => write!(f, "nncp-exec:{node}:{handle}"),
+            Dest::Command(command) => write!(f, "cmd:{command}"),
+            Dest::Stdout => f.write_str("-"),
+        }
+    }
+}
+
+/// The patience that a user asks for: 0 is endless.
+pub fn patience(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
+}
+
+/// A niceness of NNCP's: `B`, `PRIORITY`, `B+5`, `96`. It goes into an argument.
+pub fn nice(text: &str) -> Result<String, String> {
+    let name = text.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(['+', '-']);
+    let number = text.get(name.len()..).unwrap_or_default();
+    let good = name.len() <= 8 && name.bytes().all(|b| b.is_ascii_alphabetic()) && number.len() <= 4;
+    if good && !text.is_empty() && !text.starts_with(['+', '-']) && !text.ends_with(['+', '-']) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("\"{}\" is not a niceness of NNCP: use B, P, B+5 or 96", text.escape_default()))
+}
+
+/// A word that goes into an argument of NNCP: it must not be an option or hold a separator.
+fn word(text: &str) -> bool {
+    let body = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    !text.is_empty() && !text.starts_with('-') && body
+}
+
+fn node(text: &str) -> bool {
+    word(text.strip_prefix("area:").unwrap_or(text))
+}
+
+impl FromStr for Dest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Dest, String> {
+        let no = |why: &str| Err(format!("\"{}\" is no destination: {why}", text.escape_default()));
+        if text == "-" {
+            return Ok(Dest::Stdout);
+        }
+        let Some((kind, rest)) = text.split_once(':') else {
+            return no("use dir:PATH, nncp-file:NODE[/SUB], nncp-exec:NODE:HANDLE, cmd:SHELL COMMAND or -");
+        };
+        match kind {
+            // Cron and simplesnap choose the working directory, so a relative path means nothing.
+            "dir" if !rest.starts_with('/') => no("the path must begin with /"),
+            "dir" => Ok(Dest::Dir(PathBuf::from(rest))),
+            "nncp-file" => {
+                let (name, sub) = match rest.split_once('/') {
+                    Some((name, sub)) => (name, Some(sub)),
+                    None => (rest, None),
+                };
+                if !node(name) {
+                    return no("NODE is no NNCP node or area:AREA");
+                }
+                // NNCP allows 255 bytes for the path, of which a queue file's name takes 200.
+                if sub.is_some_and(|s| s.len() > 54 || s.split('/').any(|part| check_component(part).is_err())) {
+                    return no("SUB must be components of A-Z a-z 0-9 _ . : - and space, at most 54 bytes");
+                }
+                Ok(Dest::NncpFile { node: name.to_owned(), sub: sub.map(str::to_owned) })
+            }
+            "nncp-exec" => match rest.rsplit_once(':') {
+                Some((name, handle)) if node(name) && word(handle) => {
+                    Ok(Dest::NncpExec { node: name.to_owned(), handle: handle.to_owned() })
+                }
+                _ => no("write nncp-exec:NODE:HANDLE"),
+            },
+            "cmd" if rest.trim().is_empty() => no("the command is empty"),
+            "cmd" => Ok(Dest::Command(rest.to_owned())),
+            _ => no("use dir:, nncp-file:, nncp-exec:, cmd: or -"),
+        }
+    }
+}
+
+impl TryFrom<String> for Dest {
+    type Error = String;
+    fn try_from(text: String) -> Result<Dest, String> {
+        text.parse()
+    }
+}
+
+impl From<Dest> for String {
+    fn from(dest: Dest) -> String {
+        dest.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::hung::hung;
+
+    #[test]
+    fn what_parses_prints_the_same() {
+        for text in [
+            "-",
+            "dir:/mnt/disk 1",
+            "nncp-file:spooler",
+            "nncp-file:JFYTKZ/a/b c",
+            "nncp-file:area:backup",
+            "nncp-file:area:backup/x",
+            "nncp-exec:spooler:zsnap",
+            "nncp-exec:area:a:zsnap",
+            "cmd:ssh host 'cat > $ZSNAP_FILE:x'",
+        ] {
+            let dest: Dest = text.parse().unwrap();
+            assert_eq!(dest.to_string(), text);
+            let json = serde_json::to_string(&dest).unwrap();
+            assert_eq!(serde_json::from_str::<Dest>(&json).unwrap(), dest);
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_a_destination() {
+        for text in [
+            "",
+            "x",
+            "dir:",
+            "dir:relative",
+            "nncp-file:",
+            "nncp-file:-x",
+            "nncp-file:a b",
+            "nncp-file:a/",
+            "nncp-file:a//b",
+            "nncp-file:a/../b",
+            "nncp-file:a/b\n",
+            "nncp-file:a:b",
+            "nncp-exec:a",
+            "nncp-exec:a:",
+            "nncp-exec::h",
+            "nncp-exec:a:-h",
+            "cmd:",
+            "cmd: ",
+            "file:/x",
+            "/x",
+        ] {
+            assert!(text.parse::<Dest>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_niceness_is_no_option() {
+        for good in ["B", "PRIORITY", "B+5", "n-10", "96", "MAX"] {
+            assert_eq!(nice(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "-B", "-1", "+5", "B+", "B 5", "B\n", "B+5x", "B+-5x", "-cfg", "VERYVERYNICE", "123456"] {
+            assert!(nice(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_timed_out_is_no_hang() {
+        let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        assert!(!hangs(&anyhow::Error::from(timed_out).context("copying")));
+        assert!(hangs(&hung("x").context("y")) && hung("x").to_string() == "x");
+    }
+
+    #[test]
+    fn who_may_be_killed_while_it_works_is_warned() {
+        let warned = |dest: &str, timeout| {
+            let how = Transport { timeout: patience(Duration::from_secs(timeout)), ..Transport::default() };
+            dest.parse::<Dest>().unwrap().warning(&how).is_some()
+        };
+        assert!(warned("cmd:ssh host", 3600) && warned("cmd:ssh host", 2));
+        assert!(!warned("cmd:ssh host", 6 * 3600) && !warned("cmd:ssh host", 0) && !warned("dir:/x", 3600));
+    }
+
+    #[test]
+    fn the_id_is_the_digest_of_the_text() {
+        // printf %s nncp-file:spooler | sha256sum
+        assert_eq!("nncp-file:spooler".parse::<Dest>().unwrap().id(), "9d3dbc564e7b");
+    }
+}

@@ -1,0 +1,125 @@
+//! Destinations that are programs. A child gets the file itself as its standard input, never a
+//! pipe: NNCP takes whatever came before an end of file for the whole. The open file also serves
+//! children of another user, who may not enter our state directory.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+
+use super::{Delivered, Dest, Item, Transport};
+use crate::cli::exit::Exit;
+use crate::names::queue_name::Label;
+use crate::process::child::{self, Child};
+use crate::process::proc;
+
+/// Delivers a file; and the process id of what the kernel did not let go, if it had to be killed.
+pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> (anyhow::Result<Delivered>, Option<u32>) {
+    match start(dest, item, how) {
+        Ok((running, label)) => finish(running, label, item, how),
+        Err(e) => (Err(e), None),
+    }
+}
+
+fn start(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<(Child, &'static str)> {
+    let (mut command, label) = match dest {
+        Dest::NncpFile { node, sub } => {
+            let mut command = nncp(&how.nncp_file, how)?;
+            let mut path = sub.as_ref().map(|sub| format!("{sub}/")).unwrap_or_default();
+            if how.host_directory {
+                path += &format!("{}/", item.parsed.host);
+            }
+            command.args(["-", &format!("{node}:{path}{}", item.name)]);
+            (command, "nncp-file")
+        }
+        Dest::NncpExec { node, handle } => {
+            let mut command = nncp(&how.nncp_exec, how)?;
+            command.args([node, handle]);
+            // A digest tells the handler nothing: it takes the dataset from the manifest.
+            if let Label::Dataset(dataset) = &item.parsed.label {
+                command.arg(format!("{}/{dataset}", item.parsed.host));
+            }
+            (command, "nncp-exec")
+        }
+        Dest::Command(text) => (shell(text, item), "cmd"),
+        Dest::Dir(_) | Dest::Stdout => return Err(Exit::Usage.error(format!("{dest} is no program"))),
+    };
+    if let Some(user) = &how.user {
+        child::run_as(&mut command, user)?;
+    }
+    (&item.file).seek(SeekFrom::Start(0))?;
+    command.stdin(Stdio::from(item.file.try_clone()?));
+    Ok((Child::spawn(command, label)?, label))
+}
+
+fn finish(mut running: Child, label: &str, item: &Item, how: &Transport) -> (anyhow::Result<Delivered>, Option<u32>) {
+    let (id, mut written) = (running.id(), 0);
+    // It shares our place in the file.
+    let done = || {
+        written = written_by(id).max(written);
+        (&item.file).stream_position().unwrap_or(0).saturating_add(written)
+    };
+    let status = match running.wait_while_working(how.timeout, done) {
+        Ok(status) => status,
+        Err(e) => return (Err(e), running.left_behind()),
+    };
+    if status.success() {
+        return (Ok(Delivered::New), None);
+    }
+    let words = running.last_words();
+    let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+    (Err(Exit::Unavailable.error(format!("{label} failed ({status}){words}"))), None)
+}
+
+/// Bytes that the processes of a group have written, those that are there now (proc_pid_io(5)).
+fn written_by(group: u32) -> u64 {
+    let of = |pid: u32| {
+        let io = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+        io.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse::<u64>().ok()
+    };
+    proc::group(group).into_iter().filter_map(of).sum()
+}
+
+pub fn is_equipped(dest: &Dest, how: &Transport) -> anyhow::Result<()> {
+    if let Some(user) = &how.user {
+        child::run_as(&mut Command::new("/"), user)?;
+    }
+    let program = match dest {
+        Dest::NncpFile { .. } => &how.nncp_file,
+        Dest::NncpExec { .. } => &how.nncp_exec,
+        Dest::Dir(_) | Dest::Command(_) | Dest::Stdout => return Ok(()),
+    };
+    child::find(program)?;
+    if let Some(file) = &how.nncp_config {
+        File::open(file).with_context(|| format!("{}: correct nncp-config", file.display()))?;
+    }
+    Ok(())
+}
+
+fn nncp(program: &std::path::Path, how: &Transport) -> anyhow::Result<Command> {
+    let mut command = child::command(&child::find(program)?);
+    if let Some(file) = &how.nncp_config {
+        command.arg("-cfg").arg(file);
+    }
+    if let Some(nice) = &how.nice {
+        command.args(["-nice", nice]);
+    }
+    command.args(["-quiet", "-noprogress"]);
+    Ok(command)
+}
+
+/// The user's own command keeps the user's environment. Its standard output is dropped: ours
+/// may carry something else.
+fn shell(text: &str, item: &Item) -> Command {
+    let mut command = Command::new("/bin/sh");
+    let dataset = match &item.parsed.label {
+        Label::Dataset(dataset) => dataset.as_str(),
+        Label::Digest(_) => "",
+    };
+    // A group of its own, so that all of it is killed when it is given up.
+    command.args(["-c", text]).stdout(Stdio::null()).process_group(0);
+    command.env("ZSNAP_FILE", &item.name).env("ZSNAP_HOST", item.parsed.host.as_str()).env("ZSNAP_DATASET", dataset);
+    command
+}

@@ -1,0 +1,162 @@
+//! A destination at work: what an outbox is drained with.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::dir::{self, Look, Shown};
+use super::hang::Hang;
+use super::worker::{self, Answer, Entry, Request, Worker};
+use super::{Delivered, Dest, Item, Transport, child};
+use crate::cli::exit::Exit;
+use crate::cli::log;
+use crate::cli::report;
+use crate::names::queue_name::Label;
+use crate::names::target::Host;
+use crate::process::cancel::Cancelled;
+use crate::process::hung::hung;
+
+/// Delivers to one destination, until it is dropped. What hangs for longer than
+/// [`Transport::timeout`] is given up, and noted in the outbox.
+pub struct Courier<'a> {
+    dest: &'a Dest,
+    how: &'a Transport,
+    outbox: &'a Path,
+    hang: Hang,
+    worker: Option<Worker>,
+    notes: bool,
+}
+
+impl<'a> Courier<'a> {
+    /// `outbox` is the directory OUT/NAME that is drained.
+    pub fn new(dest: &'a Dest, how: &'a Transport, outbox: &'a Path) -> Courier<'a> {
+        Courier { dest, how, outbox, hang: Hang::read(outbox, dest), worker: None, notes: true }
+    }
+
+    /// When an earlier delivery was given up that hung, if none has ended since: seconds since 1970.
+    pub fn hung_at(&self) -> Option<u64> {
+        self.hang.hung_at()
+    }
+
+    /// Whose files a program hung with, the latest at the end: they come after all others, in this order.
+    pub fn last(&self) -> Vec<(Host, Label)> {
+        self.hang.lines()
+    }
+
+    /// Looks at a `dir:`; of the others nothing is known.
+    pub fn look(&mut self) -> Result<Look> {
+        let Dest::Dir(path) = self.dest else { return Ok(Look::default()) };
+        match self.ask(path, &Request::Look, || Ok(Answer::Look(dir::look(path, self.how.drive.as_deref())?)))? {
+            Answer::Look(look) => Ok(look),
+            _ => Err(misunderstood()),
+        }
+    }
+
+    /// Removes what deliveries that were killed left there; call it before a series of them.
+    pub fn tidy(&mut self) -> Result<()> {
+        let Dest::Dir(path) = self.dest else { return Ok(()) };
+        let here = || dir::tidy(path, self.how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into);
+        self.ask(path, &Request::Tidy, here).map(drop)
+    }
+
+    /// Delivers whole files, and returns when the destination has them: one result for each, in
+    /// order, or fewer, the last of which is [`Delivered::Away`]. The error of
+    /// a file for which a program did nothing any more is one that [`super::hangs`]; no later one is tried.
+    ///
+    /// # Errors
+    /// The destination takes nothing at all.
+    pub fn deliver(&mut self, items: &[Item]) -> Result<Vec<Result<Delivered>>> {
+        let Dest::Dir(path) = self.dest else { return self.deliver_to_program(items) };
+        let here = || {
+            let shown = std::cell::RefCell::new(Shown::default());
+            let results = dir::deliver(path, items, self.how, &|beat| shown.borrow_mut().beat(beat))?;
+            Ok(Answer::Deliver(results.into_iter().map(|result| result.map_err(Into::into)).collect()))
+        };
+        let entries = Request::Deliver(items.iter().map(Entry::of).collect());
+        let Answer::Deliver(results) = self.ask(path, &entries, here)? else { return Err(misunderstood()) };
+        self.ended(items);
+        Ok(results.into_iter().map(|result| result.map_err(Into::into)).collect())
+    }
+
+    fn deliver_to_program(&mut self, items: &[Item]) -> Result<Vec<Result<Delivered>>> {
+        self.is_free()?;
+        if *self.dest == Dest::Stdout {
+            return Err(Exit::Usage.error("standard output takes no finished files"));
+        }
+        let mut results = Vec::new();
+        for item in items {
+            let (result, left) = child::deliver(self.dest, item, self.how);
+            let (given_up, stopped) = match &result {
+                Err(e) => (self.given_up(e, Some(item), left), Cancelled::find(e).is_some()),
+                Ok(_) => (false, false),
+            };
+            results.push(result);
+            if given_up || stopped {
+                break;
+            }
+            self.ended([item]);
+        }
+        Ok(results)
+    }
+
+    /// By the worker, or right here.
+    fn ask(&mut self, path: &Path, request: &Request, here: impl FnOnce() -> Result<Answer>) -> Result<Answer> {
+        if !self.how.apart || !worker::can_start() {
+            return here();
+        }
+        self.is_free()?;
+        let worker = match &mut self.worker {
+            Some(worker) => worker,
+            none => none.insert(Worker::start(path, self.outbox, self.how)?),
+        };
+        let answer = worker.ask(request);
+        if let Err(e) = &answer {
+            // Also after a signal it must be known whether it is gone.
+            worker.end();
+            let left = worker.left_behind();
+            self.worker = None;
+            self.given_up(e, None, left);
+        }
+        answer
+    }
+
+    /// One that hangs still would be joined by another with each run.
+    fn is_free(&self) -> Result<()> {
+        let Some((pid, left)) = self.hang.process() else { return Ok(()) };
+        let since = report::time(left);
+        Err(hung(format!("a delivery that was given up at {since} hangs still (pid {pid}): see what holds it (dmesg)")))
+    }
+
+    /// Whether it hung, or a process was left behind, which is noted.
+    fn given_up(&mut self, why: &anyhow::Error, item: Option<&Item>, left: Option<u32>) -> bool {
+        let news = self.hang.given_up(why, item, left);
+        self.note(news);
+        news
+    }
+
+    fn ended<'i>(&mut self, items: impl IntoIterator<Item = &'i Item>) {
+        let news = self.hang.ended(items);
+        self.note(news);
+    }
+
+    fn note(&self, news: bool) {
+        let written = if news && self.notes { self.hang.write(self.outbox) } else { Ok(()) };
+        if let Err(e) = written {
+            log::info(format_args!("{e:#}"));
+        }
+    }
+}
+
+/// A look at a destination that changes nothing and ends within `patience`.
+///
+/// # Errors
+/// It cannot be looked at, or [`super::hangs`].
+pub fn look(dest: &Dest, how: &Transport, outbox: &Path, patience: Duration) -> Result<Look> {
+    let how = Transport { timeout: Some(patience), ..how.clone() };
+    Courier { notes: false, ..Courier::new(dest, &how, outbox) }.look()
+}
+
+fn misunderstood() -> anyhow::Error {
+    Exit::Io.error("the process that delivers there gave another answer than it was asked for")
+}

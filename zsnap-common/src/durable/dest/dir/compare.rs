@@ -1,0 +1,106 @@
+//! Whether two files hold the same bytes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Beat, REGULAR};
+use crate::durable::publish::NewFile;
+use crate::process::cancel;
+
+/// O_DIRECT reads into addresses that are a multiple of this.
+const ALIGNED: usize = 4096;
+
+/// Whether the disk, and not the page cache, has the bytes of `source`.
+pub(super) fn reads_back(new: &NewFile, source: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
+    let copy = match new.reopen(OFlags::DIRECT) {
+        // Not every file system can. Then the cache is asked to forget them, which it mostly does.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            let copy = new.reopen(OFlags::empty())?;
+            rustix::fs::fadvise(&copy, 0, None, Advice::DontNeed)?;
+            copy
+        }
+        copy => copy?,
+    };
+    same_bytes(&copy, source, beat)
+}
+
+/// What has a name already.
+pub(super) enum There {
+    Nothing,
+    Same,
+    Other,
+}
+
+/// What has the name `name` already, compared with `file`.
+pub(super) fn there(dir: &File, name: &str, file: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<There> {
+    let existing = match rustix::fs::openat(dir, name, REGULAR, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT) => return Ok(There::Nothing),
+        // A symlink, or no right to read it: a name that is taken.
+        Err(Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(There::Other),
+        Err(e) => return Err(e.into()),
+    };
+    let stat = rustix::fs::fstat(&existing)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok(There::Other);
+    }
+    if !same_bytes(&existing, file, beat)? {
+        return Ok(There::Other);
+    }
+    // Whoever wrote it may not have waited for the disk.
+    rustix::fs::fsync(&existing)?;
+    Ok(There::Same)
+}
+
+/// Whether two files hold the same bytes; `a` may be open with O_DIRECT.
+fn same_bytes(a: &File, b: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
+    const PIECE: usize = 1 << 20;
+    let length = a.metadata()?.len();
+    if length != b.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; PIECE + ALIGNED], vec![0; PIECE]);
+    let start = left.as_ptr().align_offset(ALIGNED).min(ALIGNED);
+    let left = &mut left[start..start + PIECE];
+    let mut at = 0;
+    while at < length {
+        cancel::check()?;
+        // O_DIRECT reads whole pieces only, and less at the end.
+        let read = match a.read_at(left, at) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if read == 0 {
+            return Ok(false);
+        }
+        b.read_exact_at(&mut right[..read], at)?;
+        if left[..read] != right[..read] {
+            return Ok(false);
+        }
+        at += read as u64;
+        beat(Beat::Step(0));
+    }
+    Ok(true)
+}
+
+/// Whether `name` in `dir` is a link to `file` or holds the same bytes; `None`: nothing has that
+/// name any more.
+pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<Option<bool>> {
+    let a = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        stat => stat?,
+    };
+    let b = rustix::fs::fstat(file)?;
+    if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
+        return Ok(Some(true));
+    }
+    Ok(match there(dir, name, file, &|_| {})? {
+        There::Nothing => None,
+        There::Same => Some(true),
+        There::Other => Some(false),
+    })
+}

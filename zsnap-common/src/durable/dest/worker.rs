@@ -1,0 +1,306 @@
+//! A process of its own for a `dir:`: a directory of a dead file server, or a drive that fails, can
+//! hold whoever touches it for ever, beyond every signal. So this process does, and the tool, which
+//! holds the locks, waits for it no longer than its patience lasts.
+//!
+//! It is the same program, called as `TOOL _deliver DIR OUTBOX`. It reads a JSON line for each
+//! `Request` and answers with lines, the last of which is an `Answer`. It opens the files of the
+//! outbox itself and changes nothing there.
+
+use std::ffi::{CString, OsString};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::dir::{self, Beat, Look, Shown};
+use super::{Delivered, Item, Transport};
+use crate::cli::exit::{Exit, OrExit};
+use crate::durable::publish::at_path;
+use crate::names::target::Host;
+use crate::process::cancel::{self, Interruptible};
+use crate::process::child::{self, Child};
+use crate::process::hung::hung;
+
+const VERB: &str = "_deliver";
+/// The program that runs, also if another version has been installed meanwhile.
+const US: &str = "/proc/self/exe";
+/// How long it may take to end when it is not needed any more.
+const END: Duration = Duration::from_secs(10);
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+struct Setup {
+    /// The process that it serves.
+    parent: u32,
+    drive: Option<String>,
+    min_free: u64,
+    verify: bool,
+}
+
+/// What is to be done.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Request {
+    Look,
+    Tidy,
+    Deliver(Vec<Entry>),
+}
+
+/// A file of the outbox.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Entry {
+    host: Host,
+    name: String,
+    entry: String,
+}
+
+impl Entry {
+    pub fn of(item: &Item) -> Entry {
+        Entry { host: item.parsed.host.clone(), name: item.name.clone(), entry: item.entry.clone() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Line {
+    /// A large file is begun: its name and length.
+    Begin(String, u64),
+    /// So many bytes more.
+    Step(u64),
+    Answer(Result<Answer, Told>),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Answer {
+    Look(Look),
+    Tidy,
+    Deliver(Vec<Result<Delivered, Told>>),
+}
+
+/// An error that has crossed the border of a process.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Told {
+    text: String,
+    kind: Option<Kind>,
+}
+
+/// What of its cause is told apart.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Kind {
+    Full,
+    Denied,
+    Other,
+}
+
+impl From<anyhow::Error> for Told {
+    fn from(e: anyhow::Error) -> Told {
+        let kind = e.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
+        let kind = kind.map(|kind| match kind {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Full,
+            io::ErrorKind::PermissionDenied => Kind::Denied,
+            _ => Kind::Other,
+        });
+        Told { text: format!("{e:#}"), kind }
+    }
+}
+
+impl From<Told> for anyhow::Error {
+    fn from(told: Told) -> anyhow::Error {
+        let kind = match told.kind {
+            None => return anyhow::Error::msg(told.text),
+            Some(Kind::Full) => io::ErrorKind::StorageFull,
+            Some(Kind::Denied) => io::ErrorKind::PermissionDenied,
+            Some(Kind::Other) => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, told.text).into()
+    }
+}
+
+/// The process, seen from the tool.
+pub(super) struct Worker {
+    child: Child,
+    requests: Option<ChildStdin>,
+    lines: BufReader<Interruptible<ChildStdout>>,
+    patience: Option<Duration>,
+}
+
+impl Worker {
+    /// Starts it for the directory `path` and the files in `outbox`.
+    pub fn start(path: &Path, outbox: &Path, how: &Transport) -> Result<Worker> {
+        let mut command = child::command(Path::new(US));
+        command.arg0(std::env::args_os().next().unwrap_or_default());
+        // Paths of this tool may be relative: it stays where this one is.
+        command.current_dir("/proc/self/cwd");
+        command.arg(VERB).arg(path).arg(outbox).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Child::spawn(command, "dir")?;
+        let (requests, stdout) = (child.stdin(), child.stdout());
+        let stdout = stdout.ok_or_else(|| Exit::Io.error("a process has no standard output"))?;
+        let lines = BufReader::new(match how.timeout {
+            Some(patience) => Interruptible::patient(stdout, patience),
+            None => Interruptible::new(stdout),
+        });
+        let mut worker = Worker { child, requests, lines, patience: how.timeout };
+        worker.send(&Setup {
+            parent: std::process::id(),
+            drive: how.drive.clone(),
+            min_free: how.min_free,
+            verify: how.verify,
+        })?;
+        Ok(worker)
+    }
+
+    /// Has it do something. An error that [`hangs`](super::hangs) is the end of it.
+    pub fn ask(&mut self, request: &Request) -> Result<Answer> {
+        self.send(request)?;
+        let mut shown = Shown::default();
+        loop {
+            match self.line()? {
+                Line::Begin(name, bytes) => shown.beat(Beat::Begin(&name, bytes)),
+                Line::Step(bytes) => shown.beat(Beat::Step(bytes)),
+                Line::Answer(answer) => {
+                    // Of a signal to both.
+                    cancel::check()?;
+                    return Ok(answer?);
+                }
+            }
+        }
+    }
+
+    /// Its process id, if it was killed and the kernel did not let it go.
+    pub fn left_behind(&self) -> Option<u32> {
+        self.child.left_behind()
+    }
+
+    /// Lets it end, and kills it if it does not.
+    pub fn end(&mut self) {
+        self.requests = None;
+        if self.child.is_over() {
+            return;
+        }
+        // It removes what is half-made.
+        if cancel::pending().is_some() {
+            self.child.stop();
+        } else if let Err(e) = self.child.wait(Some(END)) {
+            crate::cli::log::info(format_args!("{e:#}"));
+        }
+    }
+
+    fn send(&mut self, what: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(what)?;
+        line.push(b'\n');
+        let sent = self.requests.as_mut().map(|requests| requests.write_all(&line));
+        if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(self.died()) }
+    }
+
+    fn line(&mut self) -> Result<Line> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line) {
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                let seconds = self.patience.unwrap_or_default().as_secs();
+                Err(hung(self.child.give_up(&format!("took and wrote nothing for {seconds} s"))))
+            }
+            Err(e) => Err(e.into()),
+            Ok(0) => Err(self.died()),
+            Ok(_) => serde_json::from_str(&line).map_err(|_| self.died()),
+        }
+    }
+
+    fn died(&mut self) -> anyhow::Error {
+        // Of a signal to both.
+        if let Err(cancelled) = cancel::check() {
+            return cancelled.into();
+        }
+        let how = match self.child.wait(Some(END)) {
+            Ok(status) => status.to_string(),
+            Err(e) => return e,
+        };
+        let words = self.child.last_words();
+        let words = if words.is_empty() { words } else { format!(": {words}") };
+        Exit::Io.error(format!("the process that delivers there ended ({how}){words}"))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether there is a /proc, which that needs.
+pub(super) fn can_start() -> bool {
+    Path::new(US).exists()
+}
+
+/// Whether this process was started to be such a one: the directory and the outbox.
+pub fn asked() -> Option<(PathBuf, PathBuf)> {
+    let mut args = std::env::args_os().skip(1);
+    let verb: OsString = args.next()?;
+    let paths = (args.next()?.into(), args.next()?.into());
+    (verb == VERB && args.next().is_none()).then_some(paths)
+}
+
+/// What that process does: until its input ends, or its parent does.
+///
+/// # Errors
+/// A line that it does not understand, or one that nobody reads.
+pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).or_exit(Exit::Io, "prctl")?;
+    // Else ps(1) calls it "exe".
+    let name = std::env::args_os().next().and_then(|tool| CString::new(Path::new(&tool).file_name()?.as_bytes()).ok());
+    name.map_or(Ok(()), |name| rustix::thread::set_name(&name)).or_exit(Exit::Io, "prctl")?;
+    let mut lines = BufReader::new(Interruptible::new(io::stdin())).lines();
+    let Some(setup) = lines.next() else { return Ok(Exit::Done) };
+    let setup: Setup = serde_json::from_str(&setup?)?;
+    // It may have ended before that.
+    if rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()) != Some(setup.parent) {
+        return Ok(Exit::Done);
+    }
+    let how = Transport { drive: setup.drive, min_free: setup.min_free, verify: setup.verify, ..Transport::default() };
+    let beat = |beat: Beat<'_>| {
+        // Who does not read it is dead.
+        let _ = say(&match beat {
+            Beat::Begin(name, bytes) => Line::Begin(name.to_owned(), bytes),
+            Beat::Step(bytes) => Line::Step(bytes),
+        });
+    };
+    for line in lines {
+        let answer = match serde_json::from_str(&line?)? {
+            Request::Look => dir::look(path, how.drive.as_deref()).map(Answer::Look).map_err(Into::into),
+            Request::Tidy => dir::tidy(path, how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into),
+            Request::Deliver(entries) => deliver(path, outbox, &entries, &how, &beat).map(Answer::Deliver),
+        };
+        say(&Line::Answer(answer.map_err(Told::from)))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn say(line: &Line) -> Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    Ok(io::stdout().lock().write_all(&text)?)
+}
+
+fn deliver(
+    path: &Path,
+    outbox: &Path,
+    entries: &[Entry],
+    how: &Transport,
+    beat: &dyn Fn(Beat<'_>),
+) -> Result<Vec<Result<Delivered, Told>>> {
+    let open = |entry: &Entry| -> Result<Item> {
+        let path = outbox.join(entry.host.as_str()).join(&entry.entry);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(at_path(&path))?;
+        let (name, entry) = (entry.name.clone(), entry.entry.clone());
+        Ok(Item { parsed: name.parse()?, name, entry, file: file.into() })
+    };
+    // The tool has opened each of them, so whoever removed one since did not do it for us.
+    let items = entries.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let results = dir::deliver(path, &items, how, beat)?;
+    Ok(results.into_iter().map(|result| result.map_err(Told::from)).collect())
+}

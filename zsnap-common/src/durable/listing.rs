@@ -1,0 +1,104 @@
+//! What lies in a directory of queue files. Whoever fills it decides how much that is, and in which order
+//! the file system tells it: all of it is read, what is no affair of ours costs no memory, and of
+//! the rest the first are kept and the others counted.
+
+use std::collections::BinaryHeap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+
+use crate::durable::incoming::Incoming;
+use crate::names::queue_name::{Entry, QueueName, classify};
+
+/// Of one directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Queue files with their names as they are, the oldest first.
+    pub queue: Vec<(QueueName, OsString)>,
+    /// How many more queue files there are, all newer than these.
+    pub more: u64,
+    /// Names of files that are neither queue files nor of a transport, sorted: the first of them.
+    pub foreign: Vec<OsString>,
+    /// How many more such files there are.
+    pub more_foreign: u64,
+}
+
+impl Listing {
+    /// So many queue files of one directory are looked at in one run, at most: some 50 MB.
+    pub const MOST: usize = 100_000;
+    /// So many foreign files are told of by name. Whoever owns the directory must not fill the log.
+    const FOREIGN: usize = 20;
+
+    /// Reads the whole directory, and keeps at most `most` queue files.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn of(dir: &Incoming, most: usize) -> io::Result<Listing> {
+        let (mut queue, mut foreign) = (First::of(most), First::of(Listing::FOREIGN));
+        dir.each_name(|name: &OsStr| {
+            match classify(name.as_encoded_bytes()) {
+                Entry::Queue(parsed) => queue.add((parsed, name.to_owned())),
+                Entry::Foreign => foreign.add(name.to_owned()),
+                Entry::Transport => {}
+            }
+            Ok(())
+        })?;
+        let ((queue, more), (foreign, more_foreign)) = (queue.sorted(), foreign.sorted());
+        Ok(Listing { queue, more, foreign, more_foreign })
+    }
+}
+
+/// The smallest of many.
+struct First<T> {
+    kept: BinaryHeap<T>,
+    most: usize,
+    more: u64,
+}
+
+impl<T: Ord> First<T> {
+    fn of(most: usize) -> First<T> {
+        First { kept: BinaryHeap::new(), most, more: 0 }
+    }
+
+    fn add(&mut self, one: T) {
+        self.kept.push(one);
+        if self.kept.len() > self.most {
+            self.kept.pop();
+            self.more += 1;
+        }
+    }
+
+    fn sorted(self) -> (Vec<T>, u64) {
+        (self.kept.into_sorted_vec(), self.more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_oldest_are_kept_and_the_others_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = |number: u32| format!("bakfsfmt2-{number}.000000000.1_h@etc");
+        // The older spelling would come last by its letters.
+        let mut names = vec!["backupsfmt2-99.000000000.1_h@etc".to_owned()];
+        names.extend([104, 101, 103, 102, 100].map(queue));
+        names.extend((0..30).map(|number| format!("notes{number:02}")));
+        names.extend((0..200).map(|number| format!("nncpfile{number}")));
+        names.push(".hidden".into());
+        names.iter().for_each(|name| fs::write(dir.path().join(name), "").unwrap());
+        let incoming = Incoming::open(dir.path()).unwrap();
+        let all = Listing::of(&incoming, 6).unwrap();
+        let shown = |listing: &Listing| {
+            listing.queue.iter().map(|(_, name)| name.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let oldest = [names[0].clone(), queue(100), queue(101), queue(102), queue(103), queue(104)];
+        assert_eq!((shown(&all), all.more), (oldest.to_vec(), 0));
+        let some = Listing::of(&incoming, 2).unwrap();
+        assert_eq!((shown(&some), some.more), (oldest[..2].to_vec(), 4));
+        assert_eq!((some.foreign.first(), some.foreign.len()), (Some(&"notes00".into()), 20));
+        assert_eq!((some.foreign.last(), some.more_foreign), (Some(&"notes19".into()), 10));
+        assert_eq!(some.foreign, all.foreign);
+    }
+}

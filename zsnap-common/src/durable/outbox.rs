@@ -1,0 +1,166 @@
+//! Outboxes: a published file becomes one hard link for each destination, and each link goes
+//! when its destination has the file. The file system is the only ledger.
+//!
+//! `SPLIT/HOST/F` is a file that not every outbox has yet; `OUT/NAME/HOST/F` is one that the
+//! destination NAME has not taken yet. A file with an entry in SPLIT is never delivered: it
+//! may still be withdrawn, or its other links may still be missing. `OUT/NAME/HOST/F~N` is one
+//! more of the name F, with other bytes: `F.N` would not tell its name, for that may end so too.
+//! What else lies in `OUT/NAME` is hidden, as no host is: its lock, notes.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::durable::publish::{self, at_path};
+use crate::names::target::Host;
+
+mod drain;
+mod entry;
+
+pub use drain::{Deliver, Drained, Pace};
+pub use entry::Queued;
+
+use entry::{at, directories, files, is_of_one, link, of_name, order, remove, same_file};
+
+/// The directories SPLIT and OUT.
+#[derive(Clone, Debug)]
+pub struct Outboxes {
+    split: PathBuf,
+    out: PathBuf,
+}
+
+/// A file for which a step failed, by its name, and why.
+pub type Failed = (String, io::Error);
+
+impl Outboxes {
+    /// Neither directory need be there.
+    pub fn new(split: PathBuf, out: PathBuf) -> Outboxes {
+        Outboxes { split, out }
+    }
+
+    /// SPLIT/HOST.
+    pub fn split_dir(&self, host: &Host) -> PathBuf {
+        self.split.join(host.as_str())
+    }
+
+    /// OUT/NAME.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
+    /// The lock of OUT/NAME.
+    pub fn lock(&self, name: &str) -> PathBuf {
+        self.dir(name).join(".lock")
+    }
+
+    /// Makes OUT/NAME/HOST, durably.
+    pub fn make(&self, name: &str, host: &Host) -> io::Result<()> {
+        publish::make_dirs(&self.dir(name).join(host.as_str()))
+    }
+
+    /// The names in OUT, sorted.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        directories(&self.out)
+    }
+
+    /// The hosts that have files in SPLIT, or had.
+    pub fn hosts_in_split(&self) -> io::Result<Vec<Host>> {
+        Ok(directories(&self.split)?.into_iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// The files in SPLIT/HOST, oldest first.
+    pub fn in_split(&self, host: &Host) -> io::Result<Vec<Queued>> {
+        files(&self.split_dir(host))
+    }
+
+    /// The files that wait for the destination `name`, oldest first.
+    pub fn waiting(&self, name: &str) -> io::Result<Vec<Queued>> {
+        let mut all = Vec::new();
+        for host in directories(&self.dir(name))? {
+            all.extend(files(&self.dir(name).join(host))?);
+        }
+        all.sort_by(|a, b| order(a).cmp(&order(b)));
+        Ok(all)
+    }
+
+    /// Links each of the files in SPLIT/HOST into each outbox, durably, then unlinks them from
+    /// SPLIT. May be done again after a crash at any point.
+    ///
+    /// Returns the files that could not be linked into some outbox. They stay in SPLIT and hold up
+    /// no other.
+    ///
+    /// # Errors
+    /// What concerns all of the files: a directory cannot be made or synced, the disk is full or must
+    /// not be written to, or a signal came.
+    pub fn split<S: AsRef<str>>(&self, host: &Host, files: &[S], names: &[String]) -> io::Result<Vec<Failed>> {
+        let split = self.split_dir(host);
+        let mut failed: Vec<Failed> = Vec::new();
+        let mut linked: Vec<&str> = files.iter().map(AsRef::as_ref).collect();
+        for name in names {
+            self.make(name, host)?;
+            let dir = self.dir(name).join(host.as_str());
+            let fd = File::open(&dir).map_err(at(&dir))?;
+            let mut done = Vec::new();
+            for file in linked {
+                match link(&split.join(file), file, &fd, &dir) {
+                    Ok(()) => done.push(file),
+                    Err(e) if is_of_one(&e) => failed.push((file.to_owned(), e)),
+                    Err(e) => return Err(e),
+                }
+            }
+            linked = done;
+            rustix::fs::fsync(&fd).map_err(at_path(&dir))?;
+        }
+        self.unsplit(host, &linked)?;
+        Ok(failed)
+    }
+
+    /// Unlinks files from SPLIT/HOST, durably; they may be gone already.
+    pub fn unsplit<S: AsRef<str>>(&self, host: &Host, files: &[S]) -> io::Result<()> {
+        let split = self.split_dir(host);
+        files.iter().try_for_each(|file| remove(&split, file.as_ref()))?;
+        publish::sync_dir(&split)
+    }
+
+    /// Removes the links of SPLIT/HOST/FILE, which stays itself, from each outbox, durably. Nothing
+    /// delivers them meanwhile.
+    pub fn withdraw(&self, host: &Host, file: &str, names: &[String]) -> io::Result<()> {
+        let split = self.split_dir(host).join(file);
+        for name in names {
+            let dir = self.dir(name).join(host.as_str());
+            for name in of_name(&dir, file)? {
+                if same_file(&split, &dir.join(&name))? {
+                    remove(&dir, &name)?;
+                    publish::sync_dir(&dir)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what lies in FROM/HOST into the outbox of `name` once more, durably: how many files, and
+    /// those that could not be linked.
+    ///
+    /// # Errors
+    /// As of [`Outboxes::split`].
+    pub fn refill(&self, name: &str, from: &Path) -> io::Result<(u64, Vec<Failed>)> {
+        let (mut count, mut failed) = (0, Vec::new());
+        for host in directories(from)? {
+            let dir = self.dir(name).join(&host);
+            publish::make_dirs(&dir)?;
+            let fd = File::open(&dir).map_err(at(&dir))?;
+            for queued in files(&from.join(&host))? {
+                match link(&from.join(&host).join(&queued.name), queued.original(), &fd, &dir) {
+                    Ok(()) => count += 1,
+                    Err(e) if is_of_one(&e) => failed.push((format!("{host}/{}", queued.name), e)),
+                    Err(e) => return Err(e),
+                }
+            }
+            rustix::fs::fsync(&fd).map_err(at_path(&dir))?;
+        }
+        Ok((count, failed))
+    }
+}
+
+#[cfg(test)]
+mod tests;

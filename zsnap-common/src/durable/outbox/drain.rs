@@ -1,0 +1,256 @@
+//! Delivering what waits in an outbox, oldest first, and removing what was delivered.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::entry::{at, place, remove, same_file};
+use super::{Outboxes, Queued};
+use crate::cli::findings::writable;
+use crate::durable::dest::{Delivered, Item, hangs};
+use crate::durable::publish::{self, at_path};
+use crate::locks::flock::Lock;
+use crate::names::queue_name::Label;
+use crate::names::target::Host;
+use crate::process::cancel;
+
+/// What a drain did.
+#[derive(Debug, Default)]
+pub struct Drained {
+    /// Names of the files that the destination took.
+    pub delivered: Vec<String>,
+    /// Names of the files that it refused, or that cannot be read, or removed from the outbox, and
+    /// why; later files of the same label were not tried.
+    pub failed: Vec<(String, anyhow::Error)>,
+    /// Why nothing more was tried.
+    pub broken: Option<anyhow::Error>,
+    /// The destination is away.
+    pub away: Option<String>,
+    /// Another process drains this outbox, and will see what was there.
+    pub busy: bool,
+}
+
+impl Drained {
+    /// Nothing was tried, because of this error.
+    pub fn broken(e: anyhow::Error) -> Drained {
+        Drained { broken: Some(e), ..Drained::default() }
+    }
+}
+
+/// How an outbox is drained.
+#[derive(Clone, Default)]
+pub struct Pace<'a> {
+    /// So many files are delivered at once, at most; at least one.
+    pub at_once: usize,
+    /// Delivered files are moved to this directory, into HOST; it may be another one for each
+    /// batch. `None`: they are removed.
+    pub keep: Option<&'a dyn Fn() -> PathBuf>,
+    /// The files of these labels come after all others, in this order: a delivery of theirs hung.
+    pub last: Vec<(Host, Label)>,
+}
+
+/// What [`Courier::deliver`](crate::durable::dest::Courier::deliver) does.
+pub type Deliver<'a> = dyn FnMut(&[Item]) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> + 'a;
+
+/// More bytes than this are not delivered at once: they are synced together, and nobody knows how far
+/// a sync is.
+const BYTES_AT_ONCE: u64 = 64 << 20;
+
+type Line = (Host, Label);
+
+fn line(queued: &Queued) -> Line {
+    (queued.parsed.host.clone(), queued.parsed.label.clone())
+}
+
+impl Outboxes {
+    /// Delivers what waits for `name`, oldest first, and then removes the links. The first failure
+    /// of a label stops that label; a destination that is away or hangs, or a signal, stops all.
+    /// `lock` is the outbox's lock where the caller has taken it already.
+    pub fn drain(&self, name: &str, lock: Option<Lock>, pace: Pace<'_>, deliver: &mut Deliver<'_>) -> Drained {
+        let mut done = Drained::default();
+        done.broken = self.drain_into(&mut done, name, lock, &pace, deliver).err();
+        done
+    }
+
+    fn drain_into(
+        &self,
+        done: &mut Drained,
+        name: &str,
+        mut lock: Option<Lock>,
+        pace: &Pace<'_>,
+        deliver: &mut Deliver<'_>,
+    ) -> anyhow::Result<()> {
+        let (mut tried, mut stopped) = (HashSet::new(), HashSet::new());
+        // Whoever finds our lock relies on us to see the links that it has made. So we look
+        // once more when the lock is released.
+        loop {
+            let held = lock.take();
+            let mut ready = self.ready(name, &tried, &stopped)?;
+            if ready.is_empty() && held.is_some() {
+                continue;
+            }
+            if ready.is_empty() {
+                return Ok(());
+            }
+            ready.sort_by_key(|queued| pace.last.iter().position(|last| *last == line(queued)).map_or(0, |at| at + 1));
+            let lock = match held {
+                None => Lock::try_new(&self.lock(name))?,
+                held => held,
+            };
+            let Some(_lock) = lock else {
+                done.busy = true;
+                return Ok(());
+            };
+            let mut ready = ready.into_iter().peekable();
+            while ready.peek().is_some() {
+                cancel::check()?;
+                let keep = pace.keep.map(|at| at());
+                if let Some(keep) = &keep {
+                    can_keep(keep)?;
+                }
+                let (mut items, mut bytes) = (Vec::new(), 0);
+                while let Some(queued) = ready
+                    .next_if(|q| items.is_empty() || items.len() < pace.at_once && bytes + q.bytes <= BYTES_AT_ONCE)
+                {
+                    tried.insert((queued.parsed.host.clone(), queued.name.clone()));
+                    if stopped.contains(&line(&queued)) {
+                        continue;
+                    }
+                    // It would be delivered again and again.
+                    let kept = keep.as_ref().map_or(Ok(()), |keep| can_keep(&keep.join(queued.parsed.host.as_str())));
+                    match kept.and_then(|()| self.open(name, &queued)) {
+                        Ok(Some(item)) => {
+                            bytes += queued.bytes;
+                            items.push(item);
+                        }
+                        Ok(None) => {}
+                        Err(e) => {
+                            stopped.insert(line(&queued));
+                            done.failed.push((queued.original().to_owned(), e));
+                        }
+                    }
+                }
+                if items.is_empty() {
+                    continue;
+                }
+                let (mut delivered, mut hung) = (Vec::new(), false);
+                for (item, result) in items.iter().zip(deliver(&items)?) {
+                    match result {
+                        Ok(Delivered::New | Delivered::Already) => delivered.push(item),
+                        Ok(Delivered::Away(why)) => done.away = Some(why),
+                        Ok(Delivered::Behind) => {}
+                        Err(e) => {
+                            hung |= hangs(&e);
+                            stopped.insert(item.line());
+                            done.failed.push((item.name.clone(), e));
+                        }
+                    }
+                }
+                done.delivered.extend(delivered.iter().map(|item| item.name.clone()));
+                for (item, e) in self.settle(name, keep.as_deref(), &delivered)? {
+                    stopped.insert(item.line());
+                    let e = anyhow::Error::new(e).context("it was delivered, but stays in the outbox");
+                    done.failed.push((item.name.clone(), e));
+                }
+                if done.away.is_some() || hung {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// What waits, is not to be split any more, and was not tried yet.
+    fn ready(&self, name: &str, tried: &HashSet<(Host, String)>, stopped: &HashSet<Line>) -> io::Result<Vec<Queued>> {
+        // The outbox is listed first: a file that is split between the two looks is then not
+        // in the list, rather than in the list without its other links.
+        let (mut ready, mut held) = (Vec::new(), HashSet::new());
+        for queued in self.waiting(name)? {
+            let line = line(&queued);
+            let host = &queued.parsed.host;
+            // Another file of this name may be there, which is waited for by nobody.
+            let entry = self.dir(name).join(host.as_str()).join(&queued.name);
+            if same_file(&self.split_dir(host).join(queued.original()), &entry)? {
+                held.insert(line.clone());
+            }
+            if !held.contains(&line)
+                && !stopped.contains(&line)
+                && !tried.contains(&(host.clone(), queued.name.clone()))
+            {
+                ready.push(queued);
+            }
+        }
+        Ok(ready)
+    }
+
+    /// `None`: another process delivered it since the outbox was listed.
+    fn open(&self, name: &str, queued: &Queued) -> anyhow::Result<Option<Item>> {
+        let path = self.dir(name).join(queued.parsed.host.as_str()).join(&queued.name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Item {
+                name: queued.original().to_owned(),
+                entry: queued.name.clone(),
+                parsed: queued.parsed.clone(),
+                file: fd.into(),
+            })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(at_path(&path)(e).into()),
+        }
+    }
+
+    /// Removes the links of files that were delivered, or moves them to KEEP/HOST, durably. Returns
+    /// those for which it failed.
+    fn settle<'i>(
+        &self,
+        name: &str,
+        keep: Option<&Path>,
+        delivered: &[&'i Item],
+    ) -> io::Result<Vec<(&'i Item, io::Error)>> {
+        let (mut changed, mut failed) = (BTreeSet::new(), Vec::new());
+        for item in delivered {
+            let host = item.parsed.host.as_str();
+            let dir = self.dir(name).join(host);
+            let kept = keep.map(|keep| keep.join(host));
+            let done = kept.as_ref().map_or_else(|| remove(&dir, &item.entry), |kept| keep_one(&dir, item, kept));
+            match done {
+                Ok(()) => changed.extend(kept.into_iter().chain([dir])),
+                Err(e) => failed.push((*item, e)),
+            }
+        }
+        // Each, also when one fails.
+        let synced: Vec<_> = changed.iter().map(|dir| publish::sync_dir(dir)).collect();
+        synced.into_iter().collect::<io::Result<()>>()?;
+        Ok(failed)
+    }
+}
+
+fn can_keep(dir: &Path) -> anyhow::Result<()> {
+    let can = publish::make_dirs(dir).map_err(Into::into).and_then(|()| writable(dir));
+    can.context("nothing is delivered, for it could not be kept")
+}
+
+/// Moves a delivered file from the outbox to KEPT.
+fn keep_one(dir: &Path, item: &Item, kept: &Path) -> io::Result<()> {
+    let path = dir.join(&item.entry);
+    let fd = File::open(kept).map_err(at(kept))?;
+    // From its rename on the name is free, and may be that of a file that has just come. Of
+    // what was kept already a run has died before its rename was durable.
+    match place(&path, &item.name, &fd, kept, |to| publish::rename_new(CWD, &path, &fd, to)) {
+        Ok(true) => Ok(()),
+        Ok(false) => remove(dir, &item.entry),
+        // Never will there be a name for it; and it must not be delivered again and again.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            crate::cli::log::warn(format_args!("{} was delivered, but is not kept: {e}", item.name));
+            remove(dir, &item.entry)
+        }
+        Err(e) => {
+            cancel::check()?;
+            Err(e)
+        }
+    }
+}

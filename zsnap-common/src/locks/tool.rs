@@ -1,0 +1,125 @@
+//! The lock of a whole tool: a flock, and beside it a dotlock for the site's scripts.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::dotlock::{DotLock, FileId};
+use super::flock::{Lock, for_how_long, holder};
+use crate::cli::exit::{Exit, OrExit};
+use crate::cli::log;
+use crate::durable::publish;
+
+/// The lock of a whole tool: flock on `state_lock`, then the dotlock beside it (or at `dotlock`).
+#[derive(Debug)]
+pub struct ToolLock {
+    // In this order: the dotlock may be touched only while the flock is held.
+    _dotlock: DotLock,
+    _lock: Lock,
+}
+
+/// How taking the tool's lock went.
+#[derive(Debug)]
+pub enum Taken {
+    /// Ours.
+    Ours(ToolLock),
+    /// Another instance (flock), or a script with dotlockfile, holds it, for that long.
+    Busy {
+        /// Age of the lock (mtime of the file that the holder wrote at its start).
+        age: Duration,
+        /// For the message: "pid 123" and which file.
+        who: String,
+    },
+}
+
+impl ToolLock {
+    /// Takes the lock. Without `dotlock` it is beside `state_lock`, with `.dotlock` appended to
+    /// the name. Errors: `Exit::Config` for an unsafe dotlock directory, or something at either
+    /// path that is no regular file.
+    pub fn take(state_lock: &Path, dotlock: Option<&Path>) -> anyhow::Result<Taken> {
+        let Some(mut lock) = Lock::try_new(state_lock)? else {
+            let (age, who) = holder(state_lock);
+            return Ok(Taken::Busy { age, who });
+        };
+        // Whatever a former holder of the flock left behind is stale, even if its pid now
+        // belongs to somebody else, as it may after a reboot.
+        let left: Option<FileId> = lock.before.lines().nth(1).and_then(|line| line.parse().ok());
+        let path = dotlock.map_or_else(|| beside(state_lock), Path::to_owned);
+        Ok(match DotLock::take(&path, left)? {
+            Ok(dotlock) => {
+                lock.note(&format!("{}\n", dotlock.id()));
+                Taken::Ours(ToolLock { _dotlock: dotlock, _lock: lock })
+            }
+            Err(holder) => Taken::Busy { age: holder.age, who: holder.who },
+        })
+    }
+}
+
+/// The lock of a tool whose state is in the directory `state`, which is made if need be. `None`:
+/// another instance is at work, which is no error ([`Exit::TryAgain`]) while it is younger than
+/// `max_run`.
+pub fn unless_busy(state: &Path, dotlock: Option<&Path>, max_run: Duration) -> anyhow::Result<Option<ToolLock>> {
+    publish::make_dirs(state).or_exit(Exit::CantCreate, "--state")?;
+    match ToolLock::take(&state.join("lock"), dotlock)? {
+        Taken::Ours(lock) => Ok(Some(lock)),
+        Taken::Busy { age, who } if age <= max_run => {
+            log::info(format_args!("nothing done: {who} is at work"));
+            Ok(None)
+        }
+        Taken::Busy { age, who } => Err(Exit::TryAgain.error(format!(
+            "{who} has been at work {}, longer than --max-run: see what it does, then kill it",
+            for_how_long(age)
+        ))),
+    }
+}
+
+fn beside(lock: &Path) -> PathBuf {
+    let mut path = OsString::from(lock);
+    path.push(".dotlock");
+    path.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn the_tools_lock_has_both() {
+        let dir = dir();
+        let path = dir.path().join("lock");
+        let dotlock = dir.path().join("lock.dotlock");
+        let Taken::Ours(ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
+        assert_eq!(std::fs::read_to_string(&dotlock).unwrap(), format!("{}\n", std::process::id()));
+        let Taken::Busy { age, who } = ToolLock::take(&path, None).unwrap() else { panic!() };
+        assert!(age < Duration::from_secs(3600));
+        assert_eq!(who, format!("pid {} ({})", std::process::id(), path.display()));
+        drop(ours);
+        assert!(!dotlock.exists() && path.exists());
+    }
+
+    #[test]
+    fn what_a_dead_instance_left_is_stale_though_its_pid_lives_again() {
+        let dir = dir();
+        let path = dir.path().join("lock");
+        let dotlock = dir.path().join("lock.dotlock");
+        let Taken::Ours(mut ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
+        // As after a power failure: the dotlock stays, and its pid is somebody's.
+        std::fs::write(&dotlock, "1\n").unwrap();
+        let id = FileId::of(&rustix::fs::stat(&dotlock).unwrap());
+        ours._lock.note(&format!("{id}\n"));
+        std::mem::forget(ours._dotlock);
+        let noted = std::fs::read(&path).unwrap();
+        drop(ours._lock);
+        std::fs::write(&path, noted).unwrap();
+        assert!(matches!(ToolLock::take(&path, None).unwrap(), Taken::Ours(_)));
+
+        // But a script's lock with that pid is none of it.
+        std::fs::write(&dotlock, "1\n").unwrap();
+        let Taken::Busy { who, .. } = ToolLock::take(&path, None).unwrap() else { panic!() };
+        assert_eq!(who, format!("pid 1 ({})", dotlock.display()));
+    }
+}

@@ -1,0 +1,522 @@
+//! Programs that we start: by an absolute path, without a shell, with a clean environment, their
+//! words passed to the log, and never left behind half-fed.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use super::hung::hung;
+use crate::cli::exit::{Exit, OrExit};
+use crate::cli::log;
+use crate::process::cancel;
+use crate::process::cancel::Interruptible;
+use crate::process::proc;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// A longer line of a child is passed on in pieces of this size.
+const MAX_LINE: u64 = 4096;
+/// How many lines [`Child::last_words`] tells.
+const LAST_WORDS: usize = 3;
+/// How long a killed child may take to go. One that the kernel holds (an unkillable
+/// `zfs receive`) is given up and never waited for again.
+const DEATH: Duration = Duration::from_secs(10);
+/// How long a grandchild that still holds stderr may keep us from a child's last words.
+const LAST_GASP: Duration = Duration::from_secs(1);
+
+/// Where a program is: an absolute path as it is, a bare name from the fixed search path
+/// (/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin, never the environment's). Missing or not
+/// executable: `Exit::Unavailable` with the remedy.
+pub fn find(program: &Path) -> anyhow::Result<PathBuf> {
+    let name = program.display();
+    if program.is_absolute() {
+        if executable(program) {
+            return Ok(program.to_owned());
+        }
+        let what = format!("{name} is no program that can be run: install it, or correct its path");
+        return Err(Exit::Unavailable.error(what));
+    }
+    if program.components().count() != 1 || program.file_name() != Some(program.as_os_str()) {
+        return Err(Exit::Config.error(format!("{name}: give a program's absolute path, or its bare name")));
+    }
+    let found = PATH.split(':').map(|dir| Path::new(dir).join(program)).find(|path| executable(path));
+    found.ok_or_else(|| {
+        Exit::Unavailable.error(format!("{name} is not in {PATH}: install it, or give its absolute path"))
+    })
+}
+
+fn executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// A command with a clean environment: PATH (fixed), LC_ALL=C, TZ=UTC, HOME=/ ; working directory `/`; stdin /dev/null;
+/// stdout null. It gets a process group of its own, which [`Child::kill`] kills as a whole: what a
+/// script started must not read on and take our closed pipe for the end of the data.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("TZ", "UTC").env("HOME", "/");
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+    command
+}
+
+/// Makes the command run as that user (uid, primary gid, no other groups; HOME, USER and LOGNAME
+/// set). Nothing is changed if we already are that user. Unknown user, or we are not root:
+/// `Exit::Config`.
+pub fn run_as(command: &mut Command, user: &str) -> anyhow::Result<()> {
+    let us = nix::unistd::geteuid();
+    let found = nix::unistd::User::from_name(user).or_exit(Exit::Config, format_args!("cannot look up user {user}"))?;
+    let found = found.ok_or_else(|| Exit::Config.error(format!("there is no user {user}: correct the name")))?;
+    if found.uid == us {
+        return Ok(());
+    }
+    if !us.is_root() {
+        return Err(Exit::Config.error(format!("only root can run a program as {user}: run as root or as {user}")));
+    }
+    // For a new uid without groups std drops all supplementary ones.
+    command.uid(found.uid.as_raw()).gid(found.gid.as_raw());
+    command.env("HOME", &found.dir).env("USER", user).env("LOGNAME", user);
+    Ok(())
+}
+
+/// A running child, whose stderr a thread passes to `log::child_line`. Killed and waited for on drop
+/// (so a pipe to it is never closed before it is dead: a reader that commits at EOF commits nothing).
+/// For this the owner of a [`ChildStdin`] keeps it until its data are complete, and otherwise
+/// calls [`Child::kill`], or drops the child, first.
+pub struct Child {
+    label: String,
+    child: std::process::Child,
+    pump: Option<JoinHandle<()>>,
+    said: Arc<Mutex<VecDeque<String>>>,
+    /// Ended and waited for, or left behind and never waited for again.
+    over: bool,
+    left_behind: Option<u32>,
+}
+
+impl Child {
+    /// `label` names it in the log. Sets up stderr itself; stdin and stdout as the command says.
+    pub fn spawn(mut command: Command, label: &str) -> anyhow::Result<Child> {
+        command.stderr(Stdio::piped());
+        let what = format!("cannot start {}", Path::new(command.get_program()).display());
+        let child = command.spawn().or_exit(Exit::Unavailable, &what)?;
+        // Its copies of our pipe ends must not outlive this call.
+        drop(command);
+        let said = Arc::new(Mutex::new(VecDeque::new()));
+        let mut child =
+            Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false, left_behind: None };
+        if let Some(stderr) = child.child.stderr.take() {
+            let label = label.to_owned();
+            let pumping = std::thread::Builder::new().spawn(move || pump(stderr, &label, &said));
+            // Where the machine gives no more threads, the child is killed.
+            child.pump = Some(pumping.or_exit(Exit::Unavailable, what)?);
+        }
+        Ok(child)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Takes the writing end of its stdin (if piped). Drop it only when all data are written;
+    /// after an error kill the child first.
+    pub fn stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Takes the reading end of its stdout (if piped).
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Waits for its end; a signal to us (`cancel`) or `timeout` kills it: an error then.
+    /// (A pipe to its stdin that was not taken is closed when it has ended, not before.)
+    pub fn wait(&mut self, timeout: Option<Duration>) -> anyhow::Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.wait_a_while()? {
+                return Ok(status);
+            }
+            if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
+                return Err(self.give_up(&format!("did not end in {} s", start.elapsed().as_secs())));
+            }
+        }
+    }
+
+    /// Waits for its end as long as it works: whenever `done`, the bytes that it has taken and
+    /// written, has changed, `patience` begins anew. When that is over, it is killed, and the error
+    /// is one that [`hangs`](crate::durable::dest::hangs).
+    pub fn wait_while_working(
+        &mut self,
+        patience: Option<Duration>,
+        mut done: impl FnMut() -> u64,
+    ) -> anyhow::Result<ExitStatus> {
+        let Some(patience) = patience else { return self.wait(None) };
+        // Looking costs something, so it is done seldom where there is time.
+        let pause = (patience / 8).min(Duration::from_secs(30));
+        let (mut before, mut since, mut looked) = (done(), Instant::now(), Instant::now());
+        loop {
+            if let Some(status) = self.wait_a_while()? {
+                return Ok(status);
+            }
+            if looked.elapsed() < pause {
+                continue;
+            }
+            looked = Instant::now();
+            let now = done();
+            if now != before {
+                (before, since) = (now, looked);
+            } else if since.elapsed() >= patience {
+                let error = self.give_up(&format!("took and wrote nothing for {} s", patience.as_secs()));
+                return Err(hung(error));
+            }
+        }
+    }
+
+    /// Its status, if it ends soon; a signal to us (`cancel`) kills it.
+    fn wait_a_while(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let until = Instant::now() + Duration::from_millis(200);
+        let ended = self.ended_before(until).or_exit(Exit::Io, &self.label)?;
+        let cancelled = if ended.is_none() { cancel::check().err() } else { None };
+        if let Some(cancelled) = cancelled {
+            self.kill();
+            return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
+        }
+        Ok(ended)
+    }
+
+    /// Asks it to end by SIGTERM; kills it if it does not.
+    pub fn stop(&mut self) {
+        if let (false, Some(pid)) = (self.over, self.pid()) {
+            let _ = rustix::process::kill_process(pid, Signal::TERM);
+            let _ = self.ended_before(Instant::now() + DEATH);
+        }
+        if !self.over {
+            self.kill();
+        }
+    }
+
+    /// It has ended and was waited for, or was left behind.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The process id of what was killed and did not go: the child, or another process of its group.
+    pub fn left_behind(&self) -> Option<u32> {
+        self.left_behind
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
+    /// Kills a child that hangs. The error ([`Exit::Unavailable`]) says that it did `what` ("did not
+    /// end in 5 s"), its process id, and whether it is dead or had to be left behind.
+    pub fn give_up(&mut self, what: &str) -> anyhow::Error {
+        self.end();
+        Exit::Unavailable.error(format!("{} (pid {}) {what} and {}", self.label, self.child.id(), self.fate()))
+    }
+
+    /// SIGKILL and wait. A child that the kernel does not let go is given up after 10 seconds,
+    /// with an error in the log.
+    pub fn kill(&mut self) {
+        if !self.over {
+            self.end();
+            if self.left_behind.is_some() {
+                log::error(format_args!("{} (pid {}) {}", self.label, self.child.id(), self.fate()));
+            }
+        }
+    }
+
+    fn fate(&self) -> String {
+        match self.left_behind {
+            None => "was killed".to_owned(),
+            Some(pid) if pid == self.child.id() => "cannot be killed: it is left behind".to_owned(),
+            Some(pid) => format!("was killed, but its process (pid {pid}) cannot be: that is left behind"),
+        }
+    }
+
+    /// SIGKILL and wait. It is over in any case, also if the kernel does not let it go.
+    fn end(&mut self) {
+        if self.over {
+            return;
+        }
+        let (id, mut leads) = (self.child.id(), false);
+        if let Some(pid) = self.pid() {
+            // Not waited for yet, so the number is still its own.
+            leads = rustix::process::getpgid(Some(pid)) == Ok(pid);
+            if leads {
+                let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+            }
+        }
+        let _ = self.child.kill();
+        let until = Instant::now() + DEATH;
+        let dead = matches!(self.ended_before(until), Ok(Some(_)));
+        self.over = true;
+        self.left_behind = if dead { None } else { Some(id) };
+        // What it has started dies with it, or a little later, or is held.
+        if dead && leads && poll_before(until, || proc::group(id).is_empty().then_some(())).is_none() {
+            self.left_behind = proc::group(id).first().copied();
+        }
+    }
+
+    /// The last lines of its stderr, escaped, as one for an error message; call after `wait`.
+    pub fn last_words(&self) -> String {
+        self.last_lines().join("; ")
+    }
+
+    /// The last lines of its stderr, escaped; call after `wait`.
+    pub fn last_lines(&self) -> Vec<String> {
+        if let Some(pump) = self.pump.as_ref().filter(|_| self.over) {
+            let until = Instant::now() + LAST_GASP;
+            poll_before(until, || pump.is_finished().then_some(()));
+        }
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.iter().cloned().collect()
+    }
+
+    fn ended_before(&mut self, until: Instant) -> std::io::Result<Option<ExitStatus>> {
+        // `std::process::Child::wait` would close stdin first.
+        let ended = poll_before(until, || self.child.try_wait().transpose()).transpose()?;
+        self.over |= ended.is_some();
+        Ok(ended)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // The fields, with pipe ends that nobody took, are dropped after this.
+        self.kill();
+    }
+}
+
+/// What a program said, and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub text: String,
+    /// The last lines of its stderr as one, see [`Child::last_words`].
+    pub words: String,
+    /// The last line of its stderr alone, escaped.
+    pub last_line: String,
+}
+
+/// Runs a program to its end. One that says nothing for so long, or does not end then, or says more
+/// than `most` bytes, is killed; so it is by a signal to us (`cancel`).
+pub fn output(mut command: Command, label: &str, patience: Duration, most: u64) -> anyhow::Result<Output> {
+    command.stdout(Stdio::piped());
+    let mut child = Child::spawn(command, label)?;
+    let mut bytes = Vec::new();
+    let read = match child.stdout() {
+        Some(stdout) => Interruptible::patient(stdout, patience).take(most + 1).read_to_end(&mut bytes),
+        None => Ok(0),
+    };
+    let status = match read {
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+            Err(child.give_up(&format!("said nothing for {} s", patience.as_secs())))
+        }
+        Ok(n) if n as u64 > most => Err(child.give_up(&format!("says more than {most} bytes"))),
+        Err(e) => Err(e.into()),
+        Ok(_) => child.wait(Some(patience)),
+    }?;
+    // A user property may hold any bytes: one that is not UTF-8 must not hide what else is there.
+    let text = String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+    let last_line = child.last_lines().pop().unwrap_or_default();
+    Ok(Output { status, text, words: child.last_words(), last_line })
+}
+
+/// Asks again and again, with pauses that grow with the time that it takes: the answer is late by a
+/// small part of that time, however short it is.
+fn poll_before<T>(until: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    loop {
+        let now = Instant::now();
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if now >= until {
+            return None;
+        }
+        let pause = ((now - start) / 16).clamp(Duration::from_micros(500), Duration::from_millis(50));
+        sleep(pause.min(until - now));
+    }
+}
+
+/// Reads on to the end, come what may: a child must never block on its stderr.
+fn pump(stderr: ChildStderr, label: &str, said: &Mutex<VecDeque<String>>) {
+    let mut stderr = BufReader::new(stderr);
+    loop {
+        let mut line = Vec::new();
+        if !matches!(stderr.by_ref().take(MAX_LINE).read_until(b'\n', &mut line), Ok(1..)) {
+            return;
+        }
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        if line.is_empty() {
+            continue;
+        }
+        log::child_line(label, line);
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() == LAST_WORDS {
+            said.pop_front();
+        }
+        said.push_back(log::escape_bytes(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn shell(script: &str) -> Command {
+        let mut command = command(Path::new("/bin/sh"));
+        command.args(["-c", script]);
+        command
+    }
+
+    fn spawn(command: Command) -> Child {
+        Child::spawn(command, "sh").unwrap()
+    }
+
+    fn output(mut command: Command) -> String {
+        command.stdout(Stdio::piped());
+        let mut child = spawn(command);
+        let mut text = String::new();
+        child.stdout().unwrap().read_to_string(&mut text).unwrap();
+        assert!(child.wait(None).unwrap().success(), "{}", child.last_words());
+        text
+    }
+
+    fn alive(pid: &str) -> bool {
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        rustix::process::test_kill_process(pid).is_ok() && !state.contains(") Z ")
+    }
+
+    #[test]
+    fn programs_are_found_on_the_fixed_path() {
+        assert!(find(Path::new("sh")).unwrap().is_absolute());
+        assert_eq!(find(Path::new("/bin/sh")).unwrap(), Path::new("/bin/sh"));
+        for (wrong, exit) in [
+            ("no-such-program", Exit::Unavailable),
+            ("/bin/no-such-program", Exit::Unavailable),
+            ("/etc/passwd", Exit::Unavailable),
+            ("/etc", Exit::Unavailable),
+            ("./sh", Exit::Config),
+            ("bin/sh", Exit::Config),
+            ("sh/", Exit::Config),
+            ("..", Exit::Config),
+            ("", Exit::Config),
+        ] {
+            assert_eq!(Exit::of(&find(Path::new(wrong)).unwrap_err()), exit, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn environment_and_signals_are_clean() {
+        let mut env: Vec<_> = output(shell("env; pwd")).lines().map(str::to_owned).collect();
+        env.retain(|line| !line.starts_with("PWD=") && !line.starts_with("_=") && !line.starts_with("SHLVL="));
+        env.sort();
+        assert_eq!(env, ["/", "HOME=/", "LC_ALL=C", &format!("PATH={PATH}"), "TZ=UTC"]);
+        // Rust ignores SIGPIPE; a child must not.
+        let ignored = output(shell("while read k v; do [ $k != SigIgn: ] || echo $v; done < /proc/self/status"));
+        assert_eq!(u64::from_str_radix(ignored.trim(), 16).unwrap() & 1 << 12, 0);
+    }
+
+    #[test]
+    fn a_flood_on_stderr_never_blocks() {
+        let mut child = spawn(shell(
+            "i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done; printf 'a\\nb\\033' >&2; exit 3",
+        ));
+        assert_eq!(child.wait(None).unwrap().code(), Some(3));
+        assert_eq!(child.last_words(), "line 19999; a; b\\x1b");
+        let mut endless = spawn(shell("head -c 1000000 /dev/zero >&2"));
+        assert!(endless.wait(None).unwrap().success());
+        assert!(endless.last_words().len() < 4000);
+    }
+
+    #[test]
+    fn a_child_that_is_given_up_is_dead_before_its_pipe_closes() {
+        let dir = tempfile::tempdir().unwrap();
+        // As nncp-file does: what was read is committed at the end of the input; and a script
+        // in between.
+        for script in ["CAT > x; echo > done", "CAT | { cat > x; echo > done; }"] {
+            let script = script.replace("CAT", "{ head -c 1 > /dev/null; echo up >&3; cat; }");
+            let mut command = shell(&format!("exec 3>&1; {script}"));
+            command.current_dir(dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = spawn(command);
+            let mut stdin = child.stdin().unwrap();
+            stdin.write_all(b"half").unwrap();
+            child.stdout().unwrap().read_exact(&mut [0; 3]).unwrap();
+            drop(child);
+            drop(stdin);
+            // Whoever survived would have read the end by now.
+            let sync = output(shell("sleep 0.2; echo"));
+            assert!(sync == "\n" && !dir.path().join("done").exists(), "{script}");
+        }
+        let mut command = shell("cat > x; echo > done");
+        command.current_dir(dir.path()).stdin(Stdio::piped());
+        // Not even taken.
+        drop(spawn(command));
+        assert!(!dir.path().join("done").exists());
+    }
+
+    #[test]
+    fn a_timeout_kills() {
+        let mut child = spawn(shell("echo hangs >&2; exec sleep 1000"));
+        let pid = child.id().to_string();
+        let error = child.wait(Some(Duration::ZERO)).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Unavailable);
+        assert_eq!(error.to_string(), format!("sh (pid {pid}) did not end in 0 s and was killed"));
+        assert!(!alive(&pid));
+        child.kill();
+    }
+
+    #[test]
+    fn how_it_ended_is_told() {
+        assert_eq!(spawn(shell("kill -9 $$")).wait(None).unwrap().signal(), Some(9));
+        let error = Child::spawn(command(Path::new("/no/such")), "x").err().unwrap();
+        assert_eq!(Exit::of(&error), Exit::Unavailable);
+        assert!(format!("{error:#}").contains("/no/such"));
+    }
+
+    #[test]
+    fn a_grandchild_that_holds_stderr_holds_up_nobody() {
+        let mut child = spawn(shell("echo word >&2; sleep 1000 & echo $! >&2"));
+        child.wait(None).unwrap();
+        let words = child.last_words();
+        let (word, pid) = words.split_once("; ").unwrap();
+        assert!(word == "word" && alive(pid));
+        rustix::process::kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn a_user_runs_programs_as_itself() {
+        let us = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap();
+        let mut same = shell("echo $HOME");
+        run_as(&mut same, &us.name).unwrap();
+        assert_eq!(output(same), "/\n");
+        assert_eq!(Exit::of(&run_as(&mut shell(""), "no-such-user").unwrap_err()), Exit::Config);
+        if !us.uid.is_root() {
+            assert_eq!(Exit::of(&run_as(&mut shell(""), "root").unwrap_err()), Exit::Config);
+        }
+    }
+
+    #[test]
+    fn another_user_has_no_groups_of_ours_as_root() {
+        assert!(nix::unistd::geteuid().is_root(), "only root can do this: make test-root");
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        let mut other = shell("id -u; id -G; echo $HOME $USER");
+        run_as(&mut other, "nobody").unwrap();
+        let expected = format!("{}\n{}\n{} nobody\n", nobody.uid, nobody.gid, nobody.dir.display());
+        assert_eq!(output(other), expected);
+    }
+}
