@@ -1,11 +1,12 @@
-# The only task runner. `make demo` and `make test` do all of their own set-up; NO_INSTALL=1
-# makes them only check and tell.
+# All tasks of the project. `make demo` and `make test` install the packages that they need; with NO_INSTALL=1
+# they only check for them.
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
 BINARIES = zsnap-queue zsnap-fanout zsnap-ingest zsnap-expire
 
-# These two by themselves: together with the others they would get their features, and link OpenPGP.
+# zsnap-fanout and zsnap-expire are built separately: built with the others, they would get the feature `openpgp` and
+# link OpenPGP.
 all:
 	tests/packages build
 	cargo build --release --locked -p zsnap-queue -p zsnap-ingest
@@ -16,12 +17,13 @@ demo:
 	cargo build --locked --workspace --bins
 	tests/demo target/debug
 
-# The binaries first: the tests of the whole system start them. Who is not root leaves out what needs root.
+# The binaries are built first because the tests of the whole system start them. Unless run as root, this skips the
+# tests that need root.
 test: test-binaries
 	cargo test --locked --workspace --no-fail-fast -- $$([ "$$(id -u)" = 0 ] || echo "--skip _as_root")
 	@[ "$$(id -u)" = 0 ] || echo "make test: all but the tests that need root, which make test-root runs"
 
-# By sudo, for others than root.
+# Runs the tests that need root; uses sudo unless run as root.
 test-root: test-binaries
 	[ "$$(id -u)" = 0 ] || set -- --config "target.'cfg(unix)'.runner='sudo'"; \
 	  cargo test --locked --workspace --no-fail-fast "$$@" -- _as_root
@@ -31,7 +33,7 @@ test-binaries:
 	cargo build --locked --workspace --bins
 	cargo build --locked -p zsnap-fanout -p zsnap-expire
 
-# The same promises as in `make test`, kept through many more deaths. A failure prints the seed.
+# The crash tests of `make test` with many more crashes. A failure prints the seed.
 torture:
 	tests/packages test
 	cargo build --locked --workspace --bins
@@ -43,7 +45,8 @@ check:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
-# Real OpenZFS, simplesnap and NNCP in a small virtual machine (root; minutes to build once).
+# Runs the tests with real OpenZFS, simplesnap and NNCP in a small virtual machine. Needs root. Building the virtual
+# machine takes some minutes, once.
 test-zfs:
 	tests/packages zfs
 	cargo build --locked --workspace --bins
@@ -55,7 +58,7 @@ bench:
 	cargo build --locked --release --workspace --bins
 	tests/bench target/release
 
-# Builds only what is missing, so that root needs no Rust after `make`.
+# Builds only binaries that are missing, so root needs no Rust after `make`.
 install: export TO = $(DESTDIR)$(PREFIX)
 install: $(BINARIES:%=target/release/%)
 	install -d "$$TO/bin" "$$TO/share/doc/zsnap"
