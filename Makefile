@@ -5,12 +5,9 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BINARIES = zsnap-queue zsnap-fanout zsnap-ingest zsnap-expire
 
-# zsnap-fanout and zsnap-expire are built separately: built with the others, they would get the feature `openpgp` and
-# link OpenPGP.
 all:
 	tests/packages build
-	cargo build --release --locked -p zsnap-queue -p zsnap-ingest
-	cargo build --release --locked -p zsnap-fanout -p zsnap-expire
+	cargo build --release --locked $(BINARIES:%=-p %)
 
 demo:
 	tests/packages demo
@@ -31,7 +28,6 @@ test-root: test-binaries
 test-binaries:
 	tests/packages test
 	cargo build --locked --workspace --bins
-	cargo build --locked -p zsnap-fanout -p zsnap-expire
 
 # The crash tests of `make test` with many more crashes. A failure prints the seed.
 torture:

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::locks::tool::{Taken, ToolLock};
+use zsnap_common::durable::tool_lock::{Taken, ToolLock};
 
 const HOLD_LOCK: &str = env!("CARGO_BIN_EXE_hold-lock");
 

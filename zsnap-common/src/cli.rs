@@ -1,6 +1,6 @@
 //! The command line: options, exit statuses, messages, reports, and files that only we may change.
 
-mod escape;
+pub mod escape;
 pub mod exit;
 pub mod findings;
 pub mod log;

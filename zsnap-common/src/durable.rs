@@ -1,7 +1,9 @@
-//! Files that survive a crash: how they are written, where they wait, where they go, and how they are read.
+//! Files that survive a crash: how they are written, where they wait, where they go, how they are read, and the lock of
+//! their directory.
 
 pub mod dest;
 pub mod incoming;
 pub mod listing;
 pub mod outbox;
 pub mod publish;
+pub mod tool_lock;

@@ -2,4 +2,3 @@
 
 pub mod dotlock;
 pub mod flock;
-pub mod tool;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 
 use anyhow::Result;
+use zsnap_common::cli::escape::escape;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 
@@ -120,7 +121,7 @@ fn records(text: &str, end: char) -> Result<Vec<Record<'_>>> {
             Exit::Data.error(format!(
                 "standard input, record {}: \"{}\" is not NAME<TAB>SECONDS-SINCE-1970",
                 records.len() + 1,
-                log::escape(record)
+                escape(record)
             ))
         })?;
         records.push(parsed);
@@ -146,7 +147,7 @@ fn unique(records: &[Record<'_>], numbers: &[usize]) -> Result<()> {
         Some(number) => Err(Exit::Data.error(format!(
             "standard input, record {}: \"{}\" came before: give each name once",
             number + 1,
-            log::escape(records[*number].0)
+            escape(records[*number].0)
         ))),
     }
 }

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use zsnap_common::cli::escape::escape;
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::cli::log;
 use zsnap_common::process::zfs::Zfs;
 
 use crate::snapshot::{Sent, Snapshot};
@@ -82,7 +82,7 @@ pub fn is_at_or_below(dataset: &str, root: &str) -> bool {
 }
 
 fn unreadable(what: &str) -> anyhow::Error {
-    Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", log::escape(what)))
+    Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", escape(what)))
 }
 
 /// A name that stands there more than once.

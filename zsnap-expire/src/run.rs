@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::findings::{Findings, can_be_made};
 use zsnap_common::cli::{log, options, trusted};
-use zsnap_common::locks::tool;
+use zsnap_common::durable::tool_lock;
 use zsnap_common::names::target::check_dataset;
 use zsnap_common::process::zfs::Zfs;
 
@@ -65,7 +65,7 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
         (None, None)
     } else {
         let state = options::state_dir(o.state.as_deref(), "expire")?;
-        let lock = tool::unless_busy(&state, o.dotlock.as_deref(), o.max_run)?;
+        let lock = tool_lock::unless_busy(&state, o.dotlock.as_deref(), o.max_run)?;
         if lock.is_none() {
             return Ok(Exit::Done);
         }

@@ -3,6 +3,7 @@
 
 use crate::calendar::Clock;
 use crate::run::Decided;
+use zsnap_common::cli::escape::escape;
 
 /// Cells in a row, at most.
 const WIDTH: i64 = 60;
@@ -47,7 +48,7 @@ pub fn draw(all: &[Decided<'_>], clock: &Clock) -> String {
             (false, false) => '.',
         };
         let row: String = cells.iter().map(sign).collect();
-        text += &format!("{:names$}  {row}\n", zsnap_common::cli::log::escape(decided.dataset));
+        text += &format!("{:names$}  {row}\n", escape(decided.dataset));
     }
     text
 }

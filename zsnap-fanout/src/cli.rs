@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use zsnap_common::cli::options::{duration, size};
 use zsnap_common::durable::dest::nice;
 
-use crate::drive::Given;
-use crate::kept::Since;
+use crate::day::Since;
+use crate::name::Given;
 
 /// Distributes queue files from one spool to several drives, which may be away for weeks
 ///

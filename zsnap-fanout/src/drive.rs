@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,45 +14,7 @@ use zsnap_common::names::glob::Glob;
 use zsnap_common::names::target::Host;
 
 use crate::cli::Options;
-
-/// `NAME=DEST` of the command line.
-#[derive(Clone, Debug)]
-pub struct Given {
-    name: Name,
-    dest: Dest,
-}
-
-impl FromStr for Given {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Given, String> {
-        let (name, dest) = text.split_once('=').ok_or("write NAME=DEST: disk1=nncp-file:backupdisk1")?;
-        Ok(Given { name: name.parse()?, dest: dest.parse()? })
-    }
-}
-
-/// What a drive is called: it becomes the name of a directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-struct Name(String);
-
-impl FromStr for Name {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Name, String> {
-        let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-        let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-        if starts && text.len() <= 64 && text.bytes().all(good) {
-            return Ok(Name(text.to_owned()));
-        }
-        Err(format!("\"{}\" is no name of a drive: use A-Z a-z 0-9 _ . and -, at most 64", text.escape_default()))
-    }
-}
-
-impl TryFrom<String> for Name {
-    type Error = String;
-    fn try_from(text: String) -> Result<Name, String> {
-        text.parse()
-    }
-}
+use crate::name::Name;
 
 /// The tables of `fanout.toml`.
 #[derive(Debug, Default, Deserialize)]

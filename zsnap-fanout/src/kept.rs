@@ -6,55 +6,19 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::Result;
-use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use jiff::civil::Date;
 use rustix::io::Errno;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::{log, options};
+use zsnap_common::cli::log;
 use zsnap_common::durable::outbox::Queued;
 use zsnap_common::durable::publish;
 use zsnap_common::locks::flock::Lock;
 
+use crate::day::{Since, day, end};
 use crate::drive::Drive;
 use crate::spool::Spool;
-
-/// The first day of `requeue`.
-#[derive(Clone, Copy, Debug)]
-pub enum Since {
-    /// That day, by UTC.
-    Day(Date),
-    /// The day that was so long ago.
-    Ago(Duration),
-}
-
-impl FromStr for Since {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Since, String> {
-        match text.parse() {
-            Ok(day) => Ok(Since::Day(day)),
-            Err(_) => {
-                let wrong = |_| format!("\"{text}\" is no day; write 2026-11-20, or 3d for three days ago");
-                options::duration(text).map(Since::Ago).map_err(wrong)
-            }
-        }
-    }
-}
-
-/// The name of the day of a time in seconds since 1970: `2026-11-22`, by UTC, so that names sort
-/// and no change of the clocks repeats one.
-pub fn day(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok()).unwrap_or_default();
-    time.strftime("%F").to_string()
-}
-
-/// When a day ends, in seconds since 1970.
-fn end(day: &str) -> Option<u64> {
-    let next = day.parse::<Date>().ok()?.tomorrow().ok()?;
-    u64::try_from(next.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second()).ok()
-}
 
 /// What is kept for a drive: names of days, sorted.
 pub fn days(kept: &Path) -> Result<Vec<(String, PathBuf)>> {

@@ -2,9 +2,11 @@
 
 mod check;
 mod cli;
+mod day;
 mod drive;
 mod kept;
 mod marker;
+mod name;
 mod nncp;
 mod run;
 mod seen;

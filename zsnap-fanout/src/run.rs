@@ -13,11 +13,12 @@ use zsnap_common::cli::told::Told;
 use zsnap_common::durable::dest::{Courier, Dest, hangs};
 use zsnap_common::durable::outbox::{Drained, Pace};
 use zsnap_common::durable::publish;
+use zsnap_common::durable::tool_lock::{Taken, ToolLock};
 use zsnap_common::locks::flock::{self, Lock};
-use zsnap_common::locks::tool::{Taken, ToolLock};
 use zsnap_common::process::cancel::{self, Cancelled};
 
 use crate::cli::Options;
+use crate::day::day;
 use crate::drive::Drive;
 use crate::kept;
 use crate::seen::Seen;
@@ -144,7 +145,7 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
             drained.busy = there;
         }
         if drained.away.is_none() && !drained.busy {
-            let kept = || spool.kept(name).join(kept::day(clock()));
+            let kept = || spool.kept(name).join(day(clock()));
             let keep = drive.keep.map(|_| &kept as &dyn Fn() -> PathBuf);
             let mut tidy = false;
             drained = boxes.drain(name, lock, Pace { at_once: dest.at_once(), keep, last }, &mut |items| {

@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
+use zsnap_common::cli::escape::escape;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::{log, trusted};
+use zsnap_common::cli::trusted;
 
 use crate::beside;
 use crate::cli::Options;
@@ -55,7 +56,7 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
     let mut out = io::stdout().lock();
     let mut print = || -> io::Result<()> {
         for problem in &problems {
-            writeln!(out, "problem: {}", log::escape(problem))?;
+            writeln!(out, "problem: {}", escape(problem))?;
         }
         if problems.is_empty() {
             writeln!(out, "all is well: keys, certificates, directories and programs")?;

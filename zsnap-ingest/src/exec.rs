@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use zsnap_common::cli::escape::escape;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::publish::{self, NewFile};
@@ -73,10 +74,8 @@ fn who(config: &Config, forced: Option<&Host>, sender: Option<OsString>) -> Resu
     let host = config.hosts.iter().find(|(_, table)| table.nncp_sender.as_deref() == Some(sender.as_ref()));
     match host {
         Some((host, _)) => Ok(host.clone()),
-        None => Err(Exit::Refused.error(format!(
-            "no host has the NNCP node id {}; add nncp-sender to its [hosts.NAME]",
-            log::escape(&sender)
-        ))),
+        None => Err(Exit::Refused
+            .error(format!("no host has the NNCP node id {}; add nncp-sender to its [hosts.NAME]", escape(&sender)))),
     }
 }
 

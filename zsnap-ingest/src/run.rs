@@ -15,7 +15,7 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::{Incoming, shown};
-use zsnap_common::locks::tool::{self, ToolLock};
+use zsnap_common::durable::tool_lock::{self, ToolLock};
 use zsnap_common::names::queue_name::{Entry, classify};
 use zsnap_common::names::target::{Host, Target};
 
@@ -50,7 +50,7 @@ pub fn locked(config: &Config, options: &Options, only: Option<&Host>) -> Result
 
 /// `None`: another instance is at work, which is no error as long as it is young.
 fn lock_unless_busy(state: &Path, options: &Options) -> Result<Option<ToolLock>> {
-    tool::unless_busy(state, options.dotlock.as_deref(), options.max_run)
+    tool_lock::unless_busy(state, options.dotlock.as_deref(), options.max_run)
 }
 
 /// For what a person asked to be done now: a busy lock is an error.

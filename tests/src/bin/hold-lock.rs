@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use zsnap_common::cli::exit::{Exit, run_tool};
-use zsnap_common::locks::tool::{Taken, ToolLock};
+use zsnap_common::durable::tool_lock::{Taken, ToolLock};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -20,7 +20,7 @@ impl Progress {
             Some(total) => (ProgressBar::new(total), "{prefix} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"),
             None => (ProgressBar::no_length(), "{prefix} {bytes}, {bytes_per_sec}"),
         };
-        let bar = BARS.add(bar).with_prefix(crate::cli::log::escape(what));
+        let bar = BARS.add(bar).with_prefix(super::escape::escape(what));
         // The templates are constants: an error cannot come, and a plain bar would do.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::cli::log::{escape, escape_bytes};
+use crate::cli::escape::{escape, escape_bytes};
 
 /// Rows of cells under named columns.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 //! liblockfile's algorithm (lockfile_create(3)): the pid is written to a temporary file in the
 //! same directory, which is linked to the lock's name. A lock is stale if its pid is of no living
 //! process, or if it has no pid and is older than five minutes. Breaking a stale one is racy
-//! there. Here all zsnap processes do it under a flock ([`super::tool::ToolLock`]), and what was
+//! there. Here all zsnap processes do it under a flock ([`crate::durable::tool_lock::ToolLock`]), and what was
 //! fresh after all is put back.
 
 use std::ffi::{OsStr, OsString};

@@ -23,7 +23,7 @@ use crate::cli::report;
 pub struct Lock {
     file: File,
     /// What the last holder left in the file.
-    pub(super) before: String,
+    pub(crate) before: String,
 }
 
 /// A forked child has started its program after this time, even on a busy machine.
@@ -90,7 +90,7 @@ impl Lock {
     }
 
     /// Writes our pid, and `more`, into the file. It only informs: a full disk is no error.
-    pub(super) fn note(&mut self, more: &str) {
+    pub(crate) fn note(&mut self, more: &str) {
         let _ = self.file.set_len(0).and_then(|()| self.file.rewind());
         let _ = self.file.write_all(format!("{}\n{more}", std::process::id()).as_bytes());
         let _ = self.file.set_modified(SystemTime::now());

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::hung::hung;
+use crate::cli::escape::escape_bytes;
 use crate::cli::exit::{Exit, OrExit};
 use crate::cli::log;
 use crate::process::cancel;
@@ -366,7 +367,7 @@ fn pump(stderr: ChildStderr, label: &str, said: &Mutex<VecDeque<String>>) {
         if said.len() == LAST_WORDS {
             said.pop_front();
         }
-        said.push_back(log::escape_bytes(line));
+        said.push_back(escape_bytes(line));
     }
 }
 

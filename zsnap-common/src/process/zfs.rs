@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::cli::escape::escape;
 use crate::cli::exit::Exit;
-use crate::cli::log;
 use crate::names::target::check_component;
 use crate::process::cancel::Cancelled;
 use crate::process::child::{self, Output};
@@ -205,7 +205,7 @@ fn lies_in(name: &str, root: &str) -> bool {
 }
 
 fn unreadable(line: &str) -> anyhow::Error {
-    Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", log::escape(line)))
+    Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", escape(line)))
 }
 
 /// How long `zfs` and `zpool` may say nothing, and then take to end: on a pool whose input and output

@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::dotlock::{DotLock, FileId};
-use super::flock::{Lock, for_how_long, holder};
 use crate::cli::exit::{Exit, OrExit};
 use crate::cli::log;
 use crate::durable::publish;
+use crate::locks::dotlock::{DotLock, FileId};
+use crate::locks::flock::{Lock, for_how_long, holder};
 
 /// The lock of a whole tool: flock on `state_lock`, then the dotlock beside it (or at `dotlock`).
 #[derive(Debug)]

@@ -1,0 +1,47 @@
+//! Names of drives, and `NAME=DEST` of the command line.
+
+use std::str::FromStr;
+
+use serde::Deserialize;
+use zsnap_common::durable::dest::Dest;
+
+/// `NAME=DEST` of the command line.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Its name.
+    pub name: Name,
+    /// Where its files go.
+    pub dest: Dest,
+}
+
+impl FromStr for Given {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Given, String> {
+        let (name, dest) = text.split_once('=').ok_or("write NAME=DEST: disk1=nncp-file:backupdisk1")?;
+        Ok(Given { name: name.parse()?, dest: dest.parse()? })
+    }
+}
+
+/// What a drive is called: it becomes the name of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Name(pub String);
+
+impl FromStr for Name {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Name, String> {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+        let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if starts && text.len() <= 64 && text.bytes().all(good) {
+            return Ok(Name(text.to_owned()));
+        }
+        Err(format!("\"{}\" is no name of a drive: use A-Z a-z 0-9 _ . and -, at most 64", text.escape_default()))
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = String;
+    fn try_from(text: String) -> Result<Name, String> {
+        text.parse()
+    }
+}
