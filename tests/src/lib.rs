@@ -8,6 +8,7 @@ use zsnap_common::stream::{Guid, Kind, SubStream};
 pub mod expirer;
 pub mod frozen;
 pub mod hostile;
+pub mod imports;
 pub mod mutation;
 pub mod nodes;
 pub mod packets;

@@ -4,17 +4,21 @@
 use std::fs;
 use std::path::Path;
 
+use zsnap_tests::imports::{Imports, code};
 use zsnap_tests::torture::walk;
 
-const PURE: [&str; 14] = [
+const PURE: [&str; 17] = [
     "zsnap-queue/src/admit.rs",
     "zsnap-ingest/src/plan.rs",
     "zsnap-ingest/src/plan/zfs.rs",
     "zsnap-ingest/src/plan/opaque.rs",
     "zsnap-expire/src/backdated.rs",
     "zsnap-expire/src/policy.rs",
-    "zsnap-expire/src/spacing.rs",
-    "zsnap-expire/src/dated.rs",
+    "zsnap-expire/src/reason.rs",
+    "zsnap-expire/src/rules/native.rs",
+    "zsnap-expire/src/rules/rule.rs",
+    "zsnap-expire/src/rules/zrep_v2.rs",
+    "zsnap-expire/src/rules/zrep_v1.rs",
     "zsnap-expire/src/calendar.rs",
     "zsnap-expire/src/protect.rs",
     "zsnap-expire/src/brakes.rs",
@@ -39,14 +43,6 @@ const IMPURE: [&str; 14] = [
     "TimeZone::system",
     "log::",
 ];
-
-/// What stands before the unit tests, without comments.
-fn code(file: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
-    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let code = text.split("#[cfg(test)]").next().unwrap();
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
-}
 
 /// Where tools are started: with `--config`, or only asked for help. All other tests have them from there.
 const START: [&str; 7] = [
@@ -88,6 +84,20 @@ fn the_decisions_have_no_effects() {
         let code = code(file);
         for word in IMPURE {
             assert!(!code.contains(word), "{file} says {word}");
+        }
+    }
+}
+
+/// What a pure file uses is pure: another one of the list, or a file that only holds others.
+#[test]
+fn the_decisions_use_only_each_other() {
+    for package in ["zsnap-queue", "zsnap-ingest", "zsnap-expire"] {
+        let imports = Imports::of(package);
+        for (module, file) in imports.files.iter().filter(|(_, file)| PURE.contains(&file.as_str())) {
+            for used in &imports.uses[module] {
+                let used = &imports.files[used];
+                assert!(PURE.contains(&used.as_str()), "{file} uses {used}");
+            }
         }
     }
 }

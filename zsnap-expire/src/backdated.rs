@@ -9,7 +9,7 @@
 //! Without createtxg nothing is back-dated.
 
 use crate::calendar::Clock;
-use crate::policy::Reason;
+use crate::reason::Reason;
 use crate::snapshot::{Snapshot, Verdict};
 
 /// Sets [`Snapshot::floor`] of the snapshots of one dataset.

@@ -133,7 +133,7 @@ pub fn newest_in_future(snapshots: &[Snapshot<'_>], newest: u64, clock: &Clock) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Reason;
+    use crate::reason::Reason;
     use jiff::tz::TimeZone;
 
     /// Of `all` snapshots the oldest `doomed` go; the newest `future` are dated in 2100.

@@ -118,6 +118,13 @@ impl fmt::Display for Age {
     }
 }
 
+/// `7d`, `1h`: in the largest unit that has no rest.
+pub fn length(seconds: i64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "min")];
+    let fits = units.iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0);
+    fits.map_or(format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use regex::Regex;
 use zsnap_common::cli::options::duration;
 
 use crate::brakes::MaxDestroy;
-use crate::policy::Rule;
+use crate::rules::rule::Rule;
 
 /// Options that would be dangerous if they held in every run, so they are not keys of the file.
 pub const OF_ONE_RUN: [&str; 2] = ["force", "no-needed"];

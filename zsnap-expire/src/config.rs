@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -17,10 +16,9 @@ use zsnap_common::names::glob::Glob;
 use crate::brakes::MaxDestroy;
 use crate::calendar::Clock;
 use crate::cli::Options;
-use crate::dated::{self, DatedRule};
-use crate::policy::{self, Reason, Reference, Rule};
-use crate::snapshot::{Sent, Snapshot, Verdict, is_tagged};
-use crate::spacing::{self, Window};
+use crate::policy::{Method, Policy};
+use crate::rules::rule::{Reference, Rule};
+use crate::rules::{zrep_v1, zrep_v2};
 
 /// The newest so many that stay if nothing else is said.
 const NEWEST: u64 = 2;
@@ -72,105 +70,6 @@ fn relative_to(text: &str) -> Option<Reference> {
         "newest" => Some(Reference::Newest),
         "now" => Some(Reference::Now),
         _ => None,
-    }
-}
-
-/// How to decide.
-#[derive(Clone, Debug)]
-pub enum Method {
-    /// Native rules.
-    Rules(Vec<Rule>, Reference),
-    /// zrep-expire, second version.
-    Spacing(Vec<Window>),
-    /// zrep-expire, first version.
-    Dated(Vec<DatedRule>),
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |all: Vec<String>| all.join(" ");
-        match self {
-            Method::Rules(rules, reference) => {
-                let from = if *reference == Reference::Now { ", ages from now" } else { "" };
-                write!(f, "{}{from}", list(rules.iter().map(Rule::to_string).collect()))
-            }
-            Method::Spacing(windows) => {
-                write!(f, "zrep-expire, spacing {}", list(windows.iter().map(Window::to_string).collect()))
-            }
-            Method::Dated(rules) => write!(f, "zrep-expire, {} dated rules", rules.len()),
-        }
-    }
-}
-
-/// What is done with a dataset.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// Which snapshots stay.
-    pub method: Method,
-    /// The newest so many stay in any case.
-    pub newest: u64,
-    /// Its datasets were received: simplesnap's snapshots may go, and needed guids count.
-    pub received: bool,
-    /// When to stop.
-    pub max_destroy: MaxDestroy,
-    /// With spacing: only snapshots `TAG_` and six hex digits; empty: all, whatever zrep says.
-    pub tags: Vec<String>,
-}
-
-impl Policy {
-    /// It comes from a file of zrep-expire.
-    pub fn is_zrep(&self) -> bool {
-        !matches!(self.method, Method::Rules(..))
-    }
-
-    /// What the policy alone says of each snapshot of one dataset, in the order given.
-    pub fn decide(&self, snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
-        match &self.method {
-            Method::Rules(rules, reference) => policy::decide(rules, *reference, snapshots, clock),
-            Method::Dated(rules) => {
-                let mut verdicts = dated::decide(rules, snapshots, clock);
-                // It takes only what zrep has sent, as a number of seconds.
-                let unsent = |s: &Snapshot<'_>| !self.tags.is_empty() && s.sent != Sent::Time;
-                let unsent = verdicts.iter_mut().zip(snapshots).filter(|(_, snapshot)| unsent(snapshot));
-                unsent.for_each(|(verdict, _)| verdict.also(Reason::Unsent));
-                verdicts
-            }
-            Method::Spacing(windows) => self.spaced(windows, snapshots, clock),
-        }
-    }
-
-    /// Tag by tag. The newest ones are taken away first, whatever their names.
-    fn spaced(&self, windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
-        let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
-        let mut order: Vec<usize> = (0..snapshots.len()).collect();
-        order.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
-        // As if those that are back-dated were not there, and these beside.
-        let newest = usize::try_from(self.newest).unwrap_or(usize::MAX);
-        let (mut aside, mut left) = (newest, Vec::new());
-        for i in order {
-            match aside {
-                1.. if !snapshots[i].is_back_dated() => {
-                    aside -= 1;
-                    verdicts[i] = Verdict::keep(Reason::Among(self.newest));
-                }
-                _ => left.push(i),
-            }
-        }
-        let mut walk = |of: &dyn Fn(&str) -> bool, unsent: &dyn Fn(&Snapshot<'_>) -> bool| {
-            let chosen: Vec<usize> = left.iter().copied().filter(|i| of(snapshots[*i].name)).collect();
-            let list: Vec<&Snapshot<'_>> = chosen.iter().map(|i| &snapshots[*i]).collect();
-            let decided = spacing::decide(windows, &list, unsent, clock);
-            chosen.into_iter().zip(decided).for_each(|(i, verdict)| verdicts[i] = verdict);
-        };
-        if self.tags.is_empty() {
-            walk(&|_| true, &|_| false);
-        }
-        for tag in &self.tags {
-            walk(&|name| is_tagged(name, tag), &|snapshot| snapshot.sent == Sent::No);
-        }
-        let others = verdicts.iter_mut().filter(|verdict| verdict.reasons.is_empty());
-        others.for_each(|verdict| *verdict = Verdict::keep(Reason::OtherName));
-        verdicts
     }
 }
 
@@ -320,9 +219,9 @@ fn parse_zrep(text: &str) -> Result<Method, (usize, String)> {
         }
         // A dated rule has no colon.
         if rules.is_empty() && (line.contains(':') || !windows.is_empty()) {
-            windows.push(spacing::window(line).map_err(at)?);
+            windows.push(zrep_v2::window(line).map_err(at)?);
         } else {
-            rules.push(dated::rule(line).map_err(at)?);
+            rules.push(zrep_v1::rule(line).map_err(at)?);
         }
     }
     match (windows.is_empty(), rules.is_empty()) {

@@ -3,7 +3,7 @@
 use crate::backdated;
 use crate::brakes::{Braked, brakes};
 use crate::calendar::Clock;
-use crate::config::Policy;
+use crate::policy::Policy;
 use crate::protect::{Guards, protect};
 use crate::snapshot::{Snapshot, Verdict};
 

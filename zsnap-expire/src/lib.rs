@@ -1,12 +1,13 @@
-//! zsnap-expire: which snapshots stay and which go. The decisions (`policy`, `spacing`, `dated`,
-//! `backdated`, `protect`, `brakes`, and `judge` of all of these) are pure; the binary, tests and benchmarks use them.
+//! zsnap-expire: which snapshots stay and which go. The decisions (`rules`, `policy`, `backdated`,
+//! `protect`, `brakes`, and `judge` of all of these) are pure; the binary, tests and benchmarks use them.
 
 pub mod backdated;
 pub mod brakes;
 pub mod calendar;
+pub mod check;
 pub mod cli;
 pub mod config;
-pub mod dated;
+pub mod decided;
 pub mod destroy;
 pub mod filter;
 pub mod judge;
@@ -15,9 +16,10 @@ pub mod needed;
 pub mod notices;
 pub mod policy;
 pub mod protect;
+pub mod reason;
+pub mod rules;
 pub mod run;
 pub mod snapshot;
-pub mod spacing;
 pub mod table;
 pub mod timeline;
 pub mod zrep;
@@ -53,7 +55,7 @@ fn start() -> anyhow::Result<Exit> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let config = Config::load(o, tables, i64::try_from(now).unwrap_or(i64::MAX))?;
     match cli.verb {
-        Some(Verb::Check) => run::check(&cli, &config),
+        Some(Verb::Check) => check::check(&cli, &config),
         None if o.filter => filter::filter(o, &config),
         None => run::run(&cli, &config),
     }

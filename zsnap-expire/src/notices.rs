@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use zsnap_common::cli::log;
 use zsnap_common::cli::told::Told;
 
+use crate::decided::{Decided, LeftAlone};
 use crate::listing::is_at_or_below;
-use crate::run::{Decided, LeftAlone};
 
 /// The kinds of what is told of a dataset, behind its name; odd properties have their own names.
 const BRAKE: &str = "brake";

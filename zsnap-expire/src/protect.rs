@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::calendar::Clock;
-use crate::policy::Reason;
+use crate::reason::Reason;
 use crate::snapshot::{Sent, Snapshot, Verdict, is_tagged};
 
 /// What simplesnap calls its snapshots.

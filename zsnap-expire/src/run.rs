@@ -7,54 +7,25 @@ use std::path::Path;
 use anyhow::Result;
 use jiff::Timestamp;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::findings::{Findings, can_be_made};
 use zsnap_common::cli::{log, options, trusted};
 use zsnap_common::durable::tool_lock;
 use zsnap_common::names::target::check_dataset;
 use zsnap_common::process::zfs::Zfs;
 
-use crate::brakes::{Braked, newest_in_future};
+use crate::brakes::newest_in_future;
 use crate::cli::Cli;
-use crate::config::{Config, Policy};
+use crate::config::Config;
+use crate::decided::{Decided, LeftAlone};
 use crate::destroy::destroy;
 use crate::judge::judge;
 use crate::listing::{Listing, is_at_or_below};
 use crate::needed::Needed;
 use crate::notices::Notices;
+use crate::policy::Policy;
 use crate::protect::Guards;
-use crate::snapshot::{Snapshot, Verdict};
+use crate::snapshot::Snapshot;
 use crate::table;
-use crate::zrep::{Odd, Zrep};
-
-/// A dataset with what is to become of its snapshots.
-#[derive(Debug)]
-pub struct Decided<'a> {
-    /// Its name.
-    pub dataset: &'a str,
-    /// Its snapshots.
-    pub snapshots: Vec<Snapshot<'a>>,
-    /// In the same order.
-    pub verdicts: Vec<Verdict>,
-    /// Nothing of it is destroyed.
-    pub braked: Option<Braked>,
-}
-
-impl Decided<'_> {
-    /// What may go: nothing if it was braked.
-    pub fn doomed(&self) -> Vec<&Snapshot<'_>> {
-        let doomed = self.snapshots.iter().zip(&self.verdicts).filter(|(_, verdict)| !verdict.keep);
-        if self.braked.is_some() { Vec::new() } else { doomed.map(|(snapshot, _)| snapshot).collect() }
-    }
-}
-
-/// A dataset that is left alone, with all its snapshots.
-#[derive(Debug)]
-pub struct LeftAlone<'a> {
-    /// Its name.
-    pub dataset: &'a str,
-    /// What cannot be read of it.
-    pub why: Odd,
-}
+use crate::zrep::Zrep;
 
 /// Does it.
 pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
@@ -260,27 +231,4 @@ fn scope(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<Scope>> {
     // Their names are not given to zfs again: one that goes meanwhile would fail them all.
     let text = zfs.list("filesystem", "name", &[], None)?.unwrap_or_default();
     Ok(Some(Scope { roots, exact: false, only: Some(text.lines().map(str::to_owned).collect()) }))
-}
-
-/// `check`: says what the configuration means, and what is wrong here. Exit 78: something is.
-pub fn check(cli: &Cli, config: &Config) -> Result<Exit> {
-    let mut text = format!("days begin in {}\n", config.clock.zone_name());
-    for (glob, policy) in config.policies() {
-        let received = if policy.received { ", received" } else { "" };
-        let (method, newest) = (&policy.method, policy.newest);
-        text += &format!("{glob}: {method}, and the newest {newest}{received}; {}\n", policy.max_destroy);
-    }
-    table::write(&text).or_exit(Exit::Io, "standard output")?;
-    let o = &cli.options;
-    if o.filter {
-        return Ok(Exit::Done);
-    }
-    let mut findings = Findings::default();
-    findings.add("programs", Zfs::find(&o.zfs, &o.zpool).map(|_| Vec::new()));
-    let state = options::state_dir(o.state.as_deref(), "expire").and_then(|dir| can_be_made(&dir));
-    findings.add("state", state.map(|()| Vec::new()));
-    if o.needed.is_empty() && !o.no_needed && config.policies().any(|(_, policy)| policy.received) {
-        findings.add("received datasets", Ok(vec!["a run needs --needed, see zsnap-expire(8)".into()]));
-    }
-    Ok(findings.exit())
 }

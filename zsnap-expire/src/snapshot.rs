@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::policy::Reason;
+use crate::reason::Reason;
 
 /// More than this ahead of the clock, a snapshot's time is a mistake: in seconds.
 pub const FUTURE: i64 = 24 * 3600;

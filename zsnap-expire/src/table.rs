@@ -9,8 +9,8 @@ use zsnap_common::process::zfs::Zfs;
 
 use crate::calendar::Clock;
 use crate::cli::Options;
-use crate::policy::Reason;
-use crate::run::{Decided, LeftAlone};
+use crate::decided::{Decided, LeftAlone};
+use crate::reason::Reason;
 use crate::snapshot::{Snapshot, Verdict};
 use crate::timeline;
 
@@ -103,39 +103,4 @@ fn object(decided: &Decided<'_>, zfs: &Zfs) -> Value {
 /// Nothing was decided about its snapshots.
 fn left_alone(LeftAlone { dataset, why }: &LeftAlone<'_>) -> Value {
     json!({ "dataset": dataset, "keep": [], "destroy": [], "braked": why.to_string(), "reclaim": 0 })
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Reason::Rule(rule) => write!(f, "{rule}"),
-            Reason::Oldest(rule) => write!(f, "the oldest, while {rule} has some left"),
-            Reason::NoRule => f.write_str("no rule keeps it"),
-            Reason::Future => f.write_str("dated in the future"),
-            Reason::Newest => f.write_str("the newest"),
-            Reason::Among(n) => write!(f, "one of the newest {n}"),
-            Reason::Held(1) => f.write_str("held"),
-            Reason::Held(n) => write!(f, "{n} holds"),
-            Reason::Witness => f.write_str("the last one before a back-dated one that stays"),
-            Reason::Cloned(clones) => write!(f, "cloned to {clones}"),
-            Reason::Unsent => f.write_str("not sent by zrep"),
-            Reason::LastSent => f.write_str("the last that zrep has sent"),
-            Reason::Simplesnap => f.write_str("simplesnap's own"),
-            Reason::Needed => f.write_str("zsnap-ingest needs it"),
-            Reason::OtherName => f.write_str("not of these tags"),
-            Reason::First => f.write_str("the oldest that is not too old"),
-            Reason::Spaced(seconds) => write!(f, "{} behind the last one kept", length(*seconds)),
-            Reason::TooClose(seconds) => write!(f, "less than {} behind the last one kept", length(*seconds)),
-            Reason::TooOld => f.write_str("older than every MAX_AGE"),
-            Reason::Expires(then) => write!(f, "expires {}", then.strftime("%F %T")),
-            Reason::NoDate => f.write_str("no rule matches it"),
-        }
-    }
-}
-
-/// `7d`, `1h`: in the largest unit that has no rest.
-pub fn length(seconds: i64) -> String {
-    let units = [(86_400, "d"), (3600, "h"), (60, "min")];
-    let fits = units.iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0);
-    fits.map_or(format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
 }

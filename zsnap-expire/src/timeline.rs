@@ -2,7 +2,7 @@
 //! right. Signs, not colours, tell what stays from what goes.
 
 use crate::calendar::Clock;
-use crate::run::Decided;
+use crate::decided::Decided;
 use zsnap_common::cli::escape::escape;
 
 /// Cells in a row, at most.

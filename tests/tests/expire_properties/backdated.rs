@@ -3,8 +3,8 @@
 use super::*;
 use zsnap_expire::backdated;
 use zsnap_expire::brakes::MaxDestroy;
-use zsnap_expire::config::{Method, Policy};
 use zsnap_expire::judge::judge;
+use zsnap_expire::policy::{Method, Policy};
 use zsnap_expire::protect::Guards;
 
 /// One more snapshot: made after which one, how long before that it is dated, and whether it is held.
@@ -92,7 +92,7 @@ proptest! {
         let made = made(&scene, &extras);
         let mut found = snapshots(&made);
         backdated::find(&mut found, &scene.clock);
-        let verdicts = policy::decide(&rules, reference, &found, &scene.clock);
+        let verdicts = native::decide(&rules, reference, &found, &scene.clock);
         for (_, verdict) in found.iter().zip(&verdicts).filter(|(snapshot, _)| snapshot.is_back_dated()) {
             let of_a_period = |reason: &Reason| match reason {
                 Reason::Rule(rule) => rule.period != Period::Each,

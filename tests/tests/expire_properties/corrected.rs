@@ -5,8 +5,8 @@ use super::backdated::{names, policies, snapshots, stay};
 use super::*;
 use zsnap_expire::backdated;
 use zsnap_expire::brakes::MaxDestroy;
-use zsnap_expire::config::{Method, Policy};
 use zsnap_expire::judge::judge;
+use zsnap_expire::policy::{Method, Policy};
 use zsnap_expire::protect::Guards;
 
 const HOUR: i64 = 3600;

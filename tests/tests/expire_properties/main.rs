@@ -6,9 +6,10 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use zsnap_expire::calendar::Clock;
-use zsnap_expire::policy::{Amount, Period, Reason, Reference, Rule};
+use zsnap_expire::reason::Reason;
+use zsnap_expire::rules::rule::{Amount, Period, Reference, Rule};
+use zsnap_expire::rules::{native, zrep_v1, zrep_v2};
 use zsnap_expire::snapshot::{Sent, Snapshot, Verdict};
-use zsnap_expire::{dated, policy, spacing};
 
 mod backdated;
 mod corrected;
@@ -190,7 +191,7 @@ proptest! {
     #[test]
     fn rules_keep_what_they_mean(scene in scenes(), rules in rules(), reference in references()) {
         let snapshots = scene.snapshots();
-        let verdicts = policy::decide(&rules, reference, &snapshots, &scene.clock);
+        let verdicts = native::decide(&rules, reference, &snapshots, &scene.clock);
         let keep: Vec<bool> = verdicts.iter().map(|verdict| verdict.keep).collect();
         prop_assert_eq!(keep, meant(&rules, reference, &snapshots, &scene.clock), "{:?}", scene.walls());
     }
@@ -202,14 +203,14 @@ proptest! {
         let key = |s: &Snapshot<'_>| s.createtxg.wrapping_mul(seed | 1).rotate_left(17);
         other.sort_by_key(key);
         let clock = &scene.clock;
-        let decide = |rules: &[Rule], s: &[Snapshot<'_>]| policy::decide(rules, Reference::Newest, s, clock);
+        let decide = |rules: &[Rule], s: &[Snapshot<'_>]| native::decide(rules, Reference::Newest, s, clock);
         prop_assert_eq!(named(&snapshots, decide(&rules, &snapshots)), named(&other, decide(&rules, &other)));
         let reversed: Vec<Rule> = rules.iter().rev().copied().collect();
         prop_assert_eq!(kept(&snapshots, &decide(&rules, &snapshots)), kept(&snapshots, &decide(&reversed, &snapshots)));
-        let spaced = |s: &[Snapshot<'_>]| spacing::decide(&zrep(), s, &unsent, clock);
+        let spaced = |s: &[Snapshot<'_>]| zrep_v2::decide(&zrep(), s, &unsent, clock);
         prop_assert_eq!(named(&snapshots, spaced(&snapshots)), named(&other, spaced(&other)));
         let seed = seed_rules();
-        let dated = |s: &[Snapshot<'_>]| dated::decide(&seed, s, clock);
+        let dated = |s: &[Snapshot<'_>]| zrep_v1::decide(&seed, s, clock);
         prop_assert_eq!(named(&snapshots, dated(&snapshots)), named(&other, dated(&other)));
         // The same without the order of the pool, as in a filter.
         snapshots.iter_mut().chain(&mut other).for_each(|s| s.createtxg = 0);
@@ -221,16 +222,16 @@ proptest! {
     #[test]
     fn a_second_run_destroys_nothing(scene in scenes(), rules in rules(), reference in references()) {
         let snapshots = scene.snapshots();
-        let verdicts = policy::decide(&rules, reference, &snapshots, &scene.clock);
+        let verdicts = native::decide(&rules, reference, &snapshots, &scene.clock);
         let stays = kept(&snapshots, &verdicts);
-        let again = policy::decide(&rules, reference, &stays, &scene.clock);
+        let again = native::decide(&rules, reference, &stays, &scene.clock);
         let before: Vec<Verdict> = verdicts.into_iter().filter(|verdict| verdict.keep).collect();
         prop_assert_eq!(again, before);
-        let stays = kept(&snapshots, &spacing::decide(&zrep(), &snapshots, &unsent, &scene.clock));
-        let again = spacing::decide(&zrep(), &stays, &unsent, &scene.clock);
+        let stays = kept(&snapshots, &zrep_v2::decide(&zrep(), &snapshots, &unsent, &scene.clock));
+        let again = zrep_v2::decide(&zrep(), &stays, &unsent, &scene.clock);
         prop_assert!(again.iter().all(|verdict| verdict.keep));
-        let stays = kept(&snapshots, &dated::decide(&seed_rules(), &snapshots, &scene.clock));
-        let again = dated::decide(&seed_rules(), &stays, &scene.clock);
+        let stays = kept(&snapshots, &zrep_v1::decide(&seed_rules(), &snapshots, &scene.clock));
+        let again = zrep_v1::decide(&seed_rules(), &stays, &scene.clock);
         prop_assert!(again.iter().all(|verdict| verdict.keep));
     }
 
@@ -251,9 +252,9 @@ proptest! {
         let mut there = snapshots[..split].to_vec();
         for snapshot in &snapshots[split..] {
             there.push(snapshot.clone());
-            there = kept(&there, &policy::decide(&rules, Reference::Newest, &there, &clock));
+            there = kept(&there, &native::decide(&rules, Reference::Newest, &there, &clock));
         }
-        let once = kept(&snapshots, &policy::decide(&rules, Reference::Newest, &snapshots, &clock));
+        let once = kept(&snapshots, &native::decide(&rules, Reference::Newest, &snapshots, &clock));
         prop_assert!(split == snapshots.len() || there == once, "{:?}", scene.walls());
     }
 
@@ -261,7 +262,7 @@ proptest! {
     #[test]
     fn more_rules_keep_more(scene in scenes(), rules in rules(), extra in prop_oneof![within(ages), counts()], reference in references()) {
         let snapshots = scene.snapshots();
-        let decide = |rules: &[Rule]| policy::decide(rules, reference, &snapshots, &scene.clock);
+        let decide = |rules: &[Rule]| native::decide(rules, reference, &snapshots, &scene.clock);
         let before = decide(&rules);
         let more = decide(&[&rules[..], &[extra]].concat());
         let raised: Vec<Rule> = rules.iter().map(|rule| match rule.amount {
@@ -282,7 +283,7 @@ proptest! {
     fn the_newest_stays(scene in scenes(), rule in prop_oneof![within(ages), counts()]) {
         let snapshots = scene.snapshots();
         let newest = scene.made.iter().rposition(|made| made.creation <= scene.clock.now + DAY);
-        let verdicts = policy::decide(&[rule], Reference::Newest, &snapshots, &scene.clock);
+        let verdicts = native::decide(&[rule], Reference::Newest, &snapshots, &scene.clock);
         prop_assert!(newest.is_none_or(|nr| verdicts[nr].keep), "{rule} {:?}", scene.walls());
         prop_assert!(verdicts.iter().all(|verdict| verdict.keep != verdict.reasons.contains(&Reason::NoRule)));
     }
@@ -298,9 +299,9 @@ proptest! {
         let createtxg = snapshots.iter().filter(|s| s.creation <= creation).map(|s| s.createtxg).max().unwrap_or(0);
         let more = Snapshot { name: "p/f@zzz", creation, createtxg, ..Snapshot::default() };
         let future = more.is_future(scene.clock.now);
-        let before = policy::decide(&rules, Reference::Newest, &snapshots, &scene.clock);
+        let before = native::decide(&rules, Reference::Newest, &snapshots, &scene.clock);
         let with = [&snapshots[..], std::slice::from_ref(&more)].concat();
-        let after = policy::decide(&rules, Reference::Newest, &with, &scene.clock);
+        let after = native::decide(&rules, Reference::Newest, &with, &scene.clock);
         let counts = rules.iter().any(|rule| matches!(rule.amount, Amount::Count(_)));
         for (nr, snapshot) in snapshots.iter().enumerate() {
             let costs = before[nr].keep && !after[nr].keep;
@@ -319,9 +320,9 @@ proptest! {
         let with = [&[wrong], &snapshots[..]].concat();
         let (windows, dates, clock) = (zrep(), seed_rules(), &scene.clock);
         let all: [Decide<'_>; 3] = [
-            &|s| policy::decide(&rules, reference, s, clock),
-            &|s| spacing::decide(&windows, s, &unsent, clock),
-            &|s| dated::decide(&dates, s, clock),
+            &|s| native::decide(&rules, reference, s, clock),
+            &|s| zrep_v2::decide(&windows, s, &unsent, clock),
+            &|s| zrep_v1::decide(&dates, s, clock),
         ];
         for decide in all {
             let after = decide(&with);
@@ -334,7 +335,7 @@ proptest! {
     #[test]
     fn spacing_leaves_no_two_too_close(scene in scenes()) {
         let snapshots = scene.snapshots();
-        let verdicts = spacing::decide(&zrep(), &snapshots, &unsent, &scene.clock);
+        let verdicts = zrep_v2::decide(&zrep(), &snapshots, &unsent, &scene.clock);
         let minute = |s: &Snapshot<'_>| scene.clock.civil(s.creation - s.creation.rem_euclid(60));
         let (mut last, mut first) = (None, None);
         for (snapshot, verdict) in snapshots.iter().zip(&verdicts).filter(|(s, _)| !s.is_future(scene.clock.now)) {
@@ -358,12 +359,12 @@ proptest! {
     #[test]
     fn dates_stand_by_themselves(scene in scenes(), later in DAY..1000 * DAY) {
         let (rules, snapshots) = (seed_rules(), scene.snapshots());
-        let verdicts = dated::decide(&rules, &snapshots, &scene.clock);
+        let verdicts = zrep_v1::decide(&rules, &snapshots, &scene.clock);
         for (snapshot, verdict) in snapshots.iter().zip(&verdicts) {
-            prop_assert_eq!(&dated::decide(&rules, std::slice::from_ref(snapshot), &scene.clock)[..], std::slice::from_ref(verdict));
+            prop_assert_eq!(&zrep_v1::decide(&rules, std::slice::from_ref(snapshot), &scene.clock)[..], std::slice::from_ref(verdict));
         }
         let clock = Clock { now: scene.clock.now + later, ..scene.clock.clone() };
-        let then = dated::decide(&rules, &snapshots, &clock);
+        let then = zrep_v1::decide(&rules, &snapshots, &clock);
         prop_assert!(verdicts.iter().zip(then).all(|(now, then)| now.keep || !then.keep));
     }
 
@@ -372,9 +373,9 @@ proptest! {
     fn no_time_is_too_far(times in prop::collection::vec(prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX)], 0..20), now in any::<i64>(), rules in rules(), reference in references()) {
         let clock = Clock { now, zone: TimeZone::get("Europe/Berlin").unwrap() };
         let snapshots: Vec<_> = times.iter().map(|t| Snapshot { name: "f@s", creation: *t, ..Snapshot::default() }).collect();
-        prop_assert_eq!(policy::decide(&rules, reference, &snapshots, &clock).len(), times.len());
-        prop_assert_eq!(spacing::decide(&zrep(), &snapshots, &unsent, &clock).len(), times.len());
-        prop_assert_eq!(dated::decide(&seed_rules(), &snapshots, &clock).len(), times.len());
+        prop_assert_eq!(native::decide(&rules, reference, &snapshots, &clock).len(), times.len());
+        prop_assert_eq!(zrep_v2::decide(&zrep(), &snapshots, &unsent, &clock).len(), times.len());
+        prop_assert_eq!(zrep_v1::decide(&seed_rules(), &snapshots, &clock).len(), times.len());
     }
 }
 
@@ -382,13 +383,13 @@ fn unsent(snapshot: &Snapshot<'_>) -> bool {
     snapshot.sent == Sent::No
 }
 
-fn zrep() -> Vec<spacing::Window> {
+fn zrep() -> Vec<zrep_v2::Window> {
     let lines =
         ["1 hour:1 minute", "12 hours:5 minutes", "8 days:1 hour", "32 days:1 day", "1 year:1 week", "5 years:1 month"];
-    lines.iter().map(|line| spacing::window(line).unwrap()).collect()
+    lines.iter().map(|line| zrep_v2::window(line).unwrap()).collect()
 }
 
-fn seed_rules() -> Vec<dated::DatedRule> {
+fn seed_rules() -> Vec<zrep_v1::DatedRule> {
     let lines = [
         "* * * * * +48 hours",
         "* 20-23 * * * +15 days",
@@ -396,5 +397,5 @@ fn seed_rules() -> Vec<dated::DatedRule> {
         "* 20-23 1-7 * 7 +6 months",
         "* 20-23 1-7 1 7 +5 years",
     ];
-    lines.iter().map(|line| dated::rule(line).unwrap()).collect()
+    lines.iter().map(|line| zrep_v1::rule(line).unwrap()).collect()
 }

@@ -18,10 +18,9 @@ use std::fmt;
 use jiff::Span;
 use jiff::civil::DateTime;
 
-use crate::calendar::Clock;
-use crate::policy::Reason;
+use crate::calendar::{Clock, length};
+use crate::reason::Reason;
 use crate::snapshot::{Snapshot, Verdict};
-use crate::table::length;
 
 #[cfg(test)]
 mod tests;

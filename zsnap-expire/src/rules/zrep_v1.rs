@@ -14,7 +14,7 @@ use jiff::Span;
 use jiff::civil::DateTime;
 
 use crate::calendar::Clock;
-use crate::policy::Reason;
+use crate::reason::Reason;
 use crate::snapshot::{Snapshot, Verdict};
 
 #[cfg(test)]

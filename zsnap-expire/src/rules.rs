@@ -1,0 +1,6 @@
+//! Retention rules: our own, and those of both versions of zrep-expire. Each decides about the snapshots of one dataset.
+
+pub mod native;
+pub mod rule;
+pub mod zrep_v1;
+pub mod zrep_v2;
