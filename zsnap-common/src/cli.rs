@@ -1,5 +1,6 @@
-//! The command line: options, exit statuses, messages, reports, and files that only we may change.
+//! The command line: options, exit statuses, signals, messages, reports, and files that only we may change.
 
+pub mod cancel;
 pub mod escape;
 pub mod exit;
 pub mod findings;

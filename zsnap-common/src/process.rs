@@ -1,6 +1,5 @@
-//! Other processes: child processes, `zfs`, and the signals that end us.
+//! Other processes: child processes, and `zfs`.
 
-pub mod cancel;
 pub mod child;
 pub mod hung;
 pub(crate) mod proc;

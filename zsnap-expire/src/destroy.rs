@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::{self, Cancelled};
 use zsnap_common::cli::log;
 use zsnap_common::names::shell::quoted;
-use zsnap_common::process::cancel::{self, Cancelled};
 use zsnap_common::process::zfs::Zfs;
 
 use crate::snapshot::Snapshot;

@@ -12,8 +12,8 @@ use std::fmt;
 use std::slice::IterMut;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::Cancelled;
 use zsnap_common::names::shell::quoted;
-use zsnap_common::process::cancel::Cancelled;
 use zsnap_common::process::zfs::Zfs;
 
 use crate::listing::Listing;

@@ -1,10 +1,10 @@
 //! `check`: would a run work? Each finding comes with its remedy.
 
 use anyhow::Result;
+use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::findings::{Findings, writable};
 use zsnap_common::durable::dest::{self, Dest};
-use zsnap_common::process::cancel;
 use zsnap_common::process::child;
 
 use crate::cli::Options;

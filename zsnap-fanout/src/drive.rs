@@ -154,6 +154,7 @@ fn from_table(name: Name, table: Table, options: &Options) -> Result<Drive> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::Given;
     use clap::Parser;
 
     fn drives(args: &[&str], tables: &str) -> Result<Vec<Drive>> {

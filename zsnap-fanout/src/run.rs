@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::{self, Cancelled};
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::told::Told;
@@ -15,7 +16,6 @@ use zsnap_common::durable::outbox::{Drained, Pace};
 use zsnap_common::durable::publish;
 use zsnap_common::durable::tool_lock::{Taken, ToolLock};
 use zsnap_common::locks::flock::{self, Lock};
-use zsnap_common::process::cancel::{self, Cancelled};
 
 use crate::cli::Options;
 use crate::day::day;

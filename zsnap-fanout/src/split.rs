@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::{self, Cancelled};
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::told::Told;
@@ -15,7 +16,6 @@ use zsnap_common::durable::listing::Listing;
 use zsnap_common::durable::outbox::{Outboxes, Queued};
 use zsnap_common::durable::publish::{make_dirs, sync_files};
 use zsnap_common::names::target::Host;
-use zsnap_common::process::cancel::{self, Cancelled};
 
 use crate::drive::Drive;
 use crate::since;

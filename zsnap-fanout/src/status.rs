@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rustix::fs::{FileType, Stat};
+use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::report::{self, Cell, Form, Report, ago};
@@ -15,7 +16,6 @@ use zsnap_common::durable::listing::Listing;
 use zsnap_common::durable::outbox::{Outboxes, Queued};
 use zsnap_common::names::queue_name::QueueName;
 use zsnap_common::names::target::Host;
-use zsnap_common::process::cancel;
 
 use crate::cli::{Options, StatusOptions};
 use crate::drive::Drive;

@@ -10,9 +10,9 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::Interruptible;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::names::target::Target;
-use zsnap_common::process::cancel::Interruptible;
 use zsnap_common::process::child::{self, Child};
 use zsnap_message::payload::Manifest;
 

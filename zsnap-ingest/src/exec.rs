@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::Interruptible;
 use zsnap_common::cli::escape::escape;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::publish::{self, NewFile};
 use zsnap_common::names::queue_name::{Label, QueueName, Stamp};
 use zsnap_common::names::target::{Host, Target};
-use zsnap_common::process::cancel::Interruptible;
 
 use crate::cli::Options;
 use crate::config::Config;
@@ -53,7 +53,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     drop(new);
     // From here on the file is ours to keep, whatever the run makes of it.
     if let Err(e) = run::locked(config, options, Some(&host)) {
-        if zsnap_common::process::cancel::Cancelled::find(&e).is_some() {
+        if zsnap_common::cli::cancel::Cancelled::find(&e).is_some() {
             log::info("interrupted; the file is kept for the next run");
         } else {
             log::error(format!("{e:#}; the file is kept for the next run"));

@@ -5,22 +5,25 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File as Fd;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::incoming::shown;
 use zsnap_common::durable::listing::Listing;
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
-use zsnap_common::process::cancel;
 
 use crate::apply::{self, Received};
 use crate::file::{Fate, File, INCOMING, Kept, Place};
 use crate::journal;
-use crate::judge::{Judged, Judgement};
 use crate::known::{Entry, Known, Seen};
 use crate::plan::{Facts, Past, Verdict};
 use crate::pool::Tree;
 use crate::shared::Shared;
+
+pub mod judge;
+
+use judge::{Judged, Judgement};
 
 /// The next step.
 enum Todo {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::Interruptible;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::names::queue_name::{Entry, classify};
 use zsnap_common::names::target::Host;
-use zsnap_common::process::cancel::Interruptible;
 
 use crate::cli::{OneFile, Options, TrustLevel};
 use crate::config::{Config, Tables};

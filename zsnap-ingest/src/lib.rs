@@ -13,7 +13,6 @@ mod file;
 mod host;
 mod inspect;
 mod journal;
-mod judge;
 mod known;
 mod leftovers;
 mod look;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::Unsafe;
-use zsnap_common::process::cancel;
 
 use crate::file::{Fate, Kept};
 use crate::host::HostRun;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::report;
 use zsnap_common::names::queue_name::{Label, QueueName};
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, MAX_NAME, Target};
-use zsnap_common::process::cancel;
 use zsnap_common::stream::gate::Gate;
 use zsnap_common::stream::{StreamError, StreamFacts, record};
 use zsnap_message::open::{self, Limits, Refusal, Trust, Verified};

@@ -7,9 +7,9 @@ use std::process::{ChildStdin, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::{Cancelled, Interruptible};
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::log;
-use zsnap_common::process::cancel::{Cancelled, Interruptible};
 use zsnap_common::process::child::{self, Child};
 use zsnap_common::process::zfs::Zfs;
 use zsnap_common::stream::gate::{Gate, Part};

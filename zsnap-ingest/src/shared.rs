@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use zsnap_common::cli::cancel::Cancelled;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::cli::told::Told;
-use zsnap_common::process::cancel::Cancelled;
 
 use crate::config::Config;
 use crate::pool::Pool;

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use zsnap_common::cli::cancel::Cancelled;
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::cli::told::Told;
@@ -18,7 +19,6 @@ use zsnap_common::durable::outbox::{Drained, Outboxes, Pace};
 use zsnap_common::durable::publish;
 use zsnap_common::locks::flock;
 use zsnap_common::names::target::Host;
-use zsnap_common::process::cancel::Cancelled;
 
 use crate::pipeline::io_failed;
 

@@ -9,13 +9,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use zsnap_common::cli::cancel::{self, Interruptible};
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::options;
 use zsnap_common::cli::progress::Progress;
 use zsnap_common::durable::publish::{self, NewFile};
 use zsnap_common::names::queue_name::{QueueName, Stamp};
-use zsnap_common::process::cancel::{self, Interruptible};
 use zsnap_message::keys::{Format, Recipients, SigningKey};
 use zsnap_message::payload::{Base, Manifest, PayloadKind, ZfsHead};
 use zsnap_message::seal::{Sealing, max_threads, seal};

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::cli::cancel;
 use crate::cli::log;
-use crate::process::cancel;
 
 /// An exit status, the same in every tool (zsnap(7), EXIT STATUS; the numbers from 64 up are
 /// those of sysexits.h). The greater of two is the worse one, whatever their numbers: a run in

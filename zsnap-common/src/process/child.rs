@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::hung::hung;
+use crate::cli::cancel;
+use crate::cli::cancel::Interruptible;
 use crate::cli::escape::escape_bytes;
 use crate::cli::exit::{Exit, OrExit};
 use crate::cli::log;
-use crate::process::cancel;
-use crate::process::cancel::Interruptible;
 use crate::process::proc;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

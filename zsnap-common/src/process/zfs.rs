@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::cli::cancel::Cancelled;
 use crate::cli::escape::escape;
 use crate::cli::exit::Exit;
 use crate::names::target::check_component;
-use crate::process::cancel::Cancelled;
 use crate::process::child::{self, Output};
 use crate::stream::Guid;
 

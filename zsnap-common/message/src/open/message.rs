@@ -26,7 +26,7 @@ use super::framing::{Framing, cut};
 use super::{Refusal, Trust};
 use crate::keys::policy;
 use crate::pipe::PipeWriter;
-use zsnap_common::process::cancel;
+use zsnap_common::cli::cancel;
 
 /// What Sequoia holds back, and a sixth of what it needs. Below 128 KiB it reads the whole message
 /// into memory.

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::{Limits, Refusal};
 use crate::payload::{Manifest, PayloadError, PayloadKind, PayloadReader, Trailer};
 use crate::pipe::{PipeReader, pipe};
+use zsnap_common::cli::cancel;
 use zsnap_common::names::digest::hex;
-use zsnap_common::process::cancel;
 use zsnap_common::stream::{Gate, StreamFacts};
 
 /// Bytes decompressed at a time.

@@ -9,12 +9,12 @@ use super::dir::{self, Look, Shown};
 use super::hang::Hang;
 use super::worker::{self, Answer, Entry, Request, Worker};
 use super::{Delivered, Dest, Item, Transport, child};
+use crate::cli::cancel::Cancelled;
 use crate::cli::exit::Exit;
 use crate::cli::log;
 use crate::cli::report;
 use crate::names::queue_name::Label;
 use crate::names::target::Host;
-use crate::process::cancel::Cancelled;
 use crate::process::hung::hung;
 
 /// Delivers to one destination, until it is dropped. What hangs for longer than

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Delivered, Item, Transport};
+use crate::cli::cancel;
 use crate::cli::exit::{Exit, OrExit};
 use crate::cli::log;
 use crate::cli::progress::Progress;
@@ -23,7 +24,6 @@ use crate::cli::report;
 use crate::durable::publish::{self, NewFile, at_path, sync_files};
 use crate::names::queue_name::Label;
 use crate::names::target::Host;
-use crate::process::cancel;
 
 mod compare;
 #[cfg(test)]

@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use super::dir::{self, Beat, Look, Shown};
 use super::{Delivered, Item, Transport};
+use crate::cli::cancel::{self, Interruptible};
 use crate::cli::exit::{Exit, OrExit};
 use crate::durable::publish::at_path;
 use crate::names::target::Host;
-use crate::process::cancel::{self, Interruptible};
 use crate::process::child::{self, Child};
 use crate::process::hung::hung;
 

@@ -11,13 +11,13 @@ use rustix::io::Errno;
 
 use super::entry::{at, place, remove, same_file};
 use super::{Outboxes, Queued};
+use crate::cli::cancel;
 use crate::cli::findings::writable;
 use crate::durable::dest::{Delivered, Item, hangs};
 use crate::durable::publish::{self, at_path};
 use crate::locks::flock::Lock;
 use crate::names::queue_name::Label;
 use crate::names::target::Host;
-use crate::process::cancel;
 
 /// What a drain did.
 #[derive(Debug, Default)]

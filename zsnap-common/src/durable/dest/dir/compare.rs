@@ -8,8 +8,8 @@ use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Beat, REGULAR};
+use crate::cli::cancel;
 use crate::durable::publish::NewFile;
-use crate::process::cancel;
 
 /// O_DIRECT reads into addresses that are a multiple of this.
 const ALIGNED: usize = 4096;
