@@ -128,7 +128,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ran {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
     let mut stdin = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
-        // A program that ends before it has read all is no failure of the test.
+        // A program that ends before it has read all is not a failure of the test.
         scope.spawn(move || drop(stdin.write_all(input)));
         Ran::of(child.wait_with_output().unwrap())
     })

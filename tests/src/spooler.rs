@@ -153,7 +153,7 @@ impl Spooler {
     }
 }
 
-/// All that is no directory below one, sorted; nothing if it is not there.
+/// All that is not a directory below one, sorted; nothing if it is not there.
 pub fn tree(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().map(Result::unwrap) {

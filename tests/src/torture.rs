@@ -22,7 +22,7 @@ use crate::stream::{Rec, Stream, Sub};
 /// Where the streams come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// ZFS streams on stdin; each an increment on the newest that was acknowledged.
+    /// ZFS streams on stdin; each an incremental on the newest that was acknowledged.
     Zfs,
     /// A producer with a state file. Each stream begins with the number of the one that it
     /// builds on, as the state says.

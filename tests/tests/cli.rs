@@ -72,7 +72,7 @@ fn a_stream_that_is_not_whole_and_right_is_65_and_not_queued() {
         ("a record of 2^40 bytes", with(Rec::new(kind::WRITE).with(8, 1).with(32, 1 << 40)), "damaged"),
         ("a record of an unknown type", with(Rec::new(99)), "--opaque"),
         ("-R", sample("replication-R.zfs"), ""),
-        ("an increment on nothing", sample("incr-i-s1-s2.zfs"), "adopt"),
+        ("an incremental on nothing", sample("incr-i-s1-s2.zfs"), "adopt"),
     ];
     for (what, input, says) in rows {
         let ran = scene.queue(&["laptop/tank/home"], &input);

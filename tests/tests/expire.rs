@@ -28,7 +28,7 @@ fn rules_from_the_command_line() {
     e.silent(&["-a", RULES, "tank/a"]);
     assert_eq!(e.destroys(), [0; 0]);
     // All pools only if that is said. Several: each.
-    e.expire(&["-k", "last=4"]).expect(2).says("name some, or give --all");
+    e.expire(&["-k", "last=4"]).expect(2).says("name some, or specify --all");
     e.silent(&["-a", "-k", "last=4"]);
     assert_eq!(e.left("tank/b"), "d3 d2 d1 d0");
     e.silent(&["-k", "last=3", "tank/b", "tank/a/below", "tank/a"]);
@@ -193,7 +193,7 @@ fn a_list_that_fails_destroys_nothing() {
         assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0", "{script}");
     }
     for name in ["tank/a@d0", "tank/a#x"] {
-        e.expire(&["-a", RULES, name]).expect(2).says("is no dataset");
+        e.expire(&["-a", RULES, name]).expect(2).says("is not a dataset");
     }
 }
 
@@ -249,7 +249,7 @@ fn a_clock_that_is_wrong_destroys_nothing() {
         e.daily(dataset, 6);
     }
     e.daily("tank/a", 6);
-    // A single one of the future stays, and is no reference: the others count from d0.
+    // A single one of the future stays, and is not a reference: the others count from d0.
     e.take("tank/a", [("later", LATER)]);
     e.silent(&["-k", "all=2d", "tank/a"]);
     assert_eq!(e.left("tank/a"), "d1 d0 later");
@@ -283,8 +283,8 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
         ("\n\nkeep = \"dayly=1\"\n", 3, "dayly=1"),
         ("nonsense = 1\n", 1, "unknown key"),
         // What concerns one run must not hold in every one.
-        ("json = true\nforce = true\n", 2, "force concerns one run: give --force on the command line"),
-        ("no-needed = true\n", 1, "no-needed concerns one run: give --no-needed on the command line"),
+        ("json = true\nforce = true\n", 2, "force concerns one run: specify --force on the command line"),
+        ("no-needed = true\n", 1, "no-needed concerns one run: specify --no-needed on the command line"),
     ] {
         e.scene.write("expire.toml", text);
         for args in [&["check"][..], &[], &["--filter"]] {
@@ -297,9 +297,9 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
         }
     }
     e.scene.write("expire.toml", "");
-    e.expire(&[]).expect(78).says("no policy: give --keep RULE");
+    e.expire(&[]).expect(78).says("no policy: specify --keep RULE");
     e.expire(&["-c", "none.toml"]).expect(78).says("none.toml");
-    e.expire(&["--keep", "sometimes"]).expect(2).says("is no rule");
+    e.expire(&["--keep", "sometimes"]).expect(2).says("is not a rule");
     // A dataset that is called like a command.
     e.expire(&["-a", RULES, "--", "check"]).expect(69).says("check");
     assert!(e.prints(0, &["-a", RULES, "check"]).contains("**: daily=3, and the newest 2"));
@@ -312,7 +312,7 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
     for zone in ["Europe/Berln", "CET-1CEST"] {
         let ran = run(e.command(&["-a", RULES]).env("TZ", zone), b"").expect(78);
         assert!(
-            ran.err.contains(&format!("TZ={zone} is no time zone")) && ran.err.contains("give --timezone"),
+            ran.err.contains(&format!("TZ={zone} is not a time zone")) && ran.err.contains("specify --timezone"),
             "{}",
             ran.err
         );

@@ -152,7 +152,7 @@ fn names_that_mean_more_than_one_snapshot_are_never_given_to_zfs() {
     many(&e, "tank/a", 6);
     // No pool has such names; a list that lies has.
     let lies = "if [ \"$1\" = list ]; then $real \"$@\" | sed 's/@s0001/@%/; s/@s0002/@s0000,s0005/'; exit; fi";
-    let ran = with(&e, lies, &[]).expect(1).says("is no name of a snapshot");
+    let ran = with(&e, lies, &[]).expect(1).says("is not a name of a snapshot");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
     assert_eq!(e.left("tank/a"), "s0001 s0002 s0004 s0005");
 }

@@ -36,7 +36,7 @@ fn names_come_out_in_the_order_in_which_they_came() {
     assert!(!e.scene.path("expire-state").exists());
     assert_eq!(prints(&e, &[KEEP], ""), "");
     assert_eq!(prints(&e, &[KEEP, "--invert"], ""), "");
-    // Tabs, spaces and @ may be in a name, and what is no UTF-8.
+    // Tabs, spaces and @ may be in a name, and what is not UTF-8.
     assert_eq!(prints(&e, &["-k", "last=1", "-k", "1"], "x\ty @z\t100\nx\ty @a\t200\n"), "x\ty @z\n");
     let bytes = b"\xfc@1\t100\n\xfc@2\t200\n\xe4@1\t100\n\xe4@2\t200\n\xfc@3\t300\n";
     let ran = run(&mut e.command(&["--filter", "-k", "last=1", "-k", "1"]), bytes).expect(0);
@@ -118,7 +118,7 @@ fn the_newest_and_the_brakes_hold_in_each_group() {
     let same = "a@y\t100\na@z\t100\na@x\t100\n";
     assert_eq!(prints(&e, &["-k", "all=1h", "--relative-to", "now"], same), "a@x\n");
     assert_eq!(prints(&e, &["-k", "all=1h", "-k", "1", "--relative-to", "now"], same), "a@y\na@x\n");
-    // What is dated in the future stays and is no reference.
+    // What is dated in the future stays and is not a reference.
     let input = lines(&[("a@3", 3), ("a@2", 2), ("a@1", 1)]) + "a@f\t4102444800\n";
     assert_eq!(prints(&e, &["-k", "last=1"], &input), "a@3\n");
     let input = input + "a@g\t4102444801\n";

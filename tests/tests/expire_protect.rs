@@ -64,13 +64,13 @@ fn what_zrep_has_not_sent() {
     e.scene.zfs(&["set", "zrep:sent=1700000000", "tank/a@zrep_00000c"]).expect(0);
     e.create("tank/b");
     e.take("tank/b", [("zrep_000001", NOON), ("zrep_000002", NOON + 1)]);
-    // Only where zrep is at work, and with its tags.
+    // Only where zrep is used, and with its tags.
     e.scene.zfs(&["set", "zrep:src-fs=tank/a", "tank/a"]).expect(0);
     e.scene.zfs(&["set", "off:src-fs=tank/a", "tank/a"]).expect(0);
     let ignored = table(&e, &["--zrep-ignore"]);
     assert_eq!(ignored.matches(" destroy ").count(), 7, "{ignored}");
     e.silent(&[&LAST[..], &["-t", "zrep,off"]].concat());
-    // 00000c was sent: the next increment begins there.
+    // 00000c was sent: the next incremental begins there.
     assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent zrep_00000c off_000001 zrep_00000d last");
     assert!(table(&e, &[]).contains("the last that zrep has sent"));
     assert_eq!(e.left("tank/b"), "zrep_000002");
@@ -151,14 +151,14 @@ fn a_list_that_does_not_count() {
     let list =
         |pool: &str, age: u64, word: &str, rest: &str| format!("zsnap-needed 1 {pool} {} {word}\n{rest}", now() - age);
     let good = format!("{} lab/a\nend 1\n", snapshot(&e, "backup/hosts/lab/a@d4"));
-    e.expire(&[]).expect(75).says("give --needed").says("or --no-needed");
+    e.expire(&[]).expect(75).says("specify --needed").says("or --no-needed");
     e.expire(&["--needed", "none"]).expect(75).says("none: no list of needed snapshots: run zsnap-ingest first");
     e.expire(&["--needed", ""]).expect(75).says("run it first");
     for (text, says) in [
-        (String::new(), "is no list of needed snapshots"),
-        ("zsnap-needed 2 x\n".into(), "is no list of needed snapshots"),
+        (String::new(), "is not a list of needed snapshots"),
+        ("zsnap-needed 2 x\n".into(), "is not a list of needed snapshots"),
         (list(&backup, 0, "running", &good), "is not complete"),
-        (list(&backup, 0, "complete ", &good), "is no list of needed snapshots"),
+        (list(&backup, 0, "complete ", &good), "is not a list of needed snapshots"),
         (list(&backup, 0, "complete", ""), "it was cut off"),
         (list(&backup, 0, "complete", &good.replace("end 1\n", "")), "it was cut off"),
         (list(&backup, 0, "complete", &good.replace("end 1", "end 2")), "it was cut off"),
@@ -177,11 +177,11 @@ fn a_list_that_does_not_count() {
     }
     e.scene.write("needed", &list(&tank, 0, "complete", &good));
     e.expire(&["--needed", "needed"]).expect(75).says("is of the pool backup");
-    // Somebody else could write it, or it is no file.
+    // Somebody else could write it, or it is not a file.
     std::fs::set_permissions(e.scene.path("good"), std::fs::Permissions::from_mode(0o666)).unwrap();
     e.expire(&["--needed", "good"]).expect(75).says("may be changed by others");
     run(Command::new("mkfifo").arg(e.scene.path("fifo")), b"").expect(0);
-    e.expire(&["--needed", "fifo"]).expect(75).says("is no regular file");
+    e.expire(&["--needed", "fifo"]).expect(75).says("is not a regular file");
     assert_eq!(e.left("backup/hosts/lab/a"), ALL);
     // Nobody asks for one where nothing was received.
     e.expire(&["tank"]).expect(0);

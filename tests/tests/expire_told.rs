@@ -19,7 +19,7 @@ fn a_day_passes(e: &Expirer) {
 fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
     let e = Expirer::new();
     e.daily("tank/a", 30);
-    let says = "tank/a: nothing is destroyed: 28 of 30 would go, more than --max-destroy";
+    let says = "tank/a: nothing is destroyed: 28 of 30 would be destroyed, more than --max-destroy allows";
     e.expire(&BRAKED).expect(1).says(says);
     e.silent(&BRAKED);
     for _ in 0..2 {

@@ -41,7 +41,7 @@ const ALL: &str = "zrep_000000 zrep_000001 zrep_000002 zrep_000003 zrep_000004 z
 fn spacing() {
     let e = zrep();
     // Nothing named, nothing done; and only the dataset itself.
-    e.expire(&["-c", "spacing.conf"]).expect(0).says("nothing to do: name file systems, or give --all");
+    e.expire(&["-c", "spacing.conf"]).expect(0).says("nothing to do: name file systems, or specify --all");
     assert_eq!(e.left("tank/a"), ALL);
     e.create("tank/a/below");
     fill(&e, "tank/a/below", "zrep", 7);
@@ -77,7 +77,7 @@ fn names_and_what_zrep_says_of_them() {
     let e = zrep();
     // -n and -v tell, -n alone does nothing.
     let table = e.prints(0, &["-c", "spacing.conf", "-n", "tank/a"]);
-    assert!(table.contains("tank/a@zrep_000001") && table.contains("less than 1d behind the last one kept"), "{table}");
+    assert!(table.contains("tank/a@zrep_000001") && table.contains("less than 1d after the last one kept"), "{table}");
     assert_eq!(e.left("tank/a"), ALL);
     e.take("tank/a", [("manual", now() - 30)]);
     e.scene.zfs(&["rename", "tank/a@zrep_000003", "tank/a@zrep_000003_unsent"]).expect(0);
@@ -141,9 +141,9 @@ fn a_file_that_is_wrong_has_a_line() {
         ("# x\n\n1 hour : 1 minute\n1 hour\n", 4, "MAX_AGE : MIN_INTERVAL"),
         ("1 hour : 1 fortnight\n", 1, "fortnight"),
         // Minutes, or months as in the other rules?
-        ("1 hour : 1 min\n6m : 1d\n", 2, "\"6m\" is no length of time"),
+        ("1 hour : 1 min\n6m : 1d\n", 2, "\"6m\" is not a length of time"),
         ("[policy.\"x\"]\nkeep = 1\n", 1, "ends in .toml"),
-        ("* * * * * +48 hours\n* 25 * * * +1 days\n", 2, "\"25\" is no number from 0 to 23"),
+        ("* * * * * +48 hours\n* 25 * * * +1 days\n", 2, "\"25\" is not a number from 0 to 23"),
         ("* * * * *\n", 1, "six fields"),
         ("* * * * * +48 hours\n1 hour : 1 minute\n", 2, ""),
     ] {

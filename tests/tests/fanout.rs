@@ -126,17 +126,17 @@ fn what_is_no_queue_file_is_untouched_and_told_once() {
     let before = spooler.left();
     let mut ran = spooler.fanout(&[]).expect(1);
     for (what, why) in [
-        ("laptop/notes=1.txt", "is not the name of a queue file; left alone"),
+        ("laptop/notes=1.txt", "is not the name of a queue file; ignored"),
         ("laptop/bakfsfmt2-x_laptop@a", "is not the name"),
         ("laptop/directory", "is not the name"),
         ("laptop/other-name", "is not the name"),
-        ("no@host", "is not the name of a host; left alone"),
-        ("file", "is no directory of a host"),
-        ("link", "is no directory of a host"),
-        (&format!("laptop/{}", odd(2, "symlink")), "is a symbolic link; left alone"),
-        (&format!("laptop/{}", odd(3, "dir")), "is no regular file; left alone"),
-        (&format!("laptop/{}", odd(4, "links")), "has 2 names (hard links); left alone"),
-        (&format!("laptop/{strayed}"), "is a file of server, not of laptop; left alone"),
+        ("no@host", "is not the name of a host; ignored"),
+        ("file", "is not a directory of a host"),
+        ("link", "is not a directory of a host"),
+        (&format!("laptop/{}", odd(2, "symlink")), "is a symbolic link; ignored"),
+        (&format!("laptop/{}", odd(3, "dir")), "is not a regular file; ignored"),
+        (&format!("laptop/{}", odd(4, "links")), "has 2 names (hard links); ignored"),
+        (&format!("laptop/{strayed}"), "is a file of server, not of laptop; ignored"),
     ] {
         ran = ran.says(&format!(" {what}: {why}"));
     }
@@ -163,7 +163,7 @@ fn what_lasts_is_told_when_it_is_new_and_daily() {
     spooler.silent_run();
     // Whoever asks hears all: of the drive that is away, too.
     spooler.fanout(&["-v"]).expect(0).says(&tells).says("away is away: ").says("/away is not there");
-    // Another number is no change, another cause is. Mended and broken again is new.
+    // Another number is not a change, another cause is. Mended and broken again is new.
     spooler.edit("exit 3", "exit 4");
     spooler.silent_run();
     for (from, to) in [("no tape", "dust"), ("exit 4", "kill -9 $$")] {
@@ -247,7 +247,7 @@ fn what_is_kept_can_be_sent_again_by_days() {
         .expect(1)
         .says("nothing that disk1 got since 2026-11-21 is kept");
     requeue("disk2", "@2026-11-20 12:00:00", "9d").expect(1).says("give keep a longer time");
-    requeue("disk1", "@2026-11-20 12:00:00", "yesterday").expect(2).says("is no day");
+    requeue("disk1", "@2026-11-20 12:00:00", "yesterday").expect(2).says("is not a day");
     requeue("disk9", "@2026-11-20 12:00:00", "1d").expect(2).says("no drive is called disk9; there are disk1, disk2");
     // Three days before the newest, and not a day longer. The drive's own copies stay.
     assert_eq!(at(&spooler, "@2026-11-22 12:00:00", &[]).unwrap().expect(0).err, "");
@@ -290,7 +290,7 @@ fn a_drive_is_retired_only_when_it_is_no_longer_configured() {
     let ran = spooler.fanout(&["retire", "disk2"]).expect(0);
     assert!(ran.err.contains("disk2 is retired; 1 files that it did not get lie in "), "{}", ran.err);
     let remedy = format!(
-        "; 1 of them exist nowhere else here: move these, HOST/FILE, into {}, ",
+        "; 1 of them are the only copies here: move these, HOST/FILE, into {}, ",
         spooler.path("spool").display()
     );
     assert!(ran.err.contains(&remedy), "{}", ran.err);
@@ -324,13 +324,13 @@ fn a_configuration_that_could_lose_files_is_refused() {
     spooler.to("disk2", &dest, "");
     spooler.fanout(&[]).expect(78).says("the drives disk1 and disk2 are both dir:").says("two copies");
     spooler.write("fanout.toml", &format!("spool = '{}'\n", spooler.path("spool").display()));
-    spooler.fanout(&[]).expect(78).says("no drive is configured: give --to NAME=DEST, or a table [to.NAME]");
+    spooler.fanout(&[]).expect(78).says("no drive is configured: specify --to NAME=DEST, or a table [to.NAME]");
     spooler.fanout(&["--to", "x=-"]).expect(78).says("standard output takes no finished files");
-    spooler.fanout(&["--to", "../x=dir:/mnt"]).expect(2).says("is no name of a drive");
+    spooler.fanout(&["--to", "../x=dir:/mnt"]).expect(2).says("is not a name of a drive");
     spooler.write("fanout.toml", "[to.disk1]\ndest = 'dir:/x'\nhost = ['a']\n");
     spooler.fanout(&[]).expect(78).says("host");
     spooler.write("fanout.toml", "");
-    spooler.fanout(&["--to", &format!("disk1={dest}")]).expect(78).says("no spool: give --spool");
+    spooler.fanout(&["--to", &format!("disk1={dest}")]).expect(78).says("no spool: specify --spool");
     spooler.fanout(&["--spool", "/nowhere", "--to", &format!("disk1={dest}")]).expect(78).says("/nowhere");
     assert_eq!((spooler.left(), spooler.on("disk1").len()), (vec![format!("laptop/{name}")], 0));
     // All on the command line.

@@ -124,7 +124,10 @@ fn what_cannot_be_kept_is_not_delivered_again_and_again() {
     spooler.put("laptop/a", 1, "x");
     let path = spooler.path("spool/.zsnap-fanout/kept/tape").display().to_string();
     let ran = spooler.fanout(&[]).expect(1);
-    one_line(&ran, &["tape: nothing is delivered, for it could not be kept: ", &path, "; the next run tries again"]);
+    one_line(
+        &ran,
+        &["tape: nothing is delivered, because delivered files cannot be kept: ", &path, "; the next run tries again"],
+    );
     spooler.silent_run();
     assert_eq!((fs::exists(&took).unwrap(), spooler.waiting("tape").len()), (false, 1));
     fs::remove_file(&path).unwrap();

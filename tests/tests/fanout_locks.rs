@@ -63,12 +63,16 @@ fn a_slow_drive_holds_up_neither_the_others_nor_the_next_run() {
     // It has worked for longer than it may: told until it ends.
     for _ in 0..2 {
         let ran = spooler.fanout(&["--max-run", "0s"]).expect(75);
-        assert!(ran.err.contains(&format!("{who}has worked on it for 0 hours, longer than --max-run")), "{}", ran.err);
+        assert!(
+            ran.err.contains(&format!("{who}has been working on it for 0 hours, longer than --max-run")),
+            "{}",
+            ran.err
+        );
         assert_eq!(ran.err.lines().count(), 1);
     }
     let old = SystemTime::now() - Duration::from_secs(25 * 3600);
     fs::File::options().write(true).open(&lock).unwrap().set_modified(old).unwrap();
-    spooler.fanout(&[]).expect(75).says("has worked on it for 25 hours");
+    spooler.fanout(&[]).expect(75).says("has been working on it for 25 hours");
     // It ends, and has seen what came meanwhile.
     go(&spooler);
     wait_for("the second file", || lines(&spooler.path("began")).len() == 2);
@@ -122,7 +126,7 @@ fn while_the_spool_is_split_only_that_waits() {
     assert_eq!((spooler.on("disk1").len(), spooler.left()), (1, vec![format!("laptop/{second}")]));
     let who = format!("the spool: pid {} ({}) ", std::process::id(), path.display());
     spooler.fanout(&["-v"]).expect(0).says(&format!("{who}works on it"));
-    spooler.fanout(&["--max-run", "0s"]).expect(75).says(&format!("{who}has worked on it for 0 hours"));
+    spooler.fanout(&["--max-run", "0s"]).expect(75).says(&format!("{who}has been working on it for 0 hours"));
     drop(lock);
     spooler.silent_run();
     assert_eq!((spooler.on("disk1").len(), spooler.left().len()), (2, 0));

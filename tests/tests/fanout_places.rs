@@ -141,12 +141,12 @@ fn a_directory_that_is_no_drive_is_left_alone() {
         spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
     }
     assert_eq!(fs::read_to_string(spooler.path("new/.zsnap-drive")).unwrap(), "new\n");
-    // One left a temporary that was killed; whoever is at work has the lock of his.
+    // One left a temporary that was killed; whoever is running has the lock of his.
     spooler.write("new/.zsnap-0123456789abcdef", "");
     spooler.write("new/.zsnap-mine", "");
     spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
     assert_eq!(tree(&spooler.path("new")), [".zsnap-drive", ".zsnap-mine"]);
-    // What is no regular file is neither waited for nor told.
+    // What is not a regular file is neither waited for nor told.
     let init = |says: &str| {
         let mut command = spooler.under(&["timeout", "60"], &["init", "new", "--same-filesystem", "--to", &to]);
         let ran = run(&mut command, b"");
@@ -161,7 +161,7 @@ fn a_directory_that_is_no_drive_is_left_alone() {
     run(Command::new("mkfifo").arg(&fifo), b"").expect(0);
     init("is the drive \"\" already: mount the right one, or remove ");
     spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
-    // The mark itself is no symlink: it would be the same wherever it lies.
+    // The mark itself is not a symlink: it would be the same wherever it lies.
     fs::remove_file(spooler.path("disk1/.zsnap-drive")).unwrap();
     symlink(spooler.path("new/.zsnap-drive"), spooler.path("disk1/.zsnap-drive")).unwrap();
     let ran = spooler.fanout(&["-v", "--to", &format!("new=dir:{}", spooler.path("disk1").display())]);
@@ -245,9 +245,9 @@ fn files_and_directories_of_other_owners_stay_as_root() {
     chown(spooler.path("spool/laptop").join(&bad), Some(65534), None).unwrap();
     chown(spooler.path("spool/server"), Some(65534), None).unwrap();
     let ran = spooler.fanout(&[]).expect(1);
-    let told = format!("laptop/{bad}: belongs to user 65534, its directory to user 0; left alone");
+    let told = format!("laptop/{bad}: belongs to user 65534, its directory to user 0; ignored");
     assert!(ran.err.contains(&told), "{}", ran.err);
-    let ran = ran.says("server: belongs to another user than the spool; left alone: correct its owner");
+    let ran = ran.says("server: belongs to another user than the spool; ignored: correct its owner");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
     assert_eq!(spooler.on("disk1"), [format!("laptop/{good}")]);
     assert_eq!(spooler.left(), [format!("laptop/{bad}"), format!("server/{strange}")]);
@@ -274,12 +274,12 @@ fn what_the_owner_may_not_read_or_change_is_told_with_the_remedy_as_root() {
     spooler.drive("disk1", "keep = \"9d\"");
     let one = spooler.put("srv/a", 1, "x");
     let nobody = nobodys(&spooler);
-    // A host's directory: not read, it is no empty one.
+    // A host's directory: not read, it is not an empty one.
     let mode = |mode| fs::set_permissions(spooler.path("spool/srv"), fs::Permissions::from_mode(mode)).unwrap();
     mode(0);
     let ran = nobody(&[]).expect(1);
     let told = format!(
-        "srv: {}: Permission denied (os error 13); left alone: correct its owner or mode",
+        "srv: {}: Permission denied (os error 13); ignored: correct its owner or mode",
         spooler.path("spool/srv").display()
     );
     assert!(ran.err.contains(&told) && ran.err.lines().count() == 1, "{}", ran.err);
@@ -302,7 +302,7 @@ fn what_the_owner_may_not_read_or_change_is_told_with_the_remedy_as_root() {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
         }
     }
-    let ran = nobody(&[]).expect(1).says("disk1: nothing is delivered, for it could not be kept: ");
+    let ran = nobody(&[]).expect(1).says("disk1: nothing is delivered, because delivered files cannot be kept: ");
     assert!(ran.err.contains("Permission denied") && ran.err.contains("correct its owner or mode"), "{}", ran.err);
     assert_eq!(
         (spooler.waiting("disk1"), spooler.path("disk1/srv").join(&two).exists()),
@@ -327,14 +327,14 @@ fn a_drive_within_the_spool_or_around_it_gets_nothing() {
         let to = format!("loop{n}=dir:{}", spooler.path(dir).display());
         for verb in [&["init", "--same-filesystem", &format!("loop{n}")][..], &["check"]] {
             let ran = spooler.fanout(&[verb, &["--to", &to]].concat()).expect(78);
-            assert!(ran.err.contains("lie within each other: give the drive another directory"), "{}", ran.err);
+            assert!(ran.err.contains("contain each other: give the drive another directory"), "{}", ran.err);
         }
         assert!(!spooler.path(dir).join(".zsnap-drive").exists());
     }
     // However it was marked.
     spooler.mark("spool", "loop");
     spooler.to("loop", &format!("dir:{}", spooler.path("link").display()), "");
-    let ran = spooler.fanout(&[]).expect(1).says("loop: ").says("lie within each other");
+    let ran = spooler.fanout(&[]).expect(1).says("loop: ").says("contain each other");
     assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
     assert_eq!((spooler.on("disk1").len(), spooler.waiting("loop").len()), (1, 1));
 }

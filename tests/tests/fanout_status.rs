@@ -458,7 +458,7 @@ fn check_finds_what_would_go_wrong() {
     spooler.write("fanout.toml", &good.replace("/spool'", "/nowhere'").replace("/spool\"", "/nowhere\""));
     check(78, &["disk2: away: ", "spool: --spool: no directory to take files from: "]);
     spooler.write("fanout.toml", "");
-    check(78, &["drives: none", "spool: no spool: give --spool"]);
+    check(78, &["drives: none", "spool: no spool: specify --spool"]);
 }
 
 #[test]

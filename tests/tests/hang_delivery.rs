@@ -30,7 +30,7 @@ fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_ro
     let first = spooler.put("laptop/a", 1, "1");
     let ran = spooler.fanout(&["--delivery-timeout", "2s"]).expect(1);
     let ran =
-        ran.says("frozen: dir (pid ").says("took and wrote nothing for 2 s and cannot be killed: it is left behind");
+        ran.says("frozen: dir (pid ").says("read and wrote nothing for 2 s and cannot be killed: it is left behind");
     let ran = ran.says("look at the drive and at what the kernel says (dmesg)");
     let pid = pid_in(&ran.err);
     assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
@@ -116,7 +116,7 @@ fn a_delivery_that_can_be_killed_is() {
     spooler.put("laptop/a", 1, "1");
     let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", &dead, "-e", "inject=mkdirat:signal=SIGSTOP"];
     let ran = run(&mut spooler.under(&before, &["--delivery-timeout", "2s"]), b"").expect(1);
-    let ran = ran.says("dead: dir (pid ").says("took and wrote nothing for 2 s and was killed");
+    let ran = ran.says("dead: dir (pid ").says("read and wrote nothing for 2 s and was killed");
     gone(pid_in(&ran.err));
     assert_eq!((spooler.on("good").len(), spooler.on("dead").len()), (1, 0));
     // As all is well again, it is tried again.
@@ -139,7 +139,7 @@ fn a_program_that_hangs_with_one_file_gets_the_others() {
         .expect(1)
         .says(&format!("{bad} was given to tape when that hung"))
         .says("tape: cmd (pid ")
-        .says("took and wrote nothing for 1 s and was killed");
+        .says("read and wrote nothing for 1 s and was killed");
     assert_eq!((took().as_str(), spooler.waiting("tape").len()), ("", 3));
     spooler.fanout(&[]).expect(0);
     assert_eq!(took(), good.map(|name| name + "\n").concat());
@@ -159,7 +159,7 @@ fn two_datasets_that_hang_keep_nothing_from_the_others_and_are_told_once() {
     for (n, target) in (1..).zip(["laptop/a", "laptop/b", "laptop/c", "other/d"]) {
         spooler.put(target, n, target);
     }
-    spooler.fanout(&[]).expect(1).says("tape: cmd (pid ").says("took and wrote nothing for 1 s and was killed");
+    spooler.fanout(&[]).expect(1).says("tape: cmd (pid ").says("read and wrote nothing for 1 s and was killed");
     spooler.silent_run();
     // After it has taken others as well: neither told nor forgotten.
     spooler.silent_run();
@@ -253,7 +253,7 @@ fn without_a_timeout_a_command_may_work_as_long_as_it_likes() {
     spooler.put("laptop/a", 2, "2");
     let warning = "tape: is killed when it takes and writes nothing for 1 s: where it works on after it has taken all";
     spooler.fanout(&["--delivery-timeout", "1s", "check"]).expect(0).says(warning);
-    spooler.fanout(&["--delivery-timeout", "1s"]).expect(1).says("took and wrote nothing for 1 s and was killed");
+    spooler.fanout(&["--delivery-timeout", "1s"]).expect(1).says("read and wrote nothing for 1 s and was killed");
     // What it advises.
     assert_eq!(spooler.fanout(&["--delivery-timeout", "0", "check"]).expect(0).err, "");
     assert_eq!(spooler.fanout(&["--delivery-timeout", "0"]).expect(0).err, "");

@@ -205,7 +205,7 @@ fn below_a_host(dataset: &str, depth: usize) -> Result<(), String> {
 fn component(name: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.: -".contains(c);
     if name.is_empty() || name == "." || name == ".." || !name.chars().all(fits) {
-        return Err(format!("{name:?} is no component"));
+        return Err(format!("{name:?} is not a component"));
     }
     Ok(())
 }
@@ -335,7 +335,7 @@ fn good_streams_are_taken_apart_and_their_properties_dropped() {
     for (n, file) in SAMPLES.iter().enumerate().filter(|(_, f)| !f.starts_with("repl")) {
         let stream = sample(file);
         let first = Stream::parse(&inner(&stream)[0].1).records[0].clone();
-        // What is an increment gets its base, so that it is received and not waited for.
+        // What is an incremental gets its base, so that it is received and not waited for.
         let dataset = format!("src/sample{n}");
         if first.u64(48) != 0 {
             let kept = (first.u64(16) >> 2) & (Sub::RAW | Sub::COMPRESSED);

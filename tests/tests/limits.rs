@@ -126,11 +126,11 @@ fn bounds_that_are_none_are_told_with_their_place() {
     let scene = Scene::new();
     scene.ingest(&["check"]).expect(0);
     for (line, says) in [
-        ("max-size = \"10 GiB\"", "is no size"),
-        ("max-bytes = -1", "is no size"),
+        ("max-size = \"10 GiB\"", "is not a size"),
+        ("max-bytes = -1", "is not a size"),
         ("max-bytes = 1.5", "a string or a number"),
-        ("max-files = 0", "is no number from 1 up"),
-        ("max-ratio = \"many\"", "is no number from 1 up"),
+        ("max-files = 0", "is not a number from 1 up"),
+        ("max-ratio = \"many\"", "is not a number from 1 up"),
     ] {
         add_to_laptop(&scene, line);
         let line_number = fs::read_to_string(scene.path("ingest.toml")).unwrap();

@@ -227,7 +227,7 @@ fn the_examples_of_zsnap_fanout_work() {
             .replace("/mnt/", &format!("{}/", dir.join("mnt").display()))
             .replace("/incoming", "")
     };
-    // As in CONFIGURATION, but for the node, which is not here.
+    // As in CONFIGURATION, but for the node, which is absent.
     let page = blocks("man/zsnap-fanout.8", ".RS", ".RE");
     let toml = page.iter().find(|block| is_toml(block)).unwrap();
     let toml = here(toml).replace("nncp-file:backupdisk2", &format!("dir:{}/mnt/disk2", dir.display()));
@@ -452,7 +452,7 @@ fn what_the_readme_says_works() {
     fs::write(dir.join("etc/queue.toml"), here(toml)).unwrap();
     let tar: Vec<_> = blocks.iter().filter(|b| b.contains("--listed-incremental")).collect();
     let [tar] = tar[..] else { panic!("{tar:?}") };
-    // The destination of the configuration, an NNCP node, is not here.
+    // The destination of the configuration, an NNCP node, is absent.
     let to = format!("zsnap-queue --config etc/queue.toml --state lib/queue --to dir:{}/spool ", dir.display());
     let line = here(tar).replacen("zsnap-queue ", &to, 1);
     for _ in 0..2 {

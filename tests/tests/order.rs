@@ -132,7 +132,7 @@ fn broken_chains_say_what_to_do() {
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
     let remedy = "zsnap-ingest adopt laptop/tank/home; zsnap-ingest retry laptop";
     scene.ingest(&[]).expect(1).says("in quarantine: a replay").says(remedy);
-    // Also where a command would take what is no ZFS stream.
+    // Also where a command would take what is not a ZFS stream.
     scene.edit("ingest.toml", "match = \"laptop/tar\"", "match = \"laptop/**\"");
     let ran = scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
     assert!(String::from_utf8(ran.out).unwrap().ends_with("/tar and pool backup\n"));

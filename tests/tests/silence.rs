@@ -70,14 +70,14 @@ fn status_remembers_what_is_held_until_file_or_configuration_change() {
     scene.edit("ingest.toml", "keys = [", &keys);
     scene.ingest(&[]).expect(0);
     assert_eq!((row(&scene, "laptop/etc", 0)["state"].as_str(), scene.applied()), (Some("ok"), b"xx".to_vec()));
-    // What is no file of its own is left alone, and that is no secret either.
+    // What is not a file of its own is left alone, and that is no secret either.
     fs::write(scene.path("elsewhere"), "x").unwrap();
     let link = scene.path("spool/laptop").join(name("laptop/etc", SEQ + 2));
     symlink(scene.path("elsewhere"), &link).unwrap();
     scene.ingest(&[]).expect(1).says("is a symbolic link");
     let alone = row(&scene, "laptop/etc", 1);
     assert_eq!(alone["state"], "held");
-    holds(&alone, "remedy", "is a symbolic link; left alone");
+    holds(&alone, "remedy", "is a symbolic link; ignored");
     fs::remove_file(&link).unwrap();
     scene.ingest(&[]).expect(0);
     assert_eq!(row(&scene, "laptop/etc", 0)["state"], "ok");
@@ -181,7 +181,7 @@ fn an_incoming_directory_that_is_not_here_is_away() {
     let rows = rows(&scene, "status", 0);
     let states: Vec<_> = rows.iter().map(|row| (row["dataset"].as_str().unwrap(), &row["state"])).collect();
     assert_eq!(states, [("laptop/tank/home", &"away".into()), ("other/-", &"away".into())]);
-    holds(&rows[1], "remedy", "the incoming directory is not here");
+    holds(&rows[1], "remedy", "the incoming directory is absent");
     scene.ingest(&[]).expect(0);
     fs::rename(scene.path("unplugged"), scene.path("spool")).unwrap();
     assert_eq!(row(&scene, "laptop/tank/home", 0)["state"], "ok");

@@ -171,7 +171,7 @@ fn every_state_is_told_with_its_remedy() {
     fs::rename(scene.path("elsewhere"), scene.path("target")).unwrap();
     // The incoming directory is a drive.
     fs::rename(scene.path("spool"), scene.path("elsewhere")).unwrap();
-    let row = told(&scene, "away", "incoming directory is not here", 0);
+    let row = told(&scene, "away", "incoming directory is absent", 0);
     assert_eq!(row["waiting_files"], 1);
     fs::rename(scene.path("elsewhere"), scene.path("spool")).unwrap();
     fs::remove_file(next).unwrap();
@@ -257,7 +257,7 @@ fn a_pool_that_is_away_is_no_trouble() {
     assert_eq!(all["laptop/tank/home"]["waiting_files"], 1);
     rows(&scene, &["status", "--max-age", "1d"], 0);
     let (plan, _) = rows(&scene, &["plan"], 0);
-    assert!(plan.values().all(|row| row["verdict"] == "later" && row["why"] == "its pool is not here"), "{plan:?}");
+    assert!(plan.values().all(|row| row["verdict"] == "later" && row["why"] == "its pool is absent"), "{plan:?}");
     ask_fails(&scene);
     fs::rename(scene.path("bin/unplugged"), scene.path("bin/pools")).unwrap();
     let path = String::from_utf8(ask(&scene, &["status", "--needed-file"]).expect(0).out).unwrap();

@@ -88,7 +88,7 @@ fn increments_carry_changes_deletions_and_renames() {
     backup.run(&[]).expect(0);
     // Nothing changed.
     let last = backup.run(&["--json"]).expect(0);
-    assert!(String::from_utf8_lossy(&last.out).contains("\"base\":\"prev\""), "not an increment");
+    assert!(String::from_utf8_lossy(&last.out).contains("\"base\":\"prev\""), "not an incremental");
     assert_eq!(backup.scene.spooled("laptop").len(), 5);
     backup.restore();
     assert!(!backup.scene.path("tar/docs/file2").exists());
@@ -132,7 +132,7 @@ fn a_failed_run_loses_no_file() {
     let scene = &backup.scene;
     backup.run(&[]).expect(0);
 
-    // The delivery fails: the increment is in the outbox, tar's state with it.
+    // The delivery fails: the incremental is in the outbox, tar's state with it.
     backup.write("undelivered", "u");
     fs::rename(scene.path("spool"), scene.path("away")).unwrap();
     backup.run(&[]).expect(0).says("spool");
@@ -152,7 +152,7 @@ fn a_failed_run_loses_no_file() {
         fs::rename(&dir, &aside).unwrap();
         fs::write(&dir, "no directory").unwrap();
         let ran = backup.run(&[]);
-        assert!(ran.status != 0, "{} was no directory, and yet: {}", dir.display(), ran.err);
+        assert!(ran.status != 0, "{} was not a directory, and yet: {}", dir.display(), ran.err);
         backup.must_fail(ran.status, || backup.run(&[]));
         assert!([status, 74].contains(&ran.status), "{}: {}", dir.display(), ran.err);
         fs::remove_file(&dir).unwrap();

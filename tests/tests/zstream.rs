@@ -382,7 +382,7 @@ const HOSTILE: [Hostile; 41] = [
     (|r| r[2].set_toname("tank0/evil@a"), "a stream of tank/home around one of tank0/evil"),
     (|r| r[2].set_toname("tank/home0/evil@a"), "a stream of tank/home around one of tank/home0/evil"),
     (|r| r[2].set_toname("tank/home/child@a"), "several file systems inside"),
-    (|r| r[2].set_toname("tank/home/../x@a"), "is no dataset name"),
+    (|r| r[2].set_toname("tank/home/../x@a"), "is not a dataset name"),
     (|r| r[14].set_toname("tank/renamed@b"), "a stream of tank/home around one of tank/renamed"),
     (|r| r[0].set_toname("tank@c"), "several file systems inside"),
     (|r| r[2].set_toname("tank/home"), "is not FILESYSTEM@SNAPSHOT"),

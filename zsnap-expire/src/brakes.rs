@@ -78,8 +78,8 @@ impl fmt::Display for Braked {
             Braked::Future(n) => {
                 write!(f, "its newest {n} are dated in the future")
             }
-            Braked::TooMany(n, all) => write!(f, "{n} of {all} would go, more than --max-destroy"),
-            Braked::All => f.write_str("all would go"),
+            Braked::TooMany(n, all) => write!(f, "{n} of {all} would be destroyed, more than --max-destroy allows"),
+            Braked::All => f.write_str("all would be destroyed"),
         }
     }
 }

@@ -74,7 +74,7 @@ impl Age {
 impl FromStr for Age {
     type Err = String;
     fn from_str(text: &str) -> Result<Age, String> {
-        let wrong = || format!("\"{text}\" is no length of time; write 48h, 15d, 4w, 6m (months), 5y or 1y6m");
+        let wrong = || format!("\"{text}\" is not a length of time; write 48h, 15d, 4w, 6m (months), 5y or 1y6m");
         let mut age = Age::default();
         let mut rest = text;
         while !rest.is_empty() {

@@ -19,7 +19,7 @@ use crate::rules::rule::Rule;
 pub const OF_ONE_RUN: [&str; 2] = ["force", "no-needed"];
 const ONE_RUN: &str = "Options of one run, never keys in expire.toml";
 
-/// Destroys snapshots that no rule keeps, and tells why
+/// Destroy ZFS snapshots that no retention rule keeps
 #[derive(Debug, Parser)]
 #[command(
     name = "zsnap-expire",
@@ -31,8 +31,8 @@ const ONE_RUN: &str = "Options of one run, never keys in expire.toml";
     after_help = "The manual is zsnap-expire(8)."
 )]
 pub struct Cli {
-    /// Only these datasets and what lies below them; with a file of zrep-expire's second version only
-    /// these themselves [default: all that a policy is for]
+    /// Only these datasets and those below them; with a file of zrep-expire, second version, only the
+    /// datasets themselves [default: all for which there is a policy]
     #[arg(value_name = "DATASET")]
     pub datasets: Vec<String>,
     /// Another job than to expire.
@@ -46,7 +46,7 @@ pub struct Cli {
 /// What to do, if not to expire.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Say which policy is for which datasets, and whether a run would work; change nothing
+    /// Check the configuration and report which policy applies to which datasets
     Check,
 }
 
@@ -59,14 +59,14 @@ pub struct Options {
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// N: keep the newest N of each dataset [default: 2, with a file of zrep-expire 5]. RULE: keep what
-    /// it says, instead of the configured policies: all=48h, daily=15d, weekly=4w, monthly=6m,
-    /// yearly=5y, or with counts last=10, daily=15. May be given several times
+    /// the rule says, instead of the configured policies: all=48h, daily=15d, weekly=4w, monthly=6m,
+    /// yearly=5y, or with counts last=10, daily=15. May be repeated
     #[arg(short, long, global = true, value_name = "N|RULE")]
     pub keep: Vec<Keep>,
-    /// Destroy nothing; tell of each snapshot what would become of it, and why
+    /// Destroy nothing; print what a run would do with each snapshot, and why
     #[arg(short, long, global = true)]
     pub noop: bool,
-    /// Tell of each snapshot what becomes of it, and why, before anything is destroyed; with --filter
+    /// Print what the run does with each snapshot, and why, before it destroys any; with --filter
     /// on standard error
     #[arg(short, long, global = true)]
     pub verbose: bool,
@@ -80,15 +80,15 @@ pub struct Options {
     /// whose names are TAG_ and 6 hex digits may go
     #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep", value_parser = tag)]
     pub tags: Vec<String>,
-    /// Do not look at zrep's tags: snapshots of any name may go, sent or not
+    /// Ignore the properties of zrep: snapshots of any name may be destroyed, sent or not
     #[arg(long, global = true)]
     pub zrep_ignore: bool,
-    /// Read lines of NAME, tab and SECONDS-SINCE-1970, print the names that may go, and destroy nothing
+    /// Read lines of NAME, tab and SECONDS-SINCE-1970, print the names that no rule keeps, and destroy nothing
     #[arg(long, global = true, conflicts_with_all = [
         "noop", "all", "json", "timeline", "needed", "no_needed"
     ])]
     pub filter: bool,
-    /// With --filter: print the names that stay
+    /// With --filter: print the names that are kept
     #[arg(long, global = true)]
     pub invert: bool,
     /// With --filter: records end with a zero byte, in and out, not with a newline
@@ -98,43 +98,43 @@ pub struct Options {
     /// by default those that have the same text before their last at sign
     #[arg(long, global = true, value_name = "REGEX")]
     pub group: Option<Regex>,
-    /// Time zone in which days begin, as Europe/Berlin or UTC [default: the system's]
+    /// Time zone in which days begin, such as Europe/Berlin or UTC [default: the system's]
     #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
     pub timezone: Option<TimeZone>,
-    /// Tell what would become of today's snapshots at TIME, as 2026-12-24T18:00Z; destroy nothing
+    /// Print what a run at TIME, such as 2026-12-24T18:00Z, would do with today's snapshots; destroy nothing
     #[arg(long, global = true, value_name = "TIME", value_parser = time)]
     pub at: Option<Timestamp>,
     /// Ages in rules count back from the newest snapshot of the dataset, or from now
     #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"])]
     pub relative_to: String,
     /// Destroy nothing of a dataset of which more than N, or P% (if it has more than 20 snapshots),
-    /// would go [default: 50%; with -n, --at or a file of zrep-expire none, with --filter and --at 50%]
+    /// would be destroyed [default: 50%; with -n, --at or a file of zrep-expire none, with --filter and --at 50%]
     #[arg(long, global = true, value_name = "N|P%|none")]
     pub max_destroy: Option<MaxDestroy>,
-    /// Let more go than --max-destroy allows, this once
+    /// Allow this run to exceed --max-destroy
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub force: bool,
-    /// Keep what zsnap-ingest still needs: its list, whose path zsnap-ingest status --needed-file prints;
-    /// may repeat, for several pools
+    /// Keep the snapshots in this list of zsnap-ingest, whose path zsnap-ingest status --needed-file prints;
+    /// may be repeated, for several pools
     #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub needed: Vec<PathBuf>,
-    /// Go without that list, though a policy says received = true
+    /// Run without that list, though a policy says received = true
     #[arg(long, global = true, conflicts_with = "needed", help_heading = ONE_RUN)]
     pub no_needed: bool,
-    /// Print an array of datasets: what stays, what goes, why, and how much room that frees. Add -n to
-    /// destroy nothing
+    /// Print a JSON array of datasets: what is kept and destroyed, why, and how much space that frees. Add
+    /// -n to destroy nothing
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print a picture, a row for each dataset, of what stays and what goes. Add -n to destroy nothing
+    /// Draw a row for each dataset that shows what is kept and destroyed. Add -n to destroy nothing
     #[arg(long, global = true)]
     pub timeline: bool,
-    /// Where the lock is [default: /var/lib/zsnap/expire]
+    /// Directory of the state and the lock [default: /var/lib/zsnap/expire]
     #[arg(long, global = true, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Lock file in dotlockfile's format [default: beside the lock]
+    /// Lock file in the format of dotlockfile [default: in the state directory]
     #[arg(long, global = true, value_name = "FILE")]
     pub dotlock: Option<PathBuf>,
-    /// A running instance older than this is an error
+    /// Report a running instance that is older than TIME as an error
     #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub max_run: Duration,
     /// The program zfs
@@ -190,9 +190,9 @@ fn tag(text: &str) -> Result<String, String> {
 }
 
 fn time(text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| format!("\"{text}\" is no time; write 2026-12-24T18:00Z"))
+    text.parse().map_err(|_| format!("\"{text}\" is not a time; write 2026-12-24T18:00Z"))
 }
 
 fn zone(name: &str) -> Result<TimeZone, String> {
-    TimeZone::get(name).map_err(|_| format!("\"{name}\" is no time zone that is known here (package tzdata)"))
+    TimeZone::get(name).map_err(|_| format!("\"{name}\" is not a known time zone (package tzdata)"))
 }

@@ -164,7 +164,7 @@ impl Config {
             policies.push(one(&glob, policy)?);
         }
         if policies.is_empty() {
-            return Err(Exit::Config.error("no policy: give --keep RULE, or -c FILE with a table [policy.\"GLOB\"]"));
+            return Err(Exit::Config.error("no policy: specify --keep RULE, or -c FILE with a table [policy.\"GLOB\"]"));
         }
         Ok(Config { policies, clock, exact: false })
     }
@@ -184,7 +184,7 @@ fn one(text: &str, policy: Policy) -> Result<(String, Glob, Policy)> {
 fn system_zone() -> Result<TimeZone> {
     TimeZone::try_system().or_else(|_| match std::env::var_os("TZ").filter(|name| !name.is_empty()) {
         Some(name) => Err(Exit::Config.error(format!(
-            "TZ={} is no time zone that is known here (package tzdata): give --timezone",
+            "TZ={} is not a known time zone (package tzdata): specify --timezone",
             name.to_string_lossy()
         ))),
         None => Ok(TimeZone::unknown()),

@@ -50,7 +50,7 @@ pub fn destroy(zfs: &Zfs, dataset: &str, doomed: Vec<&Snapshot<'_>>) -> Result<D
         batch.retain(|snapshot| {
             let name = snapshot.name;
             match (snap(dataset, name), there.get(name)) {
-                (None, _) => failed(name, &"is no name of a snapshot"),
+                (None, _) => failed(name, &"is not a name of a snapshot"),
                 (_, None) => gone(name),
                 (_, Some(guid)) if *guid != snapshot.guid => failed(name, &"another snapshot has this name by now"),
                 _ => return true,

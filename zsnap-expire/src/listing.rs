@@ -24,10 +24,10 @@ impl Listing {
     /// Lists at and below `roots`, or only these themselves (`exact`), or everything (no roots).
     ///
     /// # Errors
-    /// [`Exit::Unavailable`]: a failed listing is no listing, for what it lacks would not be protected.
+    /// [`Exit::Unavailable`]: a failed listing is not a listing, for what it lacks would not be protected.
     pub fn take(zfs: &Zfs, roots: &[String], exact: bool) -> Result<Listing> {
         let text = zfs.list("snapshot", COLUMNS, roots, exact.then_some(1))?;
-        let absent = || Exit::Unavailable.error(format!("{} is not here; the log says more", roots.join(" or ")));
+        let absent = || Exit::Unavailable.error(format!("{} is absent; the log says more", roots.join(" or ")));
         match text.ok_or_else(absent)? {
             text if text.is_empty() || text.ends_with('\n') => Ok(Listing { text, roots: roots.to_vec() }),
             _ => Err(Exit::Unavailable.error("zfs list: its last line has no end")),

@@ -1,5 +1,5 @@
 //! Snapshots that zsnap-ingest still needs: the list that it writes for each pool (zsnap-ingest(8),
-//! FILES). A list that is not complete is no list: a missing line could cost a chain its base.
+//! FILES). A list that is not complete is not a list: a missing line could cost a chain its base.
 
 use std::collections::{HashMap, HashSet};
 
@@ -53,10 +53,10 @@ impl Needed {
         let mut lines = text.lines();
         let first: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
         let ["zsnap-needed", "1", _, written, state] = first[..] else {
-            return Err("is no list of needed snapshots (zsnap-needed 1)".into());
+            return Err("is not a list of needed snapshots (zsnap-needed 1)".into());
         };
         if state != "complete" {
-            return Err("is not complete: zsnap-ingest is at work, or did not end; run it first".into());
+            return Err("is not complete: zsnap-ingest is running or did not finish; run it first".into());
         }
         let age = now.saturating_sub(written.parse().map_err(|_| "has no time in its first line".to_owned())?);
         if !(-OLD..=OLD).contains(&age) {

@@ -30,7 +30,7 @@ pub enum Reason {
     Cloned(String),
     /// zrep has not sent it.
     Unsent,
-    /// zrep's next increment begins with it.
+    /// zrep's next incremental begins with it.
     LastSent,
     /// simplesnap made it, and removes it itself.
     Simplesnap,
@@ -69,10 +69,10 @@ impl fmt::Display for Reason {
             Reason::LastSent => f.write_str("the last that zrep has sent"),
             Reason::Simplesnap => f.write_str("simplesnap's own"),
             Reason::Needed => f.write_str("zsnap-ingest needs it"),
-            Reason::OtherName => f.write_str("not of these tags"),
+            Reason::OtherName => f.write_str("its name has none of the tags"),
             Reason::First => f.write_str("the oldest that is not too old"),
-            Reason::Spaced(seconds) => write!(f, "{} behind the last one kept", length(*seconds)),
-            Reason::TooClose(seconds) => write!(f, "less than {} behind the last one kept", length(*seconds)),
+            Reason::Spaced(seconds) => write!(f, "{} after the last one kept", length(*seconds)),
+            Reason::TooClose(seconds) => write!(f, "less than {} after the last one kept", length(*seconds)),
             Reason::TooOld => f.write_str("older than every MAX_AGE"),
             Reason::Expires(then) => write!(f, "expires {}", then.strftime("%F %T")),
             Reason::NoDate => f.write_str("no rule matches it"),

@@ -166,13 +166,13 @@ fn needed(cli: &Cli, zfs: &Zfs, chosen: &[Chosen<'_>]) -> Result<Option<Needed>>
             return Ok(None);
         }
         return Err(Exit::TryAgain.error(
-            "received datasets need the list of zsnap-ingest: give --needed \"$(zsnap-ingest status --needed-file)\", or --no-needed",
+            "received datasets need the list of zsnap-ingest: specify --needed \"$(zsnap-ingest status --needed-file)\", or --no-needed",
         ));
     }
     let all = pools(&|_| true);
     let mut guids = HashMap::new();
     for pool in &all {
-        let guid = zfs.pool_guid(pool)?.ok_or_else(|| Exit::TryAgain.error(format!("the pool {pool} is not here")))?;
+        let guid = zfs.pool_guid(pool)?.ok_or_else(|| Exit::TryAgain.error(format!("the pool {pool} is absent")))?;
         guids.insert(guid.0, *pool);
     }
     // Whoever gives a list means it.
@@ -218,14 +218,14 @@ fn scope(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<Scope>> {
             .map_err(|why| Exit::Usage.error(format!("{why}; name pools or datasets, such as tank/home")))?;
     }
     if !cli.options.rules().is_empty() && cli.datasets.is_empty() && !cli.options.all {
-        return Err(Exit::Usage.error("--keep RULE is for the datasets that are named: name some, or give --all"));
+        return Err(Exit::Usage.error("--keep RULE is for the datasets that are named: name some, or specify --all"));
     }
     let roots = cli.datasets.clone();
     if !config.exact || !roots.is_empty() {
         return Ok(Some(Scope { roots, exact: config.exact, only: None }));
     }
     if !cli.options.all {
-        log::warn("nothing to do: name file systems, or give --all");
+        log::warn("nothing to do: name file systems, or specify --all");
         return Ok(None);
     }
     // Their names are not given to zfs again: one that goes meanwhile would fail them all.

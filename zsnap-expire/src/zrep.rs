@@ -1,4 +1,4 @@
-//! What zrep says of datasets and snapshots, in user properties: `TAG:src-fs` where it is at work, `TAG:sent`
+//! What zrep says of datasets and snapshots, in user properties: `TAG:src-fs` where zrep is used, `TAG:sent`
 //! of a snapshot that the other side has.
 //!
 //! Whoever may set a user property chooses its text, and `zfs list` prints newlines and tabs in it as they are. So
@@ -24,7 +24,7 @@ use crate::snapshot::{Sent, Snapshot, is_tagged};
 pub struct Zrep<'a> {
     /// Tags; none: whatever zrep says does not count.
     pub tags: &'a [String],
-    /// A tag counts for all snapshots, not only for those that zrep made of datasets where it is at work.
+    /// A tag counts for all snapshots, not only for those that zrep made of datasets where zrep is used.
     pub everywhere: bool,
 }
 

@@ -18,7 +18,7 @@ use crate::spool::Spool;
 pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
     let mut findings = Findings::default();
     let drives = drive::configured(options, tables).and_then(|drives| match &drives[..] {
-        [] => Err(Exit::Config.error("none: give --to NAME=DEST, or a table [to.NAME]")),
+        [] => Err(Exit::Config.error("none: specify --to NAME=DEST, or a table [to.NAME]")),
         _ => Ok(drives),
     });
     let spool = match Spool::open(options.spool.as_deref()) {

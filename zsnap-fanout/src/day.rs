@@ -21,7 +21,7 @@ impl FromStr for Since {
         match text.parse() {
             Ok(day) => Ok(Since::Day(day)),
             Err(_) => {
-                let wrong = |_| format!("\"{text}\" is no day; write 2026-11-20, or 3d for three days ago");
+                let wrong = |_| format!("\"{text}\" is not a day; write 2026-11-20, or 3d for three days ago");
                 options::duration(text).map(Since::Ago).map_err(wrong)
             }
         }

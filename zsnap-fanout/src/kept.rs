@@ -115,7 +115,7 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
         (0, _) => log::info(line),
         (_, 0) => log::warn(format_args!("{line}: remove it when nobody needs them")),
         _ => log::warn(format_args!(
-            "{line}; {alone} of them exist nowhere else here: move these, HOST/FILE, into {}, and the other drives get them",
+            "{line}; {alone} of them are the only copies here: move these, HOST/FILE, into {}, and the other drives get them",
             spool.incoming.path().display()
         )),
     }

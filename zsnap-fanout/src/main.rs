@@ -52,7 +52,7 @@ fn start() -> anyhow::Result<Exit> {
         return kept::retire(&Spool::open(options.spool.as_deref())?, &name);
     }
     if drives.is_empty() {
-        return Err(Exit::Config.error("no drive is configured: give --to NAME=DEST, or a table [to.NAME]"));
+        return Err(Exit::Config.error("no drive is configured: specify --to NAME=DEST, or a table [to.NAME]"));
     }
     match verb {
         Verb::Init { name, same_filesystem } => {

@@ -35,7 +35,7 @@ impl FromStr for Name {
         if starts && text.len() <= 64 && text.bytes().all(good) {
             return Ok(Name(text.to_owned()));
         }
-        Err(format!("\"{}\" is no name of a drive: use A-Z a-z 0-9 _ . and -, at most 64", text.escape_default()))
+        Err(format!("\"{}\" is not a name of a drive: use A-Z a-z 0-9 _ . and -, at most 64", text.escape_default()))
     }
 }
 

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MOST: u64 = 128 << 20;
 
 /// Packets for the drive's node in NNCP's spool, ours and others', as `nncp-stat -pkt` lists them
-/// (NNCP 8.8.2: a line `tx HASH SIZE` for each). `None`: the drive is no node.
+/// (NNCP 8.8.2: a line `tx HASH SIZE` for each). `None`: the drive is not a node.
 pub fn packets(drive: &Drive, program: &Path) -> Result<Option<u64>> {
     let (Dest::NncpFile { node, .. } | Dest::NncpExec { node, .. }) = &drive.dest else { return Ok(None) };
     // What an area's subscribers still lack is not in one place.

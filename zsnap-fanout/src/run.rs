@@ -52,7 +52,7 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
         // On a full disk only what is delivered makes room.
         Err(e) => {
             let text = format!(
-                "{THE_SPOOL}: {e:#}; until that is mended nothing new is taken from it, but what waits is delivered"
+                "{THE_SPOOL}: {e:#}; until this is fixed no new files are taken; waiting files are still delivered"
             );
             told.problem_in_words(THE_SPOOL, &text);
         }
@@ -96,14 +96,14 @@ fn distribute(
     }
 }
 
-/// Another instance is at work: as it should be, unless it does not end.
+/// Another instance is running: as it should be, unless it does not end.
 fn waited(max_run: Duration, what: &str, age: Duration, who: &str) -> Exit {
     if age <= max_run {
         log::info(format_args!("{what}: {who} works on it"));
         return Exit::Done;
     }
     log::error(format_args!(
-        "{what}: {who} has worked on it {}, longer than --max-run: see what it does, then kill it",
+        "{what}: {who} has been working on it {}, longer than --max-run: check what it is doing, then kill it",
         flock::for_how_long(age)
     ));
     Exit::TryAgain

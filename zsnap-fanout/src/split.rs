@@ -42,22 +42,22 @@ pub fn split(spool: &Spool, drives: &[Drive], told: &mut Told) -> Result<()> {
             continue;
         }
         let Ok(host) = text.parse::<Host>() else {
-            told.oddity(&text, "is not the name of a host; left alone");
+            told.oddity(&text, "is not the name of a host; ignored");
             continue;
         };
         match spool.incoming.inside(&name) {
             Ok(dir) if dir.owner() != spool.incoming.owner() => {
-                told.problem(&text, "belongs to another user than the spool; left alone: correct its owner");
+                told.problem(&text, "belongs to another user than the spool; ignored: correct its owner");
             }
             Ok(dir) => {
                 let done = take(&boxes, &dir, &host, drives, told);
                 passed(told, host.as_str(), done)?;
             }
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-                told.oddity(&text, &format!("is no directory of a host ({e}); left alone"));
+                told.oddity(&text, &format!("is not a directory of a host ({e}); ignored"));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => told.problem(&text, &format!("{e}; left alone: correct its owner or mode")),
+            Err(e) => told.problem(&text, &format!("{e}; ignored: correct its owner or mode")),
         }
     }
     Ok(())
@@ -149,13 +149,13 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
     let (found, others): (Vec<_>, Vec<_>) = listing.queue.into_iter().partition(|(parsed, _)| parsed.host == *host);
     for (parsed, name) in &others {
         let what = format!("{host}/{}", shown(name));
-        told.problem(&what, &format!("is a file of {}, not of {host}; left alone", parsed.host));
+        told.problem(&what, &format!("is a file of {}, not of {host}; ignored", parsed.host));
     }
     for name in &listing.foreign {
-        told.oddity(&format!("{host}/{}", shown(name)), "is not the name of a queue file; left alone");
+        told.oddity(&format!("{host}/{}", shown(name)), "is not the name of a queue file; ignored");
     }
     if listing.more_foreign > 0 {
-        told.oddity(&format!("{host}/..."), "holds more files that are no queue files; left alone");
+        told.oddity(&format!("{host}/..."), "holds more files that are not queue files; ignored");
     }
     if listing.more > 0 {
         let text = format!("{host}: holds more than {} queue files; the next run takes what is newer", Listing::MOST);
@@ -183,7 +183,7 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
         for (name, file) in &opened {
             // One of them is the cause, and not the others.
             if let Err(e) = if synced.is_ok() { Ok(()) } else { sync_files(&[file], &|| {}) } {
-                told.problem(&format!("{host}/{}", shown(name)), &format!("cannot be synced: {e}; left alone"));
+                told.problem(&format!("{host}/{}", shown(name)), &format!("cannot be synced: {e}; ignored"));
                 continue;
             }
             match dir.rename_unsynced(name, &split, name) {
@@ -209,9 +209,9 @@ fn open(dir: &Incoming, host: &Host, name: &OsString, told: &mut Told) -> Option
         Err(Unsafe::Gone) => {}
         Err(Unsafe::Not(why)) => told.problem(
             &what,
-            &format!("{why}; left alone: a queue file is a regular file of the spool's owner, with one name"),
+            &format!("{why}; ignored: a queue file is a regular file of the spool's owner, with one name"),
         ),
-        Err(Unsafe::Io(e)) => told.problem(&what, &format!("{e}; left alone: correct its owner or mode")),
+        Err(Unsafe::Io(e)) => told.problem(&what, &format!("{e}; ignored: correct its owner or mode")),
     }
     None
 }

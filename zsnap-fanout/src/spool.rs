@@ -41,7 +41,7 @@ impl Spool {
     /// The same to look only, as whoever may.
     pub fn look(dir: Option<&Path>) -> Result<Spool> {
         let Some(dir) = dir else {
-            return Err(Exit::Config.error("no spool: give --spool, or write it into the configuration"));
+            return Err(Exit::Config.error("no spool: specify --spool, or write it into the configuration"));
         };
         let dir = std::path::absolute(dir).or_exit(Exit::Config, "--spool")?;
         let incoming = Incoming::open(&dir).or_exit(Exit::Config, "--spool: no directory to take files from")?;
@@ -84,7 +84,7 @@ impl Spool {
             return Ok(());
         }
         Err(Exit::Config.error(format!(
-            "{} and the spool {} lie within each other: give the drive another directory",
+            "{} and the spool {} contain each other: give the drive another directory",
             to.display(),
             spool.display()
         )))

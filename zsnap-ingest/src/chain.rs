@@ -19,7 +19,7 @@ pub enum State {
     Gone,
     /// The next run will take what is here.
     New,
-    /// Its pool, directory or drive is not here.
+    /// Its pool, directory or drive is absent.
     Away,
     /// For what a file builds on.
     Waiting,

@@ -17,16 +17,16 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
     let config = Config::load(options, tables)?;
     let mut problems = Vec::new();
     match &config.incoming {
-        None => problems.push("no incoming directory: give --incoming".to_owned()),
-        Some(dir) if !dir.is_dir() => problems.push(format!("{} is not here (a drive that is away?)", dir.display())),
+        None => problems.push("no incoming directory: specify --incoming".to_owned()),
+        Some(dir) if !dir.is_dir() => problems.push(format!("{} is absent (a drive that is away?)", dir.display())),
         Some(_) => {}
     }
     if let Some((store, zfs)) = &config.store {
         if zfs.datasets(store)?.is_none() {
-            problems.push(format!("{store} is not here: import the pool, or zfs create {store}"));
+            problems.push(format!("{store} is absent: import the pool, or zfs create {store}"));
         }
     } else if config.commands.is_empty() {
-        problems.push("nothing receives: give --store for ZFS streams, or a [[command]]".to_owned());
+        problems.push("nothing receives: specify --store for ZFS streams, or a [[command]]".to_owned());
     }
     if config.hosts.is_empty() {
         problems.push("no host may send: add [hosts.NAME] with its signers".to_owned());

@@ -25,7 +25,7 @@ use crate::receive::hung;
 pub fn check_target(target: &Path) -> Result<(), String> {
     let meta = std::fs::symlink_metadata(target).map_err(|e| format!("{}: {e}", target.display()))?;
     if !meta.is_dir() {
-        return Err(format!("{} is no directory", target.display()));
+        return Err(format!("{} is not a directory", target.display()));
     }
     let parent = target.parent().ok_or_else(|| format!("{} has no parent directory", target.display()))?;
     let above = std::fs::metadata(parent).map_err(|e| format!("{}: {e}", parent.display()))?;

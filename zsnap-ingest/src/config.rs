@@ -27,7 +27,7 @@ pub struct Tables {
     /// Who may send.
     #[serde(default)]
     pub hosts: BTreeMap<Host, HostTable>,
-    /// Who receives what is no ZFS stream: the first match.
+    /// Who receives what is not a ZFS stream: the first match.
     #[serde(default)]
     pub command: Vec<CommandTable>,
 }
@@ -197,12 +197,13 @@ impl Config {
         for command in &tables.command {
             let program = command.run.first().map_or("", String::as_str);
             if !program.starts_with('/') {
-                return Err(Exit::Config
-                    .error(format!("[[command]] run: \"{program}\" is no absolute path; write where the program is")));
+                return Err(Exit::Config.error(format!(
+                    "[[command]] run: \"{program}\" is not an absolute path; write where the program is"
+                )));
             }
             if !command.target.is_absolute() {
                 let target = command.target.display();
-                return Err(Exit::Config.error(format!("[[command]] target: \"{target}\" is no absolute path")));
+                return Err(Exit::Config.error(format!("[[command]] target: \"{target}\" is not an absolute path")));
             }
         }
         let mut nodes = BTreeMap::new();
@@ -224,7 +225,7 @@ impl Config {
         };
         let host_properties = tables.hosts.iter().map(of_host).collect::<Result<_>>()?;
         if options.keys.is_empty() {
-            return Err(Exit::Config.error("no key to decrypt with; give --keys (zsnap-ingest keygen makes one)"));
+            return Err(Exit::Config.error("no key to decrypt with; specify --keys (zsnap-ingest keygen makes one)"));
         }
         let fingerprint = fingerprint(options, &tables)?;
         let of: HashMap<Host, Vec<PathBuf>> =

@@ -143,11 +143,11 @@ impl<'a> HostRun<'a> {
         }
         for name in &listing.foreign {
             let what = format!("{}/{}", self.host, shown(name));
-            self.shared.told().problem(&what, "is not the name of a queue file; left alone");
+            self.shared.told().problem(&what, "is not the name of a queue file; ignored");
         }
         if listing.more_foreign > 0 {
             let what = format!("{}/...", self.host);
-            self.shared.told().problem(&what, "holds more files that are no queue files; left alone");
+            self.shared.told().problem(&what, "holds more files that are not queue files; ignored");
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ fn start() -> Result<Exit> {
     match cli.verb.unwrap_or(Verb::Run) {
         Verb::Run => {
             if options.incoming.is_none() && options.store.is_none() {
-                return Err(Exit::Usage.error("give --incoming and --store, or write them into the configuration"));
+                return Err(Exit::Usage.error("specify --incoming and --store, or write them into the configuration"));
             }
             let config = Config::load(&options, tables)?;
             run::locked(&config, &options, None)
@@ -90,7 +90,7 @@ fn start() -> Result<Exit> {
 fn retry(options: &Options, all: bool, what: &[String]) -> Result<Exit> {
     let state = options::state_dir(options.state.as_deref(), "ingest")?;
     let Some(incoming) = &options.incoming else {
-        return Err(Exit::Usage.error("give --incoming, or write it into the configuration"));
+        return Err(Exit::Usage.error("specify --incoming, or write it into the configuration"));
     };
     let _lock = run::take_lock(&state, options)?;
     let mut moved = 0;

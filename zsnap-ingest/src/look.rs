@@ -46,7 +46,7 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    /// Whether it is for a pool that is not here, by its name: it need not be decrypted in every run until
+    /// Whether it is for a pool that is absent, by its name: it need not be decrypted in every run until
     /// the drive comes.
     pub fn is_away(&self, at: usize) -> bool {
         let named = self.files[at].named();
@@ -63,7 +63,7 @@ impl<'a> HostRun<'a> {
             if is_held {
                 return Ok(None);
             }
-            file.fate = Fate::Later("its pool is not here".into());
+            file.fate = Fate::Later("its pool is absent".into());
             return Ok(None);
         }
         let bounds = shared.config.bounds(&self.host);
@@ -83,7 +83,7 @@ impl<'a> HostRun<'a> {
                 return Ok(None);
             }
             Err(Unsafe::Not(what)) => {
-                let why = format!("{what}; left alone");
+                let why = format!("{what}; ignored");
                 // Cheap to find out, and not all that it depends on is the file's own.
                 (file.entry.what, file.entry.again) = (What::Held(why.clone()), Some(0));
                 file.fate = Fate::Bad(why);

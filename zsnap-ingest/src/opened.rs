@@ -35,7 +35,7 @@ pub enum Opened {
 pub enum No {
     /// To quarantine, but it may still be arriving.
     Damaged(String),
-    /// To quarantine. The status is exec's: a forger is no accident of the line.
+    /// To quarantine. The status is exec's: a forger is not an accident of the line.
     Bad(Exit, String),
     /// It stays; says the remedy. The status is exec's.
     Held(Exit, String),
@@ -77,7 +77,7 @@ impl Opened {
             let opened = Opened::Plain(file.clone(), walk(file)?);
             return opened.check_times(host, now).map(|()| opened);
         }
-        // In a directory nobody vouches for who wrote the file, so transport is no trust there.
+        // In a directory nobody vouches for who wrote the file, so transport is not a trust there.
         let unsigned = match table.trust {
             TrustLevel::Signature => false,
             TrustLevel::Recipient => true,

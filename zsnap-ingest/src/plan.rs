@@ -241,7 +241,7 @@ impl There<'_> {
     }
 }
 
-/// A dataset's state, as far as it decides whether an increment on an older snapshot is taken.
+/// A dataset's state, as far as it decides whether an incremental on an older snapshot is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Its newest snapshot.

@@ -23,7 +23,7 @@ pub struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    /// Looks for the store; `None`: none is configured, or it is not here.
+    /// Looks for the store; `None`: none is configured, or it is absent.
     pub fn open(config: &'a Config) -> Result<Option<Pool<'a>>> {
         let Some((store, zfs)) = &config.store else { return Ok(None) };
         let Some(datasets) = zfs.datasets(store)? else { return Ok(None) };

@@ -161,7 +161,7 @@ fn find(name: &str) -> Result<&'static Native, String> {
     NATIVE
         .iter()
         .find(|native| native.name == name)
-        .ok_or_else(|| format!("\"{name}\" is no property for received datasets; {SEE}"))
+        .ok_or_else(|| format!("\"{name}\" is not a property for received datasets; {SEE}"))
 }
 
 fn check_user(name: &str) -> Result<(), String> {
@@ -169,7 +169,7 @@ fn check_user(name: &str) -> Result<(), String> {
     match name.bytes().all(fits) && !name.starts_with('-') && name.len() <= MAX_USER_NAME {
         true => Ok(()),
         false => Err(format!(
-            "\"{name}\" is no user property: a-z 0-9 : - . _ and at most {MAX_USER_NAME} of them, not - in front"
+            "\"{name}\" is not a user property: a-z 0-9 : - . _ and at most {MAX_USER_NAME} of them, not - in front"
         )),
     }
 }

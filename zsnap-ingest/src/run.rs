@@ -48,14 +48,14 @@ pub fn locked(config: &Config, options: &Options, only: Option<&Host>) -> Result
     }
 }
 
-/// `None`: another instance is at work, which is no error as long as it is young.
+/// `None`: another instance is running, which is not an error as long as it is young.
 fn lock_unless_busy(state: &Path, options: &Options) -> Result<Option<ToolLock>> {
     tool_lock::unless_busy(state, options.dotlock.as_deref(), options.max_run)
 }
 
 /// For what a person asked to be done now: a busy lock is an error.
 pub fn take_lock(state: &Path, options: &Options) -> Result<ToolLock> {
-    lock_unless_busy(state, options)?.ok_or_else(|| Exit::TryAgain.error("another zsnap-ingest is at work; try again"))
+    lock_unless_busy(state, options)?.ok_or_else(|| Exit::TryAgain.error("another zsnap-ingest is running; try again"))
 }
 
 /// Forgets what was applied of `target`, and says so; for an interrupted command the operator may say instead
@@ -73,7 +73,7 @@ pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool,
     let mut forgotten = Vec::new();
     if let Some(command) = command {
         let mut all = beside::read(&command.target).unwrap_or_else(|e| {
-            log::warn(format!("{e:#}; begun anew"));
+            log::warn(format!("{e:#}; starting a new journal"));
             TargetJournal::new()
         });
         all.remove(&target.to_string());
@@ -92,12 +92,12 @@ pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool,
             }
             Err(e) if command.is_none() => return Err(e),
             Ok(None) if command.is_none() => {
-                return Err(Exit::TryAgain.error(format!("pool {pool} is not here; its journal stays")));
+                return Err(Exit::TryAgain.error(format!("pool {pool} is absent; its journal stays")));
             }
-            _ => log::warn(format!("pool {pool} is not here; its journal stays")),
+            _ => log::warn(format!("pool {pool} is absent; its journal stays")),
         }
     } else if command.is_none() {
-        return Err(Exit::Config.error(format!("nothing receives {target}: give --store, or a [[command]]")));
+        return Err(Exit::Config.error(format!("nothing receives {target}: specify --store, or a [[command]]")));
     }
     let said = writeln!(io::stdout().lock(), "{target}: forgot what was applied to {}", forgotten.join(" and "));
     said.or_exit(Exit::Io, "stdout")?;
@@ -153,7 +153,7 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if !exec {
                     absent = true;
-                    log::info(format!("{} is not here; nothing done", path.display()));
+                    log::info(format!("{} is absent; nothing done", path.display()));
                 }
                 continue;
             }
@@ -163,14 +163,14 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
         let names = root.names().or_exit(Exit::Io, "--incoming")?;
         for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
             let Some(host) = name.to_str().and_then(|n| n.parse::<Host>().ok()) else {
-                shared.told().problem(&shown(name), "is not the name of a host; left alone");
+                shared.told().problem(&shown(name), "is not the name of a host; ignored");
                 continue;
             };
             match root.inside(name) {
                 Ok(dir) => places.entry(host).or_default().push(Place { root: root.clone(), dir, exec }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) if !config.hosts.contains_key(&host) && !is_directory(&root, name) => {
-                    shared.told().problem(&shown(name), &format!("is not a directory ({e}); left alone"));
+                    shared.told().problem(&shown(name), &format!("is not a directory ({e}); ignored"));
                 }
                 // Nothing is known of the files in it: it must not look like a host that sent none.
                 Err(e) => {

@@ -30,7 +30,7 @@ const FAILED: &str = "/";
 pub struct Shared<'a> {
     /// The configuration.
     pub config: &'a Config,
-    /// The pool; `None`: it is not here, or none is configured.
+    /// The pool; `None`: it is absent, or none is configured.
     pub pool: Option<Pool<'a>>,
     /// When the run began.
     pub now: SystemTime,

@@ -26,7 +26,7 @@ use crate::plan::{Applied, Past, Verdict};
 use crate::shared::Shared;
 use crate::{journal, needed, quarantine, run};
 
-const INCOMING_AWAY: &str = "the incoming directory is not here";
+const INCOMING_AWAY: &str = "the incoming directory is absent";
 
 /// Prints the report; 1 if something needs attention.
 pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTime) -> Result<Exit> {
@@ -195,7 +195,7 @@ fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result
                 Verdict::Waiting { why, .. } => format!("waiting {why}"),
                 _ => String::new(),
             }),
-            Judgement::Later(_) if host.is_away(at) => "its pool is not here".into(),
+            Judgement::Later(_) if host.is_away(at) => "its pool is absent".into(),
             Judgement::Later(_) if state == State::New => String::new(),
             Judgement::Later(why) | Judgement::Held(why) | Judgement::Alone(why) => why,
             Judgement::Failed => String::new(),

@@ -26,7 +26,7 @@ pub struct Chain {
     /// Those of them with which a stream began or ended, newest last.
     #[serde(default)]
     pub ends: Vec<Guid>,
-    /// The next increment is accepted whatever its base.
+    /// The next incremental is accepted whatever its base.
     pub adopted: bool,
 }
 
@@ -71,7 +71,7 @@ pub fn admit(past: &Chain, target: &Target, body: &Body, now: u64) -> Result<Pla
         Body::Opaque { increment: true } if running && past.kind == Some(PayloadKind::Opaque) => Base::Prev,
         Body::Opaque { increment: true } => {
             return Err(format!(
-                "{target}: an increment, but no stream that it could build on was queued from here: queue one with --full"
+                "{target}: an incremental, but no stream that it could build on was queued from here: queue one with --full"
             ));
         }
     };
@@ -84,7 +84,7 @@ fn broken_chain(target: &Target, head: &ZfsHead, from: Guid) -> String {
     let fs = head.toname.split('@').next().unwrap_or_default();
     let guid = from.0;
     format!(
-        "{target}: the increment builds on snapshot guid {guid} of {fs}, which was never queued from here, so nobody \
+        "{target}: the incremental builds on snapshot guid {guid} of {fs}, which was never queued from here, so nobody \
          could receive it. Find it with \"zfs list -Hd1 -t snapshot,bookmark -o guid,name {fs} | grep {guid}\" and \
          \"zfs destroy {fs}@SNAP\", then the next run sends from an older one or in full; or, if the receiver has it, \
          run \"zsnap-queue adopt {target}\" once. Until then simplesnap stops here and skips the remaining datasets"

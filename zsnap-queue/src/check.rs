@@ -58,7 +58,8 @@ fn one_run_only(o: &Options) -> Vec<String> {
         warnings.push(format!("increment = true lets no chain of opaque streams begin: {remedy}"));
     }
     if o.overlap {
-        warnings.push(format!("overlap = true says of every dataset that a repeated increment does no harm: {remedy}"));
+        warnings
+            .push(format!("overlap = true says of every dataset that a repeated incremental does no harm: {remedy}"));
     }
     warnings
 }
@@ -87,7 +88,7 @@ fn destination(o: &Options, dest: &Dest) -> anyhow::Result<Vec<String>> {
     dest::look(dest, &how, &outboxes.dir(&dest.id()), PATIENCE)?;
     let meta = fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;
     if !meta.is_dir() {
-        return Err(Exit::Config.error(format!("{} is no directory", path.display())));
+        return Err(Exit::Config.error(format!("{} is not a directory", path.display())));
     }
     writable(path).map(|()| Vec::new())
 }

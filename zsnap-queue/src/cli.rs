@@ -23,7 +23,7 @@ use zsnap_message::keys::Format;
     after_help = "Exit status 0: the stream is whole and safe on this disk or further. See zsnap-queue(8)."
 )]
 pub struct Cli {
-    /// Whose stream it is: HOST/DATASET, or with --strip PREFIX/HOST/DATASET
+    /// Name of the stream: HOST/DATASET, or PREFIX/HOST/DATASET with --strip
     #[arg(value_name = "HOST/DATASET")]
     pub target: Option<OsString>,
     /// The command whose standard output is queued, with --opaque
@@ -39,19 +39,19 @@ pub struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Options of every command, or keys in queue.toml")]
 pub struct Options {
-    /// Prefix of the operand that is not part of HOST/DATASET: the store that simplesnap names
+    /// Remove PREFIX, the store that simplesnap adds, from the operand
     #[arg(long, global = true, value_name = "PREFIX")]
     pub strip: Option<String>,
-    /// Encrypt to the certificates in FILE; may repeat
+    /// Encrypt to the certificates in FILE; may be repeated
     #[arg(long, global = true, value_name = "FILE")]
     pub recipient_file: Vec<PathBuf>,
     /// Sign with the secret key in FILE
     #[arg(long, global = true, value_name = "FILE")]
     pub signer_file: Option<PathBuf>,
-    /// Do not sign: whoever has the certificates can make such files
+    /// Do not sign: anyone who has the certificates can create such files
     #[arg(long, global = true)]
     pub unsigned: bool,
-    /// Where the file goes: dir:PATH, nncp-file:NODE[/SUB], nncp-exec:NODE:HANDLE, cmd:COMMAND, or - alone; may repeat
+    /// Destination of the file: dir:PATH, nncp-file:NODE[/SUB], nncp-exec:NODE:HANDLE, cmd:COMMAND, or - alone; may be repeated
     #[arg(long, global = true, value_name = "DEST")]
     pub to: Vec<Dest>,
     /// OpenPGP flavour: gpg for every GnuPG, aead for Sequoia (4 times faster, no GnuPG reads it)
@@ -64,16 +64,16 @@ pub struct Options {
         hide_possible_values = true
     )]
     pub format: Format,
-    /// zstd level; streams that are raw or compressed get 1
+    /// zstd level; raw and compressed streams use level 1
     #[arg(long, global = true, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
-    /// Compression threads; 0: as many as cores and --memory allow
+    /// Compression threads; 0: as many as the cores and --memory allow
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub threads: u32,
     /// Memory for compression
     #[arg(long, global = true, default_value = "256MiB", value_name = "SIZE", value_parser = options::size)]
     pub memory: u64,
-    /// The stream is not from zfs send: carry any bytes
+    /// Accept a stream of any bytes, not only of zfs send
     #[arg(long, global = true)]
     pub opaque: bool,
     /// With --opaque: the stream is complete in itself
@@ -82,13 +82,13 @@ pub struct Options {
     /// With --opaque: the stream builds on the one queued before
     #[arg(long, global = true)]
     pub increment: bool,
-    /// With --increment: receiving it twice does no harm, or the receiver notices
+    /// With --increment: the stream may be received twice without harm
     #[arg(long, global = true)]
     pub overlap: bool,
-    /// The producer's own state; it gets a copy as {state}, which replaces FILE when the stream is safe
+    /// State file of the producer, which gets a copy as {state}; the copy replaces FILE when the stream is safe
     #[arg(long, global = true, value_name = "FILE")]
     pub producer_state: Option<PathBuf>,
-    /// Exit statuses of the producer that mean success
+    /// Exit statuses of the producer that count as success
     #[arg(long, global = true, value_name = "LIST", value_delimiter = ',', default_value = "0")]
     pub producer_ok: Vec<i32>,
     /// Hide the dataset's name in the file's name
@@ -100,7 +100,7 @@ pub struct Options {
     /// Niceness of NNCP packets
     #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
     pub nice: Option<String>,
-    /// Configuration file of NNCP; a path from / on
+    /// Configuration file of NNCP; an absolute path
     #[arg(long, global = true, value_name = "FILE", value_parser = options::absolute)]
     pub nncp_config: Option<PathBuf>,
     /// The program nncp-file
@@ -109,10 +109,10 @@ pub struct Options {
     /// The program nncp-exec
     #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM")]
     pub nncp_exec_program: PathBuf,
-    /// Give up a delivery that takes and writes nothing for TIME, and leave it to flush; 0: never
+    /// Stop a delivery that reads and writes nothing for TIME, and leave it to flush; 0: never
     #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = options::duration)]
     pub delivery_timeout: Duration,
-    /// Where the state and the outbox are [default: /var/lib/zsnap/queue]
+    /// Directory of the state and the outbox [default: /var/lib/zsnap/queue]
     #[arg(long, global = true, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// Configuration file [default: /etc/zsnap/queue.toml]
@@ -121,38 +121,38 @@ pub struct Options {
     /// Machine-readable output: one JSON object for the queued file, an array for status
     #[arg(long, global = true)]
     pub json: bool,
-    /// Say on standard error what is done
+    /// Report each action on standard error
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Deliver what destinations did not take yet
+    /// Deliver waiting files
     Flush,
-    /// Tell what was queued when, and what waits
+    /// Report when each dataset was last queued, and which files wait
     Status(StatusOptions),
-    /// Make a signing key: BASE.key and BASE.cert
+    /// Create a signing key: BASE.key and BASE.cert
     Keygen(KeygenOptions),
-    /// Accept the next increment of a dataset whatever it builds on
+    /// Accept the next incremental of a dataset whatever its base
     Adopt {
-        /// Datasets that the receiver has by other means
+        /// Datasets that the receiver has got in another way
         #[arg(value_name = "HOST/DATASET", required = true)]
         targets: Vec<OsString>,
     },
-    /// Examine configuration, keys, permissions, programs and destinations
+    /// Check configuration, keys, permissions, programs and destinations
     Check,
 }
 
 #[derive(Args, Debug)]
 pub struct StatusOptions {
-    /// Only these
+    /// Only these hosts or datasets
     #[arg(value_name = "HOST/DATASET")]
     pub targets: Vec<OsString>,
-    /// Text for Prometheus
+    /// Print metrics for Prometheus
     #[arg(long, conflicts_with = "json")]
     pub prometheus: bool,
-    /// Exit 1 if a dataset was not queued, or a file not delivered, for longer than TIME
+    /// Exit 1 if a dataset was not queued, or a file was not delivered, for longer than TIME
     #[arg(long, value_name = "TIME", value_parser = options::duration)]
     pub max_age: Option<Duration>,
     /// Print only if the exit status is not 0
@@ -162,7 +162,7 @@ pub struct StatusOptions {
 
 #[derive(Args, Debug)]
 pub struct KeygenOptions {
-    /// The host that will sign with it
+    /// Host that signs with the key
     #[arg(long, value_name = "NAME")]
     pub host: Host,
     /// Path of the files without .key and .cert

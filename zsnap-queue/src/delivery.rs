@@ -199,7 +199,7 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     let (age, who) = flock::holder(&boxes.lock(&lane.id));
     if drained.busy && age > HUNG {
         let hours = age.as_secs() / 3600;
-        problems.push(("", format!("{who} has been at it for {hours} hours: see what it does, then kill it")));
+        problems.push(("", format!("{who} has been at it for {hours} hours: check what it is doing, then kill it")));
     }
     let told = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
@@ -223,7 +223,7 @@ fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: 
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
         told.problem_in_words(&format!("{}{what}", if bare { OF_BARE } else { "" }), &line);
     }
-    // Whoever is at work there tells of it; and what the other command told, it told while that lasts.
+    // Whoever is running there tells of it; and what the other command told, it told while that lasts.
     let lasts = |what: &str| problems.iter().any(|(problem, _)| what == *problem);
     let of_other = |what: &str| match what.strip_prefix(OF_BARE) {
         Some(what) => !bare && lasts(what),

@@ -53,7 +53,7 @@ fn finish(state: &State) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-/// Lets the next increment of each target pass, whatever it builds on.
+/// Lets the next incremental of each target pass, whatever it builds on.
 pub fn adopt(o: &Options, targets: &[OsString], now: u64) -> anyhow::Result<Exit> {
     let targets: Vec<_> =
         targets.iter().map(|operand| job::lenient(operand, o.strip.as_deref())).collect::<anyhow::Result<_>>()?;
@@ -65,7 +65,7 @@ pub fn adopt(o: &Options, targets: &[OsString], now: u64) -> anyhow::Result<Exit
             );
         };
         adopt_one(&dataset)?;
-        log::info(format_args!("{target}: the next increment will be accepted"));
+        log::info(format_args!("{target}: the next incremental will be accepted"));
     }
     Ok(Exit::Done)
 }

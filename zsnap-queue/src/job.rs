@@ -79,7 +79,7 @@ fn strict(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
 
 /// HOST/DATASET as it is; a prefix that matches is stripped all the same.
 pub fn lenient(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
-    // What lies below the prefix but is no HOST/DATASET then must not become one by its prefix.
+    // What lies below the prefix but is not a HOST/DATASET then must not become one by its prefix.
     let below = |prefix: &&str| {
         let rest = operand.to_str().and_then(|operand| operand.strip_prefix(prefix.trim_end_matches('/')));
         rest.is_some_and(|rest| rest.starts_with('/'))
@@ -121,7 +121,7 @@ fn source(o: &Options, argv: &[OsString]) -> anyhow::Result<Source> {
         }
         // It is named in our state, and found again from another working directory.
         Some(file) => Some(std::path::absolute(file)?),
-        None if wanted.is_none() => return usage("give --full or --increment, or --producer-state"),
+        None if wanted.is_none() => return usage("specify --full or --increment, or --producer-state"),
         None => None,
     };
     Ok(Source::Producer { argv: argv.to_vec(), state, wanted })

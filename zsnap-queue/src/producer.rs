@@ -2,7 +2,7 @@
 //! because an end of file does not tell whether they succeeded.
 //!
 //! A producer's own state (tar's `--listed-incremental`) must not advance before the stream is
-//! safe, or the next increment lacks files. So it works on `FILE.zsnap-SEQ`, a copy, which
+//! safe, or the next incremental lacks files. So it works on `FILE.zsnap-SEQ`, a copy, which
 //! replaces FILE after the commit.
 
 use std::ffi::{OsStr, OsString};
@@ -78,7 +78,7 @@ pub struct StateCopy {
 }
 
 impl StateCopy {
-    /// Prepares `FILE.zsnap-SEQ`: a copy of FILE for an increment, nothing for a full stream.
+    /// Prepares `FILE.zsnap-SEQ`: a copy of FILE for an incremental, nothing for a full stream.
     pub fn new(file: &Path, seq: u64, increment: bool) -> anyhow::Result<StateCopy> {
         let mut name = file.as_os_str().to_owned();
         name.push(format!(".zsnap-{seq}"));

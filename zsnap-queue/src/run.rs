@@ -137,7 +137,7 @@ fn begin(source: &Source, last: Option<&Advance>) -> anyhow::Result<(Begun, Body
                 && !last.map_or(Ok(false), |last| last.left(file))?
             {
                 return Err(Exit::Data.error(format!(
-                    "{} is not what the last stream of this dataset left, so an increment could lack files: queue \
+                    "{} is not what the last stream of this dataset left, so an incremental could lack files: queue \
                      one with --full, and let nothing else use that file",
                     file.display()
                 )));

@@ -82,7 +82,7 @@ impl State {
         let path = dir.join(EPOCH);
         let remedy = || {
             format!(
-                "restore it; or deliver what waits with \"zsnap-queue flush\", then begin anew by moving {} away \
+                "restore it; or deliver what waits with \"zsnap-queue flush\", then start over by moving {} away \
                  (receivers then need full streams)",
                 dir.display()
             )

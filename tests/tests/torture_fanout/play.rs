@@ -274,7 +274,7 @@ impl Play {
         waiting
     }
 
-    /// No run is at work. Each file that came must be in the spool, in `split`, or for each drive in
+    /// No run is in progress. Each file that came must be in the spool, in `split`, or for each drive in
     /// its outbox or on the drive (and then, where this is promised, among what is kept); and on
     /// each disk once at most.
     #[track_caller]

@@ -93,7 +93,7 @@ fn encryption_keys(cert: &Cert, format: Format, now: SystemTime) -> Result<Vec<E
         .collect();
     if keys.is_empty() {
         return Err(match encrypt().next() {
-            Some(_) => "has only encryption subkeys that are expired, revoked or not yet valid: export it anew".into(),
+            Some(_) => "has only encryption subkeys that are expired, revoked or not yet valid: export it again".into(),
             None => "has no encryption subkey: give the certificate of a key that decrypts".to_owned(),
         });
     }
@@ -118,7 +118,7 @@ fn valid_cert<'a>(cert: &'a Cert, policy: &'a StandardPolicy, now: SystemTime) -
     if let RevocationStatus::Revoked(_) = valid.revocation_status() {
         return Err("is revoked: make a new key".into());
     }
-    valid.alive().map_err(|_| "is expired: extend it, and export it anew".to_owned())?;
+    valid.alive().map_err(|_| "is expired: extend it, and export it again".to_owned())?;
     Ok(valid)
 }
 
@@ -130,7 +130,7 @@ fn expires_soon(file: &Path, cert: &Cert, end: Option<SystemTime>, now: SystemTi
     let left = end?.duration_since(now).unwrap_or_default();
     (left < SOON).then(|| {
         let (file, days) = (file.display(), left.as_secs() / DAY);
-        format!("{file}: {} expires in {days} days: extend it, and export it anew", cert.fingerprint())
+        format!("{file}: {} expires in {days} days: extend it, and export it again", cert.fingerprint())
     })
 }
 
@@ -224,7 +224,7 @@ fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     let stat = rustix::fs::fstat(&fd).or_exit(Exit::Config, at())?;
     let refuse = |why: &str| Err(Exit::Config.error(format!("{}: {why}", at())));
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return refuse("is no regular file");
+        return refuse("is not a regular file");
     }
     if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
         return refuse("belongs to another user: chown it to root");

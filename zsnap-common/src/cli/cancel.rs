@@ -110,7 +110,7 @@ pub fn die_of(signal: i32) {
 /// Waits until `fd` is ready for `what`, or an error once a signal came, or, of kind `TimedOut`,
 /// when `patience` is over.
 fn ready(fd: BorrowedFd<'_>, what: PollFlags, patience: Option<Duration>) -> io::Result<()> {
-    // More than the clock can count is no limit.
+    // More than the clock can count is not a limit.
     let until = patience.and_then(|patience| Instant::now().checked_add(patience));
     loop {
         check()?;

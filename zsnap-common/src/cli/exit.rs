@@ -136,7 +136,7 @@ pub fn run_tool(name: &'static str, f: impl FnOnce() -> anyhow::Result<Exit>) ->
         Ok(exit) => exit.into(),
         Err(error) => {
             if let Some(usage) = error.chain().find_map(|cause| cause.downcast_ref::<clap::Error>()) {
-                // Help and version go to standard output, with status 0. A closed one is no error.
+                // Help and version go to standard output, with status 0. A closed one is not an error.
                 let _ = usage.print();
                 return if usage.exit_code() == 0 { Exit::Done.into() } else { Exit::Usage.into() };
             }

@@ -120,7 +120,7 @@ impl Config<'_> {
             // Where it is off, it is as if it were not there.
             let off = matches!(value.get_ref(), DeValue::Boolean(false));
             if self.one_run.contains(&name) && !off {
-                let remedy = format!("{name} concerns one run: give --{name} on the command line");
+                let remedy = format!("{name} concerns one run: specify --{name} on the command line");
                 return Err(self.wrong(Some(key.span()), &remedy));
             }
             let known = command.get_arguments().find(|arg| arg.get_long() == Some(name) && name != "config");
@@ -210,7 +210,7 @@ impl Config<'_> {
 
 /// A duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("\"{text}\" is no duration; write 7d, 36h or 90m");
+    let wrong = || format!("\"{text}\" is not a duration; write 7d, 36h or 90m");
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -228,7 +228,7 @@ pub fn absolute(text: &str) -> Result<PathBuf, String> {
 /// A size in bytes: a number, or one with `K`, `M`, `G` or `T` (also `KiB` and so on), powers of
 /// 1024.
 pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("\"{text}\" is no size; write 64MiB, 512K or 1G");
+    let wrong = || format!("\"{text}\" is not a size; write 64MiB, 512K or 1G");
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let shift = match unit {
@@ -257,7 +257,7 @@ pub fn state_dir(given: Option<&Path>, tool: &str) -> Result<PathBuf> {
     }
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-    let base = base.ok_or_else(|| Exit::Config.error("neither XDG_STATE_HOME nor HOME is set; give --state"))?;
+    let base = base.ok_or_else(|| Exit::Config.error("neither XDG_STATE_HOME nor HOME is set; specify --state"))?;
     Ok(base.join("zsnap").join(tool))
 }
 
@@ -374,7 +374,7 @@ mod tests {
         for (config, line, says) in [
             ("must = \"x\"\nleve = 1", 2, "unknown key \"leve\""),
             ("\n\nconfig = \"x\"", 3, "unknown key"),
-            ("level = 1\nonce = true", 2, "once concerns one run: give --once on the command line"),
+            ("level = 1\nonce = true", 2, "once concerns one run: specify --once on the command line"),
             ("quick = 1", 1, "true or false"),
             ("to = [1.5]", 1, "string or a number"),
             ("a = ", 1, ""),

@@ -167,7 +167,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = |clock: u64, words: &str| {
             let mut told = Told::read(dir.path().join("told.json"), clock, false);
-            told.oddity("x", "is no queue file");
+            told.oddity("x", "is not a queue file");
             let odd = told.any;
             told.problem_in_words("disk", words);
             told.write(|_| false).unwrap();

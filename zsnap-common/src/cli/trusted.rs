@@ -14,14 +14,14 @@ use rustix::fs::{Mode, OFlags};
 /// directory may be sticky instead, as `/tmp` is.
 ///
 /// # Errors
-/// `PermissionDenied` with the remedy; `InvalidInput` for what is no regular file.
+/// `PermissionDenied` with the remedy; `InvalidInput` for what is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
     // A FIFO must not hang us.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let meta = file.metadata()?;
     if !meta.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
     }
     only_ours(&meta, false).map_err(|(why, remedy)| denied(format!("{why}: {remedy}")))?;
     check_directory(path)?;
@@ -53,7 +53,7 @@ pub fn check_below(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let meta = match fs::symlink_metadata(&path) {
-            // Another process of ours is at work.
+            // Another process of ours is running.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
@@ -121,7 +121,7 @@ mod tests {
         assert!(open(&other.path().join("link")).is_ok());
         mode(other.path(), 0o777);
         refused(&other.path().join("link"), "its directory");
-        refused(dir.path(), "is no regular file");
+        refused(dir.path(), "is not a regular file");
     }
 
     #[test]

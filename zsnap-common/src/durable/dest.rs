@@ -191,7 +191,7 @@ fn node(text: &str) -> bool {
 impl FromStr for Dest {
     type Err = String;
     fn from_str(text: &str) -> Result<Dest, String> {
-        let no = |why: &str| Err(format!("\"{}\" is no destination: {why}", text.escape_default()));
+        let no = |why: &str| Err(format!("\"{}\" is not a destination: {why}", text.escape_default()));
         if text == "-" {
             return Ok(Dest::Stdout);
         }
@@ -208,7 +208,7 @@ impl FromStr for Dest {
                     None => (rest, None),
                 };
                 if !node(name) {
-                    return no("NODE is no NNCP node or area:AREA");
+                    return no("NODE is not an NNCP node or area:AREA");
                 }
                 // NNCP allows 255 bytes for the path, of which a queue file's name takes 200.
                 if sub.is_some_and(|s| s.len() > 54 || s.split('/').any(|part| check_component(part).is_err())) {

@@ -116,12 +116,12 @@ impl Incoming {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT) => return Err(Unsafe::Gone),
             Err(rustix::io::Errno::LOOP) => return Err(Unsafe::Not("is a symbolic link".into())),
-            Err(rustix::io::Errno::NXIO) => return Err(Unsafe::Not("is no regular file".into())),
+            Err(rustix::io::Errno::NXIO) => return Err(Unsafe::Not("is not a regular file".into())),
             Err(e) => return Err(Unsafe::Io(at_path(&path)(e))),
         };
         let stat = rustix::fs::fstat(&file).map_err(|e| Unsafe::Io(at_path(&path)(e)))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Unsafe::Not("is no regular file".into()));
+            return Err(Unsafe::Not("is not a regular file".into()));
         }
         if stat.st_nlink != 1 {
             return Err(Unsafe::Not(format!("has {} names (hard links)", stat.st_nlink)));

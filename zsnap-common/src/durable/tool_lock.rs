@@ -35,7 +35,7 @@ pub enum Taken {
 impl ToolLock {
     /// Takes the lock. Without `dotlock` it is beside `state_lock`, with `.dotlock` appended to
     /// the name. Errors: `Exit::Config` for an unsafe dotlock directory, or something at either
-    /// path that is no regular file.
+    /// path that is not a regular file.
     pub fn take(state_lock: &Path, dotlock: Option<&Path>) -> anyhow::Result<Taken> {
         let Some(mut lock) = Lock::try_new(state_lock)? else {
             let (age, who) = holder(state_lock);
@@ -56,18 +56,18 @@ impl ToolLock {
 }
 
 /// The lock of a tool whose state is in the directory `state`, which is made if need be. `None`:
-/// another instance is at work, which is no error ([`Exit::TryAgain`]) while it is younger than
+/// another instance is running, which is not an error ([`Exit::TryAgain`]) while it is younger than
 /// `max_run`.
 pub fn unless_busy(state: &Path, dotlock: Option<&Path>, max_run: Duration) -> anyhow::Result<Option<ToolLock>> {
     publish::make_dirs(state).or_exit(Exit::CantCreate, "--state")?;
     match ToolLock::take(&state.join("lock"), dotlock)? {
         Taken::Ours(lock) => Ok(Some(lock)),
         Taken::Busy { age, who } if age <= max_run => {
-            log::info(format_args!("nothing done: {who} is at work"));
+            log::info(format_args!("another instance ({who}) is running; nothing was done"));
             Ok(None)
         }
         Taken::Busy { age, who } => Err(Exit::TryAgain.error(format!(
-            "{who} has been at work {}, longer than --max-run: see what it does, then kill it",
+            "{who} has been running {}, longer than --max-run: check what it is doing, then kill it",
             for_how_long(age)
         ))),
     }

@@ -141,7 +141,7 @@ impl Drop for DotLock {
 /// Opens the directory of a lock file, if nobody but root and us can do mischief in it.
 fn open_dir(path: &Path) -> anyhow::Result<(OwnedFd, OsString)> {
     let Some(name) = path.file_name() else {
-        return Err(Exit::Config.error(format!("{} is no name of a lock file", path.display())));
+        return Err(Exit::Config.error(format!("{} is not a name of a lock file", path.display())));
     };
     let dir = path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
     let shown = dir.display();
@@ -175,7 +175,7 @@ fn judge(dir: impl AsFd, name: &OsStr, path: &Path, left: Option<FileId>) -> any
         stat => stat.or_exit(Exit::Config, &shown)?,
     };
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Exit::Config.error(format!("{shown} is no regular file, no lock file: remove it")));
+        return Err(Exit::Config.error(format!("{shown} is not a regular file, no lock file: remove it")));
     }
     let age = age(&stat);
     let held = |who: String| Ok(State::Held(Holder { age, who: format!("{who} ({shown})") }));

@@ -71,7 +71,7 @@ impl Lock {
         };
         let stat = rustix::fs::fstat(&file).or_exit(Exit::Io, &shown)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Exit::Config.error(format!("{shown} is no regular file, no lock file: remove it")));
+            return Err(Exit::Config.error(format!("{shown} is not a regular file, no lock file: remove it")));
         }
         let file = File::from(file);
         let begun = Instant::now();
@@ -89,7 +89,7 @@ impl Lock {
         Ok(Some(lock))
     }
 
-    /// Writes our pid, and `more`, into the file. It only informs: a full disk is no error.
+    /// Writes our pid, and `more`, into the file. It only informs: a full disk is not an error.
     pub(crate) fn note(&mut self, more: &str) {
         let _ = self.file.set_len(0).and_then(|()| self.file.rewind());
         let _ = self.file.write_all(format!("{}\n{more}", std::process::id()).as_bytes());
@@ -129,10 +129,10 @@ pub(crate) fn age(since: SystemTime) -> Duration {
     }
 }
 
-/// The age of a lock in words that go on from "has been at work".
+/// The age of a lock in words that go on from "has been running".
 pub fn for_how_long(age: Duration) -> String {
     match age {
-        Duration::MAX => "since a time that lies ahead of this clock".to_owned(),
+        Duration::MAX => "since a time in the future".to_owned(),
         age => format!("for {} hours", age.as_secs() / 3600),
     }
 }
@@ -165,7 +165,7 @@ mod tests {
         let ahead = SystemTime::now() + Duration::from_secs(400 * 86_400);
         File::options().write(true).open(&path).unwrap().set_modified(ahead).unwrap();
         assert_eq!(holder(&path).0, Duration::MAX);
-        assert_eq!(for_how_long(Duration::MAX), "since a time that lies ahead of this clock");
+        assert_eq!(for_how_long(Duration::MAX), "since a time in the future");
         assert_eq!(for_how_long(Duration::from_secs(7200)), "for 2 hours");
         // As after a death, and then a script took it: the dead one is not meant.
         let mut dead = std::process::Command::new("true").spawn().unwrap();

@@ -35,7 +35,7 @@ impl FromStr for Glob {
             rest = rest.get(length..).unwrap_or_default();
         }
         pattern.push_str(r"\z");
-        Regex::new(&pattern).map(|whole| Glob { whole }).map_err(|e| format!("\"{glob}\" is no glob: {e}"))
+        Regex::new(&pattern).map(|whole| Glob { whole }).map_err(|e| format!("\"{glob}\" is not a glob: {e}"))
     }
 }
 

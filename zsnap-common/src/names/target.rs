@@ -110,7 +110,9 @@ impl FromStr for Dataset {
         if name.matches('/').count() > MAX_DEPTH {
             return refuse(name, "has more than 49 slashes");
         }
-        name.split('/').try_for_each(check_component).or_else(|e| refuse(name, &format!("is no dataset name: {e}")))?;
+        name.split('/')
+            .try_for_each(check_component)
+            .or_else(|e| refuse(name, &format!("is not a dataset name: {e}")))?;
         Ok(Dataset(name.to_owned()))
     }
 }

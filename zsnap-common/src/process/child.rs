@@ -40,7 +40,7 @@ pub fn find(program: &Path) -> anyhow::Result<PathBuf> {
         if executable(program) {
             return Ok(program.to_owned());
         }
-        let what = format!("{name} is no program that can be run: install it, or correct its path");
+        let what = format!("{name} is not a program that can be run: install it, or correct its path");
         return Err(Exit::Unavailable.error(what));
     }
     if program.components().count() != 1 || program.file_name() != Some(program.as_os_str()) {
@@ -173,7 +173,7 @@ impl Child {
             if now != before {
                 (before, since) = (now, looked);
             } else if since.elapsed() >= patience {
-                let error = self.give_up(&format!("took and wrote nothing for {} s", patience.as_secs()));
+                let error = self.give_up(&format!("read and wrote nothing for {} s", patience.as_secs()));
                 return Err(hung(error));
             }
         }

@@ -1,5 +1,5 @@
 //! Fletcher-4, the checksum in send streams: four sums modulo 2^64 over 32-bit words in the
-//! sender's byte order. It finds accidents; anyone can compute it anew, so it is no signature.
+//! sender's byte order. It finds accidents; anyone can compute it anew, so it is not a signature.
 //! OpenZFS: `module/zcommon/zfs_fletcher.c`.
 
 /// The sender's byte order.

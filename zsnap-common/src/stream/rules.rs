@@ -19,7 +19,7 @@
 //! | types of more than 8 bits | on disk they have 8, the kernel's test looks at 1 of the others |
 //! | types of dnodes and object sets, or swapped as these | the kernel follows the block pointers in them |
 //! | a WRITE without the OBJECT record of its object | headers do not show how long the object's blocks are |
-//! | behind the only block of an object whose block size is no power of two | the kernel panics: "accessing past end of object" |
+//! | behind the only block of an object whose block size is not a power of two | the kernel panics: "accessing past end of object" |
 //! | in raw streams, a last block behind that one | the same |
 //! | in raw streams, a last block beyond 2^64 bytes | more levels of blocks than there can be |
 //! | stored or sent as compressed: "inherit", "on", "empty"; "off" in a WRITE that is not raw | nothing decompresses these: the block cannot be read again |
@@ -295,7 +295,7 @@ impl Rules {
         self.slot(object).map_or(0, |slot| self.sizes[slot].into())
     }
 
-    /// Whether data has a place in its object: one whose block size is no power of two has one block,
+    /// Whether data has a place in its object: one whose block size is not a power of two has one block,
     /// and behind it the kernel panics. The sum must not overflow.
     fn within(&self, object: u64, offset: u64, size: u64) -> Result<(), Breach> {
         let block = self.size(object);

@@ -43,8 +43,9 @@ pub struct Rule {
 impl FromStr for Rule {
     type Err = String;
     fn from_str(text: &str) -> Result<Rule, String> {
-        let wrong =
-            || format!("\"{text}\" is no rule; write all=48h, last=10, hourly=, daily=, weekly=, monthly= or yearly=");
+        let wrong = || {
+            format!("\"{text}\" is not a rule; write all=48h, last=10, hourly=, daily=, weekly=, monthly= or yearly=")
+        };
         let (name, amount) = text.split_once('=').ok_or_else(wrong)?;
         let count = amount.parse().ok().filter(|n: &u64| *n > 0).or((amount == "unlimited").then_some(u64::MAX));
         let amount = match count {

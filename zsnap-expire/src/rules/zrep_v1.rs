@@ -56,7 +56,7 @@ fn field(text: &str, names: &[&str], range: (i64, i64)) -> Result<Field, String>
     let number = |text: &str| {
         let named = names.iter().position(|name| *name == text.to_ascii_lowercase()).map(|at| at as i64 + 1);
         let number = named.or_else(|| text.parse().ok()).filter(|n| (range.0..=range.1).contains(n));
-        number.ok_or_else(|| format!("\"{text}\" is no number from {} to {}", range.0, range.1))
+        number.ok_or_else(|| format!("\"{text}\" is not a number from {} to {}", range.0, range.1))
     };
     let one = |part: &str| match part.split_once('-') {
         Some((from, to)) => match (number(from)?, number(to)?) {
@@ -91,7 +91,7 @@ pub fn rule(line: &str) -> Result<DatedRule, String> {
 
 /// `+48 hours`
 fn lives(text: &str) -> Result<Span, String> {
-    let wrong = || format!("\"{text}\" is no expiration; write +48 hours, 15 days, 4 weeks, 6 months or 5 years");
+    let wrong = || format!("\"{text}\" is not an expiration; write +48 hours, 15 days, 4 weeks, 6 months or 5 years");
     let mut words = text.split_whitespace();
     let (Some(number), Some(unit), None) = (words.next(), words.next(), words.next()) else { return Err(wrong()) };
     let number: i64 = number.parse().map_err(|_| wrong())?;

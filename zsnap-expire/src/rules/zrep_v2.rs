@@ -82,7 +82,7 @@ enum Unit {
 fn amount(text: &str) -> Result<(i64, Unit), String> {
     let text = text.trim();
     let wrong =
-        || format!("\"{text}\" is no length of time; write 5 minutes, 12 hours, 8 days, 1 week, 1 month or 5 years");
+        || format!("\"{text}\" is not a length of time; write 5 minutes, 12 hours, 8 days, 1 week, 1 month or 5 years");
     let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let number: i64 = text[..end].parse().ok().filter(|n| *n < 1_000_000).ok_or_else(wrong)?;
     let unit = text[end..].trim().to_ascii_lowercase();

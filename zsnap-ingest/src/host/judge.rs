@@ -24,7 +24,7 @@ pub enum Judgement {
     Is(Verdict),
     /// It stays: who sent it is not proven, or nobody receives it. Says the remedy.
     Held(String),
-    /// It stays: the pool, a target or the rest of the file is not here yet.
+    /// It stays: the pool, a target or the rest of the file is absent yet.
     Later(String),
     /// It stays and is not looked at: no file of ours.
     Alone(String),
@@ -162,13 +162,13 @@ impl HostRun<'_> {
     fn zfs(&mut self, target: &Target, files: &[usize]) -> Result<Result<Plan, Judgement>> {
         let config = self.shared.config;
         let Some((store, _)) = &config.store else {
-            return Ok(Err(Judgement::Held("a ZFS stream, and no store is configured; give --store".into())));
+            return Ok(Err(Judgement::Held("a ZFS stream, and no store is configured; specify --store".into())));
         };
         if let Err(e) = target.under(store) {
             return Ok(Err(Judgement::Held(format!("{e}; a shorter store helps"))));
         }
         let Some(pool) = self.shared.pool.as_ref() else {
-            return Ok(Err(Judgement::Later(format!("{store} is not here"))));
+            return Ok(Err(Judgement::Later(format!("{store} is absent"))));
         };
         self.load_past(pool, target)?;
         let create = config.hosts.get(&target.host).map_or(&[][..], |table| &table.create_parents);

@@ -77,7 +77,7 @@ impl Framing {
         let other = |what: &str| Err(Refusal::Malformed(what.into()));
         match tag {
             _ if octet & 0x80 == 0 && self.keys > 0 => Err(Refusal::Damaged("its packets are garbled".into())),
-            _ if octet & 0x80 == 0 => other("it is no binary OpenPGP message"),
+            _ if octet & 0x80 == 0 => other("it is not a binary OpenPGP message"),
             1 | 3 if self.keys == MAX_KEYS => other("it is encrypted to more than 64 keys"),
             1 | 3 => {
                 self.keys += 1;
@@ -93,7 +93,7 @@ impl Framing {
                 "it is in GnuPG's own OCB format: encrypt with gpg --rfc4880, or to keys made by zsnap-ingest keygen",
             ),
             _ if self.keys > 0 => Err(Refusal::Damaged("its packets are garbled".into())),
-            _ => other("it is no encrypted OpenPGP message"),
+            _ => other("it is not an encrypted OpenPGP message"),
         }
     }
 

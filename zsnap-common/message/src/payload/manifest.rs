@@ -158,7 +158,7 @@ impl ZfsHead {
             fs.parse::<Dataset>().is_ok() && check_component(snap).is_ok() && self.toname.len() <= MAX_NAME
         });
         if !named {
-            return malformed("the manifest's toname is no name of a snapshot");
+            return malformed("the manifest's toname is not a name of a snapshot");
         }
         if self.from == Some(Guid(0)) || self.to == Some(Guid(0)) {
             return malformed("the manifest has a guid of zero");

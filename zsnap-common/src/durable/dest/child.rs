@@ -44,7 +44,7 @@ fn start(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<(Child, &'
             (command, "nncp-exec")
         }
         Dest::Command(text) => (shell(text, item), "cmd"),
-        Dest::Dir(_) | Dest::Stdout => return Err(Exit::Usage.error(format!("{dest} is no program"))),
+        Dest::Dir(_) | Dest::Stdout => return Err(Exit::Usage.error(format!("{dest} is not a program"))),
     };
     if let Some(user) = &how.user {
         child::run_as(&mut command, user)?;

@@ -125,7 +125,7 @@ impl<'a> Courier<'a> {
     fn is_free(&self) -> Result<()> {
         let Some((pid, left)) = self.hang.process() else { return Ok(()) };
         let since = report::time(left);
-        Err(hung(format!("a delivery that was given up at {since} hangs still (pid {pid}): see what holds it (dmesg)")))
+        Err(hung(format!("a delivery aborted at {since} still hangs (pid {pid}): see what holds it (dmesg)")))
     }
 
     /// Whether it hung, or a process was left behind, which is noted.

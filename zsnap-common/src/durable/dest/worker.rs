@@ -202,7 +202,7 @@ impl Worker {
         match self.lines.read_line(&mut line) {
             Err(e) if e.kind() == io::ErrorKind::TimedOut => {
                 let seconds = self.patience.unwrap_or_default().as_secs();
-                Err(hung(self.child.give_up(&format!("took and wrote nothing for {seconds} s"))))
+                Err(hung(self.child.give_up(&format!("read and wrote nothing for {seconds} s"))))
             }
             Err(e) => Err(e.into()),
             Ok(0) => Err(self.died()),

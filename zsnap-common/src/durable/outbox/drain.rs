@@ -231,7 +231,7 @@ impl Outboxes {
 
 fn can_keep(dir: &Path) -> anyhow::Result<()> {
     let can = publish::make_dirs(dir).map_err(Into::into).and_then(|()| writable(dir));
-    can.context("nothing is delivered, for it could not be kept")
+    can.context("nothing is delivered, because delivered files cannot be kept")
 }
 
 /// Moves a delivered file from the outbox to KEPT.

@@ -113,10 +113,10 @@ fn rules_read_and_print() {
         assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
     }
     for (text, says) in [
-        ("daily", "is no rule"),
-        ("=3", "is no rule"),
-        ("Daily=3", "is no rule"),
-        ("fortnightly=3", "is no rule"),
+        ("daily", "is not a rule"),
+        ("=3", "is not a rule"),
+        ("Daily=3", "is not a rule"),
+        ("fortnightly=3", "is not a rule"),
         ("all=3", "all= takes a length of time"),
         ("all=unlimited", "all= takes a length of time"),
         ("last=3d", "last= takes a count"),

@@ -72,7 +72,7 @@ fn one_file() {
         ("dataset was here", None, of(6, &[2, 3]), past(&[1, 2], Some(5)), "broken"),
         ("pruned since", Some(&[1, 4]), of(6, &[2, 3]), past(&[1, 2, 3, 4], Some(9)), "there"),
         ("received into one that is gone", Some(&[4]), of(3, &[0, 3]), anew.clone(), "conflict"),
-        ("the same, an increment", Some(&[4]), of(3, &[2, 3]), anew.clone(), "broken"),
+        ("the same, an incremental", Some(&[4]), of(3, &[2, 3]), anew.clone(), "broken"),
         ("pruned since it began anew", Some(&[6]), of(5, &[4, 5]), anew.clone(), "there"),
         ("the old one is back", Some(&[1, 3]), of(2, &[1, 2]), anew, "there"),
         ("rewound pool", Some(&[1]), of(6, &[1, 2]), past(&[1, 2], Some(6)), "ready 0 again"),
