@@ -75,7 +75,7 @@ pub fn poison() -> Vec<Hostile> {
     const ZEROS: [u8; 16] = [0, 0, 0, 12, 0x1f, 0, 1, 0, 255, 232, 0x50, 0, 0, 0, 0, 0];
 
     // 12 KiB of the sender's choice behind a bonus buffer of 320 bytes.
-    add("bonus", "a OBJECT record with bonus length 12288", &|s| {
+    add("bonus", "an OBJECT record with bonus length 12288", &|s| {
         let at = s.records.iter().rposition(|rec| rec.kind() == kind::OBJECT).unwrap();
         s.records[at].set_u32(28, 12_288);
         s.records[at].payload = vec![b'A'; 12_288];
@@ -217,7 +217,7 @@ pub fn streams() -> Vec<Hostile> {
         let length = s.records[at].u64(32);
         s.records[at].set_u64(32, length + 1);
     });
-    change("length-object", "a OBJECT record with a payload of", &|s| {
+    change("length-object", "an OBJECT record with a payload of", &|s| {
         let at = first(s, kind::OBJECT);
         s.records[at].set_u32(28, u32::MAX);
     });

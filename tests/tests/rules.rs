@@ -390,7 +390,7 @@ fn each_field_may_say_what_it_may_and_nothing_else() {
             let expected = match refusal {
                 Damaged(words) => {
                     matches!(error, StreamError::Damaged { .. })
-                        && [name, first].iter().any(|name| text.contains(&format!("a {name} record with {words} ")))
+                        && [name, first].iter().any(|name| text.contains(&format!(" {name} record with {words} ")))
                 }
                 Newer(words) => {
                     matches!(error, StreamError::Unsupported(_))

@@ -226,9 +226,9 @@ impl Gate {
             (Place::Inside, Type::Redact) => Err(StreamError::Unsupported(record::IS_REDACTED.to_owned())),
             (Place::Inside, _) => {
                 if record.toguid(kind) != self.toguid {
-                    return Err(damaged(at, format!("a {} record of another snapshot", kind.name())));
+                    return Err(damaged(at, format!("{} of another snapshot", kind.a_record())));
                 }
-                let wrong = |why| damaged(at, format!("a {} record with {why}", kind.name()));
+                let wrong = |why| damaged(at, format!("{} with {why}", kind.a_record()));
                 self.payload = record.payload(kind).map_err(wrong)?;
                 self.rules.check(kind, &record).map_err(|breach| match breach {
                     Breach::Damaged(why) => wrong(why),
@@ -236,7 +236,7 @@ impl Gate {
                 })?;
                 self.pass_on(&bytes, on)
             }
-            _ => Err(damaged(at, format!("a {} record where none may be", kind.name()))),
+            _ => Err(damaged(at, format!("{} where none may be", kind.a_record()))),
         }
     }
 

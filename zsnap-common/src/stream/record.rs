@@ -51,6 +51,13 @@ impl Type {
     pub fn name(self) -> &'static str {
         Type::ALL[self as usize].1
     }
+
+    /// For a message: "a WRITE record", "an OBJECT record".
+    pub fn a_record(self) -> String {
+        let name = self.name();
+        let article = if name.starts_with(['E', 'O']) { "an" } else { "a" };
+        format!("{article} {name} record")
+    }
 }
 
 /// One record.
@@ -303,6 +310,13 @@ mod tests {
         for (number, (kind, _)) in Type::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, number);
         }
+    }
+
+    #[test]
+    fn records_have_the_article_that_fits() {
+        let all = [Type::Begin, Type::Object, Type::WriteEmbedded, Type::End, Type::ObjectRange].map(Type::a_record);
+        let want = ["a BEGIN", "an OBJECT", "a WRITE_EMBEDDED", "an END", "an OBJECT_RANGE"];
+        assert_eq!(all, want.map(|words| format!("{words} record")));
     }
 
     #[test]

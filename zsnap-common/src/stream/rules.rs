@@ -15,6 +15,7 @@
 //! |---|---|
 //! | header types, features and flags that zsnap does not know; clones; deduplicated, redacted or resumed streams; what is neither file system nor volume, or both | `gate.rs`: they need more than their own dataset and its chain, or a newer zsnap |
 //! | a record where none may be; an END with more than its checksum and guid | `gate.rs`: streams have one shape, and nothing rides along |
+//! | names of what is no snapshot, guids of another (the changed streams keep both); a BEGIN with more than 1 MiB, a wrapper's with more than 64 MiB; more than 100,000 snapshots | `gate.rs`: names and guids say where a stream belongs, and none may fill the memory |
 //! | a payload that is not made of whole words of 4 bytes | the rest would be in no checksum |
 //! | types of more than 8 bits | on disk they have 8, the kernel's test looks at 1 of the others |
 //! | types of dnodes and object sets, or swapped as these | the kernel follows the block pointers in them |
