@@ -226,7 +226,7 @@ fn what_looks_like_a_mistake_is_not_done() {
     e.daily("tank/a", 30);
     e.daily("tank/b", 6);
     // One dataset is braked, the other goes on.
-    e.expire(&["-a", RULES]).expect(1).says("tank/a: nothing is destroyed: 27 of 30 would go");
+    e.expire(&["-a", RULES]).expect(1).says("tank/a: nothing is destroyed: 27 of 30 would be destroyed");
     assert_eq!((e.left("tank/a").split(' ').count(), e.left("tank/b")), (30, "d2 d1 d0".into()));
     // A dry run shows what --force would do.
     let table = e.prints(0, &[RULES, "-n", "tank"]);
@@ -312,7 +312,7 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
     for zone in ["Europe/Berln", "CET-1CEST"] {
         let ran = run(e.command(&["-a", RULES]).env("TZ", zone), b"").expect(78);
         assert!(
-            ran.err.contains(&format!("TZ={zone} is not a time zone")) && ran.err.contains("specify --timezone"),
+            ran.err.contains(&format!("TZ={zone} is not a known time zone")) && ran.err.contains("specify --timezone"),
             "{}",
             ran.err
         );

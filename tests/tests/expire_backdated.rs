@@ -144,7 +144,7 @@ fn back_dated_ones_hide_no_mistake() {
     let e = Expirer::new();
     take(&e, &[good(30), (0..60).map(|n| (format!("more{n}"), NOON - 3 * DAY - n - 1)).collect()].concat());
     let keep = ["-a", "-k", "daily=3", "-k", "all=1h"];
-    e.expire(&keep).expect(1).says("tank/a: nothing is destroyed: 27 of 30 would go");
+    e.expire(&keep).expect(1).says("tank/a: nothing is destroyed: 27 of 30 would be destroyed");
     // Nor do they push the newest ones out of those that stay.
     e.expire(&[&keep[..], &["-k", "5", "--force"]].concat()).expect(0);
     assert_eq!(of(&e.left("tank/a"), "good"), ["good4", "good3", "good2", "good1", "good0"]);

@@ -34,14 +34,14 @@ fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
     e.silent(&BRAKED);
     assert_eq!(e.left("tank/a").split(' ').count(), 31);
     a_day_passes(&e);
-    e.expire(&BRAKED).expect(1).says("29 of 31 would go");
+    e.expire(&BRAKED).expect(1).says("29 of 31 would be destroyed");
     e.silent(&BRAKED);
     // Mended, and back.
     e.expire(&[&BRAKED[..], &["--force"]].concat()).expect(0);
     e.silent(&BRAKED);
     let again: Vec<String> = (0..30).map(|n| format!("again{n}")).collect();
     e.take("tank/a", (0..).zip(&again).map(|(n, name)| (name.as_str(), NOON + (2 + n) * DAY)));
-    e.expire(&BRAKED).expect(1).says("would go");
+    e.expire(&BRAKED).expect(1).says("would be destroyed");
 }
 
 #[test]
@@ -49,11 +49,12 @@ fn back_dated_snapshots_are_told_once_beside_a_brake() {
     let e = Expirer::new();
     e.daily("tank/a", 30);
     e.take("tank/a", [("old", NOON - 9 * DAY)]);
-    let ran = e.expire(&BRAKED).expect(1).says("would go, more than").says("tank/a@old, are dated more than a day");
+    let ran =
+        e.expire(&BRAKED).expect(1).says("would be destroyed, more than").says("tank/a@old, are dated more than a day");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
     e.silent(&BRAKED);
     a_day_passes(&e);
-    let ran = e.expire(&BRAKED).expect(1).says("would go, more than");
+    let ran = e.expire(&BRAKED).expect(1).says("would be destroyed, more than");
     assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
     let keep = ["-k", "last=40", "tank/a"];
     e.silent(&keep);

@@ -283,7 +283,7 @@ fn what_the_owner_may_not_read_or_change_is_told_with_the_remedy_as_root() {
         spooler.path("spool/srv").display()
     );
     assert!(ran.err.contains(&told) && ran.err.lines().count() == 1, "{}", ran.err);
-    assert_eq!(nobody(&["-v"]).expect(0).says("srv: ").err.matches("left alone").count(), 1);
+    assert_eq!(nobody(&["-v"]).expect(0).says("srv: ").err.matches("ignored").count(), 1);
     mode(0o700);
     // Beside a temporary that it may not remove: whoever's it is, the drive is in order.
     fs::create_dir(spooler.path("disk1/usb")).unwrap();

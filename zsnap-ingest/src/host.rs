@@ -2,7 +2,6 @@
 //! steps of one file, so that all hosts get their turn (`run.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File as Fd;
 
 use anyhow::Result;
 use zsnap_common::cli::cancel;
@@ -13,14 +12,13 @@ use zsnap_common::durable::listing::Listing;
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
 
-use crate::apply::{self, Received};
-use crate::file::{Fate, File, INCOMING, Kept, Place};
-use crate::journal;
+use crate::file::{Fate, File, INCOMING, Place};
 use crate::known::{Entry, Known, Seen};
-use crate::plan::{Facts, Past, Verdict};
+use crate::plan::{Past, Verdict};
 use crate::pool::Tree;
 use crate::shared::Shared;
 
+mod act;
 pub mod judge;
 
 use judge::{Judged, Judgement};
@@ -297,112 +295,6 @@ impl<'a> HostRun<'a> {
         while let Some(Todo::Act(..)) = self.todo.front() {
             self.todo.pop_front();
         }
-    }
-
-    fn act(&mut self, target: &Target, at: usize, verdict: Verdict) -> Result<()> {
-        let planned = self.files[at].facts().cloned();
-        let kept = match self.files[at].kept.take() {
-            Some(kept) => Some(kept),
-            None => self.verify(at)?,
-        };
-        let same = planned.filter(|facts| self.files[at].facts() == Some(facts));
-        let (Some(facts), Some(kept)) = (same, kept) else {
-            // Somebody changed it since it was looked at. Once is enough, or who changes it again and
-            // again would keep us here for ever.
-            if self.files[at].fate == Fate::Open {
-                self.files[at].fate = Fate::Later("it was replaced meanwhile".into());
-            }
-            self.plan_again();
-            return Ok(());
-        };
-        let result = match verdict {
-            Verdict::Ready { skip, again } => {
-                if again {
-                    log::warn(format!("{}: was received before, and is gone: was the pool rewound?", self.key(at)));
-                }
-                self.apply(&facts, at, kept, skip)
-            }
-            Verdict::Refused(why) => self.quarantine(at, &kept.fd, &why),
-            verdict => self.remove_needless(&facts, at, &kept.fd, &verdict),
-        };
-        result.or_else(|e| {
-            self.plan_again();
-            self.fail(target, Some(at), e)
-        })
-    }
-
-    fn apply(&mut self, facts: &Facts, at: usize, kept: Kept<'_>, skip: usize) -> Result<()> {
-        let target = &facts.target;
-        let shared = self.shared;
-        let Kept { opened, fd, room: _room, slot: _slot } = kept;
-        if opened.stream().is_none() {
-            let Some(table) = shared.config.command_for(target) else { return Ok(()) };
-            apply::run_command(shared, table, target, &self.files[at].name, opened)?;
-            return self.remove(at, &fd);
-        }
-        let Some(pool) = shared.pool.as_ref() else { return Ok(()) };
-        let Some(past) = self.pasts.get_mut(target) else { return Ok(()) };
-        match apply::receive(shared, pool, &mut self.tree, past, facts, opened, skip)? {
-            Received::All => self.remove(at, &fd),
-            Received::Modified => {
-                let name = self.tree.name(target);
-                self.files[at].entry.refused_at = self.tree.there(&name, None).head();
-                self.files[at].refused = true;
-                self.plan_again();
-                Ok(())
-            }
-        }
-    }
-
-    /// A file that brings nothing new.
-    fn remove_needless(&mut self, facts: &Facts, at: usize, fd: &Fd, verdict: &Verdict) -> Result<()> {
-        let target = &facts.target;
-        let why = if *verdict == Verdict::Stale { "what was applied came after it" } else { "it is there already" };
-        if *verdict == Verdict::Stale {
-            if let Some(table) = self.shared.config.command_for(target) {
-                apply::passed(self.shared, table, facts)?;
-            }
-        }
-        if let (Some(pool), Some(past)) = (self.shared.pool.as_ref(), self.pasts.get_mut(target)) {
-            let before = past.clone();
-            past.learn(facts, self.tree.snapshots(&self.tree.name(target)));
-            past.done(facts);
-            if *past != before {
-                journal::write(&journal::dataset_path(&self.shared.config.state, pool.guid, target), past)?;
-            }
-        }
-        log::info(format!("{}: removed: {why}", self.key(at)));
-        self.remove(at, fd)
-    }
-
-    fn remove(&mut self, at: usize, fd: &Fd) -> Result<()> {
-        let file = &mut self.files[at];
-        let Some(place) = self.places.get(file.place) else { return Ok(()) };
-        file.fate = Fate::Gone;
-        if !place.dir.remove_if_same(&file.name, fd).or_exit(Exit::Io, "removing an applied file")? {
-            log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(&file.name).display()));
-        }
-        Ok(())
-    }
-
-    /// A program or a disk failed: this target is left alone in this run, others go on.
-    fn fail(&mut self, target: &Target, at: Option<usize>, e: anyhow::Error) -> Result<()> {
-        self.stopped.insert(target.clone());
-        match at {
-            Some(at) => self.failed_over(at, e),
-            None => self.shared.passed(target, e),
-        }
-    }
-
-    /// A program or a disk failed over a file.
-    pub fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
-        let why = format!("{e:#}");
-        self.shared.passed(self.key(at), e)?;
-        let file = &mut self.files[at];
-        file.entry.attempts += 1;
-        file.entry.failure = Some(why);
-        file.fate = Fate::Failed;
-        Ok(())
     }
 
     /// HOST/FILE, for messages.

@@ -235,7 +235,7 @@ mod tests {
     /// Runs one of the ignored tests below in a process of its own: signals are the process's.
     fn run(name: &str, stdin: Stdio, stdout: Stdio) -> Child {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "--nocapture", &format!("cancel::tests::{name}")])
+            .args(["--ignored", "--exact", "--nocapture", &format!("cli::cancel::tests::{name}")])
             .env("ZSNAP_TEST_CHILD", "1")
             .stdin(stdin)
             .stdout(stdout)
@@ -329,7 +329,7 @@ mod tests {
             command.args(["-c", script]).arg(&exe).env("ZSNAP_TEST_CHILD", "1").stdin(Stdio::piped());
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         };
-        let run = r#""$0" --ignored --exact --nocapture cancel::tests::blocked_read"#;
+        let run = r#""$0" --ignored --exact --nocapture cli::cancel::tests::blocked_read"#;
         let mut child = shell(&format!("exec 3<&0; {run} <&3 >/dev/null & echo $!; wait $!; exit $?"));
         let mut pid = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut pid).unwrap();

@@ -106,7 +106,7 @@ fn secret_files_that_others_could_touch_are_refused() {
     }
     fs::set_permissions(&key, fs::Permissions::from_mode(0o400)).unwrap();
     SigningKey::load(&key, now).unwrap();
-    assert!(why(SigningKey::load(dir.path(), now)).contains("no regular file"));
+    assert!(why(SigningKey::load(dir.path(), now)).contains("is not a regular file"));
     let cert = with_suffix(&sign, ".cert");
     fs::set_permissions(&cert, fs::Permissions::from_mode(0o600)).unwrap();
     assert!(why(SigningKey::load(&cert, now)).contains("without the secret"));

@@ -120,11 +120,11 @@ fn rules_read_and_print() {
         ("all=3", "all= takes a length of time"),
         ("all=unlimited", "all= takes a length of time"),
         ("last=3d", "last= takes a count"),
-        ("daily=0", "no length of time"),
-        ("daily=-1", "no length of time"),
-        ("daily=", "no length of time"),
-        ("daily=3x", "no length of time"),
-        ("daily=0d", "no length of time"),
+        ("daily=0", "is not a length of time"),
+        ("daily=-1", "is not a length of time"),
+        ("daily=", "is not a length of time"),
+        ("daily=3x", "is not a length of time"),
+        ("daily=0d", "is not a length of time"),
     ] {
         let error = text.parse::<Rule>().unwrap_err();
         assert!(error.contains(says), "{text}: {error}");
