@@ -42,12 +42,12 @@ fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_ro
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "zsnap-fanout\n");
     // Nor does the next run send another one after it, whatever it may wait.
     let second = spooler.put("laptop/a", 2, "2");
-    let ran = spooler.fanout(&["--delivery-timeout", "100d"]).expect(1).says(&format!("hangs still (pid {pid})"));
+    let ran = spooler.fanout(&["--delivery-timeout", "100d"]).expect(1).says(&format!("still hangs (pid {pid})"));
     assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
     assert_eq!(spooler.fanout(&["--delivery-timeout", "100d"]).expect(0).err, "");
     let table = String::from_utf8(spooler.fanout(&["status"]).expect(0).out).unwrap();
     assert!(table.contains("frozen: a delivery that was given up at "), "{table}");
-    spooler.fanout(&["check"]).expect(78).says(&format!("hangs still (pid {pid})"));
+    spooler.fanout(&["check"]).expect(78).says(&format!("still hangs (pid {pid})"));
     assert_eq!(spooler.on("good").len(), 2);
     // What it was killed in is not finished, and comes from the next run.
     frozen.thaw();
@@ -77,7 +77,7 @@ fn a_directory_that_hangs_is_left_to_flush_as_root() {
     assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
     assert_eq!(queue("tank/b", 2, "100d").err, "");
     assert_eq!(scene.spooled("laptop").len(), 2);
-    scene.queue(&["--delivery-timeout=100d", "flush"], b"").expect(1).says(&format!("hangs still (pid {pid})"));
+    scene.queue(&["--delivery-timeout=100d", "flush"], b"").expect(1).says(&format!("still hangs (pid {pid})"));
     let report = String::from_utf8(scene.queue(&["status"], b"").expect(0).out).unwrap();
     assert_eq!(report.lines().filter(|line| line.contains(&dest)).count(), 2, "{report}");
     frozen.thaw();
@@ -293,7 +293,7 @@ fn a_process_of_a_pipeline_that_cannot_be_killed_is_waited_for_as_root() {
     let (_, left) = ran.err.split_once("was killed, but its process (pid ").unwrap_or_else(|| panic!("{}", ran.err));
     let pid = left.split(')').next().unwrap().parse().unwrap();
     assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
-    spooler.fanout(&["--delivery-timeout", "0"]).expect(1).says(&format!("hangs still (pid {pid})"));
+    spooler.fanout(&["--delivery-timeout", "0"]).expect(1).says(&format!("still hangs (pid {pid})"));
     assert_eq!(fs::read_to_string(spooler.path("tried")).unwrap().lines().count(), 1);
     frozen.thaw();
     gone(pid);
@@ -318,7 +318,7 @@ fn a_thread_that_cannot_be_killed_is_waited_for_as_root() {
     let ran = spooler.fanout(&["--delivery-timeout", "2s"]).expect(1).says("cannot be killed: it is left behind");
     let pid = pid_in(&ran.err);
     assert_eq!(state(pid), Some('Z'), "the test is to show one whose first thread has ended");
-    spooler.fanout(&["--delivery-timeout", "0"]).expect(1).says(&format!("hangs still (pid {pid})"));
+    spooler.fanout(&["--delivery-timeout", "0"]).expect(1).says(&format!("still hangs (pid {pid})"));
     assert_eq!(fs::read_to_string(spooler.path("tried")).unwrap().lines().count(), 1);
     frozen.thaw();
     while fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1) {

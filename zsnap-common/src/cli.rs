@@ -8,5 +8,4 @@ pub mod log;
 pub mod options;
 pub mod progress;
 pub mod report;
-pub mod told;
 pub mod trusted;

@@ -4,6 +4,7 @@
 pub mod dest;
 pub mod incoming;
 pub mod listing;
+pub mod notices;
 pub mod outbox;
 pub mod publish;
 pub mod tool_lock;

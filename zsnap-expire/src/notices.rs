@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use zsnap_common::cli::log;
-use zsnap_common::cli::told::Told;
+use zsnap_common::durable::notices::Notices;
 
 use crate::decided::{Decided, LeftAlone};
 use crate::listing::is_at_or_below;
@@ -16,26 +16,26 @@ const BACK_DATED: &str = "back-dated";
 
 /// What a run tells.
 #[derive(Debug)]
-pub struct Notices {
-    told: Told,
+pub struct RunNotices {
+    notices: Notices,
     /// It is remembered, and not told again by the next run.
     remember: bool,
 }
 
-impl Notices {
+impl RunNotices {
     /// Reads what was told before, in the directory of the state. `None`: all is told, and nothing remembered.
     /// `clock` in seconds since 1970.
-    pub fn read(state: Option<&Path>, clock: i64) -> Notices {
+    pub fn read(state: Option<&Path>, clock: i64) -> RunNotices {
         let path = state.map_or_else(PathBuf::new, |state| state.join("told.json"));
-        let told = Told::read(path, u64::try_from(clock).unwrap_or_default(), false);
-        Notices { told, remember: state.is_some() }
+        let notices = Notices::read(path, u64::try_from(clock).unwrap_or_default(), false);
+        RunNotices { notices, remember: state.is_some() }
     }
 
     /// A brake holds. Returns whether that was told now.
     pub fn braked(&mut self, decided: &Decided<'_>) -> bool {
         let Some(why) = &decided.braked else { return false };
         let text = format!("{}: nothing is destroyed: {}", decided.dataset, why.with_remedy("-n"));
-        self.told.problem_in_words(&key(decided.dataset, BRAKE), &text)
+        self.notices.problem_in_words(&key(decided.dataset, BRAKE), &text)
     }
 
     /// Told once; a clock that was a little ahead is in the table only.
@@ -49,7 +49,7 @@ impl Notices {
                 long().count(),
                 first.name
             );
-            self.told.oddity_in_words(&key(decided.dataset, BACK_DATED), &text);
+            self.notices.oddity_in_words(&key(decided.dataset, BACK_DATED), &text);
         }
     }
 
@@ -61,7 +61,7 @@ impl Notices {
             let more = all.iter().filter(|alone| alone.why == *why).count() - 1;
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let text = format!("{dataset}{more}: nothing is destroyed: {why}");
-            any |= self.told.problem_in_words(&key(&why.of, &why.property), &text);
+            any |= self.notices.problem_in_words(&key(&why.of, &why.property), &text);
         }
         any
     }
@@ -72,7 +72,7 @@ impl Notices {
         if !self.remember {
             return;
         }
-        let written = self.told.write(|what| {
+        let written = self.notices.write(|what| {
             let Some((name, kind)) = what.rsplit_once(' ') else { return false };
             let of = name.split_once('@').map_or(name, |(dataset, _)| dataset);
             match kind {

@@ -20,7 +20,7 @@ use crate::destroy::destroy;
 use crate::judge::judge;
 use crate::listing::{Listing, is_at_or_below};
 use crate::needed::Needed;
-use crate::notices::Notices;
+use crate::notices::RunNotices;
 use crate::policy::Policy;
 use crate::protect::Guards;
 use crate::snapshot::Snapshot;
@@ -42,7 +42,7 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
         }
         (Some(state), lock)
     };
-    let mut notices = Notices::read(state.as_deref(), config.clock.now);
+    let mut notices = RunNotices::read(state.as_deref(), config.clock.now);
     let Some(scope) = scope(cli, config, &zfs)? else { return Ok(Exit::Done) };
     let everywhere = config.policies().any(|(_, policy)| policy.is_zrep()) && !o.zrep_ignore;
     let tags = if o.zrep_ignore { &[][..] } else { &o.tags[..] };

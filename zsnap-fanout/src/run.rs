@@ -10,8 +10,8 @@ use anyhow::Result;
 use zsnap_common::cli::cancel::{self, Cancelled};
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
-use zsnap_common::cli::told::Told;
 use zsnap_common::durable::dest::{Courier, Dest, hangs};
+use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{Drained, Pace};
 use zsnap_common::durable::publish;
 use zsnap_common::durable::tool_lock::{Taken, ToolLock};
@@ -41,11 +41,11 @@ pub fn seconds(now: SystemTime) -> u64 {
 pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit> {
     let spool = Spool::open(options.spool.as_deref())?;
     spool.all_configured(drives)?;
-    let mut told = Told::read(spool.state("told.json"), seconds(now), false);
+    let mut notices = Notices::read(spool.state("told.json"), seconds(now), false);
     let mut exit = Exit::Done;
     // All that lies in the spool was looked at.
     let mut looked = false;
-    match distribute(&spool, options, drives, &mut told) {
+    match distribute(&spool, options, drives, &mut notices) {
         Ok(None) => looked = true,
         Ok(Some((age, who))) => exit = waited(options.max_run, THE_SPOOL, age, &who),
         Err(e) if stopped(&e) => return Err(e),
@@ -54,7 +54,7 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
             let text = format!(
                 "{THE_SPOOL}: {e:#}; until this is fixed no new files are taken; waiting files are still delivered"
             );
-            told.problem_in_words(THE_SPOOL, &text);
+            notices.problem_in_words(THE_SPOOL, &text);
         }
     }
     let drained = drain(&spool, drives);
@@ -63,10 +63,10 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
             let (age, who) = flock::holder(&spool.outboxes().lock(&drive.name));
             exit = exit.max(waited(options.max_run, &drive.name, age, &who));
         }
-        tell(drive, drained, &mut told);
+        tell(drive, drained, &mut notices);
     }
     // Other processes know about what they work on.
-    let noted = told.write(|what| {
+    let noted = notices.write(|what| {
         // Names of foreign files may hold a "=" as well.
         let of = |drive: &Drive| what.strip_prefix(&drive.name).is_some_and(|rest| rest.starts_with('='));
         let of_drive = drives.iter().zip(&drained).find(|(drive, _)| of(drive));
@@ -77,7 +77,7 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
         log::info(format_args!("{e:#}"));
     }
     cancel::check()?;
-    Ok(if told.any { exit.max(Exit::SomeFailed) } else { exit })
+    Ok(if notices.any { exit.max(Exit::SomeFailed) } else { exit })
 }
 
 /// Takes what lies in the spool into the outboxes; or since when somebody else does, and who.
@@ -85,12 +85,12 @@ fn distribute(
     spool: &Spool,
     options: &Options,
     drives: &[Drive],
-    told: &mut Told,
+    notices: &mut Notices,
 ) -> Result<Option<(Duration, String)>> {
     match ToolLock::take(&spool.state("lock"), options.dotlock.as_deref())? {
         Taken::Ours(_lock) => {
             publish::sweep(&spool.state("")).or_exit(Exit::Io, "cannot clear up")?;
-            split(spool, drives, told).map(|()| None)
+            split(spool, drives, notices).map(|()| None)
         }
         Taken::Busy { age, who } => Ok(Some((age, who))),
     }
@@ -188,7 +188,7 @@ fn stopped(e: &anyhow::Error) -> bool {
 }
 
 /// What the operator hears. A drive that is away is in order: `status` tells since when.
-fn tell(drive: &Drive, drained: &Drained, told: &mut Told) {
+fn tell(drive: &Drive, drained: &Drained, notices: &mut Notices) {
     let Drive { name, dest, .. } = drive;
     for file in &drained.delivered {
         log::info(format_args!("{file} was delivered to {name}"));
@@ -198,22 +198,22 @@ fn tell(drive: &Drive, drained: &Drained, told: &mut Told) {
     }
     if let Some(e) = drained.broken.as_ref().filter(|e| !stopped(e)) {
         let text = format!("{name}: {e:#}; {}", remedy(dest, e));
-        told.problem_in_words(&format!("{name}="), &text);
+        notices.problem_in_words(&format!("{name}="), &text);
     }
     let failed = drained.failed.iter().filter(|(_, e)| !stopped(e));
     let (hung, failed): (Vec<_>, Vec<_>) = failed.partition(|(_, e)| hangs(e));
     for (file, e) in hung {
         // Of the drive: with which file it hangs changes from run to run.
         log::info(format_args!("{file} was given to {name} when that hung"));
-        told.problem_in_words(&format!("{name}=hang"), &format!("{name}: {e:#}; {}", remedy(dest, e)));
+        notices.problem_in_words(&format!("{name}=hang"), &format!("{name}: {e:#}; {}", remedy(dest, e)));
     }
     for (file, e) in failed.iter().take(FAILURES) {
         let text = format!("{name}: {file}: {e:#}; {}", remedy(dest, e));
-        told.problem_in_words(&format!("{name}={file}"), &text);
+        notices.problem_in_words(&format!("{name}={file}"), &text);
     }
     if let Some(more) = failed.len().checked_sub(FAILURES).filter(|more| *more > 0) {
         let text = format!("{name}: {more} more files were not delivered; zsnap-fanout status tells what waits");
-        told.problem_in_words(&format!("{name}=more"), &text);
+        notices.problem_in_words(&format!("{name}=more"), &text);
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::told::Told;
+use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{Outboxes, Queued};
 use zsnap_common::durable::publish::write_durably;
 use zsnap_common::names::target::Host;
@@ -37,9 +37,9 @@ impl Since {
 
 /// Notes which drives take the files of `host` from now on, before any of them is split; `oldest`
 /// tells when the oldest was written. The caller has the spool's lock. An error holds up nothing.
-pub fn note(boxes: &Outboxes, host: &Host, drives: &[Drive], told: &mut Told, oldest: impl Fn() -> Option<u64>) {
+pub fn note(boxes: &Outboxes, host: &Host, drives: &[Drive], notices: &mut Notices, oldest: impl Fn() -> Option<u64>) {
     if let Err(e) = write(boxes, host, drives, oldest) {
-        told.problem(host.as_str(), &format!("{e:#}; status may count too few copies of its files"));
+        notices.problem(host.as_str(), &format!("{e:#}; status may count too few copies of its files"));
     }
 }
 

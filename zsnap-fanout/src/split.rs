@@ -10,9 +10,9 @@ use anyhow::Result;
 use zsnap_common::cli::cancel::{self, Cancelled};
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
-use zsnap_common::cli::told::Told;
 use zsnap_common::durable::incoming::{Incoming, Unsafe, shown};
 use zsnap_common::durable::listing::Listing;
+use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{Outboxes, Queued};
 use zsnap_common::durable::publish::{make_dirs, sync_files};
 use zsnap_common::names::target::Host;
@@ -28,11 +28,11 @@ const FAILED: usize = 20;
 
 /// Splits all that lies in the spool. The caller has the spool's lock. What concerns one host is
 /// told, and holds up no other.
-pub fn split(spool: &Spool, drives: &[Drive], told: &mut Told) -> Result<()> {
+pub fn split(spool: &Spool, drives: &[Drive], notices: &mut Notices) -> Result<()> {
     let boxes = spool.outboxes();
     for host in boxes.hosts_in_split().or_exit(Exit::Io, "cannot read what is to be split")? {
-        let done = finish(spool, &boxes, &host, drives, told);
-        passed(told, host.as_str(), done)?;
+        let done = finish(spool, &boxes, &host, drives, notices);
+        passed(notices, host.as_str(), done)?;
     }
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
         cancel::check()?;
@@ -42,33 +42,33 @@ pub fn split(spool: &Spool, drives: &[Drive], told: &mut Told) -> Result<()> {
             continue;
         }
         let Ok(host) = text.parse::<Host>() else {
-            told.oddity(&text, "is not the name of a host; ignored");
+            notices.oddity(&text, "is not the name of a host; ignored");
             continue;
         };
         match spool.incoming.inside(&name) {
             Ok(dir) if dir.owner() != spool.incoming.owner() => {
-                told.problem(&text, "belongs to another user than the spool; ignored: correct its owner");
+                notices.problem(&text, "belongs to another user than the spool; ignored: correct its owner");
             }
             Ok(dir) => {
-                let done = take(&boxes, &dir, &host, drives, told);
-                passed(told, host.as_str(), done)?;
+                let done = take(&boxes, &dir, &host, drives, notices);
+                passed(notices, host.as_str(), done)?;
             }
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-                told.oddity(&text, &format!("is not a directory of a host ({e}); ignored"));
+                notices.oddity(&text, &format!("is not a directory of a host ({e}); ignored"));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => told.problem(&text, &format!("{e}; ignored: correct its owner or mode")),
+            Err(e) => notices.problem(&text, &format!("{e}; ignored: correct its owner or mode")),
         }
     }
     Ok(())
 }
 
 /// An error that is the affair of one host; only a signal ends the run.
-fn passed(told: &mut Told, what: &str, done: Result<()>) -> Result<()> {
+fn passed(notices: &mut Notices, what: &str, done: Result<()>) -> Result<()> {
     match done {
         Err(e) if Cancelled::find(&e).is_some() => Err(e),
         Err(e) => {
-            told.problem(what, &format!("{e:#}; the next run tries again"));
+            notices.problem(what, &format!("{e:#}; the next run tries again"));
             Ok(())
         }
         Ok(()) => Ok(()),
@@ -76,16 +76,16 @@ fn passed(told: &mut Told, what: &str, done: Result<()>) -> Result<()> {
 }
 
 /// The drives that take files of `host`; none is told.
-fn takers(host: &Host, drives: &[Drive], told: &mut Told) -> Vec<String> {
+fn takers(host: &Host, drives: &[Drive], notices: &mut Notices) -> Vec<String> {
     let takers: Vec<_> = drives.iter().filter(|drive| drive.takes(host)).map(|drive| drive.name.clone()).collect();
     if takers.is_empty() {
-        told.problem(host.as_str(), "no drive takes its files, which stay here: see hosts in the tables [to.NAME]");
+        notices.problem(host.as_str(), "no drive takes its files, which stay here: see hosts in the tables [to.NAME]");
     }
     takers
 }
 
 /// What an earlier run has left in `split`.
-fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
+fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], notices: &mut Notices) -> Result<()> {
     let queued = boxes.in_split(host)?;
     if queued.is_empty() {
         return Ok(());
@@ -99,14 +99,14 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], told: 
             dir.remove_if_same(name.as_ref(), &file)
         };
         match dir.as_ref().map(one_name) {
-            Some(Err(e)) => told.problem(&format!("{host}/{name}"), &format!("{e}; the next run tries again")),
+            Some(Err(e)) => notices.problem(&format!("{host}/{name}"), &format!("{e}; the next run tries again")),
             _ => left.push(name),
         }
     }
-    let takers = takers(host, drives, told);
+    let takers = takers(host, drives, notices);
     if !takers.is_empty() {
-        since::note(boxes, host, drives, told, || queued.iter().map(|queued| queued.written).min());
-        link(boxes, dir.as_ref(), host, &left, &takers, told)?;
+        since::note(boxes, host, drives, notices, || queued.iter().map(|queued| queued.written).min());
+        link(boxes, dir.as_ref(), host, &left, &takers, notices)?;
     }
     Ok(())
 }
@@ -119,7 +119,7 @@ fn link<S: AsRef<str>>(
     host: &Host,
     files: &[S],
     takers: &[String],
-    told: &mut Told,
+    notices: &mut Notices,
 ) -> Result<()> {
     for (i, (name, why)) in boxes.split(host, files, takers)?.into_iter().enumerate() {
         let back = || -> io::Result<()> {
@@ -135,66 +135,66 @@ fn link<S: AsRef<str>>(
         match i {
             0..FAILED => {
                 let what = format!("{host}/{name}");
-                told.problem(&what, &format!("{why}; {where_}, and the next run tries again"));
+                notices.problem(&what, &format!("{why}; {where_}, and the next run tries again"));
             }
-            _ => told.problem(&format!("{host}/..."), "more files cannot be distributed; the next run tries again"),
+            _ => notices.problem(&format!("{host}/..."), "more files cannot be distributed; the next run tries again"),
         }
     }
     Ok(())
 }
 
 /// What has come in the directory of `host`.
-fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &mut Told) -> Result<()> {
+fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], notices: &mut Notices) -> Result<()> {
     let listing = Listing::of(dir, Listing::MOST)?;
     let (found, others): (Vec<_>, Vec<_>) = listing.queue.into_iter().partition(|(parsed, _)| parsed.host == *host);
     for (parsed, name) in &others {
         let what = format!("{host}/{}", shown(name));
-        told.problem(&what, &format!("is a file of {}, not of {host}; ignored", parsed.host));
+        notices.problem(&what, &format!("is a file of {}, not of {host}; ignored", parsed.host));
     }
     for name in &listing.foreign {
-        told.oddity(&format!("{host}/{}", shown(name)), "is not the name of a queue file; ignored");
+        notices.oddity(&format!("{host}/{}", shown(name)), "is not the name of a queue file; ignored");
     }
     if listing.more_foreign > 0 {
-        told.oddity(&format!("{host}/..."), "holds more files that are not queue files; ignored");
+        notices.oddity(&format!("{host}/..."), "holds more files that are not queue files; ignored");
     }
     if listing.more > 0 {
         let text = format!("{host}: holds more than {} queue files; the next run takes what is newer", Listing::MOST);
-        told.problem_in_words(&format!("{host}/."), &text);
+        notices.problem_in_words(&format!("{host}/."), &text);
     }
     if found.is_empty() {
         return Ok(());
     }
-    let takers = takers(host, drives, told);
+    let takers = takers(host, drives, notices);
     if takers.is_empty() {
         return Ok(());
     }
     let written = |name| u64::try_from(dir.stat(name).ok()??.st_mtime).ok();
-    since::note(boxes, host, drives, told, || found.iter().filter_map(|(_, name)| written(name)).min());
+    since::note(boxes, host, drives, notices, || found.iter().filter_map(|(_, name)| written(name)).min());
     let split = boxes.split_dir(host);
     make_dirs(&split)?;
     let split = Incoming::open(&split)?;
     for batch in found.chunks(BATCH) {
         cancel::check()?;
         let opened: Vec<(&OsString, File)> =
-            batch.iter().filter_map(|(_, name)| Some((name, open(dir, host, name, told)?))).collect();
+            batch.iter().filter_map(|(_, name)| Some((name, open(dir, host, name, notices)?))).collect();
         // Whoever brought them may not have waited for the disk.
         let synced = sync_files(&opened.iter().map(|(_, file)| file).collect::<Vec<_>>(), &|| {});
         let mut moved = Vec::new();
         for (name, file) in &opened {
             // One of them is the cause, and not the others.
             if let Err(e) = if synced.is_ok() { Ok(()) } else { sync_files(&[file], &|| {}) } {
-                told.problem(&format!("{host}/{}", shown(name)), &format!("cannot be synced: {e}; ignored"));
+                notices.problem(&format!("{host}/{}", shown(name)), &format!("cannot be synced: {e}; ignored"));
                 continue;
             }
             match dir.rename_unsynced(name, &split, name) {
                 Ok(()) => moved.push(shown(name)),
-                Err(e) => told.problem(&format!("{host}/{}", shown(name)), &format!("cannot be moved: {e}")),
+                Err(e) => notices.problem(&format!("{host}/{}", shown(name)), &format!("cannot be moved: {e}")),
             }
         }
         if !moved.is_empty() {
             split.sync()?;
             dir.sync()?;
-            link(boxes, Some(dir), host, &moved, &takers, told)?;
+            link(boxes, Some(dir), host, &moved, &takers, notices)?;
         }
         moved.iter().for_each(|name| log::info(format_args!("{name} goes to {}", takers.join(", "))));
     }
@@ -202,16 +202,16 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], told: &
 }
 
 /// A regular file of our own; anything else stays where it is, and is told.
-fn open(dir: &Incoming, host: &Host, name: &OsString, told: &mut Told) -> Option<File> {
+fn open(dir: &Incoming, host: &Host, name: &OsString, notices: &mut Notices) -> Option<File> {
     let what = format!("{host}/{}", shown(name));
     match dir.open_file(name) {
         Ok(file) => return Some(file),
         Err(Unsafe::Gone) => {}
-        Err(Unsafe::Not(why)) => told.problem(
+        Err(Unsafe::Not(why)) => notices.problem(
             &what,
             &format!("{why}; ignored: a queue file is a regular file of the spool's owner, with one name"),
         ),
-        Err(Unsafe::Io(e)) => told.problem(&what, &format!("{e}; ignored: correct its owner or mode")),
+        Err(Unsafe::Io(e)) => notices.problem(&what, &format!("{e}; ignored: correct its owner or mode")),
     }
     None
 }

@@ -58,7 +58,7 @@ pub fn receive(
             report::time(base),
             target.host
         );
-        shared.told().oddity(&format!("{target}@{}", sub.snap), &what);
+        shared.notices().oddity(&format!("{target}@{}", sub.snap), &what);
     }
     for sub in &committed {
         tree.received(&name, sub);

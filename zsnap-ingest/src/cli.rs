@@ -112,7 +112,7 @@ fn timeout(text: &str) -> Result<Duration, String> {
 pub enum Verb {
     /// Receive the files of the incoming directory (the default)
     Run,
-    /// Receive one queue file from standard input: as NNCP exec handler, or as forced ssh command with --host
+    /// Receive one queue file from standard input, sent by NNCP or ssh
     Exec {
         /// Name of the stream: HOST/DATASET
         target: Option<std::ffi::OsString>,

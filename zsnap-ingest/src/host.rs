@@ -137,15 +137,15 @@ impl<'a> HostRun<'a> {
                 quoted(&place.dir.path().to_string_lossy()),
                 Listing::MOST
             );
-            self.shared.told().problem_in_words(&format!("{}/.", self.host), &text);
+            self.shared.notices().problem_in_words(&format!("{}/.", self.host), &text);
         }
         for name in &listing.foreign {
             let what = format!("{}/{}", self.host, shown(name));
-            self.shared.told().problem(&what, "is not the name of a queue file; ignored");
+            self.shared.notices().problem(&what, "is not the name of a queue file; ignored");
         }
         if listing.more_foreign > 0 {
             let what = format!("{}/...", self.host);
-            self.shared.told().problem(&what, "holds more files that are not queue files; ignored");
+            self.shared.notices().problem(&what, "holds more files that are not queue files; ignored");
         }
         Ok(())
     }
@@ -309,11 +309,11 @@ impl<'a> HostRun<'a> {
             let since = self.files[at].entry.first;
             match judgement {
                 Judgement::Later(why) => log::info(format!("{key}: later: {why}")),
-                Judgement::Held(why) => self.shared.told().problem(&key, &format!("held: {why}")),
-                Judgement::Alone(why) => self.shared.told().problem(&key, &why),
+                Judgement::Held(why) => self.shared.notices().problem(&key, &format!("held: {why}")),
+                Judgement::Alone(why) => self.shared.notices().problem(&key, &why),
                 Judgement::Failed => {}
                 Judgement::Is(verdict) => match self.remedy(since, &verdict) {
-                    Some(message) => self.shared.told().problem(&key, &message),
+                    Some(message) => self.shared.notices().problem(&key, &message),
                     None => log::info(format!("{key}: {} {}", verdict.word(), verdict.why())),
                 },
             }

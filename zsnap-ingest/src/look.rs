@@ -166,7 +166,7 @@ impl<'a> HostRun<'a> {
         }
         if quarantine::put(&place.root, &place.dir, self.host.as_str().as_ref(), &file.name, fd, why)? {
             file.fate = Fate::Gone;
-            self.shared.told().event(format!("{key}: in quarantine: {why}"));
+            self.shared.notices().event(format!("{key}: in quarantine: {why}"));
         } else {
             file.fate = Fate::Later("it was replaced meanwhile".into());
         }

@@ -38,7 +38,7 @@ fn rows(host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) -> Result<()> {
     for (at, judgement) in host.judge_all()? {
         let file = &host.files[at];
         let state = State::of(host, at, &judgement);
-        shared.told().any |= state.needs_attention() || state != State::Away && shared.is_long(file.entry.first);
+        shared.notices().any |= state.needs_attention() || state != State::Away && shared.is_long(file.entry.first);
         let mut front = Cell::None;
         let (word, why) = match &judgement {
             Judgement::Is(verdict) => {

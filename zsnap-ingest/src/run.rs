@@ -163,14 +163,14 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
         let names = root.names().or_exit(Exit::Io, "--incoming")?;
         for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
             let Some(host) = name.to_str().and_then(|n| n.parse::<Host>().ok()) else {
-                shared.told().problem(&shown(name), "is not the name of a host; ignored");
+                shared.notices().problem(&shown(name), "is not the name of a host; ignored");
                 continue;
             };
             match root.inside(name) {
                 Ok(dir) => places.entry(host).or_default().push(Place { root: root.clone(), dir, exec }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) if !config.hosts.contains_key(&host) && !is_directory(&root, name) => {
-                    shared.told().problem(&shown(name), &format!("is not a directory ({e}); ignored"));
+                    shared.notices().problem(&shown(name), &format!("is not a directory ({e}); ignored"));
                 }
                 // Nothing is known of the files in it: it must not look like a host that sent none.
                 Err(e) => {
@@ -220,7 +220,7 @@ fn run(config: &Config, only: Option<&Host>, remember: bool) -> Result<Exit> {
     let all_listed = hosts.iter().all(|host| host.beyond == 0);
     needed(&hosts, known && all_listed && hosts.len() == complete)?;
     if remember {
-        shared.told().write(|_| false)?;
+        shared.notices().write(|_| false)?;
     }
     Ok(shared.exit())
 }
@@ -265,6 +265,6 @@ fn silence(shared: &Shared<'_>, host: &HostRun<'_>) {
                 host.host
             ),
         };
-        shared.told().problem(host.host.as_str(), &message);
+        shared.notices().problem(host.host.as_str(), &message);
     }
 }

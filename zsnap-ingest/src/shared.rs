@@ -13,7 +13,7 @@ use zsnap_common::cli::cancel::Cancelled;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
-use zsnap_common::cli::told::Told;
+use zsnap_common::durable::notices::Notices;
 
 use crate::config::Config;
 use crate::pool::Pool;
@@ -36,7 +36,7 @@ pub struct Shared<'a> {
     pub now: SystemTime,
     /// Say what would become of files, and do nothing: `status` and `plan`.
     pub dry: bool,
-    told: Mutex<Told>,
+    notices: Mutex<Notices>,
     /// The worst failure that was told in this run.
     worst: Mutex<Exit>,
     has_failed: AtomicBool,
@@ -53,12 +53,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'a> Shared<'a> {
     /// Looks for the pool.
     pub fn new(config: &'a Config, now: SystemTime, dry: bool) -> Result<Shared<'a>> {
-        let told = Mutex::new(Told::read(config.state.join("told.json"), seconds(now), dry));
+        let notices = Mutex::new(Notices::read(config.state.join("told.json"), seconds(now), dry));
         let memory = AtomicU64::new(config.verify_buffer);
         let slots = AtomicUsize::new(HELD);
         let pool = Pool::open(config)?;
         let (worst, has_failed, targets) = (Mutex::new(Exit::Done), AtomicBool::new(false), Mutex::default());
-        Ok(Shared { config, pool, now, dry, told, worst, has_failed, memory, slots, targets })
+        Ok(Shared { config, pool, now, dry, notices, worst, has_failed, memory, slots, targets })
     }
 
     /// When the run began: seconds since 1970.
@@ -67,8 +67,8 @@ impl<'a> Shared<'a> {
     }
 
     /// What the operator is told.
-    pub fn told(&self) -> MutexGuard<'_, Told> {
-        lock(&self.told)
+    pub fn notices(&self) -> MutexGuard<'_, Notices> {
+        lock(&self.notices)
     }
 
     /// A program or a disk has failed.
@@ -97,7 +97,7 @@ impl<'a> Shared<'a> {
         // Who asks gets an answer.
         if self.dry {
             log::error(text);
-        } else if !self.told().problem_in_words(&format!("{what}{FAILED}"), &text) {
+        } else if !self.notices().problem_in_words(&format!("{what}{FAILED}"), &text) {
             return Ok(());
         }
         let mut worst = lock(&self.worst);
@@ -107,8 +107,8 @@ impl<'a> Shared<'a> {
 
     /// The status of the run.
     pub fn exit(&self) -> Exit {
-        let told = if self.told().any { Exit::SomeFailed } else { Exit::Done };
-        told.max(*lock(&self.worst))
+        let notices = if self.notices().any { Exit::SomeFailed } else { Exit::Done };
+        notices.max(*lock(&self.worst))
     }
 
     /// Room in memory to verify a message of `size` bytes, if there is any left, with some more so that its

@@ -64,7 +64,7 @@ pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTim
         }
         attention |= row.state.needs_attention();
     }
-    shared.told().any = attention;
+    shared.notices().any = attention;
     let exit = shared.exit();
     if exit != Exit::Done || !asked.quiet {
         let form = Form::of(asked.prometheus, json);

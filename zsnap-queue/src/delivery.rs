@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use zsnap_common::cli::cancel::Cancelled;
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
-use zsnap_common::cli::told::Told;
 use zsnap_common::durable::dest::{Courier, Delivered, Dest, Transport, hangs};
+use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{Drained, Outboxes, Pace};
 use zsnap_common::durable::publish;
 use zsnap_common::locks::flock;
@@ -122,7 +122,7 @@ pub struct Outcome {
     /// Names of the files that it took.
     pub delivered: Vec<String>,
     /// It failed, and that is new or was told a day ago.
-    pub told: bool,
+    pub notices: bool,
 }
 
 /// Delivers what waits in each lane, all lanes at once: one that hangs holds up no other. `bare`:
@@ -138,7 +138,7 @@ fn all_at_once(lanes: Vec<Lane>, work: impl Fn(Lane) -> Outcome + Sync) -> Vec<O
             "not delivered to {}, the next run tries again: its thread died, which is a defect of zsnap-queue",
             lane.dest
         ));
-        Outcome { lane, delivered: Vec::new(), told: true }
+        Outcome { lane, delivered: Vec::new(), notices: true }
     };
     let work = &work;
     thread::scope(|scope| {
@@ -176,7 +176,7 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     let dir = boxes.dir(&lane.id);
     let Some(drained) = drain(boxes, &lane, bare) else {
         log::info(format_args!("{} hung: what waits there is left to zsnap-queue flush", lane.dest));
-        return Outcome { lane, delivered: Vec::new(), told: false };
+        return Outcome { lane, delivered: Vec::new(), notices: false };
     };
     for name in &drained.delivered {
         log::info(format_args!("{name} was delivered to {}", lane.dest));
@@ -201,14 +201,14 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
         let hours = age.as_secs() / 3600;
         problems.push(("", format!("{who} has been at it for {hours} hours: check what it is doing, then kill it")));
     }
-    let told = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
+    let notices = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
             log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
             false
         }
         false => tell(&dir, &lane.dest, &problems, drained.busy, bare),
     };
-    Outcome { lane, delivered: drained.delivered, told }
+    Outcome { lane, delivered: drained.delivered, notices }
 }
 
 /// Seconds since 1970.
@@ -218,10 +218,10 @@ fn clock() -> u64 {
 
 /// Tells problems that are new, have other words, or were told a day ago.
 fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: bool) -> bool {
-    let mut told = Told::read(dir.join(TOLD), clock(), false);
+    let mut notices = Notices::read(dir.join(TOLD), clock(), false);
     for (what, problem) in problems {
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
-        told.problem_in_words(&format!("{}{what}", if bare { OF_BARE } else { "" }), &line);
+        notices.problem_in_words(&format!("{}{what}", if bare { OF_BARE } else { "" }), &line);
     }
     // Whoever is running there tells of it; and what the other command told, it told while that lasts.
     let lasts = |what: &str| problems.iter().any(|(problem, _)| what == *problem);
@@ -229,11 +229,11 @@ fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: 
         Some(what) => !bare && lasts(what),
         None => bare && lasts(what),
     };
-    if let Err(e) = told.write(|what| busy || of_other(what)) {
+    if let Err(e) = notices.write(|what| busy || of_other(what)) {
         // The problem is told again: no harm.
         log::info(format_args!("{e:#}"));
     }
-    told.any
+    notices.any
 }
 
 #[cfg(test)]
@@ -264,14 +264,14 @@ mod tests {
 
         // Away: told once, not twice; and once more by the other command, whose words somebody may read.
         let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()], false).remove(0);
-        let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).told;
+        let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).notices;
         assert!(bare() && !bare());
         let first = outcome(old);
-        assert!(first.told && first.delivered.is_empty());
-        assert!(!outcome(old).told && !bare() && !outcome(old).told);
+        assert!(first.notices && first.delivered.is_empty());
+        assert!(!outcome(old).notices && !bare() && !outcome(old).notices);
         // Another cause is told.
         fs::write(&drive, "").unwrap();
-        assert!(outcome(old).told && !outcome(old).told);
+        assert!(outcome(old).notices && !outcome(old).notices);
         fs::remove_file(&drive).unwrap();
         assert_eq!(boxes.waiting(&old.id).unwrap().len(), 1);
         fs::create_dir(&drive).unwrap();
@@ -300,7 +300,7 @@ mod tests {
         let queued = boxes.dir(&lanes[0].id).join("h").join(NAME);
         fs::write(&queued, "x").unwrap();
         let outcome = || deliver(&boxes, lanes.clone(), false).remove(0);
-        assert!(outcome().told && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
+        assert!(outcome().notices && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
         fs::remove_file(&file).unwrap();
         assert_eq!(outcome().delivered, [NAME]);
         assert_eq!(fs::read_to_string(&file).unwrap(), plain);
@@ -311,11 +311,11 @@ mod tests {
         let lanes = configured(&["cmd:true".parse().unwrap(), "cmd:false".parse().unwrap()], &Transport::default());
         let outcomes = all_at_once(lanes, |lane| {
             assert!(lane.dest.to_string() != "cmd:false", "as if it had a defect");
-            Outcome { lane, delivered: vec![NAME.into()], told: false }
+            Outcome { lane, delivered: vec![NAME.into()], notices: false }
         });
-        let told = |o: &Outcome| (o.lane.dest.to_string(), o.told, o.delivered.len());
+        let notices = |o: &Outcome| (o.lane.dest.to_string(), o.notices, o.delivered.len());
         assert_eq!(
-            outcomes.iter().map(told).collect::<Vec<_>>(),
+            outcomes.iter().map(notices).collect::<Vec<_>>(),
             [("cmd:true".to_owned(), false, 1), ("cmd:false".to_owned(), true, 0)]
         );
     }
@@ -330,10 +330,10 @@ mod tests {
         let path = boxes.lock(&lanes[0].id);
         let lock = flock::Lock::try_new(&path).unwrap().unwrap();
         let outcome = |bare| deliver(&boxes, lanes.clone(), bare).remove(0);
-        assert!(!outcome(false).told);
+        assert!(!outcome(false).notices);
         let since = SystemTime::now() - HUNG - Duration::from_secs(60);
         fs::File::options().write(true).open(&path).unwrap().set_modified(since).unwrap();
-        assert!(outcome(true).told && outcome(false).told && !outcome(false).told);
+        assert!(outcome(true).notices && outcome(false).notices && !outcome(false).notices);
         drop(lock);
         assert_eq!(outcome(false).delivered, [NAME]);
     }

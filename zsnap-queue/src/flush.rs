@@ -29,7 +29,7 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     let transport = job::transport(o);
     let lanes = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
     let outcomes = delivery::deliver(&boxes, lanes, false);
-    if outcomes.iter().any(|o| o.told && o.lane.configured) {
+    if outcomes.iter().any(|o| o.notices && o.lane.configured) {
         exit = exit.max(Exit::SomeFailed);
     }
     Ok(exit)

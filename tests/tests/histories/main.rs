@@ -23,7 +23,7 @@ fn histories_end_as_they_must() {
     let mut random = Random::new();
     let start = Instant::now();
     let seeds: Vec<u64> = (0..moments().div_ceil(TOGETHER as u64)).map(|_| random.number()).collect();
-    let told: Vec<world::Told> = seeds
+    let told: Vec<world::Notices> = seeds
         .chunks(2)
         .flat_map(|pair| {
             let play = |&seed| move || World::new(TOGETHER, Random::seeded(seed)).play();
@@ -33,7 +33,7 @@ fn histories_end_as_they_must() {
             })
         })
         .collect();
-    let sum = |of: fn(&world::Told) -> usize| told.iter().map(of).sum::<usize>();
+    let sum = |of: fn(&world::Notices) -> usize| told.iter().map(of).sum::<usize>();
     eprintln!(
         "{} histories in {:?}: {} files came, {} snapshots were received, {} files stayed; {} of {} runs were killed",
         TOGETHER * told.len(),

@@ -20,7 +20,7 @@ const ROUNDS: u64 = 5;
 
 /// What happened.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Notices {
     pub files: usize,
     pub snapshots: usize,
     pub stayed: usize,
@@ -73,7 +73,7 @@ pub struct World {
     hosts: BTreeMap<String, Vec<Line>>,
     round: u64,
     length: Duration,
-    told: Told,
+    told: Notices,
 }
 
 impl World {
@@ -105,11 +105,11 @@ impl World {
         scene.write("ingest.toml", &config);
         let sealer = Sealer::new(&scene);
         let length = Duration::from_secs(1);
-        World { scene, random, sealer, hosts, round: 0, length, told: Told::default() }
+        World { scene, random, sealer, hosts, round: 0, length, told: Notices::default() }
     }
 
     /// Plays them to their end.
-    pub fn play(mut self) -> Told {
+    pub fn play(mut self) -> Notices {
         while self.round < ROUNDS {
             self.sources();
             self.target();

@@ -72,19 +72,19 @@ enum Line {
     Begin(String, u64),
     /// So many bytes more.
     Step(u64),
-    Answer(Result<Answer, Told>),
+    Answer(Result<Answer, Notices>),
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum Answer {
     Look(Look),
     Tidy,
-    Deliver(Vec<Result<Delivered, Told>>),
+    Deliver(Vec<Result<Delivered, Notices>>),
 }
 
 /// An error that has crossed the border of a process.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Told {
+pub(super) struct Notices {
     text: String,
     kind: Option<Kind>,
 }
@@ -97,27 +97,27 @@ enum Kind {
     Other,
 }
 
-impl From<anyhow::Error> for Told {
-    fn from(e: anyhow::Error) -> Told {
+impl From<anyhow::Error> for Notices {
+    fn from(e: anyhow::Error) -> Notices {
         let kind = e.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
         let kind = kind.map(|kind| match kind {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Full,
             io::ErrorKind::PermissionDenied => Kind::Denied,
             _ => Kind::Other,
         });
-        Told { text: format!("{e:#}"), kind }
+        Notices { text: format!("{e:#}"), kind }
     }
 }
 
-impl From<Told> for anyhow::Error {
-    fn from(told: Told) -> anyhow::Error {
-        let kind = match told.kind {
-            None => return anyhow::Error::msg(told.text),
+impl From<Notices> for anyhow::Error {
+    fn from(notices: Notices) -> anyhow::Error {
+        let kind = match notices.kind {
+            None => return anyhow::Error::msg(notices.text),
             Some(Kind::Full) => io::ErrorKind::StorageFull,
             Some(Kind::Denied) => io::ErrorKind::PermissionDenied,
             Some(Kind::Other) => io::ErrorKind::Other,
         };
-        io::Error::new(kind, told.text).into()
+        io::Error::new(kind, notices.text).into()
     }
 }
 
@@ -274,7 +274,7 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
             Request::Tidy => dir::tidy(path, how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into),
             Request::Deliver(entries) => deliver(path, outbox, &entries, &how, &beat).map(Answer::Deliver),
         };
-        say(&Line::Answer(answer.map_err(Told::from)))?;
+        say(&Line::Answer(answer.map_err(Notices::from)))?;
     }
     Ok(Exit::Done)
 }
@@ -291,7 +291,7 @@ fn deliver(
     entries: &[Entry],
     how: &Transport,
     beat: &dyn Fn(Beat<'_>),
-) -> Result<Vec<Result<Delivered, Told>>> {
+) -> Result<Vec<Result<Delivered, Notices>>> {
     let open = |entry: &Entry| -> Result<Item> {
         let path = outbox.join(entry.host.as_str()).join(&entry.entry);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -302,5 +302,5 @@ fn deliver(
     // The tool has opened each of them, so whoever removed one since did not do it for us.
     let items = entries.iter().map(open).collect::<Result<Vec<_>>>()?;
     let results = dir::deliver(path, &items, how, beat)?;
-    Ok(results.into_iter().map(|result| result.map_err(Told::from)).collect())
+    Ok(results.into_iter().map(|result| result.map_err(Notices::from)).collect())
 }

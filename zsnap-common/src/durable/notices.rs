@@ -1,5 +1,5 @@
-//! What the operator was told: a problem that lasts is told when its state changes and once a
-//! day, so that cron mails something new, not the same lines every ten minutes.
+//! Notices: a persistent problem is reported when it is new, when it changes, and then daily, so that cron does not mail
+//! the same lines after every run. A file remembers what was reported.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,46 +20,46 @@ struct Line {
     at: u64,
 }
 
-/// The problems of this run and of the one before, which lie in a file as JSON.
+/// The notices of this run and of the one before, which are read from a JSON file.
 #[derive(Debug)]
-pub struct Told {
+pub struct Notices {
     path: PathBuf,
     before: BTreeMap<String, Line>,
     now: BTreeMap<String, Line>,
     clock: u64,
-    /// Nothing is told: somebody asked, and gets an answer.
+    /// A command of the user runs, and prints its own answer: nothing is reported.
     dry: bool,
-    /// Something was told in this run.
+    /// This run has reported something.
     pub any: bool,
 }
 
-impl Told {
-    /// Reads what was told; `clock` in seconds since 1970. A missing or damaged list only means
-    /// that all is told again.
-    pub fn read(path: PathBuf, clock: u64, dry: bool) -> Told {
+impl Notices {
+    /// Reads what was reported; `clock` in seconds since 1970. After a missing or damaged file, everything is
+    /// reported again.
+    pub fn read(path: PathBuf, clock: u64, dry: bool) -> Notices {
         let text = fs::read(&path).unwrap_or_default();
         let before = serde_json::from_slice(&text).unwrap_or_default();
-        Told { path, before, now: BTreeMap::new(), clock, dry, any: false }
+        Notices { path, before, now: BTreeMap::new(), clock, dry, any: false }
     }
 
-    /// A problem of `what` (HOST/FILE, say). Told on stderr if it is new, changed, or a day old.
+    /// Reports a persistent problem of `what`, such as HOST/FILE, if it is new, has changed, or was reported a day ago.
     pub fn problem(&mut self, what: &str, message: &str) {
         self.lasting(what, message, &format!("{what}: {message}"), AGAIN_AFTER);
     }
 
-    /// The same for a problem whose numbers differ from run to run (times, process ids, names of
-    /// temporary files): only other words are a change. `text` is the whole line. Returns whether it was
-    /// told now.
+    /// Reports a persistent problem as [`Notices::problem`] does, but numbers in it (times, process ids, names of
+    /// temporary files) may differ from run to run: only other words are a change. `text` is the whole line.
+    /// Returns whether it was reported now.
     pub fn problem_in_words(&mut self, what: &str, text: &str) -> bool {
         self.lasting(what, &without_numbers(text), text, AGAIN_AFTER)
     }
 
-    /// Something that need not be mended: told once.
+    /// Reports a condition that needs no fix, once.
     pub fn oddity(&mut self, what: &str, message: &str) {
         self.lasting(what, message, &format!("{what}: {message}"), u64::MAX);
     }
 
-    /// The same for words with numbers, as in [`Told::problem_in_words`].
+    /// Reports a condition that needs no fix, once. Numbers in it may differ, as in [`Notices::problem_in_words`].
     pub fn oddity_in_words(&mut self, what: &str, text: &str) -> bool {
         self.lasting(what, &without_numbers(text), text, u64::MAX)
     }
@@ -69,7 +69,7 @@ impl Told {
             log::info(text);
             return false;
         }
-        // Of several the same in one run one is enough.
+        // One report of the same problem in a run is enough.
         if self.now.get(what).is_some_and(|line| line.message == state) {
             return false;
         }
@@ -87,13 +87,13 @@ impl Told {
         told_at.is_none()
     }
 
-    /// Something that happened once and needs a look.
+    /// Reports something that has happened once and needs attention.
     pub fn event(&mut self, message: String) {
         log::error(message);
         self.any = true;
     }
 
-    /// Remembers this run, and of the one before what this one did not look at.
+    /// Remembers the notices of this run, and those of the run before whose subjects this run did not examine.
     pub fn write(&mut self, not_looked_at: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         for (what, line) in self.before.iter().filter(|(what, _)| not_looked_at(what)) {
             self.now.entry(what.clone()).or_insert_with(|| line.clone());
@@ -131,10 +131,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/told.json");
         let run = |clock: u64, problems: &[(&str, &str)]| {
-            let mut told = Told::read(path.clone(), clock, false);
-            problems.iter().for_each(|(what, message)| told.problem(what, message));
-            told.write(|what| what.starts_with("other/")).unwrap();
-            told.any
+            let mut notices = Notices::read(path.clone(), clock, false);
+            problems.iter().for_each(|(what, message)| notices.problem(what, message));
+            notices.write(|what| what.starts_with("other/")).unwrap();
+            notices.any
         };
         assert!(run(1000, &[("h/f", "waits"), ("other/f", "waits")]));
         assert!(!run(2000, &[("h/f", "waits")]));
@@ -153,25 +153,25 @@ mod tests {
     #[test]
     fn what_comes_twice_in_a_run_is_told_once() {
         let dir = tempfile::tempdir().unwrap();
-        let mut told = Told::read(dir.path().join("told.json"), 1000, false);
-        told.problem("h/...", "more");
-        assert!(std::mem::take(&mut told.any));
-        told.problem("h/...", "more");
-        assert!(!told.any);
-        told.problem("h/...", "less");
-        assert!(told.any);
+        let mut notices = Notices::read(dir.path().join("told.json"), 1000, false);
+        notices.problem("h/...", "more");
+        assert!(std::mem::take(&mut notices.any));
+        notices.problem("h/...", "more");
+        assert!(!notices.any);
+        notices.problem("h/...", "less");
+        assert!(notices.any);
     }
 
     #[test]
     fn an_oddity_is_told_once_and_numbers_are_no_change() {
         let dir = tempfile::tempdir().unwrap();
         let run = |clock: u64, words: &str| {
-            let mut told = Told::read(dir.path().join("told.json"), clock, false);
-            told.oddity("x", "is not a queue file");
-            let odd = told.any;
-            told.problem_in_words("disk", words);
-            told.write(|_| false).unwrap();
-            (odd, told.any)
+            let mut notices = Notices::read(dir.path().join("told.json"), clock, false);
+            notices.oddity("x", "is not a queue file");
+            let odd = notices.any;
+            notices.problem_in_words("disk", words);
+            notices.write(|_| false).unwrap();
+            (odd, notices.any)
         };
         assert_eq!(run(1000, "pid 1: 1.5 GiB, /d/.zsnap-0123456789abcdef: no"), (true, true));
         assert_eq!(run(2000, "pid 22: 17 GiB, /d/.zsnap-a1b2c3d4e5f60718: no"), (false, false));
