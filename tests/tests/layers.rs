@@ -1,6 +1,10 @@
 //! The files of a crate use each other in one direction only, and none is longer than a reader holds in mind.
 
-use zsnap_tests::imports::Imports;
+use std::fs;
+use std::path::PathBuf;
+
+use zsnap_tests::imports::{Imports, root};
+use zsnap_tests::torture::walk;
 
 const CRATES: [&str; 6] =
     ["zsnap-common", "zsnap-common/message", "zsnap-queue", "zsnap-fanout", "zsnap-ingest", "zsnap-expire"];
@@ -26,4 +30,12 @@ fn the_layers_of_the_common_crate_use_only_those_below() {
         }
     }
     assert!(seen > 50, "only {seen} uses were found");
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let files = CRATES.iter().flat_map(|package| walk(root().join(package).join("src")));
+    let lines = |path: &PathBuf| fs::read_to_string(path).unwrap().lines().count();
+    let long: Vec<_> = files.map(|path| (lines(&path), path)).filter(|(lines, _)| *lines > 400).collect();
+    assert!(long.is_empty(), "{long:?}");
 }
