@@ -46,7 +46,7 @@ fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_ro
     assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
     assert_eq!(spooler.fanout(&["--delivery-timeout", "100d"]).expect(0).err, "");
     let table = String::from_utf8(spooler.fanout(&["status"]).expect(0).out).unwrap();
-    assert!(table.contains("frozen: a delivery that was given up at "), "{table}");
+    assert!(table.contains("frozen: a delivery aborted at "), "{table}");
     spooler.fanout(&["check"]).expect(78).says(&format!("still hangs (pid {pid})"));
     assert_eq!(spooler.on("good").len(), 2);
     // What it was killed in is not finished, and comes from the next run.

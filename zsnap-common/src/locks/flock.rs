@@ -59,7 +59,7 @@ pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
 
 impl Lock {
     /// `None`: another process holds it. Creates the file (0600) if need be; refuses symlinks, FIFOs, devices.
-    /// Waits for up to [`ORPHAN`] where the process that noted itself in the file is dead.
+    /// Waits for up to a second where the process that the file names is dead.
     pub fn try_new(path: &Path) -> anyhow::Result<Option<Lock>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let shown = path.display();
