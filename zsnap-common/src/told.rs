@@ -53,6 +53,12 @@ impl Told {
         self.lasting(what, &without_numbers(text), text, AGAIN_AFTER)
     }
 
+    /// The same for a problem of which more than numbers differs from run to run: only other words of `state` are a
+    /// change.
+    pub fn problem_in_state(&mut self, what: &str, state: &str, text: &str) -> bool {
+        self.lasting(what, &without_numbers(state), text, AGAIN_AFTER)
+    }
+
     /// Something that need not be mended: told once.
     pub fn oddity(&mut self, what: &str, message: &str) {
         self.lasting(what, message, &format!("{what}: {message}"), u64::MAX);

@@ -61,7 +61,8 @@ impl Notices {
             let more = all.iter().filter(|alone| alone.why == *why).count() - 1;
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let text = format!("{dataset}{more}: nothing is destroyed: {why}");
-            any |= self.told.problem_in_words(&key(&why.of, &why.property), &text);
+            // Of which datasets differs with what the run is about.
+            any |= self.told.problem_in_state(&key(&why.of, &why.property), &why.to_string(), &text);
         }
         any
     }
