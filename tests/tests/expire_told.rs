@@ -27,9 +27,11 @@ fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
         ran.says(says);
     }
     // A run about another one does not forget it, and other numbers are no change.
-    e.create("tank/b");
-    e.daily("tank/b", 1);
-    e.silent(&["-k", "last=2", "tank/b"]);
+    for other in ["tank/b", "tank/a/b"] {
+        e.create(other);
+        e.daily(other, 1);
+        e.silent(&["-k", "last=2", other]);
+    }
     e.take("tank/a", [("more", NOON + DAY)]);
     e.silent(&BRAKED);
     assert_eq!(e.left("tank/a").split(' ').count(), 31);
@@ -52,6 +54,10 @@ fn back_dated_snapshots_are_told_once_beside_a_brake() {
     let ran =
         e.expire(&BRAKED).expect(1).says("would be destroyed, more than").says("tank/a@old, are dated more than a day");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    e.silent(&BRAKED);
+    e.create("tank/a/b");
+    e.daily("tank/a/b", 1);
+    e.silent(&["-k", "last=2", "tank/a/b"]);
     e.silent(&BRAKED);
     a_day_passes(&e);
     let ran = e.expire(&BRAKED).expect(1).says("would be destroyed, more than");
@@ -81,7 +87,9 @@ fn a_property_that_cannot_be_read_is_told_once_for_all_that_inherit_it() {
     assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
     e.silent(&keep);
     // A run about another one of them knows it, too; whoever asks is told.
-    e.expire(&["-k", "last=1", "-k", "1", "tank/guest/3"]);
+    let of_one = ["-k", "last=1", "-k", "1", "tank/guest/3"];
+    e.silent(&of_one);
+    e.silent(&keep);
     let ran = e.expire(&[&keep[..], &["-n", "--json"]].concat()).expect(1).says(says);
     let json: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
     let of = json.as_array().unwrap().iter().find(|of| of["dataset"] == "tank/guest/5").unwrap();
@@ -90,8 +98,30 @@ fn a_property_that_cannot_be_read_is_told_once_for_all_that_inherit_it() {
     e.silent(&["-k", "last=1", "-k", "1", "tank/a"]);
     a_day_passes(&e);
     e.expire(&keep).expect(1).says("nothing is destroyed");
+    // Mended, which a run about one of them sees as well, and back.
+    e.scene.zfs(&["inherit", "zrep:sent", "tank/guest"]).expect(0);
+    e.silent(&of_one);
+    set("zrep:sent", "1\n2");
+    e.expire(&keep).expect(1).says(says);
     e.scene.zfs(&["inherit", "zrep:sent", "tank/guest"]).expect(0);
     e.silent(&keep);
+}
+
+#[test]
+fn a_property_of_a_snapshot_that_is_mended_is_told_when_it_is_back() {
+    let e = Expirer::new();
+    e.create("tank/guest");
+    e.scene.zfs(&["set", "zrep:src-fs=tank/guest", "tank/guest"]).expect(0);
+    e.take("tank/guest", [("zrep_000001", NOON - DAY), ("zrep_000002", NOON)]);
+    let keep = ["-k", "last=1", "-k", "1", "tank"];
+    e.scene.zfs(&["set", "zrep:sent=1", "tank/guest@zrep_000002"]).expect(0);
+    for _ in 0..2 {
+        e.scene.zfs(&["set", "zrep:sent=1\n2", "tank/guest@zrep_000001"]).expect(0);
+        e.expire(&keep).expect(1).says("zrep:sent of tank/guest@zrep_000001 is not one line of text");
+        e.silent(&keep);
+        e.scene.zfs(&["inherit", "zrep:sent", "tank/guest@zrep_000001"]).expect(0);
+        e.silent(&keep);
+    }
 }
 
 /// An action that failed now, as often as it fails.

@@ -216,6 +216,69 @@ fn a_signal_says_nothing_of_the_drive_that_it_stopped() {
     assert!(shown.contains("slow") && !shown.contains("SIGTERM"), "{shown}");
 }
 
+/// A run that came between the look and the delivery would find nothing to be sure of.
+#[test]
+fn a_drive_is_locked_once_from_the_look_at_it_to_the_delivery() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "1");
+    spooler.silent_run();
+    spooler.put("laptop/a", 2, "2");
+    let (trace, lock) = (spooler.path("trace"), spooler.outbox("disk1").join(".lock"));
+    let under = ["strace", "-f", "-qq", "-P", lock.to_str().unwrap(), "-e", "trace=flock", "-o"];
+    let under = [&under[..], &[trace.to_str().unwrap()]].concat();
+    assert_eq!(run(&mut spooler.under(&under, &[]), b"").expect(0).err, "");
+    assert_eq!(spooler.on("disk1").len(), 2);
+    let trace = fs::read_to_string(&trace).unwrap();
+    assert_eq!(trace.matches("LOCK_EX").count(), 1, "{trace}");
+}
+
+/// Where another run hangs with it, this one would join it.
+#[test]
+fn a_drive_whose_lock_is_held_is_not_looked_at() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "1");
+    spooler.silent_run();
+    spooler.put("laptop/a", 2, "2");
+    let lock = Lock::try_new(&spooler.outbox("disk1").join(".lock")).unwrap().unwrap();
+    let (trace, disk) = (spooler.path("trace"), spooler.path("disk1").display().to_string());
+    let under = ["strace", "-f", "-qq", "-P", &disk, "-e", "trace=%file", "-o", trace.to_str().unwrap()];
+    let looks = || {
+        assert_eq!(run(&mut spooler.under(&under, &[]), b"").expect(0).err, "");
+        !fs::read_to_string(&trace).unwrap().is_empty()
+    };
+    assert!(!looks(), "{}", fs::read_to_string(&trace).unwrap());
+    drop(lock);
+    assert!(looks() && spooler.on("disk1").len() == 2);
+}
+
+/// Another run has left it to the one that holds the lock, which had found nothing.
+#[test]
+fn what_comes_while_a_drive_is_locked_for_nothing_is_delivered() {
+    if !can_trace() {
+        return;
+    }
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "1");
+    spooler.silent_run();
+    let (trace, lock) = (spooler.path("trace"), spooler.outbox("disk1").join(".lock"));
+    // The lock's file is emptied when it is taken, and before it is released.
+    let under = ["strace", "-f", "-P", lock.to_str().unwrap(), "-e", "trace=ftruncate"];
+    let under = [&under[..], &["-e", "inject=ftruncate:signal=SIGSTOP:when=2", "-o", trace.to_str().unwrap()]].concat();
+    let running = start(&mut spooler.under(&under, &[]));
+    let thread = stopped(&trace);
+    spooler.put("laptop/a", 2, "2");
+    spooler.silent_run();
+    assert_eq!((spooler.on("disk1").len(), spooler.waiting("disk1").len()), (1, 1));
+    assert_eq!(go_on(running, &thread).expect(0).err, "");
+    assert_eq!(spooler.on("disk1").len(), 2);
+}
+
 /// While a file that was delivered is moved to what is kept, its name in the outbox is free.
 #[test]
 fn a_file_that_comes_under_a_name_that_is_being_kept_is_not_removed() {

@@ -2,16 +2,17 @@
 //! let it go. It holds neither a lock, nor the other destinations, nor simplesnap.
 
 use std::fs;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+use zsnap_common::durable::dest::Dest;
 use zsnap_common::locks::flock::Lock;
 use zsnap_tests::frozen::{Frozen, gone, pid_in, state};
-use zsnap_tests::scene::{Scene, files, have, run};
+use zsnap_tests::scene::{Scene, files, have, run, under};
 use zsnap_tests::spooler::Spooler;
-use zsnap_tests::strace::can_trace;
+use zsnap_tests::strace::{can_trace, go_on, stopped};
 use zsnap_tests::stream::{Stream, Sub};
 
 /// The open files of a process.
@@ -86,6 +87,30 @@ fn a_directory_that_hangs_is_left_to_flush_as_root() {
     assert_eq!(files(&frozen.path().join("laptop")).len(), 2);
     assert_eq!(queue("tank/c", 3, "1h").err, "");
     assert_eq!(files(&frozen.path().join("laptop")).len(), 3);
+}
+
+/// simplesnap waits for that: to look at a directory may take for ever.
+#[test]
+fn a_stream_is_safe_before_its_directory_is_looked_at() {
+    if !can_trace() {
+        return;
+    }
+    let scene = Scene::new();
+    let dir = scene.path("dir").display().to_string();
+    fs::create_dir(&dir).unwrap();
+    scene.edit("queue.toml", "to = [", &format!("to = [\"dir:{dir}\", "));
+    fs::write(scene.path("stream"), Stream::plain(Sub::full("tank/a@a", 1)).bytes()).unwrap();
+    let trace = scene.path("trace");
+    let before = ["strace", "-f", "-P", &dir, "-e", "trace=openat", "-e", "inject=openat:signal=SIGSTOP:when=1", "-o"];
+    let before = [&before[..], &[trace.to_str().unwrap()]].concat();
+    let mut command = under(&before, &scene.queue_command(["--delivery-timeout=60s", "laptop/tank/a"]));
+    command.stdin(fs::File::open(scene.path("stream")).unwrap());
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let thread = stopped(&trace);
+    let id = format!("dir:{dir}").parse::<Dest>().unwrap().id();
+    let waits = files(&scene.path("queue-state/outbox/to").join(id).join("laptop"));
+    assert_eq!(go_on(running, &thread).expect(0).err, "");
+    assert_eq!((waits.len(), files(&scene.path("dir/laptop")).len()), (1, 1));
 }
 
 /// Every sync is shorter than the timeout, all of them together are longer.
@@ -188,6 +213,21 @@ fn a_command_that_always_hangs_is_told_once_by_flush() {
     }
 }
 
+/// Its files come last from then on, by flush as by zsnap-fanout.
+#[test]
+fn a_command_that_hangs_with_one_dataset_gets_the_others_by_flush() {
+    let scene = Scene::new();
+    let took = scene.path("took").display().to_string();
+    let command = format!("[ $ZSNAP_DATASET != tank/a ] || exec sleep 1000; echo $ZSNAP_DATASET >> {took}");
+    scene.edit("queue.toml", "to = [", &format!("to = [\"cmd:{command}\", "));
+    for (guid, dataset) in (1..).zip(["tank/a", "tank/b", "tank/c"]) {
+        let stream = Stream::plain(Sub::full(&format!("{dataset}@a"), guid)).bytes();
+        scene.queue(&["--delivery-timeout=1s", &format!("laptop/{dataset}")], &stream).expect(0);
+    }
+    scene.queue(&["--delivery-timeout=1s", "flush"], b"").expect(1).says("took and wrote nothing for 1 s");
+    assert_eq!(fs::read_to_string(&took).unwrap(), "tank/b\ntank/c\n");
+}
+
 /// An answer, though a late one: what ETIMEDOUT tells is an error of one file.
 #[test]
 fn an_error_that_is_called_a_timeout_is_no_hang() {
@@ -271,12 +311,12 @@ fn without_a_timeout_a_command_may_work_as_long_as_it_likes() {
 fn a_slow_program_is_not_killed() {
     let spooler = Spooler::new();
     let dir = spooler.path("").display().to_string();
-    let takes = "for i in 1 2 3 4 5; do head -c 10; sleep 1; done; cat";
+    let takes = "for i in 1 2 3 4 5; do read line; sleep 1; done; cat";
     let writes = format!("for i in 1 2 3 4 5; do echo >> {dir}/log; sleep 1; done");
-    spooler.to("tape", &format!("cmd:{{ {takes}; }} > {dir}/took; {writes}"), "delivery-timeout = \"4s\"");
-    spooler.put("laptop/a", 1, vec![b'x'; 100]);
+    spooler.to("tape", &format!("cmd:{takes} > {dir}/took; {writes}"), "delivery-timeout = \"4s\"");
+    spooler.put("laptop/a", 1, "1\n2\n3\n4\n5\nrest");
     spooler.silent_run();
-    assert_eq!(fs::read(spooler.path("took")).unwrap(), vec![b'x'; 100]);
+    assert_eq!(fs::read_to_string(spooler.path("took")).unwrap(), "rest");
     assert_eq!(spooler.waiting("tape").len(), 0);
 }
 

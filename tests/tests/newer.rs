@@ -60,8 +60,17 @@ fn it_is_held_and_holds_up_nothing_else() {
         // A sender that waits for our status keeps it.
         run(&mut scene.ingest_command(["exec", "--host", "laptop"]), &newer).expect(75).says(&says);
         assert_eq!(fs::read_dir(scene.path("ingest-state/exec/laptop")).unwrap().count(), 0);
-        // A newer version knows other kinds, and finds nothing in what is remembered that it would believe.
+        // A version that is installed since may know it: once a day it is looked at again, and not before.
         let facts = scene.path("ingest-state/facts/laptop.json");
+        for (sooner, says) in [(0, "held: as it was"), (24 * 3600, held.as_str())] {
+            let mut known: Value = serde_json::from_slice(&fs::read(&facts).unwrap()).unwrap();
+            let file = known["files"].as_object_mut().unwrap().values_mut().next().unwrap();
+            file["what"]["held"] = "as it was".into();
+            file["again"] = (file["again"].as_u64().unwrap() - sooner).into();
+            fs::write(&facts, known.to_string()).unwrap();
+            scene.ingest(&[]).expect(1).says(says);
+        }
+        // A newer version knows other kinds, and finds nothing in what is remembered that it would believe.
         let mut known: Value = serde_json::from_slice(&fs::read(&facts).unwrap()).unwrap();
         known["fingerprint"] = "another".into();
         fs::write(&facts, known.to_string()).unwrap();

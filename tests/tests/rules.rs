@@ -190,7 +190,14 @@ const OBJECT: &[Row] = &[
     (no_bonus, 1, (28, 4), &[0], &[1, 320], Damaged("no bonus type and bonus length")),
     (object, 1, (34, 1), &[0, 1, 2, 32], &[33, 255], Damaged("dnode slots")),
     (most_slots, 0, VERSION, &[features(1 << 23)], &[features(0)], Damaged("dnode slots without LARGE_DNODE")),
-    (large_object, 1, (24, 4), &[512, 1536, 16 << 20], &[0, 511, 513, 1000, (16 << 20) + 512], Damaged("block size")),
+    (
+        large_object,
+        1,
+        (24, 4),
+        &[512, 1536, 16 << 20],
+        &[0, 511, 513, 768, 1000, (16 << 20) + 512],
+        Damaged("block size"),
+    ),
     (object, 1, (24, 4), &[131_072], &[131_584], Damaged("block size without LARGE_BLOCKS")),
     (object, 1, (32, 1), &[0, 2, 6, 8, 10, 14], &[15, 255], Newer("checksum")),
     (object, 1, (32, 1), &[], &[3, 4, 5, 9], Damaged("checksum")),
@@ -234,12 +241,12 @@ const OTHERS: &[Row] = &[
     (spill, 1, (20, 4), &[44], &[17, 0xc3], Damaged("a spill block without attributes, of object")),
     (spill, 2, (84, 4), &[0, 44, 0xc3], &[54, 0xca], Newer("type")),
     (spill, 2, (84, 4), &[], &[10, 11, 0x85, 0x12c], Damaged("type")),
-    (spill, 2, (16, 8), &[512, 1536, 16 << 20], &[4, 508, 516, 1020], Damaged("block size")),
+    (spill, 2, (16, 8), &[512, 1536, 16 << 20], &[4, 508, 516, 768, 1020], Damaged("block size")),
     (spill, 2, (16, 8), &[], &[0, (16 << 20) + 4, MAX], Damaged("a payload of")),
     (spill, 2, (40, 8), &[0], &[512, 1024], Damaged("compressed size")),
     (spill, 2, (33, 1), &[0], &[1, 2, 15], Damaged("compression")),
     (spill, 2, (33, 1), &[], &[17, 255], Newer("compression")),
-    (raw_spill, 2, (40, 8), &[512, 1024], &[0, 4, 508, 516], Damaged("compressed size")),
+    (raw_spill, 2, (40, 8), &[512, 1024], &[0, 4, 508, 516, 768], Damaged("compressed size")),
     (raw_spill, 2, (40, 8), &[], &[1028], Damaged("1028 bytes for a block of")),
     (raw_spill, 2, (33, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
     (raw_spill, 2, (33, 1), &[], &[17, 100, 255], Newer("compression")),
@@ -261,7 +268,7 @@ const WRITE: &[Row] = &[
     (write, 2, (16, 4), &[0, 19, 53, 0xe9], &[54, 0x8a], Newer("type")),
     (write, 2, (16, 4), &[], &[10, 11, 0x86, 0x113], Damaged("type")),
     (write, 2, (48, 1), &[0, 2, 14], &[15, 255], Newer("checksum")),
-    (write, 2, (32, 8), &[512, 1536, 131_072], &[4, 508, 516, 1020], Damaged("block size")),
+    (write, 2, (32, 8), &[512, 1536, 131_072], &[4, 508, 516, 768, 1020], Damaged("block size")),
     (write, 2, (32, 8), &[], &[131_584, 16 << 20], Damaged("block size without LARGE_BLOCKS")),
     (large_write, 2, (32, 8), &[131_584, 16 << 20], &[0, (16 << 20) + 4, MAX], Damaged("a payload of")),
     (write, 2, (24, 8), &[0, MAX - 512], &[MAX - 511, MAX], Damaged("offset")),
@@ -274,7 +281,7 @@ const WRITE: &[Row] = &[
     (compressed_write, 2, (50, 1), &[], &[1, 4], Damaged("compression")),
     (compressed_write, 2, (50, 1), &[], &[2], Remedy("send it without them")),
     (compressed_write, 2, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
-    (compressed_write, 2, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
+    (compressed_write, 2, (96, 8), &[], &[4, 508, 516, 768], Damaged("compressed size")),
     (compressed_write, 2, (96, 8), &[], &[1028], Damaged("1028 bytes for a block of")),
     (
         compressed_write,
@@ -295,7 +302,7 @@ const WRITE: &[Row] = &[
     (raw_write, 2, (50, 1), &[2, 3, 5, 13, 14, 15, 16], &[0, 1, 4], Damaged("compression")),
     (raw_write, 2, (50, 1), &[], &[17, 100, 255], Newer("compression")),
     (raw_write, 2, (96, 8), &[512, 1024], &[0], Damaged("a payload of")),
-    (raw_write, 2, (96, 8), &[], &[4, 508, 516], Damaged("compressed size")),
+    (raw_write, 2, (96, 8), &[], &[4, 508, 516, 768], Damaged("compressed size")),
     (raw_write, 1, (24, 4), &[1024], &[512, 1536, 131_072], Damaged("a block size other than its object's,")),
     (raw_write, 2, (8, 8), &[], &[2, 33], Damaged("data without an OBJECT record, of object")),
     (raw_write, 2, (24, 8), &[0, 1024, MAX - 2047], &[1, 512, 1025], Damaged("offset")),
@@ -353,8 +360,52 @@ fn large_without_l() -> Stream {
     stream(Sub::EMBED_DATA | Sub::LZ4, [Rec::object(1, 131_072), embed(1 << 20)])
 }
 
+/// Data of an object whose block of dnodes came after another one, which had others.
+fn second_dnodes() -> Stream {
+    stream(0, [Rec::object(2, 131_072), Rec::object(33, 131_072), Rec::write(&[1; 512]).with(8, 33)])
+}
+
+fn second_spill() -> Stream {
+    let spill = Rec::new(kind::SPILL).with(8, 33).with(16, 512).followed_by(&[1; 512]);
+    stream(0, [Rec::object(2, 512), Rec::object(33, 512), spill])
+}
+
+/// It is told of twice: what was said last counts.
+fn spill_of_twice() -> Stream {
+    let spill = Rec::new(kind::SPILL).with(8, 1).with(16, 512).followed_by(&[1; 512]);
+    stream(0, [Rec::object(1, 512), Rec::object(1, 512), spill])
+}
+
+/// 512 bytes of a block of 200 KiB.
+fn large_odd_write() -> Stream {
+    stream(Sub::LARGE_BLOCKS, [Rec::object(1, 204_800), Rec::write(&[1; 512])])
+}
+
+fn compressed_odd_write() -> Stream {
+    stream(Sub::COMPRESSED | Sub::LZ4, [Rec::object(1, 1536), compressed(15)])
+}
+
+fn raw_odd_write() -> Stream {
+    stream(Sub::EVERY_RAW, [Rec::raw_object(1, 1536), Rec::raw_write(&[1; 1536])])
+}
+
+fn raw_medium_indirects() -> Stream {
+    stream(Sub::EVERY_RAW, [with(Rec::raw_object(1, 512), &[], &[(48, 15)])])
+}
+
+/// What records say together.
+const TOGETHER: &[Row] = &[
+    (second_dnodes, 3, (8, 8), &[33], &[2, 34, 65], Damaged("data without an OBJECT record, of object")),
+    (second_spill, 3, (8, 8), &[33], &[2, 34], Damaged("a spill block without attributes, of object")),
+    (spill_of_twice, 2, (20, 4), &[44], &[17, 0xc3], Damaged("a spill block without attributes, of object")),
+    (large_odd_write, 2, (24, 8), &[0, 204_288], &[204_800, 1 << 40], Damaged("offset")),
+    (compressed_odd_write, 2, (24, 8), &[0, 512], &[1024, 1536], Damaged("offset")),
+    (raw_odd_write, 2, (24, 8), &[0], &[1536, 3072], Damaged("offset")),
+    (raw_medium_indirects, 1, (49, 1), &[1, 8], &[0, 9, 12], Damaged("levels")),
+];
+
 fn all() -> Vec<Row> {
-    [OBJECT, OTHERS, WRITE, EMBEDDED].concat()
+    [OBJECT, OTHERS, WRITE, EMBEDDED, TOGETHER].concat()
 }
 
 fn judge(stream: &Stream) -> Result<(), StreamError> {

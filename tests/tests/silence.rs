@@ -134,6 +134,18 @@ fn the_worst_failure_decides() {
     }
 }
 
+/// The worse one comes first, and only once.
+#[test]
+fn a_lesser_failure_that_comes_later_hides_no_worse_one() {
+    let scene = Scene::new();
+    scene.edit("ingest.toml", "cat >> ", "exit 7; cat >> ");
+    deliver(&scene, &manifest("laptop/etc", SEQ));
+    fs::create_dir(scene.path("elsewhere")).unwrap();
+    symlink(scene.path("elsewhere"), scene.path("spool/other")).unwrap();
+    let ran = scene.ingest(&[]).expect(74).says("other: its directory cannot be read: ").says("exit status: 7");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+}
+
 /// A name is not a verdict.
 #[test]
 fn a_dataset_may_be_called_has_been_modified() {

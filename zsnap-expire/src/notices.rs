@@ -61,7 +61,8 @@ impl RunNotices {
             let more = all.iter().filter(|alone| alone.why == *why).count() - 1;
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let text = format!("{dataset}{more}: nothing is destroyed: {why}");
-            any |= self.notices.problem_in_words(&key(&why.of, &why.property), &text);
+            // Which datasets share it depends on what the run is about.
+            any |= self.notices.problem_in_state(&key(&why.of, &why.property), &why.to_string(), &text);
         }
         any
     }

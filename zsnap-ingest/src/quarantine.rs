@@ -175,6 +175,41 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_leaves_no_room_for_that_of_its_reason_has_one_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Incoming::open(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("h")).unwrap();
+        let host = root.inside("h".as_ref()).unwrap();
+        let names = [245, 246, 247, 255].map(|length| "f".repeat(length));
+        for name in &names {
+            fs::write(dir.path().join("h").join(name), name).unwrap();
+            let file = host.open_file(name.as_ref()).unwrap();
+            assert!(put(&root, &host, "h".as_ref(), name.as_ref(), &file, &name.len().to_string()).unwrap());
+        }
+        let mut listed = list(&root).unwrap();
+        listed.sort();
+        assert_eq!(listed, names.clone().map(|name| ("h".into(), name.clone().into(), name.len().to_string())));
+        assert_eq!(retry(&root, false, &["h".into()]).unwrap(), names.len());
+        assert!(names.iter().all(|name| fs::read_to_string(dir.path().join("h").join(name)).unwrap() == *name));
+        assert_eq!(fs::read_dir(dir.path().join(".zsnap-quarantine/h")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_name_that_stands_for_another_file_by_now_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("h/f");
+        fs::create_dir(dir.path().join("h")).unwrap();
+        fs::write(&path, b"bad").unwrap();
+        let root = Incoming::open(dir.path()).unwrap();
+        let host = root.inside("h".as_ref()).unwrap();
+        let bad = host.open_file("f".as_ref()).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"good").unwrap();
+        assert!(!put(&root, &host, "h".as_ref(), "f".as_ref(), &bad, "forged").unwrap());
+        assert_eq!((fs::read(&path).unwrap(), list(&root).unwrap()), (b"good".to_vec(), vec![]));
+    }
+
+    #[test]
     fn a_file_goes_and_comes_back_with_its_reason() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("h")).unwrap();

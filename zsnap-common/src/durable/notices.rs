@@ -54,6 +54,12 @@ impl Notices {
         self.lasting(what, &without_numbers(text), text, AGAIN_AFTER)
     }
 
+    /// Reports a persistent problem as [`Notices::problem`] does, where more than numbers differs from run to run: only
+    /// other words in `state` are a change. `text` is the whole line. Returns whether it was reported now.
+    pub fn problem_in_state(&mut self, what: &str, state: &str, text: &str) -> bool {
+        self.lasting(what, &without_numbers(state), text, AGAIN_AFTER)
+    }
+
     /// Reports a condition that needs no fix, once.
     pub fn oddity(&mut self, what: &str, message: &str) {
         self.lasting(what, message, &format!("{what}: {message}"), u64::MAX);
