@@ -112,7 +112,7 @@ impl AllowedProperty {
         }
         let native = find(name)?;
         let value = native.values.read(value).ok_or_else(|| {
-            format!("\"{text}\" is not for received datasets: {name} may be {}; {SEE}", native.values.notices())
+            format!("\"{text}\" is not for received datasets: {name} may be {}; {SEE}", native.values.described())
         })?;
         Ok(AllowedProperty { name: name.into(), value: Some(value), of: native.of })
     }
@@ -189,7 +189,7 @@ impl Values {
         allowed.then(|| value.to_owned())
     }
 
-    fn notices(&self) -> String {
+    fn described(&self) -> String {
         match self {
             Words(words) => words.join(" or "),
             Compression => "on, off, lz4, lzjb, zle, gzip[-N], zstd[-N] or zstd-fast[-N]".into(),
