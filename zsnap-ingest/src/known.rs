@@ -74,7 +74,8 @@ pub enum What {
     New,
     /// The file was verified, and states these facts.
     Says(Facts),
-    /// The file could not be verified, or nothing is configured to receive it. Contains the reason and the remedy.
+    /// The file stays: it is not proven to come from its host, or cannot be received as it is. Contains the reason and
+    /// the remedy.
     Held(String),
 }
 
