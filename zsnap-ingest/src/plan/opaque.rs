@@ -183,7 +183,7 @@ mod tests {
         let at7 = Applied::of(&incr(b, 7, 6), Some(at5.clone()));
         let at8 = Applied::of(&incr(b, 8, 7), Some(at7.clone()));
         let at9 = Applied::of(&after(9, 8), Some(at5.clone()));
-        // Files, what was applied, overlap; then the verdicts and the order.
+        // Files, the last one applied, overlap; then the verdicts and the order.
         type Row<'a> = (&'a str, Vec<Number>, Option<&'a Applied>, bool, &'a [&'a str], &'a [usize]);
         let rows: Vec<Row<'_>> = vec![
             ("first full", vec![full(a, 1)], None, false, &["ready"], &[0]),
