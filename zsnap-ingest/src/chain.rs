@@ -12,7 +12,7 @@ use crate::plan::Verdict;
 /// The state of a target: the worst state of its files. The variants are ordered from best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// Nothing waits.
+    /// No file waits.
     #[default]
     Ok,
     /// The journal lists it, but its dataset is no longer on the pool.
@@ -78,7 +78,7 @@ pub struct Chain {
     pub remedy: String,
     /// When the newest snapshot or file that was received was made: seconds since 1970.
     pub newest: Option<u64>,
-    /// The name of that snapshot.
+    /// The name of the newest snapshot.
     pub snapshot: Option<String>,
     /// For a host without targets: when a file last arrived, or the host was first seen. Seconds since 1970.
     pub came: Option<u64>,

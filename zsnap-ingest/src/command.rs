@@ -76,7 +76,7 @@ pub fn apply(
     beside::write(&command.target, &all)
 }
 
-/// A command that failed.
+/// The failure of a command.
 struct Failed {
     error: anyhow::Error,
     /// The command never read a byte of its input, or ended by itself with a status other than 0: by contract it

@@ -152,7 +152,7 @@ pub struct Config {
     pub incoming: Option<PathBuf>,
     /// The store that ZFS streams are received into, and the programs for it; `None`: ZFS streams are held.
     pub store: Option<(String, Zfs)>,
-    /// The state directory.
+    /// The state directory of zsnap-ingest.
     pub state: PathBuf,
     /// The keys that decrypt queue files.
     pub keyring: Keyring,

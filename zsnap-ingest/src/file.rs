@@ -42,7 +42,7 @@ pub struct File<'a> {
     pub name: OsString,
     /// Its name as parsed.
     pub queue: QueueName,
-    /// What is known of it.
+    /// What this and earlier runs know of it.
     pub entry: Entry,
     /// What was done with it in this run.
     pub fate: Fate,

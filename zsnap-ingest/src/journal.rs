@@ -1,6 +1,6 @@
-//! Durable records of what was applied: for ZFS, one journal per dataset and pool (`STATE/<pool
-//! guid>/journal/HOST/<dataset>.json`); for commands, one per target directory (`beside.rs`). Only zsnap-ingest writes
-//! them.
+//! Durable records of what was applied: for ZFS, one journal per dataset and pool
+//! (`STATE/<pool guid>/journal/HOST/<dataset>.json`); for commands, one per target directory (`beside.rs`). Only
+//! zsnap-ingest writes them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -71,7 +71,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     serde_json::from_slice(&text).or_exit(Exit::TryAgain, format!("{}: damaged journal", path.display())).map(Some)
 }
 
-/// Replaces a journal durably.
+/// Replaces a journal durably; its directory is created if it is missing.
 pub fn write<T: Serialize>(path: &Path, journal: &T) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(journal).context("journal")?;
     text.push(b'\n');

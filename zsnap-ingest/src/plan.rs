@@ -41,7 +41,7 @@ pub struct Number {
     pub seq: u64,
     /// The number of the file that was queued before it; `None`: the first of its epoch.
     pub prev: Option<u64>,
-    /// 128 random bits in hex.
+    /// The id of this file: 128 random bits in hex.
     pub id: String,
     /// Whether the file builds on an earlier one.
     pub base: Base,
@@ -253,7 +253,7 @@ pub struct Head {
     pub written: u64,
 }
 
-/// A file to decide on.
+/// A file that the plan decides about.
 #[derive(Clone, Copy, Debug)]
 pub struct Pending<'a> {
     /// What the file says about its place in a chain.
@@ -322,7 +322,7 @@ impl Verdict {
     }
 }
 
-/// The verdicts on the files of one target, and the order in which the Ready ones are applied.
+/// The plan for one target: the verdicts on its files, and the order in which the Ready ones are applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// One verdict for each file, in the order of the input.

@@ -21,7 +21,7 @@ pub struct AllowedProperty {
 
 /// The values that are allowed for a property.
 enum Values {
-    /// One of these.
+    /// One of these words.
     Words(&'static [&'static str]),
     /// The compression algorithms and levels of OpenZFS.
     Compression,

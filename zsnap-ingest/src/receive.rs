@@ -1,5 +1,5 @@
 //! Receives one substream with one `zfs receive`. The arguments follow a fixed grammar: this code cannot produce -F,
-//! -d, -e, -M or -s, and every name is chosen here, never by the stream.
+//! -d, -e, -M or -s. The dataset is chosen here, never by the stream, of which only the name of the snapshot is used.
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -17,9 +17,9 @@ use zsnap_common::stream::{StreamError, SubStream};
 
 use crate::property::{self, AllowedProperty};
 
-/// Returns the arguments of `zfs receive` for one substream into `dataset`: `receive -u (-o PROPERTY=VALUE | -x
-/// PROPERTY)* DATASET@SNAP`. The received dataset is not mounted, and not exposed as a device, by default.
-/// `DATASET@SNAP` determines where the stream goes, whatever names it contains.
+/// Returns the arguments of `zfs receive` for one substream into `dataset`:
+/// `receive -u (-o PROPERTY=VALUE | -x PROPERTY)* DATASET@SNAP`. The received dataset is not mounted, and not exposed
+/// as a device, by default. `DATASET@SNAP` determines where the stream goes, whatever names it contains.
 pub fn argv(dataset: &str, sub: &SubStream, extra: &[AllowedProperty]) -> Vec<OsString> {
     let properties = property::of(sub.kind, extra);
     let to = format!("{dataset}@{}", sub.snap);
@@ -79,7 +79,7 @@ pub struct Ended {
 
 struct Current {
     sub: SubStream,
-    /// `DATASET@SNAP`
+    /// The name of the snapshot: `DATASET@SNAP`.
     name: String,
     child: Child,
     stdin: Option<BufWriter<Interruptible<ChildStdin>>>,

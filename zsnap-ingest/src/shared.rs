@@ -28,9 +28,9 @@ const FAILED: &str = "/";
 
 /// The shared state of one run.
 pub struct Shared<'a> {
-    /// The configuration.
+    /// The configuration of the run.
     pub config: &'a Config,
-    /// The pool; `None`: it is absent, or none is configured.
+    /// The pool of the store; `None`: it is away, or no store is configured.
     pub pool: Option<Pool<'a>>,
     /// The time when the run began.
     pub now: SystemTime,

@@ -59,7 +59,7 @@ struct Way {
     order: u64,
     /// How many snapshots the path brings.
     snapshots: usize,
-    /// How many of them its first step brings.
+    /// How many snapshots the first step of the path brings.
     gain: usize,
 }
 
@@ -69,7 +69,7 @@ struct World<'a> {
     past: &'a Past,
     /// The snapshots of the dataset.
     here: HashSet<Guid>,
-    /// The same snapshots by name.
+    /// The snapshots of the dataset, by name.
     names: HashMap<&'a str, Guid>,
     /// The position of each snapshot in the journal.
     committed: HashMap<Guid, usize>,
