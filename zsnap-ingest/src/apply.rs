@@ -1,6 +1,5 @@
-//! A verified file is given to its receiver. The order of the steps is that of ARCHITECTURE.md,
-//! "What a crash leaves": the snapshot is seen, then the journal is written; the caller removes
-//! the file after that.
+//! Passes a verified file to its receiver. The order of the steps is that of ARCHITECTURE.md, "What a crash leaves":
+//! check that the snapshot exists, then write the journal; after that, the caller removes the file.
 
 use std::ffi::OsStr;
 use std::sync::PoisonError;
@@ -20,17 +19,17 @@ use crate::receive::{Ended, Unwrap};
 use crate::shared::Shared;
 use crate::{beside, command, journal};
 
-/// How a `zfs receive` ended that ended well.
+/// How a `zfs receive` without a failure ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
-    /// All snapshots are there.
+    /// All snapshots exist.
     All,
-    /// The dataset was changed since its base: nothing more was received.
+    /// The dataset was modified after the base: nothing more was received.
     Modified,
 }
 
-/// Receives a ZFS stream from sub-stream `skip` on. `tree`, `past` and the journal follow what
-/// was committed, also when it fails in the middle.
+/// Receives a ZFS stream without its first `skip` substreams. `tree`, `past` and the journal are updated with what was
+/// committed, even if a later substream fails.
 pub fn receive(
     shared: &Shared<'_>,
     pool: &Pool<'_>,
@@ -48,7 +47,7 @@ pub fn receive(
     let mut unwrap = Unwrap::new(pool.zfs, &name, skip, shared.config.receiving(&target.host));
     let replayed = opened.replay(&mut unwrap);
     let Ended { committed, result: received, modified } = unwrap.end();
-    // The receiver's own error says more than the broken pipe that it leaves behind.
+    // The receiver's own error says more than the broken pipe that results from it.
     let result = received.and(replayed);
     if let Some((sub, base)) = tree.back_dated(&name, &committed) {
         let what = format!(
@@ -71,7 +70,7 @@ pub fn receive(
         journal::write(&journal::dataset_path(&shared.config.state, pool.guid, target), past)?;
     }
     let Err(e) = result else { return Ok(Received::All) };
-    // On a pool that hangs this fails as well; the receiver's error says more.
+    // If the pool hangs, this fails as well, but the receiver's error says more.
     let refreshed = tree.refresh(pool.zfs, &name);
     if modified {
         refreshed?;
@@ -81,7 +80,7 @@ pub fn receive(
     Err(e)
 }
 
-/// Gives an opaque stream to its command.
+/// Passes an opaque stream to its command.
 pub fn run_command(
     shared: &Shared<'_>,
     table: &CommandTable,
@@ -96,7 +95,7 @@ pub fn run_command(
     command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, |out| opened.replay(out))
 }
 
-/// Remembers that a stream was not given to its command, since what was applied came after it.
+/// Records in the journal that a stream was not passed to its command, because what was applied came after it.
 pub fn passed(shared: &Shared<'_>, table: &CommandTable, facts: &Facts) -> Result<()> {
     let alone = shared.target(&table.target);
     let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,6 @@
-//! The journal of a command's target directory: `.zsnap/NAME.json` beside it, on the same file system, so
-//! that the two are lost or restored together. The directory above may belong to the command's user, who
-//! can put anything in the place of `.zsnap`: it is opened as quarantine is, and no symbolic link is
-//! followed.
+//! The journal of a command's target directory: `.zsnap/NAME.json` beside it, on the same file system, so that both
+//! are lost or restored together. The parent directory may belong to the command's user, who can replace `.zsnap` with
+//! anything. So it is opened in the same way as quarantine, and no symbolic link is followed.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -16,7 +15,7 @@ use crate::journal::TargetJournal;
 
 const DIRECTORY: &str = ".zsnap";
 
-/// The directory above the target, open, and the name of the journal.
+/// Opens the parent directory of the target, and returns it with the name of the journal.
 fn above(target: &Path) -> Result<(Incoming, OsString)> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
         return Err(Exit::Config.error(format!("{}: a target must lie in a directory", target.display())));
@@ -26,9 +25,12 @@ fn above(target: &Path) -> Result<(Incoming, OsString)> {
     Ok((Incoming::open(parent).or_exit(Exit::TryAgain, "journal")?, file))
 }
 
-/// Reads the journal; empty: there is none, or no directory above the target. One that cannot be read or understood is an error.
+/// Reads the journal. It is empty if it, or the parent directory of the target, does not exist.
+///
+/// # Errors
+/// The journal cannot be read or understood.
 pub fn read(target: &Path) -> Result<TargetJournal> {
-    // Its drive is away, perhaps: whoever gives a file to the command looks for the target first.
+    // Its drive may be away. This is harmless: a file goes to the command only after the target was found.
     let above_it = target.parent().map(std::fs::symlink_metadata);
     if above_it.is_some_and(|found| found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)) {
         return Ok(TargetJournal::new());
@@ -54,17 +56,17 @@ pub fn write(target: &Path, journal: &TargetJournal) -> Result<()> {
     new.replace(&file).or_exit(Exit::Io, "journal")
 }
 
-/// Removes the temporaries of runs that ended early.
+/// Removes the temporary files of runs that ended early.
 pub fn sweep(target: &Path) -> io::Result<()> {
     match above(target).map(|(parent, _)| parent.private(OsStr::new(DIRECTORY))) {
         Ok(Ok(dir)) => dir.sweep(),
-        // None is there; or it is not ours, which is told when a file comes for it.
+        // There is no such directory, or it is not ours, which is reported when a file for the target arrives.
         _ => Ok(()),
     }
 }
 
-/// Whether the journal can be kept there: `Err` says what stands in the way, and what to do. To `look`
-/// only it may belong to somebody else.
+/// Checks that the journal can be kept beside the target. The error is what prevents it, and the remedy. With `look`,
+/// which only reads, it may belong to another user.
 pub fn check(target: &Path, look: bool) -> Result<(), String> {
     let Ok((parent, _)) = above(target) else { return Ok(()) };
     let name = OsStr::new(DIRECTORY);
@@ -131,7 +133,7 @@ mod tests {
         }
         assert_eq!(fs::read(elsewhere.path().join("etc.json")).unwrap(), b"{}");
         assert!(dead.exists());
-        // Nor one in the place of the journal itself.
+        // Nor is a link followed in place of the journal itself.
         fs::remove_file(dir.path().join(".zsnap")).unwrap();
         write(&target, &journal()).unwrap();
         fs::remove_file(dir.path().join(".zsnap/etc.json")).unwrap();

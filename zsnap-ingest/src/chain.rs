@@ -1,4 +1,4 @@
-//! How a target stands: what came last, what waits, the worst state of its files, and what to do.
+//! The status of a target: what arrived last, what waits, the worst state of its files, and what to do.
 
 use std::time::Duration;
 
@@ -9,36 +9,36 @@ use crate::host::judge::Judgement;
 use crate::known::{Entry, What};
 use crate::plan::Verdict;
 
-/// How a target stands: the worst of what is to be said of it, the worst last.
+/// The state of a target: the worst state of its files. The variants are ordered from best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// Nothing waits.
+    /// No file waits.
     #[default]
     Ok,
-    /// It was received, and is not on the pool any more.
+    /// The journal lists it, but its dataset is no longer on the pool.
     Gone,
-    /// The next run will take what is here.
+    /// The next run will process what has arrived.
     New,
-    /// Its pool, directory or drive is absent.
+    /// Its pool or directory is away.
     Away,
-    /// For what a file builds on.
+    /// A file waits for what it builds on.
     Waiting,
-    /// A file is in quarantine, or will be.
+    /// A file is in quarantine, or the next run will move it there.
     Quarantined,
-    /// Not proven, or nobody receives it.
+    /// A file is not proven to come from its host, or nothing is configured to receive it.
     Held,
-    /// The dataset was changed here.
+    /// The dataset was changed on the target, or continued without a file.
     Diverged,
-    /// A file contradicts what is here.
+    /// A file contradicts what exists on the target.
     Conflict,
-    /// Nothing that comes by itself will help.
+    /// The chain cannot continue: nothing that arrives by itself will help.
     Broken,
-    /// A program or a disk failed over it.
+    /// A program or a disk failed while a file was processed.
     Failed,
 }
 
 impl State {
-    /// Of a file.
+    /// Returns the state that follows from the judgement of one file.
     pub fn of(host: &HostRun<'_>, at: usize, judgement: &Judgement) -> State {
         let entry = &host.files[at].entry;
         let state = match judgement {
@@ -58,39 +58,39 @@ impl State {
         if state == State::New && entry.attempts > 0 { State::Failed } else { state }
     }
 
-    /// Somebody must do something.
+    /// Whether somebody must do something.
     pub fn needs_attention(self) -> bool {
         self > State::Waiting
     }
 
-    /// One word for reports.
+    /// Returns the state as one word, for reports.
     pub fn word(self) -> String {
         format!("{self:?}").to_lowercase()
     }
 }
 
-/// One target, or a host of which nothing is here.
+/// The status of one target, or of a host that has none.
 #[derive(Debug, Default)]
 pub struct Chain {
     /// The worst state of its files.
     pub state: State,
     /// What to do; empty: nothing.
     pub remedy: String,
-    /// When the newest that was received was made: seconds since 1970.
+    /// When the newest snapshot or file that was received was made: seconds since 1970.
     pub newest: Option<u64>,
-    /// The name of that snapshot.
+    /// The name of the newest snapshot.
     pub snapshot: Option<String>,
-    /// Of a host without any: when something came last, or it was seen first.
+    /// For a host without targets: when a file last arrived, or the host was first seen. Seconds since 1970.
     pub came: Option<u64>,
-    /// Files that were not applied.
+    /// The number of files that were not applied.
     pub files: u64,
-    /// Of all of them.
+    /// The total size of these files in bytes.
     pub bytes: u64,
-    /// When the oldest of them came: seconds since 1970.
+    /// When the oldest of these files arrived: seconds since 1970.
     pub oldest: Option<u64>,
-    /// Files in quarantine.
+    /// The number of files in quarantine.
     pub quarantined: u64,
-    /// How often one of the files failed, at most.
+    /// The highest number of failures of any of the files.
     pub attempts: u32,
 }
 
@@ -103,21 +103,22 @@ impl Chain {
         self.attempts = self.attempts.max(entry.attempts);
     }
 
-    /// The worst counts, and of equals the first that has something to say.
+    /// Sets the state and remedy if the state is worse; if it is equal, only in place of an empty remedy.
     pub fn is(&mut self, state: State, remedy: impl Into<String>) {
         if state > self.state || state == self.state && self.remedy.is_empty() {
             (self.state, self.remedy) = (state, remedy.into());
         }
     }
 
-    /// Of what is away nobody knows how new it is; of what never came but lies here, how long it does.
+    /// Whether nothing new was received, or a file has waited, for longer than `max`. A target without any date is
+    /// late if no file waits, unless it is away: then nobody knows how new its data is.
     pub fn is_late(&self, max: Duration, now: u64) -> bool {
         let late = |time: u64| report::is_late(time, now, max);
         let newest = self.newest.or(self.came).map_or(self.files == 0 && self.state != State::Away, late);
         newest || self.oldest.is_some_and(late)
     }
 
-    /// The first of its times that lies ahead: seconds since 1970.
+    /// Returns the first of its times (seconds since 1970) that lies ahead.
     pub fn ahead(&self, now: u64) -> Option<u64> {
         let times = [self.newest, self.came, self.oldest];
         times.into_iter().flatten().find(|&time| report::ago(time, now).is_none())
@@ -148,11 +149,12 @@ mod tests {
         assert!(late(Chain { newest: Some(899), ..Chain::default() }));
         assert!(late(Chain { newest: Some(999), oldest: Some(899), files: 1, ..Chain::default() }));
         assert!(late(Chain { came: Some(899), ..Chain::default() }));
-        // Never came; lies here for a short time; nobody can know.
+        // Nothing ever arrived; a file waits, but not for long; the target is away, so nobody can know.
         assert!(late(Chain::default()));
         assert!(!late(Chain { oldest: Some(950), files: 1, ..Chain::default() }));
         assert!(!late(Chain { state: State::Away, ..Chain::default() }));
-        // A clock was ahead: nobody can know either, and silence would last until that time has come.
+        // A clock was ahead: nobody can know the age, and without an alarm there would be silence until that time has
+        // come.
         let ahead = 1000 + 86_401;
         assert!(late(Chain { newest: Some(ahead), ..Chain::default() }));
         assert!(late(Chain { newest: Some(u64::MAX), ..Chain::default() }));

@@ -1,4 +1,4 @@
-//! `check`: what would stop a run, said before it does, each with its remedy.
+//! `check`: reports what would stop a run before it does, with the remedies.
 
 use std::io::{self, Write};
 
@@ -12,7 +12,7 @@ use crate::cli::Options;
 use crate::command;
 use crate::config::{Config, Tables};
 
-/// Prints a line for each finding; 78 if one is a problem.
+/// Prints a line for each finding. Returns 78 if one is a problem.
 pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
     let config = Config::load(options, tables)?;
     let mut problems = Vec::new();
@@ -39,7 +39,8 @@ pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
             if let Err(e) = beside::check(&command.target, false) {
                 problems.push(format!("[[command]] target {target}: {e}"));
             }
-            // Whoever may change it can take the journal away, and streams would be applied once more.
+            // Whoever can write to the target's parent directory can remove the journal; then streams would be applied
+            // again.
             if let Err(e) = trusted::check_directory(&command.target) {
                 problems.push(format!("[[command]] target {target}: {e}"));
             }

@@ -1,6 +1,6 @@
-//! Streams that are no ZFS streams: one command per target takes them, and the journal beside
-//! the target remembers what it was given (ARCHITECTURE.md, "What a crash leaves"): before the
-//! command where a repeat would do harm, after it always.
+//! Applies opaque streams: one command per target receives them, and the journal beside the target records what was
+//! applied (ARCHITECTURE.md, "What a crash leaves"). The journal is written before the command if a repeat would do
+//! harm, and always after it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ use crate::config::CommandTable;
 use crate::plan::{Applied, Number};
 use crate::receive::hung;
 
-/// Whether the command's target directory is there: `Err` says what is wrong with it.
+/// Checks that the command's target directory exists. The error says what is wrong with it.
 pub fn check_target(target: &Path) -> Result<(), String> {
     let meta = std::fs::symlink_metadata(target).map_err(|e| format!("{}: {e}", target.display()))?;
     if !meta.is_dir() {
@@ -38,8 +38,8 @@ pub fn check_target(target: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the command on a stream that `feed` writes, and remembers it. One that takes nothing for
-/// `timeout`, or does not end that long after its last byte, is killed.
+/// Runs the command on the stream that `feed` writes, and records it in the journal. A command that reads nothing for
+/// `timeout`, or does not end within it after its last byte, is killed.
 pub fn apply(
     command: &CommandTable,
     target: &Target,
@@ -76,11 +76,11 @@ pub fn apply(
     beside::write(&command.target, &all)
 }
 
-/// A command that failed.
+/// The failure of a command.
 struct Failed {
     error: anyhow::Error,
-    /// It never read a byte of its input, or ended by itself with a status other than 0: by contract
-    /// it changed nothing. Otherwise nobody knows.
+    /// The command never read a byte of its input, or ended by itself with a status other than 0: by contract it
+    /// changed nothing. Otherwise nobody knows whether it did.
     nothing_done: bool,
 }
 
@@ -111,11 +111,13 @@ fn run(
                     let text = format!("{label} read only a part of the stream ({status}): {words}");
                     (Exit::Unavailable.error(text), status.code())
                 }
-                // Whether its end or our writing comes first is chance, and no news.
+                // Whether the command ends before or after the last write is a matter of chance, so this is reported
+                // like any other failure.
                 Ok(status) => (failed(&what, status, &child), status.code()),
             }
         } else {
-            // Killed before its stdin is closed, or it would take what it got for all.
+            // The command is killed before its stdin is closed; otherwise it would take a part of the stream for all
+            // of it.
             child.kill();
             (e, None)
         };
@@ -135,7 +137,7 @@ fn failed(what: &str, status: ExitStatus, child: &Child) -> anyhow::Error {
     Exit::Unavailable.error(format!("{what}: {status}: {}", child.last_words()))
 }
 
-/// Counts what is written.
+/// A writer that counts the bytes written through it.
 struct Counted<W> {
     to: W,
     bytes: u64,

@@ -1,4 +1,4 @@
-//! The configuration, checked: nothing behind this module sees TOML.
+//! The configuration, validated. Code that uses this module does not deal with TOML.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -24,31 +24,31 @@ use crate::receive::Receiving;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tables {
-    /// Who may send.
+    /// The hosts that may send.
     #[serde(default)]
     pub hosts: BTreeMap<Host, HostTable>,
-    /// Who receives what is not a ZFS stream: the first match.
+    /// The commands that receive opaque streams; the first that matches is used.
     #[serde(default)]
     pub command: Vec<CommandTable>,
 }
 
-/// `[hosts.NAME]`
+/// The table `[hosts.NAME]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HostTable {
-    /// How the host proves itself.
+    /// How the host proves that a file is its own.
     #[serde(default)]
     pub trust: TrustLevel,
-    /// Certificates that sign for it.
+    /// The certificates that may sign for the host.
     #[serde(default)]
     pub signers: Vec<PathBuf>,
-    /// Its NNCP node id, as in `NNCP_SENDER`.
+    /// The NNCP node id of the host, as in `NNCP_SENDER`.
     #[serde(default)]
     pub nncp_sender: Option<String>,
-    /// Datasets that it never sends, made for others to lie in.
+    /// Datasets that the host never sends, and that are created as parents of those that it sends.
     #[serde(default)]
     pub create_parents: Vec<Dataset>,
-    /// Its own bounds, instead of the general ones.
+    /// The limits for this host, in place of the general ones; see [`Bounds`].
     #[serde(default, deserialize_with = "some_count")]
     pub max_files: Option<u64>,
     #[serde(default, deserialize_with = "some_size")]
@@ -57,32 +57,32 @@ pub struct HostTable {
     pub max_size: Option<u64>,
     #[serde(default, deserialize_with = "some_count")]
     pub max_ratio: Option<u64>,
-    /// Properties of its datasets, `PROPERTY=VALUE`, beside the general ones.
+    /// Properties of its datasets, `PROPERTY=VALUE`, in addition to the general ones.
     #[serde(default)]
     pub set: Vec<String>,
-    /// Properties that its datasets inherit, beside the general ones.
+    /// Properties that its datasets inherit, in addition to the general ones.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Told when nothing came for longer.
+    /// If nothing has arrived for longer than this, it is reported.
     #[serde(default, deserialize_with = "maybe_duration")]
     pub max_age: Option<Duration>,
 }
 
-/// `[[command]]`
+/// A table `[[command]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandTable {
-    /// Glob on HOST/DATASET.
+    /// The glob that is matched against HOST/DATASET.
     #[serde(rename = "match", deserialize_with = "glob")]
     pub matches: Glob,
-    /// The command; it gets the plain stream on stdin.
+    /// The command, which receives the uncompressed stream on stdin.
     pub run: Vec<String>,
-    /// Whom it runs as; `None`: as we do.
+    /// The user who runs the command; `None`: the user who runs zsnap-ingest.
     #[serde(default)]
     pub user: Option<String>,
-    /// The directory that it changes.
+    /// The directory that the command changes.
     pub target: PathBuf,
-    /// An increment over a newer state does no harm.
+    /// Whether an incremental does no harm when it is applied over a newer state.
     #[serde(default)]
     pub overlap: bool,
 }
@@ -95,7 +95,7 @@ fn glob<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Glob, D::Error> {
     String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
 }
 
-/// A string or a number, as the option of the same name takes it.
+/// Parses a string or a number in the same way as the option of the same name.
 fn like_option<'de, D: serde::Deserializer<'de>, T>(
     d: D,
     parse: fn(&str) -> Result<T, String>,
@@ -121,20 +121,21 @@ fn some_size<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::E
     like_option(d, size)
 }
 
-/// What a host may cost us: in one run, and by one file.
+/// The limits for a host, in one run and for one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Queue files decrypted in one run.
+    /// The most queue files that are decrypted in one run.
     pub max_files: u64,
-    /// Bytes of queue files read in one run.
+    /// The most bytes of queue files that are read in one run.
     pub max_bytes: Option<u64>,
-    /// Bytes of one plain stream.
+    /// The most bytes of one uncompressed stream.
     pub max_size: Option<u64>,
-    /// Bytes of one plain stream for each byte of its file.
+    /// The most bytes of an uncompressed stream for each byte of its queue file.
     pub max_ratio: u64,
 }
 
-/// All that decides whether a file is believed and who receives it. Another version may decide otherwise.
+/// Returns a digest of everything that decides whether a file is accepted and what receives it. This includes the
+/// version, because another one may decide otherwise.
 fn fingerprint(options: &Options, tables: &Tables) -> Result<String> {
     let bounds = (options.window_log, options.max_size, options.max_ratio);
     let version = (env!("CARGO_PKG_VERSION"), PayloadKind::ALL);
@@ -145,48 +146,48 @@ fn fingerprint(options: &Options, tables: &Tables) -> Result<String> {
     Ok(sha256_hex(&text))
 }
 
-/// Everything that a run needs, loaded and valid.
+/// Everything that a run needs, loaded and validated.
 pub struct Config {
-    /// Directory of one directory per host.
+    /// The directory that has one directory per host.
     pub incoming: Option<PathBuf>,
-    /// Where ZFS streams go, and with what; `None`: they are held.
+    /// The store that ZFS streams are received into, and the programs for it; `None`: ZFS streams are held.
     pub store: Option<(String, Zfs)>,
-    /// The state directory.
+    /// The state directory of zsnap-ingest.
     pub state: PathBuf,
-    /// Decrypts.
+    /// The keys that decrypt queue files.
     pub keyring: Keyring,
-    /// Verifies.
+    /// The certificates that verify signatures.
     pub signers: Signers,
-    /// Who may send.
+    /// The hosts that may send.
     pub hosts: BTreeMap<Host, HostTable>,
-    /// Receivers of opaque streams.
+    /// The commands that receive opaque streams.
     pub commands: Vec<CommandTable>,
-    /// Messages up to this many bytes are held in memory: all hosts' together.
+    /// The bytes of memory that all hosts together may use to keep messages; larger messages are decrypted twice.
     pub verify_buffer: u64,
-    /// Largest zstd window, log2.
+    /// The log2 of the largest zstd window that is accepted.
     pub window_log: u32,
-    /// When a receiver is given up.
+    /// How long a receiver may read nothing, or run after its last byte, before it is killed.
     pub receive_timeout: Duration,
-    /// What waits longer is told again.
+    /// A file that has waited for longer than this is reported as such.
     pub max_wait: Duration,
-    /// Hosts that are served at the same time.
+    /// The number of hosts that are processed at the same time.
     pub jobs: usize,
-    /// Tells one configuration from another: tables, keys, certificates.
+    /// Distinguishes this configuration from another: a digest of tables, keys and certificates.
     pub fingerprint: String,
-    /// For hosts that have no bounds of their own.
+    /// The limits for hosts that have none of their own.
     bounds: Bounds,
     properties: Vec<AllowedProperty>,
-    /// Each host's own.
+    /// The properties that are set for one host only.
     host_properties: BTreeMap<Host, Vec<AllowedProperty>>,
 }
 
 impl Config {
-    /// Loads keys and certificates and finds the programs.
+    /// Loads keys and certificates, and finds the programs.
     pub fn load(options: &Options, tables: Tables) -> Result<Config> {
         let store = match &options.store {
             Some(store) => {
                 let dataset: Dataset = store.parse().or_exit(Exit::Config, "--store")?;
-                // It stands in front of the last argument of `zfs receive`.
+                // The store begins the last argument of `zfs receive`, where it would be taken for an option.
                 if store.starts_with('-') {
                     return Err(Exit::Config.error(format!("--store: no pool is called \"{store}\"")));
                 }
@@ -255,7 +256,7 @@ impl Config {
         })
     }
 
-    /// What a host may cost: its own bounds, or the general ones.
+    /// Returns the limits for a host: its own, or the general ones.
     pub fn bounds(&self, host: &Host) -> Bounds {
         let Some(table) = self.hosts.get(host) else { return self.bounds };
         Bounds {
@@ -266,13 +267,13 @@ impl Config {
         }
     }
 
-    /// How a host's ZFS streams are received; of a property that is said twice its own word counts.
+    /// Returns how the ZFS streams of a host are received. If a property is set twice, the host's own setting applies.
     pub fn receiving(&self, host: &Host) -> Receiving {
         let own = self.host_properties.get(host).into_iter().flatten();
         Receiving { timeout: self.receive_timeout, properties: self.properties.iter().chain(own).cloned().collect() }
     }
 
-    /// The receiver of an opaque target: the first whose glob fits.
+    /// Returns the command for an opaque target: the first whose glob matches.
     pub fn command_for(&self, target: &Target) -> Option<&CommandTable> {
         let name = target.to_string();
         self.commands.iter().find(|command| command.matches.matches(&name))

@@ -1,6 +1,6 @@
-//! One queue file on stdin, from NNCP or a forced ssh command. It is spooled whole, verified,
-//! and published in the state directory; only then the status is 0, and from then on it is ours.
-//! EOF proves nothing: NNCP gives a clean one for a damaged packet too.
+//! Receives one queue file on stdin, from NNCP or a forced ssh command. The file is spooled completely, verified, and
+//! published in the state directory. Only then is the exit status 0, and zsnap-ingest responsible for the file. EOF
+//! alone proves nothing: NNCP ends a damaged packet with a clean EOF too.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::opened::{No, Opened};
 use crate::run;
 
-/// Takes the file on stdin. `sender` is NNCP's word about who sent it.
+/// Receives the file on stdin. `sender` is the sender according to NNCP.
 pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender: Option<OsString>) -> Result<Exit> {
     let host = who(config, options.host.as_ref(), sender)?;
     let target = match target {
@@ -51,7 +51,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     }
     publish(&new, name)?;
     drop(new);
-    // From here on the file is ours to keep, whatever the run makes of it.
+    // From here on zsnap-ingest keeps the file, however the run ends.
     if let Err(e) = run::locked(config, options, Some(&host)) {
         if zsnap_common::cli::cancel::Cancelled::find(&e).is_some() {
             log::info("interrupted; the file is kept for the next run");
@@ -62,7 +62,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     Ok(Exit::Done)
 }
 
-/// The host that speaks: what the forced command says, or the one that the node id belongs to.
+/// Returns the sending host: the one that the forced command specifies, or the one that the NNCP node id belongs to.
 fn who(config: &Config, forced: Option<&Host>, sender: Option<OsString>) -> Result<Host> {
     if let Some(host) = forced {
         return Ok(host.clone());
@@ -79,7 +79,7 @@ fn who(config: &Config, forced: Option<&Host>, sender: Option<OsString>) -> Resu
     }
 }
 
-/// More than a stream of max-size could ever need is not even written to the disk.
+/// Writes stdin to the spool file. More than a stream of max-size could need is not even written to disk.
 fn spool(new: &NewFile, config: &Config, host: &Host) -> Result<()> {
     let sealed = |size: u64| size.saturating_add(size / 64).saturating_add(1 << 20);
     let most = config.bounds(host).max_size.map_or(u64::MAX, sealed);
@@ -110,7 +110,7 @@ fn spool(new: &NewFile, config: &Config, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// No space is temporary: the sender keeps the packet.
+/// Converts a write error to an exit status. A full disk is temporary: the sender keeps the packet.
 fn full(e: io::Error, new: &NewFile) -> anyhow::Error {
     let exit = match e.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Exit::TryAgain,
@@ -119,8 +119,8 @@ fn full(e: io::Error, new: &NewFile) -> anyhow::Error {
     exit.error(format!("{}: {e}", new.path().display()))
 }
 
-/// A name of our own: the sender's order is in the manifest. Without a target the label is all
-/// zeros until the manifest told it.
+/// Returns a new name for the file; the order of the sender is in the manifest. Without a target the label is all
+/// zeros until the manifest is read.
 fn name_for(host: &Host, target: Option<&Target>, now: SystemTime) -> QueueName {
     let micros = now.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     let stamp = Stamp::from_seq(micros, std::process::id());
@@ -130,7 +130,7 @@ fn name_for(host: &Host, target: Option<&Target>, now: SystemTime) -> QueueName 
     }
 }
 
-/// Two packets in one microsecond must not meet.
+/// Publishes the file. Two files that arrive in the same microsecond get different names.
 fn publish(new: &NewFile, mut name: QueueName) -> Result<()> {
     loop {
         match new.link_as(name.to_string().as_ref()) {

@@ -1,4 +1,4 @@
-//! A queue file in a run: where it lies, what is known of it, what became of it.
+//! A queue file during a run: where it is, what is known of it, and what was done with it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File as Fd;
@@ -13,64 +13,65 @@ use crate::opened::Opened;
 use crate::plan::Facts;
 use crate::shared::{Room, Shared, Slot};
 
-/// A directory with files of the host.
+/// A directory that contains files of one host.
 pub struct Place {
-    /// The directory of all hosts.
+    /// The directory that contains the directories of all hosts.
     pub root: Arc<Incoming>,
-    /// The host's.
+    /// The directory of the host.
     pub dir: Incoming,
-    /// Spooled by exec, which knew the sender: plain streams are allowed here.
+    /// Whether exec spooled the files. It knew the sender, so bare streams are allowed here.
     pub exec: bool,
 }
 
-/// How the keys of files in the incoming directory begin.
+/// The prefix of the keys of files in the incoming directory.
 pub const INCOMING: &str = "incoming/";
 const EXEC: &str = "exec/";
 
 impl Place {
-    /// What a file here is remembered by.
+    /// Returns the key under which what is known of a file in this directory is saved.
     pub fn key(&self, name: &OsStr) -> String {
         format!("{}{}", if self.exec { EXEC } else { INCOMING }, shown(name))
     }
 }
 
-/// A queue file.
+/// A queue file during a run.
 pub struct File<'a> {
-    /// Which of the host's places.
+    /// The index of its directory in the host's places.
     pub place: usize,
-    /// Its name as it is.
+    /// Its name as stored.
     pub name: OsString,
-    /// Its name as it is read.
+    /// Its name as parsed.
     pub queue: QueueName,
-    /// What is known of it.
+    /// What this and earlier runs know of it.
     pub entry: Entry,
-    /// What became of it in this run.
+    /// What was done with it in this run.
     pub fate: Fate,
-    /// Verified in this run and not let go of since.
+    /// The verified file, if it was verified in this run and has been held open since.
     pub kept: Option<Kept<'a>>,
-    /// Its dataset refused it as changed in this run, and is not asked again in this run.
+    /// Whether `zfs receive` rejected it in this run because the dataset was modified: it is not attempted again in
+    /// this run.
     pub refused: bool,
 }
 
-/// What became of a file in this run.
+/// What was done with a file in this run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// Nothing yet.
     Open,
-    /// Trouble that may pass: still arriving, not here, not its turn.
+    /// It was skipped, for a reason that may pass: it is still arriving, its pool is away, or it is not its turn.
     Later(String),
-    /// A program or a disk failed over it: not again in this run.
+    /// A program or a disk failed while it was processed: it is not attempted again in this run.
     Failed,
-    /// It is left alone.
+    /// It is ignored.
     Bad(String),
-    /// It would go to quarantine, if anything were done.
+    /// It would be moved to quarantine if this were not a dry run.
     Doomed(String),
-    /// Applied, removed, or moved away.
+    /// It was applied, removed, or moved to quarantine.
     Gone,
 }
 
 impl File<'_> {
-    /// What it says, if that is known.
+    /// Returns what the file says about its place in a chain, if that is known.
     pub fn facts(&self) -> Option<&Facts> {
         match &self.entry.what {
             What::Says(facts) => Some(facts),
@@ -78,7 +79,7 @@ impl File<'_> {
         }
     }
 
-    /// The target that its name tells.
+    /// Returns the target in its name, if the name contains one.
     pub fn named(&self) -> Option<Target> {
         match &self.queue.label {
             Label::Dataset(dataset) => Some(Target { host: self.queue.host.clone(), dataset: dataset.clone() }),
@@ -87,20 +88,20 @@ impl File<'_> {
     }
 }
 
-/// A verified file.
+/// A verified file that is held open.
 pub struct Kept<'a> {
-    /// Gives its stream.
+    /// Its verified content, which can write the stream.
     pub opened: Opened,
-    /// What was opened: only that is removed.
+    /// The open file. A file is removed by name only if it is still this one.
     pub fd: Arc<Fd>,
-    /// Its memory.
+    /// The memory that it uses.
     pub room: Option<Room<'a>>,
-    /// Its place among those that are held until they are applied.
+    /// Its slot among the files that are held until they are applied.
     pub slot: Option<Slot<'a>>,
 }
 
 impl<'a> Kept<'a> {
-    /// Holds it until it is applied, unless too many are held: then it will be verified again.
+    /// Holds the file until it is applied. If too many are held already, it is closed, and will be verified again.
     pub fn hold(self, shared: &'a Shared<'_>) -> Option<Kept<'a>> {
         shared.slot().map(|slot| Kept { slot: Some(slot), ..self })
     }

@@ -1,5 +1,5 @@
-//! One host's files in one run: look at what is new, plan each target, act on the plan. It goes on in
-//! steps of one file, so that all hosts get their turn (`run.rs`).
+//! Processes one host's files in one run: verifies new ones, plans each target, and does what the plan says. It
+//! proceeds in steps of one file, so that all hosts get their turn (`run.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,58 +23,58 @@ pub mod judge;
 
 use judge::{Judged, Judgement};
 
-/// The next step.
+/// A step that is still to be done.
 enum Todo {
-    /// Verify a file of which nothing is known.
+    /// Verify a new file.
     Look(usize),
-    /// Plan the targets of these files.
+    /// Plan the targets of these files, which have the same label.
     Label(Vec<usize>),
-    /// Plan a target and do what the plan says.
+    /// Plan a target, and schedule what the plan says.
     Plan(Target),
-    /// Part of a plan.
+    /// Do what a plan says with one file.
     Act(Target, usize, Verdict),
-    /// Plan all targets again, as long as that gets on: a child may have waited for its parent.
+    /// Plan all targets again until nothing more can be done: a child may have waited for its parent.
     Again,
 }
 
-/// One host.
+/// One host in one run.
 pub struct HostRun<'a> {
-    /// Of the run.
+    /// What the hosts of the run share.
     pub shared: &'a Shared<'a>,
-    /// Its name.
+    /// The name of the host.
     pub host: Host,
-    /// What it has on the pool.
+    /// What the pool contains of the host.
     pub tree: Tree,
-    /// In the order of their labels, then of their numbers.
+    /// The files, ordered by label and then by number.
     pub files: Vec<File<'a>>,
-    /// An incoming directory is configured, and not here now.
+    /// Whether an incoming directory is configured, but away.
     pub is_away: bool,
-    /// Known files of that.
+    /// What is known of files in the incoming directory that is away.
     pub absent: BTreeMap<String, Entry>,
-    /// How many queue files lie here beside those that were listed: more than one run looks at.
+    /// How many queue files exist beyond those that were listed: more than one run processes.
     pub beyond: u64,
-    /// Seconds since 1970 when a new file was seen last, or the host was seen first.
+    /// When a new file was last seen, or else when the host was first seen: seconds since 1970.
     pub last_came: u64,
-    /// The journals of its datasets that were looked at.
+    /// The journals of its datasets, as far as they were read.
     pub pasts: BTreeMap<Target, Past>,
-    /// Where its files lie.
+    /// The directories that contain its files.
     pub places: Vec<Place>,
-    /// Its files of which nothing is known.
+    /// The files, by index, whose target is not known because they are new or held.
     pub silent: BTreeSet<usize>,
     by_target: BTreeMap<Target, Vec<usize>>,
     known: Known,
     todo: VecDeque<Todo>,
-    /// A program failed over it: nothing more is given to it in this run.
+    /// Targets for which a program or disk failed: nothing more is applied to them in this run.
     pub stopped: BTreeSet<Target>,
-    /// How many files were decrypted.
+    /// How many files were decrypted in this run.
     pub looked: u64,
-    /// And how many bytes.
+    /// How many bytes of queue files were read in this run.
     pub read: u64,
 }
 
 impl<'a> HostRun<'a> {
-    /// Lists the host's files; nothing is decrypted. `absent`: an incoming directory is configured and not
-    /// here, so what is known of its files stays known.
+    /// Lists the host's files without decrypting any. `absent`: an incoming directory is configured but away, so what
+    /// is known of its files is kept.
     pub fn open(shared: &'a Shared<'a>, host: Host, places: Vec<Place>, absent: bool) -> Result<HostRun<'a>> {
         let now = shared.seconds();
         let (config, pool) = (shared.config, shared.pool.as_ref());
@@ -113,7 +113,7 @@ impl<'a> HostRun<'a> {
         Ok(run)
     }
 
-    /// Looks what the pool holds of the host.
+    /// Reads what the pool contains of the host.
     pub fn load_tree(&mut self) -> Result<()> {
         if let Some(pool) = self.shared.pool.as_ref() {
             self.tree = pool.tree(&self.host)?;
@@ -150,7 +150,7 @@ impl<'a> HostRun<'a> {
         Ok(())
     }
 
-    /// Sorts a file by what is known of it now.
+    /// Indexes a file by its target, or as silent if its target is not known.
     pub fn note(&mut self, at: usize) {
         match self.files[at].facts().map(|facts| facts.target.clone()) {
             Some(target) => {
@@ -164,8 +164,8 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    /// Label by label: all files of one are looked at before the first is applied, since a later
-    /// one may be the better way.
+    /// Schedules the first steps, label by label: all files of a label are verified before the first one is applied,
+    /// because a later one may allow a better path.
     fn first_steps(&mut self) {
         let mut labels: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for at in 0..self.files.len() {
@@ -180,8 +180,10 @@ impl<'a> HostRun<'a> {
         self.todo.push_back(Todo::Again);
     }
 
-    /// Does one step; `false`: there is nothing more to do. Only a signal is an error; whatever else
-    /// fails is the affair of the file that it fails over.
+    /// Does one step; returns `false` if nothing remains to be done.
+    ///
+    /// # Errors
+    /// Only a signal is an error. Any other failure concerns only the file or target where it occurs.
     pub fn step(&mut self) -> Result<bool> {
         cancel::check()?;
         let Some(todo) = self.todo.pop_front() else { return Ok(false) };
@@ -212,7 +214,7 @@ impl<'a> HostRun<'a> {
         Ok(true)
     }
 
-    /// The files of a target that are still here, as far as they say so.
+    /// Returns the files that are known to be for a target, except those that are gone.
     pub fn of(&self, target: &Target) -> impl Iterator<Item = usize> + '_ {
         let all = self.by_target.get(target).map_or(&[][..], Vec::as_slice);
         let target = target.clone();
@@ -221,7 +223,7 @@ impl<'a> HostRun<'a> {
         })
     }
 
-    /// The targets of these files, parents first.
+    /// Returns the targets of the files that remain, parents first.
     pub fn targets(&self) -> Vec<Target> {
         self.by_target.keys().filter(|target| self.of(target).next().is_some()).cloned().collect()
     }
@@ -232,7 +234,7 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    /// What a plan comes to, now.
+    /// Plans a target and returns what can be done now, in order.
     fn acts(&mut self, target: &Target) -> Result<Vec<(usize, Verdict)>> {
         if self.shared.dry {
             return Ok(Vec::new());
@@ -266,7 +268,8 @@ impl<'a> HostRun<'a> {
 
     fn plan(&mut self, target: Target) -> Result<()> {
         let mut acts = self.acts(&target)?;
-        // What is there must be there now, not an hour ago when the run began.
+        // A file is removed because its snapshot exists. So look at the pool now: an hour may have passed since the
+        // run began.
         if let Some(pool) = self.shared.pool.as_ref()
             && acts.iter().any(|(_, verdict)| *verdict == Verdict::AlreadyThere)
         {
@@ -277,7 +280,7 @@ impl<'a> HostRun<'a> {
             acts = self.acts(&target)?;
         }
         if acts.is_empty() {
-            // What waits need not be held: memory and open files are for what can be applied.
+            // Files that wait are not held open: memory and file descriptors are for files that can be applied.
             for at in self.of(&target).collect::<Vec<_>>() {
                 self.files[at].kept = None;
             }
@@ -290,19 +293,19 @@ impl<'a> HostRun<'a> {
         Ok(())
     }
 
-    /// The rest of the plan does not hold any more.
+    /// Drops the rest of the current plan, which no longer holds.
     fn plan_again(&mut self) {
         while let Some(Todo::Act(..)) = self.todo.front() {
             self.todo.pop_front();
         }
     }
 
-    /// HOST/FILE, for messages.
+    /// Returns HOST/FILE, for messages.
     pub fn key(&self, at: usize) -> String {
         format!("{}/{}", self.host, shown(&self.files[at].name))
     }
 
-    /// Tells what stays and why, and remembers what is known.
+    /// Reports which files stay and why, and saves what is known of them.
     pub fn finish(&mut self) -> Result<()> {
         for (at, judgement) in self.judge_all()? {
             let key = self.key(at);

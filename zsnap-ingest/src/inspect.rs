@@ -1,5 +1,5 @@
-//! `verify` and `cat`: one file, looked at by hand. The same checks as in a run, nothing is
-//! received, moved or removed.
+//! `verify` and `cat`: check one file by hand. The checks are those of a run, but nothing is received, moved or
+//! removed.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,7 +18,7 @@ use crate::cli::{OneFile, Options, TrustLevel};
 use crate::config::{Config, Tables};
 use crate::opened::{No, Opened};
 
-/// Checks the file; with `cat` writes its plain stream to stdout, otherwise what it is.
+/// Checks the file. Writes its uncompressed stream (`cat`), or a description of it, to stdout.
 pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) -> Result<Exit> {
     let name = which.path.file_name().unwrap_or(OsStr::new(""));
     let queue = match classify(name.as_encoded_bytes()) {
@@ -61,12 +61,12 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     Ok(Exit::Done)
 }
 
-/// No pool is needed to look at a file.
+/// Removes the store from the options: to check a file needs no pool.
 fn without_store(options: &Options) -> Options {
     Options { store: None, ..options.clone() }
 }
 
-/// The host's table, with what the command line adds.
+/// Adds what the command line specifies to the host's table.
 fn trusting(mut tables: Tables, host: &Host, which: &OneFile) -> Tables {
     if !which.signer_file.is_empty() || which.unsigned || tables.hosts.contains_key(host) {
         let table = tables.hosts.entry(host.clone()).or_default();
@@ -78,7 +78,7 @@ fn trusting(mut tables: Tables, host: &Host, which: &OneFile) -> Tables {
     tables
 }
 
-/// `key: value` lines, for people and for scripts.
+/// Describes the file in lines `key: value`, for users and for scripts.
 fn describe(opened: &Opened) -> String {
     let mut lines = BTreeMap::new();
     let Opened::Sealed(verified) = opened else { return String::new() };

@@ -1,6 +1,6 @@
-//! What was applied, remembered durably: one journal per dataset and pool for ZFS
-//! (`STATE/<pool guid>/journal/HOST/<dataset>.json`), one per target directory for commands
-//! (`beside.rs`). Only zsnap-ingest writes them.
+//! Durable records of what was applied: for ZFS, one journal per dataset and pool
+//! (`STATE/<pool guid>/journal/HOST/<dataset>.json`); for commands, one per target directory (`beside.rs`). Only
+//! zsnap-ingest writes them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,13 +17,13 @@ use zsnap_common::stream::Guid;
 
 use crate::plan::Applied;
 
-/// The journal of one target directory: a line for each HOST/DATASET that goes there.
+/// The journal of a command's target directory: one entry for each HOST/DATASET that is applied there.
 pub type TargetJournal = BTreeMap<String, Applied>;
 
-/// Where the journal of a dataset of a pool lies.
+/// Returns the path of the journal for a dataset on a pool.
 pub fn dataset_path(state: &Path, pool: Guid, target: &Target) -> PathBuf {
     let name = format!("{}.json", target.dataset.as_str().replace('/', "@"));
-    // 255 bytes are one component's limit; a dataset's name can have as many.
+    // A path component is limited to 255 bytes; the name of a dataset can have as many.
     let name = if name.len() > 200 {
         format!("~{}.json", zsnap_common::names::digest::sha256_hex(name.as_bytes()))
     } else {
@@ -32,7 +32,7 @@ pub fn dataset_path(state: &Path, pool: Guid, target: &Target) -> PathBuf {
     state.join(pool.to_string()).join("journal").join(target.host.as_str()).join(name)
 }
 
-/// The journals of a pool's datasets: HOST/DATASET (or HOST/~DIGEST of a long one), and where each lies.
+/// Returns the journals of a pool's datasets: HOST/DATASET (or HOST/~DIGEST if that is long), and the path of each.
 pub fn of_pool(state: &Path, pool: Guid) -> Result<Vec<(String, PathBuf)>> {
     let root = state.join(pool.to_string()).join("journal");
     let mut all = Vec::new();
@@ -40,7 +40,7 @@ pub fn of_pool(state: &Path, pool: Guid) -> Result<Vec<(String, PathBuf)>> {
         for file in names(&root.join(&host))? {
             let (host, name) = (host.to_string_lossy(), file.to_string_lossy());
             let Some(dataset) = name.strip_suffix(".json").filter(|name| !name.starts_with('.')) else { continue };
-            // Not ours: a newline in a name would make a line of its own in needed-guids.
+            // Not a file of zsnap-ingest: a newline in a name would create a line of its own in needed-guids.
             if host.parse::<Host>().is_err() || dataset.contains(|c: char| c.is_control()) {
                 continue;
             }
@@ -59,7 +59,10 @@ fn names(dir: &Path) -> Result<Vec<OsString>> {
     entries.map(name).collect::<io::Result<_>>().or_exit(Exit::Io, dir.display())
 }
 
-/// Reads a journal; `None`: there is none. One that cannot be read or understood is an error.
+/// Reads a journal; `None`: it does not exist.
+///
+/// # Errors
+/// The journal cannot be read or understood.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let text = match std::fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -68,7 +71,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     serde_json::from_slice(&text).or_exit(Exit::TryAgain, format!("{}: damaged journal", path.display())).map(Some)
 }
 
-/// Replaces a journal durably.
+/// Replaces a journal durably; its directory is created if it is missing.
 pub fn write<T: Serialize>(path: &Path, journal: &T) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(journal).context("journal")?;
     text.push(b'\n');

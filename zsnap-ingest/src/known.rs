@@ -1,7 +1,7 @@
-//! What is known of a host's files from earlier runs, so that 2,000 files that wait are not decrypted
-//! every ten minutes. It may order, hold back and report; whatever is applied, removed or
-//! quarantined is verified again in the same run. Losing it costs time only.
-//! `STATE/<pool guid>/facts/HOST.json`: two drives taken in turn keep their own.
+//! What earlier runs found out about a host's files, so that 2,000 waiting files are not decrypted every ten minutes.
+//! It may order, hold back and report files; but every file that is applied, removed or quarantined is verified again
+//! in the same run. Losing it costs only time. The path is `STATE/<pool guid>/facts/HOST.json`, so that two drives
+//! used in rotation have separate ones.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,83 +14,84 @@ use zsnap_common::stream::Guid;
 use crate::journal;
 use crate::plan::{Facts, Head};
 
-/// Of one host.
+/// What is known about the files of one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
-    /// Of the configuration that it was found out with: another one may judge otherwise.
+    /// The fingerprint of the configuration that was used: another one may judge otherwise.
     fingerprint: String,
-    /// When a file of the host was seen for the first time, or the host was; seconds since 1970.
+    /// When a new file of the host was last seen, or else when the host was first seen: seconds since 1970.
     pub last_came: u64,
-    /// By place and name: `incoming/NAME`.
+    /// The files, by place and name: `incoming/NAME`.
     pub files: BTreeMap<String, Entry>,
 }
 
-/// One file.
+/// What is known about one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Which file it is about.
+    /// Identifies the file that this entry describes.
     pub seen: Seen,
-    /// When it was first seen: seconds since 1970.
+    /// When the file was first seen: seconds since 1970.
     pub first: u64,
-    /// How often a program or disk failed over it.
+    /// How often a program or disk failed while the file was processed.
     pub attempts: u32,
-    /// Why it did the last time.
+    /// The reason of the last failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// What it says.
+    /// The result of verifying the file.
     pub what: What,
-    /// From when on (seconds since 1970) a held one is worth another look, though neither it nor the
-    /// configuration has changed: a date that lies ahead has come then.
+    /// When (seconds since 1970) to verify a held file again although neither it nor the configuration has changed,
+    /// for example because a future date in it has passed by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<u64>,
-    /// The state in which its dataset refused it as changed.
+    /// The state in which the dataset rejected the file because it was modified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_at: Option<Head>,
 }
 
 impl Entry {
-    /// Of a file of which nothing is known but when it was first seen: seconds since 1970.
+    /// Returns the entry of a new file, first seen at `first` (seconds since 1970).
     pub fn new(seen: Seen, first: u64) -> Entry {
         Entry { seen, first, attempts: 0, failure: None, what: What::New, again: None, refused_at: None }
     }
 
-    /// That a program or disk failed over it, how often, and why.
+    /// Describes the failures: how often a program or disk failed, and why.
     pub fn failed_over(&self, name: &str) -> String {
         let why = self.failure.as_deref().unwrap_or("the log says why");
         format!("failed over {name} for {} times: {why}", self.attempts)
     }
 
-    /// Whether a run looks into it.
+    /// Whether a run verifies the file: it is new, or it is time to verify it again.
     pub fn is_due(&self, now: u64) -> bool {
         self.what == What::New || self.again.is_some_and(|again| again <= now)
     }
 }
 
-/// What a file says.
+/// The result of verifying a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
-    /// Not looked at yet.
+    /// Not verified yet.
     New,
-    /// It was verified.
+    /// The file was verified, and states these facts.
     Says(Facts),
-    /// It was not, or nobody receives it; the remedy.
+    /// The file stays: it is not proven to come from its host, or cannot be received as it is. Contains the reason and
+    /// the remedy.
     Held(String),
 }
 
-/// Identity of a file. Not the device: a removable drive gets another number each time.
+/// The identity of a file. The device number is not part of it: a removable drive gets another one each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     inode: u64,
-    /// Length in bytes.
+    /// The length in bytes.
     pub size: u64,
-    /// Nanoseconds since 1970.
+    /// Nanoseconds since 1970; the same in `changed`.
     modified: i64,
     changed: i64,
 }
 
 impl Seen {
-    /// Of a file.
+    /// Returns the identity of the file with these attributes.
     pub fn of(stat: &Stat) -> Seen {
         let nanos = |secs: i64, nanos: u64| {
             secs.saturating_mul(1_000_000_000).saturating_add(i64::try_from(nanos).unwrap_or(i64::MAX))
@@ -110,8 +111,8 @@ fn path(state: &Path, pool: Option<Guid>, host: &Host) -> PathBuf {
 }
 
 impl Known {
-    /// Reads it. What was found out under another configuration is forgotten, but not since
-    /// when a file is here. Damage means to begin anew.
+    /// Reads what is known about a host's files. What was found out with another configuration is forgotten, except
+    /// since when each file has been there. If the file is damaged, it starts from nothing.
     pub fn read(state: &Path, pool: Option<Guid>, host: &Host, fingerprint: &str, now: u64) -> Known {
         let mut known: Known = journal::read(&path(state, pool, host)).ok().flatten().unwrap_or_default();
         if known.fingerprint != fingerprint {
@@ -128,13 +129,13 @@ impl Known {
         known
     }
 
-    /// What is known of the file with that key, or that it is new.
+    /// Returns what is known about the file with this key, or the entry of a new file.
     pub fn entry(&self, key: &str, seen: Seen, now: u64) -> Entry {
         let known = self.files.get(key).filter(|entry| entry.seen == seen).cloned();
         known.unwrap_or(Entry::new(seen, now))
     }
 
-    /// Replaces what is on disk, if it changed.
+    /// Replaces the file on disk, if anything changed.
     pub fn write(&self, state: &Path, pool: Option<Guid>, host: &Host) -> anyhow::Result<()> {
         let path = path(state, pool, host);
         match journal::read::<Known>(&path) {

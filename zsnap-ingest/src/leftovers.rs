@@ -1,5 +1,5 @@
-//! Temporaries of runs that ended early. Each is locked by its writer, so that what is still
-//! being written stays.
+//! Removes the temporary files of runs that ended early. Each is locked by its writer, so that those that are still
+//! being written are not removed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,7 +10,7 @@ use zsnap_common::durable::publish;
 use crate::config::Config;
 use crate::{beside, quarantine};
 
-/// Removes them from the state directory, from beside the commands' targets, and from quarantine.
+/// Removes the temporary files from the state directory, from beside the commands' targets, and from quarantine.
 pub fn remove(config: &Config) -> io::Result<()> {
     config.commands.iter().try_for_each(|command| beside::sweep(&command.target))?;
     let mut dirs = vec![config.state.clone()];

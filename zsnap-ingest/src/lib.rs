@@ -1,5 +1,5 @@
-//! zsnap-ingest: lock, scan, check who sent it, authenticate, order, receive. A library only for
-//! the sake of its tests and benchmarks, which look at the pure parts.
+//! zsnap-ingest: lock, list, check the sender, authenticate, order, receive. It is a library only for tests and
+//! benchmarks, which use the pure parts.
 
 mod apply;
 mod beside;
@@ -42,7 +42,7 @@ use zsnap_message::keys::{self, Purpose};
 use cli::{Cli, Options, Verb};
 use config::{Config, Tables};
 
-/// The program: parses, runs, maps to an exit status.
+/// Runs the program: parses the command line, runs, and returns the exit status.
 pub fn main() -> ExitCode {
     zsnap_common::cli::exit::run_tool("zsnap-ingest", start)
 }

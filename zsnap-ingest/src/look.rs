@@ -1,4 +1,4 @@
-//! A file is opened, and verified as sent by its host. What it says is noted; a bad one goes to quarantine.
+//! Opens a file, and verifies that its host sent it. Notes what it says; moves a bad file to quarantine.
 
 use std::fs::File as Fd;
 use std::sync::Arc;
@@ -18,20 +18,21 @@ use crate::plan::Facts;
 use crate::quarantine;
 use crate::shared::{Room, seconds};
 
-/// A damaged file younger than this may still be arriving.
+/// A damaged file that was modified more recently than this may still be arriving.
 const ARRIVING: Duration = Duration::from_secs(600);
 
-/// In seconds.
+/// A day, in seconds.
 const DAY: u64 = 24 * 3600;
 
-/// Whether a damaged file that was changed at that time may not be whole yet. A time that lies more than a day
-/// ahead was not set by whoever writes it now.
+/// Whether a damaged file that was modified at that time may still be arriving. A time more than a day ahead does not
+/// count, because whoever writes the file now did not set it.
 fn is_arriving(modified: SystemTime, now: SystemTime) -> bool {
     !report::is_late(seconds(modified), seconds(now), ARRIVING)
 }
 
 impl<'a> HostRun<'a> {
-    /// Opens and verifies a file, and notes what it says, or does with it what its refusal means.
+    /// Opens and verifies a file. Notes what it says, or handles its rejection. Returns the verified file, if it is
+    /// one.
     pub fn verify(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
         match self.look(at) {
             Err(e) => {
@@ -46,8 +47,8 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    /// Whether it is for a pool that is absent, by its name: it need not be decrypted in every run until
-    /// the drive comes.
+    /// Whether a file is, by its name, for a pool that is away. Such a file need not be decrypted in every run until
+    /// the drive returns.
     pub fn is_away(&self, at: usize) -> bool {
         let named = self.files[at].named();
         self.shared.is_pool_away() && named.is_some_and(|named| self.shared.config.command_for(&named).is_none())
@@ -68,7 +69,7 @@ impl<'a> HostRun<'a> {
         }
         let bounds = shared.config.bounds(&self.host);
         let bytes = self.read.saturating_add(file.entry.seen.size);
-        // One file is always taken, or a large one would never be.
+        // At least one file is always processed; otherwise one that exceeds max-bytes would never be.
         if self.looked > 0 && (self.looked >= bounds.max_files || bounds.max_bytes.is_some_and(|most| bytes > most)) {
             if is_held {
                 return Ok(None);
@@ -84,7 +85,7 @@ impl<'a> HostRun<'a> {
             }
             Err(Unsafe::Not(what)) => {
                 let why = format!("{what}; ignored");
-                // Cheap to find out, and not all that it depends on is the file's own.
+                // This is checked in every run: it is cheap, and depends not only on the file itself.
                 (file.entry.what, file.entry.again) = (What::Held(why.clone()), Some(0));
                 file.fate = Fate::Bad(why);
                 return Ok(None);
@@ -128,14 +129,14 @@ impl<'a> HostRun<'a> {
                 (file.entry.what, file.entry.again) = (What::Held(why), Some(until));
                 Ok(None)
             }
-            // The next version that is installed may know it.
+            // An upgraded version may know it.
             No::Newer(why) => {
                 (file.entry.what, file.entry.again) = (What::Held(why), Some(shared.seconds().saturating_add(DAY)));
                 Ok(None)
             }
             No::Damaged(why) => {
                 let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
-                // Not by the time at which the run began: it may be an hour ago.
+                // The current time, not the time when the run began, which may be an hour ago.
                 if !place.exec && is_arriving(modified, SystemTime::now()) {
                     file.fate = Fate::Later(format!("{why}; it may still be arriving"));
                     return Ok(None);
@@ -150,7 +151,7 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    /// Moves a file to quarantine.
+    /// Moves a file to quarantine, unless it has changed since it was opened.
     pub fn quarantine(&mut self, at: usize, fd: &Fd, why: &str) -> Result<()> {
         let key = self.key(at);
         let file = &mut self.files[at];
@@ -159,7 +160,7 @@ impl<'a> HostRun<'a> {
             file.fate = Fate::Doomed(why.to_owned());
             return Ok(());
         }
-        // Whoever writes it would write on in quarantine.
+        // A file that is still being written would continue to grow in quarantine.
         if Seen::of(&rustix::fs::fstat(fd)?) != file.entry.seen {
             file.fate = Fate::Later(format!("{why}; it may still be arriving"));
             return Ok(());

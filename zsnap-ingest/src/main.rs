@@ -1,4 +1,4 @@
-//! See the library.
+//! The executable; see the library.
 
 fn main() -> std::process::ExitCode {
     zsnap_ingest::main()

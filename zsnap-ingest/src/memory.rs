@@ -1,27 +1,25 @@
-//! Whether this machine has the memory that verifying a file may take. With less, anything in it may
-//! fail, and a library that gets no memory often says no more than that it failed: then the file is
-//! not to blame.
+//! Checks whether this machine has the memory that verifying a file may need. With less, anything may fail, and a
+//! library that cannot allocate memory often reports no cause. Then the file must not be blamed.
 
 use std::hint::black_box;
 
-/// What one file takes beside its zstd window and what is kept of it: the buffers of Sequoia (six times
-/// 4 MiB), our pipes, stacks.
+/// The memory for one file besides its zstd window and what is kept of it: the buffers of Sequoia (six times 4 MiB),
+/// pipes, stacks.
 const EACH: u64 = 40 << 20;
 
-/// The most bytes that are in use while `jobs` files are verified, with zstd windows of up to
-/// 2^`window_log` bytes, and `buffer` bytes of payload, and as many of plain stream, kept of all
-/// together.
+/// Returns the most bytes that are in use while `jobs` files are verified, with zstd windows of up to 2^`window_log`
+/// bytes. Of all files together, `buffer` bytes of payload are kept, and as many of uncompressed streams.
 pub fn most(jobs: usize, window_log: u32, buffer: u64) -> u64 {
     let window = 1_u64.checked_shl(window_log).unwrap_or(u64::MAX);
     let each = window.saturating_add(EACH);
     each.saturating_mul(jobs as u64).saturating_add(buffer.saturating_mul(2))
 }
 
-/// Whether the system gives so many bytes now; none is touched or kept.
+/// Whether the system can allocate so many bytes now. They are neither touched nor kept.
 pub fn is_enough(bytes: u64) -> bool {
     let mut probe: Vec<u8> = Vec::new();
     let given = usize::try_from(bytes).is_ok_and(|bytes| probe.try_reserve_exact(bytes).is_ok());
-    // An allocation that nobody looks at may be left out by the compiler.
+    // Without this, the compiler may remove an allocation that is not used.
     black_box(&probe);
     given
 }

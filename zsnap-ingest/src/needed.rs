@@ -1,7 +1,6 @@
-//! `STATE/<pool guid>/needed-guids`: which snapshots of the pool zsnap-expire must not destroy, because
-//! a file that waits builds on them, or the next one will. It says `complete` only when all is
-//! known that a run can know; from before the first change of a run until its end it says
-//! `running`.
+//! Writes `STATE/<pool guid>/needed-guids`: the snapshots of the pool that zsnap-expire must not destroy, because a
+//! waiting file, or the next file, builds on them. It is marked `complete` only if everything is known that a run can
+//! find out; from before the first change of a run until its end it is marked `running`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,12 +16,12 @@ use crate::journal;
 use crate::known::{Entry, What};
 use crate::plan::Past;
 
-/// Where it lies for a pool.
+/// Returns the path of the file for a pool.
 pub fn path(state: &Path, pool: Guid) -> PathBuf {
     state.join(pool.to_string()).join("needed-guids")
 }
 
-/// Writes it, from the files that are still here and from the journals. `now`: seconds since 1970.
+/// Writes the file, from the remaining queue files and the journals. `now`: seconds since 1970.
 pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, now: u64) -> Result<()> {
     let mut lines = BTreeSet::new();
     for host in hosts {
@@ -33,12 +32,13 @@ pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, no
         for entry in host.absent.values() {
             pending(&mut lines, entry, host.host.as_str());
         }
-        // Also what no journal has: committed when a run ended early, or left by a rollback.
+        // The newest snapshot, even if no journal has it: it was committed when a run ended early, or remained after a
+        // rollback.
         for target in host.tree.targets(&host.host) {
             let newest = host.tree.snapshots(&host.tree.name(&target)).last();
             lines.extend(newest.map(|s| format!("{} {target}", s.guid)));
         }
-        // A program failed, so it is not known what is there.
+        // A program failed, so it is unknown what is on the pool.
         lines.extend(host.stopped.iter().map(|target| format!("all {target}")));
     }
     chains(&mut lines, state, pool)?;
@@ -56,8 +56,8 @@ pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, no
     publish::write_durably(&path, text.as_bytes()).or_exit(Exit::Io, "needed-guids")
 }
 
-/// The bases of a file that waits: all of them, since which one it will need depends on what is
-/// there by then. Of a file that does not say, everything.
+/// Adds the bases of a waiting file. All of them, because which one it will need depends on what exists by then. A
+/// file whose facts are not known needs everything.
 fn pending(lines: &mut BTreeSet<String>, entry: &Entry, named: &str) {
     match &entry.what {
         What::Says(facts) => {
@@ -68,12 +68,12 @@ fn pending(lines: &mut BTreeSet<String>, entry: &Entry, named: &str) {
     }
 }
 
-/// The newest snapshot of every chain: what comes next builds on it.
+/// Adds the newest snapshot of every chain, because the next file builds on it.
 fn chains(lines: &mut BTreeSet<String>, state: &Path, pool: Guid) -> Result<()> {
     for (target, path) in journal::of_pool(state, pool)? {
         match journal::read::<Past>(&path) {
-            // Rebuilt from the pool: which snapshot is the chain's, and which was made by hand, only the
-            // next file will tell.
+            // The journal was rebuilt from the pool: only the next file will show which snapshots belong to the chain,
+            // and which were made by hand.
             Ok(Some(past)) if past.raw.is_none() && !past.committed.is_empty() => {
                 lines.insert(format!("all {target}"));
             }

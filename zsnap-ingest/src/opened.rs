@@ -1,4 +1,4 @@
-//! A queue file whose sender and form are proven, and which target it is for.
+//! A queue file whose sender and form are verified, and the target that it is for.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -24,38 +24,37 @@ use crate::shared::seconds;
 
 /// A file that may be applied.
 pub enum Opened {
-    /// Decrypted, authenticated, walked.
+    /// A sealed stream: decrypted, authenticated and checked.
     Sealed(Box<Verified<Arc<File>>>),
-    /// A bare `zfs send` stream, which only exec mode takes, under `trust = "transport"`.
+    /// A bare `zfs send` stream, which is accepted only by exec, with `trust = "transport"`.
     Plain(Arc<File>, StreamFacts),
 }
 
-/// Why a file is not applied, and where it belongs.
+/// A rejection: why a file is not applied, and what happens to it.
 #[derive(Debug)]
 pub enum No {
-    /// To quarantine, but it may still be arriving.
+    /// To be moved to quarantine, unless it may still be arriving.
     Damaged(String),
-    /// To quarantine. The status is exec's: a forger is not an accident of the line.
+    /// To be moved to quarantine. The exit status is for exec: a forgery is distinguished from damage.
     Bad(Exit, String),
-    /// It stays; says the remedy. The status is exec's.
+    /// It is held. The message contains the remedy, and the exit status is for exec.
     Held(Exit, String),
-    /// It stays until then (seconds since 1970), by which time a date in it will not lie ahead any more; says
-    /// the remedy.
+    /// It is held until no date in it lies ahead any more.
     Ahead {
-        /// When it is worth another look.
+        /// When to verify it again, in seconds since 1970.
         until: u64,
-        /// The fact and the remedy.
+        /// The reason and the remedy.
         why: String,
     },
-    /// It stays until zsnap-ingest is upgraded; says so.
+    /// It is held until zsnap-ingest is upgraded. The message says so.
     Newer(String),
-    /// Reading failed, or something is scarce on this machine: try again.
+    /// Reading failed, or a resource of this machine is exhausted: to be tried again.
     Io(std::io::Error),
 }
 
 impl Opened {
-    /// Verifies `file` as sent by `host`. Up to `keep` bytes of it are kept in memory; a larger one is
-    /// decrypted once more when its stream is wanted.
+    /// Verifies that `host` sent `file`. Up to `keep` bytes of it are kept in memory; a larger file is decrypted again
+    /// when its stream is written.
     pub fn verify(
         config: &Config,
         host: &Host,
@@ -77,7 +76,7 @@ impl Opened {
             let opened = Opened::Plain(file.clone(), walk(file)?);
             return opened.check_times(host, now).map(|()| opened);
         }
-        // In a directory nobody vouches for who wrote the file, so transport is not a trust there.
+        // Nothing proves who wrote a file in the incoming directory, so `trust = "transport"` applies only to exec.
         let unsigned = match table.trust {
             TrustLevel::Signature => false,
             TrustLevel::Recipient => true,
@@ -88,7 +87,7 @@ impl Opened {
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
         let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| match refusal {
             refusal @ (Refusal::Io(_) | Refusal::Newer(_) | Refusal::Clock(_)) => explain(refusal, host),
-            // With too little memory anything may fail, and not every library says why.
+            // With too little memory anything may fail, and not every library reports the cause.
             refusal if !memory::is_enough(memory::most(config.jobs, config.window_log, config.verify_buffer)) => {
                 let short = payload::out_of_memory();
                 No::Io(std::io::Error::new(short.kind(), format!("{short}; not believed until then: {refusal}")))
@@ -99,7 +98,7 @@ impl Opened {
         opened.check_times(host, now).map(|()| opened)
     }
 
-    /// The signed word about itself; `None`: a file of the seeds, or a plain stream.
+    /// Returns the signed manifest; `None`: a file without one, or a bare stream.
     pub fn manifest(&self) -> Option<&Manifest> {
         match self {
             Opened::Sealed(verified) => verified.manifest(),
@@ -107,7 +106,7 @@ impl Opened {
         }
     }
 
-    /// What the gate found; `None`: an opaque stream.
+    /// Returns what the gate found in the stream; `None`: an opaque stream.
     pub fn stream(&self) -> Option<&StreamFacts> {
         match self {
             Opened::Sealed(verified) => verified.stream(),
@@ -115,7 +114,7 @@ impl Opened {
         }
     }
 
-    /// How many bytes of it are in memory.
+    /// Returns how many bytes of the file are kept in memory.
     pub fn kept(&self) -> u64 {
         match self {
             Opened::Sealed(verified) => verified.kept(),
@@ -123,7 +122,7 @@ impl Opened {
         }
     }
 
-    /// Writes the plain stream.
+    /// Writes the uncompressed stream to `out`.
     pub fn replay(self, out: &mut dyn Write) -> Result<()> {
         match self {
             Opened::Sealed(verified) => verified.replay(out),
@@ -135,14 +134,15 @@ impl Opened {
         }
     }
 
-    /// A snapshot dated in the future is held until it is not any more: the sender may have taken it
-    /// under a wrong clock, and others build on it. This clock, too, makes no file bad.
+    /// Holds a stream with a future snapshot until the date has passed. It is not quarantined, because the sender may
+    /// have created the snapshot while its clock was wrong, and later ones build on it; or the clock of this machine
+    /// is wrong.
     fn check_times(&self, host: &Host, now: SystemTime) -> Result<(), No> {
         let Some(late) = self.stream().and_then(|stream| stream.ahead(now)) else { return Ok(()) };
         Err(ahead(&format!("snapshot {} is dated", quoted(&late.snap)), late.created, host))
     }
 
-    /// Whether ZFS can hold the names of its snapshots below the store.
+    /// Checks that the names of its snapshots below the store are not too long for ZFS.
     pub fn fits(&self, config: &Config, target: &Target) -> Result<(), No> {
         let snaps = self.stream().map_or(&[][..], |stream| &stream.substreams).iter().map(|s| s.snap.len());
         let (Some((store, _)), Some(longest)) = (&config.store, snaps.max()) else { return Ok(()) };
@@ -154,9 +154,9 @@ impl Opened {
         Ok(())
     }
 
-    /// Which target the file is for: its manifest says so, and its name must agree. Without a
-    /// manifest the name alone tells, and of the two readings of `NAME.0` the one that fits the
-    /// stream's own name.
+    /// Returns the target of the file. The manifest determines it, and the file name must agree. Without a manifest
+    /// only the name determines it; of the two readings of `NAME.0`, the one that matches the dataset in the stream is
+    /// used.
     pub fn target(&self, host: &Host, queue: &QueueName) -> Result<Target, No> {
         if let Some(manifest) = self.manifest() {
             let target = Target { host: manifest.host.clone(), dataset: manifest.dataset.clone() };
@@ -184,7 +184,7 @@ impl Opened {
     }
 }
 
-/// Says what a refusal means for the file.
+/// Converts a refusal to what it means for the file.
 fn explain(refusal: Refusal, host: &Host) -> No {
     let held = No::Held;
     match refusal {
@@ -220,7 +220,7 @@ fn explain(refusal: Refusal, host: &Host) -> No {
     }
 }
 
-/// A date that lies ahead, in seconds since 1970.
+/// Returns the rejection of a file with a future date, in seconds since 1970.
 fn ahead(what: &str, date: u64, host: &Host) -> No {
     let until = date.saturating_sub(report::AHEAD.as_secs());
     let (date, day) = (report::time(date), report::time(until));
@@ -231,7 +231,7 @@ fn ahead(what: &str, date: u64, host: &Host) -> No {
     No::Ahead { until, why: format!("{what} more than a day ahead ({date}): {whose}; {sooner}") }
 }
 
-/// Calls `each` for every piece of the file from where it stands.
+/// Calls `each` for every piece of the file, from its present position.
 fn copy(file: &mut &File, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     loop {

@@ -1,7 +1,7 @@
-//! What to do with the verified files of one target: pure decisions over what is there, what was
-//! applied, and what the files say. In which order they came does not count. For ZFS guids
-//! alone decide, as in the kernel (`plan/zfs.rs`); for opaque streams the numbers in their
-//! manifests (`plan/opaque.rs`).
+//! Decides what to do with the verified files of one target: pure functions of the snapshots on the target, of the
+//! journal, and of what the files say. The order in which the files arrived does not matter. For ZFS streams only
+//! guids decide, as in the kernel (`plan/zfs.rs`); for opaque streams, the numbers in their manifests
+//! (`plan/opaque.rs`).
 
 use std::collections::BTreeMap;
 
@@ -21,54 +21,54 @@ pub use zfs::zfs;
 /// What a verified file says about its place in a chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Which target it is for.
+    /// The target that the file is for.
     pub target: Target,
-    /// Its number: the manifest's, or the one in its name. Microseconds since 1970.
+    /// The number of the file: the one in its manifest, or else the one in its name. Microseconds since 1970.
     pub order: u64,
-    /// What the manifest says; `None`: a file of the seeds, or a plain stream.
+    /// The place in the chain that the manifest states; `None`: a file without a manifest, or a bare stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<Number>,
-    /// The snapshots in a ZFS stream, one link each; empty: an opaque stream.
+    /// One link for each snapshot of a ZFS stream; empty: an opaque stream.
     pub links: Vec<Link>,
 }
 
-/// A manifest's word about where a file belongs among the others of its target.
+/// What a manifest says about the place of its file among the others of its target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Number {
-    /// Life of the sender's state that counts.
+    /// The epoch of the sender that numbered the file.
     pub epoch: Epoch,
-    /// Number of this file in it.
+    /// The number of this file in the epoch.
     pub seq: u64,
-    /// Number of the acknowledged file before it.
+    /// The number of the file that was queued before it; `None`: the first of its epoch.
     pub prev: Option<u64>,
-    /// 128 random bits in hex.
+    /// The id of this file: 128 random bits in hex.
     pub id: String,
-    /// Whether it needs what came before.
+    /// Whether the file builds on an earlier one.
     pub base: Base,
 }
 
-/// One snapshot of a stream: what it is built on, and what it makes.
+/// One snapshot of a stream, and its base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// The base; `None`: a full stream.
+    /// The guid of the base; `None`: a full stream.
     pub from: Option<Guid>,
-    /// The snapshot.
+    /// The guid of the snapshot.
     pub to: Guid,
-    /// Its name.
+    /// The name of the snapshot.
     pub snap: String,
-    /// Sent raw: encrypted as on the sender's disk.
+    /// Whether it was sent raw: encrypted as on the sender's disk.
     pub raw: bool,
 }
 
 impl Number {
-    /// From a manifest.
+    /// Extracts the place in the chain from a manifest.
     pub fn of(m: &Manifest) -> Number {
         Number { epoch: m.epoch.clone(), seq: m.seq, prev: m.prev, id: m.id.clone(), base: m.base }
     }
 }
 
 impl Facts {
-    /// From a verified file. `order` is the number in its name.
+    /// Collects the facts of a verified file. `order` is the number in its name.
     pub fn of(target: Target, order: u64, manifest: Option<&Manifest>, stream: Option<&StreamFacts>) -> Facts {
         let number = manifest.map(Number::of);
         let links = stream.map_or(&[][..], |s| &s.substreams);
@@ -77,31 +77,33 @@ impl Facts {
     }
 }
 
-/// What was applied to a dataset of one pool: its journal.
+/// The journal of a dataset on one pool: what was received into it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Past {
-    /// Snapshots that we saw committed, oldest first.
+    /// The guids of the snapshots that were seen to be committed, oldest first.
     pub committed: Vec<Guid>,
-    /// Number of the newest file, of those with a manifest, that is there.
+    /// The highest number of a file that was received as a whole; files without a manifest do not count.
     pub last_seq: Option<u64>,
-    /// Whether what was received was raw; `None`: not known, for nothing was received since the journal was
-    /// rebuilt from the pool.
+    /// Whether what was received was raw; `None`: unknown, because nothing was received since the journal was rebuilt
+    /// from the pool.
     #[serde(default)]
     pub raw: Option<bool>,
-    /// The snapshot that the dataset which is there began with; `None`: not known. What is older was received
-    /// into one that is gone.
+    /// The snapshot that the present dataset began with; `None`: unknown. Snapshots that precede it in the journal
+    /// were received into a dataset that no longer exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Guid>,
 }
 
-/// More are forgotten: pruned so long ago that no copy of their files is under way any more.
+/// The most snapshots that a journal holds. Older ones are forgotten: they were pruned so long ago that no copy of
+/// their files is in transit any more.
 const REMEMBERED: usize = 10_000;
 
-/// More older files of a command are forgotten; a copy of one would be held.
+/// The most older files of a command that are remembered. A copy of a forgotten one is a Conflict.
 const OLDER: usize = 1000;
 
 impl Past {
-    /// A snapshot was received on `from`: it is the newest now, so what the journal has behind it was rolled back.
+    /// Records that a snapshot was received on `from`. It is the newest now, so whatever follows it in the journal was
+    /// rolled back.
     pub fn commit(&mut self, from: Option<Guid>, guid: Guid, raw: bool) {
         if from.is_none() {
             self.begun = Some(guid);
@@ -115,9 +117,9 @@ impl Past {
         self.raw = Some(raw);
     }
 
-    /// Before a file is applied to the dataset with these snapshots, oldest first: what is behind the newest
-    /// one that is still here was rolled back, and is forgotten, lest it seem to have been pruned
-    /// once something else follows it. If none is, this is another dataset, which was made by hand.
+    /// Prepares the journal for applying a file to the dataset that has these snapshots, oldest first. What follows
+    /// the newest snapshot that still exists was rolled back, and is forgotten; otherwise it would seem to have been
+    /// pruned once another snapshot follows. If none of the journal exists, this is another dataset, made by hand.
     pub fn rewind(&mut self, here: &[Snapshot]) {
         let is_here = |guid: &Guid| here.iter().any(|s| s.guid == *guid);
         if let Some(left) = self.committed.iter().rposition(is_here) {
@@ -128,8 +130,8 @@ impl Past {
         }
     }
 
-    /// Remembers those snapshots of a file that are here, oldest first, in case that a run ended between
-    /// their commit and ours.
+    /// Records those snapshots of a file that exist on the target (`here`, oldest first), in case a run ended after
+    /// their commit but before it wrote the journal.
     pub fn learn(&mut self, facts: &Facts, here: &[Snapshot]) {
         let place = |guid: Guid| here.iter().position(|s| s.guid == guid);
         for link in &facts.links {
@@ -143,33 +145,33 @@ impl Past {
         }
     }
 
-    /// The file is there, as a whole.
+    /// Records that the file was received as a whole.
     pub fn done(&mut self, facts: &Facts) {
         self.last_seq = facts.number.as_ref().map(|n| n.seq).max(self.last_seq);
     }
 }
 
-/// What a command was given last.
+/// The journal's entry for a target of a command: the last file that was applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// Life of the sender's state.
+    /// The epoch of the sender.
     pub epoch: Epoch,
-    /// Number of the file.
+    /// The number of the file.
     pub seq: u64,
-    /// Its id.
+    /// The id of the file: 128 random bits in hex.
     pub id: String,
-    /// When it was made, by the sender's clock: seconds since 1970. Its number does not always tell: that
-    /// stays ahead when the sender's clock was ahead once. `None`: applied by a version that did not note it.
+    /// When the file was made, by the sender's clock: seconds since 1970. The number does not always show it: it stays
+    /// ahead after the sender's clock was ahead once. `None`: applied by a version that did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<u64>,
-    /// The command was started and never seen to end.
+    /// The command was started, and was not seen to end.
     #[serde(default, skip_serializing_if = "is_false")]
     pub applying: bool,
-    /// What was applied before, for the case that this one was not.
+    /// The previous entry, which becomes valid again if this file was not applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Box<Applied>>,
-    /// Older files of that life which need not be applied any more, by number: they were, or a full one that
-    /// was came after them. Their ids, as far as they were seen.
+    /// Older files of the same epoch that need not be applied any more, by number: each was applied, or a full one
+    /// that was applied came after it. The value is the id, if it is known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub older: BTreeMap<u64, Option<String>>,
 }
@@ -179,7 +181,7 @@ fn is_false(b: &bool) -> bool {
 }
 
 impl Applied {
-    /// The entry for a file that is applied after `before`.
+    /// Returns the entry for a file that is applied after `before`.
     pub fn of(number: &Number, before: Option<Applied>) -> Applied {
         let (epoch, seq, id) = (number.epoch.clone(), number.seq, number.id.clone());
         let mut older = BTreeMap::new();
@@ -188,7 +190,7 @@ impl Applied {
             older.insert(before.seq, Some(before.id));
         }
         let mut applied = Applied { epoch, seq, id, created: None, applying: false, before: None, older };
-        // An increment that overlaps may have been applied without the one that it builds on.
+        // With `overlap`, an incremental may have been applied although the file that it builds on was not.
         applied.came_before(number.prev.filter(|_| number.base == Base::None));
         applied
     }
@@ -202,18 +204,19 @@ impl Applied {
         }
     }
 
-    /// When it was made, in seconds since 1970, as far as that is known.
+    /// Returns when the file was made, in seconds since 1970, estimated from its number if it was not recorded.
     pub fn made(&self) -> u64 {
         self.created.unwrap_or(self.seq / MICROS)
     }
 
-    /// Whether a file was applied, or a full one that was came after it.
+    /// Whether the file was applied, or a full one that was applied came after it.
     fn has_passed(&self, number: &Number) -> bool {
         let known = self.older.get(&number.seq).filter(|_| self.epoch.id == number.epoch.id);
         known.is_some_and(|id| id.as_ref().is_none_or(|id| *id == number.id))
     }
 
-    /// A file that is Stale need not be applied, nor what came before it.
+    /// Records that a Stale file need not be applied any more; nor need the one before it, unless the file is an
+    /// incremental that was applied itself, since with `overlap` that says nothing about the one before it.
     pub fn passed(&mut self, number: &Number) {
         if self.epoch.id == number.epoch.id {
             let was_applied = self.older.insert(number.seq, Some(number.id.clone())).flatten().is_some();
@@ -222,79 +225,79 @@ impl Applied {
     }
 }
 
-/// The dataset that a stream goes to, as it is now.
+/// The dataset that a stream is received into, in its present state.
 pub struct There<'a> {
-    /// Its name on this pool: `STORE/HOST/DATASET`.
+    /// The name of the dataset on this pool: `STORE/HOST/DATASET`.
     pub name: &'a str,
-    /// `None`: the dataset is absent. Oldest first.
+    /// The snapshots, oldest first; `None`: the dataset is absent.
     pub snapshots: Option<&'a [Snapshot]>,
-    /// Bytes written to it since its newest snapshot.
+    /// Bytes written to the dataset since its newest snapshot.
     pub written: u64,
-    /// The dataset of the same host that must be there first, and is not.
+    /// The parent dataset, of the same host, that is missing and must be received first.
     pub parent: Option<&'a Dataset>,
 }
 
 impl There<'_> {
-    /// Tells one state of a dataset from another.
+    /// Returns what distinguishes this state of the dataset from a later one; `None`: it has no snapshot.
     pub fn head(&self) -> Option<Head> {
         self.snapshots.and_then(|all| all.last()).map(|last| Head { newest: last.guid, written: self.written })
     }
 }
 
-/// A dataset's state, as far as it decides whether an incremental on an older snapshot is taken.
+/// The part of a dataset's state that decides whether `zfs receive` accepts an incremental on an older snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// Its newest snapshot.
+    /// The guid of the newest snapshot.
     pub newest: Guid,
-    /// Bytes written since.
+    /// Bytes written since that snapshot.
     pub written: u64,
 }
 
-/// A file to decide on.
+/// A file that the plan decides about.
 #[derive(Clone, Copy, Debug)]
 pub struct Pending<'a> {
-    /// What it says.
+    /// What the file says about its place in a chain.
     pub facts: &'a Facts,
-    /// The state in which the dataset refused it as changed: no use to try again before that
-    /// has changed.
+    /// The state in which `zfs receive` rejected the file because the dataset was modified: it is not attempted again
+    /// before the state has changed.
     pub refused_at: Option<Head>,
 }
 
-/// What becomes of a file.
+/// What the plan decides about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Apply it, without its first `skip` sub-streams, which are there by then.
+    /// To be applied without its first `skip` substreams, whose snapshots exist by then.
     Ready {
-        /// How many sub-streams to leave out.
+        /// How many substreams to skip.
         skip: usize,
-        /// It was received before, and is gone with all that followed: the pool was rewound.
+        /// It was received before, but it and all later snapshots are gone: the pool was rewound.
         again: bool,
     },
-    /// Its last snapshot is there: remove it.
+    /// Its last snapshot exists, or the file was applied: to be removed.
     AlreadyThere,
-    /// What was applied came after it: remove it.
+    /// What was applied came after it: to be removed.
     Stale,
-    /// A Ready file holds all that it holds: it will be AlreadyThere, or Stale.
+    /// A Ready file contains all of it. Once that is applied, this one is AlreadyThere or Stale.
     Superseded,
-    /// It stays until what it builds on comes.
+    /// It stays until something that it needs arrives.
     Waiting {
-        /// For what.
+        /// What it waits for.
         why: String,
-        /// The pending file that brings it, by its index.
+        /// The index of the pending file that brings it, if any.
         behind: Option<usize>,
     },
-    /// It stays: nothing that comes by itself will help. Says the remedy.
+    /// It stays, and nothing that arrives by itself will help. Contains the remedy.
     Broken(String),
-    /// It stays: the dataset was changed here, or went on without it. Says the remedy.
+    /// It stays: the dataset was changed on the target, or continued without it. Contains the remedy.
     Diverged(String),
-    /// It stays: it contradicts what is here. Says the remedy.
+    /// It stays: it contradicts what exists on the target. Contains the remedy.
     Conflict(String),
-    /// To quarantine.
+    /// To be moved to quarantine. Contains the reason.
     Refused(String),
 }
 
 impl Verdict {
-    /// One word for reports.
+    /// Returns the verdict as one word, for reports.
     pub fn word(&self) -> &'static str {
         match self {
             Verdict::Ready { .. } => "ready",
@@ -309,7 +312,7 @@ impl Verdict {
         }
     }
 
-    /// Why, and what to do; empty where the word says all.
+    /// Returns the reason and the remedy; empty if the word says it all.
     pub fn why(&self) -> &str {
         match self {
             Verdict::Waiting { why, .. } => why,
@@ -319,30 +322,29 @@ impl Verdict {
     }
 }
 
-/// The verdicts on the files of one target, and the order in which the Ready ones are applied.
+/// The plan for one target: the verdicts on its files, and the order in which the Ready ones are applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// One for each file, in the order in which they were given.
+    /// One verdict for each file, in the order of the input.
     pub verdicts: Vec<Verdict>,
-    /// Indices of the Ready ones.
+    /// The indices of the Ready files, in the order in which they are applied.
     pub path: Vec<usize>,
 }
 
 /// Microseconds in a second.
 const MICROS: u64 = 1_000_000;
 
-/// A file that is known by its number alone: which one of which target, and when it was queued by the clock
-/// there.
+/// Describes a file of which only the number is known: its target, and when it was queued by the sender's clock.
 fn numbered(seq: u64, target: &Target) -> String {
     format!("file {seq} of {target} (queued {})", report::time(seq / MICROS))
 }
 
-/// What to do when such a file does not come. `anew`: how the sender does without it.
+/// Returns what to do if such a file is lost. `anew`: how the sender continues the chain without it.
 fn if_lost(target: &Target, anew: &str) -> String {
     format!("if it is lost, send it again with zsnap-fanout requeue where it was kept, or on {}: {anew}", target.host)
 }
 
-/// The dataset of the same host that must be there first, if any is missing: the outermost one.
+/// Returns the outermost parent dataset that is missing and must be received first, if any.
 pub fn missing_parent(target: &Target, has: impl Fn(&Dataset) -> bool) -> Option<Dataset> {
     let mut missing = None;
     let mut at = target.dataset.parent();

@@ -1,4 +1,4 @@
-//! The pool that the store lies on, and what lies there of one host.
+//! The pool that contains the store, and what it contains of one host.
 
 use std::collections::btree_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,19 +11,19 @@ use zsnap_common::stream::{Guid, SubStream};
 use crate::config::Config;
 use crate::plan::{self, There};
 
-/// The pool.
+/// The pool that contains the store.
 pub struct Pool<'a> {
-    /// Its identity: what was given to another drive says nothing about this one.
+    /// The identity of the pool: what another pool has received says nothing about this one.
     pub guid: Guid,
-    /// Where received datasets go.
+    /// The dataset below which streams are received.
     pub store: &'a str,
-    /// The programs.
+    /// The `zfs` and `zpool` programs.
     pub zfs: &'a Zfs,
     datasets: BTreeMap<String, u64>,
 }
 
 impl<'a> Pool<'a> {
-    /// Looks for the store; `None`: none is configured, or it is absent.
+    /// Opens the pool of the store; `None`: no store is configured, or it is away.
     pub fn open(config: &'a Config) -> Result<Option<Pool<'a>>> {
         let Some((store, zfs)) = &config.store else { return Ok(None) };
         let Some(datasets) = zfs.datasets(store)? else { return Ok(None) };
@@ -31,13 +31,13 @@ impl<'a> Pool<'a> {
         Ok(Some(Pool { guid, store, zfs, datasets }))
     }
 
-    /// The hosts that have something here.
+    /// Returns the hosts that have datasets in the store.
     pub fn hosts(&self) -> impl Iterator<Item = Host> + '_ {
         let of = |name: &String| name.strip_prefix(self.store)?.strip_prefix('/')?.parse().ok();
         self.datasets.keys().filter_map(of)
     }
 
-    /// What lies here of `host`, now.
+    /// Reads what the store contains of `host` now.
     pub fn tree(&self, host: &Host) -> Result<Tree> {
         let root = format!("{}/{host}", self.store);
         if !self.datasets.contains_key(&root) {
@@ -49,48 +49,48 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// What lies below `STORE/HOST`.
+/// The datasets and snapshots below `STORE/HOST`.
 #[derive(Debug, Default)]
 pub struct Tree {
     root: String,
-    /// With the bytes written since the newest snapshot.
+    /// The datasets, with the bytes written since their newest snapshot.
     datasets: BTreeMap<String, u64>,
-    /// Oldest first.
+    /// The snapshots of each dataset, oldest first.
     snapshots: BTreeMap<String, Vec<Snapshot>>,
-    /// What the next run will make.
+    /// The datasets that the next run will create.
     expected: BTreeSet<String>,
 }
 
 impl Tree {
-    /// The name of a target's dataset on the pool.
+    /// Returns the name of a target's dataset on the pool.
     pub fn name(&self, target: &Target) -> String {
         format!("{}/{}", self.root, target.dataset)
     }
 
-    /// A target as the planner sees it.
+    /// Returns the state of a target for the planner.
     pub fn there<'a>(&'a self, name: &'a str, parent: Option<&'a Dataset>) -> There<'a> {
         let written = self.datasets.get(name).copied();
         There { name, snapshots: written.map(|_| self.snapshots(name)), written: written.unwrap_or(0), parent }
     }
 
-    /// The snapshots of a dataset, oldest first.
+    /// Returns the snapshots of a dataset, oldest first.
     pub fn snapshots(&self, name: &str) -> &[Snapshot] {
         self.snapshots.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The datasets that have snapshots.
+    /// Returns the targets that have snapshots.
     pub fn targets(&self, host: &Host) -> impl Iterator<Item = Target> + '_ {
         let of = |name: &String| name.strip_prefix(&self.root)?.strip_prefix('/')?.parse().ok();
         let host = host.clone();
         self.snapshots.keys().filter_map(of).map(move |dataset| Target { host: host.clone(), dataset })
     }
 
-    /// The target's dataset will be there before those that lie in it are received.
+    /// Notes that the target's dataset will exist before its children are received.
     pub fn expect(&mut self, target: &Target) {
         self.expected.insert(self.name(target));
     }
 
-    /// The parent that must come first: one that is neither here nor to be made by us.
+    /// Returns the parent that must be received first: it does not exist, and `create` does not list it.
     pub fn missing_parent(&self, target: &Target, create: &[Dataset]) -> Option<Dataset> {
         plan::missing_parent(target, |parent| {
             let name = format!("{}/{parent}", self.root);
@@ -98,8 +98,8 @@ impl Tree {
         })
     }
 
-    /// Makes the host's own file system and the parents that the configuration lists, where they
-    /// are missing.
+    /// Creates the host's own file system, and the missing parents of the target. The planner makes a file wait unless
+    /// the configuration lists those parents.
     pub fn make_parents(&mut self, zfs: &Zfs, target: &Target) -> Result<()> {
         let mut at = Some(target.dataset.clone());
         let mut names = Vec::new();
@@ -117,8 +117,8 @@ impl Tree {
         Ok(())
     }
 
-    /// The first of these snapshots, as they are received one after the other, that is dated before the one that
-    /// it builds on; and the date of that, in seconds since 1970.
+    /// Returns the first of these snapshots, in the order in which they were received, whose date is earlier than that
+    /// of its base, together with the date of the base in seconds since 1970.
     pub fn back_dated<'s>(&self, name: &str, subs: &'s [SubStream]) -> Option<(&'s SubStream, u64)> {
         let mut dates: BTreeMap<Guid, u64> = self.snapshots(name).iter().map(|s| (s.guid, s.creation)).collect();
         subs.iter().find_map(|sub| {
@@ -128,7 +128,7 @@ impl Tree {
         })
     }
 
-    /// A dataset has one snapshot more.
+    /// Adds a received snapshot to a dataset.
     pub fn received(&mut self, name: &str, sub: &SubStream) {
         self.datasets.insert(name.to_owned(), 0);
         let snapshots = self.snapshots.entry(name.to_owned()).or_default();
@@ -136,7 +136,7 @@ impl Tree {
         snapshots.push(Snapshot { name: sub.snap.clone(), guid: sub.to, createtxg, creation: sub.created });
     }
 
-    /// Looks at one dataset again.
+    /// Reads one dataset again.
     pub fn refresh(&mut self, zfs: &Zfs, name: &str) -> Result<()> {
         match zfs.datasets(name)? {
             Some(datasets) => {

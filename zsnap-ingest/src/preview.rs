@@ -1,4 +1,4 @@
-//! `plan`: what `run` would do with each file, in its order. Verifies what is new, and does nothing.
+//! `plan`: reports what `run` would do with each file, in its order. It verifies new files, and changes nothing.
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use crate::plan::Verdict;
 use crate::run;
 use crate::shared::Shared;
 
-/// Prints the report; 1 if something needs attention. `only`: these hosts, or all.
+/// Prints the report. Returns 1 if something needs attention. `only`: the hosts to report; empty: all.
 pub fn preview(config: &Config, only: &[Host], json: bool, now: SystemTime) -> Result<Exit> {
     let shared = Shared::new(config, now, true)?;
     let columns = vec!["file", "verdict", "dataset", "bytes", "since", "behind", "why"];

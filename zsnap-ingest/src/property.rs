@@ -1,35 +1,35 @@
-//! Which properties a received dataset may be given beside the stream: those that limit it, tune it,
-//! or are the user's own. What would mount it, share it, run programs of it, change its encryption or
-//! make it writable is not to be had, whoever wrote the configuration.
+//! Which properties may be set on a received dataset in addition to the stream: those that limit it or tune it, and
+//! user properties. Properties that would mount or share it, run programs from it, change its encryption or make it
+//! writable are never allowed, whoever wrote the configuration.
 //!
-//! Names, values and kinds are those of zfsprops(7); the grammar of user properties is that of
-//! OpenZFS `zfs_prop_user` (`module/zcommon/zfs_prop.c`).
+//! The names, values and kinds are those of zfsprops(7); the grammar of user properties is that of OpenZFS
+//! `zfs_prop_user` (`module/zcommon/zfs_prop.c`).
 
 use zsnap_common::cli::options::size;
 use zsnap_common::stream::Kind;
 
-/// One property for `zfs receive`: to be set (`-o`), or to be inherited (`-x`). Only the
-/// constructors here make one, so that whatever has one has an allowed one.
+/// One property for `zfs receive`: to be set (`-o`), or to be inherited (`-x`). Only the constructors below create
+/// one, so that every value of this type is an allowed property.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedProperty {
     name: String,
-    /// `None`: to be inherited.
+    /// The value to set; `None`: to be inherited.
     value: Option<String>,
-    /// The kind it is for; `None`: both.
+    /// The kind of dataset that it applies to; `None`: both.
     of: Option<Kind>,
 }
 
-/// What a property may be set to.
+/// The values that are allowed for a property.
 enum Values {
-    /// One of these.
+    /// One of these words.
     Words(&'static [&'static str]),
-    /// The algorithms and levels of OpenZFS.
+    /// The compression algorithms and levels of OpenZFS.
     Compression,
     /// A size in bytes, or `none`.
     Limit,
     /// A power of two from 512 bytes to 16 MiB.
     Block,
-    /// The same, or 0.
+    /// A power of two from 512 bytes to 16 MiB, or 0.
     BlockOrNone,
 }
 use Values::{Block, BlockOrNone, Compression, Limit, Words};
@@ -39,7 +39,8 @@ struct Native {
     name: &'static str,
     of: Option<Kind>,
     values: Values,
-    /// It is inherited, and what is inherited can do no harm that the store's owner did not choose.
+    /// Whether it can be excluded: OpenZFS inherits it, and an inherited value can do no harm that the owner of the
+    /// store did not choose.
     excludable: bool,
 }
 
@@ -47,7 +48,8 @@ const fn native(name: &'static str, of: Option<Kind>, values: Values) -> Native 
     Native { name, of, values, excludable: true }
 }
 
-/// Not to be excluded: OpenZFS does not inherit it, or what we set must stay.
+/// Describes a property that cannot be excluded: OpenZFS does not inherit it, or the value that zsnap-ingest sets must
+/// stay.
 const fn fixed(name: &'static str, of: Option<Kind>, values: Values) -> Native {
     Native { name, of, values, excludable: false }
 }
@@ -62,7 +64,7 @@ const CACHE: Values = Words(&["all", "none", "metadata"]);
 const NATIVE: &[Native] = &[
     native("atime", FS, SWITCH),
     fixed("canmount", FS, Words(&["off", "noauto"])),
-    // Never off: a backup that cannot tell that it is damaged is none.
+    // "off" is not allowed: a backup that cannot detect that it is damaged is not a backup.
     native("checksum", BOTH, Words(&["on", "fletcher4", "sha256", "sha512", "skein", "edonr", "blake3"])),
     native("compression", BOTH, Compression),
     native("copies", BOTH, Words(&["1", "2", "3"])),
@@ -92,13 +94,13 @@ const NATIVE: &[Native] = &[
     native("xattr", FS, Words(&["on", "off", "dir", "sa"])),
 ];
 
-/// OpenZFS: a name has less than ZAP_MAXNAMELEN (256) bytes, a value less than ZAP_MAXVALUELEN (8192).
+/// OpenZFS limits: a name has less than ZAP_MAXNAMELEN (256) bytes, a value less than ZAP_MAXVALUELEN (8192).
 const MAX_USER_NAME: usize = 255;
 const MAX_USER_VALUE: usize = 8191;
 const SEE: &str = "zsnap-ingest(8) lists what may be set";
 
 impl AllowedProperty {
-    /// `NAME=VALUE`, to be set. The error is for people.
+    /// Parses `NAME=VALUE`, a property to set. The error is a message for the user.
     pub fn set(text: &str) -> Result<AllowedProperty, String> {
         let Some((name, value)) = text.split_once('=') else {
             return Err(format!("\"{text}\" is not PROPERTY=VALUE"));
@@ -117,7 +119,7 @@ impl AllowedProperty {
         Ok(AllowedProperty { name: name.into(), value: Some(value), of: native.of })
     }
 
-    /// `NAME`, to be inherited. The error is for people.
+    /// Parses `NAME`, a property to inherit. The error is a message for the user.
     pub fn exclude(name: &str) -> Result<AllowedProperty, String> {
         let of = match name.contains(':') {
             true => check_user(name).map(|()| BOTH)?,
@@ -129,7 +131,7 @@ impl AllowedProperty {
         Ok(AllowedProperty { name: name.into(), value: None, of })
     }
 
-    /// Its option of `zfs receive`, and the option's argument.
+    /// Returns the option of `zfs receive`, and its argument.
     pub fn arguments(&self) -> [String; 2] {
         match &self.value {
             Some(value) => ["-o".into(), format!("{}={value}", self.name)],
@@ -138,9 +140,9 @@ impl AllowedProperty {
     }
 }
 
-/// What a received dataset of this kind is given: it is read-only and not mounted or exposed as a
-/// device by itself, and what `extra` says that fits the kind. Each property occurs once, for
-/// OpenZFS refuses doubled ones; the last counts.
+/// Returns the properties for a received dataset of this kind: read-only, not mounted or exposed as a device by
+/// default, and those of `extra` that apply to the kind. Each property occurs once, because OpenZFS rejects
+/// duplicates; the last one applies.
 pub fn of(kind: Kind, extra: &[AllowedProperty]) -> Vec<AllowedProperty> {
     let hidden = match kind {
         Kind::Filesystem => ("canmount", "noauto"),
@@ -175,7 +177,7 @@ fn check_user(name: &str) -> Result<(), String> {
 }
 
 impl Values {
-    /// The value as `zfs` is given it, if it is allowed.
+    /// Returns the value in the form that `zfs` receives, if it is allowed.
     fn read(&self, value: &str) -> Option<String> {
         let block = |bytes: &u64| bytes.is_power_of_two() && (512..=16 << 20).contains(bytes);
         let allowed = match self {
@@ -203,7 +205,7 @@ impl Values {
 fn compression(value: &str) -> bool {
     let level = |prefix: &str| -> Option<u32> {
         let digits = value.strip_prefix(prefix)?;
-        // OpenZFS knows the levels as words: no sign, no zero in front.
+        // OpenZFS compares levels as words: no sign and no leading zero.
         digits.parse().ok().filter(|level: &u32| level.to_string() == digits)
     };
     ["on", "off", "lz4", "lzjb", "zle", "gzip", "zstd", "zstd-fast"].contains(&value)

@@ -1,5 +1,5 @@
-//! Where files go that must never be applied: `INCOMING/.zsnap-quarantine/HOST/`, with the
-//! reason beside each. Nothing is deleted here; `retry` puts files back.
+//! The quarantine of files that must never be applied: `INCOMING/.zsnap-quarantine/HOST/`, with the reason in a file
+//! beside each. Nothing is deleted here; `retry` puts files back.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -13,7 +13,7 @@ use zsnap_common::cli::log;
 use zsnap_common::durable::incoming::{Incoming, shown};
 use zsnap_common::names::digest::sha256_hex;
 
-/// The directory below the incoming one; hidden, so no scan looks inside.
+/// The name of the directory in the incoming directory. It is hidden, so that no scan reads it.
 pub const DIRECTORY: &str = ".zsnap-quarantine";
 const REASON: &str = ".why.json";
 
@@ -22,13 +22,13 @@ struct Why<'a> {
     file: String,
     host: String,
     why: &'a str,
-    /// Seconds UTC.
+    /// When the file was moved, in seconds since 1970.
     at: u64,
 }
 
-/// Moves a file there: its reason first, so that a crash leaves a reason without a file, never
-/// a file without its reason. Where another file has that name, it becomes `NAME.N`. Only one run at a
-/// time does this. `false`: the name stands for another file by now.
+/// Moves a file to quarantine. The reason is written first, so that a crash leaves a reason without a file, never a
+/// file without a reason. If the name is taken, the file becomes `NAME.N`. The caller's lock ensures that only one run
+/// at a time does this. Returns `false` if the name refers to another file by now.
 pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &File, why: &str) -> Result<bool> {
     let place = || -> io::Result<Incoming> { root.private_inside(DIRECTORY.as_ref())?.private_inside(host) };
     let to = place().or_exit(Exit::CantCreate, "quarantine")?;
@@ -36,7 +36,7 @@ pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &F
     let reason = Why { file: shown(name), host: shown(host), why, at };
     let mut text = serde_json::to_vec_pretty(&reason)?;
     text.push(b'\n');
-    // A file that is called as a reason is must not lie where one would.
+    // A file whose name is that of a reason file must not get a name that a reason file would need.
     let first = if shown(name).ends_with(REASON) { 0 } else { -1 };
     for copy in first.. {
         let mut put_as = name.to_owned();
@@ -46,7 +46,7 @@ pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &F
         if !is_free(&to, &put_as).or_exit(Exit::Io, "quarantine")? {
             continue;
         }
-        // Not by its path: whoever owns the incoming directory may have put something else there.
+        // Not created by path, because the owner of the incoming directory may have put something else there.
         let new = to.new_file().or_exit(Exit::CantCreate, "quarantine")?;
         new.file().write_all(&text).and_then(|()| new.sync()).or_exit(Exit::Io, "quarantine")?;
         new.replace(&reason_name(&put_as)).or_exit(Exit::CantCreate, "quarantine")?;
@@ -55,21 +55,21 @@ pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &F
     Ok(false)
 }
 
-/// Whether a file can be put there as `name`, with its reason beside it. A reason without a file is that of
-/// a run that ended before the move, or of a file that was taken away since, and can be replaced.
+/// Whether a file can be stored as `name`, with its reason beside it. A reason without a file can be replaced: a run
+/// ended before the move, or somebody has removed the file since.
 fn is_free(to: &Incoming, name: &OsStr) -> io::Result<bool> {
     Ok(to.stat(name)?.is_none() && (to.stat(&reason_name(name))?.is_none() || why(to, name).is_some()))
 }
 
 fn reason_name(name: &OsStr) -> OsString {
-    // A name has 255 bytes at most.
+    // A file name has at most 255 bytes.
     let fits = name.len() + REASON.len() <= 255;
     let mut reason = if fits { name.to_owned() } else { OsString::from(sha256_hex(name.as_encoded_bytes())) };
     reason.push(REASON);
     reason
 }
 
-/// What lies there: hosts, names, and why.
+/// Lists the files in quarantine: host, name and reason.
 pub fn list(root: &Incoming) -> Result<Vec<(OsString, OsString, String)>> {
     let quarantine = match root.inside(DIRECTORY.as_ref()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -89,7 +89,7 @@ pub fn list(root: &Incoming) -> Result<Vec<(OsString, OsString, String)>> {
     Ok(all)
 }
 
-/// The reason beside a file; `None` if there is none that can be read.
+/// Returns the reason beside a file; `None` if it is absent or unreadable.
 fn why(dir: &Incoming, name: &OsStr) -> Option<String> {
     let mut text = Vec::new();
     dir.open_file(&reason_name(name)).ok()?.take(64 << 10).read_to_end(&mut text).ok()?;
@@ -97,8 +97,8 @@ fn why(dir: &Incoming, name: &OsStr) -> Option<String> {
     Some(reason.get("why")?.as_str()?.to_owned())
 }
 
-/// Puts files back where they came from: all, or those of a host, or by name. Returns how many.
-/// One that cannot be put back (its name is taken, say) stays, and the others go on.
+/// Puts files back where they came from: all of them, those of a host, or those with a name. Returns how many. A file
+/// that cannot be put back, for example because its name is taken, stays, and the others are still put back.
 pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
     let quarantine = match root.inside(DIRECTORY.as_ref()) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -165,7 +165,7 @@ mod tests {
         };
         quarantined("f.why.json", b"hostile");
         assert_eq!(fs::read(there.join("f.why.json.0")).unwrap(), b"hostile");
-        // As an earlier version has left it there.
+        // The state that an earlier version left.
         fs::rename(there.join("f.why.json.0"), there.join("f.why.json")).unwrap();
         fs::remove_file(there.join("f.why.json.0.why.json")).unwrap();
         quarantined("f", b"x");
@@ -217,14 +217,14 @@ mod tests {
         let root = Incoming::open(dir.path()).unwrap();
         let host = root.inside("h".as_ref()).unwrap();
         let file = host.open_file("f".as_ref()).unwrap();
-        // As a crash between the reason and the move leaves it, or whoever takes the file away by hand.
+        // The state after a crash between the reason and the move, or after somebody removed the file by hand.
         root.private_inside(DIRECTORY.as_ref()).unwrap().private_inside("h".as_ref()).unwrap();
         fs::write(dir.path().join(".zsnap-quarantine/h/f.why.json"), br#"{"why": "an older reason"}"#).unwrap();
         assert!(put(&root, &host, "h".as_ref(), "f".as_ref(), &file, "forged").unwrap());
         assert!(!dir.path().join("h/f").exists());
         assert_eq!(fs::read(dir.path().join(".zsnap-quarantine/h/f")).unwrap(), b"x");
         assert_eq!(list(&root).unwrap(), [("h".into(), "f".into(), "forged".into())]);
-        // Another file of that name.
+        // Another file with the same name.
         fs::write(dir.path().join("h/f"), b"y").unwrap();
         let second = host.open_file("f".as_ref()).unwrap();
         assert!(put(&root, &host, "h".as_ref(), "f".as_ref(), &second, "forged too").unwrap());
@@ -234,7 +234,7 @@ mod tests {
         assert!(why.contains("forged too"));
         assert_eq!(retry(&root, false, &["f.0".into()]).unwrap(), 1);
         assert_eq!(fs::read(dir.path().join("h/f.0")).unwrap(), b"y");
-        // Its name is taken: it stays, and no other one stays with it.
+        // The name of `f.0` is taken: it stays, and the others are put back.
         fs::write(dir.path().join(".zsnap-quarantine/h/f.0"), b"z").unwrap();
         fs::write(dir.path().join(".zsnap-quarantine/h/g"), b"g").unwrap();
         fs::write(dir.path().join(".zsnap-quarantine/a-file"), b"").unwrap();

@@ -1,5 +1,5 @@
-//! One sub-stream into one `zfs receive`. The arguments come from a fixed grammar: nothing here
-//! can produce -F, -d, -e, -M or -s, and every name is ours, never the stream's.
+//! Receives one substream with one `zfs receive`. The arguments follow a fixed grammar: this code cannot produce -F,
+//! -d, -e, -M or -s. The dataset is chosen here, never by the stream, of which only the name of the snapshot is used.
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -17,10 +17,9 @@ use zsnap_common::stream::{StreamError, SubStream};
 
 use crate::property::{self, AllowedProperty};
 
-/// The arguments of `zfs receive` for one sub-stream into `dataset`:
-/// `receive -u (-o PROPERTY=VALUE | -x PROPERTY)* DATASET@SNAP`. What is received is never mounted and
-/// never exposed as a device by itself; `DATASET@SNAP` fixes where it goes, whatever names the
-/// stream holds.
+/// Returns the arguments of `zfs receive` for one substream into `dataset`:
+/// `receive -u (-o PROPERTY=VALUE | -x PROPERTY)* DATASET@SNAP`. The received dataset is not mounted, and not exposed
+/// as a device, by default. `DATASET@SNAP` determines where the stream goes, whatever names it contains.
 pub fn argv(dataset: &str, sub: &SubStream, extra: &[AllowedProperty]) -> Vec<OsString> {
     let properties = property::of(sub.kind, extra);
     let to = format!("{dataset}@{}", sub.snap);
@@ -28,17 +27,17 @@ pub fn argv(dataset: &str, sub: &SubStream, extra: &[AllowedProperty]) -> Vec<Os
     words.chain(properties.iter().flat_map(AllowedProperty::arguments)).chain([to]).map(OsString::from).collect()
 }
 
-/// How a host's streams are received.
+/// How the streams of a host are received.
 #[derive(Clone, Debug)]
 pub struct Receiving {
-    /// A receiver that takes nothing for this long, or has not ended this long after its last
-    /// byte, is killed.
+    /// A receiver that reads nothing for this long, or that has not ended this long after its last byte, is killed.
     pub timeout: Duration,
-    /// What its datasets are given beside the stream.
+    /// Properties that are set or inherited in addition to what the stream contains.
     pub properties: Vec<AllowedProperty>,
 }
 
-/// The error of a receiver that hung (see [`Child::give_up`]), with the remedy.
+/// Returns the error for a receiver that hung (see [`Child::give_up`]), with the remedy. An error that a signal caused
+/// is returned unchanged.
 pub fn hung(what: &str, error: anyhow::Error) -> anyhow::Error {
     match Cancelled::find(&error) {
         Some(_) => error,
@@ -48,14 +47,14 @@ pub fn hung(what: &str, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Takes a verified stream apart: every sub-stream from number `skip` on goes to a `zfs receive`
-/// of its own; wrappers and properties are dropped.
+/// Splits a verified stream: every substream after the first `skip` goes to a `zfs receive` of its own. The wrappers
+/// of a compound stream, and its properties, are dropped.
 pub struct Unwrap<'a> {
     gate: Gate,
     feeder: Feeder<'a>,
 }
 
-/// What runs while a sub-stream passes.
+/// The state while a stream passes through.
 struct Feeder<'a> {
     zfs: &'a Zfs,
     dataset: &'a str,
@@ -68,19 +67,19 @@ struct Feeder<'a> {
     modified: bool,
 }
 
-/// What came of a stream.
+/// The result of receiving a stream.
 pub struct Ended {
-    /// The snapshots that are there now.
+    /// The substreams whose snapshots now exist.
     pub committed: Vec<SubStream>,
-    /// What went wrong, if anything.
+    /// The first error, if any.
     pub result: Result<()>,
-    /// `zfs receive` refused an incremental sub-stream, since the dataset was changed after its base.
+    /// Whether `zfs receive` rejected an incremental because the dataset was modified after its base.
     pub modified: bool,
 }
 
 struct Current {
     sub: SubStream,
-    /// `DATASET@SNAP`
+    /// The name of the snapshot: `DATASET@SNAP`.
     name: String,
     child: Child,
     stdin: Option<BufWriter<Interruptible<ChildStdin>>>,
@@ -88,26 +87,27 @@ struct Current {
 
 impl Drop for Current {
     fn drop(&mut self) {
-        // Killed before its pipe is closed, so that it sees no end that is none. A `BufWriter` that is
-        // dropped whole would write once more what a receiver left behind does not take.
+        // The child is killed before its pipe is closed, so that it cannot take the truncated stream for a complete
+        // one. If the `BufWriter` were dropped as it is, it would write again what the receiver did not read.
         self.child.kill();
         drop(self.stdin.take().map(BufWriter::into_parts));
     }
 }
 
 impl<'a> Unwrap<'a> {
-    /// Receives into `dataset`.
+    /// Prepares to receive into `dataset`.
     pub fn new(zfs: &'a Zfs, dataset: &'a str, skip: usize, how: Receiving) -> Unwrap<'a> {
         let (committed, failed) = (Vec::new(), None);
         let feeder = Feeder { zfs, dataset, how, skip, seen: 0, current: None, committed, failed, modified: false };
         Unwrap { gate: Gate::new(), feeder }
     }
 
-    /// What came of it. Call it also after a failed write: a child may have committed all the same.
+    /// Ends the stream and returns the result. It must be called also after a failed write: a child may have committed
+    /// its snapshot nevertheless.
     pub fn end(mut self) -> Ended {
         if let Some(mut current) = self.feeder.current.take() {
             current.child.kill();
-            // Why it was given up is the error, not that the pool could not be asked.
+            // The error is why the receiver was killed, not that the pool could not be queried afterwards.
             let _ = self.feeder.committed(&current);
         }
         let result = match self.feeder.failed {
@@ -166,16 +166,16 @@ impl Feeder<'_> {
         let Some(current) = &mut self.current else { return Ok(()) };
         let Some(stdin) = &mut current.stdin else { return Ok(()) };
         match stdin.write_all(bytes) {
-            // It ended early: its status and the pool tell why.
+            // The receiver ended early: its exit status and the pool show why.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => self.finish(),
             Err(e) => Err(current.given_up(self.how.timeout, e)),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Whether the snapshot is there decides, not how the receiver ended: an orphan, a late error or
-    /// one that hangs may have committed, and a success may not have (OpenZFS ignores a snapshot
-    /// that is there).
+    /// Ends the current receiver. Success depends on whether the snapshot exists, not on how the receiver ended: one
+    /// that was orphaned, failed late or hangs may have committed the snapshot, and one that succeeded may not have
+    /// (OpenZFS ignores a snapshot that exists).
     fn finish(&mut self) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Ok(()) };
         match current.stdin.as_mut().map_or(Ok(()), Write::flush) {
@@ -202,7 +202,7 @@ impl Feeder<'_> {
         }
     }
 
-    /// Asks the pool whether the snapshot is there, and remembers it.
+    /// Checks whether the snapshot exists on the pool, and records it if so.
     fn committed(&mut self, current: &Current) -> Result<bool> {
         let there = self.zfs.snapshot_guid(&current.name)? == Some(current.sub.to);
         if there {
@@ -213,8 +213,7 @@ impl Feeder<'_> {
 }
 
 impl Current {
-    /// It could not be written to: a receiver that takes nothing is killed; after a signal it is
-    /// killed when it is dropped.
+    /// Handles a failed write. A receiver that reads nothing is killed here; after a signal it is killed on drop.
     fn given_up(&mut self, timeout: Duration, e: io::Error) -> anyhow::Error {
         if e.kind() != io::ErrorKind::TimedOut {
             return e.into();
@@ -224,9 +223,9 @@ impl Current {
     }
 }
 
-/// Whether the last words of `zfs receive` are that the dataset was changed since its newest snapshot. They go
-/// over two lines, and hold the name of the dataset, which may itself be `has been modified`: what
-/// stands behind the name counts, to the end.
+/// Whether `zfs receive` ended with the message that the dataset was modified since its most recent snapshot. The
+/// message spans two lines and contains the name of the dataset, which may itself contain `has been modified`: so the
+/// whole end of the output is compared.
 fn says_modified(lines: &[String], dataset: &str) -> bool {
     let own = format!("destination {dataset} has been modified since most recent snapshot");
     lines.join(" ").strip_suffix(&own).is_some_and(|before| before.ends_with("cannot receive incremental stream: "))
@@ -297,7 +296,7 @@ mod tests {
             AllowedProperty::exclude("compression").unwrap(),
             AllowedProperty::exclude("mountpoint").unwrap(),
         ];
-        // Each once, the last one counts, and only what fits the kind.
+        // Each property occurs once, its last occurrence counts, and only those for this kind are used.
         assert_eq!(
             line(fs, &extra),
             "receive -u -o readonly=on -o canmount=off -x compression -o quota=1073741824 -o zsnap:of=a b=c \
@@ -309,7 +308,7 @@ mod tests {
         );
     }
 
-    /// Written down a second time, by what must not be.
+    /// Checks the arguments against the grammar, specified a second time as what must not occur.
     fn in_grammar(args: &[OsString], to: &str) -> Result<(), String> {
         let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         let (Some(["receive", "-u"]), Some(last)) = (args.get(..2), args.last()) else { return Err("frame".into()) };
@@ -349,7 +348,7 @@ mod tests {
         Ok(())
     }
 
-    /// Anything, and what is nearly right.
+    /// Generates arbitrary words, and words that are almost valid.
     fn word() -> impl Strategy<Value = String> {
         let name = "(-[oxFdeMsrAnvhc]|atime|readonly|canmount|volmode|mountpoint|exec|setuid|sharenfs|keylocation|\
                     encryption|overlay|zoned|origin|quota|compression|checksum|recordsize|copies|[a-z:.-]{1,6}|a:b)";

@@ -1,5 +1,5 @@
-//! A run: under the lock, every host's files, the hosts in turn and in parallel; and what the
-//! operator and zsnap-expire are told afterwards.
+//! A run: it locks, processes the files of all hosts in turn and in parallel, and then writes the notices and what
+//! zsnap-expire needs to know.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
@@ -30,10 +30,11 @@ use crate::needed;
 use crate::plan::{Applied, Past};
 use crate::shared::{Shared, lock};
 
-/// Takes the lock and runs; `only`: for one host. Looks once more for what exec published while
-/// the lock was held, since its own attempt found the lock busy. The worst of these rounds decides.
+/// Locks and runs. `only`: for one host. Runs again for files that exec published while the lock was held, because
+/// exec itself found the lock busy. Returns the worst status of these runs.
 pub fn locked(config: &Config, options: &Options, only: Option<&Host>) -> Result<Exit> {
-    // What exec reports reads who sent the file, if anybody: the operator's own run reports it again.
+    // The sender of the file, if anybody, reads the output of exec. So exec does not save the notices, and the
+    // operator's own run reports them again.
     let remember = only.is_none();
     let (mut only, mut worst) = (only, Exit::Done);
     loop {
@@ -48,18 +49,18 @@ pub fn locked(config: &Config, options: &Options, only: Option<&Host>) -> Result
     }
 }
 
-/// `None`: another instance is running, which is not an error as long as it is young.
+/// Returns the lock; `None`: another instance is running, which is not an error unless it runs for too long.
 fn lock_unless_busy(state: &Path, options: &Options) -> Result<Option<ToolLock>> {
     tool_lock::unless_busy(state, options.dotlock.as_deref(), options.max_run)
 }
 
-/// For what a person asked to be done now: a busy lock is an error.
+/// Returns the lock for a command that a user has started: here a busy lock is an error.
 pub fn take_lock(state: &Path, options: &Options) -> Result<ToolLock> {
     lock_unless_busy(state, options)?.ok_or_else(|| Exit::TryAgain.error("another zsnap-ingest is running; try again"))
 }
 
-/// Forgets what was applied of `target`, and says so; for an interrupted command the operator may say instead
-/// whether it was applied.
+/// Forgets what was applied of `target`, and reports it. With `applied` or `not_applied` it only settles whether an
+/// interrupted command's stream was applied.
 pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool, not_applied: bool) -> Result<Exit> {
     let _lock = take_lock(&config.state, options)?;
     let command = config.command_for(target);
@@ -104,7 +105,7 @@ pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool,
     Ok(Exit::Done)
 }
 
-/// Whether the stream that a command was given when the run ended was applied.
+/// Settles whether the stream that a command was processing when a run ended was applied.
 fn settle(command: &CommandTable, target: &Target, applied: bool) -> Result<()> {
     let mut all = beside::read(&command.target)?;
     let Some(entry) = all.remove(&target.to_string()).filter(|entry| entry.applying) else {
@@ -119,7 +120,7 @@ fn settle(command: &CommandTable, target: &Target, applied: bool) -> Result<()> 
     beside::write(&command.target, &all)
 }
 
-/// The queue files that exec has published.
+/// Returns the paths of the queue files that exec has published.
 fn published(state: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut all = BTreeSet::new();
     let root = match Incoming::open(&state.join("exec")) {
@@ -142,7 +143,7 @@ fn is_queue(name: &OsStr) -> bool {
     matches!(classify(name.as_encoded_bytes()), Entry::Queue(_))
 }
 
-/// Lists what lies where. Hosts of the configuration count also without a directory.
+/// Lists the files of all hosts. The hosts of the configuration are included even if they have no directory.
 pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
     let config = shared.config;
     let mut places: BTreeMap<Host, Vec<Place>> = config.hosts.keys().map(|host| (host.clone(), Vec::new())).collect();
@@ -172,7 +173,7 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
                 Err(e) if !config.hosts.contains_key(&host) && !is_directory(&root, name) => {
                     shared.notices().problem(&shown(name), &format!("is not a directory ({e}); ignored"));
                 }
-                // Nothing is known of the files in it: it must not look like a host that sent none.
+                // Nothing is known of the files in the directory: the host must not look like one that has sent none.
                 Err(e) => {
                     shared.passed(&host, Exit::Io.error(format!("its directory cannot be read: {e}")))?;
                     unread.insert(host);
@@ -185,7 +186,7 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
     for (host, places) in places {
         match HostRun::open(shared, host.clone(), places, absent) {
             Ok(run) => hosts.push(run),
-            // One host never blocks another.
+            // A host never blocks another one.
             Err(e) => shared.passed(host, e)?,
         }
     }
@@ -198,7 +199,7 @@ fn run(config: &Config, only: Option<&Host>, remember: bool) -> Result<Exit> {
     }
     let shared = Shared::new(config, SystemTime::now(), false)?;
     let mut hosts = survey(&shared)?;
-    // A host that could not be looked at has files of which nothing is known.
+    // A host that could not be listed has files of which nothing is known.
     let (complete, known) = (hosts.len(), !shared.has_failed());
     let pool = shared.pool.as_ref().map(|pool| pool.guid);
     let needed = |hosts: &[HostRun<'_>], complete| match pool {
@@ -225,8 +226,8 @@ fn run(config: &Config, only: Option<&Host>, remember: bool) -> Result<Exit> {
     Ok(shared.exit())
 }
 
-/// Takes the hosts in turn, a step each, so that one with 10,000 bad files or a slow receiver
-/// keeps the others waiting for one step at most, on each of `jobs` threads.
+/// Processes the hosts in turn, one step each, on each of `jobs` threads. So a host with 10,000 bad files, or with a
+/// slow receiver, delays the others by at most one step.
 fn work_off<'a>(jobs: usize, hosts: Vec<HostRun<'a>>) -> Result<Vec<HostRun<'a>>> {
     let (queue, done) = (Mutex::new(VecDeque::from(hosts)), Mutex::new(VecDeque::new()));
     let work = || -> Result<()> {
@@ -237,7 +238,7 @@ fn work_off<'a>(jobs: usize, hosts: Vec<HostRun<'a>>) -> Result<Vec<HostRun<'a>>
         }
     };
     let results: Vec<Result<()>> = thread::scope(|scope| {
-        // Where the machine gives no more threads, fewer do it, or this one.
+        // If the system cannot create so many threads, fewer do the work, or only this one.
         let threads: Vec<_> = (0..jobs).map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
         if threads.is_empty() {
             return vec![work()];
@@ -249,7 +250,8 @@ fn work_off<'a>(jobs: usize, hosts: Vec<HostRun<'a>>) -> Result<Vec<HostRun<'a>>
     Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner).into())
 }
 
-/// A host that sends nothing looks exactly like one that needs nothing.
+/// Reports a host that has sent nothing for longer than its max-age: it looks exactly like a host that has nothing to
+/// send.
 fn silence(shared: &Shared<'_>, host: &HostRun<'_>) {
     let Some(max) = shared.config.hosts.get(&host.host).and_then(|table| table.max_age) else { return };
     let (last, now) = (host.last_came, shared.seconds());

@@ -1,5 +1,5 @@
-//! What the hosts of one run share: configuration, pool, what was told, memory, and locks for
-//! what two of them must not do at once.
+//! What the hosts of one run share: configuration, pool, notices, memory, and the locks around what two of them must
+//! not do at the same time.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -18,26 +18,26 @@ use zsnap_common::durable::notices::Notices;
 use crate::config::Config;
 use crate::pool::Pool;
 
-/// So many verified files are held open until they are applied; more are verified again. Far below the
-/// 1024 files that a process may usually open.
+/// The most verified files that are held open until they are applied; others are verified again. This is far below the
+/// usual limit of 1024 open files per process.
 const HELD: usize = 200;
 
-/// Stands behind what something failed over, where it is remembered that it was told: no name of a file, which
-/// others choose, ends so.
+/// Appended to the subject of a notice about a failure. It keeps the subject distinct from those of other notices:
+/// file names, which others choose, cannot contain it.
 const FAILED: &str = "/";
 
-/// Of one run.
+/// The shared state of one run.
 pub struct Shared<'a> {
-    /// The configuration.
+    /// The configuration of the run.
     pub config: &'a Config,
-    /// The pool; `None`: it is absent, or none is configured.
+    /// The pool of the store; `None`: it is away, or no store is configured.
     pub pool: Option<Pool<'a>>,
-    /// When the run began.
+    /// The time when the run began.
     pub now: SystemTime,
-    /// Say what would become of files, and do nothing: `status` and `plan`.
+    /// Only report what would happen to each file, and change nothing: `status` and `plan`.
     pub dry: bool,
     notices: Mutex<Notices>,
-    /// The worst failure that was told in this run.
+    /// The worst failure that was reported in this run.
     worst: Mutex<Exit>,
     has_failed: AtomicBool,
     memory: AtomicU64,
@@ -45,13 +45,14 @@ pub struct Shared<'a> {
     targets: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
 }
 
-/// A thread that panicked has left nothing half-done behind these locks.
+/// Locks a mutex even if a thread panicked while it held it: none of the data behind these locks can be left
+/// half-changed.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'a> Shared<'a> {
-    /// Looks for the pool.
+    /// Creates the shared state, and looks for the pool.
     pub fn new(config: &'a Config, now: SystemTime, dry: bool) -> Result<Shared<'a>> {
         let notices = Mutex::new(Notices::read(config.state.join("told.json"), seconds(now), dry));
         let memory = AtomicU64::new(config.verify_buffer);
@@ -61,40 +62,45 @@ impl<'a> Shared<'a> {
         Ok(Shared { config, pool, now, dry, notices, worst, has_failed, memory, slots, targets })
     }
 
-    /// When the run began: seconds since 1970.
+    /// Returns the time when the run began, in seconds since 1970.
     pub fn seconds(&self) -> u64 {
         seconds(self.now)
     }
 
-    /// What the operator is told.
+    /// Locks the notices of the run.
     pub fn notices(&self) -> MutexGuard<'_, Notices> {
         lock(&self.notices)
     }
 
-    /// A program or a disk has failed.
+    /// Whether a program or a disk has failed in this run.
     pub fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
     }
 
-    /// What is here `since` (seconds since 1970) is here for longer than max-wait, or nobody knows for how long.
+    /// Whether a file that was first seen at `since` (seconds since 1970) has waited for longer than max-wait, or its
+    /// age is unknown because that time lies ahead.
     pub fn is_long(&self, since: u64) -> bool {
         report::is_late(since, self.seconds(), self.config.max_wait)
     }
 
-    /// A store is configured, and not here.
+    /// Whether a store is configured, but away.
     pub fn is_pool_away(&self) -> bool {
         self.config.store.is_some() && self.pool.is_none()
     }
 
-    /// An error that is the affair of one host or file; only a signal ends the run. It is told, and counts in the
-    /// status, as other problems are: when it is new, when it changes, and daily. The worst one decides.
+    /// Reports an error that concerns only one host or file, so that the run continues. Like other notices, it is
+    /// reported, and counts in the exit status, when it is new, when it changes, and daily. The worst error determines
+    /// the status.
+    ///
+    /// # Errors
+    /// Returns the error if a signal caused it: only that ends the run.
     pub fn passed(&self, what: impl Display, e: anyhow::Error) -> Result<()> {
         if Cancelled::find(&e).is_some() {
             return Err(e);
         }
         self.has_failed.store(true, Ordering::Relaxed);
         let text = format!("{what}: {e:#}");
-        // Who asks gets an answer.
+        // `status` and `plan` always report it, because the user has asked.
         if self.dry {
             log::error(text);
         } else if !self.notices().problem_in_words(&format!("{what}{FAILED}"), &text) {
@@ -105,14 +111,15 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
-    /// The status of the run.
+    /// Returns the exit status of the run.
     pub fn exit(&self) -> Exit {
         let notices = if self.notices().any { Exit::SomeFailed } else { Exit::Done };
         notices.max(*lock(&self.worst))
     }
 
-    /// Room in memory to verify a message of `size` bytes, if there is any left, with some more so that its
-    /// plain stream fits as well. All hosts together never have more than `--verify-buffer`.
+    /// Reserves memory to verify a message of `size` bytes, if enough is left, and up to the share of one job, if
+    /// possible, so that the uncompressed stream fits too. All hosts together never reserve more than
+    /// `--verify-buffer`.
     pub fn room(&self, size: u64) -> Option<Room<'_>> {
         let all = self.config.verify_buffer;
         let want = size.max(all / self.config.jobs as u64);
@@ -125,36 +132,36 @@ impl<'a> Shared<'a> {
         Some(Room { memory: &self.memory, bytes })
     }
 
-    /// A place for one more verified file that is held open.
+    /// Reserves a slot for one more verified file that is held open, if any is left.
     pub fn slot(&self) -> Option<Slot<'_>> {
         self.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         Some(Slot(&self.slots))
     }
 
-    /// The lock of a command's target directory: its journal is written by one at a time.
+    /// Returns the lock of a command's target directory, so that only one thread at a time writes its journal.
     pub fn target(&self, directory: &Path) -> Arc<Mutex<()>> {
         lock(&self.targets).entry(directory.to_owned()).or_default().clone()
     }
 }
 
-/// Seconds since 1970.
+/// Converts a time to seconds since 1970; earlier times become 0.
 pub fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
-/// Memory that was taken; given back on drop.
+/// Reserved memory, which is released on drop.
 pub struct Room<'a> {
     memory: &'a AtomicU64,
     bytes: u64,
 }
 
 impl Room<'_> {
-    /// How much.
+    /// Returns the number of reserved bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Gives back what is more than `bytes`.
+    /// Releases what exceeds `bytes`.
     pub fn shrink(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
         self.bytes -= surplus;
@@ -168,7 +175,7 @@ impl Drop for Room<'_> {
     }
 }
 
-/// One of the files that may be held open; given back on drop.
+/// One of the files that may be held open, which is released on drop.
 pub struct Slot<'a>(&'a AtomicUsize);
 
 impl Drop for Slot<'_> {

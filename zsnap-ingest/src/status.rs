@@ -1,5 +1,5 @@
-//! `status`: how every chain stands, in one look. It comes from what `run` uses too, but decrypts
-//! nothing, changes nothing, and takes no lock.
+//! `status`: reports the state of every chain. It uses the same data as `run`, but decrypts nothing, changes nothing,
+//! and takes no lock.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -28,7 +28,7 @@ use crate::{journal, needed, quarantine, run};
 
 const INCOMING_AWAY: &str = "the incoming directory is absent";
 
-/// Prints the report; 1 if something needs attention.
+/// Prints the report. Returns 1 if something needs attention.
 pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTime) -> Result<Exit> {
     let shared = Shared::new(config, now, true)?;
     if asked.needed_file {
@@ -94,15 +94,16 @@ fn host_of(name: &str) -> &str {
     name.split('/').next().unwrap_or(name)
 }
 
-/// By HOST/DATASET; `HOST/~DIGEST` where only the sender knows the dataset; `HOST/-` for a host
-/// without any.
+/// Collects the rows by HOST/DATASET, by `HOST/~DIGEST` if only the sender knows the dataset, and by `HOST/-` for a
+/// host without any.
 fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
     let config = shared.config;
     let mut rows = BTreeMap::new();
     let mut hosts = run::survey(shared)?;
     if let Some(pool) = &shared.pool {
         for (name, path) in journal::of_pool(&config.state, pool.guid)? {
-            // `adopt` empties it. That of a long name does not tell it; the pool does.
+            // `adopt` empties the journal. The file name of a long dataset's journal does not contain the dataset; the
+            // pool shows it.
             let forgotten = journal::read::<Past>(&path).is_ok_and(|past| past.is_none_or(|p| p.committed.is_empty()));
             if !forgotten && !name.contains('~') {
                 let mut row = Chain::default();
@@ -161,7 +162,7 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
             );
             row.is(State::Held, what);
         }
-        // What lies there, nobody can know now.
+        // Nobody can know now what the directory contains.
         if host.is_away && config.hosts.contains_key(&host.host) {
             for (_, row) in rows.iter_mut().filter(|(name, _)| host_of(name) == host.host.as_str()) {
                 row.is(State::Away, INCOMING_AWAY);
@@ -171,7 +172,7 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
     Ok(rows)
 }
 
-/// What is on the pool of a host.
+/// Adds the datasets of a host that are on the pool.
 fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
     if host.files.is_empty() {
         host.load_tree()?;
@@ -184,7 +185,7 @@ fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Resul
     Ok(())
 }
 
-/// What lies here of a host, or on a drive that is away.
+/// Adds the files of a host that wait, including those in an incoming directory that is away.
 fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
     for (at, judgement) in host.judge_all()? {
         let state = State::of(host, at, &judgement);
@@ -222,13 +223,13 @@ fn row_of<'r>(rows: &'r mut BTreeMap<String, Chain>, host: &Host, entry: &Entry,
     rows.entry(name).or_default()
 }
 
-/// The row that the name of a file tells. It may be a copy that NNCP has named `NAME.N`.
+/// Returns the row for the name of a file. The file may be a copy that NNCP has named `NAME.N`.
 fn named(rows: &BTreeMap<String, Chain>, host: &Host, queue: &QueueName) -> String {
     let name = |queue: &QueueName| match &queue.label {
         Label::Dataset(dataset) => format!("{host}/{dataset}"),
         digest => format!("{host}/{digest}"),
     };
-    // The shortest that is known, or else as it stands.
+    // Of the readings that have a row, the shortest; if none has one, the name as it is.
     let known = queue.readings().map(|queue| name(&queue)).filter(|name| rows.contains_key(name)).last();
     known.unwrap_or_else(|| name(queue))
 }
@@ -253,7 +254,7 @@ fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> 
 
 fn table(rows: &BTreeMap<String, Chain>, now: u64, form: Form) -> Report {
     let age = |time: u64| report::ago(time, now).map_or(Cell::None, Cell::Age);
-    // As a label it would make a new series with each change.
+    // As a label, the text would start a new time series with each change.
     let text = |text: String| if form == Form::Prometheus { Cell::None } else { Cell::Text(text) };
     let cells = |(name, row): (&String, &Chain)| {
         vec![
@@ -286,7 +287,7 @@ fn table(rows: &BTreeMap<String, Chain>, now: u64, form: Form) -> Report {
     Report { columns, rows: rows.iter().map(cells).collect(), metric: "zsnap_ingest" }
 }
 
-/// `zsnap_ingest_chain{dataset="...",state="..."} 1`
+/// Returns the metrics `zsnap_ingest_chain{dataset="...",state="..."} 1`.
 fn states(rows: &BTreeMap<String, Chain>) -> Report {
     let cells =
         |(name, row): (&String, &Chain)| vec![Cell::Text(name.clone()), Cell::Text(row.state.word()), Cell::Count(1)];

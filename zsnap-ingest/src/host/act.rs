@@ -1,4 +1,4 @@
-//! What is done with a file after its verdict.
+//! Does what the plan says with a file.
 
 use std::fs::File as Fd;
 
@@ -14,7 +14,7 @@ use crate::journal;
 use crate::plan::{Facts, Verdict};
 
 impl HostRun<'_> {
-    /// Does what the plan says with a file.
+    /// Verifies a file if it is not held open, and does what the plan says with it.
     pub(super) fn act(&mut self, target: &Target, at: usize, verdict: Verdict) -> Result<()> {
         let planned = self.files[at].facts().cloned();
         let kept = match self.files[at].kept.take() {
@@ -23,8 +23,8 @@ impl HostRun<'_> {
         };
         let same = planned.filter(|facts| self.files[at].facts() == Some(facts));
         let (Some(facts), Some(kept)) = (same, kept) else {
-            // Somebody changed it since it was looked at. Once is enough, or who changes it again and
-            // again would keep us here for ever.
+            // Somebody has changed the file since it was planned. It is verified again only once; otherwise somebody
+            // who changes it again and again could keep the run busy forever.
             if self.files[at].fate == Fate::Open {
                 self.files[at].fate = Fate::Later("it was replaced meanwhile".into());
             }
@@ -47,7 +47,7 @@ impl HostRun<'_> {
         })
     }
 
-    /// Feeds a file to its receiver.
+    /// Passes a file to its receiver.
     fn apply(&mut self, facts: &Facts, at: usize, kept: Kept<'_>, skip: usize) -> Result<()> {
         let target = &facts.target;
         let shared = self.shared;
@@ -71,7 +71,7 @@ impl HostRun<'_> {
         }
     }
 
-    /// A file that brings nothing new.
+    /// Removes a file that contains nothing new, and records that in the journal.
     fn remove_needless(&mut self, facts: &Facts, at: usize, fd: &Fd, verdict: &Verdict) -> Result<()> {
         let target = &facts.target;
         let why = if *verdict == Verdict::Stale { "what was applied came after it" } else { "it is there already" };
@@ -102,7 +102,7 @@ impl HostRun<'_> {
         Ok(())
     }
 
-    /// A program or a disk failed: this target is left alone in this run, others go on.
+    /// Handles the failure of a program or disk: this target is skipped for the rest of the run; others continue.
     pub(super) fn fail(&mut self, target: &Target, at: Option<usize>, e: anyhow::Error) -> Result<()> {
         self.stopped.insert(target.clone());
         match at {
@@ -111,7 +111,7 @@ impl HostRun<'_> {
         }
     }
 
-    /// A program or a disk failed over a file.
+    /// Records and reports that a program or disk failed while a file was processed.
     pub fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
         let why = format!("{e:#}");
         self.shared.passed(self.key(at), e)?;

@@ -1,5 +1,5 @@
-//! What is to be said of each file of a host now: the planner's verdict where all is there that it
-//! needs, else what stands in the way. Looks at journals and directories; changes nothing.
+//! Judges each file of a host: the verdict of the planner if everything that it needs is available, or else what
+//! prevents it. It reads journals and directories, and changes nothing except that it rebuilds a lost journal.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,32 +17,34 @@ use crate::known::What;
 use crate::plan::{self, Head, Past, Pending, Plan, Verdict};
 use crate::{beside, command, pool::Pool};
 
-/// What is to be said of a file.
+/// The judgement of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// The planner's word.
+    /// The planner has decided.
     Is(Verdict),
-    /// It stays: who sent it is not proven, or nobody receives it. Says the remedy.
+    /// It is held: it is not proven to come from the host, or nothing is configured to receive it. Contains the
+    /// remedy.
     Held(String),
-    /// It stays: the pool, a target or the rest of the file is absent yet.
+    /// It is skipped: its pool or target is away, it may still be arriving, or it was not verified yet. Contains the
+    /// reason.
     Later(String),
-    /// It stays and is not looked at: no file of ours.
+    /// It is ignored: not a file that zsnap-ingest can use. Contains the reason.
     Alone(String),
-    /// It stays: a program or disk failed, and that was told.
+    /// A program or disk failed while it was processed, and that was reported.
     Failed,
 }
 
-/// All files of one target.
+/// The judgements of all files of one target.
 #[derive(Debug, Default)]
 pub struct Judged {
-    /// By the file's index.
+    /// The judgements by index of the file.
     pub judgements: BTreeMap<usize, Judgement>,
-    /// Files to apply, in this order.
+    /// The files to apply, in this order.
     pub path: Vec<usize>,
 }
 
 impl HostRun<'_> {
-    /// Judges the files of a target whose facts are known.
+    /// Judges the files that are known to be for a target.
     pub fn judge(&mut self, target: &Target) -> Result<Judged> {
         let is_zfs = |&at: &usize| self.files[at].facts().is_some_and(|facts| !facts.links.is_empty());
         let (zfs, opaque): (Vec<usize>, Vec<usize>) = self.of(target).partition(is_zfs);
@@ -71,15 +73,15 @@ impl HostRun<'_> {
         Ok(judged)
     }
 
-    /// What a file waits for may lie here, in a file that is held or was not read: the one with the number that it
-    /// builds on, by its name.
+    /// Looks for what a file waits for among the files that are held or were not verified. It is recognized by name:
+    /// the number that the file builds on, and a matching target.
     fn behind_silent(&self, at: usize, why: String) -> Verdict {
         let facts = self.files.get(at).and_then(File::facts);
         let prev = facts.and_then(|facts| facts.number.as_ref()?.prev);
         let front = prev.and_then(|prev| {
             self.silent.iter().copied().find(|&front| {
                 let file = &self.files[front];
-                // The number first: thousands may wait behind thousands.
+                // The number is compared first, because thousands of files may wait for thousands.
                 let fits = file.queue.stamp.seq() == prev && file.fate != Fate::Gone;
                 fits && facts.is_some_and(|facts| file.queue.may_be(&facts.target))
             })
@@ -95,9 +97,9 @@ impl HostRun<'_> {
         Verdict::Waiting { why: format!("behind {}, which is here: {stands}", shown(&file.name)), behind: Some(front) }
     }
 
-    /// Judges every file that is still here, in the order in which a run takes them.
+    /// Judges every file that still exists, in the order in which a run processes them.
     pub fn judge_all(&mut self) -> Result<Vec<(usize, Judgement)>> {
-        // By the file: its place among those of its target, and the judgement.
+        // By index of the file: its position in the order (first file of its target, turn), and the judgement.
         let mut all: BTreeMap<usize, ((usize, usize), Judgement)> = BTreeMap::new();
         for target in self.targets() {
             let Judged { judgements, path } = self.judge(&target)?;
@@ -132,8 +134,8 @@ impl HostRun<'_> {
         Ok(all.into_iter().map(|(at, (_, judgement))| (at, judgement)).collect())
     }
 
-    /// What is told of a file that is here `since`, in seconds since 1970, and stays; `None`: nothing
-    /// need be done, or it waits behind another one, of which that is told.
+    /// Returns what is reported about a file that stays; `None`: nothing need be done, or the file waits for another
+    /// one that is reported. `since`: when the file was first seen, in seconds since 1970.
     pub fn remedy(&self, since: u64, verdict: &Verdict) -> Option<String> {
         let why = verdict.why();
         Some(match verdict {
@@ -148,11 +150,11 @@ impl HostRun<'_> {
         })
     }
 
-    /// `head`: the state of their dataset now.
+    /// Returns what the planner needs to know of these files. `head`: the present state of their dataset.
     fn pending(&self, files: &[usize], head: Option<Head>) -> Vec<Pending<'_>> {
         let pending = |&at: &usize| {
             let file = &self.files[at];
-            // It is asked once in a run, however often the dataset changes meanwhile.
+            // A rejected file is attempted once in a run, however often the dataset changes meanwhile.
             let refused_at = if file.refused { head } else { file.entry.refused_at };
             file.facts().map(|facts| Pending { facts, refused_at })
         };
@@ -173,7 +175,7 @@ impl HostRun<'_> {
         self.load_past(pool, target)?;
         let create = config.hosts.get(&target.host).map_or(&[][..], |table| &table.create_parents);
         let parent = self.tree.missing_parent(target, create);
-        // Perhaps it brings what another one waits for.
+        // A file that was not read may bring what another one waits for.
         let unread = self.beyond > 0
             || self.silent.iter().any(|&at| {
                 let file = &self.files[at];
@@ -186,7 +188,7 @@ impl HostRun<'_> {
         Ok(Ok(plan::zfs(&there, &self.pending(files, there.head()), past, unread)))
     }
 
-    /// A journal that is lost or damaged is rebuilt from what the pool holds.
+    /// Reads the journal of a target. If it is lost or damaged, it is rebuilt from the snapshots on the pool.
     fn load_past(&mut self, pool: &Pool<'_>, target: &Target) -> Result<()> {
         if self.pasts.contains_key(target) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Opaque streams: nothing in them tells what they build on, so the numbers in their manifests do.
+//! Plans opaque streams. They do not contain what they build on, so the numbers in their manifests decide.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
@@ -9,13 +9,13 @@ use zsnap_message::payload::Base;
 
 use super::{Applied, Number, Pending, Plan, Verdict, if_lost, numbered};
 
-/// Decides about the files of one target. `past`: what its command was given last. `overlap`: an
-/// increment over a newer state does no harm.
+/// Decides about the files of one target. `past`: the journal's entry for it. `overlap`: an incremental does no harm
+/// when it is applied over a newer state.
 pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> Plan {
     let number = |file: usize| files.get(file).and_then(|f| f.facts.number.as_ref());
     let mut order: Vec<usize> = (0..files.len()).collect();
     order.sort_by_key(|&file| number(file).map(|n| (n.epoch.started, n.epoch.id.as_str(), n.seq)));
-    // A sender leaves no two increments on one file: what it did not acknowledge it withdraws.
+    // A sender never leaves two incrementals on the same file: it withdraws one that it did not report as queued.
     let mut twins: HashMap<(&str, u64), BTreeSet<&str>> = HashMap::new();
     for number in order.iter().filter_map(|&file| number(file)) {
         if let (Base::Prev, Some(prev)) = (number.base, number.prev) {
@@ -57,7 +57,8 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
                 past = Some(Applied::of(number, past.take()));
             }
             Verdict::Waiting { behind, .. } => *behind = key.and_then(|key| pending.get(&key)).copied(),
-            // Only because of a file that is not applied yet: it must not be removed before.
+            // It counts as applied only because of a file that is not applied yet, and must not be removed before
+            // that.
             Verdict::AlreadyThere | Verdict::Stale
                 if !matches!(
                     one(target, number, now.as_ref(), is_twin, overlap),
@@ -73,8 +74,8 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
     plan
 }
 
-/// One file, when `past` was applied last. Only what is known to have been applied, or to have come before
-/// what was, may be removed: a clock that is slow, or a state that was set back, gives new files old numbers.
+/// Decides about one file, given that `past` was applied last. A file may be removed only if it is known to have been
+/// applied, or to precede one that was: a slow clock, or a state that was set back, gives new files old numbers.
 fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, overlap: bool) -> Verdict {
     const READY: Verdict = Verdict::Ready { skip: 0, again: false };
     let full = file.base == Base::None;
@@ -97,7 +98,7 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
         };
     }
     match file.seq.cmp(&past.seq) {
-        // One that was being applied, and whose command takes repeats, is applied again.
+        // It was being applied when a run ended, and its command tolerates repeats: it is applied again.
         Ordering::Equal if file.id == past.id && past.applying => READY,
         Ordering::Equal if file.id == past.id => Verdict::AlreadyThere,
         Ordering::Equal => two_machines(file),
@@ -182,7 +183,7 @@ mod tests {
         let at7 = Applied::of(&incr(b, 7, 6), Some(at5.clone()));
         let at8 = Applied::of(&incr(b, 8, 7), Some(at7.clone()));
         let at9 = Applied::of(&after(9, 8), Some(at5.clone()));
-        // Files, what was applied, overlap; then the verdicts and the order.
+        // Files, the last one applied, overlap; then the verdicts and the order.
         type Row<'a> = (&'a str, Vec<Number>, Option<&'a Applied>, bool, &'a [&'a str], &'a [usize]);
         let rows: Vec<Row<'_>> = vec![
             ("first full", vec![full(a, 1)], None, false, &["ready"], &[0]),

@@ -1,4 +1,4 @@
-//! Tests of what the plans share.
+//! Tests of the parts that both plans use.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn a_journal_holds_what_was_committed_and_not_rolled_back() {
         past.committed
     };
     assert_eq!(committed(&[1, 2], 3), guids(&[1, 2, 3]));
-    // Again: what followed it was rolled back with it.
+    // Received again: what followed it was rolled back as well.
     assert_eq!(committed(&[1, 2, 3], 2), guids(&[1, 2]));
     let many: Vec<u64> = (0..10_000).collect();
     assert_eq!(committed(&many, 10_000).len(), 10_000);
@@ -31,7 +31,7 @@ fn a_journal_holds_what_was_committed_and_not_rolled_back() {
     };
     assert_eq!(rewound(&[1, 2, 3], &[2]), guids(&[1, 2]));
     assert_eq!(rewound(&[1, 2, 3], &[3, 9]), guids(&[1, 2, 3]));
-    // Another dataset of the same name: what was taken before stays known as replays.
+    // Another dataset of the same name: what was received before is still recognized as a replay.
     assert_eq!(rewound(&[1, 2], &[8, 9]), guids(&[1, 2, 8, 9]));
     assert_eq!(rewound(&[1, 2], &[]), guids(&[1, 2]));
     let learned = |before: &[u64], file: &[u64], there: &[u64]| {

@@ -1,4 +1,4 @@
-//! ZFS streams: the longest way from the newest snapshot that is there, over the pending files.
+//! Plans ZFS streams: finds the best path through the pending files, from the newest snapshot on the target.
 
 use std::collections::hash_map::Entry::Vacant;
 use std::collections::{HashMap, HashSet};
@@ -9,13 +9,11 @@ use zsnap_common::stream::Guid;
 
 use super::{Link, Past, Pending, Plan, There, Verdict, if_lost, numbered};
 
-/// Decides about the files of one dataset. `unread`: there are more files for it, of which
-/// nothing is known yet.
+/// Decides about the files of one dataset. `unread`: more files may be for this dataset, but were not read yet.
 ///
-/// Of all ways to go on from the newest snapshot there, the one is taken that leads to the file
-/// with the highest number, and of these the one with the most snapshots: a snapshot that is
-/// passed over can never be received later, and a dead end would leave the rest of the chain
-/// without its base.
+/// Of all paths that start at the newest snapshot on the target, it chooses the one that leads to the file with the
+/// highest number, and among these the one with the most snapshots: a snapshot that is passed over can never be
+/// received later, and a dead end would leave the rest of the chain without its base.
 pub fn zfs(there: &There<'_>, files: &[Pending<'_>], past: &Past, unread: bool) -> Plan {
     let world = World::new(there, files, past);
     let path = world.path();
@@ -47,21 +45,21 @@ pub fn zfs(there: &There<'_>, files: &[Pending<'_>], past: &Past, unread: bool) 
     Plan { verdicts, path }
 }
 
-/// Where a chain stands: the newest snapshot (`None`: the dataset is absent), and whether it was
-/// received raw, as far as that is known. Raw and plain streams cannot follow each other.
+/// A position in a chain: the newest snapshot (`None`: the dataset is absent), and whether it was received raw
+/// (`None`: unknown). Raw and non-raw streams cannot follow each other.
 type At = (Option<Guid>, Option<bool>);
 
-/// A way on: the file, and how many of its sub-streams to leave out.
+/// A step of a path: the file, and how many of its substreams to skip.
 type Step = (usize, usize);
 
-/// The best way on from some place.
+/// The value of a path. The greater one is better; fields compare in this order.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Way {
-    /// The highest number of a file on it.
+    /// The highest number of a file on the path.
     order: u64,
-    /// How many snapshots it brings.
+    /// How many snapshots the path brings.
     snapshots: usize,
-    /// How many of them its first step brings.
+    /// How many snapshots the first step of the path brings.
     gain: usize,
 }
 
@@ -71,15 +69,15 @@ struct World<'a> {
     past: &'a Past,
     /// The snapshots of the dataset.
     here: HashSet<Guid>,
-    /// Their names.
+    /// The snapshots of the dataset, by name.
     names: HashMap<&'a str, Guid>,
-    /// Where in the journal a snapshot stands.
+    /// The position of each snapshot in the journal.
     committed: HashMap<Guid, usize>,
-    /// Position of the newest one in the journal that is still here.
+    /// The position in the journal of the newest snapshot that still exists.
     left: Option<usize>,
-    /// Which links build on a snapshot.
+    /// The steps that build on each snapshot; `None`: full streams.
     on: HashMap<Option<Guid>, Vec<Step>>,
-    /// Which file brings a snapshot.
+    /// The file that brings each snapshot.
     by: HashMap<Guid, usize>,
 }
 
@@ -95,8 +93,8 @@ impl<'a> World<'a> {
             if world.is_there(file) {
                 continue;
             }
-            // Only `zfs receive` can tell whether the dataset was changed; once it has refused a
-            // file, it is not asked again before something else has changed.
+            // Only `zfs receive` can find out whether the dataset was modified. Once it has rejected a file, it is not
+            // called again for it before something else has changed.
             let refused = pending.refused_at.is_some() && pending.refused_at == there.head();
             for (at, link) in world.links(file).iter().enumerate() {
                 world.by.entry(link.to).or_insert(file);
@@ -116,7 +114,7 @@ impl<'a> World<'a> {
         self.links(file).last().map(|link| link.to)
     }
 
-    /// Its last snapshot is here, or was received into this dataset and pruned: a later one is here.
+    /// Whether the last snapshot of a file exists, or was received into this dataset and pruned: a later one exists.
     fn is_there(&self, file: usize) -> bool {
         self.last(file).is_some_and(|to| {
             self.here.contains(&to)
@@ -127,26 +125,27 @@ impl<'a> World<'a> {
         })
     }
 
-    /// What is at this place of the journal was received into a dataset that is gone, and not into this one.
+    /// Whether the snapshot at position `at` of the journal was received into an earlier dataset of this name, which
+    /// no longer exists.
     fn is_gone(&self, at: usize, left: usize) -> bool {
         let begun = self.past.begun.and_then(|guid| self.committed.get(&guid));
         begun.is_some_and(|&begun| at < begun && begun <= left)
     }
 
-    /// A full stream for an absent dataset that was taken before and is not newer than what was
-    /// taken since: it would bring back something old.
+    /// Whether a full stream for an absent dataset was received before and is not newer than what was received since:
+    /// it would bring back an old state.
     fn is_replay(&self, file: usize) -> bool {
         let known = self.last(file).is_some_and(|to| self.committed.contains_key(&to));
         let seq = self.files.get(file).and_then(|f| f.facts.number.as_ref()).map(|n| n.seq);
         known && !matches!((seq, self.past.last_seq), (Some(seq), Some(last)) if seq > last)
     }
 
-    /// A snapshot whose name another one has.
+    /// Returns a link whose snapshot has the name of another snapshot on the target.
     fn name_taken<'l>(&self, links: &'l [Link]) -> Option<&'l Link> {
         links.iter().find(|link| self.names.get(link.snap.as_str()).is_some_and(|&guid| guid != link.to))
     }
 
-    /// Where step leads to from `at`, if it can be gone.
+    /// Returns the position that a step leads to from `at`, if the step is possible.
     fn end(&self, at: At, (file, skip): Step) -> Option<At> {
         let rest = self.links(file).get(skip..)?;
         let first = rest.first()?;
@@ -158,15 +157,16 @@ impl<'a> World<'a> {
         rest.last().map(|last| (Some(last.to), Some(last.raw)))
     }
 
-    /// The steps to take, in order.
+    /// Returns the steps to apply, in order.
     fn path(&self) -> Vec<Step> {
         let Some(snapshots) = self.there.snapshots else { return self.way_from((None, None)) };
         let mut path = Vec::new();
         for (back, snapshot) in snapshots.iter().rev().enumerate() {
             path = self.way_from((Some(snapshot.guid), self.past.raw));
             if back > 0 {
-                // Not the newest: `zfs receive` takes it if nothing was written since, as with a
-                // snapshot made by hand on the target. Only it can tell, so one at a time.
+                // This is not the newest snapshot. `zfs receive` accepts the stream only if nothing was written since,
+                // for example if the newest snapshot was made by hand on the target. Only `zfs receive` can find out,
+                // so one step at a time.
                 path.truncate(1);
             }
             if !path.is_empty() {
@@ -187,9 +187,9 @@ impl<'a> World<'a> {
         path
     }
 
-    /// The best way on from `start` and from every place that can be reached from there. Depth
-    /// first, without recursion: a chain may have 100,000 files. A place that is still being
-    /// looked at is `None`: a way back to it would be a circle, which no honest sender makes.
+    /// Finds the best path from `start` and from every position that can be reached from it. The search is depth-first
+    /// without recursion, because a chain can have 100,000 files. A position whose search has not finished is `None`:
+    /// a path back to it would be a cycle, which no honest sender makes.
     fn ways(&self, start: At) -> HashMap<At, Option<(Way, Option<Step>)>> {
         let mut ways: HashMap<At, Option<(Way, Option<Step>)>> = HashMap::new();
         let mut stack = vec![start];
@@ -222,18 +222,18 @@ impl<'a> World<'a> {
     }
 }
 
-/// How the dataset is when all Ready files are applied.
+/// The state of the dataset after all Ready files are applied.
 struct After<'a> {
     world: World<'a>,
     after: HashSet<Guid>,
     raw: Option<bool>,
     unread: bool,
-    /// Something is applied.
+    /// Whether any file is applied.
     taken: bool,
 }
 
 impl After<'_> {
-    /// For a file that is not Ready.
+    /// Decides about a file that is not on the path.
     fn verdict(&self, file: usize) -> Verdict {
         let world = &self.world;
         if world.is_there(file) {
@@ -281,7 +281,7 @@ impl After<'_> {
         }
     }
 
-    /// Its base is there, and yet it cannot be applied.
+    /// Decides about a file whose base exists but which cannot be applied.
     fn aside(&self, link: &Link, from: Guid) -> Verdict {
         let name = self.world.there.name;
         if self.raw.is_some_and(|raw| raw != link.raw) {
@@ -296,7 +296,7 @@ impl After<'_> {
         let at = snapshots.iter().position(|s| s.guid == from);
         let base = at.and_then(|at| snapshots.get(at)).map_or_else(|| from.to_string(), |s| s.name.clone());
         let behind = at.map_or(&[][..], |at| &snapshots[at + 1..]);
-        // Received behind its base, or about to be: to roll that back would lose a newer backup.
+        // What follows the base was received, or is about to be: a rollback would lose a newer backup.
         if self.taken || behind.iter().any(|s| self.world.committed.contains_key(&s.guid)) {
             return Verdict::Diverged(format!(
                 "{name} went on from its base @{base} without it; if what is sent now builds on it: {}, and queue a full \
@@ -318,7 +318,7 @@ impl After<'_> {
         })
     }
 
-    /// Its base is not there.
+    /// Decides about a file whose base does not exist.
     fn without_base(&self, file: usize, from: Guid) -> Verdict {
         let world = &self.world;
         let name = world.there.name;
@@ -351,8 +351,8 @@ impl After<'_> {
         }
     }
 
-    /// How the sender gets the chain on without a file that is lost. It does not name the newest snapshot, or it
-    /// would be other news whenever another one comes.
+    /// Returns the commands with which the sender continues the chain if a file is lost. They do not name the newest
+    /// snapshot, because the message would change, and be reported again, with each new snapshot.
     fn send_anew(&self, target: &Target) -> String {
         let (snapshot, to) = (quoted(&format!("{}@NEW", target.dataset)), quoted(&target.to_string()));
         match self.world.there.snapshots {
@@ -365,7 +365,7 @@ impl After<'_> {
     }
 }
 
-/// The command that makes room for a full stream, and destroys nothing.
+/// Returns the command that makes room for a full stream without destroying anything.
 fn aside(name: &str) -> String {
     format!("zfs rename {} {}", quoted(name), quoted(&format!("{name}.old")))
 }

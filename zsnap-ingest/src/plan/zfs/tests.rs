@@ -1,11 +1,11 @@
-//! Worlds that the planner is shown, and what it must say.
+//! Tests of the planner: states of a target and pending files, and the verdicts on them.
 
 use super::*;
 use crate::plan::{Facts, Head, Number};
 use zsnap_common::process::zfs::Snapshot;
 use zsnap_message::payload::{Base, Epoch};
 
-/// A stream over these snapshots; the first one is the base, 0: none. Negative: raw.
+/// Builds a stream over these snapshots. The first one is the base (0: none); negative numbers are raw.
 fn stream(order: u64, prev: Option<u64>, snapshots: &[i64]) -> Facts {
     let guid = |n: i64| Guid(n.unsigned_abs());
     let link = |pair: &[i64]| Link {
@@ -158,7 +158,7 @@ fn raw_follows_raw() {
     let raw = Past { raw: Some(true), ..past(&[1], None) };
     assert_eq!(words(&decide(Some(&[1]), &[stream(2, None, &[1, -2])], &raw)), ["ready 0"]);
     assert_eq!(words(&decide(Some(&[1]), &[stream(2, None, &[1, 2])], &raw)), ["broken"]);
-    // A new full may change it.
+    // A new full stream may change between raw and non-raw.
     assert_eq!(words(&decide(None, &[stream(2, None, &[0, 2])], &raw)), ["ready 0"]);
 }
 
