@@ -105,7 +105,8 @@ impl Zfs {
         self.get("value", property, name)
     }
 
-    /// Returns where a property is set: `local`, `received`, `inherited from DATASET`, `-`; `None` if there is no `name`.
+    /// Returns where a property is set (`local`, `received`, `inherited from DATASET`, `-`); `None` if `name` does not
+    /// exist.
     pub fn property_source(&self, property: &str, name: &str) -> Result<Option<String>> {
         self.get("source", property, name)
     }
