@@ -1,4 +1,4 @@
-//! Locks: at most one process does a thing at a time.
+//! Locks, which let only one process at a time do something.
 
 pub mod dotlock;
 pub mod flock;
