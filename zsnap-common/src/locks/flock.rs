@@ -59,7 +59,7 @@ pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
 
 impl Lock {
     /// Takes the lock; `None` if another process holds it. Creates the file (0600) if needed; refuses symlinks, FIFOs
-    /// and devices. Waits for up to [`ORPHAN`] if the process whose pid is in the file is dead.
+    /// and devices. Waits for up to a second if the process whose pid is in the file is dead.
     pub fn try_new(path: &Path) -> anyhow::Result<Option<Lock>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let shown = path.display();
