@@ -5,8 +5,8 @@
 //! - [`stream`]: the gate for ZFS streams
 //! - [`process`]: child processes and `zfs`
 //! - [`locks`]: flock(2) and dotlocks
-//! - [`durable`]: files that survive a crash: publishing, notices, outboxes, destinations, incoming directories, the lock
-//!   of a whole tool
+//! - [`durable`]: files that survive a crash: publishing, notices, outboxes, destinations, incoming directories,
+//!   the lock of a whole tool
 //!
 //! The package `zsnap-message` has queue files as OpenPGP messages; zsnap-fanout and zsnap-expire do not use it.
 

@@ -1,4 +1,4 @@
-//! Locks, which let only one process at a time do something.
+//! Locks that exclude other processes: flock(2) and dotlocks.
 
 pub mod dotlock;
 pub mod flock;

@@ -326,7 +326,7 @@ mod tests {
     fn a_program_that_hangs_or_never_stops_talking_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("zfs");
-        // The second script must first close its stdout, which may take a while on a busy machine.
+        // The second script must first close its stdout, so it gets time for that on a busy machine.
         for (patience, does, says) in [
             (Duration::from_millis(50), "exec sleep 1000", "said nothing for 0 s and was killed"),
             (Duration::from_secs(10), "exec >&-; exec sleep 1000", "did not end in 10 s and was killed"),
