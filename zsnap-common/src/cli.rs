@@ -1,4 +1,4 @@
-//! The command line: options, exit statuses, signals, messages, reports, and files that only we may change.
+//! The command line: options, exit statuses, signals, messages, reports, and files that only root and we may change.
 
 pub mod cancel;
 pub mod escape;

@@ -1,5 +1,5 @@
-//! Files that survive a crash: how they are written, where they wait, where they go, how they are read, and the lock of
-//! their directory.
+//! Files that survive a crash: publishing, outboxes, destinations, incoming directories, notices, and the lock of a
+//! tool's state directory.
 
 pub mod dest;
 pub mod incoming;

@@ -1,4 +1,4 @@
-//! Locks: at most one process does a thing at a time.
+//! Locks that exclude other processes: flock(2) and dotlocks.
 
 pub mod dotlock;
 pub mod flock;

@@ -1,4 +1,4 @@
-//! Names: of hosts and datasets, of queue files, by pattern, by content, and as a shell reads them.
+//! Names of hosts, datasets and queue files; globs, digests, and quoting for a shell.
 
 pub mod digest;
 pub mod glob;

@@ -1,4 +1,4 @@
-//! Other processes: child processes, and `zfs`.
+//! Child processes, `zfs`, and what proc(5) shows of other processes.
 
 pub mod child;
 pub mod hung;

@@ -1,5 +1,5 @@
-//! ZFS send streams: one parser that checks a stream, tells its facts, and takes a compound
-//! stream apart. Layout: OpenZFS `include/sys/zfs_ioctl.h` (`dmu_replay_record`),
+//! ZFS send streams: one parser that checks a stream, extracts its facts, and splits a compound
+//! stream into substreams. Layout: OpenZFS `include/sys/zfs_ioctl.h` (`dmu_replay_record`),
 //! `lib/libzfs/libzfs_sendrecv.c` (compound streams).
 
 use std::fmt;
@@ -18,8 +18,8 @@ pub use gate::Gate;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The identity of a snapshot, kept by send and receive. Zero never is one; in a BEGIN record
-/// it means "no base". In JSON: 16 lower-case hex digits.
+/// The identity of a snapshot, which send and receive preserve. It is never zero; in a BEGIN record,
+/// zero means "no base". In JSON: 16 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Guid(pub u64);
 
@@ -52,7 +52,7 @@ impl<'de> Deserialize<'de> for Guid {
     }
 }
 
-/// What kind of dataset a stream holds (`drr_type` of its BEGIN record).
+/// The kind of dataset in a stream (`drr_type` of its BEGIN record).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -62,69 +62,69 @@ pub enum Kind {
     Volume,
 }
 
-/// One BEGIN..END of a stream.
+/// A substream: one BEGIN … END of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubStream {
     /// The file system or volume on the sender, with its pool: `tank/home`.
     pub fs: String,
     /// The snapshot's name, without the `@`.
     pub snap: String,
-    /// The base; `None`: a full stream.
+    /// The base; `None` for a full stream.
     pub from: Option<Guid>,
-    /// The snapshot that receiving this makes.
+    /// The snapshot that receiving this substream creates.
     pub to: Guid,
-    /// File system or volume.
+    /// Whether it is a file system or a volume.
     pub kind: Kind,
-    /// Raw (`zfs send -w`): encrypted as on the sender's disk.
+    /// Whether it is raw (`zfs send -w`): encrypted as on the sender's disk.
     pub raw: bool,
-    /// Blocks are sent compressed (`zfs send -c`).
+    /// Whether blocks are sent compressed (`zfs send -c`).
     pub compressed: bool,
-    /// When the snapshot was made, in seconds UTC: the sender's word.
+    /// When the snapshot was made, in seconds since 1970 UTC, as the sender claims.
     pub created: u64,
 }
 
-/// What a whole, correct stream told.
+/// The facts of a complete, valid stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamFacts {
-    /// A wrapper around sub-streams (`zfs send -I`, `-p`).
+    /// Whether it is compound: a wrapper around substreams (`zfs send -I`, `-p`).
     pub compound: bool,
-    /// The wrapper carries properties (`-p`) or holds (`-h`); zsnap-ingest drops them.
+    /// Whether the wrapper carries properties (`-p`) or holds (`-h`), which zsnap-ingest drops.
     pub properties: bool,
-    /// At least one, each the base of the next.
+    /// The substreams: at least one, each the base of the next.
     pub substreams: Vec<SubStream>,
-    /// Length in bytes.
+    /// The length of the stream in bytes.
     pub bytes: u64,
 }
 
 impl StreamFacts {
-    /// The first snapshot that is dated more than a day after `now`: it would stay the newest for ever
-    /// in any retention by age.
+    /// Returns the first snapshot that is dated more than a day after `now`: for any retention by age,
+    /// it would remain the newest forever.
     pub fn ahead(&self, now: SystemTime) -> Option<&SubStream> {
         let made = |s: &SubStream| UNIX_EPOCH.checked_add(Duration::from_secs(s.created));
         self.substreams.iter().find(|s| made(s).is_none_or(|made| made > now + DAY))
     }
 }
 
-/// Why a stream is not accepted. `Display` gives the fact and the remedy in one line.
+/// Why a stream is not accepted. `Display` prints the fact and the remedy in one line.
 #[derive(Debug)]
 pub enum StreamError {
-    /// The stream ends before its end: the sender died, or the disk was full.
+    /// The stream is truncated: the sender died, or the disk was full.
     Truncated {
-        /// How many bytes there were.
+        /// The number of bytes received.
         at: u64,
     },
-    /// Not a ZFS stream at all.
+    /// The input is not a ZFS stream.
     NotZfs,
     /// A checksum, length or field is wrong.
     Damaged {
-        /// Offset of the record, in bytes.
+        /// The offset of the record, in bytes.
         at: u64,
-        /// What is wrong there.
+        /// What is wrong with the record.
         what: String,
     },
-    /// A correct stream of a sort that zsnap does not carry as ZFS stream; says the remedy.
+    /// A valid stream of a type that zsnap does not carry as a ZFS stream; the text includes the remedy.
     Unsupported(String),
-    /// The function that got the parts failed.
+    /// The function that received the parts failed.
     Sink(std::io::Error),
 }
 

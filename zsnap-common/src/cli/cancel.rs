@@ -1,5 +1,5 @@
-//! Ending on a signal in order: temporaries are removed, children killed, locks released, and
-//! then the process dies of that very signal, so that the caller sees it.
+//! Orderly termination on a signal: temporary files are removed, children killed and locks released;
+//! then the process dies of the same signal, so that the caller sees it.
 
 use std::fmt;
 use std::io;
@@ -14,20 +14,20 @@ use rustix::fs::{FileType, Mode, OFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
-/// A pipe that poll(2) calls writable takes this many bytes at once (POSIX: PIPE_BUF; Linux: one
-/// page). A larger write could block where no signal ends it.
+/// The number of bytes that a pipe accepts without blocking if poll(2) reports it as writable (POSIX:
+/// PIPE_BUF; Linux: one page). A larger write could block, and a signal would not end it.
 const PIPE_BUF: usize = 4096;
-/// Wanted size of a pipe; the most that Linux allows to everybody.
+/// The size that we request for a pipe: the largest that Linux allows unprivileged users by default.
 const PIPE_SIZE: usize = 1 << 20;
 
 static SIGNAL: AtomicUsize = AtomicUsize::new(0);
 static ARMED: AtomicBool = AtomicBool::new(false);
-// Never read, so that it wakes every poll from the signal on.
+// Never read, so that it wakes every poll after a signal.
 static WAKE: OnceLock<OwnedFd> = OnceLock::new();
 static INSTALLING: Mutex<()> = Mutex::new(());
 
-/// Call once at the start of `main` ([`crate::cli::exit::run_tool`] does): SIGTERM, SIGINT and SIGHUP
-/// set a flag; a second one kills at once. Signals that were ignored (nohup) stay so.
+/// Makes SIGTERM, SIGINT and SIGHUP set a flag; a second signal kills the process at once. Signals that were ignored
+/// (nohup) remain ignored. Call it once at the start of `main`, as [`crate::cli::exit::run_tool`] does.
 pub fn install() -> io::Result<()> {
     let _once = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     if WAKE.get().is_some() {
@@ -40,7 +40,7 @@ pub fn install() -> io::Result<()> {
         if ignored & 1 << (signal - 1) != 0 {
             continue;
         }
-        // They run in this order: the second signal finds the flag set.
+        // The handlers run in this order: only the second signal finds the flag set.
         signal_hook::flag::register_conditional_default(signal, &ARMED)?;
         signal_hook::flag::register(signal, &ARMED)?;
         signal_hook::flag::register_usize(signal, &SIGNAL, usize::try_from(signal).unwrap_or(0))?;
@@ -49,20 +49,20 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// The set of signals that this process ignores. Without /proc: none.
+/// Returns the set of signals that this process ignores, as a bit mask. Without /proc, it is empty.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let hex = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     hex.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// The signal that asked us to end, if any.
+/// Returns the signal that asked us to end, if any.
 pub fn pending() -> Option<i32> {
     i32::try_from(SIGNAL.load(Ordering::SeqCst)).ok().filter(|signal| *signal != 0)
 }
 
-/// The error that [`Interruptible`] and [`check`] give, inside an `io::Error` of kind `Other`
-/// (never `Interrupted`, which std retries). [`Cancelled::find`] gets it out of an error.
+/// The error that [`Interruptible`] and [`check`] return inside an `io::Error` of kind `Other`
+/// (never `Interrupted`, which std retries). [`Cancelled::find`] extracts it from an error.
 #[derive(Debug)]
 pub struct Cancelled(pub i32);
 
@@ -76,7 +76,7 @@ impl fmt::Display for Cancelled {
 impl std::error::Error for Cancelled {}
 
 impl Cancelled {
-    /// The signal at the root of `error`, which may be wrapped any number of times.
+    /// Returns the signal at the root of `error`, which may be wrapped any number of times.
     pub fn find(error: &anyhow::Error) -> Option<i32> {
         error.chain().find_map(Self::inside)
     }
@@ -85,14 +85,14 @@ impl Cancelled {
         if let Some(Cancelled(signal)) = error.downcast_ref() {
             return Some(*signal);
         }
-        // The source of an `io::Error` is its inner error's source: the inner one itself is
-        // not in the chain.
+        // `source` of an `io::Error` returns the source of its inner error, so the inner error
+        // itself is not in the chain.
         let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
         std::iter::successors(Some(inner as &dyn std::error::Error), |e| e.source()).find_map(Self::inside)
     }
 }
 
-/// `Err` with [`Cancelled`] once a signal came.
+/// Returns `Err` with [`Cancelled`] once a signal has arrived.
 pub fn check() -> io::Result<()> {
     match pending() {
         Some(signal) => Err(io::Error::other(Cancelled(signal))),
@@ -100,17 +100,17 @@ pub fn check() -> io::Result<()> {
     }
 }
 
-/// Ends this process by `signal`'s default action, so that the caller sees 128+n. No destructor
-/// runs: call it last. Returns only for a signal that does not end a process.
+/// Ends this process by the default action of `signal`, so that the caller sees 128+n. Destructors
+/// do not run: call it last. Returns only for a signal that does not end a process.
 pub fn die_of(signal: i32) {
     // An unknown signal is the only error.
     let _ = emulate_default_handler(signal);
 }
 
-/// Waits until `fd` is ready for `what`, or an error once a signal came, or, of kind `TimedOut`,
-/// when `patience` is over.
+/// Waits until `fd` is ready for `what`. Returns an error once a signal has arrived, and one of kind
+/// `TimedOut` when `patience` is over.
 fn ready(fd: BorrowedFd<'_>, what: PollFlags, patience: Option<Duration>) -> io::Result<()> {
-    // More than the clock can count is not a limit.
+    // A `patience` that the clock cannot represent is not a limit.
     let until = patience.and_then(|patience| Instant::now().checked_add(patience));
     loop {
         check()?;
@@ -126,14 +126,14 @@ fn ready(fd: BorrowedFd<'_>, what: PollFlags, patience: Option<Duration>) -> io:
         if ready == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // Errors and hang-ups count as ready: the call itself then tells.
+        // Errors and hang-ups count as ready: the call itself then reports them.
         if !fds[0].revents().is_empty() {
             return Ok(());
         }
     }
 }
 
-/// Reads and writes a pipe or file so that a signal ends a blocked call at once (poll on the fd
+/// Reads from and writes to a pipe or file. A signal ends a blocked call at once (by poll on the fd
 /// and a self-pipe).
 pub struct Interruptible<F: AsFd> {
     inner: F,
@@ -141,26 +141,26 @@ pub struct Interruptible<F: AsFd> {
     patience: Option<Duration>,
 }
 
-/// How to write without blocking where no signal ends it.
+/// How to write so that no call blocks where a signal cannot end it.
 enum Out {
-    /// A regular file: no write takes long.
+    /// A regular file, to which no write takes long.
     Whole,
-    /// A pipe, opened once more for us alone, not blocking: as much as fits.
+    /// A pipe, opened again in non-blocking mode for us alone, which accepts as much as fits.
     Fits(OwnedFd),
-    /// Anything else, by pieces of [`PIPE_BUF`].
+    /// Anything else, which is written in pieces of [`PIPE_BUF`].
     Pieces,
 }
 
 impl<F: AsFd> Interruptible<F> {
-    /// A pipe is made as large as we may, which saves switching between its two ends.
+    /// Wraps `inner`. A pipe is enlarged to 1 MiB if allowed, which saves context switches between its ends.
     pub fn new(inner: F) -> Interruptible<F> {
-        // No pipe, or not allowed: as it was.
+        // This fails if `inner` is not a pipe or the size is not allowed; then nothing changes.
         let _ = rustix::pipe::fcntl_setpipe_size(&inner, PIPE_SIZE);
         Interruptible { inner, out: None, patience: None }
     }
 
-    /// The same, and a call for which the other end does nothing at all in this time fails with
-    /// `ErrorKind::TimedOut`.
+    /// Wraps `inner` like [`Interruptible::new`]. A call for which the other end does nothing for the time `patience`
+    /// fails with `ErrorKind::TimedOut`.
     pub fn patient(inner: F, patience: Duration) -> Interruptible<F> {
         Interruptible { patience: Some(patience), ..Interruptible::new(inner) }
     }
@@ -171,7 +171,7 @@ impl Out {
         let kind = rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
         match kind {
             Ok(FileType::RegularFile) => Out::Whole,
-            // The flag O_NONBLOCK on `fd` itself would be seen by everyone who shares it.
+            // O_NONBLOCK on `fd` itself would affect every process that shares it.
             Ok(FileType::Fifo) => {
                 let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
                 let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -187,7 +187,7 @@ impl<F: AsFd> io::Read for Interruptible<F> {
         loop {
             ready(self.inner.as_fd(), PollFlags::IN, self.patience)?;
             match rustix::io::read(&self.inner, &mut *buffer) {
-                // Another reader was faster, or the fd does not block.
+                // EAGAIN: another reader was faster, and the fd is in non-blocking mode.
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => continue,
                 result => return Ok(result?),
             }
@@ -232,7 +232,7 @@ mod tests {
         (reader.into(), writer.into())
     }
 
-    /// Runs one of the ignored tests below in a process of its own: signals are the process's.
+    /// Runs one of the ignored tests below in its own process, because signals go to a whole process.
     fn run(name: &str, stdin: Stdio, stdout: Stdio) -> Child {
         Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "--nocapture", &format!("cli::cancel::tests::{name}")])
@@ -244,7 +244,7 @@ mod tests {
             .unwrap()
     }
 
-    /// Its stderr says when it is about to block.
+    /// Sends `signal` once the child has reported on stderr that it is about to block.
     fn send_when_ready(child: &mut Child, signal: Signal) {
         let mut line = [0; 6];
         child.stderr.as_mut().unwrap().read_exact(&mut line).unwrap();
@@ -379,7 +379,7 @@ mod tests {
         let (reader, _writer) = pipe();
         let mut reader = Interruptible::patient(reader, Duration::from_millis(30));
         assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        // Longer than the clock goes: no limit.
+        // A time that the clock cannot represent is not a limit.
         let (reader, writer) = pipe();
         (&writer).write_all(b"x").unwrap();
         assert_eq!(Interruptible::patient(reader, Duration::MAX).read(&mut [0]).unwrap(), 1);

@@ -1,14 +1,14 @@
-//! Text of others as one line that a terminal and a log survive.
+//! Escapes untrusted text into one line that is harmless in a terminal and a log.
 
-/// A longer line is cut: syslog daemons take 1,024 to 8,192 bytes.
+/// The length in bytes at which a line is truncated: syslog daemons accept 1,024 to 8,192 bytes.
 const MAX_LINE: usize = 1000;
 
-/// Printable ASCII as it is, everything else escaped, at most 1,000 bytes and then `[...]`.
+/// Returns `text` with everything except printable ASCII escaped, truncated to 1,000 bytes followed by `[...]`.
 pub fn escape(text: &str) -> String {
     escape_bytes(text.as_bytes())
 }
 
-/// As [`escape`], for bytes of any kind: `\n`, `\t`, `\r`, otherwise `\xNN` for each byte.
+/// Escapes any bytes like [`escape`]: as `\n`, `\t`, `\r`, and otherwise as `\xNN` for each byte.
 pub fn escape_bytes(text: &[u8]) -> String {
     let mut out = String::new();
     for &byte in text {

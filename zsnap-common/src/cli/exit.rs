@@ -1,4 +1,4 @@
-//! How the tools end: one table of exit statuses, and the only place that prints a fatal error.
+//! How the tools end: the table of exit statuses, and the only place that prints a fatal error.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -9,19 +9,19 @@ use crate::cli::log;
 
 /// An exit status, the same in every tool (zsnap(7), EXIT STATUS; the numbers from 64 up are
 /// those of sysexits.h). The greater of two is the worse one, whatever their numbers: a run in
-/// which several things failed ends with the [`Ord::max`] of them, whichever failed first.
+/// which several things failed ends with the [`Ord::max`] of their statuses, in whatever order they failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done, or nothing to do.
+    /// All is done, or there was nothing to do.
     Done = 0,
     /// The run finished, and some entries need attention.
     SomeFailed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The input is bad: truncated, damaged, not what it should be.
+    /// The input is bad: truncated, damaged, or not what it should be.
     Data = 65,
-    /// A needed program failed or is missing.
+    /// A required program failed or is missing.
     Unavailable = 69,
     /// An output file cannot be created.
     CantCreate = 73,
@@ -35,8 +35,8 @@ pub enum Exit {
     Config = 78,
 }
 
-/// An error that knows its exit status. Made with [`Exit::error`] or [`OrExit::or_exit`]; an
-/// error without one ends the tool with [`Exit::Io`].
+/// An error with its exit status, made by [`Exit::error`] or [`OrExit::or_exit`]. An error without
+/// an exit status ends the tool with [`Exit::Io`].
 #[derive(Debug)]
 pub struct Failure {
     /// The status that the tool ends with.
@@ -53,12 +53,12 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Exit {
-    /// An error with this exit status. `message` says the fact, then the remedy, with the path.
+    /// Returns an error with this exit status. `message` states what is wrong, with the path, and then the remedy.
     pub fn error(self, message: impl Into<String>) -> anyhow::Error {
         Failure { exit: self, message: message.into() }.into()
     }
 
-    /// The status of the outermost [`Failure`] in the chain of `error`, or [`Exit::Io`].
+    /// Returns the status of the outermost [`Failure`] in the chain of `error`, or [`Exit::Io`].
     pub fn of(error: &anyhow::Error) -> Exit {
         // `anyhow` finds a context value through `downcast_ref` of the whole error, and a
         // cause through its chain.
@@ -68,7 +68,7 @@ impl Exit {
             .map_or(Exit::Io, |failure| failure.exit)
     }
 
-    /// How bad it is: the less it passes by itself, and the more it stops, the worse.
+    /// The severity of a status: the less likely it is to resolve itself, and the more it stops, the worse.
     fn badness(self) -> u8 {
         match self {
             Exit::Done => 0,
@@ -97,9 +97,9 @@ impl PartialOrd for Exit {
     }
 }
 
-/// Gives the error of a result an exit status and says what was being done.
+/// Adds an exit status, and a description of what was being done, to the error of a result.
 pub trait OrExit<T> {
-    /// `what` is put in front of the error, as `anyhow::Context` does.
+    /// Adds `exit` to the error, and `what` in front of its message, as `anyhow::Context` does.
     fn or_exit(self, exit: Exit, what: impl fmt::Display) -> anyhow::Result<T>;
 }
 
@@ -118,9 +118,9 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The whole of a tool's `main`: catches signals, starts the log, runs `f`, tells its error on one
-/// line, and gives its exit status. `f` ended by a signal ([`cancel::Cancelled`] in its error)
-/// makes the process die of that signal.
+/// The whole of a tool's `main`: starts the log, catches signals, runs `f`, reports its error on one
+/// line, and returns its exit status. If a signal ended `f` ([`cancel::Cancelled`] in its error),
+/// the process dies of that signal.
 ///
 /// ```no_run
 /// # use zsnap_common::cli::exit::{Exit, run_tool};
@@ -136,7 +136,7 @@ pub fn run_tool(name: &'static str, f: impl FnOnce() -> anyhow::Result<Exit>) ->
         Ok(exit) => exit.into(),
         Err(error) => {
             if let Some(usage) = error.chain().find_map(|cause| cause.downcast_ref::<clap::Error>()) {
-                // Help and version go to standard output, with status 0. A closed one is not an error.
+                // Help and version go to standard output, with status 0. A closed standard output is not an error.
                 let _ = usage.print();
                 return if usage.exit_code() == 0 { Exit::Done.into() } else { Exit::Usage.into() };
             }
@@ -181,7 +181,7 @@ mod tests {
         for pair in mildest_first.windows(2) {
             assert_eq!((pair[0].max(pair[1]), pair[1].max(pair[0])), (pair[1], pair[1]));
         }
-        // What passes by itself hides nothing that does not.
+        // A failure that resolves itself does not hide one that does not.
         assert_eq!([SomeFailed, TryAgain, Unavailable, Done].into_iter().max(), Some(Unavailable));
     }
 

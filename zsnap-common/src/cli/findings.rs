@@ -1,4 +1,4 @@
-//! What `check` finds: each finding is one line, with its remedy.
+//! The findings of `check`. Each is one line, with its remedy.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use rustix::fs::Access;
 use crate::cli::exit::Exit;
 use crate::cli::log;
 
-/// Whether all was good so far.
+/// Prints findings, and remembers whether one of them was an error.
 #[derive(Debug, Default)]
 pub struct Findings {
     bad: bool,
 }
 
 impl Findings {
-    /// Tells how something is: an error, warnings, or (if they are asked for) that it is good.
+    /// Prints the result of one check of `what`: an error, warnings, or (only if verbose) that it is good.
     pub fn add(&mut self, what: &str, result: Result<Vec<String>>) {
         match result {
             Ok(warnings) if warnings.is_empty() => log::info(format_args!("{what}: good")),
@@ -27,18 +27,18 @@ impl Findings {
         }
     }
 
-    /// [`Exit::Config`]: there was an error.
+    /// Returns [`Exit::Config`] if there was an error, otherwise [`Exit::Done`].
     pub fn exit(&self) -> Exit {
         if self.bad { Exit::Config } else { Exit::Done }
     }
 }
 
-/// The same for one that may have to be made first.
+/// Checks that we may create files in a directory, which may have to be created first.
 pub fn can_be_made(dir: &Path) -> Result<()> {
     writable(dir.ancestors().find(|path| path.exists()).unwrap_or(dir))
 }
 
-/// Whether we may make files in a directory.
+/// Checks that we may create files in an existing directory.
 pub fn writable(dir: &Path) -> Result<()> {
     rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)
         .with_context(|| format!("{} is not writable: correct its owner or mode", dir.display()))

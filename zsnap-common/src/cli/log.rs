@@ -1,5 +1,5 @@
-//! What the tools say: to syslog (facility daemon) always, to stderr what matters. One event is
-//! one line of printable ASCII: file names and children's words are hostile text.
+//! The log of the tools: syslog (facility daemon) receives everything, stderr what matters. One event is
+//! one line of printable ASCII, because file names and the output of children are untrusted text.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::escape::{escape, escape_bytes};
 use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
-/// How long a syslog daemon that hangs may hold up a backup, and how long we then do without it.
+/// How long a syslog daemon that hangs may delay a backup, and (the pause) how long we then do without it.
 const SYSLOG_TIMEOUT: Duration = Duration::from_secs(1);
 const SYSLOG_PAUSE: Duration = Duration::from_secs(10);
 
@@ -20,38 +20,38 @@ static LOG: Mutex<Log> = Mutex::new(Log { tool: "zsnap", verbose: false, syslog:
 struct Log {
     tool: &'static str,
     verbose: bool,
-    /// `None` before [`init`]: nobody wants unit tests in syslog.
+    /// `None` before [`init`], so that unit tests do not log to syslog.
     syslog: Option<Syslog>,
 }
 
-/// Call once, at the start of `main` ([`crate::cli::exit::run_tool`] does). `verbose`: info and
-/// children's lines go to stderr too.
+/// Starts the log. Call it once at the start of `main`, as [`crate::cli::exit::run_tool`] does. With `verbose`, info
+/// and the lines of children also go to stderr.
 pub fn init(tool: &'static str, verbose: bool) {
     let syslog = Some(Syslog { socket: None, connection: None, not_before: None });
     *LOG.lock().unwrap_or_else(PoisonError::into_inner) = Log { tool, verbose, syslog };
 }
 
-/// Verbosity, as soon as the command line is known (`-v`).
+/// Sets the verbosity, once the command line (`-v`) is known.
 pub fn set_verbose(verbose: bool) {
     LOG.lock().unwrap_or_else(PoisonError::into_inner).verbose = verbose;
 }
 
-/// Something failed: syslog `err` and stderr.
+/// Logs a failure, to syslog as `err` and to stderr.
 pub fn error(m: impl Display) {
     emit(Severity::LOG_ERR, None, &m.to_string());
 }
 
-/// Something to look at: syslog `warning` and stderr.
+/// Logs something that needs attention, to syslog as `warning` and to stderr.
 pub fn warn(m: impl Display) {
     emit(Severity::LOG_WARNING, None, &m.to_string());
 }
 
-/// What happened: syslog `info`; stderr only when verbose.
+/// Logs what happened, to syslog as `info`, and to stderr only if verbose.
 pub fn info(m: impl Display) {
     emit(Severity::LOG_INFO, None, &m.to_string());
 }
 
-/// A line that a child wrote to its stderr: as `info`, tagged `zsnap-ingest[pid/zfs]`.
+/// Logs a line that a child wrote to its stderr, as [`info`], tagged `zsnap-ingest[pid/zfs]` in syslog.
 pub fn child_line(program: &str, line: &[u8]) {
     emit(Severity::LOG_INFO, Some(program), &escape_bytes(line));
 }
@@ -63,7 +63,7 @@ fn emit(severity: Severity, child: Option<&str>, message: &str) {
     crate::cli::progress::aside(|| log.tell_stderr(&line, &mut io::stderr()));
 }
 
-/// One event, already escaped.
+/// One event, whose texts are already escaped.
 struct Line {
     severity: Severity,
     child: Option<String>,
@@ -76,7 +76,7 @@ impl Log {
             return;
         }
         let child = line.child.as_ref().map(|child| format!("[{child}]")).unwrap_or_default();
-        // One write, so that lines of several processes do not mix. A closed stderr must not
+        // A single write, so that the lines of several processes do not mix. A closed stderr must not
         // stop a backup.
         let _ = stderr.write_all(format!("{}{child}: {}\n", self.tool, line.text).as_bytes());
     }
@@ -88,8 +88,8 @@ impl Log {
     }
 }
 
-/// Lines for the local syslog daemon, in the format of RFC 3164 without host name, as
-/// syslog(3) writes it. (The formatter of the crate knows no tag with a child's name.)
+/// The format of lines for the local syslog daemon: RFC 3164 without host name, as
+/// syslog(3) writes it. (The crate's own formatter does not support a tag with a child's name.)
 #[derive(Clone, Copy, Debug)]
 struct Format;
 
@@ -102,19 +102,19 @@ impl LogFormat<&str> for Format {
 }
 
 struct Syslog {
-    /// Where the daemon listens; `None`: where the system's does.
+    /// The socket of the daemon; `None` for that of the system's daemon.
     socket: Option<PathBuf>,
     connection: Option<syslog::Logger<LoggerBackend, Format>>,
     not_before: Option<Instant>,
 }
 
 impl Syslog {
-    /// Sends a line, or drops it: no syslog never stops a backup.
+    /// Sends a line, or drops it: a missing syslog daemon must not stop a backup.
     fn send(&mut self, severity: Severity, line: &str) {
         if self.not_before.is_some_and(|then| Instant::now() < then) {
             return;
         }
-        // The second try is for a daemon that was started anew.
+        // The second try is for a daemon that was restarted.
         for _ in 0..2 {
             if self.connection.is_none() {
                 self.connection = connect(self.socket.as_deref());
@@ -178,7 +178,7 @@ mod tests {
         log.tell_syslog(&line(Severity::LOG_ERR, None, "x"));
         assert!(receive(&daemon).starts_with("<27>"));
 
-        // The daemon is started anew: the next line is not lost.
+        // The daemon is restarted: the next line is not lost.
         drop(daemon);
         std::fs::remove_file(&socket).unwrap();
         let daemon = UnixDatagram::bind(&socket).unwrap();
@@ -194,7 +194,7 @@ mod tests {
         let socket = dir.path().join("log");
         let _hangs = UnixDatagram::bind(&socket).unwrap();
         let mut hangs = log(false, socket);
-        // The kernel holds few datagrams; for the others there is one pause.
+        // The kernel buffers only a few datagrams; the others cause one pause.
         for _ in 0..2000 {
             hangs.tell_syslog(&line(Severity::LOG_INFO, None, "x"));
         }

@@ -1,7 +1,7 @@
-//! Command line and configuration file as one thing. A tool has one clap struct; top-level
-//! scalars and lists of its TOML file become `--key=value` arguments, in front of the command
-//! line's own and only where that lacks the key and all that conflicts with it. Tables of the file have no flags and become a
-//! serde struct.
+//! Merges the command line and the configuration file. A tool has one clap struct. Top-level scalars
+//! and lists of its TOML file become `--key=value` arguments in front of those of the command line, unless
+//! the command line sets the key or an option that conflicts with it. Tables of the file have no flags and
+//! become a serde struct.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -19,8 +19,8 @@ use toml::de::{DeTable, DeValue};
 use crate::cli::exit::{Exit, OrExit};
 use crate::cli::trusted;
 
-/// The command line and the tables of `--config FILE`, by default `/etc/zsnap/TOOL.toml`, which
-/// may be absent. `C` has an option `--config`, and every option that may stand in the file is
+/// Parses the command line and the tables of `--config FILE`. The default FILE is `/etc/zsnap/TOOL.toml`, which
+/// may be absent. `C` must have an option `--config`, and every option that may be set in the file must be
 /// global (valid before and after a subcommand).
 ///
 /// # Errors
@@ -30,9 +30,9 @@ pub fn parse<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
     parse_if(tool, |_| true, |_| 0, &[])
 }
 
-/// The same, but what `--config` names is read only if it `is_toml`, of a list in the file the
-/// values stay that are of another `kind` than all of the command line's, and the options in `one_run`
-/// (`force`, say), which are dangerous in every run, are refused as keys.
+/// Like [`parse`], but the file that `--config` names is read only if it `is_toml`. The command line replaces only
+/// those values of a list in the file that have the `kind` of one of its own. The options in `one_run`
+/// (`force`, say), which would be dangerous if set for every run, are refused as keys.
 pub fn parse_if<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>(
     tool: &str,
     is_toml: fn(&Path) -> bool,
@@ -51,8 +51,8 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
     one_run: &'static [&'static str],
 ) -> Result<(C, T)> {
     let mut tables = T::default();
-    // What the file must supply may be missing here, so only what is there is looked at. What
-    // stands behind a subcommand is seen too, as the options are global.
+    // Options that the file supplies may be missing here, so errors are ignored. Options after
+    // a subcommand are seen too, because they are global.
     let given = C::command().ignore_errors(true).try_get_matches_from(&args)?;
     let named = given.try_get_one::<PathBuf>("config").ok().flatten();
     let path = named.map_or(default, PathBuf::as_path);
@@ -72,7 +72,7 @@ fn parse_from<C: CommandFactory + FromArgMatches, T: DeserializeOwned + Default>
     Ok((C::from_arg_matches_mut(&mut matches)?, tables))
 }
 
-/// Reads a configuration: programs, keys and commands come from it.
+/// Reads a configuration file. It must be trusted, because it names programs, keys and commands.
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     trusted::open(path)?.read_to_string(&mut text)?;
@@ -83,24 +83,24 @@ fn read(path: &Path) -> io::Result<String> {
 struct Config<'a> {
     path: &'a Path,
     text: &'a str,
-    /// Of a value in a list.
+    /// Returns the kind of a value in a list.
     kind: fn(&str) -> u8,
-    /// Options that are not keys.
+    /// Options that are refused as keys.
     one_run: &'static [&'static str],
 }
 
-/// An argument that stands for a key of the file.
+/// An argument made from a key of the file.
 struct Insert {
     argument: OsString,
     /// `--key`
     flag: String,
-    /// Where its value stands in the file.
+    /// The position of its value in the file.
     span: Range<usize>,
 }
 
 impl Config<'_> {
-    /// The arguments that the file adds to those `given`, and, if it has tables, its text with
-    /// only these left (each where it was, so that errors in them have the right line).
+    /// Returns the arguments that the file adds to those `given`, and, if it has tables, its text reduced to
+    /// the tables (each in its old place, so that errors in them have the right line).
     fn arguments(&self, command: &clap::Command, given: &ArgMatches) -> Result<(Vec<Insert>, Option<String>)> {
         let document = DeTable::parse(self.text).map_err(|e| self.wrong(e.span(), e.message()))?;
         let mut inserted = Vec::new();
@@ -117,7 +117,7 @@ impl Config<'_> {
                 }
                 _ => {}
             }
-            // Where it is off, it is as if it were not there.
+            // A key that is `false` counts as absent.
             let off = matches!(value.get_ref(), DeValue::Boolean(false));
             if self.one_run.contains(&name) && !off {
                 let remedy = format!("{name} concerns one run: specify --{name} on the command line");
@@ -139,7 +139,8 @@ impl Config<'_> {
             if command.get_arguments().any(|other| excluded(&other)) {
                 continue;
             }
-            // Of a list by kinds, else by the key alone. None: what is given there cannot be read.
+            // The kinds of the values on the command line. `None` if it is not a list or they cannot be
+            // read: then the command line replaces the whole key.
             let kinds: Option<Vec<u8>> = match given.try_get_raw(arg.get_id().as_str()) {
                 Ok(Some(values)) if matches!(arg.get_action(), ArgAction::Append) => {
                     Some(values.map(|value| (self.kind)(&value.to_string_lossy())).collect())
@@ -170,16 +171,16 @@ impl Config<'_> {
                 (one, false) => inserted.push(self.argument(name, one, value.span())?),
             }
         }
-        // Only whole characters were blanked: TOML's spans begin and end between them.
+        // This is valid UTF-8: TOML's spans begin and end at characters, so only whole ones were blanked.
         Ok((inserted, tables.then(|| String::from_utf8_lossy(&rest).into_owned())))
     }
 
-    /// The error of an argument that came from the file, if `error` is one: its place is there,
-    /// not on the command line.
+    /// Returns `error` with its position in the file, if it is about an argument that came from the
+    /// file and not from the command line.
     fn blamed(&self, inserted: &[Insert], error: &clap::Error) -> Option<anyhow::Error> {
         let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else { return None };
         let flag = arg.split([' ', '=']).next()?;
-        // Of a list the bad value is the one that the message names.
+        // In a list, the bad value is the one that the message names.
         let value = match error.get(ContextKind::InvalidValue) {
             Some(ContextValue::String(value)) => value.as_str(),
             _ => "",
@@ -208,7 +209,7 @@ impl Config<'_> {
     }
 }
 
-/// A duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
+/// Parses a duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is not a duration; write 7d, 36h or 90m");
     if text == "0" {
@@ -219,14 +220,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| wrong())
 }
 
-/// A path from / on: for programs, which run in / whatever directory we were started in.
+/// Parses an absolute path. Child programs need one, because they run in `/`, wherever we were started.
 pub fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err(format!("\"{text}\" is not a path from / on")) }
 }
 
-/// A size in bytes: a number, or one with `K`, `M`, `G` or `T` (also `KiB` and so on), powers of
-/// 1024.
+/// Parses a size in bytes: a number, alone or with `K`, `M`, `G` or `T` (also `KiB` and so on), which are
+/// powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("\"{text}\" is not a size; write 64MiB, 512K or 1G");
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -243,11 +244,11 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
-/// The state directory: as given, or `/var/lib/zsnap/TOOL`, or for others than root
-/// `$XDG_STATE_HOME/zsnap/TOOL` (`~/.local/state`).
+/// Returns the absolute path of the state directory: `given`, or `/var/lib/zsnap/TOOL` for root, or
+/// `$XDG_STATE_HOME/zsnap/TOOL` for other users (by default in `~/.local/state`).
 ///
 /// # Errors
-/// [`Exit::Config`] for a relative path, since jobs from cron start anywhere, and if there is no home.
+/// [`Exit::Config`] for an empty path, and if neither XDG_STATE_HOME nor HOME is an absolute path.
 pub fn state_dir(given: Option<&Path>, tool: &str) -> Result<PathBuf> {
     if let Some(dir) = given {
         return std::path::absolute(dir).or_exit(Exit::Config, "--state");

@@ -1,4 +1,4 @@
-//! A line on the terminal that shows how far long work is.
+//! A line on the terminal that shows the progress of long work.
 
 use std::io::IsTerminal;
 use std::sync::LazyLock;
@@ -7,11 +7,11 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Bytes so far on a terminal; nothing where stderr is none. Gone when dropped.
+/// Shows the number of bytes so far, if stderr is a terminal. Drop removes it.
 pub struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    /// `what` stands in front; `total` in bytes where known.
+    /// Shows a line that begins with `what`. `total` is the number of bytes, if known.
     pub fn new(what: &str, total: Option<u64>) -> Progress {
         if !std::io::stderr().is_terminal() {
             return Progress(None);
@@ -21,14 +21,14 @@ impl Progress {
             None => (ProgressBar::no_length(), "{prefix} {bytes}, {bytes_per_sec}"),
         };
         let bar = BARS.add(bar).with_prefix(super::escape::escape(what));
-        // The templates are constants: an error cannot come, and a plain bar would do.
+        // The templates are constants, so there is no error; if there were, a plain bar would do.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         Progress(Some(bar))
     }
 
-    /// Adds bytes.
+    /// Adds `bytes` to the number shown.
     pub fn add(&self, bytes: u64) {
         if let Some(bar) = &self.0 {
             bar.inc(bytes);
@@ -44,7 +44,7 @@ impl Drop for Progress {
     }
 }
 
-/// Writes to stderr with the bars out of the way.
+/// Hides the bars while `write` writes to stderr.
 pub(crate) fn aside(write: impl FnOnce()) {
     if std::io::stderr().is_terminal() { BARS.suspend(write) } else { write() }
 }
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn every_template_is_valid_and_counts() {
-        // On no terminal there is no bar, and nothing fails.
+        // Without a terminal there is no bar, and nothing fails.
         let progress = Progress::new("x\x1b", Some(10));
         progress.add(11);
         assert_eq!(progress.0.is_some(), std::io::stderr().is_terminal());

@@ -1,5 +1,5 @@
-//! What `status` tells, in one form: rows of cells, from which a table, JSON or text for
-//! Prometheus is made.
+//! The output of `status`: rows of cells, which are printed as a table, as JSON or as text for
+//! Prometheus.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -12,11 +12,11 @@ use crate::cli::escape::{escape, escape_bytes};
 /// Rows of cells under named columns.
 #[derive(Default)]
 pub struct Report {
-    /// Column names: lower case with `_`.
+    /// The names of the columns, in lower case with `_`.
     pub columns: Vec<&'static str>,
-    /// One entry a row, with as many cells as there are columns.
+    /// The rows, each with as many cells as there are columns.
     pub rows: Vec<Vec<Cell>>,
-    /// Prometheus name prefix, e.g. `zsnap_queue`; a column of numbers becomes
+    /// The prefix of the names for Prometheus, e.g. `zsnap_queue`. A column of numbers becomes
     /// `PREFIX_COLUMN{labels}`, with the text columns as labels.
     pub metric: &'static str,
 }
@@ -26,7 +26,7 @@ pub struct Report {
 pub enum Cell {
     /// Text, shown escaped.
     Text(String),
-    /// Text of any length: below the table, as `FIRST CELL: TEXT`; not for Prometheus. Empty: none.
+    /// Long text, shown below the table as `FIRST CELL: TEXT`, and not for Prometheus. An empty one is not shown.
     Note(String),
     /// A count.
     Count(u64),
@@ -36,14 +36,14 @@ pub enum Cell {
     Age(u64),
     /// Seconds since 1970, shown as `2026-11-22 04:05:25Z` in the table.
     Time(u64),
-    /// Unknown or not applicable: `-`, `null`, left out.
+    /// Unknown or not applicable: `-` in the table, `null` in JSON, omitted for Prometheus.
     None,
 }
 
-/// How to print.
+/// The format of a printed report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// For people.
+    /// A table for people.
     Table,
     /// An array of objects; ages in seconds.
     Json,
@@ -52,7 +52,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// What the options say.
+    /// Returns the form that the options `--prometheus` and `--json` select.
     pub fn of(prometheus: bool, json: bool) -> Form {
         match (prometheus, json) {
             (true, _) => Form::Prometheus,
@@ -91,7 +91,7 @@ impl Cell {
     }
 }
 
-/// `1.5 MiB`
+/// Formats a number of bytes as `1.5 MiB`.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if n < 1024 {
@@ -109,30 +109,30 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
-/// Seconds since 1970 as people read them, UTC: `2026-11-22 04:05:25Z`; a time beyond all calendars as
-/// the number that it is.
+/// Formats a time in seconds since 1970 for people, in UTC: `2026-11-22 04:05:25Z`. A time beyond the range of the
+/// calendar is printed as the number.
 pub fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map_or(seconds.to_string(), |time| time.strftime("%F %TZ").to_string())
 }
 
-/// How far ahead a time may lie: a clock may be set by some hours, or be a little fast. What lies further ahead
-/// was stamped by a wrong one, or chosen.
+/// How far in the future a time may be: a clock may have been set by some hours, or be a little fast. A time further
+/// in the future comes from a wrong clock, or was chosen.
 pub const AHEAD: Duration = Duration::from_secs(24 * 3600);
 
-/// How many seconds ago a time was. `None`: it lies further ahead than [`AHEAD`].
+/// Returns how many seconds ago a time was; `None` if it is in the future by more than [`AHEAD`].
 pub fn ago(time: u64, now: u64) -> Option<u64> {
     (time <= now.saturating_add(AHEAD.as_secs())).then(|| now.saturating_sub(time))
 }
 
-/// Whether more than `max` has passed since a time, in seconds since 1970. One that lies ahead (see [`ago`]) is
-/// late: nobody knows how long ago that was, and an alarm that never comes is the worse mistake.
+/// Whether more than `max` has passed since `time`, in seconds since 1970. A future timestamp (see [`ago`]) counts as
+/// late: how long ago it really was is unknown, and a missing alarm is worse than a false one.
 pub fn is_late(time: u64, now: u64, max: Duration) -> bool {
     ago(time, now).is_none_or(|age| age > max.as_secs())
 }
 
-/// Since when something late lasts, for a sentence: `since 2026-11-01 12:00:00, longer than --max-age`, or that the
-/// time lies ahead.
+/// Describes since when something has been late: `since 2026-11-01 12:00:00Z, longer than --max-age`, or that the
+/// time is in the future.
 pub fn since(at: u64, now: u64) -> String {
     match ago(at, now) {
         Some(_) => format!("since {}, longer than --max-age", time(at)),
@@ -140,7 +140,7 @@ pub fn since(at: u64, now: u64) -> String {
     }
 }
 
-/// `3d 4h`: the two largest units.
+/// Formats an age with its one or two largest units, as `3d 4h`.
 fn age(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -152,7 +152,7 @@ fn age(seconds: u64) -> String {
 }
 
 impl Report {
-    /// The whole text.
+    /// Returns the report as text.
     pub fn render(&self, form: Form) -> String {
         match form {
             Form::Table => self.table(),
@@ -215,7 +215,7 @@ impl Report {
         text
     }
 
-    /// Writes it to standard output. A closed pipe is an error, not a panic.
+    /// Writes the report to standard output. A closed pipe is an error, not a panic.
     pub fn print(&self, form: Form) -> io::Result<()> {
         let mut out = io::stdout().lock();
         out.write_all(self.render(form).as_bytes())?;
@@ -223,16 +223,16 @@ impl Report {
     }
 }
 
-/// For terminals first, then as the exposition format demands. Two texts never become one: of two series with the
-/// same labels Prometheus would take neither. So a backslash is not what an escape begins with, and nothing is cut
-/// off.
+/// Escapes a label's value, first for terminals and then as the exposition format requires. Different texts remain
+/// different, because Prometheus would accept neither of two series with the same labels. So a backslash in `text`
+/// is doubled first, to differ from that of an escape, and nothing is truncated.
 fn label_value(text: &str) -> String {
     let text = text.replace('\\', r"\\");
     let whole: String = text.as_bytes().chunks(200).map(escape_bytes).collect();
     whole.replace('\\', r"\\").replace('"', "\\\"")
 }
 
-/// The same JSON in printable ASCII: all else stands in strings only, and keeps its meaning.
+/// Returns the same JSON in printable ASCII. Other characters occur only in strings, in which an escape means the same.
 pub fn ascii(json: &str) -> String {
     let mut text = String::new();
     for c in json.chars() {
@@ -305,7 +305,7 @@ mod tests {
         assert!(text.contains("zsnap_queue_oldest_age_seconds{dataset=\"laptop/tank\"} 90061\n"));
         assert_eq!(text.matches("oldest_age_seconds{").count(), 1);
         assert!(text.contains("{dataset=\"h/\\\\x1b\\\"x\"} 0\n"), "{text}");
-        // What looks like an escape is another name.
+        // A name that looks like the escape of another one remains different.
         let shown = ["a\nb", "a\\nb", "a\\\\nb", "a\\\nb"].map(label_value);
         assert!((0..4).all(|i| (0..i).all(|j| shown[i] != shown[j])), "{shown:?}");
         assert!(shown.iter().all(|text| !text.contains('\n')));
@@ -318,7 +318,7 @@ mod tests {
         let (now, day) = (1_795_320_325, 86_400);
         let late = |time| is_late(time, now, Duration::from_secs(100));
         assert!(!late(now) && !late(now - 100) && late(now - 101) && late(0));
-        // A clock may be set by some hours.
+        // A clock may have been set by some hours.
         assert!(!late(now + day) && late(now + day + 1) && late(u64::MAX));
         assert_eq!((ago(now + day, now), ago(now + day + 1, now)), (Some(0), None));
     }

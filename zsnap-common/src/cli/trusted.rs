@@ -1,6 +1,5 @@
-//! Files whose word counts: configuration, keys, certificates. Whoever may change one, or put
-//! another in its place, would decide in the administrator's stead: that may be root, and the user
-//! who runs us, and nobody else.
+//! Trusted files: configuration, keys, certificates. Whoever can change or replace one decides
+//! in the administrator's place, so only root and the user who runs us may be able to do so.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -9,14 +8,14 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-/// Opens a regular file that nobody else can change or replace: it and its directory (where a
-/// symlink leads, and where the symlink is) belong to root or us, and others cannot write there; a
-/// directory may be sticky instead, as `/tmp` is.
+/// Opens a regular file that nobody else can change or replace: the file and its directory (of a
+/// symlink, also that of its destination) belong to root or us, and others cannot write to them. A
+/// directory to which others can write must be sticky, like `/tmp`.
 ///
 /// # Errors
 /// `PermissionDenied` with the remedy; `InvalidInput` for what is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    // A FIFO must not hang us.
+    // NONBLOCK, because to open a FIFO would otherwise hang.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let meta = file.metadata()?;
@@ -28,8 +27,8 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The part of [`open`] that is about the directory: for files that are opened in another way, or
-/// are not there yet.
+/// Makes those checks of [`open`] that concern the directory, for files that are opened in another way, or
+/// do not exist yet.
 pub fn check_directory(path: &Path) -> io::Result<()> {
     let real = match fs::canonicalize(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -44,16 +43,16 @@ pub fn check_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether all that lies below `dir` is ours: somebody else could write there once, and what was put
-/// there then is believed now. Symlinks are not followed.
+/// Checks that everything below `dir` belongs to root or us and is not writable by others. For a directory to which
+/// others could once write: what they put there then would be trusted now. Symlinks are not followed.
 ///
 /// # Errors
-/// `PermissionDenied`, without remedy, for the first entry that is not.
+/// `PermissionDenied`, without remedy, for the first entry that fails the check.
 pub fn check_below(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let meta = match fs::symlink_metadata(&path) {
-            // Another process of ours is running.
+            // Another process of ours has just removed it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
@@ -65,7 +64,7 @@ pub fn check_below(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Or why not, and the remedy.
+/// Checks that only root and we can write to a file. The error is the reason and the remedy.
 fn only_ours(meta: &Metadata, may_be_sticky: bool) -> Result<(), (String, &'static str)> {
     if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
         return Err((format!("belongs to user {}, who may change it", meta.uid()), "chown it to root"));
@@ -113,7 +112,7 @@ mod tests {
             assert_eq!(open(&file).is_ok(), fine, "{of_directory:o}");
         }
         refused(&file, "its directory");
-        // Where a symlink leads counts, and where it is.
+        // Both the directory of a symlink and that of its destination count.
         let other = tempfile::tempdir().unwrap();
         symlink(&file, other.path().join("link")).unwrap();
         refused(&other.path().join("link"), "its directory");

@@ -1,10 +1,10 @@
 //! A lock file in the format of dotlockfile(1), so that scripts and the tools exclude each other.
 //!
-//! liblockfile's algorithm (lockfile_create(3)): the pid is written to a temporary file in the
-//! same directory, which is linked to the lock's name. A lock is stale if its pid is of no living
-//! process, or if it has no pid and is older than five minutes. Breaking a stale one is racy
-//! there. Here all zsnap processes do it under a flock ([`crate::durable::tool_lock::ToolLock`]), and what was
-//! fresh after all is put back.
+//! This is liblockfile's algorithm (lockfile_create(3)): the pid is written to a temporary file in the
+//! same directory, which is linked to the lock's name. A lock is stale if no process has its pid,
+//! or if it has no pid and is older than five minutes. In liblockfile, breaking a stale lock is racy.
+//! Here, all zsnap processes do it under a flock ([`crate::durable::tool_lock::ToolLock`]), and a lock that
+//! proves fresh is put back.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -21,12 +21,12 @@ use rustix::process::{Pid, geteuid, test_kill_process};
 
 use crate::cli::exit::{Exit, OrExit};
 
-/// Age at which a lock without a pid is stale (lockfile_create(3)).
+/// The age at which a lock without a pid is stale (lockfile_create(3)).
 const STALE: Duration = Duration::from_secs(300);
-/// liblockfile reads no more of a lock.
+/// The number of bytes of a lock file that are read, as in liblockfile.
 const MAX_PID: u64 = 16;
 
-/// Which file it is, however it is named; with the time, as numbers of deleted files come again.
+/// The identity of a file, whatever its name. It includes the mtime, because inode numbers are reused after deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileId {
     dev: u64,
@@ -49,8 +49,8 @@ impl FileId {
 }
 
 impl FileId {
-    /// Whether it is the same file, perhaps touched since. Only while one of them is open:
-    /// its number is free otherwise.
+    /// Whether it is the same file, even if its mtime has changed. Valid only while one of the two is open,
+    /// as otherwise the inode number may have been reused.
     fn is(self, other: FileId) -> bool {
         (self.dev, self.ino) == (other.dev, other.ino)
     }
@@ -71,7 +71,7 @@ impl FromStr for FileId {
     }
 }
 
-/// Who holds a lock, and since when.
+/// Who holds a lock, and for how long.
 #[derive(Debug)]
 pub(crate) struct Holder {
     pub(crate) age: Duration,
@@ -84,28 +84,28 @@ pub(crate) struct DotLock {
     dir: OwnedFd,
     name: OsString,
     id: FileId,
-    // Only kept open, for `FileId::is`.
+    // Not used, but kept open for `FileId::is`.
     _file: File,
 }
 
 enum State {
     Gone,
     Held(Holder),
-    /// Kept open, so that its number is not given to another file.
+    /// A stale lock file, kept open so that its inode number is not reused.
     Stale(OwnedFd),
 }
 
 impl DotLock {
-    /// Makes the lock file, or tells who has it. The caller holds the flock. `left`: a lock file
-    /// that is known to be a dead process's.
+    /// Creates the lock file, or returns the holder. The caller holds the flock. `left` is a lock file
+    /// that is known to belong to a dead process.
     pub(crate) fn take(path: &Path, left: Option<FileId>) -> anyhow::Result<Result<DotLock, Holder>> {
         let (dir, name) = open_dir(path)?;
         let what = || format!("cannot make the lock file {}", path.display());
         let (temporary, file, id) = Temporary::create(dir.as_fd()).or_exit(Exit::CantCreate, what())?;
-        // One try, and one more for each lock that proves stale or goes at that moment.
+        // Up to two more tries, if a lock proves stale or is removed at this moment.
         for _ in 0..3 {
             let linked = rustix::fs::linkat(&dir, &temporary.name, &dir, &name, AtFlags::empty());
-            // Over NFS the answer may be wrong: what is there decides.
+            // Over NFS the result may be wrong, so the file at the lock's name decides.
             let there = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileId::of(&stat));
             if there.is_ok_and(|there| there.is(id)) {
                 drop(temporary);
@@ -122,7 +122,7 @@ impl DotLock {
         Ok(Err(Holder { age: Duration::ZERO, who }))
     }
 
-    /// Which file it is.
+    /// Returns the identity of the lock file.
     pub(crate) fn id(&self) -> FileId {
         self.id
     }
@@ -130,7 +130,7 @@ impl DotLock {
 
 impl Drop for DotLock {
     fn drop(&mut self) {
-        // Somebody may have removed it by hand, and a script may have taken it since.
+        // Somebody may have removed the file by hand, and a script may have created its own since.
         let there = rustix::fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         if there.is_ok_and(|stat| FileId::of(&stat).is(self.id)) {
             let _ = rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
@@ -138,7 +138,7 @@ impl Drop for DotLock {
     }
 }
 
-/// Opens the directory of a lock file, if nobody but root and us can do mischief in it.
+/// Opens the directory of a lock file, if only root and we can replace files in it.
 fn open_dir(path: &Path) -> anyhow::Result<(OwnedFd, OsString)> {
     let Some(name) = path.file_name() else {
         return Err(Exit::Config.error(format!("{} is not a name of a lock file", path.display())));
@@ -167,7 +167,7 @@ fn is_ours(stat: &Stat) -> bool {
     stat.st_uid == 0 || stat.st_uid == geteuid().as_raw()
 }
 
-/// Looks at a lock that is in our way. `path` is for messages.
+/// Decides whether an existing lock is held, stale or gone. `path` is for messages.
 fn judge(dir: impl AsFd, name: &OsStr, path: &Path, left: Option<FileId>) -> anyhow::Result<State> {
     let shown = path.display();
     let stat = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -182,7 +182,7 @@ fn judge(dir: impl AsFd, name: &OsStr, path: &Path, left: Option<FileId>) -> any
     if !is_ours(&stat) {
         return held(format!("a lock file of uid {}", stat.st_uid));
     }
-    // Not to hang on a FIFO, nor to follow a link, that came here in this moment.
+    // These flags keep us from hanging on a FIFO, or following a link, that has just replaced the file.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(State::Gone),
@@ -200,11 +200,11 @@ fn judge(dir: impl AsFd, name: &OsStr, path: &Path, left: Option<FileId>) -> any
     let mut text = Vec::new();
     (&file).take(MAX_PID).read_to_end(&mut text).or_exit(Exit::Io, &shown)?;
     let stale = match pid(&text) {
-        // A script locked for itself (`dotlockfile -p`) and became this process by exec: take it
-        // over, or it would wait for itself.
+        // A script took the lock for itself (`dotlockfile -p`) and became this process by exec: we take
+        // the lock over, or the process would wait for itself.
         Some(pid) if pid == rustix::process::getpid() => true,
         Some(pid) => test_kill_process(pid) == Err(Errno::SRCH),
-        // Of one that is dated ahead nobody knows how old it is: it is reported, not broken.
+        // The age of a lock with a future timestamp is unknown: it is reported, not broken.
         None => age >= STALE && age != Duration::MAX,
     };
     if stale {
@@ -213,7 +213,7 @@ fn judge(dir: impl AsFd, name: &OsStr, path: &Path, left: Option<FileId>) -> any
     held(pid(&text).map_or("a lock file without pid".into(), |pid| format!("pid {pid}")))
 }
 
-/// The number at the start, as atoi(3) reads it.
+/// Parses the number at the start, like atoi(3).
 fn pid(text: &[u8]) -> Option<Pid> {
     let text = text.trim_ascii_start();
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -227,8 +227,8 @@ fn age(stat: &Stat) -> Duration {
     crate::locks::flock::age(SystemTime::UNIX_EPOCH + since)
 }
 
-/// Removes a lock that was judged stale. A script may have done so in between and made its own:
-/// that is put back.
+/// Removes a lock that was judged stale. If a script has meanwhile replaced it with its own lock,
+/// that one is put back.
 fn break_stale(dir: impl AsFd, name: &OsStr, judged: impl AsFd) -> rustix::io::Result<()> {
     let aside = Temporary::name()?;
     match rustix::fs::renameat(&dir, name, &dir, &aside) {
@@ -237,13 +237,13 @@ fn break_stale(dir: impl AsFd, name: &OsStr, judged: impl AsFd) -> rustix::io::R
     }
     let moved = FileId::of(&rustix::fs::statat(&dir, &aside, AtFlags::SYMLINK_NOFOLLOW)?);
     if !moved.is(FileId::of(&rustix::fs::fstat(judged)?)) {
-        // It exists: somebody was faster still.
+        // If this fails with EEXIST, another process already has the lock.
         let _ = rustix::fs::linkat(&dir, &aside, &dir, name, AtFlags::empty());
     }
     rustix::fs::unlinkat(&dir, &aside, AtFlags::empty())
 }
 
-/// A file with our pid, under a name of its own; unlinked on drop.
+/// A file with our pid under a temporary name, which is unlinked on drop.
 struct Temporary<'a> {
     dir: BorrowedFd<'a>,
     name: String,
@@ -253,13 +253,13 @@ impl<'a> Temporary<'a> {
     fn name() -> rustix::io::Result<String> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        // dotlockfile's own temporaries begin like this.
+        // The names of dotlockfile's temporary files begin with this.
         Ok(format!(".lk{:016x}", u64::from_ne_bytes(random)))
     }
 
     fn create(dir: BorrowedFd<'a>) -> std::io::Result<(Temporary<'a>, File, FileId)> {
         let name = Self::name()?;
-        // For everybody to read, whatever the umask: dotlockfile must see a living pid.
+        // Readable by everybody, whatever the umask: dotlockfile must be able to read a living pid.
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(dir, &name, flags, mode)?;

@@ -1,5 +1,5 @@
-//! Being the only one: flock(2), which the kernel releases on any death, and beside it a dotlock
-//! for the site's scripts.
+//! Locks with flock(2), which the kernel releases however the process ends. The site's scripts use a
+//! dotlock beside it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -14,29 +14,29 @@ use rustix::process::{Pid, test_kill_process};
 use crate::cli::exit::{Exit, OrExit};
 use crate::cli::report;
 
-/// A flock on a file that is never deleted (two processes could then hold two files of one name);
-/// released on drop or any death. The fd is close-on-exec.
+/// A flock on a file. It is released on drop, or however the process ends; the fd is close-on-exec. The file
+/// is never deleted, because two processes could then hold locks on two files of one name.
 ///
-/// The file holds the holder's pid, and its mtime tells since when it is held. When nobody holds it
-/// it is empty, unless its last holder died.
+/// The file contains the holder's pid, and its mtime is the time since when it is held. While nobody
+/// holds the lock, the file is empty, unless the last holder was killed.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
-    /// What the last holder left in the file.
+    /// The content that the last holder left in the file.
     pub(crate) before: String,
 }
 
-/// A forked child has started its program after this time, even on a busy machine.
+/// The time after which a forked child has certainly called exec(2), even on a busy machine.
 const ORPHAN: Duration = Duration::from_secs(1);
 
 /// The process that a lock's file names.
 #[derive(Debug, PartialEq)]
 enum Noted {
-    /// None, as flock(1) leaves it.
+    /// The file names no process, as with flock(1).
     Nobody,
-    /// It has ended.
+    /// The process has ended.
     Dead,
-    /// It lives.
+    /// The process is alive.
     Alive(Pid),
 }
 
@@ -49,7 +49,7 @@ fn noted(lock: &Path) -> Noted {
     }
 }
 
-/// Takes the flock of an open file; `false`: somebody else holds it.
+/// Takes the flock of an open file; `false` if another process holds it.
 pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
     match fs2::FileExt::try_lock_exclusive(file) {
         Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(false),
@@ -58,8 +58,8 @@ pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
 }
 
 impl Lock {
-    /// `None`: another process holds it. Creates the file (0600) if need be; refuses symlinks, FIFOs, devices.
-    /// Waits for up to a second where the process that the file names is dead.
+    /// Takes the lock; `None` if another process holds it. Creates the file (0600) if needed; refuses symlinks, FIFOs
+    /// and devices. Waits for up to a second if the process whose pid is in the file is dead.
     pub fn try_new(path: &Path) -> anyhow::Result<Option<Lock>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let shown = path.display();
@@ -76,7 +76,7 @@ impl Lock {
         let file = File::from(file);
         let begun = Instant::now();
         while !try_flock(&file).or_exit(Exit::Io, format_args!("cannot lock {shown}"))? {
-            // A child that the killed holder had just forked has the lock until it starts its program.
+            // A child that the killed holder had just forked holds the lock until it calls exec(2).
             if noted(path) != Noted::Dead || begun.elapsed() >= ORPHAN {
                 return Ok(None);
             }
@@ -89,7 +89,7 @@ impl Lock {
         Ok(Some(lock))
     }
 
-    /// Writes our pid, and `more`, into the file. It only informs: a full disk is not an error.
+    /// Writes our pid and `more` into the file. Best effort, as the content only informs: a full disk is not an error.
     pub(crate) fn note(&mut self, more: &str) {
         let _ = self.file.set_len(0).and_then(|()| self.file.rewind());
         let _ = self.file.write_all(format!("{}\n{more}", std::process::id()).as_bytes());
@@ -99,15 +99,15 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // A script may hold it next, with flock(1), which notes nothing.
+        // The next holder may be a script with flock(1), which writes no pid into the file.
         let _ = self.file.set_len(0);
-        // Closing is not enough while another thread is between fork and exec.
+        // Closing is not enough while a child of another thread is between fork and exec.
         let _ = fs2::FileExt::unlock(&self.file);
     }
 }
 
-/// Of a [`Lock`] that somebody else holds: since when, and for the message "pid 123" and which file.
-/// A holder who noted no pid (flock(1) in a script), or only a dead one before it, is as young as can be.
+/// Returns how long another process has held a [`Lock`], and a text for the message: "pid 123" and the file.
+/// The age is zero if the holder wrote no pid (flock(1) in a script), even if that of a dead holder is still there.
 pub fn holder(lock: &Path) -> (Duration, String) {
     let (age, who) = match noted(lock) {
         Noted::Alive(pid) => {
@@ -119,8 +119,8 @@ pub fn holder(lock: &Path) -> (Duration, String) {
     (age, format!("{who} ({})", lock.display()))
 }
 
-/// The age of a lock by its time. One whose time lies ahead ([`report::AHEAD`]) is as old as can be, or nobody would
-/// ever hear that its holder does not end.
+/// Returns the age of a lock by its timestamp. For a future timestamp (by more than [`report::AHEAD`]) it is
+/// `Duration::MAX`, as otherwise it would never be reported that the holder does not end.
 pub(crate) fn age(since: SystemTime) -> Duration {
     match since.elapsed() {
         Ok(age) => age,
@@ -129,7 +129,7 @@ pub(crate) fn age(since: SystemTime) -> Duration {
     }
 }
 
-/// The age of a lock in words that go on from "has been running".
+/// Returns the age of a lock as text that follows "has been running".
 pub fn for_how_long(age: Duration) -> String {
     match age {
         Duration::MAX => "since a time in the future".to_owned(),
@@ -161,13 +161,13 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
         let again = Lock::try_new(&path).unwrap().unwrap();
         assert!(holder(&path).0 < Duration::from_secs(3600));
-        // It was taken while the clock was ahead: somebody must hear of it.
+        // A lock that was taken while the clock was ahead must be reported.
         let ahead = SystemTime::now() + Duration::from_secs(400 * 86_400);
         File::options().write(true).open(&path).unwrap().set_modified(ahead).unwrap();
         assert_eq!(holder(&path).0, Duration::MAX);
         assert_eq!(for_how_long(Duration::MAX), "since a time in the future");
         assert_eq!(for_how_long(Duration::from_secs(7200)), "for 2 hours");
-        // As after a death, and then a script took it: the dead one is not meant.
+        // The last holder died, and then a script took the lock: the dead process is not reported as the holder.
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         dead.wait().unwrap();
         drop(again);
@@ -197,7 +197,7 @@ mod tests {
             began.wait();
             assert!(Lock::try_new(&path).unwrap().is_some());
         });
-        // It is not its program that goes on with the lock.
+        // A lock that is held for longer is not that of a forked child.
         std::fs::write(&path, format!("{}\n", dead.id())).unwrap();
         assert!(try_flock(&child).unwrap());
         assert!(Lock::try_new(&path).unwrap().is_none());

@@ -5,17 +5,17 @@ use std::io;
 
 use sha2::{Digest, Sha256};
 
-/// Digest of `bytes`, 64 hex digits.
+/// Returns the SHA-256 digest of `bytes` as 64 hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// SHA-256 of what is written to it.
+/// A writer that computes the SHA-256 digest of what is written to it.
 #[derive(Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// 64 hex digits.
+    /// Returns the digest as 64 hex digits.
     pub fn finish(self) -> String {
         hex(&self.0.finalize())
     }
@@ -32,7 +32,7 @@ impl io::Write for Hasher {
     }
 }
 
-/// Two lower-case digits for each byte.
+/// Returns two lower-case hex digits for each byte.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a String cannot fail.

@@ -1,18 +1,18 @@
-//! Globs on HOST/DATASET, as the configuration uses them.
+//! Globs for HOST/DATASET, as used in the configuration.
 
 use std::str::FromStr;
 
 use regex::Regex;
 
-/// `*` stands for any text within a component, `**` across components, `?` for one character
-/// other than `/`. All else is literal, and the whole text must fit.
+/// A glob: `*` matches any text within a component, `**` any text across components, `?` one
+/// character other than `/`. All else is literal, and the whole text must match.
 #[derive(Clone, Debug)]
 pub struct Glob {
     whole: Regex,
 }
 
 impl Glob {
-    /// Whether the whole of `text` fits.
+    /// Whether the glob matches the whole of `text`.
     pub fn matches(&self, text: &str) -> bool {
         self.whole.is_match(text)
     }

@@ -1,7 +1,7 @@
 //! The name of a queue file (zsnap-queue-file(5), NAME):
 //! `bakfsfmt2-<secs>.<nanos>.<pid>_<host>@<dataset with / as @>`.
 //!
-//! The name is a hint: the manifest inside, which is signed, has the truth.
+//! The name is only a hint: the signed manifest inside is authoritative.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,57 +11,57 @@ use regex::Regex;
 
 use crate::names::target::{Dataset, Host, NameError, Target};
 
-/// A longer name gets a digest for its label. NNCP allows a path of 255 bytes, in which a
-/// directory of the host (40) and a copy's suffix must find room.
+/// The maximum length of a name in bytes; a longer one gets a digest as its label. NNCP allows paths
+/// of 255 bytes, which must also fit a directory named after the host (40) and a copy's suffix.
 const MAX_NAME: usize = 200;
 
-/// When and by whom a queue file was made; orders the files of a dataset.
+/// When and by which process a queue file was made; orders the files of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// Seconds since 1970, UTC.
     pub secs: u64,
-    /// Nanoseconds of the second.
+    /// Nanoseconds within the second.
     pub nanos: u32,
-    /// Process that made it; the seeds' comments show names without one.
+    /// The process that made it; names without one are accepted, as in the comments of the original scripts.
     pub pid: Option<u32>,
 }
 
 impl Stamp {
-    /// The stamp of a file numbered `seq` (microseconds since 1970).
+    /// Returns the stamp of a file with the number `seq` (microseconds since 1970).
     pub fn from_seq(seq: u64, pid: u32) -> Stamp {
         let nanos = u32::try_from(seq % 1_000_000).unwrap_or(0) * 1000;
         Stamp { secs: seq / 1_000_000, nanos, pid: Some(pid) }
     }
 
-    /// The number of the file, in microseconds since 1970.
+    /// Returns the number of the file, in microseconds since 1970.
     pub fn seq(self) -> u64 {
         self.secs.saturating_mul(1_000_000).saturating_add(u64::from(self.nanos / 1000))
     }
 }
 
-/// What the name says behind the host.
+/// The part of the name after the host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Label {
     /// The dataset.
     Dataset(Dataset),
-    /// A digest that only the sender can make; the manifest has the dataset.
+    /// A digest that only the sender can compute; the manifest contains the dataset.
     Digest([u8; 16]),
 }
 
-/// The name of a queue file, taken apart.
+/// The parsed name of a queue file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueName {
-    /// Orders the files of a label.
+    /// The stamp, which orders the files of a label.
     pub stamp: Stamp,
-    /// Who sent it.
+    /// The host that sent the file.
     pub host: Host,
-    /// What it holds.
+    /// The dataset, or a digest in its place.
     pub label: Label,
 }
 
 impl QueueName {
-    /// A name for a file of `target`. `digest` becomes its label where the dataset's name would
-    /// be too long, or would be taken for a transport's temporary file.
+    /// Returns a name for a file of `target`. `digest` becomes its label if `opaque` is set, or if the name
+    /// with the dataset would be too long or would be mistaken for a transport's temporary file.
     pub fn new(stamp: Stamp, target: &Target, digest: [u8; 16], opaque: bool) -> QueueName {
         let host = target.host.clone();
         let plain = QueueName { stamp, host: host.clone(), label: Label::Dataset(target.dataset.clone()) };
@@ -72,8 +72,8 @@ impl QueueName {
         plain
     }
 
-    /// What the name may mean: itself, and, as NNCP appends `.N` to the second file of one name, on
-    /// each of its hops, what stands before such an end. The manifest decides which is right.
+    /// Returns all names that this one may stand for: itself, and itself without each suffix `.N`, which NNCP may
+    /// append on each hop to the second file of the same name. The manifest decides which is right.
     pub fn readings(&self) -> impl Iterator<Item = QueueName> {
         std::iter::successors(Some(self.clone()), QueueName::without_copy_suffix)
     }
@@ -87,7 +87,7 @@ impl QueueName {
         Some(QueueName { label: Label::Dataset(shorter.parse().ok()?), ..self.clone() })
     }
 
-    /// Whether the name may stand for `target`: a digest may stand for anything.
+    /// Whether the name may stand for `target`; a digest may stand for any dataset of the host.
     pub fn may_be(&self, target: &Target) -> bool {
         let fits = |name: &QueueName| match &name.label {
             Label::Dataset(dataset) => *dataset == target.dataset,
@@ -116,7 +116,7 @@ impl fmt::Display for QueueName {
     }
 }
 
-// The seeds spell the prefix both ways. `date +%N` always prints nine digits.
+// The original scripts use both prefixes, and nine digits of nanoseconds (`date +%N`).
 static NAME: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"^(?:bakfsfmt2|backupsfmt2)-([0-9]{1,12})\.([0-9]{1,9})(?:\.([0-9]{1,10}))?_([^@]+)@(.+)$").ok()
 });
@@ -141,7 +141,7 @@ impl FromStr for QueueName {
     }
 }
 
-/// 32 hex digits, perhaps with the `.N` of copies behind them.
+/// Parses 32 hex digits, which the `.N` suffixes of copies may follow.
 fn parse_digest(text: &str) -> Option<[u8; 16]> {
     let mut parts = text.split('.');
     let hex = parts.next()?;
@@ -153,19 +153,19 @@ fn parse_digest(text: &str) -> Option<[u8; 16]> {
     u128::from_str_radix(hex, 16).ok().map(u128::to_be_bytes)
 }
 
-/// What a name in a queue directory stands for.
+/// The kind of an entry in a queue directory, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A queue file.
     Queue(QueueName),
-    /// A known temporary or part of a transport: hidden files, NNCP's `nncpfile*`, chunks and
-    /// their `.nncp.meta`, `*.part`. Left alone in silence.
+    /// A known temporary file or part of a transport: hidden files, NNCP's `nncpfile*`, chunks and
+    /// their `.nncp.meta`, `*.part`. Ignored and not reported.
     Transport,
-    /// Anything else: left alone, and told.
+    /// Anything else. Ignored and reported.
     Foreign,
 }
 
-/// Tells what a file is by its name.
+/// Classifies a file by its name.
 pub fn classify(name: &[u8]) -> Entry {
     let Ok(name) = std::str::from_utf8(name) else { return Entry::Foreign };
     let chunk = || {
@@ -180,7 +180,7 @@ pub fn classify(name: &[u8]) -> Entry {
     {
         return Entry::Transport;
     }
-    // The notes of zsnap-ingest's quarantine.
+    // The notes in zsnap-ingest's quarantine.
     if name.ends_with(".why.json") {
         return Entry::Foreign;
     }

@@ -1,7 +1,7 @@
-//! Words that are pasted into a shell: the remedies in messages name datasets and files of others.
+//! Quoting for a shell: users paste the remedies in messages, which contain names that others have chosen.
 
-/// A word for a shell that takes it as one argument: in quotes, unless it needs none. (A hyphen in front would
-/// still be an option's; no target, dataset or queue file begins with one.)
+/// Quotes `word`, if necessary, so that a shell reads it as one argument. (A word that begins with a hyphen would
+/// still be an option, but no target, dataset or queue file begins with one.)
 pub fn quoted(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"@/_.:,+=%-".contains(&b);
     match !word.is_empty() && word.bytes().all(plain) {

@@ -1,8 +1,8 @@
-//! Whose data: a host and a dataset on it, as in `laptop/tank/home`.
+//! Targets: a host and a dataset on it, as in `laptop/tank/home`.
 //!
-//! Names obey ZFS's own grammar (OpenZFS `module/zcommon/zfs_namecheck.c`): components of
-//! `[A-Za-z0-9_.: -]`, never empty, `.` or `..`. So `@` and `~` never occur in one, which the
-//! queue file's name relies on, and a name can never climb out of a directory.
+//! Names follow ZFS's own grammar (OpenZFS `module/zcommon/zfs_namecheck.c`): components of
+//! `[A-Za-z0-9_.: -]`, never empty, `.` or `..`. So a name never contains `@` or `~`, on which the
+//! names of queue files rely, and never leads out of a directory.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,13 +10,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest dataset name of ZFS, in bytes, and of what it becomes below a store.
+/// The maximum length of a dataset name in bytes, as in ZFS; it also limits the name below a store.
 pub const MAX_NAME: usize = 255;
 const MAX_HOST: usize = 40;
-/// OpenZFS `zfs_max_dataset_nesting`: at most 49 slashes.
+/// The maximum number of slashes in a dataset name (OpenZFS `zfs_max_dataset_nesting`).
 const MAX_DEPTH: usize = 49;
 
-/// Why a name is refused: the fact, for people.
+/// Why a name is refused, as a text for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameError(String);
 
@@ -29,7 +29,7 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 impl NameError {
-    /// `why` goes on from the name: "is longer than 40 bytes".
+    /// Makes an error from a name and `why`, which continues the sentence: "is longer than 40 bytes".
     pub fn new(name: &str, why: &str) -> NameError {
         NameError(format!("\"{}\" {why}", name.escape_default()))
     }
@@ -39,7 +39,7 @@ fn refuse<T>(name: &str, why: &str) -> Result<T, NameError> {
     Err(NameError::new(name, why))
 }
 
-/// Checks one component of a ZFS name; also what a snapshot's name must obey.
+/// Checks one component of a ZFS name. The same rules apply to the name of a snapshot.
 pub fn check_component(name: &str) -> Result<(), NameError> {
     if name.is_empty() {
         return refuse(name, "has an empty component");
@@ -54,11 +54,11 @@ pub fn check_component(name: &str) -> Result<(), NameError> {
 }
 
 /// Checks the name of a dataset or a pool of this machine (`tank`, `tank/home`) before it becomes an
-/// argument of `zfs` or `zpool`. The name of a pool begins with a letter, so what passes is never an
+/// argument of `zfs` or `zpool`. The name of a pool begins with a letter, so an accepted name is never an
 /// option, a snapshot, or several names.
 ///
 /// # Errors
-/// The name is not one that ZFS accepts; the error quotes it and says why.
+/// If ZFS would not accept the name; the error quotes it and states why.
 pub fn check_dataset(name: &str) -> Result<(), NameError> {
     name.parse::<Dataset>()?;
     match name.starts_with(|first: char| first.is_ascii_alphabetic()) {
@@ -73,7 +73,7 @@ pub fn check_dataset(name: &str) -> Result<(), NameError> {
 #[serde(try_from = "String", into = "String")]
 pub struct Host(String);
 
-/// A dataset on a host, with its pool: `tank/home`. Non-ZFS streams use the same grammar.
+/// A dataset on a host, with its pool: `tank/home`. The names of opaque streams have the same grammar.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Dataset(String);
@@ -81,9 +81,9 @@ pub struct Dataset(String);
 /// A dataset of a host: `laptop/tank/home`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Target {
-    /// The first component.
+    /// The host, which is the first component.
     pub host: Host,
-    /// The rest.
+    /// The dataset, which is the rest.
     pub dataset: Dataset,
 }
 
@@ -128,7 +128,7 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// The target that an operand names. With `strip`, the operand must lie below that prefix
+    /// Returns the target that an operand names. With `strip`, the operand must lie below that prefix
     /// (`tank/simplesnap/laptop/tank/home` below `tank/simplesnap`), so that a wrong `--strip`
     /// never queues under a wrong name.
     pub fn from_operand(raw: &OsStr, strip: Option<&str>) -> Result<Target, NameError> {
@@ -142,7 +142,7 @@ impl Target {
         }
     }
 
-    /// The dataset's name below `store`, refused if ZFS could not hold it.
+    /// Returns the name of the target's dataset below `store`, or an error if it is too long or deep for ZFS.
     pub fn under(&self, store: &str) -> Result<String, NameError> {
         let name = format!("{store}/{self}");
         name.parse::<Dataset>().map(|_| name)
@@ -150,7 +150,7 @@ impl Target {
 }
 
 impl Dataset {
-    /// The name of the dataset that this one lies in, if any: `tank` of `tank/home`.
+    /// Returns the parent dataset, if any: `tank` for `tank/home`.
     pub fn parent(&self) -> Option<Dataset> {
         self.0.rsplit_once('/').map(|(parent, _)| Dataset(parent.to_owned()))
     }
@@ -159,7 +159,7 @@ impl Dataset {
 macro_rules! is_a_string {
     ($name:ident) => {
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

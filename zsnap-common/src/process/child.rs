@@ -1,5 +1,5 @@
-//! Programs that we start: by an absolute path, without a shell, with a clean environment, their
-//! words passed to the log, and never left behind half-fed.
+//! Child processes: started by an absolute path, without a shell and with a clean environment. Their stderr goes to the
+//! log, and one whose input is incomplete is killed before its pipe is closed.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
@@ -21,19 +21,19 @@ use crate::cli::log;
 use crate::process::proc;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// A longer line of a child is passed on in pieces of this size.
+/// The number of bytes of a child's line after which it is logged in pieces.
 const MAX_LINE: u64 = 4096;
-/// How many lines [`Child::last_words`] tells.
+/// The number of lines that [`Child::last_words`] returns.
 const LAST_WORDS: usize = 3;
-/// How long a killed child may take to go. One that the kernel holds (an unkillable
-/// `zfs receive`) is given up and never waited for again.
+/// How long a killed child may take to end. One that the kernel does not let go (an unkillable
+/// `zfs receive`) is left behind and never waited for again.
 const DEATH: Duration = Duration::from_secs(10);
-/// How long a grandchild that still holds stderr may keep us from a child's last words.
+/// How long we wait for the last lines of a child that has ended while a grandchild still holds its stderr.
 const LAST_GASP: Duration = Duration::from_secs(1);
 
-/// Where a program is: an absolute path as it is, a bare name from the fixed search path
-/// (/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin, never the environment's). Missing or not
-/// executable: `Exit::Unavailable` with the remedy.
+/// Returns the path of a program: an absolute path as it is, a bare name from the fixed search path
+/// (/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin, never the environment's).
+/// `Exit::Unavailable` if it is missing or not executable, `Exit::Config` for a relative path; both with the remedy.
 pub fn find(program: &Path) -> anyhow::Result<PathBuf> {
     let name = program.display();
     if program.is_absolute() {
@@ -56,9 +56,9 @@ fn executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// A command with a clean environment: PATH (fixed), LC_ALL=C, TZ=UTC, HOME=/ ; working directory `/`; stdin /dev/null;
-/// stdout null. It gets a process group of its own, which [`Child::kill`] kills as a whole: what a
-/// script started must not read on and take our closed pipe for the end of the data.
+/// Returns a command with a clean environment: PATH (fixed), LC_ALL=C, TZ=UTC, HOME=/; working directory `/`; stdin and
+/// stdout /dev/null. It gets its own process group, which [`Child::kill`] kills as a whole: otherwise a process that a
+/// script started could read on and mistake our closed pipe for the end of the data.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C").env("TZ", "UTC").env("HOME", "/");
@@ -66,9 +66,9 @@ pub fn command(program: &Path) -> Command {
     command
 }
 
-/// Makes the command run as that user (uid, primary gid, no other groups; HOME, USER and LOGNAME
-/// set). Nothing is changed if we already are that user. Unknown user, or we are not root:
-/// `Exit::Config`.
+/// Makes the command run as `user` (uid, primary gid, no other groups; HOME, USER and LOGNAME
+/// set). Changes nothing if we already are that user. `Exit::Config` if the user is unknown or
+/// we are not root.
 pub fn run_as(command: &mut Command, user: &str) -> anyhow::Result<()> {
     let us = nix::unistd::geteuid();
     let found = nix::unistd::User::from_name(user).or_exit(Exit::Config, format_args!("cannot look up user {user}"))?;
@@ -79,33 +79,33 @@ pub fn run_as(command: &mut Command, user: &str) -> anyhow::Result<()> {
     if !us.is_root() {
         return Err(Exit::Config.error(format!("only root can run a program as {user}: run as root or as {user}")));
     }
-    // For a new uid without groups std drops all supplementary ones.
+    // std drops all supplementary groups when it sets a uid and no groups are specified.
     command.uid(found.uid.as_raw()).gid(found.gid.as_raw());
     command.env("HOME", &found.dir).env("USER", user).env("LOGNAME", user);
     Ok(())
 }
 
-/// A running child, whose stderr a thread passes to `log::child_line`. Killed and waited for on drop
-/// (so a pipe to it is never closed before it is dead: a reader that commits at EOF commits nothing).
-/// For this the owner of a [`ChildStdin`] keeps it until its data are complete, and otherwise
+/// A running child, whose stderr a thread passes to `log::child_line`. Drop kills it and waits for it, so that a pipe
+/// to it is never closed before it is dead, and a reader that commits at EOF does not commit a part.
+/// For this, the owner of a [`ChildStdin`] keeps it until its data are complete, and otherwise
 /// calls [`Child::kill`], or drops the child, first.
 pub struct Child {
     label: String,
     child: std::process::Child,
     pump: Option<JoinHandle<()>>,
     said: Arc<Mutex<VecDeque<String>>>,
-    /// Ended and waited for, or left behind and never waited for again.
+    /// The child has ended and was waited for, or it was left behind and is never waited for again.
     over: bool,
     left_behind: Option<u32>,
 }
 
 impl Child {
-    /// `label` names it in the log. Sets up stderr itself; stdin and stdout as the command says.
+    /// Starts the command, which `label` names in the log. Sets up its stderr, but not its stdin and stdout.
     pub fn spawn(mut command: Command, label: &str) -> anyhow::Result<Child> {
         command.stderr(Stdio::piped());
         let what = format!("cannot start {}", Path::new(command.get_program()).display());
         let child = command.spawn().or_exit(Exit::Unavailable, &what)?;
-        // Its copies of our pipe ends must not outlive this call.
+        // The command's copies of our pipe ends must not outlive this call.
         drop(command);
         let said = Arc::new(Mutex::new(VecDeque::new()));
         let mut child =
@@ -113,30 +113,30 @@ impl Child {
         if let Some(stderr) = child.child.stderr.take() {
             let label = label.to_owned();
             let pumping = std::thread::Builder::new().spawn(move || pump(stderr, &label, &said));
-            // Where the machine gives no more threads, the child is killed.
+            // If no thread can be created, the child is dropped, which kills it.
             child.pump = Some(pumping.or_exit(Exit::Unavailable, what)?);
         }
         Ok(child)
     }
 
-    /// Its process id.
+    /// Returns the process id of the child.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Takes the writing end of its stdin (if piped). Drop it only when all data are written;
-    /// after an error kill the child first.
+    /// Takes the writing end of the child's stdin (if piped). Drop it only when all data are written;
+    /// after an error, kill the child first.
     pub fn stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
     }
 
-    /// Takes the reading end of its stdout (if piped).
+    /// Takes the reading end of the child's stdout (if piped).
     pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
     }
 
-    /// Waits for its end; a signal to us (`cancel`) or `timeout` kills it: an error then.
-    /// (A pipe to its stdin that was not taken is closed when it has ended, not before.)
+    /// Waits until the child ends. A signal to us (`cancel`) or the `timeout` kills it, which is an error.
+    /// (A pipe to its stdin that was not taken is not closed before it has ended.)
     pub fn wait(&mut self, timeout: Option<Duration>) -> anyhow::Result<ExitStatus> {
         let start = Instant::now();
         loop {
@@ -149,16 +149,16 @@ impl Child {
         }
     }
 
-    /// Waits for its end as long as it works: whenever `done`, the bytes that it has taken and
-    /// written, has changed, `patience` begins anew. When that is over, it is killed, and the error
-    /// is one that [`hangs`](crate::durable::dest::hangs).
+    /// Waits until the child ends, for as long as it makes progress: `patience` starts again whenever `done`,
+    /// the bytes that it has read and written, has changed. When `patience` is over, the child is killed, and
+    /// [`hangs`](crate::durable::dest::hangs) is true for the error.
     pub fn wait_while_working(
         &mut self,
         patience: Option<Duration>,
         mut done: impl FnMut() -> u64,
     ) -> anyhow::Result<ExitStatus> {
         let Some(patience) = patience else { return self.wait(None) };
-        // Looking costs something, so it is done seldom where there is time.
+        // `done` has a cost, so it is called rarely if `patience` is long.
         let pause = (patience / 8).min(Duration::from_secs(30));
         let (mut before, mut since, mut looked) = (done(), Instant::now(), Instant::now());
         loop {
@@ -179,7 +179,7 @@ impl Child {
         }
     }
 
-    /// Its status, if it ends soon; a signal to us (`cancel`) kills it.
+    /// Returns the status of the child if it ends within 200 ms. A signal to us (`cancel`) kills it.
     fn wait_a_while(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         let until = Instant::now() + Duration::from_millis(200);
         let ended = self.ended_before(until).or_exit(Exit::Io, &self.label)?;
@@ -191,7 +191,7 @@ impl Child {
         Ok(ended)
     }
 
-    /// Asks it to end by SIGTERM; kills it if it does not.
+    /// Sends SIGTERM to the child, and kills it if it does not end within 10 seconds.
     pub fn stop(&mut self) {
         if let (false, Some(pid)) = (self.over, self.pid()) {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
@@ -202,12 +202,12 @@ impl Child {
         }
     }
 
-    /// It has ended and was waited for, or was left behind.
+    /// Whether the child has ended and was waited for, or was left behind.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// The process id of what was killed and did not go: the child, or another process of its group.
+    /// The process id of what was killed and did not end: the child, or another process of its group.
     pub fn left_behind(&self) -> Option<u32> {
         self.left_behind
     }
@@ -216,15 +216,15 @@ impl Child {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
 
-    /// Kills a child that hangs. The error ([`Exit::Unavailable`]) says that it did `what` ("did not
+    /// Kills a child that hangs. Returns the error ([`Exit::Unavailable`]), which states `what` it did ("did not
     /// end in 5 s"), its process id, and whether it is dead or had to be left behind.
     pub fn give_up(&mut self, what: &str) -> anyhow::Error {
         self.end();
         Exit::Unavailable.error(format!("{} (pid {}) {what} and {}", self.label, self.child.id(), self.fate()))
     }
 
-    /// SIGKILL and wait. A child that the kernel does not let go is given up after 10 seconds,
-    /// with an error in the log.
+    /// Sends SIGKILL to the child and waits for it. A child that the kernel does not let go is left behind
+    /// after 10 seconds, with an error in the log.
     pub fn kill(&mut self) {
         if !self.over {
             self.end();
@@ -242,14 +242,14 @@ impl Child {
         }
     }
 
-    /// SIGKILL and wait. It is over in any case, also if the kernel does not let it go.
+    /// Sends SIGKILL to the child and waits for it. Sets `over` in any case, even if the kernel does not let it go.
     fn end(&mut self) {
         if self.over {
             return;
         }
         let (id, mut leads) = (self.child.id(), false);
         if let Some(pid) = self.pid() {
-            // Not waited for yet, so the number is still its own.
+            // The child was not waited for yet, so the pid cannot belong to another process.
             leads = rustix::process::getpgid(Some(pid)) == Ok(pid);
             if leads {
                 let _ = rustix::process::kill_process_group(pid, Signal::KILL);
@@ -260,18 +260,18 @@ impl Child {
         let dead = matches!(self.ended_before(until), Ok(Some(_)));
         self.over = true;
         self.left_behind = if dead { None } else { Some(id) };
-        // What it has started dies with it, or a little later, or is held.
+        // The processes that it started die with it or a little later, unless the kernel does not let them go.
         if dead && leads && poll_before(until, || proc::group(id).is_empty().then_some(())).is_none() {
             self.left_behind = proc::group(id).first().copied();
         }
     }
 
-    /// The last lines of its stderr, escaped, as one for an error message; call after `wait`.
+    /// Returns the last lines of the child's stderr, escaped and joined for an error message; call after `wait`.
     pub fn last_words(&self) -> String {
         self.last_lines().join("; ")
     }
 
-    /// The last lines of its stderr, escaped; call after `wait`.
+    /// Returns the last lines of the child's stderr, escaped; call after `wait`.
     pub fn last_lines(&self) -> Vec<String> {
         if let Some(pump) = self.pump.as_ref().filter(|_| self.over) {
             let until = Instant::now() + LAST_GASP;
@@ -291,26 +291,26 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // The fields, with pipe ends that nobody took, are dropped after this.
+        // The fields, including pipe ends that were not taken, are dropped after this.
         self.kill();
     }
 }
 
-/// What a program said, and how it ended.
+/// The output and the exit status of a program.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// Its standard output.
+    /// The standard output.
     pub text: String,
-    /// The last lines of its stderr as one, see [`Child::last_words`].
+    /// The last lines of stderr, joined; see [`Child::last_words`].
     pub words: String,
-    /// The last line of its stderr alone, escaped.
+    /// Only the last line of stderr, escaped.
     pub last_line: String,
 }
 
-/// Runs a program to its end. One that says nothing for so long, or does not end then, or says more
-/// than `most` bytes, is killed; so it is by a signal to us (`cancel`).
+/// Runs a program to its end. It is killed if it prints nothing for `patience`, does not end within `patience` after
+/// it has closed its stdout, or prints more than `most` bytes, and by a signal to us (`cancel`).
 pub fn output(mut command: Command, label: &str, patience: Duration, most: u64) -> anyhow::Result<Output> {
     command.stdout(Stdio::piped());
     let mut child = Child::spawn(command, label)?;
@@ -327,14 +327,14 @@ pub fn output(mut command: Command, label: &str, patience: Duration, most: u64) 
         Err(e) => Err(e.into()),
         Ok(_) => child.wait(Some(patience)),
     }?;
-    // A user property may hold any bytes: one that is not UTF-8 must not hide what else is there.
+    // A user property may hold any bytes: one that is not UTF-8 must not hide the rest of the output.
     let text = String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
     let last_line = child.last_lines().pop().unwrap_or_default();
     Ok(Output { status, text, words: child.last_words(), last_line })
 }
 
-/// Asks again and again, with pauses that grow with the time that it takes: the answer is late by a
-/// small part of that time, however short it is.
+/// Calls `ask` until it returns an answer, or until `until`. The pauses are a sixteenth of the time that has passed, so
+/// that the answer is late by a small part of that time, even if it comes soon.
 fn poll_before<T>(until: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
@@ -350,7 +350,7 @@ fn poll_before<T>(until: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<
     }
 }
 
-/// Reads on to the end, come what may: a child must never block on its stderr.
+/// Logs the child's stderr until its end. Nothing stops it earlier, because a child must never block on its stderr.
 fn pump(stderr: ChildStderr, label: &str, said: &Mutex<VecDeque<String>>) {
     let mut stderr = BufReader::new(stderr);
     loop {

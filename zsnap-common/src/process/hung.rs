@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A process did nothing for too long, and was given up. No error of the system is one, not even
-/// ETIMEDOUT: that is an answer.
+/// The error of a process that did nothing for too long and was given up. An error of the system is not one,
+/// not even ETIMEDOUT, because it is an answer.
 #[derive(Debug)]
 struct Hung(String);
 
@@ -15,12 +15,12 @@ impl fmt::Display for Hung {
 
 impl std::error::Error for Hung {}
 
-/// An error that [`hangs`].
+/// Returns an error for which [`hangs`] is true.
 pub(crate) fn hung(what: impl fmt::Display) -> anyhow::Error {
     Hung(format!("{what:#}")).into()
 }
 
-/// Whether an error says that a process did nothing for too long: the next one would fare the same.
+/// Whether the error is that a process did nothing for too long. If so, the next process would hang as well.
 pub fn hangs(e: &anyhow::Error) -> bool {
     e.chain().any(|cause| cause.is::<Hung>())
 }

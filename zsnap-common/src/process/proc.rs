@@ -1,13 +1,13 @@
-//! Processes, as proc(5) shows them. Where there is no /proc, none is seen.
+//! Processes as proc(5) shows them. Without /proc, no process is found.
 
 use std::fs;
 
-/// When a process began that has not ended: clock ticks since the machine was started.
+/// Returns when a process began, in clock ticks since boot; `None` if it has ended.
 pub fn began(pid: u32) -> Option<u64> {
     living(pid)?.get(19)?.parse().ok()
 }
 
-/// Those of a process group that have not ended.
+/// Returns the processes of a process group that have not ended.
 pub fn group(group: u32) -> Vec<u32> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -15,13 +15,13 @@ pub fn group(group: u32) -> Vec<u32> {
     pids.filter(|pid| living(*pid).is_some_and(|fields| fields.get(2) == Some(&group))).collect()
 }
 
-/// Its fields in /proc/PID/stat behind the name, which may hold spaces and parentheses. The first one
-/// here is the third in proc_pid_stat(5). `None`: it has ended.
+/// Returns the fields of /proc/PID/stat after the name, which may contain spaces and parentheses. Field 0
+/// here is field 3 in proc_pid_stat(5). `None` if the process has ended.
 fn living(pid: u32) -> Option<Vec<String>> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&text).into_owned();
     let fields: Vec<_> = text.rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect();
-    // A zombie whose other threads are still there has lost only its first one.
+    // In a zombie with further threads, only the main thread has ended.
     let ended = match fields.first()?.as_str() {
         "Z" => fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) < 2,
         state => state == "X",
@@ -45,7 +45,7 @@ mod tests {
         }
         assert!(group(id).contains(&id) && began(id).is_some());
         leader.kill().unwrap();
-        // A zombie until we wait for it.
+        // The leader is a zombie until we wait for it.
         while group(id).contains(&id) {
             std::thread::yield_now();
         }

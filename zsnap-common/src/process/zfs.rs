@@ -1,4 +1,4 @@
-//! What the pools hold: `zfs list` and `zpool list`, in their script forms only.
+//! Runs `zfs` and `zpool`: listings (only in the form for scripts, `-H`), properties, holds, create and destroy.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::stream::Guid;
 /// A snapshot of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Its name, without the dataset and the `@`.
+    /// The name, without the dataset and the `@`.
     pub name: String,
-    /// Its identity, the same wherever it was received.
+    /// The identity of the snapshot, the same wherever it was received.
     pub guid: Guid,
-    /// Transaction group of this pool that made it: orders the snapshots of a dataset.
+    /// The transaction group of this pool in which it was made; it orders the snapshots of a dataset.
     pub createtxg: u64,
-    /// When it was made, in seconds since 1970: the sender's word for a received one.
+    /// When it was made, in seconds since 1970; for a received snapshot, as the sender claims.
     pub creation: u64,
 }
 
@@ -34,7 +34,7 @@ pub struct Zfs {
 }
 
 impl Zfs {
-    /// Finds the programs: `Exit::Unavailable` where one is missing.
+    /// Finds the programs; `Exit::Unavailable` if one is missing.
     pub fn find(zfs: &Path, zpool: &Path) -> Result<Zfs> {
         Ok(Zfs { zfs: child::find(zfs)?, zpool: child::find(zpool)? })
     }
@@ -44,21 +44,21 @@ impl Zfs {
         &self.zfs
     }
 
-    /// Guid of a pool; `None`: it is not imported.
+    /// Returns the guid of a pool; `None` if it is not imported.
     pub fn pool_guid(&self, pool: &str) -> Result<Option<Guid>> {
         let Some(text) = output(&self.zpool, &["list", "-Hp", "-o", "guid", pool])? else { return Ok(None) };
         guid(&text).map(Some)
     }
 
-    /// The file systems and volumes at and below `root`, each with the bytes written to it since its
-    /// newest snapshot; `None`: it does not exist.
+    /// Returns the file systems and volumes at and below `root`, each with the number of bytes written to it since its
+    /// newest snapshot; `None` if `root` does not exist.
     pub fn datasets(&self, root: &str) -> Result<Option<BTreeMap<String, u64>>> {
         let args = ["list", "-Hp", "-r", "-t", "filesystem,volume", "-o", "name,written", root];
         let Some(text) = output(&self.zfs, &args)? else { return Ok(None) };
         text.lines().map(|line| dataset(root, line)).collect::<Result<_>>().map(Some)
     }
 
-    /// All snapshots at and below `root` by dataset, oldest first; a failed listing is an error.
+    /// Returns all snapshots at and below `root` by dataset, oldest first. It is an error if `root` does not exist.
     pub fn snapshots(&self, root: &str) -> Result<BTreeMap<String, Vec<Snapshot>>> {
         let args = ["list", "-Hp", "-r", "-t", "snapshot", "-s", "createtxg", "-o", SNAPSHOT, root];
         let text = output(&self.zfs, &args)?
@@ -74,13 +74,13 @@ impl Zfs {
         Ok(all)
     }
 
-    /// `zfs list -Hp` with these columns of `kind` (`-t`), at and below each of `roots`, or of all
-    /// pools: lines of fields with tabs between them. `None`: one of the roots does not exist.
+    /// Runs `zfs list -Hp -t KIND -o COLUMNS` for what lies at and below each of `roots`, or in all
+    /// pools if there are none. Returns lines of fields separated by tabs; `None` if one of the roots does not exist.
     pub fn list(&self, kind: &str, columns: &str, roots: &[String], depth: Option<u32>) -> Result<Option<String>> {
         self.list_at_most(MAX_OUTPUT, kind, columns, roots, depth)
     }
 
-    /// The same, of at most `most` bytes; more are an error.
+    /// Like [`Zfs::list`], but an output of more than `most` bytes is an error.
     pub fn list_at_most(
         &self,
         most: u64,
@@ -99,13 +99,14 @@ impl Zfs {
         output_at_most(most, &self.zfs, &args)
     }
 
-    /// The value of a property (`-`: not set) of one dataset or snapshot: all that `zfs get` prints, but the newline
-    /// at its end, so that whatever the value holds, it is nothing but a value. `None`: there is no such dataset.
+    /// Returns the value of a property of one dataset or snapshot (`-` if not set); `None` if `name` does not exist.
+    /// The value is all that `zfs get` prints except the final newline, so that no content of a value can be misread.
     pub fn property(&self, property: &str, name: &str) -> Result<Option<String>> {
         self.get("value", property, name)
     }
 
-    /// Where the property is set: `local`, `received`, `inherited from DATASET`, `-`. `None`: there is no such dataset.
+    /// Returns where a property is set (`local`, `received`, `inherited from DATASET`, `-`); `None` if `name` does not
+    /// exist.
     pub fn property_source(&self, property: &str, name: &str) -> Result<Option<String>> {
         self.get("source", property, name)
     }
@@ -118,8 +119,8 @@ impl Zfs {
         }
     }
 
-    /// `zfs destroy` of exact snapshots of one dataset, all of them or none: `NAME@A,B,C`. `Some`: it
-    /// says no, and why. Errors: it cannot be asked, or hangs; so would the next one.
+    /// Runs `zfs destroy NAME@A,B,C`, which destroys all of these snapshots of one dataset or none. Returns `None` on
+    /// success, or why `zfs` refused. It is an error if `zfs` cannot be run or hangs; the next call would fail as well.
     pub fn destroy(&self, dataset: &str, snaps: &[&str]) -> Result<Option<String>> {
         let name = format!("{dataset}@{}", snaps.join(","));
         Ok(match answer(PATIENCE, MAX_OUTPUT, &self.zfs, &["destroy", &name])? {
@@ -129,21 +130,21 @@ impl Zfs {
         })
     }
 
-    /// What destroying them would free, in bytes, as `zfs destroy -nvp` estimates it; `None`: it does
-    /// not say.
+    /// Returns how many bytes destroying the snapshots would free, as estimated by `zfs destroy -nvp`; `None` if
+    /// there is no estimate.
     pub fn reclaim(&self, dataset: &str, snaps: &[&str]) -> Option<u64> {
         let name = format!("{dataset}@{}", snaps.join(","));
         let text = output(&self.zfs, &["destroy", "-nvp", &name]).ok().flatten()?;
         text.lines().find_map(|line| line.strip_prefix("reclaim\t")?.trim().parse().ok())
     }
 
-    /// The tags of the holds on a snapshot.
+    /// Returns the tags of the holds on a snapshot.
     pub fn holds(&self, name: &str) -> Result<Vec<String>> {
         let text = output(&self.zfs, &["holds", "-H", name])?.unwrap_or_default();
         Ok(text.lines().filter_map(|line| line.split('\t').nth(1)).map(str::to_owned).collect())
     }
 
-    /// Guid of the snapshot `dataset@snap`; `None`: it does not exist.
+    /// Returns the guid of the snapshot `dataset@snap`; `None` if it does not exist.
     pub fn snapshot_guid(&self, name: &str) -> Result<Option<Guid>> {
         let Some(text) = output(&self.zfs, &["list", "-Hp", "-t", "snapshot", "-o", "guid", name])? else {
             return Ok(None);
@@ -151,7 +152,7 @@ impl Zfs {
         guid(&text).map(Some)
     }
 
-    /// Makes a file system that is never mounted, for others to lie in.
+    /// Creates a file system that is never mounted, as a parent of other datasets.
     pub fn create_parent(&self, dataset: &str) -> Result<()> {
         match output(&self.zfs, &["create", "-o", "canmount=off", dataset])? {
             Some(_) => Ok(()),
@@ -162,10 +163,10 @@ impl Zfs {
 
 const SNAPSHOT: &str = "name,guid,createtxg,creation";
 
-// None of these columns can hold a tab or a newline, as user properties can. All the same a line counts
-// only as a whole, with as many fields as there are columns, and for what was asked about.
+// Unlike user properties, these columns cannot contain a tab or a newline. Even so, a line is accepted
+// only if it has exactly one field per column and names what was asked for.
 
-/// A line of `zfs list -Hp -o name,guid,createtxg,creation ROOT`, with the dataset's name.
+/// Parses a line of `zfs list -Hp -o name,guid,createtxg,creation ROOT` into the dataset's name and the snapshot.
 fn snapshot<'l>(root: &str, line: &'l str) -> Result<(&'l str, Snapshot)> {
     let parse = || {
         let [name, guid, createtxg, creation] = fields(line)?;
@@ -177,7 +178,7 @@ fn snapshot<'l>(root: &str, line: &'l str) -> Result<(&'l str, Snapshot)> {
     parse().ok_or_else(|| unreadable(line))
 }
 
-/// A line of `zfs list -Hp -o name,written ROOT`.
+/// Parses a line of `zfs list -Hp -o name,written ROOT`.
 fn dataset(root: &str, line: &str) -> Result<(String, u64)> {
     let parse = || {
         let [name, written] = fields(line)?;
@@ -187,7 +188,7 @@ fn dataset(root: &str, line: &str) -> Result<(String, u64)> {
     parse().ok_or_else(|| unreadable(line))
 }
 
-/// The output of a listing of one guid.
+/// Parses the output of a listing of one guid.
 fn guid(text: &str) -> Result<Guid> {
     let line = text.strip_suffix('\n').unwrap_or(text);
     line.parse().map(Guid).map_err(|_| unreadable(text))
@@ -197,7 +198,7 @@ fn fields<const N: usize>(line: &str) -> Option<[&str; N]> {
     line.split('\t').collect::<Vec<_>>().try_into().ok()
 }
 
-/// Whether `name` is one of a dataset: of `root` or of one below it.
+/// Whether `name` is a valid name of `root` or of a dataset below it.
 fn lies_in(name: &str, root: &str) -> bool {
     let rest = name.strip_prefix(root);
     let lies = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -208,14 +209,14 @@ fn unreadable(line: &str) -> anyhow::Error {
     Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", escape(line)))
 }
 
-/// How long `zfs` and `zpool` may say nothing, and then take to end: on a pool whose input and output
-/// are suspended they wait for ever. A million snapshots are listed in less.
+/// How long `zfs` and `zpool` may print nothing, and then take to end. They wait forever for a pool whose I/O
+/// is suspended; to list a million snapshots takes less than this.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// The most that they may say: some million snapshots.
+/// The maximum size of their output in bytes: several million snapshots.
 const MAX_OUTPUT: u64 = 512 << 20;
 
-/// What the program prints; `None`: it says that there is no such thing. To take another failure for
-/// that would be fatal: what is there would seem to be gone.
+/// Returns what the program prints; `None` if it reports that the object does not exist. To mistake another failure
+/// for that would be fatal, because an existing object would seem to be gone.
 fn output(program: &Path, args: &[&str]) -> Result<Option<String>> {
     output_at_most(MAX_OUTPUT, program, args)
 }
@@ -228,22 +229,22 @@ fn output_at_most(most: u64, program: &Path, args: &[&str]) -> Result<Option<Str
     }
 }
 
-/// What comes of asking.
+/// The outcome of a call of `zfs` or `zpool`.
 #[derive(Debug)]
 enum Answer {
-    /// It succeeded and printed that.
+    /// The call succeeded and printed this.
     Text(String),
-    /// There is no such thing.
+    /// The object does not exist.
     Absent,
-    /// It failed: what was asked, and what it said.
+    /// The call failed: the arguments, and what the program reported.
     Failed(String),
 }
 
-/// How the last line ends that they say of something that is not there (libzfs, `LC_ALL=C`).
+/// How the last line of stderr ends if the object does not exist (libzfs, `LC_ALL=C`).
 const ABSENT: [&str; 2] = ["does not exist", "no such pool"];
 
-/// Whether a line says so, as in `cannot open 'NAME': dataset does not exist`. Only what stands behind the
-/// name are the program's own words: the name itself may be "x does not exist". No name has a quote in it.
+/// Whether a line reports that an object does not exist, as in `cannot open 'NAME': dataset does not exist`. Only the
+/// text after the name counts, because the name itself may be "x does not exist". A name never contains a quote.
 fn says_absent(line: &str) -> bool {
     let own = line.rsplit_once("': ").map(|(_, own)| own);
     own.is_some_and(|own| !own.contains('\'') && ABSENT.iter().any(|absent| own.ends_with(absent)))
@@ -310,7 +311,7 @@ mod tests {
             "exit 1",
             "echo suspended >&2; exit 1",
             "echo \"cannot open 'a': dataset does not exist\" >&2; exit 2",
-            // The name says so, and not the program; or another line than the last.
+            // Here the name says so, not the program, or a line that is not the last.
             &format!("{open}: pool I/O is currently suspended\" >&2; exit 1"),
             &format!("{open}\" >&2; exit 1"),
             "echo it does not exist >&2; exit 1",
@@ -325,7 +326,7 @@ mod tests {
     fn a_program_that_hangs_or_never_stops_talking_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("zfs");
-        // Where it has to do something first, a busy machine may keep it from that for a while.
+        // The second script must first close its stdout, so it gets time for that on a busy machine.
         for (patience, does, says) in [
             (Duration::from_millis(50), "exec sleep 1000", "said nothing for 0 s and was killed"),
             (Duration::from_secs(10), "exec >&-; exec sleep 1000", "did not end in 10 s and was killed"),

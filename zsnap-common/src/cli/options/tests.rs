@@ -68,14 +68,14 @@ fn the_file_supplies_what_the_command_line_lacks() {
     assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
     assert!(matches!(cli.verb, Some(Verb::Status)));
     assert!(!cli.once && with(config, &["--once"]).unwrap().0.once);
-    // To say that it is off says nothing.
+    // A key that is `false` counts as absent.
     assert!(!with(&format!("once = false\n{config}"), &[]).unwrap().0.once);
-    // Of a list only what is of the same kind.
+    // In a list, only values of the same kind are replaced.
     for (list, expected) in [("[\"a\", 7, \"8\"]", &["a", "5"][..]), ("\"a\"", &["a", "5"]), ("7", &["5"])] {
         let (cli, _) = with(&format!("to = {list}\nmust = \"x\""), &["--to", "5"]).unwrap();
         assert_eq!(cli.to, expected, "{list}");
     }
-    // What contradicts the command line is left out.
+    // Keys that conflict with the command line are left out.
     let (cli, _) = with("color = \"red\"\nmust = \"x\"", &["--plain"]).unwrap();
     assert!(cli.plain && cli.color.is_empty());
     let (cli, _) = with("plain = true\nmust = \"x\"", &["--color", "red"]).unwrap();

@@ -24,7 +24,7 @@ fn make_older(path: &Path, secs: u64) {
     file.set_modified(SystemTime::now() - Duration::from_secs(secs)).unwrap();
 }
 
-/// The pid of a process that is no more.
+/// Returns the pid of a process that has ended.
 fn dead() -> u32 {
     let mut child = std::process::Command::new("true").spawn().unwrap();
     child.wait().unwrap();

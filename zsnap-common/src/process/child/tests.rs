@@ -1,4 +1,4 @@
-//! Tests of child processes: limits, signals, words.
+//! Tests of child processes: limits, signals, stderr.
 
 use super::*;
 use std::io::Write;
@@ -74,8 +74,8 @@ fn a_flood_on_stderr_never_blocks() {
 #[test]
 fn a_child_that_is_given_up_is_dead_before_its_pipe_closes() {
     let dir = tempfile::tempdir().unwrap();
-    // As nncp-file does: what was read is committed at the end of the input; and a script
-    // in between.
+    // nncp-file also commits at the end of its input what it has read until then. In the second command, a script
+    // stands in between.
     for script in ["CAT > x; echo > done", "CAT | { cat > x; echo > done; }"] {
         let script = script.replace("CAT", "{ head -c 1 > /dev/null; echo up >&3; cat; }");
         let mut command = shell(&format!("exec 3>&1; {script}"));
@@ -86,13 +86,13 @@ fn a_child_that_is_given_up_is_dead_before_its_pipe_closes() {
         child.stdout().unwrap().read_exact(&mut [0; 3]).unwrap();
         drop(child);
         drop(stdin);
-        // Whoever survived would have read the end by now.
+        // A survivor would have read the end of its input by now.
         let sync = output(shell("sleep 0.2; echo"));
         assert!(sync == "\n" && !dir.path().join("done").exists(), "{script}");
     }
     let mut command = shell("cat > x; echo > done");
     command.current_dir(dir.path()).stdin(Stdio::piped());
-    // Not even taken.
+    // Here stdin is not even taken.
     drop(spawn(command));
     assert!(!dir.path().join("done").exists());
 }
