@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use zsnap_common::names::target::Target;
 use zsnap_common::process::zfs::Snapshot;
 use zsnap_common::stream::Guid;
-use zsnap_ingest::plan::{self, Facts, Head, Link, Number, Past, Pending, There, Verdict};
+use zsnap_ingest::plan::{self, Facts, Head, Link, Number, Past, Pending, PoolState, Verdict};
 use zsnap_message::payload::{Base, Epoch};
 use zsnap_tests::pool::{Pool, begin};
 use zsnap_tests::random::{Random, moments};
@@ -345,7 +345,7 @@ impl World {
             parent.as_str() == "pool2"
                 || self.pool.get(&format!("{STORE}/{}/{parent}", self.sources[at].target.host)).is_some()
         });
-        let there = There {
+        let there = PoolState {
             name: &dataset,
             snapshots: self.pool.get(&dataset).map(|_| snapshots.as_slice()),
             written: self.pool.get(&dataset).map_or(0, |d| d.written()),

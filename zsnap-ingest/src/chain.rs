@@ -50,7 +50,7 @@ impl State {
                 Verdict::Refused(_) => State::Quarantined,
                 Verdict::Ready { .. } | Verdict::AlreadyThere | Verdict::Stale | Verdict::Superseded => State::New,
             },
-            Judgement::Held(_) | Judgement::Alone(_) => State::Held,
+            Judgement::Held(_) | Judgement::Ignored(_) => State::Held,
             Judgement::Later(_) if entry.what != What::New || host.is_away(at) => State::Away,
             Judgement::Later(_) => State::New,
             Judgement::Failed => State::Failed,

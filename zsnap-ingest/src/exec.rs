@@ -18,7 +18,7 @@ use zsnap_common::names::target::{Host, Target};
 
 use crate::cli::Options;
 use crate::config::Config;
-use crate::opened::{No, Opened};
+use crate::opened::{Opened, Rejection};
 use crate::run;
 
 /// Receives the file on stdin. `sender` is the sender according to NNCP.
@@ -41,10 +41,10 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     let file = Arc::new(new.file().try_clone().or_exit(Exit::Io, "exec")?);
     let opened = Opened::verify(config, &host, true, &file, config.verify_buffer, now);
     let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|no| match no {
-        No::Damaged(why) => Exit::Data.error(why),
-        No::Bad(exit, why) | No::Held(exit, why) => exit.error(why),
-        No::Ahead { why, .. } | No::Newer(why) => Exit::TryAgain.error(why),
-        No::Io(e) => Exit::Io.error(e.to_string()),
+        Rejection::Damaged(why) => Exit::Data.error(why),
+        Rejection::Bad(exit, why) | Rejection::Held(exit, why) => exit.error(why),
+        Rejection::Ahead { why, .. } | Rejection::Newer(why) => Exit::TryAgain.error(why),
+        Rejection::Io(e) => Exit::Io.error(e.to_string()),
     })?;
     if matches!(name.label, Label::Digest(_)) {
         name = name_for(&host, Some(&target), now);

@@ -11,7 +11,7 @@ use zsnap_common::names::target::Target;
 use crate::known::{Entry, What};
 use crate::opened::Opened;
 use crate::plan::Facts;
-use crate::shared::{Room, Shared, Slot};
+use crate::shared::{MemoryReservation, OpenSlot, Shared};
 
 /// A directory that contains files of one host.
 pub struct Place {
@@ -47,7 +47,7 @@ pub struct File<'a> {
     /// What was done with it in this run.
     pub fate: Fate,
     /// The verified file, if it was verified in this run and has been held open since.
-    pub kept: Option<Kept<'a>>,
+    pub kept: Option<HeldFile<'a>>,
     /// Whether `zfs receive` rejected it in this run because the dataset was modified: it is not attempted again in
     /// this run.
     pub refused: bool,
@@ -89,20 +89,20 @@ impl File<'_> {
 }
 
 /// A verified file that is held open.
-pub struct Kept<'a> {
+pub struct HeldFile<'a> {
     /// Its verified content, which can write the stream.
     pub opened: Opened,
     /// The open file. A file is removed by name only if it is still this one.
     pub fd: Arc<Fd>,
     /// The memory that it uses.
-    pub room: Option<Room<'a>>,
+    pub room: Option<MemoryReservation<'a>>,
     /// Its slot among the files that are held until they are applied.
-    pub slot: Option<Slot<'a>>,
+    pub slot: Option<OpenSlot<'a>>,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> HeldFile<'a> {
     /// Holds the file until it is applied. If too many are held already, it is closed, and will be verified again.
-    pub fn hold(self, shared: &'a Shared<'_>) -> Option<Kept<'a>> {
-        shared.slot().map(|slot| Kept { slot: Some(slot), ..self })
+    pub fn hold(self, shared: &'a Shared<'_>) -> Option<HeldFile<'a>> {
+        shared.slot().map(|slot| HeldFile { slot: Some(slot), ..self })
     }
 }

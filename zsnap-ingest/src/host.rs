@@ -313,7 +313,7 @@ impl<'a> HostRun<'a> {
             match judgement {
                 Judgement::Later(why) => log::info(format!("{key}: later: {why}")),
                 Judgement::Held(why) => self.shared.notices().problem(&key, &format!("held: {why}")),
-                Judgement::Alone(why) => self.shared.notices().problem(&key, &why),
+                Judgement::Ignored(why) => self.shared.notices().problem(&key, &why),
                 Judgement::Failed => {}
                 Judgement::Is(verdict) => match self.remedy(since, &verdict) {
                     Some(message) => self.shared.notices().problem(&key, &message),

@@ -16,7 +16,7 @@ use zsnap_common::names::target::Host;
 
 use crate::cli::{OneFile, Options, TrustLevel};
 use crate::config::{Config, Tables};
-use crate::opened::{No, Opened};
+use crate::opened::{Opened, Rejection};
 
 /// Checks the file. Writes its uncompressed stream (`cat`), or a description of it, to stdout.
 pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) -> Result<Exit> {
@@ -43,10 +43,10 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     });
     let opened = opened.map_err(|no| {
         let (exit, why) = match no {
-            No::Damaged(why) => (Exit::Data, why),
-            No::Bad(exit, why) | No::Held(exit, why) => (exit, why),
-            No::Ahead { why, .. } | No::Newer(why) => (Exit::TryAgain, why),
-            No::Io(e) => (Exit::Io, e.to_string()),
+            Rejection::Damaged(why) => (Exit::Data, why),
+            Rejection::Bad(exit, why) | Rejection::Held(exit, why) => (exit, why),
+            Rejection::Ahead { why, .. } | Rejection::Newer(why) => (Exit::TryAgain, why),
+            Rejection::Io(e) => (Exit::Io, e.to_string()),
         };
         exit.error(format!("{}: {why}", which.path.display()))
     })?;

@@ -10,13 +10,13 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::Unsafe;
 
-use crate::file::{Fate, Kept};
+use crate::file::{Fate, HeldFile};
 use crate::host::HostRun;
 use crate::known::{Entry, Seen, What};
-use crate::opened::{No, Opened};
+use crate::opened::{Opened, Rejection};
 use crate::plan::Facts;
 use crate::quarantine;
-use crate::shared::{Room, seconds};
+use crate::shared::{MemoryReservation, seconds};
 
 /// A damaged file that was modified more recently than this may still be arriving.
 const ARRIVING: Duration = Duration::from_secs(600);
@@ -33,7 +33,7 @@ fn is_arriving(modified: SystemTime, now: SystemTime) -> bool {
 impl<'a> HostRun<'a> {
     /// Opens and verifies a file. Notes what it says, or handles its rejection. Returns the verified file, if it is
     /// one.
-    pub fn verify(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
+    pub fn verify(&mut self, at: usize) -> Result<Option<HeldFile<'a>>> {
         match self.look(at) {
             Err(e) => {
                 self.note(at);
@@ -54,7 +54,7 @@ impl<'a> HostRun<'a> {
         self.shared.is_pool_away() && named.is_some_and(|named| self.shared.config.command_for(&named).is_none())
     }
 
-    fn look(&mut self, at: usize) -> Result<Option<Kept<'a>>> {
+    fn look(&mut self, at: usize) -> Result<Option<HeldFile<'a>>> {
         let shared = self.shared;
         let away = self.is_away(at);
         let file = &mut self.files[at];
@@ -99,7 +99,7 @@ impl<'a> HostRun<'a> {
             file.entry = Entry::new(seen, file.entry.first);
         }
         let mut room = shared.room(seen.size);
-        let keep = room.as_ref().map_or(0, Room::bytes);
+        let keep = room.as_ref().map_or(0, MemoryReservation::bytes);
         let verified =
             Opened::verify(shared.config, &self.host, place.exec, &fd, keep, shared.now).and_then(|opened| {
                 let target = opened.target(&self.host, &file.queue)?;
@@ -113,28 +113,28 @@ impl<'a> HostRun<'a> {
                 if let Some(room) = &mut room {
                     room.shrink(opened.kept());
                 }
-                return Ok(Some(Kept { opened, fd, room, slot: None }));
+                return Ok(Some(HeldFile { opened, fd, room, slot: None }));
             }
             Err(no) => no,
         };
         (file.entry.what, file.entry.again) = (What::New, None);
         match no {
             // A signal must end the run, whatever it interrupted.
-            No::Io(e) => cancel::check().map_err(anyhow::Error::from).and(Err(e.into())),
-            No::Held(_, why) => {
+            Rejection::Io(e) => cancel::check().map_err(anyhow::Error::from).and(Err(e.into())),
+            Rejection::Held(_, why) => {
                 file.entry.what = What::Held(why);
                 Ok(None)
             }
-            No::Ahead { until, why } => {
+            Rejection::Ahead { until, why } => {
                 (file.entry.what, file.entry.again) = (What::Held(why), Some(until));
                 Ok(None)
             }
             // An upgraded version may know it.
-            No::Newer(why) => {
+            Rejection::Newer(why) => {
                 (file.entry.what, file.entry.again) = (What::Held(why), Some(shared.seconds().saturating_add(DAY)));
                 Ok(None)
             }
-            No::Damaged(why) => {
+            Rejection::Damaged(why) => {
                 let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
                 // The current time, not the time when the run began, which may be an hour ago.
                 if !place.exec && is_arriving(modified, SystemTime::now()) {
@@ -144,7 +144,7 @@ impl<'a> HostRun<'a> {
                 self.quarantine(at, &fd, &why).map_err(|e| e.context(why))?;
                 Ok(None)
             }
-            No::Bad(_, why) => {
+            Rejection::Bad(_, why) => {
                 self.quarantine(at, &fd, &why).map_err(|e| e.context(why))?;
                 Ok(None)
             }

@@ -32,7 +32,7 @@ pub enum Opened {
 
 /// A rejection: why a file is not applied, and what happens to it.
 #[derive(Debug)]
-pub enum No {
+pub enum Rejection {
     /// To be moved to quarantine, unless it may still be arriving.
     Damaged(String),
     /// To be moved to quarantine. The exit status is for exec: a forgery is distinguished from damage.
@@ -62,14 +62,14 @@ impl Opened {
         file: &Arc<File>,
         keep: u64,
         now: SystemTime,
-    ) -> Result<Opened, No> {
+    ) -> Result<Opened, Rejection> {
         let Some(table) = config.hosts.get(host) else {
             let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
-            return Err(No::Held(Exit::Refused, why));
+            return Err(Rejection::Held(Exit::Refused, why));
         };
         let bounds = config.bounds(host);
-        if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(No::Io)? {
-            let size = file.metadata().map_err(No::Io)?.len();
+        if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(Rejection::Io)? {
+            let size = file.metadata().map_err(Rejection::Io)?.len();
             if bounds.max_size.is_some_and(|most| size > most) {
                 return Err(explain(Refusal::TooLarge(format!("it has {size} bytes")), host));
             }
@@ -90,7 +90,7 @@ impl Opened {
             // With too little memory anything may fail, and not every library reports the cause.
             refusal if !memory::is_enough(memory::most(config.jobs, config.window_log, config.verify_buffer)) => {
                 let short = payload::out_of_memory();
-                No::Io(std::io::Error::new(short.kind(), format!("{short}; not believed until then: {refusal}")))
+                Rejection::Io(std::io::Error::new(short.kind(), format!("{short}; not believed until then: {refusal}")))
             }
             refusal => explain(refusal, host),
         })?;
@@ -137,19 +137,19 @@ impl Opened {
     /// Holds a stream with a future snapshot until the date has passed. It is not quarantined, because the sender may
     /// have created the snapshot while its clock was wrong, and later ones build on it; or the clock of this machine
     /// is wrong.
-    fn check_times(&self, host: &Host, now: SystemTime) -> Result<(), No> {
+    fn check_times(&self, host: &Host, now: SystemTime) -> Result<(), Rejection> {
         let Some(late) = self.stream().and_then(|stream| stream.ahead(now)) else { return Ok(()) };
         Err(ahead(&format!("snapshot {} is dated", quoted(&late.snap)), late.created, host))
     }
 
     /// Checks that the names of its snapshots below the store are not too long for ZFS.
-    pub fn fits(&self, config: &Config, target: &Target) -> Result<(), No> {
+    pub fn fits(&self, config: &Config, target: &Target) -> Result<(), Rejection> {
         let snaps = self.stream().map_or(&[][..], |stream| &stream.substreams).iter().map(|s| s.snap.len());
         let (Some((store, _)), Some(longest)) = (&config.store, snaps.max()) else { return Ok(()) };
         let length = format!("{store}/{target}@").len() + longest;
         if length > MAX_NAME {
             let why = format!("a snapshot's name would have {length} bytes below {store}, and ZFS allows {MAX_NAME}");
-            return Err(No::Held(Exit::Data, format!("{why}; a shorter store helps")));
+            return Err(Rejection::Held(Exit::Data, format!("{why}; a shorter store helps")));
         }
         Ok(())
     }
@@ -157,14 +157,20 @@ impl Opened {
     /// Returns the target of the file. The manifest determines it, and the file name must agree. Without a manifest
     /// only the name determines it; of the two readings of `NAME.0`, the one that matches the dataset in the stream is
     /// used.
-    pub fn target(&self, host: &Host, queue: &QueueName) -> Result<Target, No> {
+    pub fn target(&self, host: &Host, queue: &QueueName) -> Result<Target, Rejection> {
         if let Some(manifest) = self.manifest() {
             let target = Target { host: manifest.host.clone(), dataset: manifest.dataset.clone() };
             if target.host != *host {
-                return Err(No::Bad(Exit::Refused, format!("its manifest says host {}, not {host}", target.host)));
+                return Err(Rejection::Bad(
+                    Exit::Refused,
+                    format!("its manifest says host {}, not {host}", target.host),
+                ));
             }
             if !queue.may_be(&target) {
-                return Err(No::Bad(Exit::Refused, format!("its manifest says {target}, its name another dataset")));
+                return Err(Rejection::Bad(
+                    Exit::Refused,
+                    format!("its manifest says {target}, its name another dataset"),
+                ));
             }
             return Ok(target);
         }
@@ -173,10 +179,16 @@ impl Opened {
             Label::Digest(_) => None,
         };
         if queue.host != *host {
-            return Err(No::Bad(Exit::Refused, format!("its name says host {}, its directory {host}", queue.host)));
+            return Err(Rejection::Bad(
+                Exit::Refused,
+                format!("its name says host {}, its directory {host}", queue.host),
+            ));
         }
         let Some(target) = of(queue) else {
-            return Err(No::Bad(Exit::Data, "neither its name nor a manifest says which dataset it is for".into()));
+            return Err(Rejection::Bad(
+                Exit::Data,
+                "neither its name nor a manifest says which dataset it is for".into(),
+            ));
         };
         let fs = self.stream().and_then(|s| s.substreams.first()).map(|s| s.fs.as_str());
         let mut readings = queue.readings().filter_map(|name| of(&name));
@@ -185,13 +197,13 @@ impl Opened {
 }
 
 /// Converts a refusal to what it means for the file.
-fn explain(refusal: Refusal, host: &Host) -> No {
-    let held = No::Held;
+fn explain(refusal: Refusal, host: &Host) -> Rejection {
+    let held = Rejection::Held;
     match refusal {
-        Refusal::Damaged(why) => No::Damaged(format!("damaged: {why}")),
-        Refusal::Malformed(why) => No::Bad(Exit::Data, format!("not as a queue file should be: {why}")),
-        Refusal::Forged(why) => No::Bad(Exit::Refused, format!("forged: {why}")),
-        Refusal::WrongHost { said } => No::Bad(Exit::Refused, format!("it comes from {said}, not from {host}")),
+        Refusal::Damaged(why) => Rejection::Damaged(format!("damaged: {why}")),
+        Refusal::Malformed(why) => Rejection::Bad(Exit::Data, format!("not as a queue file should be: {why}")),
+        Refusal::Forged(why) => Rejection::Bad(Exit::Refused, format!("forged: {why}")),
+        Refusal::WrongHost { said } => Rejection::Bad(Exit::Refused, format!("it comes from {said}, not from {host}")),
         Refusal::NoKey(ids) => held(
             Exit::TryAgain,
             format!("encrypted to {ids}, none of our keys; add that key to keys, or give {host} our certificate"),
@@ -214,21 +226,23 @@ fn explain(refusal: Refusal, host: &Host) -> No {
             Exit::Refused,
             format!("{why}; if {host} means it, raise max-size or max-ratio in [hosts.{host}], or window-log"),
         ),
-        Refusal::Newer(why) => No::Newer(format!("made by a newer zsnap-queue: {why}; upgrade zsnap-ingest here")),
+        Refusal::Newer(why) => {
+            Rejection::Newer(format!("made by a newer zsnap-queue: {why}; upgrade zsnap-ingest here"))
+        }
         Refusal::Clock(signed) => ahead("signed", seconds(signed), host),
-        Refusal::Io(e) => No::Io(e),
+        Refusal::Io(e) => Rejection::Io(e),
     }
 }
 
 /// Returns the rejection of a file with a future date, in seconds since 1970.
-fn ahead(what: &str, date: u64, host: &Host) -> No {
+fn ahead(what: &str, date: u64, host: &Host) -> Rejection {
     let until = date.saturating_sub(report::AHEAD.as_secs());
     let (date, day) = (report::time(date), report::time(until));
     let whose = format!("if this clock is wrong, set it; if that of {host} was, the file is taken from {day} on");
     let sooner = "to have it sooner, set the clock there and queue a new stream: a full one (zsnap-queue --opaque \
                   --full), of a ZFS dataset a new snapshot sent with zfs send -i from the newest one that is here, or in \
                   full; then remove this file";
-    No::Ahead { until, why: format!("{what} more than a day ahead ({date}): {whose}; {sooner}") }
+    Rejection::Ahead { until, why: format!("{what} more than a day ahead ({date}): {whose}; {sooner}") }
 }
 
 /// Calls `each` for every piece of the file, from its present position.
@@ -251,9 +265,9 @@ fn starts_like_zfs(mut file: &File) -> std::io::Result<bool> {
     Ok(record::order_of_first(&head).is_some())
 }
 
-fn walk(mut file: &File) -> Result<StreamFacts, No> {
+fn walk(mut file: &File) -> Result<StreamFacts, Rejection> {
     let mut gate = Gate::new();
-    let bad = |e: &StreamError| No::Bad(Exit::Data, e.to_string());
+    let bad = |e: &StreamError| Rejection::Bad(Exit::Data, e.to_string());
     let mut refused = None;
     let read = copy(&mut file, |bytes| {
         gate.feed(bytes, &mut |_| Ok(())).map_err(|e| {
@@ -263,9 +277,9 @@ fn walk(mut file: &File) -> Result<StreamFacts, No> {
     });
     match (read, refused) {
         (_, Some(no)) => Err(no),
-        (Err(e), None) => Err(No::Io(std::io::Error::other(format!("{e:#}")))),
+        (Err(e), None) => Err(Rejection::Io(std::io::Error::other(format!("{e:#}")))),
         (Ok(()), None) => gate.finish().map_err(|e| match e {
-            StreamError::Truncated { .. } => No::Damaged(e.to_string()),
+            StreamError::Truncated { .. } => Rejection::Damaged(e.to_string()),
             e => bad(&e),
         }),
     }

@@ -226,7 +226,7 @@ impl Applied {
 }
 
 /// The dataset that a stream is received into, in its present state.
-pub struct There<'a> {
+pub struct PoolState<'a> {
     /// The name of the dataset on this pool: `STORE/HOST/DATASET`.
     pub name: &'a str,
     /// The snapshots, oldest first; `None`: the dataset is absent.
@@ -237,7 +237,7 @@ pub struct There<'a> {
     pub parent: Option<&'a Dataset>,
 }
 
-impl There<'_> {
+impl PoolState<'_> {
     /// Returns what distinguishes this state of the dataset from a later one; `None`: it has no snapshot.
     pub fn head(&self) -> Option<Head> {
         self.snapshots.and_then(|all| all.last()).map(|last| Head { newest: last.guid, written: self.written })

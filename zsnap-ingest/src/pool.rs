@@ -9,7 +9,7 @@ use zsnap_common::process::zfs::{Snapshot, Zfs};
 use zsnap_common::stream::{Guid, SubStream};
 
 use crate::config::Config;
-use crate::plan::{self, There};
+use crate::plan::{self, PoolState};
 
 /// The pool that contains the store.
 pub struct Pool<'a> {
@@ -68,9 +68,9 @@ impl Tree {
     }
 
     /// Returns the state of a target for the planner.
-    pub fn there<'a>(&'a self, name: &'a str, parent: Option<&'a Dataset>) -> There<'a> {
+    pub fn there<'a>(&'a self, name: &'a str, parent: Option<&'a Dataset>) -> PoolState<'a> {
         let written = self.datasets.get(name).copied();
-        There { name, snapshots: written.map(|_| self.snapshots(name)), written: written.unwrap_or(0), parent }
+        PoolState { name, snapshots: written.map(|_| self.snapshots(name)), written: written.unwrap_or(0), parent }
     }
 
     /// Returns the snapshots of a dataset, oldest first.

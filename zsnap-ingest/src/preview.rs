@@ -49,7 +49,7 @@ fn rows(host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) -> Result<()> {
             }
             Judgement::Held(why) => ("held", why.as_str()),
             Judgement::Later(why) => ("later", why.as_str()),
-            Judgement::Alone(why) => ("foreign", why.as_str()),
+            Judgement::Ignored(why) => ("foreign", why.as_str()),
             Judgement::Failed => ("failed", ""),
         };
         let failed = file.entry.failed_over("it");

@@ -120,7 +120,7 @@ impl<'a> Shared<'a> {
     /// Reserves memory to verify a message of `size` bytes, if enough is left, and up to the share of one job, if
     /// possible, so that the uncompressed stream fits too. All hosts together never reserve more than
     /// `--verify-buffer`.
-    pub fn room(&self, size: u64) -> Option<Room<'_>> {
+    pub fn room(&self, size: u64) -> Option<MemoryReservation<'_>> {
         let all = self.config.verify_buffer;
         let want = size.max(all / self.config.jobs as u64);
         let mut bytes = 0;
@@ -129,13 +129,13 @@ impl<'a> Shared<'a> {
             left.checked_sub(bytes).filter(|_| bytes >= size)
         };
         self.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        Some(Room { memory: &self.memory, bytes })
+        Some(MemoryReservation { memory: &self.memory, bytes })
     }
 
     /// Reserves a slot for one more verified file that is held open, if any is left.
-    pub fn slot(&self) -> Option<Slot<'_>> {
+    pub fn slot(&self) -> Option<OpenSlot<'_>> {
         self.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        Some(Slot(&self.slots))
+        Some(OpenSlot(&self.slots))
     }
 
     /// Returns the lock of a command's target directory, so that only one thread at a time writes its journal.
@@ -150,12 +150,12 @@ pub fn seconds(time: SystemTime) -> u64 {
 }
 
 /// Reserved memory, which is released on drop.
-pub struct Room<'a> {
+pub struct MemoryReservation<'a> {
     memory: &'a AtomicU64,
     bytes: u64,
 }
 
-impl Room<'_> {
+impl MemoryReservation<'_> {
     /// Returns the number of reserved bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -169,16 +169,16 @@ impl Room<'_> {
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for MemoryReservation<'_> {
     fn drop(&mut self) {
         self.memory.fetch_add(self.bytes, Ordering::Relaxed);
     }
 }
 
 /// One of the files that may be held open, which is released on drop.
-pub struct Slot<'a>(&'a AtomicUsize);
+pub struct OpenSlot<'a>(&'a AtomicUsize);
 
-impl Drop for Slot<'_> {
+impl Drop for OpenSlot<'_> {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }

@@ -198,7 +198,7 @@ fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result
             }),
             Judgement::Later(_) if host.is_away(at) => "its pool is absent".into(),
             Judgement::Later(_) if state == State::New => String::new(),
-            Judgement::Later(why) | Judgement::Held(why) | Judgement::Alone(why) => why,
+            Judgement::Later(why) | Judgement::Held(why) | Judgement::Ignored(why) => why,
             Judgement::Failed => String::new(),
         };
         let row = row_of(rows, &host.host, &file.entry, &file.queue);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use zsnap_common::stream::Guid;
-use zsnap_ingest::plan::{self, Facts, Link, Number, Past, Pending, There, Verdict};
+use zsnap_ingest::plan::{self, Facts, Link, Number, Past, Pending, PoolState, Verdict};
 use zsnap_message::payload::{Base, Epoch};
 use zsnap_tests::random::Random;
 
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let (mut ready, mut kept) = (0, Vec::new());
     for facts in &all {
-        let there = There { name: "backup/hosts/h/tank", snapshots: None, written: 0, parent: None };
+        let there = PoolState { name: "backup/hosts/h/tank", snapshots: None, written: 0, parent: None };
         let pending: Vec<Pending<'_>> = facts.iter().map(|facts| Pending { facts, refused_at: None }).collect();
         let plan = plan::zfs(&there, &pending, &Past::default(), false);
         ready += plan.path.len();

@@ -9,7 +9,7 @@ use zsnap_common::names::target::Target;
 
 use super::HostRun;
 use crate::apply::{self, Received};
-use crate::file::{Fate, Kept};
+use crate::file::{Fate, HeldFile};
 use crate::journal;
 use crate::plan::{Facts, Verdict};
 
@@ -48,10 +48,10 @@ impl HostRun<'_> {
     }
 
     /// Passes a file to its receiver.
-    fn apply(&mut self, facts: &Facts, at: usize, kept: Kept<'_>, skip: usize) -> Result<()> {
+    fn apply(&mut self, facts: &Facts, at: usize, kept: HeldFile<'_>, skip: usize) -> Result<()> {
         let target = &facts.target;
         let shared = self.shared;
-        let Kept { opened, fd, room: _room, slot: _slot } = kept;
+        let HeldFile { opened, fd, room: _room, slot: _slot } = kept;
         if opened.stream().is_none() {
             let Some(table) = shared.config.command_for(target) else { return Ok(()) };
             apply::run_command(shared, table, target, &self.files[at].name, opened)?;

@@ -29,7 +29,7 @@ pub enum Judgement {
     /// reason.
     Later(String),
     /// It is ignored: not a file that zsnap-ingest can use. Contains the reason.
-    Alone(String),
+    Ignored(String),
     /// A program or disk failed while it was processed, and that was reported.
     Failed,
 }
@@ -121,7 +121,7 @@ impl HostRun<'_> {
                 (Fate::Gone, _) => continue,
                 (Fate::Failed, _) => Judgement::Failed,
                 (Fate::Later(why), _) => Judgement::Later(why.clone()),
-                (Fate::Bad(why), _) => Judgement::Alone(why.clone()),
+                (Fate::Bad(why), _) => Judgement::Ignored(why.clone()),
                 (Fate::Doomed(why), _) => Judgement::Is(Verdict::Refused(why.clone())),
                 (Fate::Open, What::Says(_)) => continue,
                 (Fate::Open, What::Held(why)) => Judgement::Held(why.clone()),

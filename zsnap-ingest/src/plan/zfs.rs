@@ -7,14 +7,14 @@ use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Target;
 use zsnap_common::stream::Guid;
 
-use super::{Link, Past, Pending, Plan, There, Verdict, if_lost, numbered};
+use super::{Link, Past, Pending, Plan, PoolState, Verdict, if_lost, numbered};
 
 /// Decides about the files of one dataset. `unread`: more files may be for this dataset, but were not read yet.
 ///
 /// Of all paths that start at the newest snapshot on the target, it chooses the one that leads to the file with the
 /// highest number, and among these the one with the most snapshots: a snapshot that is passed over can never be
 /// received later, and a dead end would leave the rest of the chain without its base.
-pub fn zfs(there: &There<'_>, files: &[Pending<'_>], past: &Past, unread: bool) -> Plan {
+pub fn zfs(there: &PoolState<'_>, files: &[Pending<'_>], past: &Past, unread: bool) -> Plan {
     let world = World::new(there, files, past);
     let path = world.path();
     let mut after = world.here.clone();
@@ -64,7 +64,7 @@ struct Way {
 }
 
 struct World<'a> {
-    there: &'a There<'a>,
+    there: &'a PoolState<'a>,
     files: &'a [Pending<'a>],
     past: &'a Past,
     /// The snapshots of the dataset.
@@ -82,7 +82,7 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(there: &'a There<'a>, files: &'a [Pending<'a>], past: &'a Past) -> World<'a> {
+    fn new(there: &'a PoolState<'a>, files: &'a [Pending<'a>], past: &'a Past) -> World<'a> {
         let here: HashSet<Guid> = there.snapshots.iter().copied().flatten().map(|s| s.guid).collect();
         let committed: HashMap<Guid, usize> = past.committed.iter().enumerate().map(|(at, &guid)| (guid, at)).collect();
         let names = there.snapshots.iter().copied().flatten().map(|s| (s.name.as_str(), s.guid)).collect();

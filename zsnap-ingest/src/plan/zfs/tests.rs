@@ -35,7 +35,7 @@ fn past(committed: &[u64], last_seq: Option<u64>) -> Past {
 
 fn decide(there: Option<&[u64]>, files: &[Facts], past: &Past) -> Plan {
     let all = there.map(snapshots);
-    let there = There { name: "p/h/tank", snapshots: all.as_deref(), written: 0, parent: None };
+    let there = PoolState { name: "p/h/tank", snapshots: all.as_deref(), written: 0, parent: None };
     let pending: Vec<Pending<'_>> = files.iter().map(|facts| Pending { facts, refused_at: None }).collect();
     zfs(&there, &pending, past, false)
 }
@@ -167,7 +167,7 @@ fn a_refused_one_is_tried_again_when_something_changed() {
     let facts = stream(2, None, &[1, 2]);
     let all = snapshots(&[1, 7]);
     let of = |facts: &Facts, written, at: u64| {
-        let there = There { name: "p/h/tank", snapshots: Some(&all), written, parent: None };
+        let there = PoolState { name: "p/h/tank", snapshots: Some(&all), written, parent: None };
         let refused_at = Some(Head { newest: Guid(7), written: at });
         zfs(&there, &[Pending { facts, refused_at }], &past(&[], None), false).verdicts[0].word()
     };
@@ -180,7 +180,7 @@ fn a_refused_one_is_tried_again_when_something_changed() {
 #[test]
 fn a_child_waits_for_its_parent() {
     let parent = "tank".parse().unwrap();
-    let there = There { name: "p/h/tank/a", snapshots: None, written: 0, parent: Some(&parent) };
+    let there = PoolState { name: "p/h/tank/a", snapshots: None, written: 0, parent: Some(&parent) };
     let files = [stream(1, None, &[0, 1]), stream(2, None, &[1, 2])];
     let pending: Vec<Pending<'_>> = files.iter().map(|facts| Pending { facts, refused_at: None }).collect();
     let plan = zfs(&there, &pending, &past(&[], None), false);
