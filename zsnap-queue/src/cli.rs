@@ -1,6 +1,6 @@
-//! The command line of zsnap-queue. Every long option but those of subcommands may stand in
-//! /etc/zsnap/queue.toml as well; what must go together is checked in `job.rs`, because a
-//! subcommand needs less than the bare command.
+//! The command line of zsnap-queue. Every long option except those of subcommands is also a key of
+//! `/etc/zsnap/queue.toml`. `job.rs` checks which options are required or exclude each other, because
+//! subcommands require fewer options than the bare command.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
