@@ -201,7 +201,7 @@ pub fn is_toml(path: &Path) -> bool {
 fn read_zrep(path: &Path) -> Result<Method> {
     let mut bytes = Vec::new();
     trusted::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).or_exit(Exit::Config, path.display())?;
-    // A comment may be in any character set.
+    // Lossy, because a comment may be in any character set.
     let text = String::from_utf8_lossy(&bytes);
     parse_zrep(text.trim_start_matches('\u{feff}')).map_err(|(line, why)| {
         let toml = if text.contains('=') { "; the name of a file with keys ends in .toml" } else { "" };

@@ -35,7 +35,7 @@ pub struct Chain {
 pub enum Body {
     /// A ZFS stream, described by its first records, with or without a wrapper that carries properties.
     Zfs(ZfsHead),
-    /// Any other stream.
+    /// An opaque stream.
     Opaque { increment: bool },
 }
 

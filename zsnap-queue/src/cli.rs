@@ -31,7 +31,7 @@ pub struct Cli {
     pub producer: Vec<OsString>,
     #[command(subcommand)]
     pub command: Option<Command>,
-    // Last: its heading would go on.
+    // Must be the last field: its help heading would apply to all fields after it.
     #[command(flatten)]
     pub options: Options,
 }
