@@ -29,7 +29,7 @@ impl FromStr for Since {
 }
 
 /// Returns the day of a time in seconds since 1970, such as `2026-11-22`. It is in UTC, so that names
-/// sort by time and daylight saving time does not change the length of a day.
+/// sort by time and no change of civil time repeats a day.
 pub fn day(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok()).unwrap_or_default();
     time.strftime("%F").to_string()

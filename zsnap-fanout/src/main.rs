@@ -83,6 +83,6 @@ fn find<'a>(drives: &'a [Drive], name: &str) -> anyhow::Result<&'a Drive> {
 /// descriptors would be scarce with ten destinations.
 fn many_files() {
     let limit = getrlimit(Resource::Nofile);
-    // Best effort: with the old limit, fewer destinations work at once.
+    // Best effort: if this fails, the limit stays as it is.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

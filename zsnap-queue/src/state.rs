@@ -109,7 +109,7 @@ impl State {
         outboxes(&self.dir)
     }
 
-    /// Returns the label that hides the dataset of `target`. It is keyed with this state's secret.
+    /// Returns the label that hides the dataset of `target`. Only the owner of the secret in the state can compute it.
     pub fn digest(&self, target: &Target) -> [u8; 16] {
         let mut label = [0; 16];
         label.copy_from_slice(&hmac_sha256(self.secret.as_bytes(), target.to_string().as_bytes())[..16]);
