@@ -1,20 +1,20 @@
-//! Dates that contradict the order in which snapshots came to the pool. Whoever makes a snapshot chooses its
-//! date, by a wrong clock or on purpose; nobody chooses its createtxg.
+//! Detects and handles dates that contradict the order in which the pool made the snapshots. The machine that
+//! creates a snapshot sets its date, with a wrong clock or deliberately, but not its createtxg.
 //!
-//! A snapshot that bears an earlier date than one that the pool made before it is back-dated. It counts as made
-//! at the latest date of those before it, and what becomes of the others is decided as if it were not there:
-//! snapshots that a host dates into the past never take the places of its older ones. But perhaps its date is right,
-//! and that of the one before it was ahead: so the policy is asked about the back-dated ones by themselves, too, and
-//! what it keeps of these stays. What is dated more than a day ahead of the clock is left out on both sides.
-//! Without createtxg nothing is back-dated.
+//! A snapshot is back-dated if its date is earlier than that of a snapshot that the pool made before it. It counts
+//! as made at the latest date of those before it, and the others are decided on as if it did not exist, so that
+//! snapshots that a host dates into the past never displace its older ones. But its date may be correct, and the
+//! date of the earlier one ahead. Therefore the policy also decides on the back-dated ones separately, and those that
+//! it keeps stay. Snapshots dated more than a day ahead of the clock are excluded from both decisions. Without
+//! createtxg, nothing is back-dated.
 
 use crate::calendar::Clock;
 use crate::reason::Reason;
 use crate::snapshot::{Snapshot, Verdict};
 
-/// Sets [`Snapshot::floor`] of the snapshots of one dataset.
+/// Sets [`Snapshot::floor`] of all snapshots of one dataset.
 pub fn find(snapshots: &mut [Snapshot<'_>], clock: &Clock) {
-    // Records of a filter have no order of making.
+    // The records of --filter have no createtxg.
     if snapshots.iter().all(|snapshot| snapshot.createtxg == 0) {
         return;
     }
@@ -25,22 +25,22 @@ pub fn find(snapshots: &mut [Snapshot<'_>], clock: &Clock) {
     }
 }
 
-/// Those that are not dated in the future, as indices, in the order in which the pool made them.
+/// Returns the indices of the snapshots that are not dated in the future, in the order in which the pool made them.
 fn by_making(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<usize> {
     let mut order: Vec<usize> = (0..snapshots.len()).filter(|i| !snapshots[*i].is_future(clock.now)).collect();
     order.sort_unstable_by(|a, b| snapshots[*a].by_making(&snapshots[*b]));
     order
 }
 
-/// Those that are not dated in the future, as indices, in layers: in each the dates agree with the order in which
-/// the pool made them. The first layer has those that are not back-dated; a back-dated one is in the first layer
-/// that has no later date before it.
+/// Returns the indices of the snapshots that are not dated in the future, in layers. Within a layer, the dates agree
+/// with the order in which the pool made them. The first layer has those that are not back-dated. A back-dated one
+/// is in the first layer that has no later date before it.
 fn layers(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Vec<usize>> {
     let mut layers: Vec<Vec<usize>> = Vec::new();
     for i in by_making(snapshots, clock) {
         let is_later =
             |layer: &Vec<usize>| layer.last().is_some_and(|j| snapshots[*j].creation > snapshots[i].creation);
-        // The last dates of the layers fall from each layer to the next.
+        // The last date of each layer is earlier than that of the layer before, so a binary search is possible.
         let at = layers.partition_point(is_later);
         match layers.get_mut(at) {
             Some(layer) => layer.push(i),
@@ -50,15 +50,15 @@ fn layers(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Vec<usize>> {
     layers
 }
 
-/// How many of `layer` the pool made before this one.
+/// Returns how many snapshots of `layer` the pool made before snapshot `this`.
 fn made_before(layer: &[usize], snapshots: &[Snapshot<'_>], this: usize) -> usize {
     layer.partition_point(|i| snapshots[*i].by_making(&snapshots[this]).is_lt())
 }
 
-/// Keeps the back-dated ones that the policy would keep if those with later dates that were made before them were
-/// not there. No date tells whether they were dated back or the others ahead, so none may cost the other its
-/// place. `verdicts` are what the policy alone says, and no other one changes. `decide` is the policy, which is given
-/// a layer, of so many, and behind it those of the first layer that stay and whose dates agree with it.
+/// Keeps the back-dated snapshots that the policy would keep if the earlier ones with later dates did not exist. The
+/// dates do not show which of the two are wrong, so neither may displace the other. `verdicts` are those of the policy
+/// alone; only those of back-dated ones change. `decide` is the policy. It gets a layer, followed by the snapshots of
+/// the first layer that stay and whose dates agree with it, and the number of snapshots in the layer itself.
 pub fn keep_by_themselves(
     verdicts: &mut [Verdict],
     snapshots: &[Snapshot<'_>],
@@ -71,7 +71,7 @@ pub fn keep_by_themselves(
     let mut layers = layers(snapshots, clock).into_iter();
     let stay: Vec<usize> = layers.next().unwrap_or_default().into_iter().filter(|i| verdicts[*i].keep).collect();
     for layer in layers {
-        // With these they grow old like any other.
+        // With these, the snapshots of the layer age relative to the newest one like any other.
         let agrees = |i: &&usize| {
             let next = layer.get(made_before(&layer, snapshots, **i));
             next.is_none_or(|next| snapshots[**i].creation <= snapshots[*next].creation)
@@ -84,15 +84,15 @@ pub fn keep_by_themselves(
     }
 }
 
-/// Keeps, for each back-dated snapshot that stays, the last one before it that is not back-dated, and the last one
-/// of the layer above its own: if these went, it would count for more in the next run, and could take the
-/// place of an older one.
+/// Keeps, for each back-dated snapshot that stays, two witnesses: the last one before it that is not back-dated, and
+/// the last one before it in the layer above its own. Without them, the next run would no longer see that its date
+/// is too early, or would move it up a layer, and it could displace an older one.
 pub fn keep_witnesses(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], clock: &Clock) {
     if !snapshots.iter().any(Snapshot::is_back_dated) {
         return;
     }
     let layers = layers(snapshots, clock);
-    // Those of the lowest layer first: the witnesses have witnesses.
+    // Begin with the last layer, because witnesses need witnesses too.
     for (nr, layer) in layers.iter().enumerate().skip(1).rev() {
         for i in layer {
             if !verdicts[*i].keep {
@@ -113,12 +113,12 @@ mod tests {
 
     const DAY: i64 = 86_400;
 
-    /// In the order of their making, dated so many days after the first of January 1970; now is day 100.
+    /// Creates snapshots with these dates, in days since 1970, in the order of making. The current time is day 100.
     fn made(days: &[i64]) -> (Vec<Snapshot<'static>>, Clock) {
         let clock = Clock { now: 100 * DAY, zone: TimeZone::UTC };
         let one = |(day, createtxg): (&i64, u64)| Snapshot { creation: day * DAY, createtxg, ..Snapshot::default() };
         let mut all: Vec<_> = days.iter().zip(1..).map(one).collect();
-        // In whichever order they are listed.
+        // The order of the list does not matter.
         all.reverse();
         find(&mut all, &clock);
         all.reverse();
@@ -130,7 +130,7 @@ mod tests {
         for (days, counts) in [
             (&[1, 2, 3, 3, 4][..], &[1, 2, 3, 3, 4][..]),
             (&[5, 1, 2, 6, 3], &[5, 5, 5, 6, 6]),
-            // Up to a day ahead is believed, more is left out.
+            // A date up to a day ahead counts; one further ahead is excluded.
             (&[1, 101, 2, 102, 3], &[1, 101, 101, 102, 101]),
             (&[200, 1, 150, 2], &[200, 1, 150, 2]),
             (&[-3, -4], &[-3, -3]),
@@ -142,7 +142,7 @@ mod tests {
             let back = all.iter().map(Snapshot::is_back_dated);
             assert!(back.eq(days.iter().zip(counts).map(|(day, counts)| day != counts)), "{days:?}");
         }
-        // Without an order nothing contradicts it.
+        // Without createtxg, nothing is back-dated.
         let mut all = [3, 1, 2].map(|creation| Snapshot { creation, ..Snapshot::default() });
         find(&mut all, &Clock { now: 9, zone: TimeZone::UTC });
         assert!(!all.iter().any(Snapshot::is_back_dated));
@@ -153,7 +153,7 @@ mod tests {
         for (days, expected) in [
             (&[1, 2, 2, 3][..], &[&[0, 1, 2, 3][..]][..]),
             (&[5, 1, 2, 6, 3], &[&[0, 3], &[1, 2, 4]]),
-            // Of those that were ahead some were dated before others.
+            // Some of those that were ahead are back-dated relative to others.
             (&[1, 9, 4, 6, 3, 5, 10], &[&[0, 1, 6], &[2, 3], &[4, 5]]),
             (&[3, 2, 1], &[&[0], &[1], &[2]]),
             (&[200, 3, 2], &[&[1], &[2]]),
@@ -164,7 +164,7 @@ mod tests {
         }
     }
 
-    /// By a policy that keeps the last one of each ten days: which of the back-dated ones stay.
+    /// Tests which back-dated snapshots stay under a policy that keeps the last one of each ten days.
     #[test]
     fn what_the_policy_keeps_of_a_layer_stays() {
         let decide = |all: &[Snapshot<'_>], _| -> Vec<Verdict> {
@@ -174,13 +174,13 @@ mod tests {
             all.iter().map(verdict).collect()
         };
         for (days, stay) in [
-            // The time of one that was ahead has come: those since.
+            // The date of one that was ahead has passed: those made since are judged by their own dates.
             (&[1, 50, 10, 15, 20, 25, 51][..], &[3, 5][..]),
-            // One that came later counts, one that was made before does not.
+            // A snapshot that was made later counts, one that was made before does not.
             (&[1, 55, 50, 52], &[3]),
             (&[1, 55, 50, 52, 58], &[]),
             (&[1, 50, 44, 60, 47, 49], &[5]),
-            // So does one that came between them, if its date lies between theirs.
+            // One that was made between them counts too, if its date is between theirs.
             (&[1, 34, 31, 36, 60, 41, 61], &[5]),
             (&[1, 34, 31, 36, 60, 32, 61], &[5]),
             (&[1, 50, 39, 12, 17, 35], &[2, 4, 5]),
@@ -202,11 +202,11 @@ mod tests {
     fn the_one_before_a_back_dated_one_stays_with_it() {
         for (days, stay, with_witnesses) in [
             (&[1, 2, 5, 3][..], &[3][..], &[2, 3][..]),
-            // Not the first of one date, but the last before it.
+            // Of those with the same date, the last one before it stays, not the first.
             (&[5, 5, 3, 5, 4, 2], &[4], &[3, 4]),
             (&[1, 5, 3, 6, 7], &[4], &[4]),
             (&[1, 5, 3, 200, 4], &[4], &[1, 4]),
-            // That of the layer above, and its own.
+            // The witness in the layer above, and the witness of that one.
             (&[1, 9, 4, 6, 10, 3], &[5], &[1, 3, 4, 5]),
         ] {
             let (all, clock) = made(days);

@@ -1,23 +1,23 @@
-//! When a decision looks like a mistake, nothing of it is done: a clock that is wrong, a policy that
-//! was mistyped.
+//! Safety limits: a decision that looks like a mistake, such as a wrong clock or a mistyped policy, is
+//! not carried out at all.
 
 use std::fmt;
 
 use crate::calendar::Clock;
 use crate::snapshot::{Snapshot, Verdict};
 
-/// How much of a dataset may go at once.
+/// How many snapshots of a dataset may be destroyed at once (`--max-destroy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxDestroy {
-    /// So many snapshots.
+    /// This number of snapshots.
     Count(u64),
-    /// So many of a hundred, of a dataset with more than [`SMALL`] snapshots.
+    /// This percentage, for a dataset with more than [`SMALL`] snapshots.
     Percent(u64),
     /// Any number.
     NoLimit,
 }
 
-/// A share of so few snapshots tells nothing.
+/// Up to this number of snapshots, a percentage is not a meaningful limit and is not applied.
 pub const SMALL: u64 = 20;
 
 impl std::str::FromStr for MaxDestroy {
@@ -48,21 +48,22 @@ impl fmt::Display for MaxDestroy {
 /// Why nothing of a dataset is destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Braked {
-    /// All of its newest snapshots, so many, are dated in the future.
+    /// All of its newest snapshots, of this number, are dated in the future.
     Future(u64),
-    /// So many, of so many, are more than the limit; back-dated ones aside.
+    /// The first number of snapshots, out of the second, would be destroyed, which exceeds the limit. Back-dated
+    /// ones do not count for a percentage.
     TooMany(u64, u64),
-    /// Every snapshot would go.
+    /// All snapshots would be destroyed.
     All,
 }
 
 impl Braked {
-    /// `--force` may override it.
+    /// Returns whether `--force` may override it.
     pub fn can_be_forced(&self) -> bool {
         matches!(self, Braked::TooMany(..))
     }
 
-    /// The fact and what to do, where the option `look` shows the reasons.
+    /// Returns the message with what to do. `look` is the option that shows the reasons.
     pub fn with_remedy(&self, look: &str) -> String {
         match self {
             Braked::TooMany(..) => format!("{self}: look with {look}, then run once with --force"),
@@ -84,7 +85,7 @@ impl fmt::Display for Braked {
     }
 }
 
-/// Whether this decision may be carried out; `newest` as in [`crate::protect::Guards`].
+/// Checks whether a decision may be carried out. `newest` is as in [`crate::protect::Guards`].
 pub fn brakes(
     verdicts: &[Verdict],
     snapshots: &[Snapshot<'_>],
@@ -102,8 +103,8 @@ pub fn brakes(
     if let Some(n) = newest_in_future(snapshots, newest, clock) {
         return Err(Braked::Future(n));
     }
-    // As if the back-dated ones were not there: more of them neither hide how many of the others go, nor
-    // make a clock that was corrected an alarm.
+    // Back-dated snapshots do not count: otherwise a large number of them could hide how many of the others
+    // go, and a clock that was corrected could exceed the limit.
     let truthful = verdicts.iter().zip(snapshots).filter(|(_, snapshot)| !snapshot.is_back_dated());
     let (mut all, mut of_these) = (0_u64, 0_u64);
     truthful.for_each(|(verdict, _)| {
@@ -118,7 +119,8 @@ pub fn brakes(
     too_many.map_or(Ok(()), |(n, all)| Err(Braked::TooMany(n, all)))
 }
 
-/// How many are the newest, if all of these are dated in the future.
+/// Returns the number of the newest snapshots (`newest`, or all if there are fewer) if all of these are dated in
+/// the future.
 pub fn newest_in_future(snapshots: &[Snapshot<'_>], newest: u64, clock: &Clock) -> Option<u64> {
     if !snapshots.iter().any(|snapshot| snapshot.is_future(clock.now)) {
         return None;
@@ -136,7 +138,7 @@ mod tests {
     use crate::reason::Reason;
     use jiff::tz::TimeZone;
 
-    /// Of `all` snapshots the oldest `doomed` go; the newest `future` are dated in 2100.
+    /// Decides on `all` snapshots, of which the oldest `doomed` go and the newest `future` are dated in 2100.
     fn braked(all: usize, doomed: usize, future: usize, most: &str) -> Option<Braked> {
         let clock = Clock { now: 1_700_000_000, zone: TimeZone::UTC };
         let creation = |i| if i + future >= all { 4_102_444_800 } else { i as i64 };
@@ -168,7 +170,8 @@ mod tests {
         }
     }
 
-    /// As many as are good, the first of which go, and then such that are dated back by seconds, which go, or stay.
+    /// Decides on `good` snapshots, of which the first `goes` go, and then `back` snapshots that are back-dated by
+    /// `back_by` seconds and go if `they_go`.
     #[test]
     fn back_dated_ones_count_on_neither_side() {
         let clock = Clock { now: 1_700_000_000, zone: TimeZone::UTC };
@@ -188,7 +191,7 @@ mod tests {
         assert_eq!(brake(30, 15, 1000, "50%", 1, true), None);
         assert_eq!(brake(30, 2, 30, "none", 90_000, true), None);
         assert_eq!(brake(30, 2, 31, "none", 90_000, true), None);
-        // A number is a promise: all that go.
+        // A count limits all snapshots that go, including back-dated ones.
         assert_eq!(brake(30, 2, 9, "10", 1, true), Some(Braked::TooMany(11, 39)));
     }
 

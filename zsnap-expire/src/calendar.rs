@@ -1,4 +1,4 @@
-//! Civil time in one declared zone: days have 23 to 25 hours, weeks are ISO weeks.
+//! Civil time in a configured time zone: days have 23 to 25 hours, and weeks are ISO weeks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,17 +7,17 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-/// Now, and where.
+/// The current time and the time zone.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    /// Seconds since 1970.
+    /// The current time, or that of `--at`, in seconds since 1970.
     pub now: i64,
-    /// In which days begin.
+    /// The time zone, which determines when days begin.
     pub zone: TimeZone,
 }
 
 impl Clock {
-    /// What the zone is called, for people.
+    /// Returns the name of the time zone for messages.
     pub fn zone_name(&self) -> &str {
         if self.zone.is_unknown() {
             return "UTC (this system names no zone)";
@@ -25,15 +25,15 @@ impl Clock {
         self.zone.iana_name().unwrap_or("the zone of TZ or /etc/localtime")
     }
 
-    /// What a clock on the wall shows at a time in seconds since 1970. Times beyond the calendar
-    /// (the years -9999 to 9999) are moved to its end.
+    /// Returns the civil time of a time in seconds since 1970. Times outside the calendar (the years -9999
+    /// to 9999) are clamped.
     pub fn civil(&self, seconds: i64) -> DateTime {
         self.zone.to_datetime(timestamp(seconds))
     }
 
-    /// The time so long before `seconds`, by the calendar: a day before 3 o'clock is 3 o'clock, a
-    /// month before 31 March the last of February. What the clock shows twice or never is the
-    /// earlier time, so that more stays: where a whole day is left out, a day before is not now.
+    /// Returns the time `age` before `seconds` by the calendar: a day before 3 o'clock is 3 o'clock, and a
+    /// month before 31 March is the last day of February. An ambiguous or skipped civil time is the earlier
+    /// time, so that more stays: if a zone skips a whole day, a day earlier must not be the same time.
     pub fn before(&self, seconds: i64, age: &Age) -> i64 {
         let hours = i64::from(age.hours) * 3600;
         let days = Age { hours: 0, ..*age };
@@ -58,9 +58,9 @@ pub struct Age {
     pub years: i32,
     /// Months.
     pub months: i32,
-    /// Days; a week is seven.
+    /// Days; a week counts as seven.
     pub days: i32,
-    /// Hours, of 3600 seconds each.
+    /// Hours of 3600 seconds each.
     pub hours: i32,
 }
 
@@ -80,7 +80,7 @@ impl FromStr for Age {
         while !rest.is_empty() {
             let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
             let number: i32 = rest[..end].parse().map_err(|_| wrong())?;
-            // The largest of all units is far below what the calendar has.
+            // With these limits no unit alone exceeds the calendar, and 7 times a number of weeks does not overflow.
             if number > 9_000 * 24 {
                 return Err(wrong());
             }
@@ -118,7 +118,7 @@ impl fmt::Display for Age {
     }
 }
 
-/// `7d`, `1h`: in the largest unit that has no rest.
+/// Returns a length of time such as `7d` or `1h`, in the largest unit that divides it.
 pub fn length(seconds: i64) -> String {
     let units = [(86_400, "d"), (3600, "h"), (60, "min")];
     let fits = units.iter().find(|(unit, _)| seconds > 0 && seconds % unit == 0);
@@ -133,7 +133,7 @@ pub(crate) mod tests {
         Clock { now: 0, zone: TimeZone::get(zone).unwrap() }
     }
 
-    /// The seconds of what a clock on the wall shows, or of a time with its offset.
+    /// Returns the seconds since 1970 of a civil time in `zone`, or of a time with an offset.
     pub fn at(zone: &TimeZone, text: &str) -> i64 {
         let timestamp = text.parse::<Timestamp>();
         timestamp.or_else(|_| zone.to_timestamp(text.parse().unwrap())).unwrap().as_second()
@@ -171,19 +171,19 @@ pub(crate) mod tests {
             assert_eq!(berlin.before(seconds(at), &age.parse().unwrap()), seconds(before), "{at} {age}");
         }
         for (zone, at, age, before) in [
-            // 2:30 was never, and twice: the earlier of both.
+            // 2:30 was skipped, or occurred twice: the earlier time counts.
             ("Europe/Berlin", "2026-03-30T00:30:00Z", "1d", "2026-03-29T00:30:00Z"),
             ("Europe/Berlin", "2026-10-26T01:30:00Z", "1d", "2026-10-25T00:30:00Z"),
             ("America/New_York", "2026-03-09T06:30:00Z", "1d", "2026-03-08T06:30:00Z"),
-            // From the second 2:30 back: hours are hours.
+            // One hour before the second 2:30 is the first 2:30: an hour is 3600 seconds.
             ("Europe/Berlin", "2026-10-25T01:30:00Z", "1h", "2026-10-25T00:30:00Z"),
             ("Europe/Berlin", "2026-10-26T01:30:00Z", "1d1h", "2026-10-24T23:30:00Z"),
-            // Samoa had no 30 December 2011: a day before the 31st is the 29th.
+            // Samoa skipped 30 December 2011: a day before the 31st is the 29th.
             ("Pacific/Apia", "2011-12-30T20:00:00Z", "1d", "2011-12-29T20:00:00Z"),
         ] {
             assert_eq!(clock(zone).before(seconds(at), &age.parse().unwrap()), seconds(before), "{zone} {at} {age}");
         }
-        // Longer than the calendar is not 0.
+        // An age beyond the calendar gives the earliest time, not 0.
         assert_eq!(berlin.before(0, &"9000y9000y9000y".parse().unwrap()), i64::MIN);
         assert_eq!(berlin.before(i64::MIN, &"9000y".parse().unwrap()), i64::MIN);
         let _ = berlin.civil(i64::MAX);

@@ -1,4 +1,4 @@
-//! `check`: what the configuration means, and what would stop a run.
+//! `check`: prints what the configuration means, and reports what would stop a run.
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
@@ -10,7 +10,7 @@ use crate::cli::Cli;
 use crate::config::Config;
 use crate::table;
 
-/// `check`: says what the configuration means, and what is wrong here. Exit 78: something is.
+/// Prints what the configuration means, and logs findings. The exit status is 78 if there are any.
 pub fn check(cli: &Cli, config: &Config) -> Result<Exit> {
     let mut text = format!("days begin in {}\n", config.clock.zone_name());
     for (glob, policy) in config.policies() {

@@ -1,5 +1,5 @@
-//! The command line: that of zrep-expire, and more. Every long option but those of one run is also a
-//! key of `/etc/zsnap/expire.toml`.
+//! The command line, which includes that of zrep-expire. Every long option is also a key of
+//! `/etc/zsnap/expire.toml`, except those for a single run ([`OF_ONE_RUN`]).
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -172,7 +172,7 @@ impl FromStr for Keep {
     type Err = String;
     fn from_str(text: &str) -> Result<Keep, String> {
         match text.parse() {
-            // zrep-expire takes 0 for 1.
+            // zrep-expire treats 0 as 1.
             Ok(n) => Ok(Keep::Newest(u64::max(n, 1))),
             Err(_) => text.parse().map(Keep::Rule),
         }

@@ -1,5 +1,5 @@
-//! What is to be done with which dataset: from tables `[policy."GLOB"]`, from `--keep`, or from a
-//! file of zrep-expire. Nothing behind this module sees a file.
+//! The policies of datasets, from tables `[policy."GLOB"]`, from `--keep`, or from a file of zrep-expire. No
+//! other module reads these files.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -20,9 +20,9 @@ use crate::policy::{Method, Policy};
 use crate::rules::rule::{Reference, Rule};
 use crate::rules::{zrep_v1, zrep_v2};
 
-/// The newest so many that stay if nothing else is said.
+/// How many of the newest snapshots stay by default.
 const NEWEST: u64 = 2;
-/// The same with a file of zrep-expire: its own default.
+/// How many of the newest snapshots stay by default with a file of zrep-expire: its own default.
 const NEWEST_ZREP: u64 = 5;
 
 /// The tables of `expire.toml`.
@@ -33,7 +33,7 @@ pub struct Tables {
     policy: BTreeMap<String, Table>,
 }
 
-/// `[policy."GLOB"]`
+/// A table `[policy."GLOB"]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Table {
@@ -73,23 +73,23 @@ fn relative_to(text: &str) -> Option<Reference> {
     }
 }
 
-/// Policies, and which dataset has which.
+/// The policies, and which datasets they are for.
 #[derive(Debug)]
 pub struct Config {
     policies: Vec<(String, Glob, Policy)>,
-    /// Now, or `--at`, and where.
+    /// The current time, or that of `--at`, and the time zone.
     pub clock: Clock,
-    /// The file is one of zrep-expire, of its second version: it takes the datasets that are named,
-    /// not those below, and without any none.
+    /// Whether the file is one of zrep-expire's second version. Then a run processes only the datasets that are
+    /// named, not those below them, and none if none is named.
     pub exact: bool,
 }
 
 impl Config {
-    /// The policy of a dataset: of the globs that fit the one that says most, that is, has the most
-    /// characters other than `*` and `?`, and of several such the fewest of these.
+    /// Returns the policy of a dataset: that of the most specific glob that matches. This is the one with the
+    /// most characters other than `*` and `?`, and of several such globs the one with the fewest of `*` and `?`.
     ///
     /// # Errors
-    /// [`Exit::Config`]: two say as much.
+    /// [`Exit::Config`] if two globs are equally specific.
     pub fn of(&self, dataset: &str) -> Result<Option<&Policy>> {
         let says = |text: &str| {
             let stars = text.bytes().filter(|b| b"*?".contains(b)).count();
@@ -105,12 +105,12 @@ impl Config {
         Ok(Some(policy))
     }
 
-    /// All of them, with their globs.
+    /// Returns all policies with their globs.
     pub fn policies(&self) -> impl Iterator<Item = (&str, &Policy)> {
         self.policies.iter().map(|(glob, _, policy)| (glob.as_str(), policy))
     }
 
-    /// Puts together what options and files say. `now` in seconds since 1970.
+    /// Combines the options and files. `now` is in seconds since 1970.
     pub fn load(options: &Options, tables: Tables, now: i64) -> Result<Config> {
         let zone = options.timezone.clone().map_or_else(system_zone, Ok)?;
         let clock = Clock { now: options.at.map_or(now, |at| at.as_second()), zone };
@@ -120,7 +120,7 @@ impl Config {
             method: Method::Rules(keep, reference),
             newest: newest.unwrap_or(NEWEST),
             received: false,
-            // The filter's names are removed by somebody else, whatever the options.
+            // With --filter, another program destroys what is printed, even with -n or --at: keep the limit.
             max_destroy: options.max_destroy.unwrap_or(if !options.filter && (options.noop || options.at.is_some()) {
                 MaxDestroy::NoLimit
             } else {
@@ -135,7 +135,7 @@ impl Config {
             }
             let method = read_zrep(path)?;
             let exact = matches!(method, Method::Spacing(_));
-            // A filter does not know what was sent, without which the first version takes nothing.
+            // A filter does not know what zrep has sent, and with tags the first version destroys only what was sent.
             let no_tags = options.zrep_ignore || options.filter && !exact;
             let policy = Policy {
                 method,
@@ -151,7 +151,7 @@ impl Config {
             policies.push(one("**", native(given.clone()))?);
         }
         for (glob, table) in tables.policy {
-            // --keep replaces the rules, not what is known of the datasets: that they were received, say.
+            // --keep replaces only the rules, not facts about the datasets, such as that they were received.
             let keep = if given.is_empty() { table.keep } else { given.clone() };
             let plain = native(Vec::new());
             let policy = Policy {
@@ -180,7 +180,8 @@ fn one(text: &str, policy: Policy) -> Result<(String, Glob, Policy)> {
     Ok((text.to_owned(), glob, policy))
 }
 
-/// A name that is not known would pass for UTC, and days begin at other times.
+/// Returns the time zone of the system. An unknown name is an error: it would be read as UTC, and days would
+/// begin at the wrong time.
 fn system_zone() -> Result<TimeZone> {
     TimeZone::try_system().or_else(|_| match std::env::var_os("TZ").filter(|name| !name.is_empty()) {
         Some(name) => Err(Exit::Config.error(format!(
@@ -191,16 +192,16 @@ fn system_zone() -> Result<TimeZone> {
     })
 }
 
-/// Native files are called `*.toml`.
+/// Returns whether a file is a native one, which is named `*.toml`, rather than one of zrep-expire.
 pub fn is_toml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "toml")
 }
 
-/// A file of zrep-expire; its first line with a rule tells which version.
+/// Reads a file of zrep-expire. The first line with a rule determines the version.
 fn read_zrep(path: &Path) -> Result<Method> {
     let mut bytes = Vec::new();
     trusted::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).or_exit(Exit::Config, path.display())?;
-    // A comment may be in any character set.
+    // Lossy, because a comment may be in any character set.
     let text = String::from_utf8_lossy(&bytes);
     parse_zrep(text.trim_start_matches('\u{feff}')).map_err(|(line, why)| {
         let toml = if text.contains('=') { "; the name of a file with keys ends in .toml" } else { "" };
@@ -208,7 +209,7 @@ fn read_zrep(path: &Path) -> Result<Method> {
     })
 }
 
-/// Errors: number of the line, and what is wrong.
+/// Parses a file of zrep-expire. An error has the number of the line and what is wrong.
 fn parse_zrep(text: &str) -> Result<Method, (usize, String)> {
     let (mut windows, mut rules) = (Vec::new(), Vec::new());
     for (number, line) in text.lines().enumerate() {

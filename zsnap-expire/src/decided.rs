@@ -1,35 +1,35 @@
-//! What a run has decided about a dataset.
+//! The decision of a run on a dataset.
 
 use crate::brakes::Braked;
 use crate::snapshot::{Snapshot, Verdict};
 use crate::zrep::Odd;
 
-/// A dataset with what is to become of its snapshots.
+/// A dataset with the verdicts on its snapshots.
 #[derive(Debug)]
 pub struct Decided<'a> {
-    /// Its name.
+    /// The name of the dataset.
     pub dataset: &'a str,
-    /// Its snapshots.
+    /// The snapshots of the dataset.
     pub snapshots: Vec<Snapshot<'a>>,
-    /// In the same order.
+    /// The verdicts on the snapshots, in the same order.
     pub verdicts: Vec<Verdict>,
-    /// Nothing of it is destroyed.
+    /// The safety limit that stops the dataset, if any: then none of its snapshots is destroyed.
     pub braked: Option<Braked>,
 }
 
 impl Decided<'_> {
-    /// What may go: nothing if it was braked.
+    /// Returns the snapshots to destroy: none if a safety limit stops the dataset.
     pub fn doomed(&self) -> Vec<&Snapshot<'_>> {
         let doomed = self.snapshots.iter().zip(&self.verdicts).filter(|(_, verdict)| !verdict.keep);
         if self.braked.is_some() { Vec::new() } else { doomed.map(|(snapshot, _)| snapshot).collect() }
     }
 }
 
-/// A dataset that is left alone, with all its snapshots.
+/// A dataset that is skipped, so that all its snapshots stay.
 #[derive(Debug)]
 pub struct LeftAlone<'a> {
-    /// Its name.
+    /// The name of the dataset.
     pub dataset: &'a str,
-    /// What cannot be read of it.
+    /// The property that cannot be read.
     pub why: Odd,
 }

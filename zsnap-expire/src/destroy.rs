@@ -1,5 +1,6 @@
-//! The only place that destroys: exact names, in batches, each snapshot's guid looked at once more
-//! just before each call. `zfs destroy` takes all of a batch or none, so a batch that fails is halved.
+//! Destroys snapshots. No other module does. Exact names are passed to `zfs destroy` in batches, and the guids
+//! are checked again just before each call. `zfs destroy` destroys all of a batch or none, so a batch that fails
+//! is halved.
 
 use std::collections::HashMap;
 
@@ -11,37 +12,39 @@ use zsnap_common::process::zfs::Zfs;
 
 use crate::snapshot::Snapshot;
 
-/// So many at once, at most.
+/// The maximum number of snapshots in a batch.
 const BATCH: usize = 500;
-/// Bytes of their names, at most: Linux takes 128 KiB in one argument.
+/// The maximum number of bytes of their names: Linux allows 128 KiB in one argument.
 const BYTES: usize = 100 << 10;
 
-/// What became of the doomed snapshots of a dataset.
+/// The result of destroying snapshots of a dataset.
 #[derive(Clone, Copy, Debug)]
 pub struct Done {
-    /// Destroyed.
+    /// The number of snapshots that were destroyed.
     pub destroyed: u64,
-    /// Not destroyed; each was told.
+    /// The number of failures, each of which was logged.
     pub failed: u64,
 }
 
-/// Destroys snapshots of one dataset, and goes on behind those that it cannot. Errors: a signal, or
-/// `zfs` that hangs, as it would again.
+/// Destroys snapshots of one dataset, and continues after those that cannot be destroyed.
+///
+/// # Errors
+/// A signal, or a `zfs` that hangs, because it would hang again.
 pub fn destroy(zfs: &Zfs, dataset: &str, doomed: Vec<&Snapshot<'_>>) -> Result<Done> {
     let (mut destroyed, mut failures) = (0, 0);
     let mut failed = |name: &str, why: &dyn std::fmt::Display| {
         log::error(format_args!("{name}: {why}"));
         failures += 1;
     };
-    // The next one on top.
+    // A stack: the next batch is the last element.
     let mut batches = batches(dataset, doomed);
     while let Some(mut batch) = batches.pop() {
         cancel::check()?;
-        // Also for a part of a batch that failed: by now another snapshot may have the name.
+        // Check again even for half of a failed batch: another snapshot may have the name by now.
         let there = match guids(zfs, dataset) {
             Ok(there) => there,
             Err(e) if Cancelled::find(&e).is_some() => return Err(e),
-            // The other datasets are no worse for it.
+            // Continue with the other datasets.
             Err(e) => {
                 failed(dataset, &format_args!("{e:#}"));
                 break;
@@ -76,7 +79,7 @@ pub fn destroy(zfs: &Zfs, dataset: &str, doomed: Vec<&Snapshot<'_>>) -> Result<D
     Ok(Done { destroyed, failed: failures })
 }
 
-/// In the order given, the last of them first.
+/// Splits the snapshots, in the given order, into batches. The last batch comes first.
 fn batches<'a>(dataset: &str, doomed: Vec<&'a Snapshot<'a>>) -> Vec<Vec<&'a Snapshot<'a>>> {
     let mut batches: Vec<Vec<&Snapshot<'_>>> = Vec::new();
     let mut bytes = 0;
@@ -97,7 +100,7 @@ fn batches<'a>(dataset: &str, doomed: Vec<&'a Snapshot<'a>>) -> Vec<Vec<&'a Snap
     batches
 }
 
-/// What stands behind the @, unless `zfs destroy` would take it for a list or a range.
+/// Returns the part of a name after the `@`, unless `zfs destroy` would read it as a list or a range.
 fn snap<'a>(dataset: &str, name: &'a str) -> Option<&'a str> {
     name.get(dataset.len() + 1..).filter(|snap| !snap.is_empty() && !snap.contains(['@', ',', '%']))
 }
@@ -106,7 +109,7 @@ fn gone(name: &str) {
     log::info(format_args!("{name}: was destroyed meanwhile"));
 }
 
-/// In the operator's words: `zfs` says "dataset is busy" of a hold.
+/// Returns the cause of a failure in terms that help: for a hold, `zfs` prints only "dataset is busy".
 fn cause(zfs: &Zfs, name: &str, why: String) -> String {
     let holds = zfs.holds(name).unwrap_or_default();
     if !holds.is_empty() {
@@ -121,7 +124,7 @@ fn cause(zfs: &Zfs, name: &str, why: String) -> String {
 }
 
 fn guids(zfs: &Zfs, dataset: &str) -> Result<HashMap<String, u64>> {
-    // The dataset may be gone, and all of them with it.
+    // The dataset may have been destroyed with all its snapshots.
     let text = zfs.list("snapshot", "name,guid", &[dataset.to_owned()], Some(1))?.unwrap_or_default();
     let guid = |line: &str| line.split_once('\t').and_then(|(name, guid)| Some((name.to_owned(), guid.parse().ok()?)));
     Ok(text.lines().filter_map(guid).collect())

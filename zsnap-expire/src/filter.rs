@@ -1,4 +1,4 @@
-//! `--filter`: names and times in, names out, for anything that is not ZFS.
+//! `--filter`: reads names and times and prints names, to apply rules to anything that is not ZFS.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -19,12 +19,12 @@ use crate::table;
 /// A line of the input: a name and a time.
 type Record<'a> = (&'a str, i64);
 
-/// Reads all of standard input, decides, and prints. A record that cannot be read ends it before
-/// anything is printed: what is missing would not be kept.
+/// Reads all of standard input, decides, and prints. If a record cannot be read, nothing is printed:
+/// what is missing would not be kept.
 pub fn filter(options: &Options, config: &Config) -> Result<Exit> {
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes).or_exit(Exit::Data, "standard input")?;
-    // Names may be any bytes. Those that are no UTF-8 are taken for Latin-1, in which all bytes differ.
+    // Names may be any bytes. Input that is not UTF-8 is read as Latin-1, which maps each byte to its own character.
     let text = std::str::from_utf8(&bytes).map_or_else(|_| latin1(&bytes).into(), Cow::Borrowed);
     let mut out = io::BufWriter::with_capacity(1 << 20, io::stdout().lock());
     let (names, exit) = decide(&text, options, config)?;
@@ -49,11 +49,11 @@ fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|b| char::from(*b)).collect()
 }
 
-/// The names to print, in the order of the input.
+/// Returns the names to print, in the order of the input.
 pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(Vec<&'a str>, Exit)> {
     let records = records(text, if options.null { '\0' } else { '\n' })?;
-    // In the order in which they come; mostly what belongs together stands together. Of a million
-    // records no more is kept than must be.
+    // Groups are in the order of the input, where the records of a group are usually adjacent. Only indices
+    // are stored, to save memory with a million records.
     let mut groups: Vec<(&str, Vec<usize>)> = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();
     let mut alone = 0_u64;
@@ -75,7 +75,7 @@ pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(
     let (mut goes, mut exit) = (vec![false; records.len()], Exit::Done);
     for (name, numbers) in groups {
         unique(&records, &numbers)?;
-        // What no policy is for stays.
+        // Names without a policy stay.
         let Some(policy) = config.of(name)? else { continue };
         let snapshot = |number: &usize| {
             let (name, creation) = records[*number];
@@ -106,11 +106,11 @@ pub fn decide<'a>(text: &'a str, options: &Options, config: &Config) -> Result<(
 }
 
 fn records(text: &str, end: char) -> Result<Vec<Record<'_>>> {
-    // A time that lost its last digits is one of long ago.
+    // A truncated number would be a time long ago.
     if !text.is_empty() && !text.ends_with(end) {
         return Err(Exit::Data.error("standard input: its last record has no end: it may have been cut off"));
     }
-    // Few are shorter; to make room bit by bit takes time.
+    // Few records are shorter than 32 bytes; growing the vector step by step would be slower.
     let mut records = Vec::with_capacity(text.len() / 32);
     for record in text.split_terminator(end) {
         let parsed = split_last(record, b'\t').and_then(|(name, time)| {
@@ -129,15 +129,16 @@ fn records(text: &str, end: char) -> Result<Vec<Record<'_>>> {
     Ok(records)
 }
 
-/// As `rsplit_once`, for what stands near the end of many short texts.
+/// Splits like `rsplit_once`, but faster if the separator is near the end of a short text.
 fn split_last(text: &str, at: u8) -> Option<(&str, &str)> {
     let at = text.bytes().rposition(|b| b == at)?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
-/// A name that comes twice would count twice, and go with one record though another one stays.
+/// Checks that each name occurs once. A name that occurs twice would count twice, and could be printed for one
+/// record although the other one stays.
 fn unique(records: &[Record<'_>], numbers: &[usize]) -> Result<()> {
-    // Mostly they come in order, which is seen faster.
+    // Names usually come sorted, which is faster to check.
     if numbers.is_sorted_by(|a, b| records[*a].0 < records[*b].0) {
         return Ok(());
     }
@@ -152,7 +153,7 @@ fn unique(records: &[Record<'_>], numbers: &[usize]) -> Result<()> {
     }
 }
 
-/// What belongs together. `None`: it does not match.
+/// Returns the group of a name, or `None` if the name does not match `--group`.
 fn group<'a>(name: &'a str, options: &Options) -> Option<&'a str> {
     match &options.group {
         Some(regex) => {

@@ -1,4 +1,4 @@
-//! The whole decision about one dataset: what its policy says, what is protected, what brakes it.
+//! The complete decision on one dataset: its policy, what is protected, and the safety limits.
 
 use crate::backdated;
 use crate::brakes::{Braked, brakes};
@@ -7,18 +7,19 @@ use crate::policy::Policy;
 use crate::protect::{Guards, protect};
 use crate::snapshot::{Snapshot, Verdict};
 
-/// What is to become of the snapshots of one dataset.
+/// The decision on the snapshots of one dataset.
 #[derive(Debug)]
 pub struct Judged {
-    /// For each snapshot, in the order given.
+    /// The verdicts, in the order of the snapshots.
     pub verdicts: Vec<Verdict>,
-    /// Nothing of it goes.
+    /// The safety limit that stops the dataset, if any: then none of its snapshots is destroyed.
     pub braked: Option<Braked>,
-    /// Nothing of it would go, were it not for `--force`.
+    /// The safety limit that `--force` overrides, if any.
     pub forced: Option<Braked>,
 }
 
-/// Decides; `force`: what may be overridden is. Finds the back-dated ones among the snapshots.
+/// Decides on one dataset, and marks the back-dated ones among its snapshots. With `force`, the safety limits that
+/// may be overridden are.
 pub fn judge(
     policy: &Policy,
     snapshots: &mut [Snapshot<'_>],
@@ -28,9 +29,9 @@ pub fn judge(
 ) -> Judged {
     backdated::find(snapshots, clock);
     let mut verdicts = policy.decide(snapshots, clock);
-    // The newest ones of all are protected, not those of each layer.
+    // newest: 0, because the newest of all snapshots are protected below, not the newest of each layer.
     let decide = |history: &[Snapshot<'_>], own: usize| {
-        // Where the rules are those of zrep-expire, none comes of age by what came later.
+        // With the rules of zrep-expire, snapshots that were made later do not make others older.
         let history = if policy.is_zrep() { &history[..own] } else { history };
         Policy { newest: 0, ..policy.clone() }.decide(history, clock)
     };

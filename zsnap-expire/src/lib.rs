@@ -1,5 +1,5 @@
-//! zsnap-expire: which snapshots stay and which go. The decisions (`rules`, `policy`, `backdated`,
-//! `protect`, `brakes`, and `judge` of all of these) are pure; the binary, tests and benchmarks use them.
+//! zsnap-expire: decides which snapshots stay and destroys the others. The decisions (`rules`, `policy`,
+//! `backdated`, `protect`, `brakes`, combined in `judge`) are pure. The binary, tests and benchmarks use them.
 
 pub mod backdated;
 pub mod brakes;
@@ -32,12 +32,13 @@ use zsnap_common::cli::{log, options};
 use crate::cli::{Cli, Verb};
 use crate::config::{Config, Tables};
 
-/// The binary's `main`.
+/// Runs the tool: the `main` of the binary.
 pub fn main() -> std::process::ExitCode {
     run_tool("zsnap-expire", start)
 }
 
-/// `-k 3` does not take the place of the rules in the file, nor a rule that of a number.
+/// Returns the kind of a value of `--keep`: 1 for a number, 0 for a rule. A value on the command line replaces
+/// only those of its kind in the file, so `-k 3` does not replace the rules.
 fn kind(value: &str) -> u8 {
     u8::from(value.parse::<u64>().is_ok())
 }

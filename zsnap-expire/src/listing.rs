@@ -1,6 +1,6 @@
-//! Snapshots as `zfs list` shows them: what the kernel says of them, and nothing that others may write. User
-//! properties may hold newlines and tabs, which `zfs list` prints as they are, so they are asked for apart
-//! ([`crate::zrep`]).
+//! Parses the output of `zfs list`. It lists only properties that the kernel sets, because a user property can
+//! contain newlines and tabs, which `zfs list` prints unescaped. [`crate::zrep`] reads user properties
+//! separately.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::snapshot::{Sent, Snapshot};
 
 const COLUMNS: &str = "name,guid,createtxg,creation,userrefs,clones";
 
-/// What was listed; [`Listing::snapshots`] has slices of it.
+/// The output of `zfs list`. The result of [`Listing::snapshots`] has slices of it.
 #[derive(Debug)]
 pub struct Listing {
     text: String,
@@ -21,10 +21,10 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Lists at and below `roots`, or only these themselves (`exact`), or everything (no roots).
+    /// Lists the snapshots of `roots` and of all datasets below; with `exact`, only of `roots`; without roots, of all.
     ///
     /// # Errors
-    /// [`Exit::Unavailable`]: a failed listing is not a listing, for what it lacks would not be protected.
+    /// [`Exit::Unavailable`] if `zfs` fails or its output is truncated: what is missing would not be protected.
     pub fn take(zfs: &Zfs, roots: &[String], exact: bool) -> Result<Listing> {
         let text = zfs.list("snapshot", COLUMNS, roots, exact.then_some(1))?;
         let absent = || Exit::Unavailable.error(format!("{} is absent; the log says more", roots.join(" or ")));
@@ -34,27 +34,27 @@ impl Listing {
         }
     }
 
-    /// What was asked for; none: everything.
+    /// Returns the datasets that were to be listed; empty for all.
     pub fn roots(&self) -> &[String] {
         &self.roots
     }
 
-    /// The names of all snapshots, line by line.
+    /// Returns the names of all snapshots, line by line.
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.text.lines().map(|line| line.split_once('\t').map_or(line, |(name, _)| name))
     }
 
-    /// By dataset, in the order of the listing.
+    /// Returns the snapshots by dataset, in the order of the listing.
     ///
     /// # Errors
-    /// [`Exit::Unavailable`]: a line that is not one of its kind, is of a dataset that was not asked for, or
-    /// names what another line names.
+    /// [`Exit::Unavailable`] if a line cannot be parsed, belongs to a dataset that was not to be listed, or repeats a
+    /// name.
     pub fn snapshots(&self) -> Result<BTreeMap<&str, Vec<Snapshot<'_>>>> {
         let mut all: BTreeMap<&str, Vec<Snapshot<'_>>> = BTreeMap::new();
         let mut lines = self.text.lines().peekable();
         while let Some(line) = lines.peek() {
             let (of, _) = snapshot(line).ok_or_else(|| unreadable(line))?;
-            // All of a dataset stands together.
+            // The lines of a dataset are adjacent, so a dataset that reappears is an error.
             let asked = self.roots.is_empty() || self.roots.iter().any(|root| is_at_or_below(of, root));
             if !asked || all.contains_key(of) {
                 return Err(unreadable(line));
@@ -76,7 +76,7 @@ impl Listing {
     }
 }
 
-/// Whether `dataset` is `root` or lies below it.
+/// Returns whether `dataset` is `root` or is below it.
 pub fn is_at_or_below(dataset: &str, root: &str) -> bool {
     dataset.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -85,7 +85,7 @@ fn unreadable(what: &str) -> anyhow::Error {
     Exit::Unavailable.error(format!("zfs list: cannot read \"{}\"", escape(what)))
 }
 
-/// A name that stands there more than once.
+/// Returns a name that occurs more than once, if any.
 fn twice<'a>(snapshots: &[Snapshot<'a>]) -> Option<&'a str> {
     if snapshots.is_sorted_by(|a, b| a.name < b.name) {
         return None;
@@ -103,7 +103,7 @@ fn snapshot(line: &str) -> Option<(&str, Snapshot<'_>)> {
     let (guid, createtxg, creation, holds) = (number()?, number()?, number()?, number()?);
     let clones = fields.next()?;
     let clones = if clones == "-" { "" } else { clones };
-    // The sender says when it was made. What no calendar has is far in the future.
+    // The sender of a stream sets the creation time. A value beyond i64 is read as far in the future.
     let creation = i64::try_from(creation).unwrap_or(i64::MAX);
     let all = Snapshot { name, creation, createtxg, guid, holds, clones, sent: Sent::Unasked, ..Snapshot::default() };
     fields.next().is_none().then_some((dataset, all))

@@ -1,4 +1,4 @@
-//! See the library.
+//! The binary `zsnap-expire`: calls the library.
 
 fn main() -> std::process::ExitCode {
     zsnap_expire::main()

@@ -1,29 +1,31 @@
-//! Snapshots that zsnap-ingest still needs: the list that it writes for each pool (zsnap-ingest(8),
-//! FILES). A list that is not complete is not a list: a missing line could cost a chain its base.
+//! Reads the list of snapshots that zsnap-ingest still needs, which it writes for each pool (see
+//! zsnap-ingest(8), FILES). An incomplete list is rejected: a missing line could cost a chain its base.
 
 use std::collections::{HashMap, HashSet};
 
 /// The list of one pool.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Needed {
-    /// Snapshots by guid.
+    /// The guids of the needed snapshots.
     pub guids: HashSet<u64>,
-    /// `HOST` or `HOST/DATASET` of which all is needed.
+    /// The hosts (`HOST`) and datasets (`HOST/DATASET`) of which all snapshots are needed.
     pub all: HashSet<String>,
 }
 
-/// Older than this, a list does not count: in seconds. What came since may need more.
+/// The maximum age of a list, in seconds. Files that arrived after it was written may need more.
 const OLD: i64 = 24 * 3600;
 
 impl Needed {
-    /// Guid of the pool that a list is of, by its first line.
+    /// Returns the guid of the pool in the first line of a list.
     fn pool(text: &str) -> Option<u64> {
         u64::from_str_radix(text.lines().next()?.split(' ').nth(2)?, 16).ok()
     }
 
-    /// All that these lists have of these pools, by guid; a list comes with what it is called. Lists of
-    /// other pools, of drives that are away say, do not count; each pool in `must` needs one. `now` in
-    /// seconds since 1970. The error says which list is missing or does not count.
+    /// Merges the `lists` of these `pools`, which are by guid. A list is a pair of its path and its text. Lists of
+    /// other pools, such as those of drives that are away, are ignored. `now` is in seconds since 1970.
+    ///
+    /// # Errors
+    /// Which list cannot be used, or which pool in `must` has no list.
     pub fn unite(
         lists: &[(String, String)],
         pools: &HashMap<u64, &str>,
@@ -48,7 +50,7 @@ impl Needed {
         }
     }
 
-    /// `now` in seconds since 1970. The error says why the list does not count.
+    /// Parses a list. `now` is in seconds since 1970. The error is why the list cannot be used.
     pub fn parse(text: &str, now: i64) -> Result<Needed, String> {
         let mut lines = text.lines();
         let first: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
@@ -84,8 +86,8 @@ impl Needed {
         }
     }
 
-    /// Whether all of the dataset `name` (STORE/HOST/DATASET) is needed: the store is not known here,
-    /// so any end of the name counts.
+    /// Returns whether all snapshots of the dataset `name` (STORE/HOST/DATASET) are needed. The store is not
+    /// known here, so HOST may begin at any component of the name.
     pub fn is_all(&self, name: &str) -> bool {
         let starts = std::iter::once(0).chain(name.match_indices('/').map(|(at, _)| at + 1));
         starts.map(|at| &name[at..]).any(|tail| {

@@ -1,5 +1,5 @@
-//! Conditions that last: they are told when they are new, when they change and once a day, so that cron does not
-//! mail the same lines after each run. A run that destroys nothing was asked by somebody, and always answers.
+//! Notices: persistent conditions are printed when they are new, when they change and daily, so that cron does not
+//! mail the same lines after each run. With -n or --at, a user is waiting for the answer, so everything is printed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,35 +10,36 @@ use zsnap_common::durable::notices::Notices;
 use crate::decided::{Decided, LeftAlone};
 use crate::listing::is_at_or_below;
 
-/// The kinds of what is told of a dataset, behind its name; odd properties have their own names.
+/// The kinds of notices, which follow the name of the dataset in a key. For an odd property, its name is the kind.
 const BRAKE: &str = "brake";
 const BACK_DATED: &str = "back-dated";
 
-/// What a run tells.
+/// The notices of a run.
 #[derive(Debug)]
 pub struct RunNotices {
     notices: Notices,
-    /// It is remembered, and not told again by the next run.
+    /// Whether the notices are recorded, so that the next run does not print them again.
     remember: bool,
 }
 
 impl RunNotices {
-    /// Reads what was told before, in the directory of the state. `None`: all is told, and nothing remembered.
-    /// `clock` in seconds since 1970.
+    /// Reads the notices of earlier runs from the state directory. If `state` is `None`, all notices are printed and
+    /// none is recorded. `clock` is in seconds since 1970.
     pub fn read(state: Option<&Path>, clock: i64) -> RunNotices {
         let path = state.map_or_else(PathBuf::new, |state| state.join("told.json"));
         let notices = Notices::read(path, u64::try_from(clock).unwrap_or_default(), false);
         RunNotices { notices, remember: state.is_some() }
     }
 
-    /// A brake holds. Returns whether that was told now.
+    /// Prints a notice if a safety limit stops the dataset. Returns whether it was printed now.
     pub fn braked(&mut self, decided: &Decided<'_>) -> bool {
         let Some(why) = &decided.braked else { return false };
         let text = format!("{}: nothing is destroyed: {}", decided.dataset, why.with_remedy("-n"));
         self.notices.problem_in_words(&key(decided.dataset, BRAKE), &text)
     }
 
-    /// Told once; a clock that was a little ahead is in the table only.
+    /// Prints a notice, only once, if snapshots are back-dated by more than a day. Smaller differences, such as of a
+    /// clock that was slightly ahead, are only shown in the table.
     pub fn back_dated(&mut self, decided: &Decided<'_>) {
         let long = || decided.snapshots.iter().filter(|snapshot| snapshot.is_long_back_dated());
         if let Some(first) = long().next() {
@@ -53,8 +54,8 @@ impl RunNotices {
         }
     }
 
-    /// Datasets of which a property cannot be read: one line for each property, whoever inherits it.
-    /// Returns whether any was told now.
+    /// Prints a notice for each property that cannot be read, with the number of datasets that inherit it.
+    /// Returns whether any was printed now.
     pub fn odd(&mut self, all: &[LeftAlone<'_>]) -> bool {
         let (mut seen, mut any) = (HashSet::new(), false);
         for LeftAlone { dataset, why } in all.iter().filter(|alone| seen.insert(&alone.why)) {
@@ -67,8 +68,8 @@ impl RunNotices {
         any
     }
 
-    /// Remembers what was told, and of the runs before what this one, which looked at these datasets, knows
-    /// nothing of.
+    /// Records the notices of this run, and keeps those of earlier runs on datasets that are not in `looked_at`, the
+    /// datasets that this run has examined.
     pub fn write(&mut self, looked_at: &HashSet<&str>) {
         if !self.remember {
             return;
@@ -78,12 +79,12 @@ impl RunNotices {
             let of = name.split_once('@').map_or(name, |(dataset, _)| dataset);
             match kind {
                 BRAKE | BACK_DATED => !looked_at.contains(of),
-                // Inherited, perhaps.
+                // A dataset below may inherit the property.
                 _ => !looked_at.iter().any(|dataset| is_at_or_below(dataset, of)),
             }
         });
         if let Err(e) = written {
-            // It is told again: no harm.
+            // Harmless: the next run prints the notices again.
             log::info(format_args!("{e:#}"));
         }
     }

@@ -1,4 +1,4 @@
-//! What is done with the snapshots of a dataset: its rules, and what goes with them.
+//! The policy of a dataset: its retention rules and its limits.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use crate::rules::zrep_v2::Window;
 use crate::rules::{native, zrep_v1, zrep_v2};
 use crate::snapshot::{Sent, Snapshot, Verdict, is_tagged};
 
-/// How to decide.
+/// The kind of rules that a policy uses.
 #[derive(Clone, Debug)]
 pub enum Method {
     /// Native rules.
     Rules(Vec<Rule>, Reference),
-    /// zrep-expire, second version.
+    /// The windows of zrep-expire's second version.
     Spacing(Vec<Window>),
-    /// zrep-expire, first version.
+    /// The dated rules of zrep-expire's first version.
     Dated(Vec<DatedRule>),
 }
 
@@ -38,34 +38,35 @@ impl fmt::Display for Method {
     }
 }
 
-/// What is done with a dataset.
+/// The policy of a dataset.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Which snapshots stay.
+    /// The rules that decide which snapshots stay.
     pub method: Method,
-    /// The newest so many stay in any case.
+    /// How many of the newest snapshots always stay.
     pub newest: u64,
-    /// Its datasets were received: simplesnap's snapshots may go, and needed guids count.
+    /// Whether the datasets were received. Then simplesnap's snapshots may go, and needed guids count.
     pub received: bool,
-    /// When to stop.
+    /// The safety limit for the number of snapshots to destroy.
     pub max_destroy: MaxDestroy,
-    /// With spacing: only snapshots `TAG_` and six hex digits; empty: all, whatever zrep says.
+    /// The tags of zrep. With spacing, only snapshots named `TAG_` and six hex digits are decided on. If empty, all
+    /// are, and zrep's properties do not count.
     pub tags: Vec<String>,
 }
 
 impl Policy {
-    /// It comes from a file of zrep-expire.
+    /// Returns whether the policy comes from a file of zrep-expire.
     pub fn is_zrep(&self) -> bool {
         !matches!(self.method, Method::Rules(..))
     }
 
-    /// What the policy alone says of each snapshot of one dataset, in the order given.
+    /// Returns the verdict of the policy alone on each snapshot of one dataset, in the same order.
     pub fn decide(&self, snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
         match &self.method {
             Method::Rules(rules, reference) => native::decide(rules, *reference, snapshots, clock),
             Method::Dated(rules) => {
                 let mut verdicts = zrep_v1::decide(rules, snapshots, clock);
-                // It takes only what zrep has sent, as a number of seconds.
+                // zrep-expire destroys only snapshots whose `TAG:sent` is a number of seconds.
                 let unsent = |s: &Snapshot<'_>| !self.tags.is_empty() && s.sent != Sent::Time;
                 let unsent = verdicts.iter_mut().zip(snapshots).filter(|(_, snapshot)| unsent(snapshot));
                 unsent.for_each(|(verdict, _)| verdict.also(Reason::Unsent));
@@ -75,12 +76,13 @@ impl Policy {
         }
     }
 
-    /// Tag by tag. The newest ones are taken away first, whatever their names.
+    /// Decides by spacing, separately for each tag. The newest snapshots stay, whatever their names, and are not
+    /// among those that are spaced.
     fn spaced(&self, windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
         let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
         let mut order: Vec<usize> = (0..snapshots.len()).collect();
         order.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
-        // As if those that are back-dated were not there, and these beside.
+        // Back-dated snapshots do not count as the newest, and are spaced with the rest.
         let newest = usize::try_from(self.newest).unwrap_or(usize::MAX);
         let (mut aside, mut left) = (newest, Vec::new());
         for i in order {

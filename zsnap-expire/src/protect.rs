@@ -1,4 +1,4 @@
-//! What no policy may destroy, each with its reason.
+//! Protects the snapshots that no policy may destroy, each with its reason.
 
 use std::collections::HashSet;
 
@@ -6,32 +6,32 @@ use crate::calendar::Clock;
 use crate::reason::Reason;
 use crate::snapshot::{Sent, Snapshot, Verdict, is_tagged};
 
-/// What simplesnap calls its snapshots.
+/// The prefix of the names of simplesnap's snapshots.
 const SIMPLESNAP: &str = "__simplesnap_";
 
-/// What is protected beside the newest, held and cloned ones.
+/// What is protected. Held and cloned snapshots and the newest one always are.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guards<'a> {
-    /// The newest so many stay; the newest one always does.
+    /// How many of the newest snapshots stay. The newest one always does.
     pub newest: u64,
-    /// The dataset was received: simplesnap does not reap its snapshots there.
+    /// Whether the dataset was received: there, simplesnap does not destroy its own snapshots.
     pub received: bool,
-    /// Tags of zrep.
+    /// The tags of zrep.
     pub tags: &'a [String],
-    /// Snapshots by guid that files or chains need.
+    /// The guids of the snapshots that files or chains need.
     pub needed: Option<&'a HashSet<u64>>,
-    /// The dataset has files of which it is not known what they need: all of it stays.
+    /// Whether all snapshots are needed, because the dataset has files whose needs are not known.
     pub all_needed: bool,
 }
 
-/// Turns the verdicts on what must stay; `verdicts` and `snapshots` are in the same order.
+/// Changes the verdicts on snapshots that must stay. `verdicts` and `snapshots` are in the same order.
 pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Guards<'_>, clock: &Clock) {
     let order = newest_first(snapshots, clock);
     let truthful = || order.iter().filter(|i| !snapshots[**i].is_back_dated());
     if let Some(newest) = order.first() {
         verdicts[*newest].also(Reason::Newest);
     }
-    // Of those that are not back-dated so many stay as if these were not there.
+    // The newest that are not back-dated stay too, as many as if back-dated ones did not exist.
     let newest = usize::try_from(guards.newest.max(1)).unwrap_or(usize::MAX);
     for i in order.iter().take(newest).skip(1).chain(truthful().take(newest)) {
         if Some(i) != order.first() {
@@ -65,7 +65,7 @@ pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Gu
     }
 }
 
-/// Those that are not dated in the future, as indices: the newest first.
+/// Returns the indices of the snapshots that are not dated in the future, newest first.
 pub fn newest_first(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<usize> {
     let mut order: Vec<usize> = (0..snapshots.len()).filter(|i| !snapshots[*i].is_future(clock.now)).collect();
     order.sort_unstable_by(|a, b| snapshots[*b].by_making(&snapshots[*a]));
@@ -99,7 +99,7 @@ mod tests {
         let newest = Guards { newest: 2, ..Guards::default() };
         let (future, newest_of, among) = (vec![Reason::Future], vec![Reason::Newest], vec![Reason::Among(2)]);
         assert_eq!(protected(&all, &newest), [("a@2", among), ("a@3", newest_of.clone()), ("a@4", future.clone())]);
-        // There is always one.
+        // The newest one always stays.
         assert_eq!(protected(&all, &Guards::default()), [("a@3", newest_of), ("a@4", future)]);
     }
 

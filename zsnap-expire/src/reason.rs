@@ -1,4 +1,4 @@
-//! Why a snapshot stays or goes.
+//! The reasons why snapshots stay or go, and their texts.
 
 use std::fmt;
 
@@ -10,45 +10,45 @@ use crate::rules::rule::Rule;
 /// Why a snapshot stays or goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// A native rule keeps it.
+    /// Kept by a native rule.
     Rule(Rule),
-    /// It is the oldest, and a rule with a count has some left.
+    /// Kept as the oldest, because the count of this rule is not used up.
     Oldest(Rule),
-    /// No rule keeps it.
+    /// Destroyed: no rule keeps it.
     NoRule,
-    /// Its time is more than a day ahead.
+    /// Kept: dated more than a day ahead of the clock.
     Future,
-    /// It is the newest.
+    /// Kept as the newest.
     Newest,
-    /// It is one of the newest so many.
+    /// Kept as one of the newest, of this number.
     Among(u64),
-    /// So many holds are on it.
+    /// Kept by this number of holds.
     Held(u64),
-    /// The last one before a back-dated one that stays.
+    /// Kept as the last one before a back-dated snapshot that stays.
     Witness,
-    /// These are clones of it.
+    /// Kept because of these clones.
     Cloned(String),
-    /// zrep has not sent it.
+    /// Kept because zrep has not sent it.
     Unsent,
-    /// zrep's next incremental begins with it.
+    /// Kept as the base of zrep's next incremental.
     LastSent,
-    /// simplesnap made it, and removes it itself.
+    /// Kept because simplesnap created it and destroys it itself.
     Simplesnap,
-    /// A file that waits, or a chain, needs it.
+    /// Kept because a waiting file or a chain needs it.
     Needed,
-    /// Its name is none that the policy is for.
+    /// Kept because its name has none of the tags of the policy.
     OtherName,
-    /// The first one of the whole time that the spacing covers.
+    /// Kept as the first one in the time that the spacing covers.
     First,
-    /// At least this interval, in seconds, after the one that was kept before it.
+    /// Kept: at least this interval, in seconds, after the previous one that was kept.
     Spaced(i64),
-    /// Less than this interval, in seconds, after the one that was kept before it.
+    /// Destroyed: less than this interval, in seconds, after the previous one that was kept.
     TooClose(i64),
-    /// Older than the oldest window.
+    /// Destroyed: older than the oldest window.
     TooOld,
-    /// It expires then, or has: by the clock on the wall.
+    /// Kept until this civil time, or destroyed because it has passed.
     Expires(DateTime),
-    /// No dated rule is for it.
+    /// Kept because no dated rule matches it.
     NoDate,
 }
 

@@ -1,4 +1,4 @@
-//! Retention rules: our own, and those of both versions of zrep-expire. Each decides about the snapshots of one dataset.
+//! Retention rules: native, and of both versions of zrep-expire. Each decides on the snapshots of one dataset.
 
 pub mod native;
 pub mod rule;

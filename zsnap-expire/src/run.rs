@@ -1,4 +1,4 @@
-//! From the listing to the last `zfs destroy`: decide about all, tell, and only then act.
+//! A run, from the listing to the last `zfs destroy`: it decides on all datasets, reports, and only then acts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
@@ -27,7 +27,7 @@ use crate::snapshot::Snapshot;
 use crate::table;
 use crate::zrep::Zrep;
 
-/// Does it.
+/// Runs zsnap-expire without a subcommand or `--filter`.
 pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
     let o = &cli.options;
     let zfs = Zfs::find(&o.zfs, &o.zpool)?;
@@ -72,10 +72,10 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
     Ok(if failed { Exit::SomeFailed } else { Exit::Done })
 }
 
-/// A dataset, its snapshots, and the policy that is for it.
+/// A dataset, its snapshots, and its policy.
 type Chosen<'a> = (&'a str, Vec<Snapshot<'a>>, &'a Policy);
 
-/// The datasets that a policy is for, of those that the run is about.
+/// Returns the datasets in `scope` that have a policy.
 fn choose<'a>(
     cli: &Cli,
     config: &'a Config,
@@ -93,7 +93,7 @@ fn choose<'a>(
         if policy.is_some() { &mut served } else { &mut left }.extend(named.map(String::as_str));
         chosen.extend(policy.map(|policy| (dataset, snapshots, policy)));
     }
-    // It would pass for one of which nothing has to go.
+    // Without a warning, it would look as if nothing had to be destroyed.
     for root in left.difference(&served) {
         log::warn(format_args!(
             "{root}: no policy is for it: correct the name, or write a table [policy.\"{root}/**\"]"
@@ -102,7 +102,8 @@ fn choose<'a>(
     Ok(chosen)
 }
 
-/// Asks what zrep says, and takes out the datasets of which that cannot be read: they are left alone.
+/// Reads zrep's properties, and removes from `chosen` the datasets whose properties cannot be read. These are
+/// returned and skipped.
 fn leave_odd_ones<'a>(
     zfs: &Zfs,
     zrep: &Zrep<'_>,
@@ -123,7 +124,7 @@ fn leave_odd_ones<'a>(
     Ok(left)
 }
 
-/// The whole decision.
+/// Decides on all chosen datasets.
 fn decide<'a>(cli: &Cli, config: &'a Config, zfs: &Zfs, chosen: Vec<Chosen<'a>>) -> Result<Vec<Decided<'a>>> {
     let needed = needed(cli, zfs, &chosen)?;
     let mut all = Vec::new();
@@ -143,7 +144,7 @@ fn decide<'a>(cli: &Cli, config: &'a Config, zfs: &Zfs, chosen: Vec<Chosen<'a>>)
         astray += usize::from(newest_in_future(&snapshots, policy.newest, &config.clock).is_some());
         all.push(Decided { dataset, snapshots, verdicts: judged.verdicts, braked: judged.braked });
     }
-    // As of another time that is no wonder, and nothing is destroyed.
+    // With --at, future dates are to be expected, and nothing is destroyed.
     if astray * 2 > all.len() && cli.options.at.is_none() {
         return Err(Exit::TryAgain.error(format!(
             "the newest snapshots of {astray} of {} datasets are dated in the future: set this machine's clock",
@@ -153,7 +154,8 @@ fn decide<'a>(cli: &Cli, config: &'a Config, zfs: &Zfs, chosen: Vec<Chosen<'a>>)
     Ok(all)
 }
 
-/// The lists of zsnap-ingest, if a policy is for received datasets or some are given.
+/// Returns the merged lists of zsnap-ingest, if any are specified. It is an error if none is specified although
+/// a policy is for received datasets, unless `--no-needed` is set.
 fn needed(cli: &Cli, zfs: &Zfs, chosen: &[Chosen<'_>]) -> Result<Option<Needed>> {
     let paths = &cli.options.needed;
     let pools = |of: &dyn Fn(&Policy) -> bool| -> HashSet<&str> {
@@ -175,19 +177,19 @@ fn needed(cli: &Cli, zfs: &Zfs, chosen: &[Chosen<'_>]) -> Result<Option<Needed>>
         let guid = zfs.pool_guid(pool)?.ok_or_else(|| Exit::TryAgain.error(format!("the pool {pool} is absent")))?;
         guids.insert(guid.0, *pool);
     }
-    // Whoever gives a list means it.
+    // If lists are specified but no dataset is marked as received, every pool needs a list.
     let must = if received.is_empty() { &all } else { &received };
     let lists = paths.iter().map(|path| list(path)).collect::<Result<Vec<_>>>()?;
-    // By the real clock: --at says nothing of the age of the list.
+    // Use the real clock: --at does not change the age of a list.
     let needed = Needed::unite(&lists, &guids, must, Timestamp::now().as_second());
     needed.map(Some).map_err(|why| Exit::TryAgain.error(why))
 }
 
-/// A list of needed snapshots, with its path.
+/// Reads a list of needed snapshots, and returns its path and text.
 fn list(path: &Path) -> Result<(String, String)> {
     let called = path.display().to_string();
     if called.is_empty() {
-        // $(zsnap-ingest status --needed-file) where there is none.
+        // $(zsnap-ingest status --needed-file) prints nothing if there is no list.
         return Err(Exit::TryAgain
             .error("--needed names no file: zsnap-ingest has not written a list for this pool: run it first"));
     }
@@ -200,20 +202,20 @@ fn list(path: &Path) -> Result<(String, String)> {
     }
 }
 
-/// What a run is about.
+/// The datasets that a run examines.
 struct Scope {
-    /// These datasets, and what lies below them; none: all.
+    /// These datasets and all below them; if empty, all datasets.
     roots: Vec<String>,
-    /// Not what lies below them.
+    /// Whether the datasets below `roots` are excluded.
     exact: bool,
-    /// Of what is listed only these.
+    /// If set, only these of the listed datasets.
     only: Option<HashSet<String>>,
 }
 
-/// `None`: nothing is asked for, as zrep-expire has it.
+/// Returns the scope of a run, or `None` if, like for zrep-expire, no dataset is named and so nothing is done.
 fn scope(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<Scope>> {
     for name in &cli.datasets {
-        // What zfs would take for an option names nothing, and without a name the rules are for all pools.
+        // zfs would read a name that begins with "-" as an option. Then none is named, and it lists all pools.
         check_dataset(name)
             .map_err(|why| Exit::Usage.error(format!("{why}; name pools or datasets, such as tank/home")))?;
     }
@@ -228,7 +230,7 @@ fn scope(cli: &Cli, config: &Config, zfs: &Zfs) -> Result<Option<Scope>> {
         log::warn("nothing to do: name file systems, or specify --all");
         return Ok(None);
     }
-    // Their names are not given to zfs again: one that goes meanwhile would fail them all.
+    // Do not pass these names to zfs: if one of them is destroyed meanwhile, the whole listing would fail.
     let text = zfs.list("filesystem", "name", &[], None)?.unwrap_or_default();
     Ok(Some(Scope { roots, exact: false, only: Some(text.lines().map(str::to_owned).collect()) }))
 }

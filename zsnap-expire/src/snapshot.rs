@@ -1,4 +1,4 @@
-//! What is decided about: snapshots of one dataset, or anything else with a name and a time.
+//! Snapshots and verdicts. A snapshot may also be anything else with a name and a time (`--filter`).
 
 use std::cmp::Ordering;
 
@@ -6,25 +6,25 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::reason::Reason;
 
-/// More than this ahead of the clock, a snapshot's time is a mistake: in seconds.
+/// How far ahead of the clock the date of a snapshot may be, in seconds. Beyond that, it is a mistake.
 pub const FUTURE: i64 = 24 * 3600;
 
-/// What zrep says of a snapshot, by its property `TAG:sent`.
+/// Whether zrep has sent a snapshot, by its property `TAG:sent`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sent {
-    /// It was not asked for: zrep has nothing to do with this snapshot.
+    /// The property does not count, because zrep does not use this snapshot.
     #[default]
     Unasked,
     /// The property is not set: zrep has not sent it.
     No,
-    /// A time in seconds, which zrep sets when the other side has the snapshot.
+    /// The property is a time in seconds, which zrep sets when the other side has the snapshot.
     Time,
-    /// Anything else.
+    /// The property is anything else.
     Other,
 }
 
 impl Sent {
-    /// From the value that `zfs` prints, which is `-` where the property is not set.
+    /// Parses the value that `zfs` prints, which is `-` if the property is not set.
     pub fn of(value: &str) -> Sent {
         match value {
             "-" => Sent::No,
@@ -34,25 +34,25 @@ impl Sent {
     }
 }
 
-/// A snapshot. The texts are slices of a listing.
+/// A snapshot. Its strings are slices of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot<'a> {
-    /// Its whole name, `DATASET@SNAP` for ZFS.
+    /// The full name, `DATASET@SNAP` for ZFS.
     pub name: &'a str,
-    /// When it was made: seconds since 1970, as the machine that made it saw it.
+    /// The creation time in seconds since 1970, by the clock of the machine that created it.
     pub creation: i64,
-    /// The latest date of those that the pool made before it ([`crate::backdated`]); `i64::MIN`: none is known.
+    /// The latest date of those that the pool made before it ([`crate::backdated`]); `i64::MIN` if none is known.
     pub floor: i64,
-    /// Transaction group of this pool that made it, which orders those of a dataset whatever the
-    /// clocks said. 0 where there is none.
+    /// The transaction group in which this pool made it. It orders the snapshots of a dataset independently
+    /// of clocks. 0 if there is none.
     pub createtxg: u64,
-    /// Its identity. 0 where there is none.
+    /// The guid; 0 if there is none.
     pub guid: u64,
-    /// Holds on it (`userrefs`).
+    /// The number of holds (`userrefs`).
     pub holds: u64,
-    /// Clones of it, separated by commas; empty: none.
+    /// The names of its clones, separated by commas; empty if there are none.
     pub clones: &'a str,
-    /// `TAG:sent` of its tag.
+    /// Whether zrep has sent it, by the property `TAG:sent` for the tag in its name.
     pub sent: Sent,
 }
 
@@ -64,38 +64,39 @@ impl Default for Snapshot<'_> {
 }
 
 impl Snapshot<'_> {
-    /// It bears an earlier date than one that the pool made before it.
+    /// Returns whether its date is earlier than that of a snapshot that the pool made before it.
     pub fn is_back_dated(&self) -> bool {
         self.creation < self.floor
     }
 
-    /// It is back-dated by more than a clock that is corrected explains.
+    /// Returns whether it is back-dated by more than a day, which a corrected clock does not explain.
     pub fn is_long_back_dated(&self) -> bool {
         self.creation < self.floor.saturating_sub(FUTURE)
     }
 
-    /// When it counts as made, in seconds since 1970: at its date, or at the latest date of those before it.
+    /// Returns the time by which it counts, in seconds since 1970: its date or, if that is later, the latest date of
+    /// those that the pool made before it.
     pub fn counts_as(&self) -> i64 {
         self.creation.max(self.floor)
     }
 
-    /// Its time is more than a day ahead of `now` (seconds since 1970), so it tells nothing.
+    /// Returns whether its date is more than a day ahead of `now` (seconds since 1970), so that it means nothing.
     pub fn is_future(&self, now: i64) -> bool {
         self.creation > now.saturating_add(FUTURE)
     }
 
-    /// Oldest first, by the order in which the pool made them.
+    /// Compares by the order in which the pool made them, oldest first.
     pub fn by_making(&self, other: &Self) -> Ordering {
         (self.createtxg, self.creation, self.name).cmp(&(other.createtxg, other.creation, other.name))
     }
 
-    /// Oldest first, by the time that they bear.
+    /// Compares by date, oldest first.
     pub fn by_time(&self, other: &Self) -> Ordering {
         (self.creation, self.createtxg, self.name).cmp(&(other.creation, other.createtxg, other.name))
     }
 }
 
-/// `DATASET@TAG_` and six hex digits, and anything behind them, such as `_unsent`.
+/// Returns whether a name is `DATASET@TAG_`, six hex digits, and anything after them, such as `_unsent`.
 pub fn is_tagged(name: &str, tag: &str) -> bool {
     let snap = name.rsplit_once('@').map(|(_, snap)| snap);
     let digits = snap.and_then(|snap| snap.strip_prefix(tag)).and_then(|rest| rest.strip_prefix('_'));
@@ -103,35 +104,36 @@ pub fn is_tagged(name: &str, tag: &str) -> bool {
     digits.is_some_and(|rest| rest.len() >= 6 && rest.as_bytes()[..6].iter().all(hex))
 }
 
-/// Mostly one: then it costs no allocation, which would be most of the time of a million decisions.
+/// A list of reasons. It usually has one, which needs no allocation: with a million snapshots, allocating would
+/// take most of the time.
 pub type Reasons = SmallVec<[Reason; 1]>;
 
-/// What becomes of a snapshot, and why. All the reasons to keep it, or those to destroy it.
+/// Whether a snapshot stays, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// It stays.
+    /// Whether it stays.
     pub keep: bool,
-    /// At least one.
+    /// All reasons to keep it, or if it goes, those to destroy it: at least one.
     pub reasons: Reasons,
 }
 
 impl Verdict {
-    /// To be given a reason; until then it stays.
+    /// Creates a verdict without a reason, which has to be replaced. Until then the snapshot stays.
     pub(crate) fn undecided() -> Verdict {
         Verdict { keep: true, reasons: Reasons::new() }
     }
 
-    /// It goes, for one reason.
+    /// Creates a verdict to destroy a snapshot, for one reason.
     pub fn destroy(reason: Reason) -> Verdict {
         Verdict { keep: false, reasons: smallvec![reason] }
     }
 
-    /// It stays, for one reason.
+    /// Creates a verdict to keep a snapshot, for one reason.
     pub fn keep(reason: Reason) -> Verdict {
         Verdict { keep: true, reasons: smallvec![reason] }
     }
 
-    /// It stays for this reason as well, whatever was decided before.
+    /// Adds a reason to keep the snapshot. If it was to be destroyed, this overrides it.
     pub fn also(&mut self, reason: Reason) {
         if !self.keep {
             self.keep = true;

@@ -1,4 +1,4 @@
-//! What is told: a table with the reasons, or JSON, or a picture.
+//! The report: a table with the reasons, JSON, or a picture.
 
 use std::io::{self, Write};
 
@@ -14,7 +14,7 @@ use crate::reason::Reason;
 use crate::snapshot::{Snapshot, Verdict};
 use crate::timeline;
 
-/// In the form that the options ask for.
+/// Prints the report in the form that the options select.
 pub fn print<'a>(
     all: &'a [Decided<'a>],
     odd: &[LeftAlone<'_>],
@@ -46,7 +46,7 @@ pub fn print<'a>(
         .print(Form::Table)
 }
 
-/// What becomes of a snapshot, of a dataset that may be `braked`.
+/// Returns the word for a verdict. `braked` is whether a safety limit stops the dataset.
 pub fn word(verdict: &Verdict, braked: bool) -> &'static str {
     match (verdict.keep, braked) {
         (true, _) => "keep",
@@ -55,11 +55,11 @@ pub fn word(verdict: &Verdict, braked: bool) -> &'static str {
     }
 }
 
-/// Why, in words; and whether its date is believed.
+/// Returns the texts of the reasons, and whether the snapshot is back-dated.
 pub fn reasons(snapshot: &Snapshot<'_>, verdict: &Verdict) -> Vec<String> {
     let mut reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
     if snapshot.is_back_dated() {
-        // Dated rules go by its own date.
+        // Dated rules use its own date, not the time by which it counts.
         let dated = verdict.reasons.iter().any(|reason| matches!(reason, Reason::Expires(_) | Reason::NoDate));
         reasons.push(match u64::try_from(snapshot.counts_as()) {
             Ok(then) if !dated => format!("back-dated, counts as of {}", time(then)),
@@ -69,7 +69,7 @@ pub fn reasons(snapshot: &Snapshot<'_>, verdict: &Verdict) -> Vec<String> {
     reasons
 }
 
-/// To standard output, of which a closed one is an error like any other.
+/// Writes to standard output. If it is closed, that is an error like any other.
 pub fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -100,7 +100,7 @@ fn object(decided: &Decided<'_>, zfs: &Zfs) -> Value {
     })
 }
 
-/// Nothing was decided about its snapshots.
+/// Returns the JSON object of a dataset that is skipped: its snapshots have no verdicts.
 fn left_alone(LeftAlone { dataset, why }: &LeftAlone<'_>) -> Value {
     json!({ "dataset": dataset, "keep": [], "destroy": [], "braked": why.to_string(), "reclaim": 0 })
 }

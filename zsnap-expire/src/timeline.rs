@@ -1,13 +1,13 @@
-//! A picture for the terminal: a row for each dataset, a cell for each period, time from left to
-//! right. Signs, not colours, tell what stays from what goes.
+//! `--timeline`: a picture for the terminal with a row for each dataset and a cell for each period, from
+//! left to right. Characters, not colours, show what stays and what goes.
 
 use crate::calendar::Clock;
 use crate::decided::Decided;
 use zsnap_common::cli::escape::escape;
 
-/// Cells in a row, at most.
+/// The maximum number of cells in a row.
 const WIDTH: i64 = 60;
-/// Seconds of a cell, of which the first that suffices is taken, and what it is called.
+/// The possible lengths of a cell, in seconds and in words. The first with which the row is wide enough is used.
 const CELLS: [(i64, &str); 7] = [
     (900, "15 minutes"),
     (3600, "1 hour"),
@@ -18,7 +18,7 @@ const CELLS: [(i64, &str); 7] = [
     (365 * 86_400, "365 days"),
 ];
 
-/// The whole picture. What is dated in the future has the last cell.
+/// Returns the picture. Snapshots that are dated in the future are in the last cell.
 pub fn draw(all: &[Decided<'_>], clock: &Clock) -> String {
     let times = || all.iter().flat_map(|decided| &decided.snapshots).map(|s| s.counts_as().min(clock.now));
     let (Some(first), Some(last)) = (times().min(), times().max()) else { return "no snapshots\n".to_owned() };
@@ -34,7 +34,7 @@ pub fn draw(all: &[Decided<'_>], clock: &Clock) -> String {
     for decided in all {
         let mut cells = vec![(false, false); usize::try_from(width).unwrap_or(0)];
         for (snapshot, verdict) in decided.snapshots.iter().zip(&decided.verdicts) {
-            // The newest on the right; what is older than the picture is on its left edge.
+            // The newest is on the right. What is older than the picture is in the leftmost cell.
             let back = (last - snapshot.counts_as().min(last)) / cell;
             let at = usize::try_from((width - 1 - back).max(0)).unwrap_or(0);
             let keep = verdict.keep || decided.braked.is_some();

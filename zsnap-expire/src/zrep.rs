@@ -1,11 +1,11 @@
-//! What zrep says of datasets and snapshots, in user properties: `TAG:src-fs` where zrep is used, `TAG:sent`
-//! of a snapshot that the other side has.
+//! Reads zrep's user properties: `TAG:src-fs` is set on datasets where zrep is used, and `TAG:sent` on snapshots
+//! that the other side has.
 //!
-//! Whoever may set a user property chooses its text, and `zfs list` prints newlines and tabs in it as they are. So
-//! a listing counts only if it has the names that are known, line by line, with as many fields as were asked for:
-//! a newline or a tab adds a line or a field, and nothing takes one away. Where it differs, each dataset is listed
-//! alone, and where that differs, `zfs get` is asked for each value. A dataset with a value that is not one line is
-//! left alone.
+//! A user who may set a user property can choose any text, and `zfs list` prints newlines and tabs in it unescaped.
+//! Therefore a listing is used only if it has exactly the known names, line by line, with the expected number of
+//! fields: a newline or a tab in a value adds a line or a field, and nothing can remove one. If it differs, each
+//! dataset is listed separately, and if that differs, `zfs get` is run for each value. A dataset with a value that
+//! is not one line of text is skipped.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,21 +19,21 @@ use zsnap_common::process::zfs::Zfs;
 use crate::listing::Listing;
 use crate::snapshot::{Sent, Snapshot, is_tagged};
 
-/// zrep's tags, and where they count.
+/// The tags of zrep, and where they count.
 #[derive(Clone, Copy, Debug)]
 pub struct Zrep<'a> {
-    /// Tags; none: whatever zrep says does not count.
+    /// The tags. If there are none, zrep's properties do not count.
     pub tags: &'a [String],
-    /// A tag counts for all snapshots, not only for those that zrep made of datasets where zrep is used.
+    /// Whether the tags count for all snapshots, not only for those that zrep made in datasets where it is used.
     pub everywhere: bool,
 }
 
-/// Why a dataset is left alone: a user property that is not one line of text.
+/// The reason why a dataset is skipped: a user property that is not one line of text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Odd {
-    /// Its name.
+    /// The name of the property.
     pub property: String,
-    /// The dataset or snapshot that has it, from which others may inherit it.
+    /// The dataset or snapshot on which it is set. Others may inherit it.
     pub of: String,
 }
 
@@ -44,30 +44,30 @@ impl fmt::Display for Odd {
     }
 }
 
-/// A dataset with its snapshots, in the order of the listing.
+/// The name of a dataset, and its snapshots in the order of the listing.
 pub type Of<'s, 'a> = (&'a str, &'s mut [Snapshot<'a>]);
 
-/// A value in a listing is no longer than this, or it is asked for alone.
+/// How many bytes of a listing are allowed for a value on average. If there are more, values are read separately.
 const VALUE: usize = 64;
 
-/// What was asked for.
+/// The result of reading one property.
 enum Asked {
-    /// One line of text; `-`: the property is not set.
+    /// One line of text; `-` if the property is not set.
     Value(String),
-    /// Something else.
+    /// A value that is not one line of text.
     Odd(Odd),
-    /// What it is of does not exist any more.
+    /// The dataset or snapshot does not exist any more.
     Gone,
 }
 
-/// The snapshots of a dataset that are still to be filled in, and of which tags the word counts.
+/// Whether each tag counts in a dataset, and the snapshots that are still to be filled in.
 type Rest<'s, 'a> = (Vec<bool>, IterMut<'s, Snapshot<'a>>);
 
 impl Zrep<'_> {
-    /// Fills in [`Snapshot::sent`]. Returns the datasets that are to be left alone, and why.
+    /// Fills in [`Snapshot::sent`]. Returns the datasets to skip, with the reason.
     ///
     /// # Errors
-    /// `zfs` fails.
+    /// An error of `zfs`.
     pub fn ask<'a>(
         &self,
         zfs: &Zfs,
@@ -99,8 +99,8 @@ impl Zrep<'_> {
         Ok(odd)
     }
 
-    /// Which tags have a `TAG:src-fs`, which zrep sets on both sides, by dataset. One of which nothing is
-    /// known may be zrep's.
+    /// Returns, for each dataset, which tags have a property `TAG:src-fs`, which zrep sets on both sides. If nothing
+    /// is known about a dataset, zrep may use it, so all tags count.
     fn where_at_work<'a>(
         &self,
         zfs: &Zfs,
@@ -141,8 +141,8 @@ impl Zrep<'_> {
         Ok(work)
     }
 
-    /// From a listing at and below `roots` of snapshots that are to have these names. Whether it does; if not,
-    /// nothing of it counts.
+    /// Fills in snapshots from a listing at and below `roots`. Returns whether the listing has exactly `names`. If
+    /// not, none of it is used.
     fn fill<'n>(
         &self,
         zfs: &Zfs,
@@ -156,7 +156,7 @@ impl Zrep<'_> {
         match text.map(Option::unwrap_or_default) {
             Ok(text) => Ok(self.read(names, &text, rest)),
             Err(e) if Cancelled::find(&e).is_some() => Err(e),
-            // Where zfs fails, it fails again when it is asked for each value.
+            // A persistent failure of zfs is reported when each value is read.
             Err(_) => Ok(false),
         }
     }
@@ -180,12 +180,12 @@ impl Zrep<'_> {
         true
     }
 
-    /// Asks for each value of the snapshots of one dataset alone.
+    /// Reads each value of the snapshots of one dataset separately.
     fn ask_each(&self, zfs: &Zfs, counts: &[bool], snapshots: &mut [Snapshot<'_>]) -> Result<Option<Odd>> {
         for snapshot in snapshots {
             let mut values = Vec::new();
             for (nr, tag) in self.tags.iter().enumerate() {
-                // What does not count cannot be odd either: whoever may set it stops nothing where zrep is not.
+                // Do not read values that do not count: where zrep is not used, setting one must not stop anything.
                 if counts.get(nr) != Some(&true) {
                     values.push("-".to_owned());
                     continue;
@@ -193,7 +193,7 @@ impl Zrep<'_> {
                 match value(zfs, &format!("{tag}:sent"), snapshot.name)? {
                     Asked::Odd(why) => return Ok(Some(why)),
                     Asked::Value(value) => values.push(value),
-                    // It is gone by now: zrep renames what it sends.
+                    // The snapshot is gone: zrep renames snapshots that it sends.
                     Asked::Gone => values.push("-".to_owned()),
                 }
             }
@@ -202,7 +202,7 @@ impl Zrep<'_> {
         Ok(None)
     }
 
-    /// Of the tag that the name has, or everywhere of the first one.
+    /// Selects the value of the tag in the name or, if tags count everywhere, of the first tag.
     fn sent<'v>(&self, name: &str, counts: &[bool], values: impl Iterator<Item = &'v str>) -> Sent {
         let mut sent = Sent::Unasked;
         for ((tag, _), value) in self.tags.iter().zip(counts).zip(values).filter(|((_, counts), _)| **counts) {
@@ -218,7 +218,7 @@ impl Zrep<'_> {
     }
 }
 
-/// Whether a listing has these names, line by line, with as many values each.
+/// Returns whether a listing has exactly `names`, line by line, with this number of `values` each.
 fn agrees<'n>(mut names: impl Iterator<Item = &'n str>, values: usize, text: &str) -> bool {
     let mut lines = text.split_inclusive('\n');
     let each = names.all(|name| {
@@ -229,7 +229,7 @@ fn agrees<'n>(mut names: impl Iterator<Item = &'n str>, values: usize, text: &st
     each && lines.next().is_none()
 }
 
-/// Asks for one value alone.
+/// Reads one value.
 fn value(zfs: &Zfs, property: &str, name: &str) -> Result<Asked> {
     let Some(value) = zfs.property(property, name)? else { return Ok(Asked::Gone) };
     if !value.contains(char::is_control) {
@@ -244,10 +244,10 @@ fn value(zfs: &Zfs, property: &str, name: &str) -> Result<Asked> {
 mod tests {
     use super::*;
 
-    /// `a@x` is not zrep's.
+    /// The names of snapshots, of which zrep did not make `a@x`.
     const NAMES: [&str; 3] = ["a@zrep_000001", "a@zrep_000002", "a@x"];
 
-    /// What is read of the three, if it is believed.
+    /// Returns the values for the three snapshots, or `None` if the listing is rejected.
     fn read(tags: [&str; 2], everywhere: bool, counts: bool, text: &str) -> Option<[Sent; 3]> {
         let tags = tags.map(str::to_owned);
         let zrep = Zrep { tags: &tags, everywhere };
@@ -262,19 +262,19 @@ mod tests {
         let read = |text| read(["zrep", "off"], false, true, text);
         assert_eq!(read(good), Some([Sent::Time, Sent::No, Sent::Unasked]));
         for bad in [
-            // A line more, one less, others, in another order.
+            // An extra line, a missing line, another order, another name.
             "a@zrep_000001\t1\t-\na@zrep_000002\t-\t-\na@x\t-\t-\na@y\t-\t-\n",
             "a@zrep_000001\t1\t-\na@zrep_000002\t-\t-\n",
             "a@zrep_000002\t1\t-\na@zrep_000001\t-\t-\na@x\t-\t-\n",
             "a@zrep_000001\t1\t-\na@zrep_000003\t-\t-\na@x\t-\t-\n",
-            // The value of the first one holds the line of the second one.
+            // The value of the first snapshot contains the line of the second one.
             "a@zrep_000001\t1\t-\na@zrep_000002\t1\t-\n\t-\na@zrep_000002\t-\t-\na@x\t-\t-\n",
             "a@zrep_000001\t\n\t-\na@zrep_000002\t-\t-\na@x\t-\t-\n",
-            // A field more, one less.
+            // An extra field, missing fields.
             "a@zrep_000001\t1\t2\t-\na@zrep_000002\t-\t-\na@x\t-\t-\n",
             "a@zrep_000001\t1\na@zrep_000002\t-\t-\na@x\t-\t-\n",
             "a@zrep_000001\na@zrep_000002\t-\t-\na@x\t-\t-\n",
-            // Cut off at its end; nothing.
+            // Truncated; empty.
             "a@zrep_000001\t1\t-\na@zrep_000002\t-\t-\na@x\t-\t-",
             "",
         ] {
@@ -288,7 +288,7 @@ mod tests {
         let read = |everywhere, counts| read(["off", "zrep"], everywhere, counts, text).unwrap();
         assert_eq!(read(false, true), [Sent::Time, Sent::No, Sent::Unasked]);
         assert_eq!(read(true, true), [Sent::Time, Sent::No, Sent::Other]);
-        // Where zrep is not at work, names that are like its mean nothing.
+        // Where zrep is not used, names that look like zrep's mean nothing.
         assert_eq!(read(false, false), [Sent::Unasked; 3]);
     }
 }

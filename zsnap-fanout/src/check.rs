@@ -1,4 +1,4 @@
-//! `check`: would a run work? Each finding comes with its remedy.
+//! `check`: reports whether a run would work. Each finding includes its remedy.
 
 use anyhow::Result;
 use zsnap_common::cli::cancel;
@@ -14,7 +14,7 @@ use crate::nncp;
 use crate::run::PATIENCE;
 use crate::spool::Spool;
 
-/// Logs each finding as an error. Exit 78: there are some.
+/// Logs each finding as an error. The exit status is 78 if there are any.
 pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
     let mut findings = Findings::default();
     let drives = drive::configured(options, tables).and_then(|drives| match &drives[..] {
@@ -48,7 +48,7 @@ fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Result<Ve
     let outbox = spool.map(|spool| spool.outboxes().dir(&drive.name)).unwrap_or_default();
     let look = dest::look(&drive.dest, &drive.transport, &outbox, PATIENCE)?;
     spool.map_or(Ok(()), |spool| spool.is_apart(look.real()))?;
-    // Whether there is such a node.
+    // nncp-stat fails if the node does not exist.
     match nncp::packets(drive, &options.nncp_stat_program) {
         Err(e) if child::find(&options.nncp_stat_program).is_err() => warnings.push(format!("{e:#}; status needs it")),
         packets => drop(packets?),

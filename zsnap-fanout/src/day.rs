@@ -1,4 +1,4 @@
-//! Days by UTC: directories of kept files are named after them.
+//! Days in UTC, which are the names of the directories of kept files.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use zsnap_common::cli::options;
 
-/// The first day of `requeue`.
+/// The first day whose files `requeue` delivers again.
 #[derive(Clone, Copy, Debug)]
 pub enum Since {
-    /// That day, by UTC.
+    /// A day in UTC.
     Day(Date),
-    /// The day that was so long ago.
+    /// The day that it was this long ago.
     Ago(Duration),
 }
 
@@ -28,14 +28,14 @@ impl FromStr for Since {
     }
 }
 
-/// The name of the day of a time in seconds since 1970: `2026-11-22`, by UTC, so that names sort
-/// and no change of the clocks repeats one.
+/// Returns the day of a time in seconds since 1970, such as `2026-11-22`. It is in UTC, so that names
+/// sort by time and no change of civil time repeats a day.
 pub fn day(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok()).unwrap_or_default();
     time.strftime("%F").to_string()
 }
 
-/// When a day ends, in seconds since 1970.
+/// Returns when a day ends, in seconds since 1970, or `None` if `day` is not a date.
 pub fn end(day: &str) -> Option<u64> {
     let next = day.parse::<Date>().ok()?.tomorrow().ok()?;
     u64::try_from(next.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second()).ok()

@@ -1,5 +1,5 @@
-//! Drives: where files go. From `--to NAME=DEST`, or from tables `[to.NAME]`, checked: nothing
-//! behind this module sees TOML.
+//! The configured destinations, validated. They come from `--to NAME=DEST` or from the tables
+//! `[to.NAME]`; no other module handles TOML.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,12 +24,12 @@ pub struct Tables {
     to: BTreeMap<Name, Table>,
 }
 
-/// `[to.NAME]`. What stands here goes before the option of the same name.
+/// A table `[to.NAME]`. Its keys take precedence over the options of the same names.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Table {
     dest: Dest,
-    /// Globs: only files of these hosts.
+    /// Globs for the hosts whose files the destination receives; `None` for all hosts.
     hosts: Option<Vec<String>>,
     nncp_config: Option<PathBuf>,
     #[serde(default, deserialize_with = "nice")]
@@ -58,29 +58,29 @@ fn size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
 /// A destination with a name and an outbox.
 #[derive(Clone, Debug)]
 pub struct Drive {
-    /// Its name, which is its outbox's.
+    /// The name of the destination and of its outbox.
     pub name: String,
-    /// How it is reached.
+    /// The address of the destination.
     pub dest: Dest,
-    /// How that is done.
+    /// How files are delivered to that address.
     pub transport: Transport,
-    /// How long delivered files are kept; `None`: not at all.
+    /// How long delivered files are kept; `None` if they are not kept.
     pub keep: Option<Duration>,
-    /// Only files of hosts that one of these fits; `None`: of all.
+    /// Globs for the hosts whose files the destination receives; `None` for all hosts.
     hosts: Option<Vec<Glob>>,
 }
 
 impl Drive {
-    /// Whether it gets the files of this host.
+    /// Returns whether the destination receives the files of this host.
     pub fn takes(&self, host: &Host) -> bool {
         self.hosts.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob.matches(host.as_str())))
     }
 }
 
-/// The configured drives, by name.
+/// Returns the configured destinations, sorted by name.
 ///
 /// # Errors
-/// [`Exit::Config`]: two are the same place under two names, which would pass for two copies.
+/// [`Exit::Config`] if, for example, two names have the same address: they would be counted as two copies.
 pub fn configured(options: &Options, tables: Tables) -> Result<Vec<Drive>> {
     let mut drives = Vec::new();
     if options.to.is_empty() {
@@ -88,7 +88,7 @@ pub fn configured(options: &Options, tables: Tables) -> Result<Vec<Drive>> {
             drives.push(from_table(name, table, options)?);
         }
     } else {
-        // An option takes the place of the key, of all of it.
+        // The option `--to` replaces all tables.
         drives.extend(options.to.iter().map(|given| plain(given.name.clone(), given.dest.clone(), options)));
         drives.sort_by(|a, b| a.name.cmp(&b.name));
     }
@@ -96,7 +96,7 @@ pub fn configured(options: &Options, tables: Tables) -> Result<Vec<Drive>> {
         if drive.dest == Dest::Stdout {
             return Err(Exit::Config.error(format!("{}: standard output takes no finished files", drive.name)));
         }
-        // Programs run in /, whatever directory this one was started in.
+        // Child processes run in /, so a relative path would not be found.
         if let Some(relative) = drive.transport.nncp_config.as_ref().filter(|file| file.is_relative()) {
             let (name, file) = (&drive.name, relative.display());
             return Err(Exit::Config.error(format!("{name}: nncp-config {file}: give its path from / on")));

@@ -1,6 +1,6 @@
-//! Delivered files that are kept for a while, `kept/NAME/DAY/HOST/FILE`: what a drive has lost can
-//! be sent to it again, long after its sender has forgotten it. They are hard links, so several
-//! drives keep a file for the price of one.
+//! Delivered files that are kept for a while, as `kept/NAME/DAY/HOST/FILE`, so that files that a
+//! destination has lost can be delivered again long after the sending host has removed them. They are
+//! hard links, so a file that is kept for several destinations takes space only once.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ use crate::day::{Since, day, end};
 use crate::drive::Drive;
 use crate::spool::Spool;
 
-/// What is kept for a drive: names of days, sorted.
+/// Returns the days for which files are kept in the directory `kept`, sorted, with their paths.
 pub fn days(kept: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = match fs::read_dir(kept) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -38,11 +38,11 @@ pub fn days(kept: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(days)
 }
 
-/// Removes the days that are older than the drive keeps; `now` in seconds since 1970. Without
-/// `keep` none is: who has forgotten the key in the configuration loses nothing.
+/// Removes the kept files of days that are older than `keep`. `now` is in seconds since 1970. Without
+/// `keep`, nothing is removed, so that forgetting the key in the configuration loses nothing.
 ///
-/// It counts back from the end of the newest day before this one: a clock that was once ahead, or
-/// months without the drive, remove nothing.
+/// The age is counted from the end of the newest day before today, so that nothing is removed because
+/// the clock was once ahead or the destination was away for months.
 pub fn prune(spool: &Spool, drive: &Drive, now: u64) -> Result<()> {
     let Some(keep) = drive.keep else { return Ok(()) };
     let days = days(&spool.kept(&drive.name))?;
@@ -53,7 +53,7 @@ pub fn prune(spool: &Spool, drive: &Drive, now: u64) -> Result<()> {
     let first = day(end.min(now).saturating_sub(keep.as_secs()));
     for (name, path) in days.into_iter().filter(|(name, _)| *name < first) {
         match fs::remove_dir_all(&path) {
-            // Another run was faster.
+            // Another run has removed it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => other.or_exit(Exit::Io, path.display())?,
         }
@@ -62,8 +62,8 @@ pub fn prune(spool: &Spool, drive: &Drive, now: u64) -> Result<()> {
     Ok(())
 }
 
-/// Puts what was delivered to a drive since a day into its outbox again. Files that it still has
-/// are recognised when they are delivered.
+/// Puts the files that were delivered to a destination since a day back into its outbox. Delivery
+/// recognizes the files that the destination still has.
 pub fn requeue(spool: &Spool, drive: &Drive, since: Since, now: u64) -> Result<Exit> {
     let first = match since {
         Since::Day(day) => day.to_string(),
@@ -89,8 +89,8 @@ pub fn requeue(spool: &Spool, drive: &Drive, since: Since, now: u64) -> Result<E
     Ok(if failed.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
-/// Puts what waits for a drive that is no longer configured, and what is kept for it, into
-/// `retired/NAME`: from there it can still be rescued, or removed by hand.
+/// Moves the files that wait for a destination that is no longer configured, and those that are kept
+/// for it, to `retired/NAME`. From there they can be recovered or removed manually.
 pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
     let boxes = spool.outboxes();
     if !boxes.names().or_exit(Exit::Io, "cannot read the outboxes")?.iter().any(|outbox| outbox == name) {
@@ -105,7 +105,7 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
         fs::symlink_metadata(path).is_ok_and(|meta| meta.nlink() == 1)
     };
     let (alone, waiting) = (waiting.iter().filter(nowhere_else).count(), waiting.len());
-    // First, and into the outbox: without one, nobody would look for the rest after a crash.
+    // Move the kept files into the outbox first: if a crash left them without an outbox, nothing would report them.
     if spool.kept(name).exists() {
         move_durably(&spool.kept(name), &boxes.dir(name).join("kept"))?;
     }
@@ -122,7 +122,7 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Renames a directory: to `TO`, or if that is taken to `TO.1` and so on.
+/// Renames a directory durably to `to`, or if that exists, to `TO.1` and so on. Returns the new path.
 fn move_durably(from: &Path, to: &Path) -> Result<PathBuf> {
     let parents = [from, to].map(|path| path.parent().unwrap_or(Path::new("/")));
     publish::make_dirs(parents[1]).or_exit(Exit::CantCreate, "cannot put it away")?;
@@ -132,7 +132,7 @@ fn move_durably(from: &Path, to: &Path) -> Result<PathBuf> {
             name.push(format!(".{n}"));
         }
         let to = PathBuf::from(name);
-        // It replaces an empty directory at most.
+        // rename(2) replaces a directory only if it is empty.
         match rustix::fs::rename(from, &to) {
             Err(Errno::EXIST | Errno::NOTEMPTY) => {}
             Err(e) => return Err(e).or_exit(Exit::Io, to.display()),

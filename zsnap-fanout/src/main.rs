@@ -1,4 +1,4 @@
-//! zsnap-fanout: one spool, several drives.
+//! zsnap-fanout: distributes the files of a spool to several destinations.
 
 mod check;
 mod cli;
@@ -79,9 +79,10 @@ fn find<'a>(drives: &'a [Drive], name: &str) -> anyhow::Result<&'a Drive> {
     found.ok_or_else(|| Exit::Usage.error(format!("no drive is called {name}; there are {}", names())))
 }
 
-/// Each drive has a batch of files open; the usual 1024 descriptors would be few for ten.
+/// Raises the limit of open files: each destination has a batch of files open, and the usual 1024
+/// descriptors would be scarce with ten destinations.
 fn many_files() {
     let limit = getrlimit(Resource::Nofile);
-    // It may be as large as it gets; then so be it.
+    // Best effort: if this fails, the limit stays as it is.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -1,5 +1,5 @@
-//! `init`: marks a directory as a certain drive. An unmounted drive's mount point has no mark, and
-//! another drive there has another one, so nothing is ever written to the wrong place.
+//! `init`: marks a directory as a certain destination. The mount point of an unmounted drive has no
+//! mark, and another drive has a different mark, so nothing is ever written to the wrong place.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -14,8 +14,8 @@ use zsnap_common::durable::publish::{sweep_at, write_durably};
 use crate::drive::Drive;
 use crate::spool::Spool;
 
-/// Writes the mark. What lies on the spool's own file system, or on that of `/`, is most likely a
-/// mount point whose drive is away: it needs `same_filesystem`.
+/// Writes the mark. A directory on the file system of the spool or of `/` requires `same_filesystem`,
+/// because it is most likely the mount point of a drive that is away.
 pub fn init(spool: &Spool, drive: &Drive, same_filesystem: bool) -> Result<Exit> {
     let Dest::Dir(path) = &drive.dest else {
         return Err(Exit::Usage.error(format!("{} is {}, which needs no mark: only dir: does", drive.name, drive.dest)));
@@ -45,7 +45,7 @@ pub fn init(spool: &Spool, drive: &Drive, same_filesystem: bool) -> Result<Exit>
         None => write_durably(&file, format!("{}\n", drive.name).as_bytes())
             .or_exit(Exit::CantCreate, "cannot mark the drive")?,
     }
-    // What one left that was killed.
+    // Remove the temporary files of a process that was killed.
     sweep_at(&root, path).or_exit(Exit::Io, "cannot clear up")?;
     Ok(Exit::Done)
 }

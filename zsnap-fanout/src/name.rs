@@ -1,16 +1,16 @@
-//! Names of drives, and `NAME=DEST` of the command line.
+//! Names of destinations, and `NAME=DEST` on the command line.
 
 use std::str::FromStr;
 
 use serde::Deserialize;
 use zsnap_common::durable::dest::Dest;
 
-/// `NAME=DEST` of the command line.
+/// The argument `NAME=DEST` of `--to`.
 #[derive(Clone, Debug)]
 pub struct Given {
-    /// Its name.
+    /// The name of the destination.
     pub name: Name,
-    /// Where its files go.
+    /// The address of the destination.
     pub dest: Dest,
 }
 
@@ -22,7 +22,7 @@ impl FromStr for Given {
     }
 }
 
-/// What a drive is called: it becomes the name of a directory.
+/// The name of a destination, which is also the name of its outbox directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Name(pub String);

@@ -1,4 +1,5 @@
-//! What NNCP still has: a file that nncp-file took is not yet on the drive.
+//! Counts the packets that NNCP has not sent yet: a file that was handed to NNCP has not necessarily
+//! arrived at the destination.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,14 +12,15 @@ use zsnap_common::process::child;
 use crate::drive::Drive;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The most that it may say: a million packets.
+/// The maximum size of the output of nncp-stat in bytes: enough for a million packets.
 const MOST: u64 = 128 << 20;
 
-/// Packets for the drive's node in NNCP's spool, ours and others', as `nncp-stat -pkt` lists them
-/// (NNCP 8.8.2: a line `tx HASH SIZE` for each). `None`: the drive is not a node.
+/// Returns the number of packets for the node in NNCP's spool, including those of other programs, as
+/// `nncp-stat -pkt` lists them (NNCP 8.8.2: a line `tx HASH SIZE` for each), or `None` if the destination
+/// is not a node.
 pub fn packets(drive: &Drive, program: &Path) -> Result<Option<u64>> {
     let (Dest::NncpFile { node, .. } | Dest::NncpExec { node, .. }) = &drive.dest else { return Ok(None) };
-    // What an area's subscribers still lack is not in one place.
+    // The packets that the subscribers of an area still lack are not in one place.
     if node.starts_with("area:") {
         return Ok(None);
     }
@@ -34,7 +36,7 @@ pub fn packets(drive: &Drive, program: &Path) -> Result<Option<u64>> {
     Ok(Some(said.text.lines().filter(|line| is_sent(line)).count() as u64))
 }
 
-/// A packet's name is a hash in 52 characters of base32; what else it prints is not counted.
+/// Returns whether a line lists an outgoing packet. Its name is a hash in 52 characters of base32.
 fn is_sent(line: &str) -> bool {
     let mut words = line.split_ascii_whitespace();
     let hash =

@@ -1,5 +1,5 @@
-//! A run: split, under the spool's lock; then drain every drive's outbox, all at once, each under
-//! its own lock, so that a slow drive holds up neither the others nor the next run.
+//! A run: splits the files in the spool, under the spool's lock, then drains all outboxes in parallel,
+//! each under its own lock, so that a slow destination delays neither the others nor the next run.
 
 use std::io;
 use std::path::PathBuf;
@@ -25,31 +25,31 @@ use crate::seen::Seen;
 use crate::split::split;
 use crate::spool::Spool;
 
-/// What stands for the spool where a drive's name may.
+/// The name of the spool in messages that otherwise name a destination.
 const THE_SPOOL: &str = "the spool";
-/// How long a look at a drive may take while somebody waits for the answer.
+/// How long the examination of a destination may take while a user waits for the answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// So many failures of a drive are told one by one.
+/// How many failures of a destination are reported individually.
 const FAILURES: usize = 3;
 
-/// Seconds since 1970.
+/// Converts a time to seconds since 1970.
 pub fn seconds(now: SystemTime) -> u64 {
     now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Distributes what lies in the spool.
+/// Distributes the files in the spool.
 pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit> {
     let spool = Spool::open(options.spool.as_deref())?;
     spool.all_configured(drives)?;
     let mut notices = Notices::read(spool.state("told.json"), seconds(now), false);
     let mut exit = Exit::Done;
-    // All that lies in the spool was looked at.
+    // Whether all of the spool was examined.
     let mut looked = false;
     match distribute(&spool, options, drives, &mut notices) {
         Ok(None) => looked = true,
         Ok(Some((age, who))) => exit = waited(options.max_run, THE_SPOOL, age, &who),
         Err(e) if stopped(&e) => return Err(e),
-        // On a full disk only what is delivered makes room.
+        // Deliver all the same: on a full disk, only delivery frees space.
         Err(e) => {
             let text = format!(
                 "{THE_SPOOL}: {e:#}; until this is fixed no new files are taken; waiting files are still delivered"
@@ -65,22 +65,23 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
         }
         tell(drive, drained, &mut notices);
     }
-    // Other processes know about what they work on.
+    // Keep the notices of what other processes are working on: they report it themselves.
     let noted = notices.write(|what| {
-        // Names of foreign files may hold a "=" as well.
+        // Names of ignored files may contain "=" too.
         let of = |drive: &Drive| what.strip_prefix(&drive.name).is_some_and(|rest| rest.starts_with('='));
         let of_drive = drives.iter().zip(&drained).find(|(drive, _)| of(drive));
         of_drive.map_or(!looked, |(_, drained)| drained.busy)
     });
     if let Err(e) = noted {
-        // It is told again: no harm.
+        // Harmless: the next run prints the notices again.
         log::info(format_args!("{e:#}"));
     }
     cancel::check()?;
     Ok(if notices.any { exit.max(Exit::SomeFailed) } else { exit })
 }
 
-/// Takes what lies in the spool into the outboxes; or since when somebody else does, and who.
+/// Splits the files in the spool into the outboxes. If another process holds the lock, returns for how
+/// long it has held it and which process it is.
 fn distribute(
     spool: &Spool,
     options: &Options,
@@ -96,7 +97,7 @@ fn distribute(
     }
 }
 
-/// Another instance is running: as it should be, unless it does not end.
+/// Reports that another instance is running, as an error only if it has been running for too long.
 fn waited(max_run: Duration, what: &str, age: Duration, who: &str) -> Exit {
     if age <= max_run {
         log::info(format_args!("{what}: {who} works on it"));
@@ -109,7 +110,7 @@ fn waited(max_run: Duration, what: &str, age: Duration, who: &str) -> Exit {
     Exit::TryAgain
 }
 
-/// One result for each drive.
+/// Drains all outboxes in parallel, and returns a result for each destination, even if its thread panics.
 fn drain(spool: &Spool, drives: &[Drive]) -> Vec<Drained> {
     let died = |_| Drained::broken(anyhow::anyhow!("its thread died, which is a defect of zsnap-fanout"));
     thread::scope(|scope| {
@@ -130,10 +131,10 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
     let mut courier = Courier::new(dest, transport, &outbox);
     let last = courier.last();
     let work = || -> Result<()> {
-        // First, for it makes room; but it is no reason to deliver nothing.
+        // Prune first, because that frees space. If it fails, deliver all the same.
         let pruned = kept::prune(spool, drive, tried);
         publish::sweep(&outbox)?;
-        // Where another run works, perhaps with a drive that hangs, this one would join it.
+        // Lock before looking: if another run hangs at this destination, this one would hang too.
         let there = outbox.try_exists().or_exit(Exit::Io, outbox.display())?;
         let lock = if there { Lock::try_new(&boxes.lock(name))? } else { None };
         if lock.is_some() {
@@ -149,7 +150,7 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
             let keep = drive.keep.map(|_| &kept as &dyn Fn() -> PathBuf);
             let mut tidy = false;
             drained = boxes.drain(name, lock, Pace { at_once: dest.at_once(), keep, last }, &mut |items| {
-                // Not without need: it would wake a disk that sleeps.
+                // Tidy only if there are files to deliver, so that a sleeping disk is not woken.
                 if !std::mem::replace(&mut tidy, true) {
                     courier.tidy()?;
                 }
@@ -170,7 +171,7 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
     }
     let failed = drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e));
     let (ended, failed): (Vec<_>, Vec<_>) = failed.partition(|e| stopped(e));
-    // A signal says nothing of the drive.
+    // A signal to this process does not mean that the destination failed.
     if ended.is_empty() || !failed.is_empty() {
         seen.failed = failed.first().map(|e| format!("{e:#}"));
     }
@@ -182,12 +183,13 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
     drained
 }
 
-/// By a signal to this process.
+/// Returns whether the error is a signal to this process.
 fn stopped(e: &anyhow::Error) -> bool {
     Cancelled::find(e).is_some()
 }
 
-/// What the operator hears. A drive that is away is in order: `status` tells since when.
+/// Logs what was delivered, and prints failures as notices. A destination that is away is not an error:
+/// `status` shows since when.
 fn tell(drive: &Drive, drained: &Drained, notices: &mut Notices) {
     let Drive { name, dest, .. } = drive;
     for file in &drained.delivered {
@@ -203,7 +205,7 @@ fn tell(drive: &Drive, drained: &Drained, notices: &mut Notices) {
     let failed = drained.failed.iter().filter(|(_, e)| !stopped(e));
     let (hung, failed): (Vec<_>, Vec<_>) = failed.partition(|(_, e)| hangs(e));
     for (file, e) in hung {
-        // Of the drive: with which file it hangs changes from run to run.
+        // A problem of the destination as a whole: the file with which it hangs differs from run to run.
         log::info(format_args!("{file} was given to {name} when that hung"));
         notices.problem_in_words(&format!("{name}=hang"), &format!("{name}: {e:#}; {}", remedy(dest, e)));
     }
@@ -217,7 +219,7 @@ fn tell(drive: &Drive, drained: &Drained, notices: &mut Notices) {
     }
 }
 
-/// What to do about a failed delivery. The file is safe in the outbox.
+/// Returns what to do about a failed delivery. The file is still in the outbox.
 fn remedy(dest: &Dest, e: &anyhow::Error) -> &'static str {
     let kind = e.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
     match (dest, kind) {

@@ -1,6 +1,6 @@
-//! From which file on a drive gets those of a host: a drive that is new lacks what was split before
-//! it, though nothing of that waits for it. For `status` only: without the note, or in doubt, it
-//! counts fewer copies.
+//! Records since when a destination receives the files of a host. A new destination lacks the files
+//! that were split before it was configured, although none of them waits for it. Only `status` uses
+//! this record: if it is absent or unclear, `status` counts fewer copies.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,26 +17,26 @@ use crate::drive::Drive;
 
 const NOTE: &str = ".since.json";
 
-/// For each host that the drive takes, the time of the first file that was split to it: seconds
-/// since 1970.
+/// For each host whose files the destination receives, the time of the first file that was split to
+/// it, in seconds since 1970.
 #[derive(Debug, Default)]
 pub struct Since(BTreeMap<Host, u64>);
 
 impl Since {
-    /// From the outbox of the drive.
+    /// Reads the record in the outbox of a destination. It is empty if it cannot be read.
     pub fn read(outbox: &Path) -> Since {
         let text = fs::read(outbox.join(NOTE)).unwrap_or_default();
         Since(serde_json::from_slice(&text).unwrap_or_default())
     }
 
-    /// Whether the file was split to the drive: it waits there, or the drive has it.
+    /// Returns whether the file was split to the destination, and so waits for it or was delivered.
     pub fn covers(&self, file: &Queued) -> bool {
         self.0.get(&file.parsed.host).is_some_and(|since| *since <= file.written)
     }
 }
 
-/// Notes which drives take the files of `host` from now on, before any of them is split; `oldest`
-/// tells when the oldest was written. The caller has the spool's lock. An error holds up nothing.
+/// Records which destinations receive the files of `host` from now on. Call it before the files are split,
+/// with the spool locked. `oldest` returns when the oldest was written. An error is reported and stops nothing.
 pub fn note(boxes: &Outboxes, host: &Host, drives: &[Drive], notices: &mut Notices, oldest: impl Fn() -> Option<u64>) {
     if let Err(e) = write(boxes, host, drives, oldest) {
         notices.problem(host.as_str(), &format!("{e:#}; status may count too few copies of its files"));
@@ -49,7 +49,7 @@ fn write(boxes: &Outboxes, host: &Host, drives: &[Drive], oldest: impl Fn() -> O
         let mut since = Since::read(&outbox);
         match (drive.takes(host), since.0.contains_key(host)) {
             (true, false) => {
-                // What waits somewhere already does not come here, however new it seems to be.
+                // Files that wait for other destinations already were split earlier, whatever their times.
                 let mut first = oldest().unwrap_or(0);
                 for other in drives {
                     let waiting = boxes.waiting(&other.name).or_exit(Exit::Io, "cannot read the outbox")?;

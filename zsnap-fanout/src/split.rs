@@ -1,6 +1,6 @@
-//! From the spool into the outboxes: each file moves into `split`, gets a hard link in the outbox
-//! of every drive that takes its host's files, and leaves `split`. What a crash leaves in `split`
-//! is finished by the next start.
+//! Splits the files in the spool: each file is moved into `split`, linked into the outbox of every
+//! destination that receives the files of its host, and removed from `split`. The next run finishes
+//! what a crash leaves in `split`.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,13 +21,13 @@ use crate::drive::Drive;
 use crate::since;
 use crate::spool::Spool;
 
-/// Files that are moved with one sync; each is open meanwhile.
+/// The number of files that are moved with one sync. All of them are open at the same time.
 const BATCH: usize = 256;
-/// So many files of a batch that cannot be distributed are told of by name.
+/// How many files of a batch that cannot be distributed are reported by name.
 const FAILED: usize = 20;
 
-/// Splits all that lies in the spool. The caller has the spool's lock. What concerns one host is
-/// told, and holds up no other.
+/// Splits all files in the spool. Call it with the spool locked. A problem of one host is reported and
+/// does not affect other hosts.
 pub fn split(spool: &Spool, drives: &[Drive], notices: &mut Notices) -> Result<()> {
     let boxes = spool.outboxes();
     for host in boxes.hosts_in_split().or_exit(Exit::Io, "cannot read what is to be split")? {
@@ -37,7 +37,7 @@ pub fn split(spool: &Spool, drives: &[Drive], notices: &mut Notices) -> Result<(
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
         cancel::check()?;
         let text = shown(&name);
-        // Hidden: ours, or somebody's own affair. lost+found: the file system's.
+        // Hidden names belong to zsnap-fanout or to other programs, lost+found to the file system.
         if text.starts_with('.') || text == "lost+found" {
             continue;
         }
@@ -63,7 +63,7 @@ pub fn split(spool: &Spool, drives: &[Drive], notices: &mut Notices) -> Result<(
     Ok(())
 }
 
-/// An error that is the affair of one host; only a signal ends the run.
+/// Reports an error of one host as a notice, so that only a signal ends the run.
 fn passed(notices: &mut Notices, what: &str, done: Result<()>) -> Result<()> {
     match done {
         Err(e) if Cancelled::find(&e).is_some() => Err(e),
@@ -75,7 +75,7 @@ fn passed(notices: &mut Notices, what: &str, done: Result<()>) -> Result<()> {
     }
 }
 
-/// The drives that take files of `host`; none is told.
+/// Returns the names of the destinations that receive the files of `host`. Reports it if there are none.
 fn takers(host: &Host, drives: &[Drive], notices: &mut Notices) -> Vec<String> {
     let takers: Vec<_> = drives.iter().filter(|drive| drive.takes(host)).map(|drive| drive.name.clone()).collect();
     if takers.is_empty() {
@@ -84,7 +84,7 @@ fn takers(host: &Host, drives: &[Drive], notices: &mut Notices) -> Vec<String> {
     takers
 }
 
-/// What an earlier run has left in `split`.
+/// Finishes what an earlier run left in `split`.
 fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], notices: &mut Notices) -> Result<()> {
     let queued = boxes.in_split(host)?;
     if queued.is_empty() {
@@ -93,7 +93,7 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], notice
     let dir = spool.incoming.inside(host.as_str().as_ref()).ok();
     let mut left = Vec::new();
     for Queued { name, .. } in &queued {
-        // Where a rename is not one step, a crash leaves both names.
+        // On file systems where a rename is not atomic, a crash can leave both names.
         let one_name = |dir: &Incoming| {
             let file = File::open(boxes.split_dir(host).join(name))?;
             dir.remove_if_same(name.as_ref(), &file)
@@ -111,8 +111,8 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], notice
     Ok(())
 }
 
-/// Links files in `split` into the outboxes. One for which that is impossible goes back to where it
-/// came from, and holds up no other.
+/// Links files in `split` into the outboxes. A file that cannot be linked is moved back to the spool
+/// and reported, and does not affect other files.
 fn link<S: AsRef<str>>(
     boxes: &Outboxes,
     dir: Option<&Incoming>,
@@ -143,7 +143,7 @@ fn link<S: AsRef<str>>(
     Ok(())
 }
 
-/// What has come in the directory of `host`.
+/// Splits the files that have arrived in the directory of `host`.
 fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], notices: &mut Notices) -> Result<()> {
     let listing = Listing::of(dir, Listing::MOST)?;
     let (found, others): (Vec<_>, Vec<_>) = listing.queue.into_iter().partition(|(parsed, _)| parsed.host == *host);
@@ -177,11 +177,11 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], notices
         cancel::check()?;
         let opened: Vec<(&OsString, File)> =
             batch.iter().filter_map(|(_, name)| Some((name, open(dir, host, name, notices)?))).collect();
-        // Whoever brought them may not have waited for the disk.
+        // The program that wrote the files may not have synced them.
         let synced = sync_files(&opened.iter().map(|(_, file)| file).collect::<Vec<_>>(), &|| {});
         let mut moved = Vec::new();
         for (name, file) in &opened {
-            // One of them is the cause, and not the others.
+            // After a failure, sync each file alone to find the ones that cause it.
             if let Err(e) = if synced.is_ok() { Ok(()) } else { sync_files(&[file], &|| {}) } {
                 notices.problem(&format!("{host}/{}", shown(name)), &format!("cannot be synced: {e}; ignored"));
                 continue;
@@ -201,7 +201,7 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], notices
     Ok(())
 }
 
-/// A regular file of our own; anything else stays where it is, and is told.
+/// Opens a regular file of the spool's owner. Anything else is reported and stays where it is.
 fn open(dir: &Incoming, host: &Host, name: &OsString, notices: &mut Notices) -> Option<File> {
     let what = format!("{host}/{}", shown(name));
     match dir.open_file(name) {

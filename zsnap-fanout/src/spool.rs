@@ -1,5 +1,5 @@
-//! The spool: `DIR/HOST/FILE`, and all that we keep, in `DIR/.zsnap-fanout`. The file system is the
-//! only ledger.
+//! The spool: incoming files are `DIR/HOST/FILE`, and zsnap-fanout keeps its state in
+//! `DIR/.zsnap-fanout`. The names and links in the file system are the only record of what is done.
 
 use std::path::{Path, PathBuf};
 
@@ -12,19 +12,19 @@ use crate::drive::Drive;
 
 const STATE: &str = ".zsnap-fanout";
 
-/// A spool that belongs to us.
+/// An opened spool.
 pub struct Spool {
-    /// The directory of the hosts' directories.
+    /// The directory that contains a directory for each host.
     pub incoming: Incoming,
     state: PathBuf,
 }
 
 impl Spool {
-    /// Opens it and makes `.zsnap-fanout` if need be.
+    /// Opens the spool and creates `.zsnap-fanout` if it is absent.
     ///
     /// # Errors
-    /// [`Exit::Config`]: there is none, or it belongs to another user: what we cannot own we cannot
-    /// hard-link (protected_hardlinks in proc(5)), nor would its owner get rid of what we make.
+    /// [`Exit::Config`] if there is no spool, or it belongs to another user: only the owner can hard-link
+    /// its files (protected_hardlinks in proc(5)), and the owner could not remove what another user creates.
     pub fn open(dir: Option<&Path>) -> Result<Spool> {
         let Spool { incoming, state } = Spool::look(dir)?;
         if incoming.owner() != rustix::process::geteuid().as_raw() {
@@ -38,7 +38,7 @@ impl Spool {
         Ok(Spool { incoming, state })
     }
 
-    /// The same to look only, as whoever may.
+    /// Opens the spool without changing it, as any user who can read it.
     pub fn look(dir: Option<&Path>) -> Result<Spool> {
         let Some(dir) = dir else {
             return Err(Exit::Config.error("no spool: specify --spool, or write it into the configuration"));
@@ -48,23 +48,23 @@ impl Spool {
         Ok(Spool { incoming, state: dir.join(STATE) })
     }
 
-    /// A path in `.zsnap-fanout`.
+    /// Returns the path of `name` in `.zsnap-fanout`.
     pub fn state(&self, name: &str) -> PathBuf {
         self.state.join(name)
     }
 
-    /// What was taken from the spool and not yet delivered.
+    /// Returns the outboxes: the files that are no longer in the directories of the hosts and are not yet delivered.
     pub fn outboxes(&self) -> Outboxes {
         Outboxes::new(self.state("split"), self.state("out"))
     }
 
-    /// Where delivered files of a drive are kept: one directory a day.
+    /// Returns the directory of the delivered files that are kept for a destination. It has a directory for each day.
     pub fn kept(&self, drive: &str) -> PathBuf {
         self.state("kept").join(drive)
     }
 
-    /// A drive whose name was misspelt, or removed while files wait for it, must not lose these in
-    /// silence.
+    /// Checks that each outbox belongs to a configured destination. Otherwise files would wait unnoticed
+    /// for a destination whose name was misspelled or was removed from the configuration.
     pub fn all_configured(&self, drives: &[Drive]) -> Result<()> {
         for name in self.outboxes().names().or_exit(Exit::Io, "cannot read the outboxes")? {
             if !drives.iter().any(|drive| drive.name == name) {
@@ -76,8 +76,8 @@ impl Spool {
         Ok(())
     }
 
-    /// What is delivered into the spool would come from there again. `to` is where a drive is, without
-    /// symlinks; `None`: it is not there.
+    /// Checks that a destination and the spool do not contain each other: files delivered into the spool
+    /// would be distributed again. `to` is the path of the destination without symlinks, or `None` if it is away.
     pub fn is_apart(&self, to: Option<&Path>) -> Result<()> {
         let (Some(to), Ok(spool)) = (to, self.incoming.path().canonicalize()) else { return Ok(()) };
         if !to.starts_with(&spool) && !spool.starts_with(to) {
@@ -91,7 +91,7 @@ impl Spool {
     }
 }
 
-/// The name of a user, or the number.
+/// Returns the name of a user, or the number if the user has no name.
 fn user(uid: u32) -> String {
     let found = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
     found.map_or(uid.to_string(), |user| user.name)

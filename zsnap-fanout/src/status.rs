@@ -1,4 +1,4 @@
-//! `status`: what each drive got, and what waits for it. Changes nothing and takes no lock.
+//! `status`: reports what each destination got, and what waits for it. It changes nothing and takes no lock.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -25,19 +25,19 @@ use crate::seen::Seen;
 use crate::since::Since;
 use crate::spool::Spool;
 
-/// What stands for the spool in the column of the drives.
+/// The name of the spool in the column of destinations.
 const SPOOL: &str = "(spool)";
-/// The state of a spool that is not known.
+/// The state of the spool if it cannot be read completely.
 const UNREADABLE: &str = "unreadable";
 
-/// Prints the report; `now` in seconds since 1970. Exit 1: something is older than `--max-age`.
+/// Prints the report. `now` is in seconds since 1970. The exit status is 1 if something is older than `--max-age`.
 pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u64) -> Result<Exit> {
     if let Some(unknown) = asked.drives.iter().find(|name| !drives.iter().any(|drive| drive.name == **name)) {
         return Err(Exit::Usage.error(format!("no drive is called {unknown}")));
     }
     let spool = Spool::look(options.spool.as_deref())?;
     let mut rows = gather(&spool, options, drives, now)?;
-    // What no drive was offered concerns every drive.
+    // Always show the spool: its files concern every destination.
     rows.retain(|row| asked.drives.is_empty() || row.drive == SPOOL || asked.drives.contains(&row.drive));
     let late: Vec<_> = asked.max_age.iter().flat_map(|max| rows.iter().flat_map(|row| row.late(*max, now))).collect();
     if !late.is_empty() || !asked.quiet {
@@ -48,12 +48,12 @@ pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u
     Ok(if late.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
-/// Some files.
+/// The number, total size and oldest time of a set of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Files {
     count: u64,
     bytes: u64,
-    /// When the oldest was written: seconds since 1970.
+    /// When the oldest file was written, in seconds since 1970.
     oldest: Option<u64>,
 }
 
@@ -73,7 +73,7 @@ fn age(time: Option<u64>, now: u64) -> Cell {
     time.and_then(|time| ago(time, now)).map_or(Cell::None, Cell::Age)
 }
 
-/// A drive, or the spool itself.
+/// A row of the report: a destination, or the spool itself.
 #[derive(Debug, Default)]
 struct Row {
     drive: String,
@@ -85,13 +85,13 @@ struct Row {
     packets: Option<u64>,
     destination: String,
     notes: Vec<String>,
-    /// Files are expected to come: a drive that is configured.
+    /// Whether files are expected, because this is a configured destination.
     expects: bool,
 }
 
 impl Row {
-    /// What waits for too long, or came too long ago, in words. Nothing at all is late too: who asks
-    /// expects backups; and so is what is not known.
+    /// Returns a message for each thing that is late: files that wait for too long, or no delivery for too
+    /// long. No delivery at all is late too, because the caller expects backups, and so is an unreadable spool.
     fn late(&self, max: Duration, now: u64) -> Vec<String> {
         let is_late = |time: u64| report::is_late(time, now, max);
         let since = |time: u64| report::since(time, now);
@@ -113,7 +113,7 @@ impl Row {
         lines
     }
 
-    /// Says why an age is not known.
+    /// Adds a note if an age is unknown because its time is in the future.
     fn note_times(&mut self, now: u64) {
         let times = [self.seen.at, self.seen.delivered, self.waiting.oldest];
         if times.into_iter().flatten().any(|time| ago(time, now).is_none()) {
@@ -124,7 +124,7 @@ impl Row {
 
 fn gather(spool: &Spool, options: &Options, drives: &[Drive], now: u64) -> Result<Vec<Row>> {
     let boxes = spool.outboxes();
-    // In the direction in which files go: none is overlooked that moves on meanwhile.
+    // Read in the direction in which files move, so that a file that moves meanwhile is not missed.
     let (in_spool, unread) = in_spool(spool, &boxes)?;
     let mut waiting = Vec::new();
     for drive in drives {
@@ -187,7 +187,7 @@ fn row(
                 row.here = Some(look.away.is_none());
                 row.notes.extend(look.away);
             }
-            // Also where no run has found that out yet.
+            // Show the failure even if no run has recorded it yet.
             Err(e) => {
                 let _ = row.seen.failed.insert(format!("{e:#}"));
             }
@@ -205,14 +205,14 @@ fn row(
         _ if !files.is_empty() => "waiting",
         (_, _, Seen { delivered: None, .. }) => "empty",
         (Dest::Dir(_), ..) => "delivered",
-        // Whether the drive has it, only NNCP knows.
+        // Only NNCP knows whether the files have arrived.
         (Dest::NncpFile { .. } | Dest::NncpExec { .. }, ..) => "handed to NNCP",
         _ => "handed over",
     };
     row
 }
 
-/// What no outbox has yet, and why not all of that is known.
+/// Returns the files that are in no outbox yet, and the reasons why some could not be listed.
 fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<(Vec<Queued>, Vec<String>)> {
     let (mut files, mut unread) = (Vec::new(), Vec::new());
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
@@ -232,11 +232,11 @@ fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<(Vec<Queued>, Vec<String>
     Ok((files, unread))
 }
 
-/// What lies in the directory of `host`.
+/// Adds the files in the directory of `host` to `files`.
 fn of_host(spool: &Spool, host: &Host, files: &mut Vec<Queued>) -> io::Result<()> {
     let is = |stat: Stat, kind| FileType::from_raw_mode(stat.st_mode) == kind;
     let name: &OsStr = host.as_str().as_ref();
-    // Of a file or a symlink a run tells.
+    // Ignore a file or a symlink here: a run reports it.
     if !spool.incoming.stat(name)?.is_some_and(|stat| is(stat, FileType::Directory)) {
         return Ok(());
     }
@@ -252,8 +252,8 @@ fn of_host(spool: &Spool, host: &Host, files: &mut Vec<Queued>) -> io::Result<()
     Ok(())
 }
 
-/// The files that lie on fewer drives than `copies`, or than take their host's files at all. A
-/// drive has what was split to it and waits no more.
+/// Returns the files with fewer copies than `copies`, or than the number of destinations that receive
+/// the files of their host. A destination has a file that was split to it and no longer waits for it.
 fn lacking<'a>(
     waiting: &'a [Vec<Queued>],
     in_spool: &'a [Queued],
@@ -296,7 +296,7 @@ fn report(rows: &[Row], form: Form, now: u64) -> Report {
         let newest = row.seen.newest.as_ref().and_then(|name| name.parse::<QueueName>().ok());
         let mut cells = vec![text(&row.drive)];
         match form {
-            // A label that changes would begin a new series.
+            // A label whose value changes would begin a new time series.
             Form::Prometheus => {
                 let failed = row.seen.failed.is_some() || row.state == UNREADABLE;
                 cells.extend([row.here.map_or(Cell::None, number), number(failed)]);
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn scarce_is_what_too_few_drives_have() {
-        // 1 waits for one drive of three, 2 for two, 3 for all; 4 is in the spool.
+        // File 1 waits for one of three destinations, 2 for two, 3 for all; 4 is in the spool.
         let waiting =
             [vec![queued(1, 0), queued(2, 0), queued(3, 0)], vec![queued(2, 0), queued(3, 0)], vec![queued(3, 0)]];
         let in_spool = [queued(4, 0)];
@@ -358,9 +358,9 @@ mod tests {
         assert_eq!(scarce(1), [3, 4]);
         assert_eq!(scarce(2), [2, 3, 4]);
         assert_eq!(scarce(3), [1, 2, 3, 4]);
-        // More than there are drives.
+        // More copies than destinations.
         assert_eq!(scarce(9), scarce(3));
-        // The third drive came after them.
+        // The third destination was added later than the files.
         assert_eq!((scarce_since([0, 0, 1], 1), scarce_since([0, 0, 1], 2)), (vec![2, 3, 4], vec![1, 2, 3, 4]));
     }
 

@@ -1,4 +1,5 @@
-//! May this stream be queued, and as which file? Pure: no files, no processes, no clock.
+//! Decides whether a stream may be queued, and at which place in its chain. Pure: no files, no
+//! processes, no clock.
 
 use std::collections::HashSet;
 
@@ -7,49 +8,51 @@ use zsnap_common::names::target::Target;
 use zsnap_common::stream::Guid;
 use zsnap_message::payload::{Base, PayloadKind, ZfsHead};
 
-/// More snapshots of a dataset are not remembered, so that the state stays small. An increment
-/// whose base is older has to be adopted.
+/// How many snapshots of a dataset are remembered, at most, so that the state stays small. An
+/// incremental whose base was forgotten has to be adopted.
 const REMEMBERED: usize = 10_000;
-/// So many of them are bases and last snapshots of streams, which are forgotten last: a sender goes
-/// on from one of these.
+/// How many of them, at most, are bases and last snapshots of streams. These are forgotten last,
+/// because a sender continues from one of them.
 const ENDS: usize = 1000;
 
-/// What was acknowledged of a dataset.
+/// What was queued for a dataset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
-    /// Number of the newest file; 0: none yet.
+    /// The number of the newest file; 0 if there is none.
     pub seq: u64,
-    /// What that file holds.
+    /// The kind of stream in the newest file.
     pub kind: Option<PayloadKind>,
     /// The snapshots that were queued, newest last.
     pub guids: Vec<Guid>,
-    /// Those of them with which a stream began or ended, newest last.
+    /// The snapshots in `guids` with which a stream began or ended, newest last.
     #[serde(default)]
     pub ends: Vec<Guid>,
-    /// The next incremental is accepted whatever its base.
+    /// Whether the next incremental is accepted whatever its base.
     pub adopted: bool,
 }
 
-/// What is to be queued.
+/// A stream to be queued.
 pub enum Body {
-    /// A ZFS stream, by its first records; with the properties of a wrapper or not.
+    /// A ZFS stream, described by its first records, with or without a wrapper that carries properties.
     Zfs(ZfsHead),
-    /// Any other stream.
+    /// An opaque stream.
     Opaque { increment: bool },
 }
 
-/// The place of a file in its chain.
+/// The place of a queue file in its chain.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
     pub seq: u64,
     pub prev: Option<u64>,
     pub base: Base,
-    /// What the user should look at.
+    /// A problem that does not prevent queuing, for the user.
     pub warning: Option<String>,
 }
 
-/// The place of `body`, or why it is refused and what to do: one line. `now` is in
-/// microseconds since 1970.
+/// Returns the place of `body` in the chain. `now` is in microseconds since 1970.
+///
+/// # Errors
+/// One line: why the stream is rejected and what to do.
 pub fn admit(past: &Chain, target: &Target, body: &Body, now: u64) -> Result<Place, String> {
     let running = past.seq > 0;
     let mut warning = None;
@@ -78,8 +81,8 @@ pub fn admit(past: &Chain, target: &Target, body: &Body, now: u64) -> Result<Pla
     Ok(Place { seq: now.max(past.seq.saturating_add(1)), prev: running.then_some(past.seq), base, warning })
 }
 
-/// A snapshot that stays behind after a failed first send is such a base (simplesnap sends from
-/// its oldest one for ever).
+/// Returns the rejection of an incremental whose base was never queued, such as a snapshot that a failed
+/// first send left behind: simplesnap always sends from its oldest snapshot.
 fn broken_chain(target: &Target, head: &ZfsHead, from: Guid) -> String {
     let fs = head.toname.split('@').next().unwrap_or_default();
     let guid = from.0;
@@ -92,9 +95,9 @@ fn broken_chain(target: &Target, head: &ZfsHead, from: Guid) -> String {
 }
 
 impl Chain {
-    /// The chain when the file numbered `seq` is acknowledged, which builds on `base` and holds the
-    /// snapshots `to`. The base counts as well, for it may have been adopted: a caller that does not
-    /// hear of our success sends from there again.
+    /// Returns the chain after queuing file `seq`, which builds on `base` and holds the snapshots `to`.
+    /// The base is remembered too, because it may have been adopted: a caller that does not learn that
+    /// this run succeeded sends from it again.
     pub fn acknowledge(&self, seq: u64, kind: PayloadKind, base: Option<Guid>, to: &[Guid]) -> Chain {
         let (between, last) = to.split_at(to.len().saturating_sub(1));
         let ends: Vec<Guid> = base.into_iter().chain(last.iter().copied()).collect();
@@ -116,7 +119,7 @@ fn set(guids: &[Guid]) -> HashSet<Guid> {
     guids.iter().copied().collect()
 }
 
-/// `new` behind `old`, each guid once.
+/// Returns `old` followed by `new`, each guid once: at its last place.
 fn joined(old: &[Guid], new: &[Guid]) -> Vec<Guid> {
     let again = set(new);
     old.iter().filter(|guid| !again.contains(guid)).chain(new).copied().collect()
@@ -152,7 +155,7 @@ mod tests {
             (&new, zfs(None, 1), Some(Base::None)),
             (&new, zfs(Some(1), 2), None),
             (&chain(7, &[1, 2]), zfs(Some(2), 3), Some(Base::Prev)),
-            // simplesnap sends from its oldest snapshot after a failed run.
+            // After a failed run, simplesnap sends from its oldest snapshot.
             (&chain(7, &[1, 2]), zfs(Some(1), 3), Some(Base::Prev)),
             (&chain(7, &[1, 2]), zfs(Some(3), 4), None),
             (&adopted, zfs(Some(3), 4), Some(Base::Prev)),
@@ -191,7 +194,7 @@ mod tests {
     fn a_second_full_stream_is_warned_of() {
         let warned = |past: &Chain, to| admit(past, &target(), &zfs(None, to), 9).unwrap().warning.is_some();
         assert!(warned(&chain(7, &[1]), 2));
-        // The same one again is absorbed by the receiver.
+        // The receiver recognizes the repeated stream as already received.
         assert!(!warned(&chain(7, &[1]), 1));
         assert!(!warned(&Chain::default(), 1));
     }
@@ -219,7 +222,7 @@ mod tests {
                 let place = admit(&next, &target(), &zfs(Some(from), 7_000_000), 100);
                 assert_eq!(place.map(|place| place.base), Ok(Base::Prev), "{long}, from {from}");
             }
-            // What is between is forgotten first, the oldest of it first.
+            // The snapshots in between are forgotten first, beginning with the oldest.
             assert!(admit(&next, &target(), &zfs(Some(3), 7_000_000), 100).is_err(), "{long}");
         }
     }

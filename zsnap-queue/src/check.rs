@@ -1,4 +1,4 @@
-//! `check`: would the bare command work? Each finding comes with its remedy.
+//! `check`: reports whether the bare command would work. Each finding includes its remedy.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -15,10 +15,10 @@ use crate::flush::existing;
 use crate::job;
 use crate::state;
 
-/// How long a look at a directory may take.
+/// How long the examination of a directory may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Logs each finding as an error. Exit 78: there are some.
+/// Logs each finding as an error. The exit status is 78 if there are any.
 pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
     let mut findings = Findings::default();
     findings.add(
@@ -47,7 +47,7 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
     Ok(findings.exit())
 }
 
-/// What concerns one run, or one dataset, must not be said of all in the configuration.
+/// Warns of options for one run or one dataset that are set for all in the configuration.
 fn one_run_only(o: &Options) -> Vec<String> {
     let remedy = "take it out of the configuration, and say it where that stream is queued";
     let mut warnings = Vec::new();
@@ -64,7 +64,7 @@ fn one_run_only(o: &Options) -> Vec<String> {
     warnings
 }
 
-/// Reads all of it.
+/// Checks that the state is readable, all of it, and that the directory is writable or can be created.
 fn readable(o: &Options) -> anyhow::Result<()> {
     let dir = options::state_dir(o.state.as_deref(), "queue")?;
     let Some(state) = existing(&dir)? else {
@@ -77,13 +77,13 @@ fn readable(o: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Warnings.
+/// Examines a destination, and returns warnings.
 fn destination(o: &Options, dest: &Dest) -> anyhow::Result<Vec<String>> {
     let how = job::transport(o);
     let Dest::Dir(path) = dest else {
         return dest.is_equipped(&how).map(|()| dest.warning(&how).into_iter().collect());
     };
-    // Whatever hangs, hangs here.
+    // If the destination hangs, it hangs in this call, which has a timeout.
     let outboxes = state::outboxes(&options::state_dir(o.state.as_deref(), "queue")?);
     dest::look(dest, &how, &outboxes.dir(&dest.id()), PATIENCE)?;
     let meta = fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;

@@ -1,6 +1,6 @@
-//! The command line of zsnap-queue. Every long option but those of subcommands may stand in
-//! /etc/zsnap/queue.toml as well; what must go together is checked in `job.rs`, because a
-//! subcommand needs less than the bare command.
+//! The command line of zsnap-queue. Every long option except those of subcommands is also a key of
+//! `/etc/zsnap/queue.toml`. `job.rs` checks which options are required or exclude each other, because
+//! subcommands require fewer options than the bare command.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub struct Cli {
     pub producer: Vec<OsString>,
     #[command(subcommand)]
     pub command: Option<Command>,
-    // Last: its heading would go on.
+    // Must be the last field: its help heading would apply to all fields after it.
     #[command(flatten)]
     pub options: Options,
 }

@@ -1,5 +1,5 @@
-//! The second step: what is safe in the outboxes goes to its destinations. Failing here never
-//! fails the backup; it is told when it begins and once a day, and `status` shows it.
+//! Delivery of the files in the outboxes. These are durable already, so a failure here never fails
+//! the backup. It is printed as a notice, when it is new and then daily, and `status` shows it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -23,48 +23,49 @@ use zsnap_common::names::target::Host;
 use crate::pipeline::io_failed;
 
 const DEST: &str = ".dest.json";
-/// A delivery that takes longer is told.
+/// A delivery that takes longer is reported.
 const HUNG: Duration = Duration::from_secs(24 * 3600);
-/// The bare command leaves a destination that hung to `flush` for so long: simplesnap waits.
+/// For how many seconds the bare command leaves a destination that hung to `flush`, because simplesnap
+/// waits for the bare command.
 const LEFT_TO_FLUSH: u64 = 24 * 3600;
-/// What was last told of a failing destination.
+/// The file that records the notices of a failing destination.
 const TOLD: &str = ".told.json";
-/// What the bare command told stands apart from what `flush` told: simplesnap sends the one's
-/// standard error to syslog alone, where nobody may read it.
+/// The prefix that keeps the notices of the bare command apart from those of `flush`: simplesnap sends
+/// the standard error of the bare command only to syslog, where possibly nobody reads it.
 const OF_BARE: &str = "bare/";
 
-/// `.dest.json`: enough to deliver when the destination is no longer in the configuration.
+/// The contents of `.dest.json`: what is needed to deliver after the destination was removed from the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
     dest: Dest,
     user: Option<String>,
     nncp_config: Option<std::path::PathBuf>,
     nice: Option<String>,
-    /// A drive was mounted at the path of a `dir:`.
+    /// Whether a drive was ever found mounted at the path of a `dir:`.
     #[serde(default)]
     mounted: bool,
 }
 
-/// A destination with its outbox.
+/// A destination that has an outbox.
 #[derive(Clone, Debug)]
 pub struct Lane {
-    /// Name of the outbox.
+    /// The name of the outbox.
     pub id: String,
     pub dest: Dest,
     pub transport: Transport,
-    /// It is in the configuration, or on the command line.
+    /// Whether the destination is set in the configuration or on the command line.
     pub configured: bool,
 }
 
-/// The configured destinations that have outboxes, each once.
+/// Returns each configured destination once, except standard output, which has no outbox.
 pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Lane> {
     let lane = |dest: &Dest| Lane { id: dest.id(), dest: dest.clone(), transport: transport.clone(), configured: true };
     let mut seen = HashSet::new();
     dests.iter().filter(|dest| **dest != Dest::Stdout && seen.insert(*dest)).map(lane).collect()
 }
 
-/// These, and those that only have an outbox, as they were when it was filled. One whose
-/// `.dest.json` cannot be read is told and left out.
+/// Adds to `lanes` the destinations that are not in it but have an outbox, as they were when it was
+/// filled. A destination whose `.dest.json` cannot be read is reported and left out.
 pub fn all(boxes: &Outboxes, lanes: Vec<Lane>, transport: &Transport) -> anyhow::Result<Vec<Lane>> {
     let mut lanes = lanes;
     let none_configured = lanes.is_empty();
@@ -88,19 +89,19 @@ fn saved(path: &Path) -> anyhow::Result<Saved> {
     serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
 }
 
-/// Makes an outbox for `host` in each lane, durably, before anything refers to it.
+/// Creates an outbox for `host` at each lane, durably, before anything refers to it.
 pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<()> {
     for lane in lanes {
         boxes.make(&lane.id, host).map_err(io_failed("cannot make an outbox"))?;
-        // Not a look at it, which may take for ever: the stream is not safe yet.
+        // Do not look at the destination: that may hang, and the stream is not durable yet.
         remember(boxes, lane, None).map_err(io_failed("cannot fill an outbox"))?;
     }
     Ok(())
 }
 
-/// Keeps `.dest.json` up to date. `mounted`: whether a drive is mounted there now, if that is known.
-/// Says so if one was that is not now: then the path may be its empty mount point, which must not
-/// be filled.
+/// Updates `.dest.json`. `mounted` is whether a drive is mounted at the destination now, if known.
+/// Returns the reason not to deliver if a drive was mounted there before but is not now: then the path
+/// may be an empty mount point, which must not be filled.
 fn remember(boxes: &Outboxes, lane: &Lane, mounted: Option<bool>) -> io::Result<Option<String>> {
     let file = boxes.dir(&lane.id).join(DEST);
     let before = saved(&file).ok();
@@ -116,22 +117,22 @@ fn remember(boxes: &Outboxes, lane: &Lane, mounted: Option<bool>) -> io::Result<
     }))
 }
 
-/// What became of a lane.
+/// The result of delivering to a lane.
 pub struct Outcome {
     pub lane: Lane,
-    /// Names of the files that it took.
+    /// The names of the files that were delivered.
     pub delivered: Vec<String>,
-    /// It failed, and that is new or was told a day ago.
+    /// Whether a notice was printed: the lane failed, and that is new or was last printed a day ago.
     pub notices: bool,
 }
 
-/// Delivers what waits in each lane, all lanes at once: one that hangs holds up no other. `bare`:
-/// not by `flush`.
+/// Delivers what waits in each lane. All lanes run in parallel, so that one that hangs does not delay
+/// the others. `bare` is whether the bare command runs, rather than `flush`.
 pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>, bare: bool) -> Vec<Outcome> {
     all_at_once(lanes, |lane| deliver_lane(boxes, lane, bare))
 }
 
-/// One outcome for each lane, whatever happens to its thread.
+/// Runs `work` for all lanes in parallel, and returns an outcome for each, even if its thread panics.
 fn all_at_once(lanes: Vec<Lane>, work: impl Fn(Lane) -> Outcome + Sync) -> Vec<Outcome> {
     let died = |lane: Lane| {
         log::error(format_args!(
@@ -148,7 +149,7 @@ fn all_at_once(lanes: Vec<Lane>, work: impl Fn(Lane) -> Outcome + Sync) -> Vec<O
     })
 }
 
-/// `None`: it hung, and is left to `flush`.
+/// Delivers what waits in a lane. Returns `None` if the destination hung lately and is left to `flush`.
 fn drain(boxes: &Outboxes, lane: &Lane, bare: bool) -> Option<Drained> {
     let dir = boxes.dir(&lane.id);
     let mut courier = Courier::new(&lane.dest, &lane.transport, &dir);
@@ -182,13 +183,13 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
         log::info(format_args!("{name} was delivered to {}", lane.dest));
     }
     let stopped = |e: &anyhow::Error| Cancelled::find(e).is_some();
-    // Of what it is, and what it says.
+    // The file, or "" for the destination as a whole, and the message.
     let mut problems: Vec<(&str, String)> = Vec::new();
     problems.extend(drained.broken.iter().filter(|e| !stopped(e)).map(|e| ("", format!("{e:#}"))));
     problems.extend(drained.away.iter().map(|why| ("", format!("away: {why}"))));
     for (name, e) in drained.failed.iter().filter(|(_, e)| !stopped(e)) {
         problems.push(match hangs(e) {
-            // Of the destination: with which file it hangs changes from run to run.
+            // A problem of the destination as a whole: the file with which it hangs differs from run to run.
             true => {
                 log::info(format_args!("{name} was given to {} when that hung", lane.dest));
                 ("", format!("{e:#}"))
@@ -211,26 +212,27 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
     Outcome { lane, delivered: drained.delivered, notices }
 }
 
-/// Seconds since 1970.
+/// Returns the current time in seconds since 1970.
 fn clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Tells problems that are new, have other words, or were told a day ago.
+/// Prints the problems that are new, have another text, or were last printed a day ago. Returns whether any was.
 fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: bool) -> bool {
     let mut notices = Notices::read(dir.join(TOLD), clock(), false);
     for (what, problem) in problems {
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
         notices.problem_in_words(&format!("{}{what}", if bare { OF_BARE } else { "" }), &line);
     }
-    // Whoever is running there tells of it; and what the other command told, it told while that lasts.
+    // Keep the record while another process delivers there, which reports for itself. Keep the notices
+    // of the other command for as long as their problem lasts.
     let lasts = |what: &str| problems.iter().any(|(problem, _)| what == *problem);
     let of_other = |what: &str| match what.strip_prefix(OF_BARE) {
         Some(what) => !bare && lasts(what),
         None => bare && lasts(what),
     };
     if let Err(e) = notices.write(|what| busy || of_other(what)) {
-        // The problem is told again: no harm.
+        // Harmless: the next run prints the notices again.
         log::info(format_args!("{e:#}"));
     }
     notices.any
@@ -262,14 +264,14 @@ mod tests {
         let old = found.iter().find(|lane| !lane.configured).unwrap();
         assert_eq!((&old.dest, old.transport.nice.as_deref()), (&lanes[0].dest, Some("B")));
 
-        // Away: told once, not twice; and once more by the other command, whose words somebody may read.
+        // Away: each of the two commands prints the notice once, because somebody may read only one of them.
         let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()], false).remove(0);
         let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).notices;
         assert!(bare() && !bare());
         let first = outcome(old);
         assert!(first.notices && first.delivered.is_empty());
         assert!(!outcome(old).notices && !bare() && !outcome(old).notices);
-        // Another cause is told.
+        // Another cause is printed.
         fs::write(&drive, "").unwrap();
         assert!(outcome(old).notices && !outcome(old).notices);
         fs::remove_file(&drive).unwrap();
@@ -291,7 +293,7 @@ mod tests {
         fs::create_dir(&drive).unwrap();
         let lanes = configured(&[Dest::Dir(drive.clone())], &Transport::default());
         prepare(&boxes, &host, &lanes).unwrap();
-        // As if a drive had been there.
+        // Pretend that a drive was mounted there.
         let file = boxes.dir(&lanes[0].id).join(DEST);
         let plain = fs::read_to_string(&file).unwrap();
         fs::write(&file, plain.replace("\"mounted\": false", "\"mounted\": true")).unwrap();

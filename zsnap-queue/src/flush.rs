@@ -1,4 +1,4 @@
-//! `flush` and `adopt`: the state, without a stream.
+//! The subcommands `flush` and `adopt`, which work on the state without a stream.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::job;
 use crate::recover::recover;
 use crate::state::{self, CommitError, Locked, State};
 
-/// Finishes what crashes left, and delivers what waits, to every outbox there is.
+/// Finishes what crashes left, and delivers what waits in every outbox.
 pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     let dir = options::state_dir(o.state.as_deref(), "queue")?;
     if !is_there(&dir)? {
@@ -21,7 +21,7 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     }
     let state = State::read(&dir);
     let mut exit = state.and_then(|state| state.map_or(Ok(Exit::Done), |state| finish(&state))).unwrap_or_else(|e| {
-        // What is in the outboxes was acknowledged, and needs nothing else.
+        // Go on: the files in the outboxes are queued, and delivering them does not need the state.
         log::error(format_args!("{e:#}"));
         Exit::TryAgain
     });
@@ -35,12 +35,12 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-/// What crashes left of each dataset.
+/// Finishes or withdraws what crashes left of each dataset.
 fn finish(state: &State) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
     for target in state.targets()? {
         let recovered = match state.try_lock(&target) {
-            // Whoever has the lock has recovered it.
+            // The process that holds the lock has recovered the dataset.
             Ok(None) => continue,
             Ok(Some(dataset)) => recover(&dataset).map(|_| ()),
             Err(e) => Err(e),
@@ -53,7 +53,7 @@ fn finish(state: &State) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-/// Lets the next incremental of each target pass, whatever it builds on.
+/// Accepts the next incremental of each target whatever its base.
 pub fn adopt(o: &Options, targets: &[OsString], now: u64) -> anyhow::Result<Exit> {
     let targets: Vec<_> =
         targets.iter().map(|operand| job::lenient(operand, o.strip.as_deref())).collect::<anyhow::Result<_>>()?;
@@ -76,7 +76,7 @@ fn adopt_one(dataset: &Locked<'_>) -> anyhow::Result<()> {
     dataset.commit(&state).map_err(CommitError::into_inner)
 }
 
-/// The state, if something was ever queued.
+/// Returns the state, or `None` if nothing was ever queued.
 pub fn existing(dir: &Path) -> anyhow::Result<Option<State>> {
     if is_there(dir)? { State::read(dir) } else { Ok(None) }
 }

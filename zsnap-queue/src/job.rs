@@ -1,4 +1,4 @@
-//! The command line of the bare command, checked: what goes together, and what is missing.
+//! Validates the command line of the bare command: which options are missing or exclude each other.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -14,21 +14,21 @@ use crate::producer;
 pub struct Job {
     pub target: Target,
     pub source: Source,
-    /// Never empty; `-` only alone.
+    /// The destinations: at least one, and only one if it is standard output (`-`).
     pub dests: Vec<Dest>,
 }
 
 /// Where the stream comes from.
 pub enum Source {
-    /// `zfs send` on standard input.
+    /// A ZFS stream on standard input.
     Zfs,
-    /// Any bytes on standard input.
+    /// An opaque stream on standard input.
     Opaque { increment: bool },
-    /// A producer's standard output.
+    /// The standard output of a producer.
     Producer { argv: Vec<OsString>, state: Option<PathBuf>, wanted: Option<Wanted> },
 }
 
-/// `--full` or `--increment`.
+/// The kind of stream that `--full` or `--increment` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     Full,
@@ -60,26 +60,26 @@ impl Job {
             return usage("--to - allows no other --to, and no --json");
         }
         if dests.contains(&Dest::Stdout) && o.producer_state.is_some() {
-            // Its reader may fail when the producer's state has gone on.
+            // The reader of the stream may fail after the producer's state has advanced.
             return usage("--producer-state needs an outbox: --to - does not know what becomes of the stream");
         }
         Ok(Job { target, source: source(o, &cli.producer)?, dests })
     }
 
-    /// Standard output instead of an outbox.
+    /// Returns whether the file goes to standard output, without an outbox.
     pub fn is_filter(&self) -> bool {
         self.dests.contains(&Dest::Stdout)
     }
 }
 
-/// A ZFS stream's operand: must lie below `strip`, so that a wrong prefix queues nothing.
+/// Parses the operand of a ZFS stream. It must lie below `strip`, so that a wrong prefix queues nothing.
 fn strict(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
     Target::from_operand(operand, strip).map_err(|e| Exit::Usage.error(e.to_string()))
 }
 
-/// HOST/DATASET as it is; a prefix that matches is stripped all the same.
+/// Parses an operand that may be below the prefix `strip`, which is then removed, or HOST/DATASET itself.
 pub fn lenient(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
-    // What lies below the prefix but is not a HOST/DATASET then must not become one by its prefix.
+    // An operand below the prefix is always stripped, so that the prefix cannot be parsed as its host.
     let below = |prefix: &&str| {
         let rest = operand.to_str().and_then(|operand| operand.strip_prefix(prefix.trim_end_matches('/')));
         rest.is_some_and(|rest| rest.starts_with('/'))
@@ -119,7 +119,7 @@ fn source(o: &Options, argv: &[OsString]) -> anyhow::Result<Source> {
         Some(_) if !producer::takes_state(argv) => {
             return usage("--producer-state: no argument of the producer holds {state}");
         }
-        // It is named in our state, and found again from another working directory.
+        // The state records this path, and a later run may have another working directory.
         Some(file) => Some(std::path::absolute(file)?),
         None if wanted.is_none() => return usage("specify --full or --increment, or --producer-state"),
         None => None,
@@ -127,7 +127,7 @@ fn source(o: &Options, argv: &[OsString]) -> anyhow::Result<Source> {
     Ok(Source::Producer { argv: argv.to_vec(), state, wanted })
 }
 
-/// How transports are run.
+/// Returns how transports are run, from the options.
 pub fn transport(o: &Options) -> Transport {
     Transport {
         user: o.user.clone(),

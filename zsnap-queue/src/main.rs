@@ -1,4 +1,4 @@
-//! zsnap-queue: one stream in, one queue file out.
+//! zsnap-queue: turns one stream into one queue file.
 
 mod admit;
 mod check;

@@ -1,5 +1,5 @@
-//! From the stream to the sealed bytes: read, walk through the gate, digest, pass on. Memory is
-//! bounded: nothing is held but what the gate needs before the first sub-stream is known.
+//! Reads the stream, checks it with the gate, computes its digest and passes it on to be sealed.
+//! Memory is bounded: only the beginning, up to the first record of the first substream, is buffered.
 
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
@@ -14,35 +14,35 @@ use zsnap_message::payload::{Trailer, ZfsHead};
 
 const CHUNK: usize = 256 << 10;
 
-/// A stream whose beginning was read.
+/// A stream whose beginning has been read.
 pub struct Begun {
-    /// `None`: an opaque stream.
+    /// `None` for an opaque stream.
     gate: Option<Gate>,
     read: Vec<u8>,
 }
 
-/// What the first records told.
+/// What the first records of a ZFS stream contain.
 pub struct Beginning {
     pub head: ZfsHead,
-    /// A wrapper carries properties.
+    /// Whether a wrapper carries properties.
     pub properties: bool,
 }
 
-/// What went through.
+/// The summary of a stream that was passed on completely.
 pub struct Passed {
     pub trailer: Trailer,
-    /// `None`: an opaque stream.
+    /// `None` for an opaque stream.
     pub facts: Option<StreamFacts>,
 }
 
 impl Begun {
-    /// Any bytes.
+    /// Returns the beginning of an opaque stream. Nothing has to be read for it.
     pub fn opaque() -> Begun {
         Begun { gate: None, read: Vec::new() }
     }
 
-    /// Reads a ZFS stream up to the first record of its first sub-stream (the gate bounds how far
-    /// that is).
+    /// Reads a ZFS stream up to the first record of its first substream. The gate limits how many bytes
+    /// that takes.
     pub fn zfs(input: &mut dyn Read) -> anyhow::Result<(Begun, Beginning)> {
         let (mut gate, mut read, mut chunk) = (Gate::new(), Vec::new(), vec![0; CHUNK]);
         loop {
@@ -62,7 +62,7 @@ impl Begun {
             }
             let length = read_some(input, &mut chunk)?;
             if length == 0 {
-                // It ended before it had begun: `finish` says what that is.
+                // The stream ended before its first substream: `finish` returns the reason.
                 gate.finish().map_err(refused)?;
                 return Err(Exit::Data.error("the stream holds no snapshot"));
             }
@@ -71,8 +71,8 @@ impl Begun {
         }
     }
 
-    /// Passes everything to `out`, to the end of `input`. Only then is the stream known to be
-    /// whole.
+    /// Passes on everything up to the end of `input` to `out`. The stream is known to be complete only if
+    /// this succeeds.
     pub fn pass(self, input: &mut dyn Read, out: &mut dyn Write, progress: &Progress) -> anyhow::Result<Passed> {
         let (mut gate, mut sum, mut bytes) = (self.gate, Hasher::default(), 0);
         let mut take = |part: &[u8]| -> anyhow::Result<()> {
@@ -96,7 +96,7 @@ impl Begun {
             take(&chunk[..length])?;
         }
         let facts = gate.map(|gate| gate.finish().map_err(refused)).transpose()?;
-        // The backup server would hold it until then, and all that builds on it.
+        // Until that date, the backup server would hold this file and all that build on it.
         if let Some(late) = facts.as_ref().and_then(|facts| facts.ahead(SystemTime::now())) {
             let what = format!("snapshot {} is dated more than a day ahead", late.snap);
             return Err(Exit::Data.error(format!("{what}: set the clock, destroy it, and take a new snapshot")));
@@ -128,8 +128,8 @@ fn refused(e: StreamError) -> anyhow::Error {
     }
 }
 
-/// A writer that remembers how it failed: what the layers above make of an error is not relied
-/// upon.
+/// A writer that remembers how it failed, because the layers above may not preserve the kind of an
+/// error.
 pub struct Remembering<W> {
     inner: W,
     failure: Arc<Mutex<Option<io::ErrorKind>>>,
@@ -161,11 +161,11 @@ impl<W: Write> Write for Remembering<W> {
     }
 }
 
-/// How a [`Remembering`] writer failed.
+/// The first failure of a [`Remembering`] writer, if any.
 pub struct Failure(Arc<Mutex<Option<io::ErrorKind>>>);
 
 impl Failure {
-    /// Adds the exit status and the remedy to `error`, if the writer is to blame for it.
+    /// Adds the exit status and the remedy to `error` if the writer failed.
     pub fn explain(&self, error: anyhow::Error, what: &str) -> anyhow::Error {
         match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(kind) => explained(kind, error, what),
@@ -174,7 +174,7 @@ impl Failure {
     }
 }
 
-/// The same for one call.
+/// Returns a function that adds the exit status and the remedy to an I/O error.
 pub fn io_failed(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error {
     move |e| explained(e.kind(), e.into(), what)
 }

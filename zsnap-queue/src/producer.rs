@@ -1,9 +1,9 @@
-//! Producers: commands whose standard output is queued, such as tar. We start them ourselves,
-//! because an end of file does not tell whether they succeeded.
+//! Producers: commands whose standard output is queued, such as tar. zsnap-queue starts them itself,
+//! because an end of file does not show whether they succeeded.
 //!
 //! A producer's own state (tar's `--listed-incremental`) must not advance before the stream is
-//! safe, or the next incremental lacks files. So it works on `FILE.zsnap-SEQ`, a copy, which
-//! replaces FILE after the commit.
+//! queued, or the next incremental lacks files. So the producer works on a copy, `FILE.zsnap-SEQ`,
+//! which replaces FILE after the commit.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -23,17 +23,17 @@ use zsnap_common::durable::publish;
 use zsnap_common::names::digest::Hasher;
 use zsnap_common::process::child::Child;
 
-/// What the producer's arguments call the copy.
+/// The placeholder for the path of the copy in the producer's arguments.
 const PLACEHOLDER: &[u8] = b"{state}";
 const SUFFIX: &[u8] = b".zsnap-";
 
-/// Nobody else may put something in the place of FILE or of its copy, which the producer writes to
-/// as the user whom we run as.
+/// Checks that no other user can replace FILE or its copy: the producer writes to the copy with the
+/// rights of the user who runs zsnap-queue.
 pub fn safe(file: &Path) -> anyhow::Result<()> {
     trusted::check_directory(file).or_exit(Exit::Config, file.display())
 }
 
-/// Whether FILE holds the state of an earlier run; absent or empty it does not.
+/// Returns whether FILE holds the state of an earlier run: an absent or empty file does not.
 pub fn has_state(file: &Path) -> anyhow::Result<bool> {
     match fs::metadata(file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -41,19 +41,19 @@ pub fn has_state(file: &Path) -> anyhow::Result<bool> {
     }
 }
 
-/// Whether some argument has a place for the copy.
+/// Returns whether an argument contains the placeholder `{state}`.
 pub fn takes_state(argv: &[OsString]) -> bool {
     argv.iter().any(|arg| arg.as_bytes().windows(PLACEHOLDER.len()).any(|w| w == PLACEHOLDER))
 }
 
-/// Starts `argv`, with the user's environment and `{state}` replaced.
+/// Starts `argv` in the environment of zsnap-queue, with `{state}` replaced.
 pub fn start(argv: &[OsString], state: Option<&Path>) -> anyhow::Result<Child> {
     let argv: Vec<OsString> = argv.iter().map(|arg| state.map_or(arg.clone(), |path| replaced(arg, path))).collect();
     let [program, arguments @ ..] = argv.as_slice() else {
         return Err(Exit::Usage.error("no producer behind --"));
     };
     let mut command = Command::new(program);
-    // A group of its own, so that all of it is killed when it is given up.
+    // Its own process group, so that all its processes can be killed together.
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     let label = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
     Child::spawn(command, &label)
@@ -94,12 +94,12 @@ impl StateCopy {
         Ok(copy)
     }
 
-    /// Where it is.
+    /// Returns the path of the copy.
     pub fn path(&self) -> &Path {
         &self.copy
     }
 
-    /// Makes what the producer left durable, and readable by us alone: it names every file.
+    /// Makes the copy durable, with mode 0600, because it lists the name of every file.
     pub fn settle(&self) -> anyhow::Result<Advance> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::open(&self.copy, flags, Mode::empty())
@@ -112,7 +112,7 @@ impl StateCopy {
         Ok(Advance { file: self.file.clone(), new: self.copy.clone(), sha256 })
     }
 
-    /// Leaves it: from now on it is [`Advance::advance`]'s.
+    /// Keeps the copy on drop: from now on [`Advance::advance`] needs it.
     pub fn keep(&mut self) {
         self.keep = true;
     }
@@ -121,32 +121,32 @@ impl StateCopy {
 impl Drop for StateCopy {
     fn drop(&mut self) {
         if !self.keep {
-            // It cannot be helped here; the next run removes it.
+            // Best effort: the next run removes what is left.
             let _ = fs::remove_file(&self.copy);
         }
     }
 }
 
-/// The last step of a producer's run, kept in `state.json` until the next one.
+/// The last step of a run with a producer: replaces FILE with its copy. Stored in `state.json` until the next run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advance {
-    /// The producer's state.
+    /// The producer's state file, FILE.
     file: PathBuf,
-    /// What replaces it.
+    /// The copy that replaces FILE.
     new: PathBuf,
-    /// The digest of that.
+    /// The SHA-256 of the copy.
     sha256: String,
 }
 
 impl Advance {
-    /// Whether FILE is `file` and as that run left it: what another one dumped by it meanwhile is in
-    /// no stream of ours.
+    /// Returns whether `file` is FILE and is unchanged since that run. If another program has advanced it,
+    /// what that program dumped is missing from the streams of this dataset.
     pub fn left(&self, file: &Path) -> anyhow::Result<bool> {
         let now = || File::open(file).and_then(digest).or_exit(Exit::Io, file.display());
         Ok(self.file == file && now()? == self.sha256)
     }
 
-    /// Replaces FILE, durably. It may be done already.
+    /// Replaces FILE with its copy, durably. Does nothing if that is already done.
     pub fn advance(&self) -> anyhow::Result<()> {
         let there = match File::open(&self.new).and_then(digest) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -164,8 +164,8 @@ impl Advance {
     }
 }
 
-/// Removes the copies that runs left which were not acknowledged. Call it under the dataset's
-/// lock, when [`Advance::advance`] is done.
+/// Removes the copies of runs whose streams were not queued. Call it with the dataset locked and
+/// after [`Advance::advance`], which needs the copy of a queued stream.
 pub fn sweep(file: &Path) -> anyhow::Result<()> {
     let (Some(dir), Some(name)) = (file.parent(), file.file_name()) else { return Ok(()) };
     let prefix = [name.as_bytes(), SUFFIX].concat();
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_directory_of_others_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        // FILE need not be there.
+        // FILE may be absent.
         let file = dir.path().join("s");
         safe(&file).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o770)).unwrap();

@@ -1,5 +1,5 @@
-//! What a crash left of a dataset is finished or withdrawn before anything else (ARCHITECTURE.md,
-//! "What a crash leaves", has the table).
+//! Recovery: finishes or withdraws what a crash left of a dataset, before anything else is done with it.
+//! See the table in ARCHITECTURE.md, "What a crash leaves".
 
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
@@ -7,8 +7,8 @@ use zsnap_common::durable::publish;
 
 use crate::state::{Acknowledged, Locked};
 
-/// Brings the outboxes and the producer's state in line with what was acknowledged, and tells
-/// that. May be done again after a crash at any point.
+/// Brings the outboxes and the producer's state in line with what was queued, and returns the state of
+/// the dataset. May be repeated after a crash at any point.
 pub fn recover(dataset: &Locked<'_>) -> anyhow::Result<Acknowledged> {
     let (state, target) = (dataset.state, dataset.target);
     let past = state.acknowledged(target)?;
@@ -20,7 +20,7 @@ pub fn recover(dataset: &Locked<'_>) -> anyhow::Result<Acknowledged> {
             continue;
         }
         if queued.parsed.stamp.seq() > past.chain.seq {
-            // Its caller never got a 0, and will send again.
+            // The caller did not get exit status 0, so it will send the stream again.
             log::info(format_args!("{} was never acknowledged and is withdrawn", queued.name));
             boxes.unsplit(&target.host, &[&queued.name]).or_exit(Exit::Io, "withdrawing a file")?;
         } else if past.destinations.is_empty() {
@@ -42,7 +42,7 @@ pub fn recover(dataset: &Locked<'_>) -> anyhow::Result<Acknowledged> {
 
 #[cfg(test)]
 mod tests {
-    //! Row by row: the state that a crash right after a step leaves, and what the start makes of it.
+    //! Tests for each row of the table: what a crash right after a step leaves, and what recovery makes of it.
 
     use super::*;
     use crate::admit::Chain;
@@ -78,11 +78,11 @@ mod tests {
         fn split(&self) -> PathBuf {
             self.state.outboxes().split_dir(&self.target.host)
         }
-        /// Q4: the file is published.
+        /// Step Q4: publishes a file.
         fn publish(&self, name: &str) {
             fs::write(self.split().join(name), name).unwrap();
         }
-        /// Q5: it is acknowledged.
+        /// Step Q5: commits the state that makes the file queued.
         fn commit(&self, seq: u64, file: &str, to: &[&str], producer: Option<crate::producer::Advance>) {
             let state = Acknowledged {
                 chain: Chain { seq, ..Chain::default() },
@@ -122,7 +122,7 @@ mod tests {
             let f = fixture();
             f.commit(OLD, "gone", &["x"], None);
             f.publish(&f.name(NEW, "tank/a", opaque));
-            // Somebody else's is not ours to judge.
+            // A file of another dataset is left alone.
             let other = f.name(NEW, "tank/b", opaque);
             f.publish(&other);
             f.recover().unwrap();
@@ -143,7 +143,7 @@ mod tests {
             let name = f.name(NEW, "tank/a", opaque);
             f.publish(&name);
             f.commit(NEW, &name, &["x", "y"], None);
-            // Q7: one link is there.
+            // Q7: one of the two links exists.
             fs::create_dir_all(f.state.outboxes().dir("x").join("h")).unwrap();
             fs::hard_link(f.split().join(&name), f.state.outboxes().dir("x").join("h").join(&name)).unwrap();
             for _ in 0..2 {
@@ -193,7 +193,7 @@ mod tests {
         let e = f.recover().unwrap_err();
         assert_eq!(Exit::of(&e), Exit::TryAgain);
         assert_eq!(names(&f.split()), std::slice::from_ref(&name));
-        // The remedy loses nothing that was promised.
+        // The remedy in the message loses no queued file.
         let outbox = f.dir.path().join("state/outbox").display().to_string();
         let remedy = format!("copy what lies in {outbox}/split/h into each {outbox}/to/*/h,");
         assert!(e.to_string().contains(&remedy), "{e}");

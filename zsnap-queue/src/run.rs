@@ -1,6 +1,5 @@
-//! The bare command: one stream in, one queue file out. The order of the durable steps is the
-//! tool's promise; `Q1` to `Q10` name the rows of the table in ARCHITECTURE.md,
-//! "What a crash leaves".
+//! The bare command: queues one stream as one queue file. Crash safety depends on the order of the
+//! durable steps: `Q1` to `Q10` are the rows of the table in ARCHITECTURE.md, "What a crash leaves".
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
@@ -29,7 +28,7 @@ use crate::producer::{self, Advance, StateCopy};
 use crate::recover::recover;
 use crate::state::{Acknowledged, CommitError, Locked, State, random_hex};
 
-/// Queues the stream that the command line names.
+/// Queues one stream, as specified on the command line.
 pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     let (job, o) = (Job::new(cli)?, &cli.options);
     if !matches!(job.source, Source::Producer { .. }) && io::stdin().is_terminal() {
@@ -78,8 +77,8 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     if job.is_filter() { run.filter(dataset, begun) } else { run.publish(dataset, begun, copy) }
 }
 
-/// Whether the caller had closed it: then it is /dev/null, opened before us for reading as well,
-/// which takes everything.
+/// Returns whether the caller closed standard output. The Rust runtime then opens /dev/null for reading
+/// and writing in its place before `main`, and the sealed stream would be lost without an error.
 fn is_closed(out: &io::Stdout) -> io::Result<bool> {
     let device = |meta: fs::Metadata| (meta.file_type().is_char_device(), meta.rdev());
     let here = device(File::from(out.as_fd().try_clone_to_owned()?).metadata()?);
@@ -104,8 +103,8 @@ impl Keys {
     }
 }
 
-/// What is known of the stream before its place in the chain is; `last` is what the last run did
-/// with its producer's state.
+/// Reads as much of the stream as its place in the chain depends on. `last` is how the last run
+/// advanced the state of its producer.
 fn begin(source: &Source, last: Option<&Advance>) -> anyhow::Result<(Begun, Body)> {
     match source {
         Source::Zfs => {
@@ -147,7 +146,7 @@ fn begin(source: &Source, last: Option<&Advance>) -> anyhow::Result<(Begun, Body
     }
 }
 
-/// All that is known when the sealing begins.
+/// What is known of a run when sealing begins.
 struct Run<'a> {
     job: &'a Job,
     options: &'a Options,
@@ -158,7 +157,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// `--to -`: no outbox; acknowledged when the last byte is written.
+    /// Seals to standard output (`--to -`), without an outbox. The stream is queued when the last byte is written.
     fn filter(&self, dataset: Locked<'_>, begun: Begun) -> anyhow::Result<Exit> {
         let (out, failure) = Remembering::new(Interruptible::new(io::stdout()));
         let (_, passed) =
@@ -174,7 +173,7 @@ impl Run<'_> {
         Ok(Exit::Done)
     }
 
-    /// Through the outbox.
+    /// Seals into the outbox, commits, and delivers.
     fn publish(&self, dataset: Locked<'_>, begun: Begun, mut copy: Option<StateCopy>) -> anyhow::Result<Exit> {
         let (state, target) = (dataset.state, &self.job.target);
         let boxes = state.outboxes();
@@ -206,7 +205,7 @@ impl Run<'_> {
         match committed {
             Ok(()) => {}
             Err(CommitError::Old(e)) => {
-                // If this fails too, the next start does it.
+                // If this fails too, `recover` does it in the next run.
                 let _ = boxes.unsplit(&target.host, &[&name]);
                 return Err(e);
             }
@@ -215,7 +214,7 @@ impl Run<'_> {
                 return Err(e);
             }
         }
-        // From here on the stream is acknowledged: whatever fails is done by the next start.
+        // The stream is queued now: if a later step fails, the next run repeats it.
         let sealed_bytes = file.file().metadata().map(|meta| meta.len()).unwrap_or(0);
         copy.iter_mut().for_each(StateCopy::keep);
         // Q6
@@ -236,7 +235,7 @@ impl Run<'_> {
         Ok(Exit::Done)
     }
 
-    /// The whole stream, sealed, with the producer's good end if there is one.
+    /// Seals the whole stream. A producer must also end with an accepted exit status.
     fn seal<W: Write + Send + Sync>(
         &self,
         out: W,
@@ -244,7 +243,7 @@ impl Run<'_> {
         copy: Option<&StateCopy>,
     ) -> anyhow::Result<(W, Passed)> {
         let o = self.options;
-        // What is compressed or encrypted already gains nothing from more work.
+        // A higher level gains nothing on data that is already compressed or encrypted.
         let dense = |head: &ZfsHead| head.raw || head.compressed;
         let level = if self.manifest.zfs.as_ref().is_some_and(dense) { 1 } else { o.level };
         let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
@@ -265,7 +264,7 @@ impl Run<'_> {
             };
             let trailer = passed.trailer.clone();
             if trailer.bytes == 0 {
-                // Whoever writes it into a pipe may have died before its first byte.
+                // The program at the other end of the pipe may have died before its first byte.
                 return Err(
                     Exit::Data.error("the stream is empty, so nothing is queued: see why its producer wrote nothing")
                 );
@@ -317,7 +316,7 @@ impl Run<'_> {
         })
     }
 
-    /// One line for programs.
+    /// Prints the result as one line of JSON.
     fn tell(&self, name: &str, sealed_bytes: u64, passed: &Passed, outcomes: &[Outcome]) {
         let delivered = |o: &Outcome| json!({"to": o.lane.dest, "delivered": o.delivered.iter().any(|n| n == name)});
         let line = json!({
@@ -340,7 +339,7 @@ impl Run<'_> {
     }
 }
 
-/// Lets the producer's state follow the commit.
+/// Replaces the producer's state file after the commit. A failure is only logged: the next run tries again.
 fn advance(new: &Acknowledged) {
     if let Some(Err(e)) = new.producer.as_ref().map(producer::Advance::advance) {
         log::error(format_args!("{e:#}; the next run tries again"));

@@ -1,8 +1,8 @@
-//! What zsnap-queue remembers: `STATE/epoch.json`, and for each dataset
-//! `STATE/datasets/HOST/DATASET/{lock,state.json}` (with `@` for `/`, which no name holds).
+//! The state directory: `STATE/epoch.json`, and for each dataset
+//! `STATE/datasets/HOST/DATASET/{lock,state.json}` (with `@` for `/`: no dataset name contains `@`).
 //!
-//! Replacing a dataset's `state.json` is what acknowledges a stream. State that is there but
-//! cannot be read stops everything: a new epoch would make the receivers refuse what comes.
+//! A stream is queued when the `state.json` of its dataset has been replaced. State that exists but
+//! cannot be read is an error: if a new epoch began instead, the receivers would reject its files.
 
 use std::fs;
 use std::io::{self, Write};
@@ -25,7 +25,7 @@ use zsnap_message::payload::Epoch;
 use crate::admit::Chain;
 use crate::producer::Advance;
 
-/// The version of the files here.
+/// The version of `epoch.json` and `state.json`.
 const VERSION: u32 = 1;
 const EPOCH: &str = "epoch.json";
 const STATE: &str = "state.json";
@@ -42,30 +42,30 @@ struct EpochFile {
     zsnap: u32,
     id: String,
     started: u64,
-    /// Key of the digests that hide datasets' names.
+    /// The key of the digests that hide dataset names.
     secret: String,
 }
 
-/// `state.json`.
+/// The contents of `state.json`: what was queued for a dataset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledged {
-    /// Version of the file; [`Locked::commit`] sets it.
+    /// The version of the file, set by [`Locked::commit`].
     pub zsnap: u32,
     pub chain: Chain,
-    /// When the newest file was acknowledged: seconds UTC; 0: never.
+    /// When the newest file was queued, in seconds since 1970; 0 if none was.
     pub at: u64,
-    /// Its manifest's id.
+    /// The id in the manifest of the newest file.
     pub id: String,
-    /// Its name in the outbox; `None`: it went to standard output.
+    /// The name of the newest file in the outbox, or `None` if it went to standard output.
     pub file: Option<String>,
-    /// Ids of the destinations that get it.
+    /// The ids of the destinations of the newest file.
     pub destinations: Vec<String>,
-    /// What remains to be done for its producer.
+    /// How to advance the state of the producer of the newest file, if it has one.
     pub producer: Option<Advance>,
 }
 
 impl State {
-    /// Opens the directory; if it is absent or empty, an epoch begins.
+    /// Opens the directory, and begins an epoch if it is absent or empty.
     pub fn open(dir: &Path, now: u64) -> anyhow::Result<State> {
         publish::make_dirs(dir).or_exit(Exit::CantCreate, "cannot make the state directory")?;
         safe(dir)?;
@@ -77,7 +77,7 @@ impl State {
         State::read(dir)?.ok_or_else(|| Exit::TryAgain.error(format!("{} has gone", dir.join(EPOCH).display())))
     }
 
-    /// Opens it for a look; `None`: nothing was ever queued.
+    /// Opens the directory without changing it. Returns `None` if nothing was ever queued.
     pub fn read(dir: &Path) -> anyhow::Result<Option<State>> {
         let path = dir.join(EPOCH);
         let remedy = || {
@@ -93,7 +93,7 @@ impl State {
             if is_empty(dir).or_exit(Exit::TryAgain, dir.display())? {
                 return Ok(None);
             }
-            // Perhaps another process has begun the epoch since we looked.
+            // Another process may have begun the epoch since the first read.
             file = read()?;
         }
         let Some(file) = file else {
@@ -109,14 +109,14 @@ impl State {
         outboxes(&self.dir)
     }
 
-    /// The label that hides the dataset of `target`; only we can make it.
+    /// Returns the label that hides the dataset of `target`. Only the owner of the secret in the state can compute it.
     pub fn digest(&self, target: &Target) -> [u8; 16] {
         let mut label = [0; 16];
         label.copy_from_slice(&hmac_sha256(self.secret.as_bytes(), target.to_string().as_bytes())[..16]);
         label
     }
 
-    /// Whether `name` is of `target`.
+    /// Returns whether the queue file `name` belongs to `target`.
     pub fn is_of(&self, name: &QueueName, target: &Target) -> bool {
         name.host == target.host
             && match &name.label {
@@ -125,7 +125,7 @@ impl State {
             }
     }
 
-    /// All datasets that have state.
+    /// Returns all datasets that have state, sorted.
     pub fn targets(&self) -> anyhow::Result<Vec<Target>> {
         let mut targets = Vec::new();
         let names = |dir: &Path| -> anyhow::Result<Vec<String>> {
@@ -150,10 +150,10 @@ impl State {
         self.dir.join("datasets").join(target.host.as_str()).join(target.dataset.as_str().replace('/', "@"))
     }
 
-    /// What was acknowledged of `target`; an empty state if nothing was.
+    /// Returns what was queued for `target`, or an empty state if nothing was.
     pub fn acknowledged(&self, target: &Target) -> anyhow::Result<Acknowledged> {
         let path = self.dataset_dir(target).join(STATE);
-        // An older one would take what was promised since for what was not, and withdraw it.
+        // With an older state file, `recover` would withdraw the files that were queued after it was written.
         let remedy = || {
             let (outbox, host) = (self.dir.join("outbox").display().to_string(), &target.host);
             format!(
@@ -167,7 +167,7 @@ impl State {
         Ok(state.unwrap_or_default())
     }
 
-    /// The lock of a dataset; `None`: somebody else has it.
+    /// Locks a dataset. Returns `None` if another process holds the lock.
     pub fn try_lock<'a>(&'a self, target: &'a Target) -> anyhow::Result<Option<Locked<'a>>> {
         let dir = self.dataset_dir(target);
         publish::make_dirs(&dir).or_exit(Exit::CantCreate, "cannot make the state of a dataset")?;
@@ -177,7 +177,7 @@ impl State {
     }
 }
 
-/// A dataset that nobody else queues now.
+/// A dataset that is locked by this process.
 pub struct Locked<'a> {
     _lock: Lock,
     pub state: &'a State,
@@ -188,9 +188,9 @@ pub struct Locked<'a> {
 /// How a commit failed.
 #[derive(Debug)]
 pub enum CommitError {
-    /// The old state stands.
+    /// The old state is still in effect.
     Old(anyhow::Error),
-    /// Power loss now would show whether the old or the new state stands.
+    /// Either state may be in effect after a power failure.
     Unknown(anyhow::Error),
 }
 
@@ -202,7 +202,7 @@ impl CommitError {
 }
 
 impl Locked<'_> {
-    /// Makes `new` the state, durably: the moment that acknowledges a stream.
+    /// Replaces the state with `new`, durably. From then on the stream is queued.
     pub fn commit(&self, new: &Acknowledged) -> Result<(), CommitError> {
         let new = Acknowledged { zsnap: VERSION, ..new.clone() };
         let path = self.dir.join(STATE);
@@ -223,7 +223,7 @@ impl Locked<'_> {
     }
 }
 
-/// Those of a state directory; they need nothing else of it.
+/// Returns the outboxes below the state directory `dir`, which work even if its state cannot be read.
 pub fn outboxes(dir: &Path) -> Outboxes {
     Outboxes::new(dir.join("outbox/split"), dir.join("outbox/to"))
 }
@@ -249,14 +249,14 @@ fn begin(dir: &Path, now: u64) -> anyhow::Result<()> {
     }
 }
 
-/// So many random bytes, in hex.
+/// Returns `bytes` random bytes in hex.
 pub fn random_hex(bytes: usize) -> io::Result<String> {
     let mut random = vec![0u8; bytes];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     Ok(hex(&random))
 }
 
-/// Nobody else may be able to change what we believe, nor to have put something there that we would.
+/// Checks that no other user can write to the state directory or could have placed files in it.
 pub fn safe(dir: &Path) -> anyhow::Result<()> {
     let refused = |why: String| Err(Exit::Config.error(why));
     let doubt = "look for what others may have put there, or begin with another --state";
@@ -291,7 +291,7 @@ fn known_version(version: u32, path: &Path) -> anyhow::Result<()> {
     Err(Exit::TryAgain.error(format!("{} has version {version}: a newer zsnap-queue wrote it", path.display())))
 }
 
-/// RFC 2104 with SHA-256, for keys of at most 64 bytes.
+/// HMAC-SHA-256 (RFC 2104), for keys of at most 64 bytes.
 fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     let padded = |with: u8| {
         let mut block = [with; 64];

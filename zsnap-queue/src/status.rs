@@ -1,4 +1,4 @@
-//! `status`: what was queued when, and what waits. Changes nothing and takes no lock.
+//! `status`: reports what was queued when, and what waits. It changes nothing and takes no lock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::flush::existing;
 use crate::job;
 use crate::state::State;
 
-/// Prints the report; `now` in seconds since 1970. Exit 1: something is older than `--max-age`.
+/// Prints the report. `now` is in seconds since 1970. The exit status is 1 if something is older than `--max-age`.
 pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> {
     let only: Vec<Target> =
         s.targets.iter().map(|operand| job::lenient(operand, o.strip.as_deref())).collect::<anyhow::Result<_>>()?;
@@ -34,21 +34,21 @@ pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> 
     Ok(if late.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
-/// A dataset at one destination.
+/// The files of a dataset that wait for one destination.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Waiting {
     files: u64,
     bytes: u64,
-    /// When it was written: seconds since 1970.
+    /// When the oldest file was written, in seconds since 1970.
     oldest: Option<u64>,
 }
 
 struct Row {
     target: Target,
     seq: u64,
-    /// Seconds since 1970; 0: never.
+    /// When the newest file was queued, in seconds since 1970; 0 if none was.
     acknowledged: u64,
-    /// `None`: no outbox.
+    /// The destination, whether it is configured, and what waits for it; `None` if there is none to show.
     to: Option<(String, bool, Waiting)>,
 }
 
@@ -68,7 +68,7 @@ fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
         let before = rows.len();
         for Lane { id, dest, configured, .. } in &lanes {
             let ours = |queued: &&Queued| state.is_of(&queued.parsed, &target);
-            // What is acknowledged waits as well before it has its links.
+            // Queued files wait even before they are linked into the outboxes.
             let to_split = split.iter().filter(|queued| {
                 queued.parsed.stamp.seq() <= past.chain.seq
                     && past.destinations.contains(id)
@@ -94,9 +94,9 @@ fn sum<'a>(queued: impl Iterator<Item = &'a Queued>) -> Waiting {
     })
 }
 
-/// What is late, in words. Nothing at all is late too: who asks expects backups. So is a future
-/// time, of which no age can be told, and what waits for a destination that is not in the
-/// configuration any more.
+/// Returns a message for each thing that is late. If nothing was ever queued, that is late too, because
+/// the caller expects backups. So is a future timestamp, which has no age, and a file that waits too
+/// long for a destination that is no longer configured.
 fn late(rows: &[Row], only: &[Target], max: Duration, now: u64) -> Vec<String> {
     let is_late = |time: u64| report::is_late(time, now, max);
     let since = |time: u64| report::since(time, now);
@@ -108,7 +108,7 @@ fn late(rows: &[Row], only: &[Target], max: Duration, now: u64) -> Vec<String> {
         lines.push(format!("{target}: nothing was ever queued"));
     }
     for (i, row) in rows.iter().enumerate() {
-        // A dataset has a row for each destination.
+        // A dataset has a row for each destination, but its age is reported once.
         let first = !rows[..i].iter().any(|before| before.target == row.target);
         if first && is_late(row.acknowledged) {
             lines.push(match row.acknowledged {
@@ -188,10 +188,10 @@ mod tests {
             words(&[row(950, true, Some(899))]),
             "h/a: 1 file waits for dir:/x, the oldest since 1970-01-01 00:14:59Z, longer than --max-age"
         );
-        // No longer configured, or spelt in another way.
+        // No longer configured, or spelled differently.
         let gone = "h/a: 1 file waits for dir:/x, which is not in the configuration any more, the oldest since ";
         assert!(words(&[row(950, false, Some(1))]).starts_with(gone));
-        // By a clock that went wrong.
+        // Written while the clock was wrong.
         let future = "since 1970-01-02 03:46:40Z, a future time: set the clock";
         assert_eq!(words(&[row(100_000, true, None)]), format!("h/a: nothing was queued {future}"));
         assert!(words(&[row(950, true, Some(100_000))]).ends_with(future));

@@ -1,6 +1,6 @@
-//! The native policy: rules such as `all=48h daily=15d weekly=4w`, ORed and independent of each
-//! other. A rule with a length of time means what restic's `--keep-within-daily` and so on mean,
-//! one with a count what its `--keep-daily` and `--keep-last` mean.
+//! Native rules such as `all=48h daily=15d weekly=4w`. Each rule is independent, and a snapshot stays if
+//! any rule keeps it. A rule with a length of time means the same as restic's `--keep-within-daily` etc.,
+//! and a rule with a count the same as restic's `--keep-daily` etc. and `--keep-last`.
 
 use jiff::civil::DateTime;
 
@@ -12,9 +12,9 @@ use crate::snapshot::{Snapshot, Verdict};
 #[cfg(test)]
 mod tests;
 
-/// For each snapshot of one dataset, in the order given. Back-dated ones ([`crate::backdated`]) change nothing
-/// for the others: of no period are they the last, and `all=` and `last=` keep one for as long as they keep the
-/// one that was made before it.
+/// Returns a verdict for each snapshot of one dataset, in the same order. Back-dated ones ([`crate::backdated`])
+/// do not affect the others: they are never the last of a period, and `all=` and `last=` keep one for as long as
+/// they keep the one that was made before it.
 pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
     let mut verdicts = vec![Verdict::destroy(Reason::NoRule); snapshots.len()];
     let (mut present, mut back) = (Vec::with_capacity(snapshots.len()), Vec::new());
@@ -43,7 +43,7 @@ pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], 
                 break;
             }
             let period = period_of(rule.period, civil[nr], nr);
-            // A count that is not used up holds the oldest as well: the history stays as long as it is.
+            // A count that is not used up keeps the oldest too, so that the history does not become shorter.
             let oldest = cutoff.is_none() && nr + 1 == present.len();
             if last == Some(period) && !oldest {
                 continue;
@@ -60,7 +60,7 @@ pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], 
     verdicts
 }
 
-/// Equal for snapshots of one period, and for no others.
+/// Returns a number that is equal for snapshots of the same period only.
 fn period_of(period: Period, time: DateTime, nr: usize) -> i64 {
     let (year, month, day) = (i64::from(time.year()), i64::from(time.month()), i64::from(time.day()));
     match period {

@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use crate::calendar::Age;
 
-/// Of which the last snapshot is kept.
+/// The period of which the last snapshot is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Period {
-    /// Each snapshot by itself.
+    /// Each snapshot on its own.
     Each,
-    /// Hours of the clock on the wall.
+    /// Hours in civil time.
     Hour,
     /// Days.
     Day,
@@ -22,21 +22,21 @@ pub enum Period {
     Year,
 }
 
-/// How many, or how far back.
+/// The number of periods that are kept, or their maximum age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
-    /// So many periods that have a snapshot, and the oldest snapshot while some are left.
+    /// This number of periods that have a snapshot. While it is not used up, the oldest snapshot is kept too.
     Count(u64),
-    /// Periods up to this age.
+    /// All periods up to this age.
     Within(Age),
 }
 
-/// `daily=15d`
+/// A rule such as `daily=15d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Which periods.
+    /// The period, such as a day.
     pub period: Period,
-    /// Which of them.
+    /// The number or maximum age of the periods.
     pub amount: Amount,
 }
 
@@ -86,12 +86,12 @@ impl fmt::Display for Rule {
     }
 }
 
-/// From where ages are counted.
+/// The time from which ages are counted back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reference {
-    /// The newest snapshot: what is no longer backed up does not age away.
+    /// The newest snapshot, so that nothing expires when a dataset is no longer backed up.
     #[default]
     Newest,
-    /// The clock.
+    /// The current time.
     Now,
 }

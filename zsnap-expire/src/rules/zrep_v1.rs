@@ -1,5 +1,5 @@
-//! Dated rules, as the first version of zrep-expire has them: when a snapshot was made decides when
-//! it dies. A rule is five fields like cron's and a length of time:
+//! Dated rules of the first version of zrep-expire: the time at which a snapshot was created determines
+//! when it expires. A rule has five fields like those of cron, and a length of time:
 //!
 //! ```text
 //! # MIN HR     DOM  MON  DOW  EXPIRATION
@@ -7,8 +7,8 @@
 //!   *   20-23  1-7  *    7    +6 months
 //! ```
 //!
-//! All five must match (unlike cron also both days), 1 is Sunday and 7 Saturday (unlike cron), and
-//! the rules are tried from the last to the first.
+//! All five fields must match, including both days (unlike cron). 1 is Sunday and 7 is Saturday (unlike
+//! cron). The last rule that matches applies.
 
 use jiff::Span;
 use jiff::civil::DateTime;
@@ -20,7 +20,7 @@ use crate::snapshot::{Snapshot, Verdict};
 #[cfg(test)]
 mod tests;
 
-/// A line of the file.
+/// A rule, which is a line of the file.
 #[derive(Clone, Debug)]
 pub struct DatedRule {
     minute: Field,
@@ -31,7 +31,7 @@ pub struct DatedRule {
     lives: Span,
 }
 
-/// `*`, or the numbers of a list such as `1,3-5`.
+/// A field of a rule: `*`, or a list of numbers and ranges such as `1,3-5`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Field {
     Any,
@@ -68,7 +68,7 @@ fn field(text: &str, names: &[&str], range: (i64, i64)) -> Result<Field, String>
     text.split(',').map(one).collect::<Result<_, _>>().map(Field::Of)
 }
 
-/// A line without its comment.
+/// Parses a line that has no comment.
 pub fn rule(line: &str) -> Result<DatedRule, String> {
     let mut rest = line.trim();
     let mut fields = Vec::new();
@@ -89,7 +89,7 @@ pub fn rule(line: &str) -> Result<DatedRule, String> {
     })
 }
 
-/// `+48 hours`
+/// Parses the lifetime of a snapshot, such as `+48 hours`.
 fn lives(text: &str) -> Result<Span, String> {
     let wrong = || format!("\"{text}\" is not an expiration; write +48 hours, 15 days, 4 weeks, 6 months or 5 years");
     let mut words = text.split_whitespace();
@@ -111,7 +111,7 @@ fn lives(text: &str) -> Result<Span, String> {
     span.map_err(|_| wrong())
 }
 
-/// For each snapshot, in the order given. What no rule matches stays.
+/// Returns a verdict for each snapshot, in the same order. A snapshot that no rule matches stays.
 pub fn decide(rules: &[DatedRule], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
     let now = clock.civil(clock.now);
     let verdict = |snapshot: &Snapshot<'_>| {
@@ -127,8 +127,8 @@ pub fn decide(rules: &[DatedRule], snapshots: &[Snapshot<'_>], clock: &Clock) ->
     snapshots.iter().map(verdict).collect()
 }
 
-/// When something that was made then expires, on the same clock on the wall: months and years are
-/// the calendar's, and end with the month at the latest.
+/// Returns when a snapshot that was created at `made` expires, both in civil time. Months and years are those
+/// of the calendar: a day that the resulting month does not have becomes its last day.
 fn expires(rules: &[DatedRule], made: DateTime) -> Option<DateTime> {
     let weekday = made.weekday().to_sunday_one_offset();
     let matches = |rule: &&DatedRule| {

@@ -1,5 +1,5 @@
-//! Spacing, as the second version of zrep-expire has it: up to an age, snapshots are at least so far
-//! apart. The windows of a file:
+//! Spacing rules of the second version of zrep-expire: up to an age, snapshots are at least a minimum
+//! interval apart. A file lists windows:
 //!
 //! ```text
 //! # MAX_AGE : MIN_INTERVAL
@@ -7,9 +7,9 @@
 //!  1 year   : 1 week
 //! ```
 //!
-//! From the oldest to the newest, a snapshot stays if it is at least the interval of the narrowest
-//! window that covers it later than the one that was kept before it: no calendar, no slots. What is
-//! older than the largest window goes.
+//! From the oldest to the newest, a snapshot stays if the time since the previous one that was kept is at
+//! least the interval of the narrowest window that covers the snapshot. Intervals are not aligned to the
+//! calendar. Snapshots older than the largest window are destroyed.
 
 use std::borrow::Borrow;
 use std::cmp::Reverse;
@@ -25,15 +25,15 @@ use crate::snapshot::{Snapshot, Verdict};
 #[cfg(test)]
 mod tests;
 
-/// A line of the file.
+/// A window, which is a line of the file.
 #[derive(Clone, Debug)]
 pub struct Window {
     max_age: Span,
-    /// Seconds.
+    /// The minimum interval in seconds.
     interval: i64,
 }
 
-/// `8 days : 1 hour`, without its comment.
+/// Parses a line such as `8 days : 1 hour` that has no comment.
 pub fn window(line: &str) -> Result<Window, String> {
     let (age, interval) = line.split_once(':').ok_or("write MAX_AGE : MIN_INTERVAL, as 8 days : 1 hour")?;
     let (number, unit) = amount(age)?;
@@ -41,11 +41,11 @@ pub fn window(line: &str) -> Result<Window, String> {
     let max_age = match unit {
         Unit::Year => span.try_years(number),
         Unit::Month => span.try_months(number),
-        // By the clock on the wall, on which each day has as many.
+        // Subtracted from civil time, in which each day has 86,400 seconds.
         Unit::Fixed(seconds) => span.try_seconds(number * seconds),
     };
     let max_age = max_age.map_err(|_| format!("\"{}\" is too long", age.trim()))?;
-    // As from 1 January of the year 1, which is where zrep-expire measures it.
+    // Like zrep-expire, measure intervals in years and months from 1 January of the year 1.
     let (number, unit) = amount(interval)?;
     let start = DateTime::constant(1, 1, 1, 0, 0, 0, 0);
     let end = match unit {
@@ -74,11 +74,12 @@ impl fmt::Display for Window {
 enum Unit {
     Year,
     Month,
-    /// So many seconds.
+    /// A unit of this number of seconds.
     Fixed(i64),
 }
 
-/// `8 days`, `8d`; `a day` is not understood, nor `6m`, which elsewhere is six months.
+/// Parses a length of time such as `8 days` or `8d`. `a day` is not accepted, nor is `6m`, which means six months
+/// in native rules.
 fn amount(text: &str) -> Result<(i64, Unit), String> {
     let text = text.trim();
     let wrong =
@@ -99,9 +100,9 @@ fn amount(text: &str) -> Result<(i64, Unit), String> {
     Ok((number, unit))
 }
 
-/// For each snapshot of one dataset, in the order given; the newest ones that stay in any case are
-/// not among them. `unsent` stay, and count as kept before the next one only if another was. Back-dated ones
-/// ([`crate::backdated`]) are no interval behind the one that was made before them, and none is measured from them.
+/// Returns a verdict for each snapshot of one dataset, in the same order. `snapshots` does not include the newest
+/// ones that always stay. `unsent` ones stay, and the next interval begins at them only if one was kept before.
+/// Back-dated ones ([`crate::backdated`]) count as made at the time of the one before, and no interval begins at them.
 pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
     windows: &[Window],
     snapshots: &[S],
@@ -109,7 +110,7 @@ pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
     clock: &Clock,
 ) -> Vec<Verdict> {
     let now = clock.civil(clock.now);
-    // The narrowest first: that with the latest beginning, of two such that with the shorter interval.
+    // Sort the narrowest first: the one that begins latest, and of equal ones the one with the shorter interval.
     let mut windows: Vec<_> = windows.iter().map(|w| (now.saturating_sub(w.max_age), w.interval)).collect();
     windows.sort_by_key(|(from, interval)| (Reverse(*from), *interval));
     let oldest = windows.last().map_or(now, |window| window.0);
@@ -127,7 +128,7 @@ pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
             verdicts[i] = Verdict::keep(Reason::Future);
             continue;
         }
-        // `zfs list`, from which zrep-expire reads the time, shows no seconds.
+        // Ignore seconds: zrep-expire reads the time from `zfs list`, which does not print them.
         let made = snapshot.counts_as();
         let made = clock.civil(made.saturating_sub(made.rem_euclid(60)));
         let covering = windows.iter().find(|(from, _)| made >= *from);

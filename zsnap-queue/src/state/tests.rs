@@ -1,4 +1,4 @@
-//! Tests of the state of datasets.
+//! Tests of the state directory.
 
 use super::*;
 use std::os::unix::fs::PermissionsExt;

@@ -1,12 +1,12 @@
-//! What each rule keeps, worked out by hand; `tests/tests/expire_properties` and real restic judge the rest.
+//! Tables of what each rule keeps, worked out by hand. `tests/tests/expire_properties` and real restic test the rest.
 
 use jiff::tz::TimeZone;
 
 use super::*;
 use crate::calendar::tests::at;
 
-/// zone | now, or "newest" where ages count from the newest | rules | what a rule keeps (+), what it
-/// keeps as the oldest (o), what goes (-), what is of the future (f)
+/// zone | now, or "newest" if ages count from the newest | rules | snapshots: kept by a rule (+), kept by
+/// a rule as the oldest (o), destroyed (-), dated in the future (f)
 const TABLE: &str = "
     # Just so old is too old, from the newest and from now.
     UTC | newest | all=24h | -2026-11-19T12:00 -2026-11-20T12:00 +2026-11-20T12:00:01 +2026-11-21T12:00
@@ -67,7 +67,8 @@ fn each_rule_keeps_what_it_says() {
     }
 }
 
-/// rules | by making: what a rule keeps (+), what goes (-), with the day of November 2026 and the hour, UTC
+/// rules | snapshots in the order of making: kept by a rule (+), destroyed (-), each with the day of November
+/// 2026 and the hour in UTC
 const BACK_DATED: &str = "
     # A back-dated one is the last of no period, and takes no count.
     daily=9 | +20T12 +21T12 -20T23:59 -19T23

@@ -1,5 +1,5 @@
-//! Tables worked out by hand from what zrep-expire's first version does. `seed` stands for the rules
-//! that it comes with.
+//! Tables worked out by hand from what zrep-expire's first version does. `seed` stands for its default
+//! rules.
 
 use jiff::tz::TimeZone;
 
@@ -13,13 +13,13 @@ fn rules(text: &str) -> Vec<DatedRule> {
     text.replace("seed", SEED).split(';').map(|line| rule(line).unwrap()).collect()
 }
 
-/// The columns of a table, without its comments.
+/// Returns the columns of each row of a table, without comments.
 fn rows<const N: usize>(table: &'static str) -> Vec<[&'static str; N]> {
     let lines = table.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(|l| l.split(" | ").map(str::trim).collect::<Vec<_>>().try_into().expect(l)).collect()
 }
 
-/// zone | rules | made | expires, as the clock on the wall shows it
+/// zone | rules | creation | expiration, in civil time
 const EXPIRE: &str = "
     # The seed's own rules. 22 November 2026 is a Sunday, and 7 is the Saturday.
     UTC | seed | 2026-11-22T12:00 | 2026-11-24T12:00
@@ -113,7 +113,7 @@ fn what_was_made_then_expires_then() {
     }
 }
 
-/// zone | now | rules | what stays (+), goes (-), is of the future (f), of no rule (?)
+/// zone | now | rules | snapshots: kept (+), destroyed (-), dated in the future (f), matched by no rule (?)
 const STAY: &str = "
     UTC | 2026-11-22T12:00 | * * * * * 48 hours | -2026-11-20T11:59 -2026-11-20T12:00 +2026-11-20T12:00:01 +2026-11-22T12:00
     UTC | 2026-11-22T12:00 | * * * * * 48 hours | -1970-01-01T00:00 +2026-11-23T12:00 f2026-11-23T12:00:01 f2100-01-01T00:00

@@ -1,5 +1,5 @@
-//! A table worked out by hand from what zrep-expire's second version does. `zrep` stands for the
-//! windows that it comes with.
+//! A table worked out by hand from what zrep-expire's second version does. `zrep` stands for its default
+//! windows.
 
 use jiff::tz::TimeZone;
 
@@ -14,8 +14,8 @@ fn windows(text: &str) -> Vec<Window> {
     text.replace("zrep", ZREP).split(';').map(|line| window(line).unwrap()).collect()
 }
 
-/// zone | now | windows | the first (*), what is far enough from it (+), too close (-), too old (x),
-/// was not sent (u), is of the future (f)
+/// zone | now | windows | snapshots: the first (*), far enough from the previous one kept (+), too
+/// close (-), too old (x), not sent (u), dated in the future (f)
 const TABLE: &str = "
     # zrep's own. It covers 5 years, the beginning included; a month is 31 days.
     UTC | 2026-11-22T12:00 | zrep | x2021-11-22T11:59 *2021-11-22T12:00
@@ -95,7 +95,7 @@ const TABLE: &str = "
     UTC | 2101-01-01T00:00 | 5 years : 1 day | *2100-02-28T12:00 +2100-03-01T12:00
 ";
 
-/// The signs that were decided, for snapshots in this order.
+/// Returns the sign of the verdict for each snapshot, in the same order.
 fn signs(windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<&'static str> {
     let unsent = |snapshot: &Snapshot<'_>| snapshot.sent == Sent::No;
     let verdicts = decide(windows, snapshots, &unsent, clock);
@@ -128,14 +128,15 @@ fn snapshots_are_so_far_apart() {
             expected.push(sign);
         }
         assert_eq!(signs(&windows, &snapshots, &clock), expected, "{line}");
-        // In whichever order they come.
+        // The result does not depend on the order of the list.
         snapshots.reverse();
         expected.reverse();
         assert_eq!(signs(&windows, &snapshots, &clock), expected, "{line}, the newest first");
     }
 }
 
-/// No interval is measured from a back-dated one, and it goes, as it comes at the time of the one before it.
+/// A back-dated snapshot is destroyed, because it counts as made at the time of the one before it, and no interval
+/// begins at it.
 #[test]
 fn a_back_dated_one_changes_nothing_for_the_others() {
     for (text, signed) in [
