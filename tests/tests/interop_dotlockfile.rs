@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::durable::tool_lock::{Taken, ToolLock};
+use zsnap_common::durable::tool_lock::{Acquired, ToolLock};
 
 const HOLD_LOCK: &str = env!("CARGO_BIN_EXE_hold-lock");
 
@@ -35,7 +35,7 @@ fn place() -> Place {
 }
 
 impl Place {
-    fn take(&self) -> Taken {
+    fn take(&self) -> Acquired {
         ToolLock::take(&self.state, Some(&self.lock)).unwrap()
     }
 
@@ -109,12 +109,12 @@ fn each_breaks_what_the_other_left_behind() {
     let script = r#"dotlockfile -r 0 -p "$0""#;
     assert!(Command::new("/bin/sh").args(["-c", &format!("{script}; :")]).arg(&place.lock).status().unwrap().success());
     assert!(place.lock.exists());
-    assert!(matches!(place.take(), Taken::Ours(_)));
+    assert!(matches!(place.take(), Acquired::Ours(_)));
     // One without pid (dotlockfile without -p), which nobody touches any more.
     assert_eq!(place.dotlockfile(&["-r", "0"]), 0);
-    assert!(matches!(place.take(), Taken::Busy { .. }));
+    assert!(matches!(place.take(), Acquired::Busy { .. }));
     place.make_older(1000);
-    assert!(matches!(place.take(), Taken::Ours(_)));
+    assert!(matches!(place.take(), Acquired::Ours(_)));
     // A tool that was killed.
     let (mut child, said) = place.hold("022");
     assert_eq!(said, "held\n");
@@ -142,7 +142,7 @@ fn a_lock_owned_by_nobody_is_not_broken_as_root() {
     fs::write(&place.lock, "").unwrap();
     place.make_older(1000);
     std::os::unix::fs::chown(&place.lock, Some(65534), Some(65534)).unwrap();
-    let Taken::Busy { who, age } = place.take() else { panic!() };
+    let Acquired::Busy { who, age } = place.take() else { panic!() };
     assert!(who.starts_with("a lock file of uid 65534") && age >= Duration::from_secs(1000));
     assert!(place.lock.exists());
 }

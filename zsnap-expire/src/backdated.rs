@@ -19,16 +19,16 @@ pub fn find(snapshots: &mut [Snapshot<'_>], clock: &Clock) {
         return;
     }
     let mut latest = i64::MIN;
-    for i in by_making(snapshots, clock) {
+    for i in by_txg(snapshots, clock) {
         snapshots[i].floor = latest;
         latest = latest.max(snapshots[i].creation);
     }
 }
 
 /// Returns the indices of the snapshots that are not dated in the future, in the order in which the pool made them.
-fn by_making(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<usize> {
+fn by_txg(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<usize> {
     let mut order: Vec<usize> = (0..snapshots.len()).filter(|i| !snapshots[*i].is_future(clock.now)).collect();
-    order.sort_unstable_by(|a, b| snapshots[*a].by_making(&snapshots[*b]));
+    order.sort_unstable_by(|a, b| snapshots[*a].by_txg(&snapshots[*b]));
     order
 }
 
@@ -37,7 +37,7 @@ fn by_making(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<usize> {
 /// is in the first layer that has no later date before it.
 fn layers(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Vec<usize>> {
     let mut layers: Vec<Vec<usize>> = Vec::new();
-    for i in by_making(snapshots, clock) {
+    for i in by_txg(snapshots, clock) {
         let is_later =
             |layer: &Vec<usize>| layer.last().is_some_and(|j| snapshots[*j].creation > snapshots[i].creation);
         // The last date of each layer is earlier than that of the layer before, so a binary search is possible.
@@ -52,7 +52,7 @@ fn layers(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Vec<usize>> {
 
 /// Returns how many snapshots of `layer` the pool made before snapshot `this`.
 fn made_before(layer: &[usize], snapshots: &[Snapshot<'_>], this: usize) -> usize {
-    layer.partition_point(|i| snapshots[*i].by_making(&snapshots[this]).is_lt())
+    layer.partition_point(|i| snapshots[*i].by_txg(&snapshots[this]).is_lt())
 }
 
 /// Keeps the back-dated snapshots that the policy would keep if the earlier ones with later dates did not exist. The

@@ -126,7 +126,7 @@ pub fn newest_in_future(snapshots: &[Snapshot<'_>], newest: u64, clock: &Clock) 
         return None;
     }
     let mut order: Vec<&Snapshot<'_>> = snapshots.iter().collect();
-    order.sort_unstable_by(|a, b| b.by_making(a));
+    order.sort_unstable_by(|a, b| b.by_txg(a));
     order.truncate(usize::try_from(newest.max(1)).unwrap_or(usize::MAX));
     let all = !order.is_empty() && order.iter().all(|snapshot| snapshot.is_future(clock.now));
     all.then_some(order.len() as u64)

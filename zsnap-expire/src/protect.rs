@@ -68,7 +68,7 @@ pub fn protect(verdicts: &mut [Verdict], snapshots: &[Snapshot<'_>], guards: &Gu
 /// Returns the indices of the snapshots that are not dated in the future, newest first.
 pub fn newest_first(snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<usize> {
     let mut order: Vec<usize> = (0..snapshots.len()).filter(|i| !snapshots[*i].is_future(clock.now)).collect();
-    order.sort_unstable_by(|a, b| snapshots[*b].by_making(&snapshots[*a]));
+    order.sort_unstable_by(|a, b| snapshots[*b].by_txg(&snapshots[*a]));
     order
 }
 

@@ -86,7 +86,7 @@ impl Snapshot<'_> {
     }
 
     /// Compares by the order in which the pool made them, oldest first.
-    pub fn by_making(&self, other: &Self) -> Ordering {
+    pub fn by_txg(&self, other: &Self) -> Ordering {
         (self.createtxg, self.creation, self.name).cmp(&(other.createtxg, other.creation, other.name))
     }
 

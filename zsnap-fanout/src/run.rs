@@ -14,7 +14,7 @@ use zsnap_common::durable::dest::{Courier, Dest, hangs};
 use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{Drained, Pace};
 use zsnap_common::durable::publish;
-use zsnap_common::durable::tool_lock::{Taken, ToolLock};
+use zsnap_common::durable::tool_lock::{Acquired, ToolLock};
 use zsnap_common::locks::flock::{self, Lock};
 
 use crate::cli::Options;
@@ -89,11 +89,11 @@ fn distribute(
     notices: &mut Notices,
 ) -> Result<Option<(Duration, String)>> {
     match ToolLock::take(&spool.state("lock"), options.dotlock.as_deref())? {
-        Taken::Ours(_lock) => {
+        Acquired::Ours(_lock) => {
             publish::sweep(&spool.state("")).or_exit(Exit::Io, "cannot clear up")?;
             split(spool, drives, notices).map(|()| None)
         }
-        Taken::Busy { age, who } => Ok(Some((age, who))),
+        Acquired::Busy { age, who } => Ok(Some((age, who))),
     }
 }
 

@@ -48,7 +48,7 @@ struct Saved {
 
 /// A destination that has an outbox.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct Destination {
     /// The name of the outbox.
     pub id: String,
     pub dest: Dest,
@@ -58,30 +58,35 @@ pub struct Lane {
 }
 
 /// Returns each configured destination once, except standard output, which has no outbox.
-pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Lane> {
-    let lane = |dest: &Dest| Lane { id: dest.id(), dest: dest.clone(), transport: transport.clone(), configured: true };
+pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Destination> {
+    let destination =
+        |dest: &Dest| Destination { id: dest.id(), dest: dest.clone(), transport: transport.clone(), configured: true };
     let mut seen = HashSet::new();
-    dests.iter().filter(|dest| **dest != Dest::Stdout && seen.insert(*dest)).map(lane).collect()
+    dests.iter().filter(|dest| **dest != Dest::Stdout && seen.insert(*dest)).map(destination).collect()
 }
 
-/// Adds to `lanes` the destinations that are not in it but have an outbox, as they were when it was
+/// Adds to `destinations` the destinations that are not in it but have an outbox, as they were when it was
 /// filled. A destination whose `.dest.json` cannot be read is reported and left out.
-pub fn all(boxes: &Outboxes, lanes: Vec<Lane>, transport: &Transport) -> anyhow::Result<Vec<Lane>> {
-    let mut lanes = lanes;
-    let none_configured = lanes.is_empty();
+pub fn all(
+    boxes: &Outboxes,
+    destinations: Vec<Destination>,
+    transport: &Transport,
+) -> anyhow::Result<Vec<Destination>> {
+    let mut destinations = destinations;
+    let none_configured = destinations.is_empty();
     for id in boxes.names().context("cannot read the outbox")? {
-        if lanes.iter().any(|lane| lane.id == id) {
+        if destinations.iter().any(|destination| destination.id == id) {
             continue;
         }
         match saved(&boxes.dir(&id).join(DEST)) {
             Ok(Saved { dest, user, nncp_config, nice, .. }) => {
                 let transport = Transport { user, nncp_config, nice, ..transport.clone() };
-                lanes.push(Lane { id, dest, transport, configured: none_configured });
+                destinations.push(Destination { id, dest, transport, configured: none_configured });
             }
             Err(e) => log::error(format_args!("{e:#}: name the destination with --to")),
         }
     }
-    Ok(lanes)
+    Ok(destinations)
 }
 
 fn saved(path: &Path) -> anyhow::Result<Saved> {
@@ -89,12 +94,12 @@ fn saved(path: &Path) -> anyhow::Result<Saved> {
     serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
 }
 
-/// Creates an outbox for `host` at each lane, durably, before anything refers to it.
-pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<()> {
-    for lane in lanes {
-        boxes.make(&lane.id, host).map_err(io_failed("cannot make an outbox"))?;
+/// Creates an outbox for `host` at each destination, durably, before anything refers to it.
+pub fn prepare(boxes: &Outboxes, host: &Host, destinations: &[Destination]) -> anyhow::Result<()> {
+    for destination in destinations {
+        boxes.make(&destination.id, host).map_err(io_failed("cannot make an outbox"))?;
         // Do not look at the destination: that may hang, and the stream is not durable yet.
-        remember(boxes, lane, None).map_err(io_failed("cannot fill an outbox"))?;
+        remember(boxes, destination, None).map_err(io_failed("cannot fill an outbox"))?;
     }
     Ok(())
 }
@@ -102,13 +107,13 @@ pub fn prepare(boxes: &Outboxes, host: &Host, lanes: &[Lane]) -> anyhow::Result<
 /// Updates `.dest.json`. `mounted` is whether a drive is mounted at the destination now, if known.
 /// Returns the reason not to deliver if a drive was mounted there before but is not now: then the path
 /// may be an empty mount point, which must not be filled.
-fn remember(boxes: &Outboxes, lane: &Lane, mounted: Option<bool>) -> io::Result<Option<String>> {
-    let file = boxes.dir(&lane.id).join(DEST);
+fn remember(boxes: &Outboxes, destination: &Destination, mounted: Option<bool>) -> io::Result<Option<String>> {
+    let file = boxes.dir(&destination.id).join(DEST);
     let before = saved(&file).ok();
     let was_mounted = before.as_ref().is_some_and(|before| before.mounted);
-    let Transport { user, nncp_config, nice, .. } = lane.transport.clone();
+    let Transport { user, nncp_config, nice, .. } = destination.transport.clone();
     let mounted_ever = was_mounted || mounted == Some(true);
-    let now = Saved { dest: lane.dest.clone(), user, nncp_config, nice, mounted: mounted_ever };
+    let now = Saved { dest: destination.dest.clone(), user, nncp_config, nice, mounted: mounted_ever };
     if before.as_ref() != Some(&now) {
         publish::write_durably(&file, &serde_json::to_vec_pretty(&now)?)?;
     }
@@ -117,42 +122,42 @@ fn remember(boxes: &Outboxes, lane: &Lane, mounted: Option<bool>) -> io::Result<
     }))
 }
 
-/// The result of delivering to a lane.
+/// The result of delivering to a destination.
 pub struct Outcome {
-    pub lane: Lane,
+    pub destination: Destination,
     /// The names of the files that were delivered.
     pub delivered: Vec<String>,
-    /// Whether a notice was printed: the lane failed, and that is new or was last printed a day ago.
+    /// Whether a notice was printed: the destination failed, and that is new or was last printed a day ago.
     pub notices: bool,
 }
 
-/// Delivers what waits in each lane. All lanes run in parallel, so that one that hangs does not delay
+/// Delivers what waits in each destination. All destinations run in parallel, so that one that hangs does not delay
 /// the others. `bare` is whether the bare command runs, rather than `flush`.
-pub fn deliver(boxes: &Outboxes, lanes: Vec<Lane>, bare: bool) -> Vec<Outcome> {
-    all_at_once(lanes, |lane| deliver_lane(boxes, lane, bare))
+pub fn deliver(boxes: &Outboxes, destinations: Vec<Destination>, bare: bool) -> Vec<Outcome> {
+    all_at_once(destinations, |destination| deliver_to(boxes, destination, bare))
 }
 
-/// Runs `work` for all lanes in parallel, and returns an outcome for each, even if its thread panics.
-fn all_at_once(lanes: Vec<Lane>, work: impl Fn(Lane) -> Outcome + Sync) -> Vec<Outcome> {
-    let died = |lane: Lane| {
+/// Runs `work` for all destinations in parallel, and returns an outcome for each, even if its thread panics.
+fn all_at_once(destinations: Vec<Destination>, work: impl Fn(Destination) -> Outcome + Sync) -> Vec<Outcome> {
+    let died = |destination: Destination| {
         log::error(format_args!(
             "not delivered to {}, the next run tries again: its thread died, which is a defect of zsnap-queue",
-            lane.dest
+            destination.dest
         ));
-        Outcome { lane, delivered: Vec::new(), notices: true }
+        Outcome { destination, delivered: Vec::new(), notices: true }
     };
     let work = &work;
     thread::scope(|scope| {
-        let start = |lane: Lane| (lane.clone(), scope.spawn(move || work(lane)));
-        let running: Vec<_> = lanes.into_iter().map(start).collect();
-        running.into_iter().map(|(lane, thread)| thread.join().unwrap_or_else(|_| died(lane))).collect()
+        let start = |destination: Destination| (destination.clone(), scope.spawn(move || work(destination)));
+        let running: Vec<_> = destinations.into_iter().map(start).collect();
+        running.into_iter().map(|(destination, thread)| thread.join().unwrap_or_else(|_| died(destination))).collect()
     })
 }
 
-/// Delivers what waits in a lane. Returns `None` if the destination hung lately and is left to `flush`.
-fn drain(boxes: &Outboxes, lane: &Lane, bare: bool) -> Option<Drained> {
-    let dir = boxes.dir(&lane.id);
-    let mut courier = Courier::new(&lane.dest, &lane.transport, &dir);
+/// Delivers what waits in a destination. Returns `None` if the destination hung lately and is left to `flush`.
+fn drain(boxes: &Outboxes, destination: &Destination, bare: bool) -> Option<Drained> {
+    let dir = boxes.dir(&destination.id);
+    let mut courier = Courier::new(&destination.dest, &destination.transport, &dir);
     let hung = courier.hung_at().and_then(|at| report::ago(at, clock()));
     if bare && hung.is_some_and(|age| age < LEFT_TO_FLUSH) {
         return None;
@@ -160,10 +165,11 @@ fn drain(boxes: &Outboxes, lane: &Lane, bare: bool) -> Option<Drained> {
     if let Err(e) = publish::sweep(&dir) {
         return Some(Drained::broken(e.into()));
     }
-    let (pace, mut tidy) = (Pace { at_once: lane.dest.at_once(), keep: None, last: courier.last() }, false);
-    Some(boxes.drain(&lane.id, None, pace, &mut |items| {
-        let mounted = matches!(lane.dest, Dest::Dir(_)).then(|| courier.look()).transpose()?.map(|look| look.mounted);
-        if let Some(unmounted) = remember(boxes, lane, mounted)? {
+    let (pace, mut tidy) = (Pace { at_once: destination.dest.at_once(), keep: None, last: courier.last() }, false);
+    Some(boxes.drain(&destination.id, None, pace, &mut |items| {
+        let mounted =
+            matches!(destination.dest, Dest::Dir(_)).then(|| courier.look()).transpose()?.map(|look| look.mounted);
+        if let Some(unmounted) = remember(boxes, destination, mounted)? {
             return Ok(vec![Ok(Delivered::Away(unmounted))]);
         }
         if !std::mem::replace(&mut tidy, true) {
@@ -173,14 +179,14 @@ fn drain(boxes: &Outboxes, lane: &Lane, bare: bool) -> Option<Drained> {
     }))
 }
 
-fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
-    let dir = boxes.dir(&lane.id);
-    let Some(drained) = drain(boxes, &lane, bare) else {
-        log::info(format_args!("{} hung: what waits there is left to zsnap-queue flush", lane.dest));
-        return Outcome { lane, delivered: Vec::new(), notices: false };
+fn deliver_to(boxes: &Outboxes, destination: Destination, bare: bool) -> Outcome {
+    let dir = boxes.dir(&destination.id);
+    let Some(drained) = drain(boxes, &destination, bare) else {
+        log::info(format_args!("{} hung: what waits there is left to zsnap-queue flush", destination.dest));
+        return Outcome { destination, delivered: Vec::new(), notices: false };
     };
     for name in &drained.delivered {
-        log::info(format_args!("{name} was delivered to {}", lane.dest));
+        log::info(format_args!("{name} was delivered to {}", destination.dest));
     }
     let stopped = |e: &anyhow::Error| Cancelled::find(e).is_some();
     // The file, or "" for the destination as a whole, and the message.
@@ -191,25 +197,25 @@ fn deliver_lane(boxes: &Outboxes, lane: Lane, bare: bool) -> Outcome {
         problems.push(match hangs(e) {
             // A problem of the destination as a whole: the file with which it hangs differs from run to run.
             true => {
-                log::info(format_args!("{name} was given to {} when that hung", lane.dest));
+                log::info(format_args!("{name} was given to {} when that hung", destination.dest));
                 ("", format!("{e:#}"))
             }
             false => (name, format!("{name}: {e:#}")),
         });
     }
-    let (age, who) = flock::holder(&boxes.lock(&lane.id));
+    let (age, who) = flock::holder(&boxes.lock(&destination.id));
     if drained.busy && age > HUNG {
         let hours = age.as_secs() / 3600;
         problems.push(("", format!("{who} has been at it for {hours} hours: check what it is doing, then kill it")));
     }
     let notices = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
-            log::info(format_args!("delivery to {} was stopped; the next run goes on", lane.dest));
+            log::info(format_args!("delivery to {} was stopped; the next run goes on", destination.dest));
             false
         }
-        false => tell(&dir, &lane.dest, &problems, drained.busy, bare),
+        false => tell(&dir, &destination.dest, &problems, drained.busy, bare),
     };
-    Outcome { lane, delivered: drained.delivered, notices }
+    Outcome { destination, delivered: drained.delivered, notices }
 }
 
 /// Returns the current time in seconds since 1970.
@@ -253,19 +259,19 @@ mod tests {
         let host: Host = "h".parse().unwrap();
         let drive = dir.path().join("drive");
         let transport = Transport { nice: Some("B".into()), ..Transport::default() };
-        let lanes = configured(&[Dest::Dir(drive.clone())], &transport);
-        prepare(&boxes, &host, &lanes).unwrap();
+        let destinations = configured(&[Dest::Dir(drive.clone())], &transport);
+        prepare(&boxes, &host, &destinations).unwrap();
         make_dirs(&boxes.split_dir(&host)).unwrap();
         fs::write(boxes.split_dir(&host).join(NAME), "x").unwrap();
-        boxes.split(&host, &[NAME], &[lanes[0].id.clone()]).unwrap();
+        boxes.split(&host, &[NAME], &[destinations[0].id.clone()]).unwrap();
 
         let other = configured(&["cmd:true".parse().unwrap()], &Transport::default());
         let found = all(&boxes, other, &Transport::default()).unwrap();
-        let old = found.iter().find(|lane| !lane.configured).unwrap();
-        assert_eq!((&old.dest, old.transport.nice.as_deref()), (&lanes[0].dest, Some("B")));
+        let old = found.iter().find(|destination| !destination.configured).unwrap();
+        assert_eq!((&old.dest, old.transport.nice.as_deref()), (&destinations[0].dest, Some("B")));
 
         // Away: each of the two commands prints the notice once, because somebody may read only one of them.
-        let outcome = |lane: &Lane| deliver(&boxes, vec![lane.clone()], false).remove(0);
+        let outcome = |destination: &Destination| deliver(&boxes, vec![destination.clone()], false).remove(0);
         let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).notices;
         assert!(bare() && !bare());
         let first = outcome(old);
@@ -291,17 +297,17 @@ mod tests {
         let host: Host = "h".parse().unwrap();
         let drive = dir.path().join("drive");
         fs::create_dir(&drive).unwrap();
-        let lanes = configured(&[Dest::Dir(drive.clone())], &Transport::default());
-        prepare(&boxes, &host, &lanes).unwrap();
+        let destinations = configured(&[Dest::Dir(drive.clone())], &Transport::default());
+        prepare(&boxes, &host, &destinations).unwrap();
         // Pretend that a drive was mounted there.
-        let file = boxes.dir(&lanes[0].id).join(DEST);
+        let file = boxes.dir(&destinations[0].id).join(DEST);
         let plain = fs::read_to_string(&file).unwrap();
         fs::write(&file, plain.replace("\"mounted\": false", "\"mounted\": true")).unwrap();
         assert_ne!(fs::read_to_string(&file).unwrap(), plain);
-        prepare(&boxes, &host, &lanes).unwrap();
-        let queued = boxes.dir(&lanes[0].id).join("h").join(NAME);
+        prepare(&boxes, &host, &destinations).unwrap();
+        let queued = boxes.dir(&destinations[0].id).join("h").join(NAME);
         fs::write(&queued, "x").unwrap();
-        let outcome = || deliver(&boxes, lanes.clone(), false).remove(0);
+        let outcome = || deliver(&boxes, destinations.clone(), false).remove(0);
         assert!(outcome().notices && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
         fs::remove_file(&file).unwrap();
         assert_eq!(outcome().delivered, [NAME]);
@@ -310,12 +316,13 @@ mod tests {
 
     #[test]
     fn a_thread_that_dies_is_an_error_of_its_destination() {
-        let lanes = configured(&["cmd:true".parse().unwrap(), "cmd:false".parse().unwrap()], &Transport::default());
-        let outcomes = all_at_once(lanes, |lane| {
-            assert!(lane.dest.to_string() != "cmd:false", "as if it had a defect");
-            Outcome { lane, delivered: vec![NAME.into()], notices: false }
+        let destinations =
+            configured(&["cmd:true".parse().unwrap(), "cmd:false".parse().unwrap()], &Transport::default());
+        let outcomes = all_at_once(destinations, |destination| {
+            assert!(destination.dest.to_string() != "cmd:false", "as if it had a defect");
+            Outcome { destination, delivered: vec![NAME.into()], notices: false }
         });
-        let notices = |o: &Outcome| (o.lane.dest.to_string(), o.notices, o.delivered.len());
+        let notices = |o: &Outcome| (o.destination.dest.to_string(), o.notices, o.delivered.len());
         assert_eq!(
             outcomes.iter().map(notices).collect::<Vec<_>>(),
             [("cmd:true".to_owned(), false, 1), ("cmd:false".to_owned(), true, 0)]
@@ -326,12 +333,12 @@ mod tests {
     fn a_delivery_that_hangs_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
-        let lanes = configured(&["cmd:true".parse().unwrap()], &Transport::default());
-        prepare(&boxes, &"h".parse().unwrap(), &lanes).unwrap();
-        fs::write(boxes.dir(&lanes[0].id).join("h").join(NAME), "x").unwrap();
-        let path = boxes.lock(&lanes[0].id);
+        let destinations = configured(&["cmd:true".parse().unwrap()], &Transport::default());
+        prepare(&boxes, &"h".parse().unwrap(), &destinations).unwrap();
+        fs::write(boxes.dir(&destinations[0].id).join("h").join(NAME), "x").unwrap();
+        let path = boxes.lock(&destinations[0].id);
         let lock = flock::Lock::try_new(&path).unwrap().unwrap();
-        let outcome = |bare| deliver(&boxes, lanes.clone(), bare).remove(0);
+        let outcome = |bare| deliver(&boxes, destinations.clone(), bare).remove(0);
         assert!(!outcome(false).notices);
         let since = SystemTime::now() - HUNG - Duration::from_secs(60);
         fs::File::options().write(true).open(&path).unwrap().set_modified(since).unwrap();

@@ -27,9 +27,9 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     });
     let boxes = state::outboxes(&dir);
     let transport = job::transport(o);
-    let lanes = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
-    let outcomes = delivery::deliver(&boxes, lanes, false);
-    if outcomes.iter().any(|o| o.notices && o.lane.configured) {
+    let destinations = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
+    let outcomes = delivery::deliver(&boxes, destinations, false);
+    if outcomes.iter().any(|o| o.notices && o.destination.configured) {
         exit = exit.max(Exit::SomeFailed);
     }
     Ok(exit)

@@ -177,7 +177,7 @@ impl Run<'_> {
     fn publish(&self, dataset: Locked<'_>, begun: Begun, mut copy: Option<StateCopy>) -> anyhow::Result<Exit> {
         let (state, target) = (dataset.state, &self.job.target);
         let boxes = state.outboxes();
-        let lanes = delivery::configured(&self.job.dests, &job::transport(self.options));
+        let destinations = delivery::configured(&self.job.dests, &job::transport(self.options));
         // Q1
         let split = boxes.split_dir(&target.host);
         publish::make_dirs(&split).map_err(io_failed("cannot make the outbox"))?;
@@ -191,9 +191,9 @@ impl Run<'_> {
         let stamp = Stamp::from_seq(self.place.seq, std::process::id());
         let name = QueueName::new(stamp, target, state.digest(target), self.options.opaque_names).to_string();
         let mut new = self.acknowledged(&passed, Some(name.clone()), copy.as_ref())?;
-        new.destinations = lanes.iter().map(|lane| lane.id.clone()).collect();
+        new.destinations = destinations.iter().map(|destination| destination.id.clone()).collect();
         // Q3
-        delivery::prepare(&boxes, &target.host, &lanes)?;
+        delivery::prepare(&boxes, &target.host, &destinations)?;
         // Q4
         cancel::check()?;
         let committed = file.link_as(name.as_ref()).map_err(|e| CommitError::Old(e.into()));
@@ -228,7 +228,7 @@ impl Run<'_> {
         drop(dataset);
         log::info(format_args!("{name}: {} bytes queued as {sealed_bytes}", passed.trailer.bytes));
         // Q9, Q10
-        let outcomes = delivery::deliver(&boxes, lanes, true);
+        let outcomes = delivery::deliver(&boxes, destinations, true);
         if self.options.json {
             self.tell(&name, sealed_bytes, &passed, &outcomes);
         }
@@ -318,7 +318,7 @@ impl Run<'_> {
 
     /// Prints the result as one line of JSON.
     fn tell(&self, name: &str, sealed_bytes: u64, passed: &Passed, outcomes: &[Outcome]) {
-        let delivered = |o: &Outcome| json!({"to": o.lane.dest, "delivered": o.delivered.iter().any(|n| n == name)});
+        let delivered = |o: &Outcome| json!({"to": o.destination.dest, "delivered": o.delivered.iter().any(|n| n == name)});
         let line = json!({
             "host": self.manifest.host,
             "dataset": self.manifest.dataset,

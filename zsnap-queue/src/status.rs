@@ -11,7 +11,7 @@ use zsnap_common::durable::outbox::Queued;
 use zsnap_common::names::target::Target;
 
 use crate::cli::{Options, StatusOptions};
-use crate::delivery::{self, Lane};
+use crate::delivery::{self, Destination};
 use crate::flush::existing;
 use crate::job;
 use crate::state::State;
@@ -55,10 +55,13 @@ struct Row {
 fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
     let boxes = state.outboxes();
     let transport = job::transport(o);
-    let lanes = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
+    let destinations = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
     let mut waiting: BTreeMap<String, Vec<Queued>> = BTreeMap::new();
-    for lane in &lanes {
-        waiting.insert(lane.id.clone(), boxes.waiting(&lane.id).or_exit(Exit::TryAgain, "cannot read the outbox")?);
+    for destination in &destinations {
+        waiting.insert(
+            destination.id.clone(),
+            boxes.waiting(&destination.id).or_exit(Exit::TryAgain, "cannot read the outbox")?,
+        );
     }
     let mut rows = Vec::new();
     for target in state.targets()? {
@@ -66,7 +69,7 @@ fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
         let split = boxes.in_split(&target.host).or_exit(Exit::TryAgain, "cannot read the outbox")?;
         let row = |to| Row { target: target.clone(), seq: past.chain.seq, acknowledged: past.at, to };
         let before = rows.len();
-        for Lane { id, dest, configured, .. } in &lanes {
+        for Destination { id, dest, configured, .. } in &destinations {
             let ours = |queued: &&Queued| state.is_of(&queued.parsed, &target);
             // Queued files wait even before they are linked into the outboxes.
             let to_split = split.iter().filter(|queued| {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use zsnap_common::cli::exit::{Exit, run_tool};
-use zsnap_common::durable::tool_lock::{Taken, ToolLock};
+use zsnap_common::durable::tool_lock::{Acquired, ToolLock};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -19,8 +19,8 @@ fn main() -> ExitCode {
         return run_tool("hold-lock", || {
             let mut stdout = std::io::stdout();
             match take()? {
-                Taken::Busy { who, .. } => writeln!(stdout, "busy: {who}")?,
-                Taken::Ours(_lock) => {
+                Acquired::Busy { who, .. } => writeln!(stdout, "busy: {who}")?,
+                Acquired::Ours(_lock) => {
                     writeln!(stdout, "held")?;
                     std::io::stdin().read_to_end(&mut Vec::new())?;
                 }
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let mut got = 0;
     let exit = run_tool("hold-lock", || {
         for _ in 0..times.parse::<u32>()? {
-            if let Taken::Ours(_lock) = take()? {
+            if let Acquired::Ours(_lock) = take()? {
                 got += 1;
                 let alone = std::fs::create_dir(dir).is_ok();
                 std::thread::yield_now();

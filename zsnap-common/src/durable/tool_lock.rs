@@ -20,7 +20,7 @@ pub struct ToolLock {
 
 /// How taking the tool's lock went.
 #[derive(Debug)]
-pub enum Taken {
+pub enum Acquired {
     /// Ours.
     Ours(ToolLock),
     /// Another instance (flock), or a script with dotlockfile, holds it, for that long.
@@ -36,10 +36,10 @@ impl ToolLock {
     /// Takes the lock. Without `dotlock` it is beside `state_lock`, with `.dotlock` appended to
     /// the name. Errors: `Exit::Config` for an unsafe dotlock directory, or something at either
     /// path that is not a regular file.
-    pub fn take(state_lock: &Path, dotlock: Option<&Path>) -> anyhow::Result<Taken> {
+    pub fn take(state_lock: &Path, dotlock: Option<&Path>) -> anyhow::Result<Acquired> {
         let Some(mut lock) = Lock::try_new(state_lock)? else {
             let (age, who) = holder(state_lock);
-            return Ok(Taken::Busy { age, who });
+            return Ok(Acquired::Busy { age, who });
         };
         // Whatever a former holder of the flock left behind is stale, even if its pid now
         // belongs to somebody else, as it may after a reboot.
@@ -48,9 +48,9 @@ impl ToolLock {
         Ok(match DotLock::take(&path, left)? {
             Ok(dotlock) => {
                 lock.note(&format!("{}\n", dotlock.id()));
-                Taken::Ours(ToolLock { _dotlock: dotlock, _lock: lock })
+                Acquired::Ours(ToolLock { _dotlock: dotlock, _lock: lock })
             }
-            Err(holder) => Taken::Busy { age: holder.age, who: holder.who },
+            Err(holder) => Acquired::Busy { age: holder.age, who: holder.who },
         })
     }
 }
@@ -61,12 +61,12 @@ impl ToolLock {
 pub fn unless_busy(state: &Path, dotlock: Option<&Path>, max_run: Duration) -> anyhow::Result<Option<ToolLock>> {
     publish::make_dirs(state).or_exit(Exit::CantCreate, "--state")?;
     match ToolLock::take(&state.join("lock"), dotlock)? {
-        Taken::Ours(lock) => Ok(Some(lock)),
-        Taken::Busy { age, who } if age <= max_run => {
+        Acquired::Ours(lock) => Ok(Some(lock)),
+        Acquired::Busy { age, who } if age <= max_run => {
             log::info(format_args!("another instance ({who}) is running; nothing was done"));
             Ok(None)
         }
-        Taken::Busy { age, who } => Err(Exit::TryAgain.error(format!(
+        Acquired::Busy { age, who } => Err(Exit::TryAgain.error(format!(
             "{who} has been running {}, longer than --max-run: check what it is doing, then kill it",
             for_how_long(age)
         ))),
@@ -92,9 +92,9 @@ mod tests {
         let dir = dir();
         let path = dir.path().join("lock");
         let dotlock = dir.path().join("lock.dotlock");
-        let Taken::Ours(ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
+        let Acquired::Ours(ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
         assert_eq!(std::fs::read_to_string(&dotlock).unwrap(), format!("{}\n", std::process::id()));
-        let Taken::Busy { age, who } = ToolLock::take(&path, None).unwrap() else { panic!() };
+        let Acquired::Busy { age, who } = ToolLock::take(&path, None).unwrap() else { panic!() };
         assert!(age < Duration::from_secs(3600));
         assert_eq!(who, format!("pid {} ({})", std::process::id(), path.display()));
         drop(ours);
@@ -106,7 +106,7 @@ mod tests {
         let dir = dir();
         let path = dir.path().join("lock");
         let dotlock = dir.path().join("lock.dotlock");
-        let Taken::Ours(mut ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
+        let Acquired::Ours(mut ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
         // As after a power failure: the dotlock stays, and its pid is somebody's.
         std::fs::write(&dotlock, "1\n").unwrap();
         let id = FileId::of(&rustix::fs::stat(&dotlock).unwrap());
@@ -115,11 +115,11 @@ mod tests {
         let noted = std::fs::read(&path).unwrap();
         drop(ours._lock);
         std::fs::write(&path, noted).unwrap();
-        assert!(matches!(ToolLock::take(&path, None).unwrap(), Taken::Ours(_)));
+        assert!(matches!(ToolLock::take(&path, None).unwrap(), Acquired::Ours(_)));
 
         // But a script's lock with that pid is none of it.
         std::fs::write(&dotlock, "1\n").unwrap();
-        let Taken::Busy { who, .. } = ToolLock::take(&path, None).unwrap() else { panic!() };
+        let Acquired::Busy { who, .. } = ToolLock::take(&path, None).unwrap() else { panic!() };
         assert_eq!(who, format!("pid 1 ({})", dotlock.display()));
     }
 }

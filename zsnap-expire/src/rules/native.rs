@@ -53,7 +53,7 @@ pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], 
             left -= 1;
         }
         if let (Period::Each, Some(oldest)) = (rule.period, reached) {
-            let later = back.iter().filter(|i| snapshots[**i].by_making(oldest).is_gt());
+            let later = back.iter().filter(|i| snapshots[**i].by_txg(oldest).is_gt());
             later.for_each(|i| verdicts[*i].also(Reason::Rule(*rule)));
         }
     }
