@@ -184,8 +184,9 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// Loads the keys that decrypt from secret key files, for which [`SigningKey::load`] has the conditions. Expired
-    /// keys are loaded too, because old files must stay readable, and a file may hold several keys.
+    /// Loads the keys that decrypt from secret key files. The conditions for a file are those of
+    /// [`SigningKey::load`], but expired keys are loaded too, because old files must stay readable, and a file may
+    /// hold several keys.
     pub fn load(files: &[PathBuf]) -> anyhow::Result<Keyring> {
         let mut keys = Vec::new();
         for file in files {

@@ -83,7 +83,7 @@ pub struct Gate {
     guids: HashSet<Guid>,
 }
 
-/// What is known when the first sub-stream begins.
+/// What is known when the first substream begins.
 pub struct Head<'a> {
     /// The name in the first BEGIN record, `fs@snap`: the wrapper's, with its last snapshot, or the only substream's.
     pub toname: String,

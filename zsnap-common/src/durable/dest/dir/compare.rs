@@ -1,4 +1,4 @@
-//! Whether two files hold the same bytes.
+//! The comparison of files, byte by byte.
 
 use std::fs::File;
 use std::io;
