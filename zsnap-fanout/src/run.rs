@@ -12,7 +12,7 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::dest::{Courier, Dest, hangs};
 use zsnap_common::durable::notices::Notices;
-use zsnap_common::durable::outbox::{Drained, Pace};
+use zsnap_common::durable::outbox::{DrainOptions, Drained};
 use zsnap_common::durable::publish;
 use zsnap_common::durable::tool_lock::{Acquired, ToolLock};
 use zsnap_common::locks::flock::{self, Lock};
@@ -149,7 +149,7 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
             let kept = || spool.kept(name).join(day(clock()));
             let keep = drive.keep.map(|_| &kept as &dyn Fn() -> PathBuf);
             let mut tidy = false;
-            drained = boxes.drain(name, lock, Pace { at_once: dest.at_once(), keep, last }, &mut |items| {
+            drained = boxes.drain(name, lock, DrainOptions { at_once: dest.at_once(), keep, last }, &mut |items| {
                 // Tidy only if there are files to deliver, so that a sleeping disk is not woken.
                 if !std::mem::replace(&mut tidy, true) {
                     courier.tidy()?;

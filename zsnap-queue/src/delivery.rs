@@ -15,7 +15,7 @@ use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::durable::dest::{Courier, Delivered, Dest, Transport, hangs};
 use zsnap_common::durable::notices::Notices;
-use zsnap_common::durable::outbox::{Drained, Outboxes, Pace};
+use zsnap_common::durable::outbox::{DrainOptions, Drained, Outboxes};
 use zsnap_common::durable::publish;
 use zsnap_common::locks::flock;
 use zsnap_common::names::target::Host;
@@ -128,7 +128,7 @@ pub struct Outcome {
     /// The names of the files that were delivered.
     pub delivered: Vec<String>,
     /// Whether a notice was printed: the destination failed, and that is new or was last printed a day ago.
-    pub notices: bool,
+    pub reported: bool,
 }
 
 /// Delivers what waits in each destination. All destinations run in parallel, so that one that hangs does not delay
@@ -144,7 +144,7 @@ fn all_at_once(destinations: Vec<Destination>, work: impl Fn(Destination) -> Out
             "not delivered to {}, the next run tries again: its thread died, which is a defect of zsnap-queue",
             destination.dest
         ));
-        Outcome { destination, delivered: Vec::new(), notices: true }
+        Outcome { destination, delivered: Vec::new(), reported: true }
     };
     let work = &work;
     thread::scope(|scope| {
@@ -165,7 +165,8 @@ fn drain(boxes: &Outboxes, destination: &Destination, bare: bool) -> Option<Drai
     if let Err(e) = publish::sweep(&dir) {
         return Some(Drained::broken(e.into()));
     }
-    let (pace, mut tidy) = (Pace { at_once: destination.dest.at_once(), keep: None, last: courier.last() }, false);
+    let (pace, mut tidy) =
+        (DrainOptions { at_once: destination.dest.at_once(), keep: None, last: courier.last() }, false);
     Some(boxes.drain(&destination.id, None, pace, &mut |items| {
         let mounted =
             matches!(destination.dest, Dest::Dir(_)).then(|| courier.look()).transpose()?.map(|look| look.mounted);
@@ -183,7 +184,7 @@ fn deliver_to(boxes: &Outboxes, destination: Destination, bare: bool) -> Outcome
     let dir = boxes.dir(&destination.id);
     let Some(drained) = drain(boxes, &destination, bare) else {
         log::info(format_args!("{} hung: what waits there is left to zsnap-queue flush", destination.dest));
-        return Outcome { destination, delivered: Vec::new(), notices: false };
+        return Outcome { destination, delivered: Vec::new(), reported: false };
     };
     for name in &drained.delivered {
         log::info(format_args!("{name} was delivered to {}", destination.dest));
@@ -208,14 +209,14 @@ fn deliver_to(boxes: &Outboxes, destination: Destination, bare: bool) -> Outcome
         let hours = age.as_secs() / 3600;
         problems.push(("", format!("{who} has been at it for {hours} hours: check what it is doing, then kill it")));
     }
-    let notices = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
+    let reported = match drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e)).any(stopped) {
         true => {
             log::info(format_args!("delivery to {} was stopped; the next run goes on", destination.dest));
             false
         }
-        false => tell(&dir, &destination.dest, &problems, drained.busy, bare),
+        false => report_problems(&dir, &destination.dest, &problems, drained.busy, bare),
     };
-    Outcome { destination, delivered: drained.delivered, notices }
+    Outcome { destination, delivered: drained.delivered, reported }
 }
 
 /// Returns the current time in seconds since 1970.
@@ -224,7 +225,7 @@ fn clock() -> u64 {
 }
 
 /// Prints the problems that are new, have another text, or were last printed a day ago. Returns whether any was.
-fn tell(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: bool) -> bool {
+fn report_problems(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: bool, bare: bool) -> bool {
     let mut notices = Notices::read(dir.join(TOLD), clock(), false);
     for (what, problem) in problems {
         let line = format!("not delivered to {dest}, the next run tries again: {problem}");
@@ -272,14 +273,14 @@ mod tests {
 
         // Away: each of the two commands prints the notice once, because somebody may read only one of them.
         let outcome = |destination: &Destination| deliver(&boxes, vec![destination.clone()], false).remove(0);
-        let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).notices;
+        let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).reported;
         assert!(bare() && !bare());
         let first = outcome(old);
-        assert!(first.notices && first.delivered.is_empty());
-        assert!(!outcome(old).notices && !bare() && !outcome(old).notices);
+        assert!(first.reported && first.delivered.is_empty());
+        assert!(!outcome(old).reported && !bare() && !outcome(old).reported);
         // Another cause is printed.
         fs::write(&drive, "").unwrap();
-        assert!(outcome(old).notices && !outcome(old).notices);
+        assert!(outcome(old).reported && !outcome(old).reported);
         fs::remove_file(&drive).unwrap();
         assert_eq!(boxes.waiting(&old.id).unwrap().len(), 1);
         fs::create_dir(&drive).unwrap();
@@ -308,7 +309,7 @@ mod tests {
         let queued = boxes.dir(&destinations[0].id).join("h").join(NAME);
         fs::write(&queued, "x").unwrap();
         let outcome = || deliver(&boxes, destinations.clone(), false).remove(0);
-        assert!(outcome().notices && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
+        assert!(outcome().reported && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
         fs::remove_file(&file).unwrap();
         assert_eq!(outcome().delivered, [NAME]);
         assert_eq!(fs::read_to_string(&file).unwrap(), plain);
@@ -320,9 +321,9 @@ mod tests {
             configured(&["cmd:true".parse().unwrap(), "cmd:false".parse().unwrap()], &Transport::default());
         let outcomes = all_at_once(destinations, |destination| {
             assert!(destination.dest.to_string() != "cmd:false", "as if it had a defect");
-            Outcome { destination, delivered: vec![NAME.into()], notices: false }
+            Outcome { destination, delivered: vec![NAME.into()], reported: false }
         });
-        let notices = |o: &Outcome| (o.destination.dest.to_string(), o.notices, o.delivered.len());
+        let notices = |o: &Outcome| (o.destination.dest.to_string(), o.reported, o.delivered.len());
         assert_eq!(
             outcomes.iter().map(notices).collect::<Vec<_>>(),
             [("cmd:true".to_owned(), false, 1), ("cmd:false".to_owned(), true, 0)]
@@ -339,10 +340,10 @@ mod tests {
         let path = boxes.lock(&destinations[0].id);
         let lock = flock::Lock::try_new(&path).unwrap().unwrap();
         let outcome = |bare| deliver(&boxes, destinations.clone(), bare).remove(0);
-        assert!(!outcome(false).notices);
+        assert!(!outcome(false).reported);
         let since = SystemTime::now() - HUNG - Duration::from_secs(60);
         fs::File::options().write(true).open(&path).unwrap().set_modified(since).unwrap();
-        assert!(outcome(true).notices && outcome(false).notices && !outcome(false).notices);
+        assert!(outcome(true).reported && outcome(false).reported && !outcome(false).reported);
         drop(lock);
         assert_eq!(outcome(false).delivered, [NAME]);
     }

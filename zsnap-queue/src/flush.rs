@@ -29,7 +29,7 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     let transport = job::transport(o);
     let destinations = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
     let outcomes = delivery::deliver(&boxes, destinations, false);
-    if outcomes.iter().any(|o| o.notices && o.destination.configured) {
+    if outcomes.iter().any(|o| o.reported && o.destination.configured) {
         exit = exit.max(Exit::SomeFailed);
     }
     Ok(exit)

@@ -318,7 +318,8 @@ impl Run<'_> {
 
     /// Prints the result as one line of JSON.
     fn tell(&self, name: &str, sealed_bytes: u64, passed: &Passed, outcomes: &[Outcome]) {
-        let delivered = |o: &Outcome| json!({"to": o.destination.dest, "delivered": o.delivered.iter().any(|n| n == name)});
+        let delivered =
+            |o: &Outcome| json!({"to": o.destination.dest, "delivered": o.delivered.iter().any(|n| n == name)});
         let line = json!({
             "host": self.manifest.host,
             "dataset": self.manifest.dataset,

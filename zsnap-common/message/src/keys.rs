@@ -1,5 +1,5 @@
-//! OpenPGP keys: certificates to encrypt to, the key that signs, the keys that decrypt, and
-//! making new ones.
+//! OpenPGP keys: certificates to encrypt to, the key that signs, the keys that decrypt, and the generation of new
+//! ones.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -26,15 +26,15 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::trusted;
 use zsnap_common::names::target::Host;
 
-/// Warn when a key expires within this time.
+/// A key that expires within this time causes a warning.
 const SOON: Duration = Duration::from_secs(30 * DAY);
 const DAY: u64 = 24 * 60 * 60;
-/// Largest key file. Certificates with many signatures have some 100 KiB.
+/// The maximum size of a key file, in bytes. Certificates with many signatures have some 100 KiB.
 const MAX_FILE: u64 = 16 << 20;
-/// 2026-11-01: algorithms are judged as they were thought of on this day, see [`policy`].
+/// 2026-11-01: algorithms are judged by what was known on this day, see [`policy`].
 const JUDGED: u64 = 1_793_491_200;
 
-/// The sealed file's OpenPGP flavour.
+/// The OpenPGP format of a queue file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// SEIPDv1: every GnuPG reads it.
@@ -43,9 +43,8 @@ pub enum Format {
     Aead,
 }
 
-/// Sequoia's standard policy, as of a fixed day. Some of its cut-offs lie ahead (DSA: 2030); by
-/// the local clock a file that was fine yesterday would be bad tomorrow, and on another machine
-/// with a wrong clock today.
+/// Returns Sequoia's standard policy as of a fixed day. Some of its cut-off dates lie ahead (DSA: 2030). By the local
+/// clock, a file that was accepted yesterday would be rejected tomorrow, or today on a machine with a wrong clock.
 pub(crate) fn policy() -> StandardPolicy<'static> {
     StandardPolicy::at(UNIX_EPOCH + Duration::from_secs(JUDGED))
 }
@@ -54,15 +53,18 @@ pub(crate) fn policy() -> StandardPolicy<'static> {
 pub struct Recipients {
     pub(crate) certs: Vec<Cert>,
     pub(crate) keys: Vec<Key<PublicParts, UnspecifiedRole>>,
-    /// What to look at soon, one line each, for the log.
+    /// What needs attention soon, one line each, for the log.
     pub warnings: Vec<String>,
 }
 
 impl Recipients {
-    /// Loads certificate files (binary or armored, several certificates a file allowed). Refuses
-    /// (`Exit::Config`, path and remedy): none, secret keys, expired, revoked, not yet valid, no
-    /// encryption subkey; for `Gpg`: version 6, which GnuPG does not know; for `Aead`: one that does
-    /// not advertise SEIPDv2. [`Recipients::warnings`] has those that expire within 30 days.
+    /// Loads certificate files (binary or armored, several certificates in a file are allowed).
+    /// [`Recipients::warnings`] has a line for each that expires within 30 days.
+    ///
+    /// # Errors
+    /// `Exit::Config`, with path and remedy: there is no certificate, or one is a secret key, expired, revoked, not
+    /// yet valid or without an encryption subkey; for `Gpg`, one is of version 6, which GnuPG does not know; for
+    /// `Aead`, one does not advertise SEIPDv2.
     pub fn load(files: &[PathBuf], format: Format, now: SystemTime) -> anyhow::Result<Recipients> {
         let mut all = Recipients { certs: Vec::new(), keys: Vec::new(), warnings: Vec::new() };
         for (file, cert) in merged(files.iter().map(|file| (file, ())))?.into_iter().map(|(f, _, c)| (f, c)) {
@@ -81,7 +83,7 @@ impl Recipients {
 
 type Expiring = (Key<PublicParts, UnspecifiedRole>, Option<SystemTime>);
 
-/// All keys of `cert` that encrypt and are valid at `now`, with their ends; or why there are none.
+/// Returns all keys of `cert` that encrypt and are valid at `now`, with their expiry times; or why there are none.
 fn encryption_keys(cert: &Cert, format: Format, now: SystemTime) -> Result<Vec<Expiring>, String> {
     let policy = policy();
     let valid = valid_cert(cert, &policy, now)?;
@@ -109,7 +111,7 @@ fn encryption_keys(cert: &Cert, format: Format, now: SystemTime) -> Result<Vec<E
     }
 }
 
-/// The certificate as of `now`, or why it is not to be used then.
+/// Returns the certificate as of `now`, or why it must not be used then.
 fn valid_cert<'a>(cert: &'a Cert, policy: &'a StandardPolicy, now: SystemTime) -> Result<ValidCert<'a>, String> {
     if cert.primary_key().key().creation_time() > now {
         return Err("is not valid yet: this clock, or that of the machine that made it, is wrong".into());
@@ -138,14 +140,17 @@ fn expires_soon(file: &Path, cert: &Cert, end: Option<SystemTime>, now: SystemTi
 pub struct SigningKey {
     pub(crate) pair: KeyPair,
     fingerprint: String,
-    /// What to look at soon, one line each, for the log.
+    /// What needs attention soon, one line each, for the log.
     pub warnings: Vec<String>,
 }
 
 impl SigningKey {
-    /// Loads a secret key file: regular, no symlink, owner root or us, no access for group or others
-    /// (`Exit::Config` otherwise), one unencrypted key with a valid signing (sub)key at `now`.
-    /// [`SigningKey::warnings`] tells if it expires within 30 days.
+    /// Loads a secret key file: one unencrypted key with a signing (sub)key that is valid at `now`.
+    /// [`SigningKey::warnings`] has a line if it expires within 30 days.
+    ///
+    /// # Errors
+    /// `Exit::Config`: the file holds something else, is not a regular file, belongs to neither root nor us, or can
+    /// be accessed by group or others.
     pub fn load(file: &Path, now: SystemTime) -> anyhow::Result<SigningKey> {
         let refuse = |why: &str| Exit::Config.error(format!("{}: {why}", file.display()));
         let [cert] = <[Cert; 1]>::try_from(secret_certs(file)?)
@@ -167,7 +172,7 @@ impl SigningKey {
         })
     }
 
-    /// Fingerprint of its certificate, upper-case hex.
+    /// Returns the fingerprint of the key's certificate, in upper-case hex.
     pub fn fingerprint(&self) -> String {
         self.fingerprint.clone()
     }
@@ -179,8 +184,9 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// As [`SigningKey::load`], for keys that decrypt; expired ones are taken (old files must stay
-    /// readable), and a file may hold several.
+    /// Loads the keys that decrypt from secret key files. The conditions for a file are those of
+    /// [`SigningKey::load`], but expired keys are loaded too, because old files must stay readable, and a file may
+    /// hold several keys.
     pub fn load(files: &[PathBuf]) -> anyhow::Result<Keyring> {
         let mut keys = Vec::new();
         for file in files {
@@ -206,7 +212,7 @@ impl Keyring {
         }
     }
 
-    /// The keys that may open what was encrypted to `handle`; `None` (a hidden recipient): all.
+    /// Returns the keys that may open what was encrypted to `handle`. `None` (a hidden recipient): all keys.
     pub(crate) fn for_handle(&self, handle: Option<&KeyHandle>) -> impl Iterator<Item = (&Cert, KeyPair)> {
         self.keys
             .iter()
@@ -215,10 +221,10 @@ impl Keyring {
     }
 }
 
-/// Reads a secret key file, by a descriptor that was checked, so that nobody swaps it meanwhile.
+/// Reads a secret key file through the descriptor that was checked, so that nobody can swap the file in between.
 fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     let at = || file.display();
-    // NONBLOCK: a FIFO must not hang us before it is refused.
+    // NONBLOCK: a FIFO must not block us before it is rejected.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let fd = rustix::fs::open(file, flags, Mode::empty()).or_exit(Exit::Config, at())?;
     let stat = rustix::fs::fstat(&fd).or_exit(Exit::Config, at())?;
@@ -237,7 +243,7 @@ fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     if length > MAX_FILE {
         return refuse("is too large to be a key");
     }
-    // Room for all at once: growing would leave copies of the secret behind.
+    // Reserve everything at once: a growing buffer would leave copies of the secret behind.
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
     File::from(fd).take(length).read_to_end(&mut bytes).or_exit(Exit::Config, at())?;
     let certs = parse(file, &Protected::from(bytes))?;
@@ -247,8 +253,8 @@ fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     }
 }
 
-/// Certificates from several files, those of one key merged: an extended expiry counts wherever it
-/// is written. Gives the first file of each, and everything that was said with its files.
+/// Loads certificates from several files, and merges those of one key: an extended expiry counts wherever it is
+/// written. Returns for each its first file, and the values that came with all of its files.
 pub(crate) fn merged<'a, T>(
     files: impl IntoIterator<Item = (&'a PathBuf, T)>,
 ) -> anyhow::Result<Vec<(PathBuf, Vec<T>, Cert)>>
@@ -258,7 +264,7 @@ where
     let mut all: Vec<(PathBuf, Vec<T>, Cert)> = Vec::new();
     for (file, said) in files {
         let mut bytes = Vec::new();
-        // Who could change a certificate could read what is encrypted to it, or sign for its host.
+        // Whoever can change a certificate can read what is encrypted to it, or sign for its host.
         let reader = trusted::open(file).or_exit(Exit::Config, file.display())?;
         reader.take(MAX_FILE).read_to_end(&mut bytes).or_exit(Exit::Config, file.display())?;
         for cert in parse(file, &bytes)? {
@@ -278,8 +284,8 @@ where
     Ok(all)
 }
 
-/// All certificates or keys of a file. Sequoia's parser ends silently at the end of the first
-/// armored block: `cat a.asc b.asc` must not lose b, so each block is parsed by itself.
+/// Parses all certificates or keys of a file. Sequoia's parser ends silently at the end of the first armored block,
+/// so each block is parsed by itself: `cat a.asc b.asc` must not lose b.
 fn parse(file: &Path, bytes: &[u8]) -> anyhow::Result<Vec<Cert>> {
     const BEGIN: &[u8] = b"-----BEGIN PGP ";
     let mut starts: Vec<usize> =
@@ -301,17 +307,17 @@ fn parse(file: &Path, bytes: &[u8]) -> anyhow::Result<Vec<Cert>> {
     }
 }
 
-/// What a made key is for.
+/// The purpose of a new key.
 pub enum Purpose<'a> {
-    /// Sign only: user id `zsnap HOST`.
+    /// It signs only; the user id is `zsnap HOST`.
     Sign(&'a Host),
-    /// Encrypt only.
+    /// It encrypts only.
     Encrypt,
 }
 
-/// Makes BASE.key (0600) and BASE.cert (0644), never replacing, no expiry; v4, Ed25519 and X25519
-/// as algorithms 22 and 18 so that GnuPG 2.2 reads them; features advertise SEIPDv2 only with
-/// `aead`. Both are armored. Returns the fingerprint.
+/// Creates a key without expiry, in BASE.key (0600) and BASE.cert (0644), both armored, without replacing a file. It
+/// is of version 4, Ed25519 and X25519 as algorithms 22 and 18, so that GnuPG 2.2 reads it. Its features advertise
+/// SEIPDv2 only with `aead`. Returns the fingerprint.
 pub fn keygen(base: &Path, purpose: Purpose<'_>, aead: bool) -> anyhow::Result<String> {
     let features = match aead {
         true => Features::empty().set_seipdv1().set_seipdv2(),
@@ -340,7 +346,7 @@ pub fn keygen(base: &Path, purpose: Purpose<'_>, aead: bool) -> anyhow::Result<S
     write_new(&key, 0o600, &Protected::from(secret))?;
     let written = write_new(&with_suffix(base, ".cert"), 0o644, &public);
     if written.is_err() {
-        // Ours, just made: a key without its certificate is of no use.
+        // We have just created it, and a key without its certificate is of no use.
         let _ = fs::remove_file(&key);
     }
     written.map(|()| cert.fingerprint().to_hex())

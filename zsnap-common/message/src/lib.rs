@@ -4,7 +4,7 @@
 //! - [`payload`]: what a message holds
 //! - [`seal`]: from a stream to a signed and encrypted message
 //! - [`open`]: from a message to an authenticated stream
-//! - [`pipe`]: between the threads that do it
+//! - [`pipe`]: the pipes between the threads that do this
 
 pub mod keys;
 pub mod open;

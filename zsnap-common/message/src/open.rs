@@ -1,9 +1,9 @@
-//! Opening: a queue file is authenticated whole, and walked, before a byte of it is released.
+//! Opening: a queue file is authenticated as a whole, and its stream walked, before a byte of it is released.
 //!
-//! One thread reads, decrypts and verifies (`message.rs`), a second decompresses, a third digests and
-//! walks the stream (`walk.rs`). What these two see is not authentic yet, so all they may do is to
-//! find fault; what they found counts only when the first one has said that the message is good. One
-//! that is too large to be kept is decrypted once more for its release (`again.rs`).
+//! One thread reads, decrypts and verifies (`message.rs`), a second one decompresses, a third one digests and walks
+//! the stream (`walk.rs`). What these two see is not authentic yet, so all they may do is reject it, and their result
+//! counts only after the first thread has accepted the message. A message that is too large to be kept is decrypted
+//! again for its release (`again.rs`).
 
 mod again;
 mod framing;
@@ -20,7 +20,7 @@ use sequoia_openpgp::{Cert, KeyHandle};
 
 use crate::keys::{Keyring, merged};
 use crate::payload::{Manifest, PayloadError, PayloadReader, Trailer};
-use crate::pipe::{Cut, pipe};
+use crate::pipe::{Disconnected, pipe};
 use message::{Authentic, Session};
 use walk::Walked;
 use zsnap_common::cli::exit::Exit;
@@ -28,15 +28,17 @@ use zsnap_common::cli::report;
 use zsnap_common::names::target::Host;
 use zsnap_common::stream::StreamFacts;
 
-/// The certificates of all hosts, by whom each may sign for.
+/// The certificates of all hosts, each with the hosts that it may sign for.
 pub struct Signers {
     certs: Vec<(Cert, Vec<Host>)>,
 }
 
 impl Signers {
-    /// Loads every host's certificate files; errors are `Exit::Config` with the path. Expired and
-    /// revoked ones are taken: what they signed before stays good. Two versions of one certificate
-    /// are merged, so that an extended expiry counts wherever it is written.
+    /// Loads every host's certificate files. Expired and revoked certificates are loaded too: what they signed before
+    /// stays valid. Versions of one certificate are merged, so that an extended expiry counts wherever it is written.
+    ///
+    /// # Errors
+    /// `Exit::Config`, with the path.
     pub fn load(of: &HashMap<Host, Vec<PathBuf>>) -> anyhow::Result<Signers> {
         let mut hosts: Vec<_> = of.iter().collect();
         hosts.sort();
@@ -47,91 +49,93 @@ impl Signers {
         })
     }
 
-    /// Certificates with a key that one of `ids` names.
+    /// Returns the certificates with a key that one of `ids` names.
     fn by_id(&self, ids: &[KeyHandle]) -> Vec<Cert> {
         let has = |cert: &Cert| cert.keys().any(|ka| ids.iter().any(|id| id.aliases(ka.key().key_handle())));
         self.certs.iter().filter(|(cert, _)| has(cert)).map(|(cert, _)| cert.clone()).collect()
     }
 
-    /// The hosts that `cert` may sign for.
+    /// Returns the hosts that `cert` may sign for.
     fn hosts_of(&self, cert: &Cert) -> &[Host] {
         let entry = self.certs.iter().find(|(known, _)| known.fingerprint() == cert.fingerprint());
         entry.map_or(&[], |(_, hosts)| hosts)
     }
 }
 
-/// What a message must be to be released.
+/// The conditions for the release of a message.
 pub struct Trust<'a> {
-    /// Decrypt.
+    /// The keys to decrypt it with.
     pub keyring: &'a Keyring,
-    /// Verify.
+    /// The certificates to verify it with.
     pub signers: &'a Signers,
-    /// The host it must come from.
+    /// The host that it must come from.
     pub host: &'a Host,
-    /// Unsigned messages are taken too (`trust = "recipient"`); a bad signature never is, nor one
-    /// that cannot be checked.
+    /// Whether unsigned messages are accepted, too (`trust = "recipient"`). A signature that is bad or cannot be
+    /// checked is never accepted.
     pub unsigned: bool,
-    /// To tell a signature from the future (more than a day): `Refusal::Clock`. Nothing else depends on it.
+    /// The current time. It serves only to detect a signature from the future (more than a day): `Refusal::Clock`.
     pub now: SystemTime,
 }
 
-/// Bounds for one message.
+/// The limits for one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Messages up to this many bytes are held in memory, larger ones read twice.
+    /// The size in bytes up to which messages are held in memory; larger ones are read twice.
     pub verify_buffer: u64,
-    /// Largest zstd window, log2.
+    /// The largest zstd window, log2.
     pub window_log: u32,
-    /// Longest plain stream, in bytes.
+    /// The maximum length of the uncompressed stream, in bytes.
     pub max_size: Option<u64>,
-    /// Bytes of plain stream for each byte of the message, in streams of more than 1 GiB.
+    /// The maximum number of bytes of uncompressed stream for each byte of the message, in streams of more than 1
+    /// GiB.
     pub max_ratio: u64,
 }
 
-/// [`Limits::max_ratio`] for a message of which nobody knows yet who sent it. A denser one is walked once
-/// more when it is authentic.
+/// The value of [`Limits::max_ratio`] for a message whose sender is not known yet. A denser message is walked again
+/// after it was found authentic.
 const UNKNOWN_RATIO: u64 = 100;
 
 /// Why a message is not released.
 #[derive(Debug)]
 pub enum Refusal {
-    /// Cut short or changed.
+    /// It is truncated, or was changed.
     Damaged(String),
-    /// Authentic (or trusted), but not a queue file as it should be; or a stream the gate refuses;
-    /// or nothing that looks like an encrypted message.
+    /// It is authentic (or trusted), but not a proper queue file, or the gate rejects its stream; or it does not look
+    /// like an encrypted message.
     Malformed(String),
-    /// A bad signature by a known key.
+    /// It has a bad signature by a known key.
     Forged(String),
-    /// No key of ours decrypts it: names the key ids that would.
+    /// No key of ours decrypts it: the ids of the keys that would.
     NoKey(String),
-    /// Not signed.
+    /// It is not signed.
     Unsigned,
-    /// Signed by a key that no host has: its id.
+    /// It is signed by a key that no host has: the key's id.
     UnknownSigner(String),
-    /// Signed by a key known, but expired or revoked at that time.
+    /// It is signed by a known key that was expired or revoked at that time.
     BadSigner(String),
-    /// Signed by another host's key.
+    /// It is signed by another host's key, or its manifest names another host.
     WrongHost {
-        /// Whose key it is.
+        /// The other host.
         said: Host,
     },
-    /// Authentic (or trusted), and made by a later zsnap-queue, in a way that is not known here: what is new.
+    /// It is authentic (or trusted), but a newer zsnap-queue made it in a way that is not known here: what is new.
     Newer(String),
-    /// Authentic (or trusted), but it costs more than [`Limits`] allow: which.
+    /// It is authentic (or trusted), but exceeds one of the [`Limits`]: which.
     TooLarge(String),
-    /// Signature from the future, made at that time: this clock or the host's is wrong.
+    /// Its signature was made at this time, in the future: this clock or the host's is wrong.
     Clock(SystemTime),
     /// Reading failed, or this machine has too little memory or too few threads: temporary.
     Io(io::Error),
 }
 
-/// How the plain stream is had again.
+/// How the stream is obtained again.
 enum Again {
-    /// It was small: here it is.
+    /// The stream was small: its bytes.
     Plain(Vec<u8>),
-    /// The payload was small: decompress it once more.
+    /// The payload was small: its bytes, which are decompressed again.
     Payload(Vec<u8>),
-    /// Read and decrypt once more; the digests of the authentic ciphertext, and its length.
+    /// Neither was kept: the message is read and decrypted again, and compared with the digests of the authentic
+    /// ciphertext.
     Pass { digests: Vec<[u8; 32]>, length: u64, session: Session },
 }
 
@@ -145,38 +149,38 @@ pub struct Verified<R> {
 }
 
 impl<R: Read + Seek + Send> Verified<R> {
-    /// `None`: a file of the seeds.
+    /// Returns the manifest, or `None` for a queue file without one (zsnap-queue-file(5)).
     pub fn manifest(&self) -> Option<&Manifest> {
         self.walked.manifest.as_ref()
     }
 
-    /// With a manifest always there.
+    /// Returns the trailer. There always is one if there is a manifest.
     pub fn trailer(&self) -> Option<&Trailer> {
         self.walked.trailer.as_ref()
     }
 
-    /// What the gate found; `None` for an opaque stream (manifest kind opaque; without manifest a
-    /// stream not beginning with the ZFS magic is Malformed).
+    /// Returns what the gate found, or `None` for an opaque stream, which needs a manifest that says so: without one,
+    /// a stream that does not begin with the ZFS magic is `Malformed`.
     pub fn stream(&self) -> Option<&StreamFacts> {
         self.walked.stream.as_ref()
     }
 
-    /// Fingerprint of the certificate that signed; `None`: unsigned.
+    /// Returns the fingerprint of the certificate that signed, or `None` if the message is not signed.
     pub fn signer(&self) -> Option<&str> {
         self.signer.as_ref().map(|(fingerprint, _)| fingerprint.as_str())
     }
 
-    /// Signature's creation time, if signed.
+    /// Returns the creation time of the signature, if the message is signed.
     pub fn signed(&self) -> Option<SystemTime> {
         self.signer.as_ref().map(|(_, time)| *time)
     }
 
-    /// Length of the plain stream.
+    /// Returns the length of the uncompressed stream, in bytes.
     pub fn bytes(&self) -> u64 {
         self.walked.bytes
     }
 
-    /// How many bytes of it are in memory.
+    /// Returns how many bytes of memory are kept for [`Verified::replay`].
     pub fn kept(&self) -> u64 {
         match &self.again {
             Again::Plain(bytes) | Again::Payload(bytes) => bytes.capacity() as u64,
@@ -184,10 +188,10 @@ impl<R: Read + Seek + Send> Verified<R> {
         }
     }
 
-    /// Writes the plain stream: the only road to plaintext. From memory, or by a second pass whose
-    /// ciphertext must be the same, chunk by chunk: a chunk is compared before it is decrypted, so
-    /// nothing that was not authenticated is ever written. After an error `out` has the beginning
-    /// of the stream, and whoever reads it must not be let to think that it is the whole.
+    /// Writes the uncompressed stream; nothing else releases plaintext. It comes from memory, or from a second pass
+    /// whose ciphertext must be the same, chunk by chunk: a chunk is compared before it is decrypted, so nothing that
+    /// was not authenticated is ever written. After an error `out` has the beginning of the stream, and whoever reads
+    /// it must not take that for the whole.
     pub fn replay(mut self, out: &mut dyn Write) -> anyhow::Result<()> {
         let expected = self.walked.bytes;
         let written = match self.again {
@@ -206,7 +210,7 @@ impl<R: Read + Seek + Send> Verified<R> {
                     let pass = pass.join().unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed")));
                     match (pass, written) {
                         // The reader only saw the pipe break.
-                        (Err(e), Err(w)) if Cut::is(&w) => Err(e),
+                        (Err(e), Err(w)) if Disconnected::is(&w) => Err(e),
                         (_, Err(w)) => Err(w),
                         (pass, Ok(written)) => pass.map(|()| written),
                     }
@@ -220,7 +224,7 @@ impl<R: Read + Seek + Send> Verified<R> {
     }
 }
 
-/// Decompresses a payload that was walked before.
+/// Decompresses a payload that was walked before, and returns the length of the stream.
 fn unpack(payload: impl io::BufRead, window_log: u32, out: &mut dyn Write) -> anyhow::Result<u64> {
     let failed = |e| match e {
         PayloadError::Io(e) => e.into(),
@@ -244,26 +248,26 @@ fn again_failed(e: &anyhow::Error) -> Refusal {
     Refusal::Io(io::Error::other(format!("{e:#}")))
 }
 
-/// Authenticates a whole message, its payload's form, its digest, and walks its stream through the
+/// Authenticates a whole message, checks the form and the digest of its payload, and walks its stream through the
 /// gate, before anything is released.
 pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limits) -> Result<Verified<R>, Refusal> {
     let length = src.seek(SeekFrom::End(0)).map_err(Refusal::Io)?;
     src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
-    // Chunks and headers of the encryption make the message a little longer than what is in it.
+    // The chunks and headers of the encryption make the message a little longer than its content.
     let small = length <= limits.verify_buffer.saturating_add(limits.verify_buffer / 128).saturating_add(64 << 10);
     let keep = if small { limits.verify_buffer } else { 0 };
     let (to, from) = pipe();
     let reader = &mut src;
-    // Who is unknown yet must not cost us more than his bytes are worth.
+    // A sender who is not known yet must not cost us more than the message is worth.
     let modest = Limits { max_ratio: limits.max_ratio.min(UNKNOWN_RATIO), ..*limits };
     let (authentic, walked) = thread::scope(|scope| -> Result<_, Refusal> {
         let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, keep > 0, who, to))?;
         let walked = walk::walk(from, &modest, keep);
-        // A panic in there: the message is to blame, and would be again.
+        // After a panic in there the message is to blame, and would cause it again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
         Ok((decrypting.join().unwrap_or_else(|_| failed()), walked))
     })?;
-    // In this order: before the message is known to be authentic, what is in it means nothing.
+    // In this order: before the message is known to be authentic, its content means nothing.
     let Authentic { signer, session, payload, digests } = authentic?;
     let mut walked = match (walked, &payload) {
         (Err(Refusal::TooLarge(_)), Some(payload)) => walk::walk(&payload[..], limits, keep)?,
@@ -278,7 +282,7 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
             })?;
             match (pass.unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed"))), walked) {
                 // The walker only saw the pipe break.
-                (Err(e), Err(Refusal::Io(w))) if Cut::is_io(&w) => return Err(again_failed(&e)),
+                (Err(e), Err(Refusal::Io(w))) if Disconnected::is_io(&w) => return Err(again_failed(&e)),
                 (Err(e), Ok(_)) => return Err(again_failed(&e)),
                 (_, walked) => walked?,
             }

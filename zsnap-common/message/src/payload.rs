@@ -1,6 +1,5 @@
-//! What a queue file holds inside its encryption: a manifest, one zstd frame, a trailer
-//! (zsnap-queue-file(5)). Manifest and trailer are JSON in zstd skippable frames, which stock
-//! zstd ignores.
+//! The payload, which is what a queue file contains inside its encryption: a manifest, one zstd frame, a trailer
+//! (zsnap-queue-file(5)). Manifest and trailer are JSON in zstd skippable frames, which stock zstd ignores.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
@@ -12,23 +11,23 @@ mod manifest;
 pub use manifest::{Base, Epoch, MAX_JSON, Manifest, PayloadKind, Trailer, ZfsHead};
 use manifest::{MANIFEST, TRAILER, check_kind, parse};
 
-/// Magic number of a zstd frame (RFC 8878, 3.1.1).
+/// The magic number of a zstd frame (RFC 8878, 3.1.1).
 const ZSTD: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
-/// What zstd returns for a frame whose window is larger than allowed
-/// (`ZSTD_error_frameParameter_windowTooLarge`, 16, in zstd_errors.h). The crate passes on its name only.
+/// What zstd returns for a frame whose window is larger than allowed (`ZSTD_error_frameParameter_windowTooLarge`, 16,
+/// in zstd_errors.h). The zstd crate returns only the name of the error.
 const WINDOW_TOO_LARGE: usize = 16_usize.wrapping_neg();
-/// The same for a frame that it cannot get memory for (`ZSTD_error_memory_allocation`).
+/// What zstd returns if it gets no memory for a frame (`ZSTD_error_memory_allocation`, 64, in zstd_errors.h).
 const NO_MEMORY: usize = 64_usize.wrapping_neg();
 
 /// Why a payload cannot be read.
 #[derive(Debug)]
 pub enum PayloadError {
-    /// It is not what a payload should be: the fact, for people.
+    /// It is not a proper payload: what is wrong, for messages.
     Malformed(String),
-    /// Its manifest or trailer is of a kind or version that only later versions of zsnap know: which, for people.
+    /// Its manifest or trailer is of a kind or version that only newer versions of zsnap know: which, for messages.
     Newer(String),
-    /// Decompressing it needs a larger window than is allowed: the fact, for people.
+    /// Its decompression needs a larger window than is allowed: how large, for messages.
     Window(String),
     /// Reading it failed, or there was not enough memory.
     Io(io::Error),
@@ -49,19 +48,18 @@ fn malformed<T>(why: impl Into<String>) -> Result<T, PayloadError> {
     Err(PayloadError::Malformed(why.into()))
 }
 
-/// Where in the payload the reader is.
+/// Where the reader is in the payload.
 enum At {
     /// Between frames.
     Boundary,
-    /// Inside a zstd frame; its magic number was read and must still be fed to zstd if `true`.
+    /// Inside a zstd frame; if `true`, its magic number was read and must still be fed to zstd.
     Frame(bool),
     /// Nothing follows.
     End,
 }
 
-/// Takes a payload apart. With a manifest in front the form is strict: manifest, one zstd frame,
-/// trailer, end. Without one (a file of the seeds): any number of zstd frames, skippable ones
-/// ignored.
+/// Parses a payload. If it begins with a manifest, the form is strict: manifest, one zstd frame, trailer, end.
+/// Without a manifest any number of zstd frames is accepted, and skippable frames are ignored.
 pub struct PayloadReader<R> {
     src: R,
     zstd: zstd::stream::raw::Decoder<'static>,
@@ -73,8 +71,8 @@ pub struct PayloadReader<R> {
 }
 
 impl<R: BufRead> PayloadReader<R> {
-    /// Reads the manifest, if there is one. `window_log` bounds the memory for decompression:
-    /// frames with a larger window, log2, are refused as [`PayloadError::Window`].
+    /// Reads the manifest, if there is one. `window_log` limits the memory for decompression: frames with a larger
+    /// window (log2) are rejected as [`PayloadError::Window`].
     pub fn new(src: R, window_log: u32) -> Result<PayloadReader<R>, PayloadError> {
         let mut zstd = zstd::stream::raw::Decoder::new().map_err(PayloadError::Io)?;
         zstd.set_parameter(DParameter::WindowLogMax(window_log)).map_err(PayloadError::Io)?;
@@ -95,18 +93,18 @@ impl<R: BufRead> PayloadReader<R> {
         Ok(reader)
     }
 
-    /// The manifest; `None`: a file of the seeds.
+    /// Returns the manifest, if there is one.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
     }
 
-    /// The trailer, once [`PayloadReader::read`] has given 0; always there if there is a manifest.
-    /// Whether it tells the truth about the stream is for the caller to check.
+    /// Returns the trailer, after [`PayloadReader::read`] has returned 0; there always is one if there is a manifest.
+    /// The caller must check that what it says about the stream is true.
     pub fn trailer(&self) -> Option<&Trailer> {
         self.trailer.as_ref()
     }
 
-    /// The next bytes of the plain stream; 0 at its end, and then the payload was whole.
+    /// Reads the next bytes of the uncompressed stream. Returns 0 at its end, and then the payload was whole.
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, PayloadError> {
         loop {
             match self.at {
@@ -122,7 +120,7 @@ impl<R: BufRead> PayloadReader<R> {
         }
     }
 
-    /// Looks at what comes next between frames.
+    /// Examines what comes next between frames.
     fn boundary(&mut self) -> Result<(), PayloadError> {
         let Some(magic) = self.magic()? else {
             if self.manifest.is_some() {
@@ -158,7 +156,7 @@ impl<R: BufRead> PayloadReader<R> {
         }
     }
 
-    /// Four bytes, or the end.
+    /// Reads the four bytes of a magic number, or returns `None` at the end.
     fn magic(&mut self) -> Result<Option<[u8; 4]>, PayloadError> {
         if self.src.fill_buf().map_err(PayloadError::Io)?.is_empty() {
             return Ok(None);
@@ -191,7 +189,7 @@ impl<R: BufRead> PayloadReader<R> {
         Ok(())
     }
 
-    /// Runs zstd once or more; 0 when the frame ended without giving more.
+    /// Runs zstd until it has returned bytes. Returns 0 if the frame ended without any.
     fn decompress(&mut self, mut fresh: bool, out: &mut [u8]) -> Result<usize, PayloadError> {
         let mut out = OutBuffer::around(out);
         while out.pos() == 0 && out.capacity() > 0 {
@@ -226,7 +224,7 @@ impl<R: BufRead> PayloadReader<R> {
     }
 }
 
-/// The error of a machine that has too little memory for what it is to do.
+/// Returns the error of a machine that has too little memory, with the remedy.
 pub fn out_of_memory() -> io::Error {
     let remedy = "raise its limit (LimitAS= of a unit, ulimit -v), or lower window-log, verify-buffer or jobs";
     io::Error::new(io::ErrorKind::OutOfMemory, format!("this machine gives too little memory to verify it: {remedy}"))

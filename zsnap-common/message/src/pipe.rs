@@ -1,38 +1,38 @@
-//! A bounded pipe between two threads that knows a good end from a broken one: the reader sees
-//! the end of the data only after [`PipeWriter::finish`]. A writer that merely goes away, because
-//! its thread failed, gives the reader an error, so nobody takes a torso for the whole.
+//! A bounded pipe between two threads that distinguishes a proper end from a broken one: the reader sees the end of
+//! the data only after [`PipeWriter::finish`]. If the writer is dropped without that, because its thread failed, the
+//! reader gets an error, so it cannot take truncated data for the whole.
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes in one buffer.
+/// The size of a buffer, in bytes.
 const SIZE: usize = 256 << 10;
-/// Buffers under way between the two ends; each end holds one more.
+/// The number of buffers on their way between the two ends; each end holds one more.
 const DEPTH: usize = 4;
 
-/// The thread at the other end is gone: it failed, and its own error tells why.
+/// The thread at the other end is gone: it failed, and returns an error of its own.
 #[derive(Debug)]
-pub struct Cut;
+pub struct Disconnected;
 
-impl fmt::Display for Cut {
+impl fmt::Display for Disconnected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the next or previous stage ended early")
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for Disconnected {}
 
-impl Cut {
-    /// Whether an error says nothing but that another stage failed.
+impl Disconnected {
+    /// Whether an error says only that another stage failed.
     pub fn is(error: &anyhow::Error) -> bool {
-        error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(Cut::is_io)
+        error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(Disconnected::is_io)
     }
 
-    /// The same for an error of `std::io`.
+    /// Whether an error of `std::io` says only that another stage failed.
     pub fn is_io(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Cut>())
+        error.get_ref().is_some_and(|inner| inner.is::<Disconnected>())
     }
 }
 
@@ -41,7 +41,7 @@ enum Piece {
     End,
 }
 
-/// Emptied buffers, to be filled again.
+/// Emptied buffers, which are filled again.
 type Free = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// The end that is written to.
@@ -69,10 +69,10 @@ pub fn pipe() -> (PipeWriter, PipeReader) {
 }
 
 impl PipeWriter {
-    /// Passes on what is left, and the good end.
+    /// Sends what is left, and the proper end.
     pub fn finish(mut self) -> io::Result<()> {
         self.flush()?;
-        self.to.send(Piece::End).map_err(|_| io::Error::other(Cut))
+        self.to.send(Piece::End).map_err(|_| io::Error::other(Disconnected))
     }
 }
 
@@ -92,7 +92,7 @@ impl Write for PipeWriter {
         }
         let next = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let full = std::mem::replace(&mut self.buffer, next.unwrap_or_else(|| Vec::with_capacity(SIZE)));
-        self.to.send(Piece::Data(full)).map_err(|_| io::Error::other(Cut))
+        self.to.send(Piece::Data(full)).map_err(|_| io::Error::other(Disconnected))
     }
 }
 
@@ -109,7 +109,7 @@ impl BufRead for PipeReader {
                     }
                 }
                 Ok(Piece::End) => self.ended = true,
-                Err(_) => return Err(io::Error::other(Cut)),
+                Err(_) => return Err(io::Error::other(Disconnected)),
             }
         }
         Ok(&self.buffer[self.used..])
@@ -128,7 +128,7 @@ impl Read for PipeReader {
     }
 }
 
-/// Writes everything that `from` still gives to `to`, without copying it in between.
+/// Writes the rest of `from` to `to`, without copying it in between.
 pub fn drain(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
     loop {
         let bytes = from.fill_buf()?;
@@ -172,7 +172,7 @@ mod tests {
         let mut got = Vec::new();
         let e = reader.read_to_end(&mut got).unwrap_err();
         assert_eq!(got, b"torso");
-        assert!(Cut::is(&anyhow::Error::from(e).context("reading")));
+        assert!(Disconnected::is(&anyhow::Error::from(e).context("reading")));
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
         let (mut writer, reader) = pipe();
         drop(reader);
         let e = writer.write_all(&vec![0; 2 * SIZE]).unwrap_err();
-        assert!(Cut::is_io(&e));
-        assert!(!Cut::is_io(&io::Error::from(io::ErrorKind::BrokenPipe)));
+        assert!(Disconnected::is_io(&e));
+        assert!(!Disconnected::is_io(&io::Error::from(io::ErrorKind::BrokenPipe)));
     }
 }

@@ -1,7 +1,7 @@
 //! Sealing: a stream becomes a queue file.
 //!
-//! Four threads, with pipes between them: the caller's produces and compresses, one signs, one
-//! encrypts, one writes.
+//! Four threads work, with pipes between them: the caller's produces and compresses, one signs, one encrypts, one
+//! writes.
 
 mod seipd;
 
@@ -15,26 +15,29 @@ use openpgp::types::HashAlgorithm;
 
 use crate::keys::{Format, Recipients, SigningKey};
 use crate::payload::{Manifest, Trailer};
-use crate::pipe::{Cut, PipeReader, PipeWriter, drain, pipe};
+use crate::pipe::{Disconnected, PipeReader, PipeWriter, drain, pipe};
 use zsnap_common::cli::exit::Exit;
 
 /// How a queue file is sealed.
 pub struct Sealing<'a> {
-    /// To whom.
+    /// The recipients to encrypt to.
     pub recipients: &'a Recipients,
-    /// `None`: unsigned.
+    /// The key to sign with. `None`: the file is not signed.
     pub signer: Option<&'a SigningKey>,
-    /// OpenPGP flavour.
+    /// The OpenPGP format.
     pub format: Format,
-    /// zstd level.
+    /// The zstd level.
     pub level: i32,
-    /// zstd worker threads; 0 or 1: compress in one thread.
+    /// The number of zstd worker threads. 0 or 1: one thread compresses.
     pub threads: u32,
 }
 
-/// Seals what `body` writes into `out`: OpenPGP(encrypt(sign(literal(manifest, zstd(body), trailer)))).
-/// Compression, signing, encryption and writing overlap in threads; memory is bounded. An error of
-/// `body` or `out` ends all threads; `out` then holds garbage for the caller to discard. Returns `out`.
+/// Seals what `body` writes, and writes it to `out`: OpenPGP(encrypt(sign(literal(manifest, zstd(body), trailer)))).
+/// Compression, signing, encryption and writing overlap in threads; memory is bounded. Returns `out`.
+///
+/// # Errors
+/// An error of `body` or `out` ends all threads. What `out` has received is garbage then, and the caller must discard
+/// it.
 pub fn seal<W: Write + Send + Sync>(
     out: W,
     how: &Sealing<'_>,
@@ -53,11 +56,11 @@ pub fn seal<W: Write + Send + Sync>(
         let encrypting = scope.spawn(|| encrypt(from_sign, to_write, how));
         let signing = scope.spawn(|| sign(from_body, to_encrypt, how));
         let produced = produce(to_sign, how, &front, body);
-        // Whoever failed by itself says why; the others only saw a pipe break.
+        // The thread that failed by itself has the reason; the others only saw a pipe break.
         let signed = joined(signing);
         let encrypted = joined(encrypting);
         let written = joined(writing);
-        let cause = |e: anyhow::Error| if Cut::is(&e) { None } else { Some(e) };
+        let cause = |e: anyhow::Error| if Disconnected::is(&e) { None } else { Some(e) };
         let (out, written) = match written {
             Ok(out) => (Some(out), None),
             Err(e) => (None, Some(e)),
@@ -74,7 +77,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<
     thread.join().unwrap_or_else(|_| Err(Exit::Io.error("a thread that seals failed")))
 }
 
-/// Runs `body` through zstd, between manifest and trailer.
+/// Compresses what `body` writes with zstd, between manifest and trailer.
 fn produce(
     mut to: PipeWriter,
     how: &Sealing<'_>,
@@ -90,8 +93,8 @@ fn produce(
     let mut zstd = Watch { inner: zstd, broken: false };
     let trailer = body(&mut zstd);
     let trailer = match trailer {
-        // It failed because we did: that is not its own error.
-        Err(_) if zstd.broken => return Err(io::Error::other(Cut).into()),
+        // It failed because a later stage did: this is not an error of its own.
+        Err(_) if zstd.broken => return Err(io::Error::other(Disconnected).into()),
         other => other?,
     };
     let mut to = zstd.inner.finish()?;
@@ -107,7 +110,7 @@ struct Watch<W> {
 
 impl<W: Write> Write for Watch<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.inner.write(bytes).inspect_err(|e| self.broken |= Cut::is_io(e))
+        self.inner.write(bytes).inspect_err(|e| self.broken |= Disconnected::is_io(e))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -115,7 +118,7 @@ impl<W: Write> Write for Watch<W> {
     }
 }
 
-/// One-pass signature, literal packet, signature.
+/// Writes a one-pass signature, the literal packet, and the signature.
 fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::Result<()> {
     let mut message = Message::new(&mut to);
     if let Some(signer) = how.signer {
@@ -132,7 +135,7 @@ fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::
     Ok(to.finish()?)
 }
 
-/// Session key for each recipient, and the encrypted packet around what was signed.
+/// Writes the session key for each recipient, and the encrypted packet around what was signed.
 fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::Result<()> {
     let keys = &how.recipients.keys;
     match how.format {
@@ -148,12 +151,12 @@ fn write<W: Write>(mut from: PipeReader, mut out: W) -> anyhow::Result<W> {
     Ok(out)
 }
 
-/// Memory of the process that is not zstd's, in bytes: the pipes, Sequoia's buffers, the program.
+/// The memory of the process that is not zstd's, in bytes: the pipes, Sequoia's buffers, the program.
 const BASE: u64 = 48 << 20;
 
-/// The most zstd workers whose memory, with that of everything else in the process, stays below
-/// `budget` bytes; at least 1. A worker has its own tables, and a job's input and output (zstd 1.5.7:
-/// `ZSTDMT_computeTargetJobLog`: four windows), and three jobs more wait in the buffer.
+/// Returns the maximum number of zstd workers, at least 1, whose memory and that of the rest of the process stay
+/// below `budget` bytes. A worker has its own tables and the input and output of a job (zstd 1.5.7:
+/// `ZSTDMT_computeTargetJobLog`: four windows), and three more jobs wait in the buffer.
 pub fn max_threads(level: i32, budget: u64) -> u32 {
     let (tables, job): (u64, u64) = match level {
         ..=2 => (2 << 20, 4 << 20),

@@ -1,5 +1,5 @@
-//! Destinations: where whole queue files go. One grammar for zsnap-queue and zsnap-fanout:
-//! `dir:PATH`, `nncp-file:NODE[/SUB]`, `nncp-exec:NODE:HANDLE`, `cmd:SHELL COMMAND`, `-`.
+//! Destinations, to which whole queue files are delivered. zsnap-queue and zsnap-fanout use one grammar: `dir:PATH`,
+//! `nncp-file:NODE[/SUB]`, `nncp-exec:NODE:HANDLE`, `cmd:SHELL COMMAND`, `-`.
 
 use std::fmt;
 use std::fs::File;
@@ -29,101 +29,101 @@ const DEFAULT: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Dest {
-    /// `dir:PATH`: HOST/FILE below a directory, exactly once.
+    /// `dir:PATH`: a file becomes HOST/FILE below a directory, exactly once.
     Dir(PathBuf),
-    /// `nncp-file:NODE[/SUB]`: an NNCP file, at least once.
+    /// `nncp-file:NODE[/SUB]`: a file is sent by nncp-file, at least once.
     NncpFile {
-        /// Node name or id, or `area:AREA`.
+        /// The name or id of a node, or `area:AREA`.
         node: String,
-        /// Directory below the receiver's `incoming`.
+        /// A directory below the receiver's `incoming`.
         sub: Option<String>,
     },
-    /// `nncp-exec:NODE:HANDLE`: the standard input of an NNCP exec handle, at least once.
+    /// `nncp-exec:NODE:HANDLE`: a file is sent to the standard input of an NNCP exec handle, at least once.
     NncpExec {
-        /// Node name or id, or `area:AREA`.
+        /// The name or id of a node, or `area:AREA`.
         node: String,
-        /// Name of the handle.
+        /// The name of the handle.
         handle: String,
     },
-    /// `cmd:SHELL COMMAND`: the standard input of a command, at least once.
+    /// `cmd:SHELL COMMAND`: a file is the standard input of a command, at least once.
     Command(String),
-    /// `-`: standard output. It takes no finished files.
+    /// `-`: standard output, to which finished files cannot be delivered.
     Stdout,
 }
 
 /// A file to deliver.
 #[derive(Debug)]
 pub struct Item {
-    /// The name that it came with.
+    /// The original name of the queue file.
     pub name: String,
-    /// Its name in the outbox.
+    /// The name of the link in the outbox, see [`Queued`](crate::durable::outbox::Queued).
     pub entry: String,
-    /// The name that it came with, taken apart.
+    /// The original name, parsed.
     pub parsed: QueueName,
-    /// Open for reading.
+    /// The file, open for reading.
     pub file: File,
 }
 
 impl Item {
-    /// Whose files must arrive in order.
+    /// Returns the host and label, whose files must be delivered in order.
     pub fn line(&self) -> (Host, Label) {
         (self.parsed.host.clone(), self.parsed.label.clone())
     }
 }
 
-/// How transports are run.
+/// The options of deliveries.
 #[derive(Clone, Debug, Default)]
 pub struct Transport {
-    /// The user to run children as; `None`: ours.
+    /// The user to run programs as. `None`: the user of this process.
     pub user: Option<String>,
-    /// NNCP's configuration file; `None`: its default.
+    /// The path of NNCP's configuration file. `None`: NNCP's default.
     pub nncp_config: Option<PathBuf>,
-    /// Niceness of NNCP packets; `None`: NNCP's default.
+    /// The niceness of NNCP packets. `None`: NNCP's default.
     pub nice: Option<String>,
     /// The program nncp-file.
     pub nncp_file: PathBuf,
     /// The program nncp-exec.
     pub nncp_exec: PathBuf,
-    /// A process that has taken and written nothing for so long is given up; `None`: never.
+    /// How long a process may neither read nor write before it is aborted. `None`: no limit.
     pub timeout: Option<Duration>,
-    /// A `dir:` is reached by a process of its own ([`worker`]), for which the program must call
-    /// [`worker::serve`].
+    /// Whether a separate process ([`worker`]) accesses a `dir:`. The program must then call [`worker::serve`].
     pub apart: bool,
-    /// Send `HOST/FILE` by nncp-file, not `FILE`: for senders of several hosts' files.
+    /// Whether nncp-file sends `HOST/FILE` rather than `FILE`, for senders of several hosts' files.
     pub host_directory: bool,
-    /// A `dir:` must hold `.zsnap-drive` with this name in it, else it is away.
+    /// The name that the mark (`.zsnap-drive`) of a `dir:` must contain; otherwise the destination is away. `None`:
+    /// no mark is needed.
     pub drive: Option<String>,
-    /// Bytes that stay free on the file system of a `dir:`.
+    /// The number of bytes that must stay free on the file system of a `dir:`.
     pub min_free: u64,
-    /// What was written to a `dir:` is read back and compared.
+    /// Whether what was written to a `dir:` is read back and compared.
     pub verify: bool,
 }
 
-/// What became of a file.
+/// The result of one delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivered {
-    /// Handed over.
+    /// The destination received the file.
     New,
-    /// The same bytes lay there already.
+    /// The destination already had the same bytes.
     Already,
-    /// The destination is not there now (an unplugged drive): says why. Nothing was written.
+    /// The destination is away (an unplugged drive), and why. Nothing was written.
     Away(String),
-    /// Not tried: an earlier file of the same host and label was not delivered.
+    /// The file was not tried, because an earlier file of the same host and label was not delivered.
     Behind,
 }
 
 impl Dest {
-    /// How many files are delivered at once, at most. Programs get one at a time: what they took
-    /// is noted before the next one, so that a crash repeats no more than one.
+    /// Returns how many files are delivered at once, at most. Programs receive one at a time: each delivery is
+    /// recorded before the next begins, so that a crash repeats at most one.
     pub fn at_once(&self) -> usize {
         match self {
-            // Each takes three file descriptors.
+            // Each needs three file descriptors.
             Dest::Dir(_) => 64,
             _ => 1,
         }
     }
 
-    /// Whether the programs that it needs, NNCP's configuration file and the user are here.
+    /// Checks that the programs that the destination needs, NNCP's configuration file and the user exist.
     pub fn is_equipped(&self, how: &Transport) -> anyhow::Result<()> {
         match self {
             Dest::Dir(_) | Dest::Stdout => Ok(()),
@@ -131,8 +131,8 @@ impl Dest {
         }
     }
 
-    /// What a user may not have thought of: a command that works on when it has taken all of the file
-    /// needs a longer timeout than the default.
+    /// Returns a warning for a command whose timeout is not longer than the default: a command that still works after
+    /// it has read the whole file needs a longer one.
     pub fn warning(&self, how: &Transport) -> Option<String> {
         let timeout = how.timeout.filter(|timeout| *timeout <= DEFAULT && matches!(self, Dest::Command(_)))?.as_secs();
         Some(format!(
@@ -141,7 +141,7 @@ impl Dest {
         ))
     }
 
-    /// The first 12 hex digits of the SHA-256 of its text: a name for its outbox.
+    /// Returns the first 12 hex digits of the SHA-256 of the destination's text: a name for its outbox.
     pub fn id(&self) -> String {
         let mut id = sha256_hex(self.to_string().as_bytes());
         id.truncate(12);
@@ -162,12 +162,12 @@ impl fmt::Display for Dest {
     }
 }
 
-/// The patience that a user asks for: 0 is endless.
+/// Converts the value of `--delivery-timeout` to that of [`Transport::timeout`]: 0 means no limit.
 pub fn patience(time: Duration) -> Option<Duration> {
     (!time.is_zero()).then_some(time)
 }
 
-/// A niceness of NNCP's: `B`, `PRIORITY`, `B+5`, `96`. It goes into an argument.
+/// Checks a niceness in NNCP's notation: `B`, `PRIORITY`, `B+5`, `96`. It becomes an argument of a command.
 pub fn nice(text: &str) -> Result<String, String> {
     let name = text.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(['+', '-']);
     let number = text.get(name.len()..).unwrap_or_default();
@@ -178,7 +178,7 @@ pub fn nice(text: &str) -> Result<String, String> {
     Err(format!("\"{}\" is not a niceness of NNCP: use B, P, B+5 or 96", text.escape_default()))
 }
 
-/// A word that goes into an argument of NNCP: it must not be an option or hold a separator.
+/// Whether a text may be part of an argument of NNCP: it must not be an option or contain a separator.
 fn word(text: &str) -> bool {
     let body = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
     !text.is_empty() && !text.starts_with('-') && body
@@ -210,7 +210,7 @@ impl FromStr for Dest {
                 if !node(name) {
                     return no("NODE is not an NNCP node or area:AREA");
                 }
-                // NNCP allows 255 bytes for the path, of which a queue file's name takes 200.
+                // NNCP allows 255 bytes for the path, of which a queue file's name may need 200.
                 if sub.is_some_and(|s| s.len() > 54 || s.split('/').any(|part| check_component(part).is_err())) {
                     return no("SUB must be components of A-Z a-z 0-9 _ . : - and space, at most 54 bytes");
                 }

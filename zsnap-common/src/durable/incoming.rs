@@ -1,6 +1,6 @@
-//! Directories that belong to others, read by root: everything goes through file descriptors,
-//! no symlink is followed, nothing but regular files is opened, and only what was opened is
-//! removed. Whoever owns the directory can still change it at any moment.
+//! Directories that belong to other users and that root reads. Everything goes through file descriptors, no symlink
+//! is followed, only regular files are opened, and only what was opened is removed. The owner of the directory can
+//! still change it at any moment.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,11 +12,11 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::durable::publish::{self, NewFile, at_path};
 
-/// The most names that [`Incoming::names`] gives: some 100 MB. Directories of queue files, which others fill,
-/// are read by [`crate::durable::listing::Listing`] instead.
+/// The maximum number of names that [`Incoming::names`] returns; they take about 100 MB. Directories of queue files,
+/// which others fill, are read by [`crate::durable::listing::Listing`] instead.
 const MOST: usize = 1_000_000;
 
-/// The most bytes that [`Incoming::read_own`] reads.
+/// The maximum number of bytes that [`Incoming::read_own`] reads.
 const MOST_OWN: u64 = 64 << 20;
 
 /// An open directory.
@@ -27,24 +27,24 @@ pub struct Incoming {
     owner: u32,
 }
 
-/// Why a file is not opened.
+/// Why a file was not opened.
 #[derive(Debug)]
 pub enum Unsafe {
-    /// It went away.
+    /// The file no longer exists.
     Gone,
-    /// A symlink, FIFO, device, directory, a file with several names, or one of another owner.
+    /// It is a symlink, FIFO, device or directory, or has several names or another owner: which, for messages.
     Not(String),
-    /// The system refused.
+    /// The system call failed.
     Io(io::Error),
 }
 
 impl Incoming {
-    /// Opens the directory itself; symlinks on the way to it are the administrator's.
+    /// Opens a directory. Symlinks on the way to it are followed, because they are the administrator's.
     pub fn open(path: &Path) -> io::Result<Incoming> {
         Incoming::open_at(CWD, path.as_os_str(), path.to_owned(), OFlags::empty())
     }
 
-    /// Opens a directory inside. A symlink is refused.
+    /// Opens a directory in this one. Fails if the name is a symlink.
     pub fn inside(&self, name: &OsStr) -> io::Result<Incoming> {
         Incoming::open_at(&self.fd, name, self.path.join(name), OFlags::NOFOLLOW)
     }
@@ -56,15 +56,15 @@ impl Incoming {
         Ok(Incoming { fd, path, owner })
     }
 
-    /// Where it is, for messages.
+    /// Returns the path of the directory, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The names inside, sorted, without `.` and `..`.
+    /// Returns the names in the directory, sorted, without `.` and `..`.
     ///
     /// # Errors
-    /// It cannot be read, or holds more than a million names: none of them is left out in silence.
+    /// The directory cannot be read, or holds more than a million names: names are never omitted silently.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         self.names_up_to(MOST)
     }
@@ -83,10 +83,10 @@ impl Incoming {
         Ok(names)
     }
 
-    /// Calls `each` for every name inside but `.` and `..`, in the order of the file system.
+    /// Calls `each` for every name in the directory but `.` and `..`, in the order of the file system.
     ///
     /// # Errors
-    /// It cannot be read; or what `each` says, which ends it.
+    /// The directory cannot be read; or the error of `each`, which ends the loop.
     pub fn each_name(&self, mut each: impl FnMut(&OsStr) -> io::Result<()>) -> io::Result<()> {
         for entry in Dir::read_from(&self.fd).map_err(at_path(&self.path))? {
             let entry = entry.map_err(at_path(&self.path))?;
@@ -98,7 +98,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// What a name stands for, itself: no symlink is followed. `None`: it went away.
+    /// Returns the metadata of a name without following a symlink, or `None` if the name no longer exists.
     pub fn stat(&self, name: &OsStr) -> io::Result<Option<Stat>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -110,7 +110,7 @@ impl Incoming {
     /// Opens a regular file with one name that belongs to the directory's owner.
     pub fn open_file(&self, name: &OsStr) -> Result<File, Unsafe> {
         let path = self.path.join(name);
-        // NONBLOCK: a FIFO must not hang us; NOCTTY: a terminal must not become ours.
+        // NONBLOCK: a FIFO must not block us; NOCTTY: a terminal must not become our controlling terminal.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -132,8 +132,8 @@ impl Incoming {
         Ok(file)
     }
 
-    /// Reads a file of our own in a directory that only we may change; `None`: there is none. No symlink is
-    /// followed.
+    /// Reads a file of ours in a directory that only we may change, without following a symlink. Returns `None` if
+    /// there is none.
     pub fn read_own(&self, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -151,8 +151,8 @@ impl Incoming {
         Ok(Some(bytes))
     }
 
-    /// Removes `name` if it still is the file that was opened, and makes that durable. `false`:
-    /// it is another file by now, which stays.
+    /// Durably removes `name` if it is still the file that was opened. Returns `false`, and removes nothing, if it is
+    /// another file by now.
     pub fn remove_if_same(&self, name: &OsStr, file: &File) -> io::Result<bool> {
         let path = self.path.join(name);
         if !self.is_same(name, file)? {
@@ -163,7 +163,8 @@ impl Incoming {
         Ok(true)
     }
 
-    /// Moves `name` into `to` as `new`, never replacing, if it still is the file that was opened.
+    /// Moves `name` into `to` as `new`, durably and without replacing a file, if it is still the file that was
+    /// opened. Returns `false`, and moves nothing, if it is another file by now.
     pub fn move_if_same(&self, name: &OsStr, file: &File, to: &Incoming, new: &OsStr) -> io::Result<bool> {
         if !self.is_same(name, file)? {
             return Ok(false);
@@ -171,24 +172,25 @@ impl Incoming {
         self.rename_into(name, to, new).map(|()| true)
     }
 
-    /// Moves `name` into `to` as `new`, never replacing; both directories are fsynced.
+    /// Moves `name` into `to` as `new`, without replacing a file, and fsyncs both directories.
     pub fn rename_into(&self, name: &OsStr, to: &Incoming, new: &OsStr) -> io::Result<()> {
         self.rename_unsynced(name, to, new)?;
         to.sync()?;
         self.sync()
     }
 
-    /// The same without the fsync: for several files. Then [`Incoming::sync`] both.
+    /// Moves `name` into `to` as `new`, without replacing a file and without the fsyncs. After several such moves,
+    /// call [`Incoming::sync`] on both directories.
     pub fn rename_unsynced(&self, name: &OsStr, to: &Incoming, new: &OsStr) -> io::Result<()> {
         publish::rename_new(&self.fd, name, &to.fd, new).map_err(at_path(&to.path.join(new)))
     }
 
-    /// Makes the names in it durable.
+    /// Makes the names in the directory durable.
     pub fn sync(&self) -> io::Result<()> {
         rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))
     }
 
-    /// The user to whom it belongs.
+    /// Returns the user id of the directory's owner.
     pub fn owner(&self) -> u32 {
         self.owner
     }
@@ -199,17 +201,17 @@ impl Incoming {
         Ok(there.is_some_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)))
     }
 
-    /// Removes our temporaries in it whose writers are gone.
+    /// Removes our temporary files in the directory whose writers are gone.
     pub fn sweep(&self) -> io::Result<()> {
         publish::sweep_at(&self.fd, &self.path)
     }
 
-    /// A new file inside, here even if something else has taken this directory's place meanwhile.
+    /// Creates a new file in this directory, even if something else has taken the place of the directory by now.
     pub fn new_file(&self) -> io::Result<NewFile> {
         NewFile::create_at(self.fd.try_clone()?, &self.path)
     }
 
-    /// Removes a file of our own inside; a missing one is fine.
+    /// Removes a file of ours from the directory. A missing file is not an error.
     pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -217,8 +219,8 @@ impl Incoming {
         }
     }
 
-    /// Opens or makes a directory inside that only we may change: ours, 0700. One that somebody
-    /// else made there is refused; it may hold what lies nowhere else, so nobody is told to remove it.
+    /// Opens or creates a directory in this one that only we may change (0700). Fails if somebody else has created
+    /// it. The error does not say to remove it, because it may hold the only copy of something.
     pub fn private_inside(&self, name: &OsStr) -> io::Result<Incoming> {
         match rustix::fs::mkdirat(&self.fd, name, Mode::from(0o700)) {
             Ok(()) => rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))?,
@@ -228,7 +230,7 @@ impl Incoming {
         self.private(name)
     }
 
-    /// Opens a directory inside that is there, and that only we may change; another one is refused.
+    /// Opens an existing directory in this one. Fails if others may change it.
     pub fn private(&self, name: &OsStr) -> io::Result<Incoming> {
         let private = |stat: &Stat| {
             let (path, us) = (self.path.join(name), rustix::process::geteuid());
@@ -240,7 +242,8 @@ impl Incoming {
             };
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
         };
-        // Before it is opened, for that may be refused; and what was opened, for it may be another by then.
+        // Check it before opening, which may not be permitted; and check what was opened, which may be another
+        // directory.
         let is_dir = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         self.stat(name)?.filter(is_dir).as_ref().map_or(Ok(()), private)?;
         let dir = self.inside(name)?;
@@ -249,7 +252,7 @@ impl Incoming {
     }
 }
 
-/// A name for messages: bytes as they are, made printable by the log.
+/// Converts a name for messages, lossily. The log makes it printable.
 pub fn shown(name: &OsStr) -> String {
     String::from_utf8_lossy(name.as_bytes()).into_owned()
 }

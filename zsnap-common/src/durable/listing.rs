@@ -1,6 +1,6 @@
-//! What lies in a directory of queue files. Whoever fills it decides how much that is, and in which order
-//! the file system tells it: all of it is read, what is no affair of ours costs no memory, and of
-//! the rest the first are kept and the others counted.
+//! The files in a directory of queue files. Whoever fills the directory decides how many these are, and the file
+//! system in which order it lists them. So all of it is read, the files of transports take no memory, and of the
+//! others the first are kept and the rest counted.
 
 use std::collections::BinaryHeap;
 use std::ffi::{OsStr, OsString};
@@ -9,23 +9,24 @@ use std::io;
 use crate::durable::incoming::Incoming;
 use crate::names::queue_name::{Entry, QueueName, classify};
 
-/// Of one directory.
+/// The listing of one directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Queue files with their names as they are, the oldest first.
+    /// The queue files, parsed and with their names, oldest first.
     pub queue: Vec<(QueueName, OsString)>,
-    /// How many more queue files there are, all newer than these.
+    /// How many more queue files there are, all newer than those in `queue`.
     pub more: u64,
-    /// Names of files that are neither queue files nor of a transport, sorted: the first of them.
+    /// The first names, sorted, of files that are neither queue files nor a transport's.
     pub foreign: Vec<OsString>,
-    /// How many more such files there are.
+    /// How many more foreign files there are.
     pub more_foreign: u64,
 }
 
 impl Listing {
-    /// So many queue files of one directory are looked at in one run, at most: some 50 MB.
+    /// The maximum number of queue files of one directory that a run examines; they take about 50 MB.
     pub const MOST: usize = 100_000;
-    /// So many foreign files are told of by name. Whoever owns the directory must not fill the log.
+    /// The maximum number of foreign files that are reported by name. The owner of the directory must not fill the
+    /// log.
     const FOREIGN: usize = 20;
 
     /// Reads the whole directory, and keeps at most `most` queue files.
@@ -47,7 +48,7 @@ impl Listing {
     }
 }
 
-/// The smallest of many.
+/// The smallest of many values, and the number of the others.
 struct First<T> {
     kept: BinaryHeap<T>,
     most: usize,
@@ -81,7 +82,7 @@ mod tests {
     fn the_oldest_are_kept_and_the_others_counted() {
         let dir = tempfile::tempdir().unwrap();
         let queue = |number: u32| format!("bakfsfmt2-{number}.000000000.1_h@etc");
-        // The older spelling would come last by its letters.
+        // The older prefix would sort last by its letters.
         let mut names = vec!["backupsfmt2-99.000000000.1_h@etc".to_owned()];
         names.extend([104, 101, 103, 102, 100].map(queue));
         names.extend((0..30).map(|number| format!("notes{number:02}")));

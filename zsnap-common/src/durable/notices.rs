@@ -16,7 +16,7 @@ const AGAIN_AFTER: u64 = 24 * 3600;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Line {
     message: String,
-    /// Seconds UTC.
+    /// When it was reported: seconds UTC.
     at: u64,
 }
 
@@ -27,9 +27,9 @@ pub struct Notices {
     before: BTreeMap<String, Line>,
     now: BTreeMap<String, Line>,
     clock: u64,
-    /// A command of the user runs, and prints its own answer: nothing is reported.
+    /// Whether nothing is reported, because a command of the user runs that prints its own answer.
     dry: bool,
-    /// This run has reported something.
+    /// Whether this run has reported something.
     pub any: bool,
 }
 
@@ -116,7 +116,7 @@ impl Notices {
     }
 }
 
-/// `#` for each run of letters, digits and dots with a digit in it.
+/// Replaces each run of letters, digits and dots that contains a digit by `#`.
 fn without_numbers(text: &str) -> String {
     let inside = |c: char| c.is_ascii_alphanumeric() || c == '.';
     let mut plain = String::new();
@@ -144,12 +144,12 @@ mod tests {
         };
         assert!(run(1000, &[("h/f", "waits"), ("other/f", "waits")]));
         assert!(!run(2000, &[("h/f", "waits")]));
-        // It was not looked at, and is known still.
+        // It was not examined in between, so it is still remembered.
         assert!(!run(2000, &[("h/f", "waits"), ("other/f", "waits")]));
         assert!(run(3000, &[("h/f", "broken")]));
         assert!(!run(3000 + AGAIN_AFTER - 1, &[("h/f", "broken")]));
         assert!(run(3000 + AGAIN_AFTER, &[("h/f", "broken")]));
-        // Mended, and back.
+        // Fixed, and back.
         assert!(!run(100_000, &[]));
         assert!(run(100_001, &[("h/f", "broken")]));
         // A clock that was set back hides nothing.
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(run(1000, "pid 1: 1.5 GiB, /d/.zsnap-0123456789abcdef: no"), (true, true));
         assert_eq!(run(2000, "pid 22: 17 GiB, /d/.zsnap-a1b2c3d4e5f60718: no"), (false, false));
         assert_eq!(run(1000 + AGAIN_AFTER, "pid 3: 0 GiB, /d/.zsnap-5: no"), (false, true));
-        // The cause is another one, and so is what is to be done.
+        // The cause has changed, and so has the remedy.
         assert_eq!(run(1001 + AGAIN_AFTER, "pid 3: 0 GiB, /d/.zsnap-5: yes"), (false, true));
     }
 }

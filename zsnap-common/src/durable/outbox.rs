@@ -1,11 +1,11 @@
-//! Outboxes: a published file becomes one hard link for each destination, and each link goes
-//! when its destination has the file. The file system is the only ledger.
+//! Outboxes: a published file becomes one hard link for each destination, and each link is removed when its
+//! destination has the file. There is no record but the file system.
 //!
-//! `SPLIT/HOST/F` is a file that not every outbox has yet; `OUT/NAME/HOST/F` is one that the
-//! destination NAME has not taken yet. A file with an entry in SPLIT is never delivered: it
-//! may still be withdrawn, or its other links may still be missing. `OUT/NAME/HOST/F~N` is one
-//! more of the name F, with other bytes: `F.N` would not tell its name, for that may end so too.
-//! What else lies in `OUT/NAME` is hidden, as no host is: its lock, notes.
+//! `SPLIT/HOST/F` is a file that some outbox does not have yet; `OUT/NAME/HOST/F` is one that the destination NAME
+//! does not have yet. A file with an entry in SPLIT is never delivered: it may still be withdrawn, or its other links
+//! may still be missing. `OUT/NAME/HOST/F~N` is another file with the name F and with other bytes. (`F.N` would be
+//! ambiguous, because a name may itself end like this.) Everything else in `OUT/NAME` is hidden, as no host's name
+//! is: the lock and notes.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ use crate::names::target::Host;
 mod drain;
 mod entry;
 
-pub use drain::{Deliver, Drained, Pace};
+pub use drain::{Deliver, DrainOptions, Drained};
 pub use entry::Queued;
 
 use entry::{at, directories, files, is_of_one, link, of_name, order, remove, same_file};
@@ -29,51 +29,51 @@ pub struct Outboxes {
     out: PathBuf,
 }
 
-/// A file for which a step failed, by its name, and why.
+/// A file for which a step failed: its name, and the error.
 pub type Failed = (String, io::Error);
 
 impl Outboxes {
-    /// Neither directory need be there.
+    /// Creates the outboxes of two directories, which need not exist.
     pub fn new(split: PathBuf, out: PathBuf) -> Outboxes {
         Outboxes { split, out }
     }
 
-    /// SPLIT/HOST.
+    /// Returns the path of SPLIT/HOST.
     pub fn split_dir(&self, host: &Host) -> PathBuf {
         self.split.join(host.as_str())
     }
 
-    /// OUT/NAME.
+    /// Returns the path of OUT/NAME.
     pub fn dir(&self, name: &str) -> PathBuf {
         self.out.join(name)
     }
 
-    /// The lock of OUT/NAME.
+    /// Returns the path of the lock of OUT/NAME.
     pub fn lock(&self, name: &str) -> PathBuf {
         self.dir(name).join(".lock")
     }
 
-    /// Makes OUT/NAME/HOST, durably.
+    /// Creates OUT/NAME/HOST, durably.
     pub fn make(&self, name: &str, host: &Host) -> io::Result<()> {
         publish::make_dirs(&self.dir(name).join(host.as_str()))
     }
 
-    /// The names in OUT, sorted.
+    /// Returns the names in OUT, sorted.
     pub fn names(&self) -> io::Result<Vec<String>> {
         directories(&self.out)
     }
 
-    /// The hosts that have files in SPLIT, or had.
+    /// Returns the hosts that have files in SPLIT, or had some.
     pub fn hosts_in_split(&self) -> io::Result<Vec<Host>> {
         Ok(directories(&self.split)?.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The files in SPLIT/HOST, oldest first.
+    /// Returns the files in SPLIT/HOST, oldest first.
     pub fn in_split(&self, host: &Host) -> io::Result<Vec<Queued>> {
         files(&self.split_dir(host))
     }
 
-    /// The files that wait for the destination `name`, oldest first.
+    /// Returns the files that wait for the destination `name`, oldest first.
     pub fn waiting(&self, name: &str) -> io::Result<Vec<Queued>> {
         let mut all = Vec::new();
         for host in directories(&self.dir(name))? {
@@ -83,15 +83,14 @@ impl Outboxes {
         Ok(all)
     }
 
-    /// Links each of the files in SPLIT/HOST into each outbox, durably, then unlinks them from
-    /// SPLIT. May be done again after a crash at any point.
+    /// Links each of the files in SPLIT/HOST into each outbox, durably, then unlinks them from SPLIT. This can be
+    /// repeated after a crash at any point.
     ///
-    /// Returns the files that could not be linked into some outbox. They stay in SPLIT and hold up
-    /// no other.
+    /// Returns the files that could not be linked into some outbox. They stay in SPLIT and do not delay the others.
     ///
     /// # Errors
-    /// What concerns all of the files: a directory cannot be made or synced, the disk is full or must
-    /// not be written to, or a signal came.
+    /// A failure that concerns all files: a directory cannot be created or synced, the disk is full or not writable,
+    /// or a signal arrived.
     pub fn split<S: AsRef<str>>(&self, host: &Host, files: &[S], names: &[String]) -> io::Result<Vec<Failed>> {
         let split = self.split_dir(host);
         let mut failed: Vec<Failed> = Vec::new();
@@ -115,15 +114,15 @@ impl Outboxes {
         Ok(failed)
     }
 
-    /// Unlinks files from SPLIT/HOST, durably; they may be gone already.
+    /// Unlinks files from SPLIT/HOST, durably. Missing files are not an error.
     pub fn unsplit<S: AsRef<str>>(&self, host: &Host, files: &[S]) -> io::Result<()> {
         let split = self.split_dir(host);
         files.iter().try_for_each(|file| remove(&split, file.as_ref()))?;
         publish::sync_dir(&split)
     }
 
-    /// Removes the links of SPLIT/HOST/FILE, which stays itself, from each outbox, durably. Nothing
-    /// delivers them meanwhile.
+    /// Removes the links of SPLIT/HOST/FILE, which stays itself, from each outbox, durably. Nothing delivers them
+    /// meanwhile, because the file is in SPLIT.
     pub fn withdraw(&self, host: &Host, file: &str, names: &[String]) -> io::Result<()> {
         let split = self.split_dir(host).join(file);
         for name in names {
@@ -138,11 +137,11 @@ impl Outboxes {
         Ok(())
     }
 
-    /// Puts what lies in FROM/HOST into the outbox of `name` once more, durably: how many files, and
-    /// those that could not be linked.
+    /// Links the files in FROM/HOST into the outbox of `name` again, durably. Returns how many these were, and those
+    /// that could not be linked.
     ///
     /// # Errors
-    /// As of [`Outboxes::split`].
+    /// The same as those of [`Outboxes::split`].
     pub fn refill(&self, name: &str, from: &Path) -> io::Result<(u64, Vec<Failed>)> {
         let (mut count, mut failed) = (0, Vec::new());
         for host in directories(from)? {

@@ -1,8 +1,8 @@
-//! Files that are there whole or not at all (a hidden temporary, fsync, link or rename,
-//! fsync of the directory). Every durable file of the tools is made here.
+//! Files that exist as a whole or not at all: written under a hidden temporary name, fsynced, linked or renamed, and
+//! followed by an fsync of the directory. Every durable file of the tools is made here.
 //!
-//! A temporary is flocked by its writer for as long as it lives, so whoever gets the flock may
-//! remove it: its writer is dead.
+//! The writer of a temporary file holds a flock on it for as long as it lives. So whoever gets the flock may remove
+//! the file: its writer is dead.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
@@ -17,11 +17,10 @@ use rustix::io::Errno;
 
 use crate::locks::flock::try_flock;
 
-/// What the name of a temporary begins with; [`crate::names::queue_name::classify`] takes it for a
-/// transport's.
+/// The prefix of temporary names; [`crate::names::queue_name::classify`] counts them as a transport's.
 pub const TEMPORARY: &str = ".zsnap-";
 
-/// Puts the path in front of an error and keeps its kind.
+/// Returns a function that puts the path in front of an error and keeps the error's kind.
 pub fn at_path(path: &Path) -> impl FnOnce(rustix::io::Errno) -> io::Error {
     move |errno| {
         let e = io::Error::from(errno);
@@ -29,8 +28,8 @@ pub fn at_path(path: &Path) -> impl FnOnce(rustix::io::Errno) -> io::Error {
     }
 }
 
-/// A new file under a hidden temporary name, unlinked on drop. Publish it with
-/// [`NewFile::link_as`] or [`NewFile::replace`].
+/// A new file under a hidden temporary name, which is unlinked on drop. Publish it with [`NewFile::link_as`],
+/// [`NewFile::publish_as`] or [`NewFile::replace`].
 #[derive(Debug)]
 pub struct NewFile {
     dir: File,
@@ -41,13 +40,13 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Makes it in `dir`: `O_EXCL`, 0600, flocked.
+    /// Creates the file in `dir`: `O_EXCL`, mode 0600, flocked.
     pub fn create_in(dir: &Path) -> io::Result<NewFile> {
         NewFile::create_at(open_dir(dir)?, dir)
     }
 
-    /// The same in the open directory `dir_fd`; `dir` is its name for messages. For directories
-    /// whose owner might put something else in their place.
+    /// Creates the file in the open directory `dir_fd`, for directories whose owner might replace them. `dir` is the
+    /// path of the directory, for messages.
     pub fn create_at(dir_fd: File, dir: &Path) -> io::Result<NewFile> {
         loop {
             let mut random = [0u8; 8];
@@ -61,43 +60,44 @@ impl NewFile {
             if *locked.as_ref().unwrap_or(&false) && rustix::fs::fstat(&file)?.st_nlink == 1 {
                 return Ok(NewFile { dir: dir_fd, path, temporary, file, renamed: false });
             }
-            // Between the two calls a sweep has taken it for a dead writer's; or it cannot be locked.
+            // Between the two calls a sweep took it for a dead writer's; or it cannot be locked.
             let _ = rustix::fs::unlinkat(&dir_fd, &temporary, AtFlags::empty());
             locked.map_err(|e| io::Error::new(e.kind(), format!("{}: cannot be locked: {e}", path.display())))?;
         }
     }
 
-    /// The open file.
+    /// Returns the open file.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Where it lies until it is published.
+    /// Returns the path of the file until it is published.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// fsync of the data. After an error the file must be given up: a second fsync may lie.
+    /// Fsyncs the data. After an error the file must be abandoned: a second fsync may report success wrongly.
     pub fn sync(&self) -> io::Result<()> {
         rustix::fs::fsync(&self.file).map_err(at_path(&self.path))
     }
 
-    /// Hard-links it to `name` beside it, never replacing: `AlreadyExists`. Then fsyncs the
-    /// directory. The temporary name stays until drop.
+    /// Hard-links the file to `name` in its directory, then fsyncs the directory. Fails with `AlreadyExists` rather
+    /// than replace a file. The temporary name stays until drop.
     pub fn link_as(&self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
         rustix::fs::linkat(&self.dir, &self.temporary, &self.dir, name, AtFlags::empty()).map_err(at_path(&to))?;
         rustix::fs::fsync(&self.dir).map_err(at_path(&to))
     }
 
-    /// Gives it the name `name` beside it, never replacing (`AlreadyExists`), and fsyncs the
-    /// directory, also on file systems without hard links (FAT). The temporary name is gone.
+    /// Renames the file to `name` in its directory, then fsyncs the directory. Fails with `AlreadyExists` rather than
+    /// replace a file. Also works on file systems without hard links (FAT).
     pub fn publish_as(mut self, name: &OsStr) -> io::Result<()> {
         self.name_as(name)?;
         rustix::fs::fsync(&self.dir).map_err(at_path(&self.path.with_file_name(name)))
     }
 
-    /// The same without the fsync: for several files in one directory, which the caller fsyncs.
+    /// Renames the file as [`NewFile::publish_as`] does, without the fsync: for several files in one directory, which
+    /// the caller fsyncs.
     pub fn name_as(&mut self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
         rename_new(&self.dir, &self.temporary, &self.dir, name).map_err(at_path(&to))?;
@@ -105,14 +105,14 @@ impl NewFile {
         Ok(())
     }
 
-    /// Opens it once more, for reading: `more` is O_DIRECT, say.
+    /// Opens the file again for reading, with more flags, such as O_DIRECT.
     pub fn reopen(&self, more: OFlags) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
         let fd = rustix::fs::openat(&self.dir, &self.temporary, flags, Mode::empty()).map_err(at_path(&self.path))?;
         Ok(File::from(fd))
     }
 
-    /// Renames it over `name` beside it, then fsyncs the directory.
+    /// Renames the file over `name` in its directory, then fsyncs the directory.
     pub fn replace(mut self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
         rustix::fs::renameat(&self.dir, &self.temporary, &self.dir, name).map_err(at_path(&to))?;
@@ -124,14 +124,14 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.renamed {
-            // It cannot be helped here; the next sweep tries again.
+            // Best effort: the next sweep tries again.
             let _ = rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty());
         }
     }
 }
 
-/// Renames a file, never replacing (`EEXIST`). Where the file system knows no such rename (OpenZFS
-/// before 2.2, NFS) it gets a second name first, and a crash may leave both.
+/// Renames a file; fails with `EEXIST` rather than replace one. On file systems without such a rename (OpenZFS before
+/// 2.2, NFS) the file is linked and then unlinked, and a crash may leave both names.
 pub fn rename_new(
     from_dir: impl AsFd,
     from: impl AsRef<OsStr>,
@@ -153,7 +153,7 @@ fn open_dir(dir: &Path) -> io::Result<File> {
     Ok(File::from(rustix::fs::openat(CWD, dir, flags, Mode::empty()).map_err(at_path(dir))?))
 }
 
-/// Replaces `path` so that a reader, and a crash, see the old bytes or the new ones.
+/// Replaces `path` so that a reader, also after a crash, sees either the old bytes or the new ones.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: no file name", path.display())));
@@ -164,11 +164,11 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     new.replace(name)
 }
 
-/// fsync of each file, or one syncfs where there are many and that is as good: the local file
-/// systems of Linux. (With FUSE it does not reach the server; of others we do not know.) `each` is
-/// called after each of these.
+/// Fsyncs each file. Where there are many, a single syncfs is called if that is as good, which it is for the local
+/// file systems of Linux. (With FUSE it does not reach the server; other file systems were not examined.) `each` is
+/// called after each of these calls.
 pub fn sync_files(files: &[&File], each: &dyn Fn()) -> io::Result<()> {
-    /// From so many on it is faster, also when others write to the same file system.
+    /// From this number on syncfs is faster, even if others write to the same file system.
     const MANY: usize = 5;
     /// f_type in statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs, FAT, exFAT.
     const GOOD: [u64; 8] =
@@ -190,7 +190,7 @@ pub fn sync_files(files: &[&File], each: &dyn Fn()) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes our temporaries in `dir` whose writers are gone. A missing `dir` has none.
+/// Removes our temporary files in `dir` whose writers are gone. `dir` need not exist.
 pub fn sweep(dir: &Path) -> io::Result<()> {
     match open_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -199,23 +199,23 @@ pub fn sweep(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The same in an open directory; `dir` is its name for messages.
+/// Does what [`sweep`] does, in an open directory; `dir` is its path, for messages.
 pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
     for entry in rustix::fs::Dir::read_from(fd).map_err(at_path(dir))? {
         let entry = entry.map_err(at_path(dir))?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        // Nothing else that begins so: a drive's mark does.
+        // Not every name with this prefix is ours: a drive's mark has it, too.
         let ours = name.as_bytes().strip_prefix(TEMPORARY.as_bytes());
         if !ours.is_some_and(|hex| hex.len() == 16 && hex.iter().all(u8::is_ascii_hexdigit)) {
             continue;
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // Gone meanwhile, or no regular file: not ours.
+        // Gone in the meantime, or not a regular file: not ours.
         let Ok(file) = rustix::fs::openat(fd, name, flags, Mode::empty()).map(File::from) else { continue };
         let regular = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile;
         if regular && try_flock(&file).is_ok_and(|free| free) {
             match rustix::fs::unlinkat(fd, name, AtFlags::empty()) {
-                // Between our open and our flock its writer was done with it; or it is somebody else's.
+                // Its writer was done with it between our open and our flock; or it is somebody else's.
                 Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
                 other => other.map_err(at_path(&dir.join(name)))?,
             }
@@ -224,12 +224,12 @@ pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// fsync of a directory: makes the names in it durable.
+/// Fsyncs a directory, which makes the names in it durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     rustix::fs::fsync(open_dir(dir)?).map_err(at_path(dir))
 }
 
-/// Makes `dir` and what is missing above it (0700), each durable.
+/// Creates `dir` and its missing parents (0700), durably.
 pub fn make_dirs(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -295,7 +295,7 @@ mod tests {
         sweep(&dir.path().join("absent")).unwrap();
     }
 
-    /// As beside other processes of the same host.
+    /// Sweeps while another writer works, as beside other processes of the same host.
     #[test]
     fn a_sweep_bears_writers_that_end_meanwhile() {
         let dir = tempfile::tempdir().unwrap();

@@ -13,36 +13,37 @@ use crate::locks::flock::{Lock, for_how_long, holder};
 /// The lock of a whole tool: flock on `state_lock`, then the dotlock beside it (or at `dotlock`).
 #[derive(Debug)]
 pub struct ToolLock {
-    // In this order: the dotlock may be touched only while the flock is held.
+    // Dropped in this order: the dotlock may be touched only while the flock is held.
     _dotlock: DotLock,
     _lock: Lock,
 }
 
-/// How taking the tool's lock went.
+/// The result of taking the lock of a tool.
 #[derive(Debug)]
 pub enum Acquired {
-    /// Ours.
+    /// The lock is ours.
     Ours(ToolLock),
-    /// Another instance (flock), or a script with dotlockfile, holds it, for that long.
+    /// Another instance (flock), or a script with dotlockfile, holds the lock.
     Busy {
-        /// Age of the lock (mtime of the file that the holder wrote at its start).
+        /// The age of the lock: of the file that the holder wrote at its start (mtime).
         age: Duration,
-        /// For the message: "pid 123" and which file.
+        /// The holder, for messages: "pid 123" and which file.
         who: String,
     },
 }
 
 impl ToolLock {
-    /// Takes the lock. Without `dotlock` it is beside `state_lock`, with `.dotlock` appended to
-    /// the name. Errors: `Exit::Config` for an unsafe dotlock directory, or something at either
-    /// path that is not a regular file.
+    /// Takes the lock. Without `dotlock`, the dotlock is beside `state_lock`, with `.dotlock` appended to the name.
+    ///
+    /// # Errors
+    /// `Exit::Config` for an unsafe dotlock directory, or something at either path that is not a regular file.
     pub fn take(state_lock: &Path, dotlock: Option<&Path>) -> anyhow::Result<Acquired> {
         let Some(mut lock) = Lock::try_new(state_lock)? else {
             let (age, who) = holder(state_lock);
             return Ok(Acquired::Busy { age, who });
         };
-        // Whatever a former holder of the flock left behind is stale, even if its pid now
-        // belongs to somebody else, as it may after a reboot.
+        // A dotlock that a former holder of the flock left behind is stale, even if its pid now belongs to another
+        // process, as it may after a reboot.
         let left: Option<FileId> = lock.before.lines().nth(1).and_then(|line| line.parse().ok());
         let path = dotlock.map_or_else(|| beside(state_lock), Path::to_owned);
         Ok(match DotLock::take(&path, left)? {
@@ -55,9 +56,11 @@ impl ToolLock {
     }
 }
 
-/// The lock of a tool whose state is in the directory `state`, which is made if need be. `None`:
-/// another instance is running, which is not an error ([`Exit::TryAgain`]) while it is younger than
-/// `max_run`.
+/// Takes the lock of a tool whose state is in the directory `state`, which is created if it is missing. Returns
+/// `None` if another instance is running.
+///
+/// # Errors
+/// [`Exit::TryAgain`] if that instance has been running for longer than `max_run`.
 pub fn unless_busy(state: &Path, dotlock: Option<&Path>, max_run: Duration) -> anyhow::Result<Option<ToolLock>> {
     publish::make_dirs(state).or_exit(Exit::CantCreate, "--state")?;
     match ToolLock::take(&state.join("lock"), dotlock)? {
@@ -107,7 +110,7 @@ mod tests {
         let path = dir.path().join("lock");
         let dotlock = dir.path().join("lock.dotlock");
         let Acquired::Ours(mut ours) = ToolLock::take(&path, None).unwrap() else { panic!() };
-        // As after a power failure: the dotlock stays, and its pid is somebody's.
+        // The state after a power failure: the dotlock is left, and its pid is another process's.
         std::fs::write(&dotlock, "1\n").unwrap();
         let id = FileId::of(&rustix::fs::stat(&dotlock).unwrap());
         ours._lock.note(&format!("{id}\n"));
@@ -117,7 +120,7 @@ mod tests {
         std::fs::write(&path, noted).unwrap();
         assert!(matches!(ToolLock::take(&path, None).unwrap(), Acquired::Ours(_)));
 
-        // But a script's lock with that pid is none of it.
+        // But a script's lock with that pid is not stale.
         std::fs::write(&dotlock, "1\n").unwrap();
         let Acquired::Busy { who, .. } = ToolLock::take(&path, None).unwrap() else { panic!() };
         assert_eq!(who, format!("pid 1 ({})", dotlock.display()));

@@ -15,14 +15,14 @@ pub fn is_known(code: u8) -> bool {
     code <= ZSTD
 }
 
-/// Whether it is an algorithm: LZJB, GZIP-1 to -9, ZLE, LZ4 or ZSTD. Nothing decompresses the
-/// others ("inherit", "on", "off", "empty").
+/// Whether a number is an algorithm: LZJB, GZIP-1 to -9, ZLE, LZ4 or ZSTD. Nothing decompresses the others
+/// ("inherit", "on", "off", "empty").
 pub fn is_algorithm(code: u8) -> bool {
     code == LZJB || (GZIP_1..=ZLE).contains(&code) || code == LZ4 || code == ZSTD
 }
 
-/// Whether a stream with these features may hold blocks of it: the receiver's pool must be able
-/// to read them, and learns that from the BEGIN record. The oldest algorithms need no feature.
+/// Whether a stream with these features may have blocks with this compression: the receiver's pool must be able to
+/// read them, and learns about them from the BEGIN record. The oldest algorithms need no feature.
 pub fn is_announced(code: u8, features: u64) -> bool {
     match code {
         ZSTD => features & ZSTD_FEATURE != 0,

@@ -1,6 +1,5 @@
-//! Fletcher-4, the checksum in send streams: four sums modulo 2^64 over 32-bit words in the
-//! sender's byte order. It finds accidents; anyone can compute it anew, so it is not a signature.
-//! OpenZFS: `module/zcommon/zfs_fletcher.c`.
+//! Fletcher-4, the checksum of send streams: four sums modulo 2^64 over 32-bit words in the sender's byte order. It
+//! detects accidents; it is not a signature, because anyone can compute it. OpenZFS: `module/zcommon/zfs_fletcher.c`.
 
 /// The sender's byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,23 +15,23 @@ pub enum Order {
 pub struct Fletcher4 {
     order: Order,
     sums: [u64; 4],
-    /// The first bytes of a word whose other bytes have not come yet.
+    /// The first bytes of a word that is not complete yet.
     tail: [u8; 4],
     tail_len: usize,
 }
 
 impl Fletcher4 {
-    /// The checksum of nothing.
+    /// Creates the checksum of no bytes.
     pub fn new(order: Order) -> Fletcher4 {
         Fletcher4 { order, sums: [0; 4], tail: [0; 4], tail_len: 0 }
     }
 
-    /// The checksum of all whole words so far.
+    /// Returns the checksum of all complete words so far.
     pub fn value(&self) -> [u64; 4] {
         self.sums
     }
 
-    /// Takes the next bytes, cut anywhere.
+    /// Adds the next bytes, which may be cut anywhere.
     pub fn add(&mut self, mut bytes: &[u8]) {
         while self.tail_len > 0 || bytes.len() < 4 {
             let Some((first, rest)) = bytes.split_first() else { return };
@@ -59,8 +58,8 @@ impl Fletcher4 {
     }
 }
 
-/// The sums live in registers: a word costs four additions, which overlap with those of the next
-/// word: 7 GB/s.
+/// Adds words to the sums. These stay in registers: a word costs four additions, which overlap with those of the next
+/// word. This reaches 7 GB/s.
 fn sum(
     [mut a, mut b, mut c, mut d]: [u64; 4],
     words: impl Iterator<Item = [u8; 4]>,

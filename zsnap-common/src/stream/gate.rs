@@ -1,13 +1,13 @@
-//! The stream gate: whether a send stream is whole and right, what it holds, and its sub-streams
-//! one by one.
+//! The stream gate: checks whether a send stream is complete and correct, reports what it contains, and passes its
+//! substreams on one by one.
 //!
-//! `zfs send` that dies, and a disk that fills up, leave a clean end of file; `zfs receive`
-//! commits at an END record, believes the names in a compound stream, and the kernel panics, now or
-//! when the file is read, on what a record's fields may say. So each record is walked before anyone
-//! acknowledges or receives it, and its fields are checked by the rules in `rules.rs`.
+//! If `zfs send` dies or a disk fills up, the file still ends cleanly. `zfs receive` commits at an END record and
+//! believes the names in a compound stream, and some values in a record make the kernel panic, at once or when the
+//! file is read. So each record is walked before anyone queues or receives it, and its fields are checked by the
+//! rules in `rules.rs`.
 //!
-//! A plain stream is BEGIN, records, END. A compound one (`zfs send -I`, `-p`) is a wrapper's
-//! BEGIN and END, plain streams, and a bare END. Only one record is ever held in memory.
+//! A stream that is not compound is BEGIN, records, END. A compound stream (`zfs send -I`, `-p`) is BEGIN and END of
+//! a wrapper, streams that are not compound, and a bare END. Only one record is ever held in memory.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,27 +17,27 @@ use super::record::{self, Begin, RECORD, Record, SUMMED, Type};
 use super::rules::{Breach, Rules};
 use super::{Guid, Kind, StreamError, StreamFacts, SubStream};
 
-/// Longest payload of a sub-stream's BEGIN: key material and the like, about 1 KiB.
+/// The maximum payload of a substream's BEGIN record, in bytes: key material and the like have about 1 KiB.
 const MAX_BEGIN: u64 = 1 << 20;
-/// Longest payload of a wrapper's BEGIN: names and properties of all its snapshots.
+/// The maximum payload of a wrapper's BEGIN record, in bytes: names and properties of all its snapshots.
 const MAX_WRAPPER: u64 = 64 << 20;
-/// So that a stream of nothing but tiny sub-streams cannot fill the memory.
+/// The maximum number of substreams: a stream of nothing but tiny substreams must not fill the memory.
 const MAX_SUBSTREAMS: usize = 100_000;
 
-/// A piece of a stream, for whoever takes it apart.
+/// A part of a stream, which the gate passes on.
 #[derive(Debug)]
 pub enum Part<'a> {
-    /// A sub-stream begins (before its first bytes).
+    /// A substream begins; none of its bytes were passed on yet.
     Begin(&'a SubStream),
-    /// Bytes of it, BEGIN and END records included, in pieces as small as one record (312 bytes):
-    /// write them through a buffer. Checked up to here by the running checksum only at its END;
-    /// the END record itself is passed on only when that was right.
+    /// Bytes of the substream, with BEGIN and END records, in pieces as small as one record (312 bytes): write them
+    /// through a buffer. They are verified only when the running checksum is compared at the END record, which is
+    /// passed on only if that was right.
     Bytes(&'a [u8]),
-    /// It ended, and its checksum was right. Wrapper records are not passed on.
+    /// The substream has ended, and its checksum was right. The records of a wrapper are not passed on.
     End,
 }
 
-/// Who gets the parts.
+/// The function that receives the parts.
 type Sink<'a> = &'a mut dyn FnMut(Part<'_>) -> io::Result<()>;
 
 /// Which records may come next.
@@ -47,51 +47,51 @@ enum Place {
     Start,
     /// The END of the wrapper's header.
     Header,
-    /// In a wrapper: a sub-stream's BEGIN, or the bare END.
+    /// In a wrapper: a substream's BEGIN, or the bare END.
     Between,
-    /// In a sub-stream: anything but BEGIN.
+    /// In a substream: anything but BEGIN.
     Inside,
-    /// Nothing.
+    /// Nothing: the stream has ended.
     Done,
     /// Nothing: `feed` has failed.
     Refused,
 }
 
-/// The state machine: feed it bytes in any pieces.
+/// The state machine. Bytes can be fed in pieces of any size.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    /// How many bytes were taken.
+    /// The number of bytes that were fed.
     bytes: u64,
     place: Place,
     order: Order,
     /// The record that is being filled.
     held: [u8; RECORD],
     filled: usize,
-    /// How much of the last record's payload is still to come.
+    /// How many bytes of the last record's payload are still to come.
     payload: u64,
-    /// Over everything since the last BEGIN.
+    /// The checksum of everything since the last BEGIN.
     sum: Fletcher4,
-    /// What the records since the last BEGIN must name.
+    /// The guid that the records since the last BEGIN must have.
     toguid: u64,
-    /// What else they may say.
+    /// The rules for their other fields.
     rules: Rules,
-    /// Dataset and snapshot of the wrapper.
+    /// The dataset and the snapshot of the wrapper.
     wrapper: Option<(String, String)>,
     properties: bool,
     substreams: Vec<SubStream>,
-    /// Every guid that the stream has needed or made.
+    /// Every guid that the stream has needed or created.
     guids: HashSet<Guid>,
 }
 
-/// What is known when the first sub-stream begins.
+/// What is known when the first substream begins.
 pub struct Head<'a> {
-    /// The wrapper's toname, or the only stream's: its last snapshot.
+    /// The name in the first BEGIN record, `fs@snap`: the wrapper's, with its last snapshot, or the only substream's.
     pub toname: String,
-    /// A wrapper is around it.
+    /// Whether a wrapper is around the substream.
     pub compound: bool,
-    /// The wrapper carries properties.
+    /// Whether the wrapper carries properties.
     pub properties: bool,
-    /// The first sub-stream.
+    /// The first substream.
     pub first: &'a SubStream,
 }
 
@@ -106,7 +106,7 @@ fn damaged(at: u64, what: impl Into<String>) -> StreamError {
 }
 
 impl Gate {
-    /// A gate before the first byte.
+    /// Creates a gate, before the first byte of a stream.
     pub fn new() -> Gate {
         Gate {
             bytes: 0,
@@ -125,8 +125,7 @@ impl Gate {
         }
     }
 
-    /// Takes the next bytes, and calls `on` with the parts in them. After an error nothing more
-    /// is taken.
+    /// Processes the next bytes, and calls `on` with the parts in them. After an error no more bytes are accepted.
     pub fn feed(&mut self, bytes: &[u8], on: &mut dyn FnMut(Part<'_>) -> io::Result<()>) -> Result<(), StreamError> {
         let result = self.walk(bytes, on);
         if result.is_err() {
@@ -135,8 +134,8 @@ impl Gate {
         result
     }
 
-    /// The first sub-stream once its BEGIN record was fed, with the name in the outer record
-    /// (`fs@snap`, the wrapper's or its own) and whether it is compound.
+    /// Returns the first substream, once its BEGIN record was fed, with the name in the first BEGIN record
+    /// (`fs@snap`, the wrapper's or its own) and whether the stream is compound.
     pub fn head(&self) -> Option<Head<'_>> {
         let first = self.substreams.first()?;
         let (fs, snap) = self.wrapper.as_ref().map_or((&first.fs, &first.snap), |(fs, snap)| (fs, snap));
@@ -148,7 +147,7 @@ impl Gate {
         })
     }
 
-    /// The end of the input.
+    /// Ends the input, and returns what the stream contains. Fails if the stream is not complete.
     pub fn finish(self) -> Result<StreamFacts, StreamError> {
         match self.place {
             Place::Done => Ok(StreamFacts {
@@ -195,7 +194,7 @@ impl Gate {
         if self.place == Place::Inside { on(Part::Bytes(bytes)).map_err(StreamError::Sink) } else { Ok(()) }
     }
 
-    /// The held record is complete.
+    /// Processes the held record, which is complete.
     fn record(&mut self, on: Sink) -> Result<(), StreamError> {
         let bytes = self.held;
         let at = self.bytes - RECORD as u64;
@@ -211,7 +210,8 @@ impl Gate {
         let before = self.sum.value();
         self.sum.add(&bytes[..SUMMED]);
         let own = record.checksum(SUMMED);
-        // All zero: not computed. Old senders do that, and wrappers; the END tells nevertheless.
+        // All zero: not computed, as old senders do for all records and wrappers for theirs. The END record has the
+        // checksum.
         if own != [0; 4] && own != self.sum.value() {
             return Err(damaged(at, "the checksum is wrong"));
         }
@@ -277,8 +277,8 @@ impl Gate {
         }
     }
 
-    /// Whether a sub-stream may come here: the same dataset as the wrapper's, on the snapshot that
-    /// the one before it made.
+    /// Checks whether a substream may come here: it must be of the wrapper's dataset, and be based on the snapshot of
+    /// the substream before it.
     fn admit(&mut self, at: u64, begin: Begin) -> Result<SubStream, StreamError> {
         if let Some((outer, _)) = self.wrapper.as_ref().filter(|(fs, _)| *fs != begin.fs) {
             let child = begin.fs.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with('/'));
@@ -329,7 +329,7 @@ impl Gate {
         })
     }
 
-    /// `before`: the checksum of all that stands before this record.
+    /// Processes an END record. `before` is the checksum of all that comes before it.
     fn end(&mut self, at: u64, record: &Record, before: [u64; 4], on: Sink) -> Result<(), StreamError> {
         let bare = self.place == Place::Between;
         let (sum, toguid) = if bare { ([0; 4], 0) } else { (before, self.toguid) };
@@ -339,7 +339,7 @@ impl Gate {
         if record.u64(40) != toguid {
             return Err(damaged(at, "an END record of another snapshot"));
         }
-        // Only this keeps the rest of a record that has no checksum of its own from saying anything.
+        // A record that has no checksum of its own could carry anything in its other bytes, were it not for this.
         if record.u32(4) != 0 || record.bytes[48..SUMMED].iter().any(|b| *b != 0) {
             return Err(damaged(at, "an END record with more in it than its checksum"));
         }
@@ -350,7 +350,7 @@ impl Gate {
                 self.place = next;
                 on(Part::End).map_err(StreamError::Sink)
             }
-            // `zfs send` that fails inside a compound stream ends it properly all the same.
+            // If `zfs send` fails inside a compound stream, it nevertheless ends the stream properly.
             (Place::Between, Some((_, last))) if self.substreams.last().is_none_or(|s| s.snap != *last) => {
                 Err(damaged(at, format!("the last snapshot, @{last}, is missing: zfs send failed on the way")))
             }

@@ -1,5 +1,4 @@
-//! What an object, a bonus buffer or a block holds: the numbers of OpenZFS `include/sys/dmu.h`,
-//! `dmu_object_type_t`.
+//! The types of objects, bonus buffers and blocks: the numbers of OpenZFS `include/sys/dmu.h`, `dmu_object_type_t`.
 
 /// Nothing (`DMU_OT_NONE`): a free object; no bonus buffer.
 pub const NONE: u32 = 0;
@@ -8,24 +7,24 @@ pub const SA: u32 = 44;
 /// `DMU_OTN_UINT64_METADATA`.
 pub const UINT64_METADATA: u32 = 0xc3;
 
-/// `DMU_OT_NUMTYPES`: types below are numbered one by one. OpenZFS adds none of these any more.
+/// `DMU_OT_NUMTYPES`: types below it are numbered one by one. OpenZFS no longer adds such types.
 const NUMBERED: u32 = 54;
-/// `DMU_OT_NEWTYPE`: the number tells how its words are swapped, and two properties.
+/// `DMU_OT_NEWTYPE`: the other bits of the number say how its words are byte-swapped, and two properties.
 const COMPOSED: u32 = 0x80;
 /// `DMU_OT_BYTESWAP_MASK`.
 const SWAP: u32 = 0x1f;
 /// `DMU_BSWAP_NUMFUNCS`.
 const SWAPS: u32 = 10;
 
-/// Whether OpenZFS 2.4 knows the number. It has 32 bits in a stream and 8 on disk: the kernel's own
-/// test looks at the lower 8 of some.
+/// Whether OpenZFS 2.4 knows the number. It has 32 bits in a stream and 8 on disk; if `DMU_OT_NEWTYPE` is set, the
+/// kernel's own test looks only at the lower 8.
 pub fn is_known(code: u32) -> bool {
     code < NUMBERED || ((COMPOSED..=0xff).contains(&code) && code & SWAP < SWAPS)
 }
 
-/// Whether it is an array of dnodes (`DMU_OT_DNODE`) or an object set (`DMU_OT_OBJSET`), or swapped
-/// as these are: the kernel would follow the block pointers in it, and takes its size for granted.
-/// A dataset has one of each, which no record writes.
+/// Whether a type is an array of dnodes (`DMU_OT_DNODE`) or an object set (`DMU_OT_OBJSET`), or is byte-swapped like
+/// these: the kernel would follow the block pointers in it, and relies on its size. A dataset has one of each, and no
+/// record writes it.
 pub fn has_block_pointers(code: u32) -> bool {
     match code {
         10 | 11 => true,

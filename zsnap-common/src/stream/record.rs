@@ -1,21 +1,21 @@
-//! The records of a send stream: 312 bytes each, in the sender's byte order, some followed by a
-//! payload. Layout: OpenZFS `include/sys/zfs_ioctl.h`, `dmu_replay_record_t`; the offsets below
-//! are those of its packed C structures.
+//! The records of a send stream. Each has 312 bytes, in the sender's byte order; some are followed by a payload.
+//! Layout: OpenZFS `include/sys/zfs_ioctl.h`, `dmu_replay_record_t`; the offsets below are those of its packed C
+//! structures.
 
 use super::fletcher::Order;
 use crate::names::target::{Dataset, NameError, check_component};
 
-/// Length of every record, in bytes.
+/// The length of every record, in bytes.
 pub const RECORD: usize = 312;
-/// A record's own checksum is over what stands before this offset, and fills the rest.
+/// The offset of a record's own checksum, which covers what is before it and fills the rest of the record.
 pub const SUMMED: usize = 280;
 /// `DMU_BACKUP_MAGIC`, at offset 8 of every BEGIN.
 pub const MAGIC: u64 = 0x0000_0002_f5ba_cbac;
 
-/// Longest payload of a record (`SPA_MAXBLOCKSIZE`): a longer one panics the receiving kernel.
+/// The maximum length of a record's payload in bytes (`SPA_MAXBLOCKSIZE`): a longer one panics the receiving kernel.
 pub const MAX_BLOCK: u64 = 16 << 20;
 
-/// What a record is. The numbers are those of the format.
+/// The types of records, numbered as in the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the format's own names")]
 pub enum Type {
@@ -47,12 +47,12 @@ impl Type {
         (Type::Redact, "REDACT"),
     ];
 
-    /// The name in upper case, as `zstream dump` prints it.
+    /// Returns the name in upper case, as `zstream dump` prints it.
     pub fn name(self) -> &'static str {
         Type::ALL[self as usize].1
     }
 
-    /// For a message: "a WRITE record", "an OBJECT record".
+    /// Returns words for a message: "a WRITE record", "an OBJECT record".
     pub fn a_record(self) -> String {
         let name = self.name();
         let article = if name.starts_with(['E', 'O']) { "an" } else { "a" };
@@ -62,19 +62,19 @@ impl Type {
 
 /// One record.
 pub struct Record<'a> {
-    /// As it came.
+    /// The bytes of the record as they came.
     pub bytes: &'a [u8; RECORD],
-    /// The byte order of its stream.
+    /// The byte order of the stream.
     pub order: Order,
 }
 
 impl Record<'_> {
-    /// The number at an offset.
+    /// Returns the 8-bit number at an offset.
     pub fn u8(&self, at: usize) -> u8 {
         self.bytes[at]
     }
 
-    /// The number at an offset.
+    /// Returns the 32-bit number at an offset.
     pub fn u32(&self, at: usize) -> u32 {
         let mut raw = [0; 4];
         raw.copy_from_slice(&self.bytes[at..at + 4]);
@@ -84,7 +84,7 @@ impl Record<'_> {
         }
     }
 
-    /// The number at an offset.
+    /// Returns the 64-bit number at an offset.
     pub fn u64(&self, at: usize) -> u64 {
         let mut raw = [0; 8];
         raw.copy_from_slice(&self.bytes[at..at + 8]);
@@ -94,18 +94,18 @@ impl Record<'_> {
         }
     }
 
-    /// The checksum at an offset.
+    /// Returns the checksum at an offset.
     pub fn checksum(&self, at: usize) -> [u64; 4] {
         [0, 8, 16, 24].map(|word| self.u64(at + word))
     }
 
-    /// What it is; the bare number if that is unknown.
+    /// Returns the type of the record, or the bare number if that is unknown.
     pub fn kind(&self) -> Result<Type, u32> {
         let code = self.u32(0);
         Type::ALL.get(code as usize).map(|(kind, _)| *kind).ok_or(code)
     }
 
-    /// The snapshot that the record says it belongs to.
+    /// Returns the guid of the snapshot that the record says it belongs to.
     pub fn toguid(&self, kind: Type) -> u64 {
         self.u64(match kind {
             Type::Begin | Type::Object | Type::Write | Type::End => 40,
@@ -114,8 +114,11 @@ impl Record<'_> {
         })
     }
 
-    /// Length of the payload that follows, in bytes; the error says which length no sender makes.
-    /// A BEGIN's is not judged here: how long it may be depends on where it stands.
+    /// Returns the length of the payload that follows, in bytes. That of a BEGIN record is not checked here, because
+    /// its limit depends on the place of the record.
+    ///
+    /// # Errors
+    /// The length is one that no sender writes: the text says which.
     pub fn payload(&self, kind: Type) -> Result<u64, String> {
         let length = match kind {
             Type::Begin => return Ok(u64::from(self.u32(4))),
@@ -134,7 +137,7 @@ impl Record<'_> {
             Type::WriteEmbedded => u64::from(self.u32(52)).next_multiple_of(8),
             _ => 0,
         };
-        // What is left over behind the last word is in no checksum, neither in ours nor the kernel's.
+        // Bytes after the last whole word are in no checksum, neither in ours nor in the kernel's.
         if length > MAX_BLOCK || length % 4 != 0 { Err(no_length(length)) } else { Ok(length) }
     }
 }
@@ -143,7 +146,7 @@ fn no_length(length: u64) -> String {
     format!("a payload of {length} bytes, which no sender makes")
 }
 
-/// The kernel panics on blocks that are too long, and on empty ones (`zio_data_buf_alloc`).
+/// Checks the length of a block. The kernel panics on blocks that are too long or empty (`zio_data_buf_alloc`).
 fn block(length: u64) -> Result<u64, String> {
     if (1..=MAX_BLOCK).contains(&length) { Ok(length) } else { Err(no_length(length)) }
 }
@@ -155,8 +158,8 @@ fn compressed(length: u64, plain: u64) -> Result<u64, String> {
     Ok(length)
 }
 
-/// The byte order of a stream whose first record this is; `None`: not a ZFS stream. Also takes
-/// the start of a record: then it tells whether that may become one.
+/// Returns the byte order of the stream that begins with this record, or `None` if it is not a ZFS stream. `bytes`
+/// may be the mere start of a record: then `None` means that it cannot become the first record of a ZFS stream.
 pub fn order_of_first(bytes: &[u8]) -> Option<Order> {
     let fits = |magic: [u8; 8]| {
         let kind = bytes.iter().take(4).all(|b| *b == 0);
@@ -169,25 +172,25 @@ pub fn order_of_first(bytes: &[u8]) -> Option<Order> {
     }
 }
 
-/// What a BEGIN record tells.
+/// What a BEGIN record says.
 pub struct Begin {
-    /// 1: a sub-stream; 2: a wrapper around sub-streams.
+    /// 1: a substream; 2: a wrapper around substreams.
     pub header: u64,
-    /// What a receiver must know (`DMU_BACKUP_FEATURE_*`).
+    /// The features that a receiver must know (`DMU_BACKUP_FEATURE_*`).
     pub features: u64,
-    /// Seconds UTC.
+    /// When the snapshot was made: seconds UTC.
     pub created: u64,
-    /// `dmu_objset_type_t`: 2 a file system, 3 a volume.
+    /// `dmu_objset_type_t`: 2 is a file system, 3 a volume.
     pub objset: u32,
     /// `DRR_FLAG_*`.
     pub flags: u32,
-    /// The snapshot that it makes.
+    /// The guid of the snapshot that receiving the stream creates.
     pub to: u64,
-    /// Its base, or 0.
+    /// The guid of its base, or 0.
     pub from: u64,
-    /// The sender's dataset.
+    /// The dataset on the sender.
     pub fs: String,
-    /// The sender's snapshot, without the `@`.
+    /// The snapshot on the sender, without the `@`.
     pub snap: String,
 }
 
@@ -218,7 +221,7 @@ const KNOWN_FLAGS: u32 = 0b1111;
 const DEDUP: u64 = 1 << 0 | 1 << 1;
 const RESUMING: u64 = 1 << 20;
 const REDACTED: u64 = 1 << 21;
-/// Also SA_SPILL, HOLDS, SWITCH_TO_LARGE_BLOCKS, LONGNAME and LARGE_MICROZAP: how data is laid out,
+/// Includes SA_SPILL, HOLDS, SWITCH_TO_LARGE_BLOCKS, LONGNAME and LARGE_MICROZAP: these say how data is laid out,
 /// which is the receiving kernel's business.
 const KNOWN_FEATURES: u64 = DEDUP
     | 1 << 2
@@ -233,13 +236,16 @@ const KNOWN_FEATURES: u64 = DEDUP
     | ZSTD_FEATURE
     | 0b1111 << 26;
 
-/// Why such a stream is not carried, with the remedy.
+/// Why a deduplicated stream is not accepted, with the remedy.
 pub const IS_DEDUPLICATED: &str = "deduplicated ZFS stream: send it without -D";
-/// Why such a stream is not carried, with the remedy.
+/// Why a redacted stream is not accepted, with the remedy.
 pub const IS_REDACTED: &str = "redacted ZFS stream: send it without --redact";
 
 impl Begin {
-    /// Reads a BEGIN record; the error is what its name lacks.
+    /// Reads a BEGIN record.
+    ///
+    /// # Errors
+    /// The name is not that of a snapshot: the text says why.
     pub fn read(record: &Record) -> Result<Begin, String> {
         let (fs, snap) = toname(&record.bytes[56..])?;
         Ok(Begin {
@@ -255,7 +261,7 @@ impl Begin {
         })
     }
 
-    /// Why such a stream is not carried, with the remedy.
+    /// Returns why the stream is not accepted, with the remedy; `None` if it is accepted.
     pub fn unsupported(&self) -> Option<String> {
         let unknown = self.features & !KNOWN_FEATURES;
         let why = if self.header != SUBSTREAM && self.header != COMPOUND {
@@ -285,7 +291,7 @@ impl Begin {
     }
 }
 
-/// Takes `fs@snap`, ended by a NUL, apart.
+/// Parses `fs@snap`, which ends with a NUL.
 fn toname(field: &[u8]) -> Result<(String, String), String> {
     let text = field.split(|b| *b == 0).next().unwrap_or_default();
     if text.len() == field.len() {

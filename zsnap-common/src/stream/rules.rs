@@ -1,41 +1,40 @@
-//! What the fields of a record may say: a rule a line.
+//! The rules for the fields of a record, one rule a line.
 //!
-//! Kernels up to OpenZFS 2.4 check few of these, and otherwise overwrite their memory, panic when
-//! the file is read, or commit blocks that cannot be read. The rules are those of `recv_check_drr_*`
-//! in `module/zfs/dmu_recv.c` of the development branch after 2.4, with the limits of the format in
-//! place of those of a pool; those marked "stricter" go further, because the kernel's own are not
-//! enough. What depends on the receiving pool stays the kernel's business, and so does what is inside
-//! a payload. How long a payload may be is in `record.rs`.
+//! Kernels up to OpenZFS 2.4 check few of these, and otherwise overwrite their memory, panic when the file is read,
+//! or commit blocks that cannot be read. The rules are those of `recv_check_drr_*` in `module/zfs/dmu_recv.c` of the
+//! development branch after 2.4, with the limits of the format in place of those of a pool. Rules marked "stricter"
+//! go further, because the kernel's own are not enough. What depends on the receiving pool is left to the kernel, and
+//! so is the content of a payload. The length of a payload is checked in `record.rs`.
 //!
-//! All that `zfs send` of OpenZFS 0.6.5 to 2.4 writes passes, but for what has a remedy.
+//! All that `zfs send` of OpenZFS 0.6.5 to 2.4 writes passes, except for what is rejected with a remedy.
 //!
-//! Where the gate refuses what that branch accepts, and there alone, as 100,000 changed streams show:
+//! The gate rejects what that branch accepts in the following cases only, as 100,000 changed streams show:
 //!
-//! | refused | why |
+//! | rejected | why |
 //! |---|---|
-//! | header types, features and flags that zsnap does not know; clones; deduplicated, redacted or resumed streams; what is neither file system nor volume, or both | `gate.rs`: they need more than their own dataset and its chain, or a newer zsnap |
-//! | a record where none may be; an END with more than its checksum and guid | `gate.rs`: streams have one shape, and nothing rides along |
-//! | names of what is no snapshot, guids of another (the changed streams keep both); a BEGIN with more than 1 MiB, a wrapper's with more than 64 MiB; more than 100,000 snapshots | `gate.rs`: names and guids say where a stream belongs, and none may fill the memory |
-//! | a payload that is not made of whole words of 4 bytes | the rest would be in no checksum |
-//! | types of more than 8 bits | on disk they have 8, the kernel's test looks at 1 of the others |
-//! | types of dnodes and object sets, or swapped as these | the kernel follows the block pointers in them |
-//! | a WRITE without the OBJECT record of its object | headers do not show how long the object's blocks are |
-//! | behind the only block of an object whose block size is not a power of two | the kernel panics: "accessing past end of object" |
-//! | in raw streams, a last block behind that one | the same |
-//! | in raw streams, a last block beyond 2^64 bytes | more levels of blocks than there can be |
-//! | stored or sent as compressed: "inherit", "on", "empty"; "off" in a WRITE that is not raw | nothing decompresses these: the block cannot be read again |
-//! | sizes of blocks, and what they shrink to, that are not whole sectors of 512 bytes | the kernel rounds the buffer down, then fills it |
-//! | in raw streams, a block with another size or place than the blocks of its object have | the kernel encrypts it anew, and panics for want of the key |
-//! | in raw streams, levels that shift more than 64 bits | undefined |
-//! | a spill block of an object without system attributes | a block pointer is where the spill block's would be |
-//! | an object with the checksum of a label, a gang header or an intent log | these are written over the end of a block |
-//! | embedded: a decompressed size other than the block's, or than its object's block size | the file's reader panics the kernel |
-//! | embedded: no bytes, as many as decompressed, or no algorithm | no sender embeds what does not shrink, and nothing decompresses it |
-//! | embedded: a type other than data | the kernel keeps it for what is not in streams |
-//! | embedded: at the offset of a spill block | received as data of the file, or not at all |
+//! | header types, features and flags that zsnap does not know; clones; deduplicated, redacted or resumed streams; a dataset that is neither file system nor volume; a file system and a volume in one stream | `gate.rs`: they need more than their own dataset and its chain, or a newer zsnap |
+//! | a record in the wrong place; an END with more than its checksum and guid | `gate.rs`: streams have one form, and carry nothing else |
+//! | a name that is not that of a snapshot; the guid of another snapshot (the changed streams keep both); a BEGIN with more than 1 MiB, a wrapper's with more than 64 MiB; more than 100,000 snapshots | `gate.rs`: names and guids say where a stream belongs; no stream may fill the memory |
+//! | a payload that does not consist of whole words of 4 bytes | the rest would be in no checksum |
+//! | types of more than 8 bits | on disk they have 8, and if `DMU_OT_NEWTYPE` is set, the kernel's test ignores the others |
+//! | types of dnodes and object sets, or byte-swapped like these | the kernel follows the block pointers in them |
+//! | a WRITE without the OBJECT record of its object | without that, headers do not show the object's block size |
+//! | data beyond the only block of an object whose block size is not a power of two | the kernel panics: "accessing past end of object" |
+//! | in raw streams, a last block beyond the only block of such an object | the same panic |
+//! | in raw streams, a last block beyond 2^64 bytes | it needs more levels of blocks than there can be |
+//! | blocks stored or sent with the compression "inherit", "on" or "empty"; "off" in a WRITE that is not raw | nothing decompresses these: the block cannot be read again |
+//! | block sizes, and compressed sizes, that are not whole sectors of 512 bytes | the kernel rounds the size of the buffer down, then fills it |
+//! | in raw streams, a block whose size or offset is not that of a block of its object | the kernel encrypts it again, and panics because it has no key |
+//! | in raw streams, levels that shift by 64 bits or more | the result is undefined |
+//! | a spill block of an object without system attributes | its dnode has a block pointer in the place of the spill block's |
+//! | an object with the checksum of a label, a gang header or an intent log | these checksums are written over the end of a block |
+//! | embedded data with a decompressed size other than the block's, or a block size other than its object's | the kernel panics when the file is read |
+//! | embedded data without bytes, with as many as decompressed, or without an algorithm | no sender embeds what does not shrink, and nothing decompresses it |
+//! | embedded data of a type other than data | the kernel reserves these types for what is not in streams |
+//! | embedded data at the offset of a spill block | it is received as data of the file, or not at all |
 //!
-//! What headers cannot show: the kernel may keep the small blocks of a file that a stream without -L
-//! brought, when one with -L tells of larger ones. An embedded block of the larger size passes here.
+//! Headers cannot show this: the kernel may keep the small blocks of a file from a stream without -L when a later
+//! stream with -L says that they are larger. An embedded block of the larger size passes here.
 
 use super::record::{self, Record, Type};
 use super::{compression, object_type};
@@ -43,21 +42,21 @@ use super::{compression, object_type};
 /// What is wrong with a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Breach {
-    /// No sender writes that: the field and its value.
+    /// No sender writes this: the field and its value.
     Damaged(String),
-    /// An honest sender may write that: the whole message, with the remedy.
+    /// A correct sender may write this: the whole message, with the remedy.
     Unsupported(String),
 }
 
-/// `DN_MAX_OBJECT`: objects are numbered below.
+/// `DN_MAX_OBJECT`: object numbers are below it.
 const MAX_OBJECT: u64 = 1 << 48;
-/// `SPA_MINBLOCKSIZE`: all sizes on disk are multiples.
+/// `SPA_MINBLOCKSIZE`: all sizes on disk are multiples of it.
 const SECTOR: u64 = 512;
 /// `SPA_OLD_MAXBLOCKSIZE`: larger blocks need the feature LARGE_BLOCKS.
 const OLD_MAX_BLOCK: u64 = 128 << 10;
 /// `DNODES_PER_BLOCK`, and the most slots of 512 bytes that a dnode may fill (`DNODE_MAX_SLOTS`).
 const DNODES: usize = 32;
-/// `BPE_PAYLOAD_SIZE`: what fits into a block pointer.
+/// `BPE_PAYLOAD_SIZE`: the number of bytes that fit into a block pointer.
 const MAX_EMBEDDED: u32 = 112;
 /// `ZIO_CHECKSUM_FUNCTIONS`.
 const CHECKSUMS: u8 = 15;
@@ -79,29 +78,29 @@ const EMBEDDED_SPILL: &str = "ZFS stream that embeds a file's extended attribute
 const REWRITTEN: &str = "ZFS stream with blocks compressed otherwise than its BEGIN record says, as older versions of \
                          zstream recompress and zstream decompress leave it: send it without them";
 
-/// The rules within one sub-stream.
+/// The rules for the records of one substream.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// `DMU_BACKUP_FEATURE_*` in its BEGIN.
+    /// The `DMU_BACKUP_FEATURE_*` of its BEGIN record.
     features: u64,
-    /// Its BEGIN has `DRR_FLAG_SPILL_BLOCK`.
+    /// Whether its BEGIN record has `DRR_FLAG_SPILL_BLOCK`.
     spill: bool,
-    /// The block of dnodes that the last OBJECT record was of; a sender writes the data of one before
-    /// it goes on to the next, and no data without its dnode.
+    /// The number of the block of dnodes that has the object of the last OBJECT record. A sender writes the data of
+    /// one such block before it goes on to the next, and no data without its dnode.
     dnodes: u64,
-    /// The block size of each object there, as far as it is known; otherwise 0.
+    /// The block size of each object in this block of dnodes; 0 if it is not known.
     sizes: [u32; DNODES],
-    /// A bit for each object there whose bonus buffer holds system attributes.
+    /// A bit for each object in this block of dnodes whose bonus buffer holds system attributes.
     attributes: u32,
 }
 
 impl Rules {
-    /// For a sub-stream with this BEGIN.
+    /// Creates the rules for a substream with this BEGIN record.
     pub fn new(features: u64, flags: u32) -> Rules {
         Rules { features, spill: flags & record::SPILL_BLOCK != 0, dnodes: 0, sizes: [0; DNODES], attributes: 0 }
     }
 
-    /// Judges the next record, which is one of the sub-stream between BEGIN and END.
+    /// Checks the next record of the substream, between BEGIN and END.
     pub fn check(&mut self, kind: Type, r: &Record) -> Result<(), Breach> {
         match kind {
             Type::Object => self.object(r),
@@ -137,7 +136,7 @@ impl Rules {
         holds(u64::from(size) <= record::MAX_BLOCK, "block size", size)?;
         holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
         known(checksum < CHECKSUMS, "checksum", checksum)?;
-        // Stricter: LABEL, GANG_HEADER, ZILOG and ZILOG2 are written over the end of a block.
+        // Stricter: the checksums LABEL, GANG_HEADER, ZILOG and ZILOG2 are written over the end of a block.
         holds(!matches!(checksum, 3..=5 | 9), "checksum", checksum)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         holds(u64::from(length) <= room, "bonus length", length)?;
@@ -153,13 +152,13 @@ impl Rules {
             holds(u64::from(raw_length) + taken <= room, "raw bonus length", raw_length)?;
             holds(shift == 0 || (12..=17).contains(&shift), "indirect block shift", shift)?;
             holds((1..=MAX_LEVELS).contains(&levels), "levels", levels)?;
-            // Stricter: the kernel shifts 64 bits by that many; 0 stands for its default, 17.
+            // Stricter: the kernel shifts 64 bits by so many; a shift of 0 stands for its default, 17.
             let bits = u64::from(levels - 1) * u64::from(if shift == 0 { 17 } else { shift } - 7);
             holds(bits < 64, "levels", levels)?;
             holds(u64::from(pointers) == implied, "block pointers", pointers)?;
-            // Stricter: more blocks need more levels than the kernel has.
+            // Stricter: more blocks would need more levels than the kernel has.
             holds(last.checked_mul(size.into()).is_some(), "last block", last)?;
-            // Stricter: such an object has one block.
+            // Stricter: an object whose block size is not a power of two has one block.
             holds(size.is_power_of_two() || last == 0, "last block", last)?;
         } else {
             holds(flags & SWAPPED == 0, "flags of a raw stream,", flags)?;
@@ -183,7 +182,7 @@ impl Rules {
         holds(size != 0 && in_sectors(size), "block size", size)?;
         holds(self.allows(size), "block size without LARGE_BLOCKS", size)?;
         holds(offset.checked_add(size).is_some(), "offset", offset)?;
-        // Stricter: the size of the object's blocks must be known, to keep the data within them.
+        // Stricter: the object's block size must be known, to keep the data within its blocks.
         holds(self.size(object) != 0, "data without an OBJECT record, of object", object)?;
         self.within(object, offset, size)?;
         holds(in_sectors(packed), "compressed size", packed)?;
@@ -191,8 +190,8 @@ impl Rules {
         if self.raw() {
             // Stricter: what nothing decompresses cannot be read again.
             self.stored(compressed)?;
-            // Stricter: a raw block that is not one of its object's the kernel encrypts anew, and panics
-            // for want of the key.
+            // Stricter: the kernel encrypts a raw block again that is not one of its object's blocks, and panics
+            // because it has no key.
             holds(self.size(object) == size, OTHER_SIZE, size)?;
             holds(offset % size == 0, "offset", offset)?;
         } else if compressed != 0 {
@@ -211,7 +210,7 @@ impl Rules {
 
         numbered(object)?;
         typed("type", kind)?;
-        // Stricter: in other dnodes a block pointer is where the spill block's would be.
+        // Stricter: other dnodes have a block pointer in the place of the spill block's.
         holds(self.has_attributes(object), "a spill block without attributes, of object", object)?;
         holds(size != 0 && in_sectors(size), "block size", size)?;
         holds(in_sectors(packed), "compressed size", packed)?;
@@ -236,13 +235,13 @@ impl Rules {
         known(kind == 0, "embedded type", kind)?;
         known(compression::is_known(compressed), "compression", compressed)?;
         holds(offset.checked_add(size).is_some(), "offset", offset)?;
-        // Stricter, down to the end: the kernel decompresses as much as one field says into a block as
-        // long as its object's, when the file is read.
+        // Stricter, from here to the end: when the file is read, the kernel decompresses as many bytes as one field
+        // says into a block of the object's block size.
         holds(u64::from(plain) == size, "decompressed size", plain)?;
         holds((1..=MAX_EMBEDDED).contains(&packed), "compressed size", packed)?;
         holds(compression::is_algorithm(compressed), "compression", compressed)?;
         holds(compression::is_announced(compressed, self.features), "unannounced compression", compressed)?;
-        // The offset of DMU_SPILL_BLKID, the last block but one.
+        // The offset of `DMU_SPILL_BLKID`, the last block but one.
         supported(offset != size.wrapping_mul(2).wrapping_neg(), EMBEDDED_SPILL)?;
         supported(self.allows(size), LARGE_EMBEDDED)?;
         holds(self.size(object) == size, OTHER_SIZE, size)?;
@@ -270,7 +269,7 @@ impl Rules {
         size.into() <= OLD_MAX_BLOCK || self.has(record::LARGE_BLOCKS)
     }
 
-    /// Blocks in a raw stream are as on disk: compressed or not.
+    /// Checks the compression of a block in a raw stream, which is as on disk: compressed or not.
     fn stored(&self, compressed: u8) -> Result<(), Breach> {
         let right = compressed == compression::OFF || compression::is_algorithm(compressed);
         holds(right, "compression", compressed)?;
@@ -286,18 +285,18 @@ impl Rules {
         self.attributes = self.attributes & !(1 << slot) | u32::from(attributes) << slot;
     }
 
-    /// Where an object is among those of the last block of dnodes, if it is one of them.
+    /// Returns the index of an object in the last block of dnodes, if it is one of that block's.
     fn slot(&self, object: u64) -> Option<usize> {
         (object / DNODES as u64 == self.dnodes).then_some((object % DNODES as u64) as usize)
     }
 
-    /// The block size of an object; 0: not known.
+    /// Returns the block size of an object; 0 if it is not known.
     fn size(&self, object: u64) -> u64 {
         self.slot(object).map_or(0, |slot| self.sizes[slot].into())
     }
 
-    /// Whether data has a place in its object: one whose block size is not a power of two has one block,
-    /// and behind it the kernel panics. The sum must not overflow.
+    /// Checks that data is within its object: an object whose block size is not a power of two has one block, and the
+    /// kernel panics on data beyond it. The sum of `offset` and `size` must not overflow.
     fn within(&self, object: u64, offset: u64, size: u64) -> Result<(), Breach> {
         let block = self.size(object);
         holds(block.is_power_of_two() || offset + size <= block, "offset", offset)
@@ -312,7 +311,7 @@ fn free(r: &Record) -> Result<(), Breach> {
     let (object, offset, length) = (r.u64(8), r.u64(16), r.u64(24));
 
     numbered(object)?;
-    // All ones: to the end.
+    // All ones: to the end of the object.
     holds(length == u64::MAX || offset.checked_add(length).is_some(), "length", length)
 }
 
@@ -326,7 +325,8 @@ fn numbered(object: u64) -> Result<(), Breach> {
     holds((1..MAX_OBJECT).contains(&object), "object", object)
 }
 
-/// Stricter for all but OBJECT: the kernel rounds the size of a buffer down, and then fills it.
+/// Whether a size is whole sectors. Stricter for all records but OBJECT: the kernel rounds the size of a buffer down,
+/// and then fills it.
 fn in_sectors(size: impl Into<u64>) -> bool {
     size.into() % SECTOR == 0
 }
@@ -335,16 +335,16 @@ fn typed(field: &str, code: u32) -> Result<(), Breach> {
     // On disk a type has 8 bits.
     holds(code <= 0xff, field, code)?;
     known(object_type::is_known(code), field, code)?;
-    // Stricter.
+    // Stricter: the kernel would follow the block pointers.
     holds(!object_type::has_block_pointers(code), field, code)
 }
 
-/// A rule that no sender breaks.
+/// Checks a rule that no sender breaks.
 fn holds(right: bool, field: &str, value: impl Into<u64>) -> Result<(), Breach> {
     if right { Ok(()) } else { Err(Breach::Damaged(format!("{field} {}", value.into()))) }
 }
 
-/// A rule that senders to come may break.
+/// Checks a rule that a newer sender may break.
 fn known(right: bool, field: &str, value: impl Into<u64>) -> Result<(), Breach> {
     if right {
         return Ok(());
@@ -355,7 +355,7 @@ fn known(right: bool, field: &str, value: impl Into<u64>) -> Result<(), Breach> 
     )))
 }
 
-/// A rule that senders of today break: what they made, and the remedy.
+/// Checks a rule that senders of today break. `remedy` says what they wrote, and what to do.
 fn supported(right: bool, remedy: &str) -> Result<(), Breach> {
     if right { Ok(()) } else { Err(Breach::Unsupported(remedy.to_owned())) }
 }

@@ -1,6 +1,6 @@
-//! The second pass over a message too large to be kept: decrypt it once more. It was authenticated
-//! before, and a chunk of ciphertext is given out only if it is the same as then, so whoever can
-//! still write to the file gains nothing.
+//! The second pass over a message that is too large to be kept: it is decrypted again. The first pass authenticated
+//! it, and a chunk of ciphertext is released only if it is the same as then, so whoever can still write to the file
+//! gains nothing.
 
 use std::io::{self, Read, Write};
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ use super::message::{CHUNK, Session, decrypt};
 use crate::pipe::PipeWriter;
 use zsnap_common::cli::exit::Exit;
 
-/// Reads and decrypts a message that was authenticated before, chunk by chunk the same.
+/// Reads and decrypts a message that was authenticated before, if it still is the same, chunk by chunk.
 pub fn decrypt_again<R: Read + Send>(
     src: &mut R,
     length: u64,
@@ -30,13 +30,13 @@ pub fn decrypt_again<R: Read + Send>(
         Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0, error: None };
     let result = decrypt(&mut same, Again { session }, |bytes| to.write_all(bytes));
     if let Some(e) = same.error {
-        return Err(e.into()); // Sequoia words it as its own
+        return Err(e.into()); // Sequoia reports it as an error of its own
     }
     result?;
     Ok(to.finish()?)
 }
 
-/// The ciphertext as it is read again: a chunk is given out only if it is the same as before.
+/// The ciphertext of the second pass: a chunk is released only if it is the same as in the first.
 struct Same<'a, R> {
     src: Mutex<&'a mut R>,
     left: u64,
@@ -47,7 +47,7 @@ struct Same<'a, R> {
 }
 
 impl<R: Read> Same<'_, R> {
-    /// The next chunk, if it is the same.
+    /// Reads the next chunk. Fails if it is not the same as in the first pass.
     fn next(&mut self) -> io::Result<()> {
         let src = self.src.get_mut().unwrap_or_else(PoisonError::into_inner);
         let size = self.left.min(CHUNK as u64);
@@ -78,7 +78,8 @@ impl<R: Read> Read for Same<'_, R> {
     }
 }
 
-/// Our side of the second pass: everything was checked, and the ciphertext is the same.
+/// The callbacks of the second pass, which accept everything: the message was checked, and the ciphertext is the
+/// same.
 struct Again<'a> {
     session: &'a Session,
 }

@@ -1,39 +1,39 @@
-//! The outermost packets of an encrypted message, followed by their headers alone (RFC 9580, 4.2).
-//! Sequoia stops reading where the encrypted packet ends, and says the same of a message that is
-//! cut and of one that never was any: this tells a whole message from a torso, from one with bytes
-//! behind it, and from something else, whatever keys we have.
+//! Follows the outermost packets of an encrypted message, by their headers alone (RFC 9580, 4.2). Sequoia stops
+//! reading where the encrypted packet ends, and reports the same error for a truncated message as for something that
+//! never was a message. This distinguishes a whole message, a truncated one, one that is followed by more bytes, and
+//! something else, whatever keys we have.
 
 use super::Refusal;
 
-/// Session key packets in one message. Each can cost us a public-key operation.
+/// The maximum number of session key packets in a message. Each can cost us a public-key operation.
 const MAX_KEYS: u32 = 64;
 
-/// Shortest encrypted packet: version (1), random prefix (18), integrity check (22). Sequoia 2.4.2
-/// panics on less.
+/// The minimum length of an encrypted packet, in bytes: version (1), random prefix (18), integrity check (22).
+/// Sequoia 2.4.2 panics on shorter ones.
 const MIN_ENCRYPTED: u64 = 41;
 
-/// Follows a message as its bytes go by.
+/// Follows a message as its bytes are read.
 pub struct Framing {
-    /// Bytes of the message that have not gone by.
+    /// The number of bytes of the message that were not fed yet.
     ahead: u64,
     /// The bytes of an unfinished header.
     header: Vec<u8>,
-    /// Bytes of the body before the next header.
+    /// The number of bytes of the body before the next header.
     left: u64,
-    /// The next header is that of a further part of the same body.
+    /// Whether the next header is that of a further part of the same body.
     partial: bool,
     keys: u32,
-    /// The encrypted packet has begun.
+    /// Whether the encrypted packet has begun.
     encrypted: bool,
 }
 
 impl Framing {
-    /// For a message of `length` bytes.
+    /// Creates the state before a message of `length` bytes.
     pub fn new(length: u64) -> Framing {
         Framing { ahead: length, header: Vec::new(), left: 0, partial: false, keys: 0, encrypted: false }
     }
 
-    /// Takes the next bytes of the message.
+    /// Follows the next bytes of the message.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
         while let Some((first, rest)) = bytes.split_first() {
             if self.left > 0 {
@@ -63,12 +63,12 @@ impl Framing {
         Ok(())
     }
 
-    /// The encrypted packet came to its end, and nothing followed.
+    /// Whether the encrypted packet has ended, and nothing followed.
     pub fn is_complete(&self) -> bool {
         self.encrypted && self.left == 0 && !self.partial && self.header.is_empty()
     }
 
-    /// Judges the first octet of a packet.
+    /// Checks the first octet of a packet.
     fn packet(&mut self, octet: u8) -> Result<(), Refusal> {
         if self.encrypted {
             return Err(Refusal::Damaged("bytes follow the end of the message".into()));
@@ -97,7 +97,7 @@ impl Framing {
         }
     }
 
-    /// The length that the header gives, once it is there, and whether more parts follow.
+    /// Returns the length in the header, once that is complete, and whether more parts follow.
     fn length(&self) -> Result<Option<(u64, bool)>, Refusal> {
         let garbled = || Err(Refusal::Damaged("its packets are garbled".into()));
         let (old, octets) = match (self.partial, self.header.as_slice()) {
@@ -121,7 +121,7 @@ impl Framing {
     }
 }
 
-/// What a message is that ends before its end.
+/// Returns the refusal of a truncated message.
 pub fn cut() -> Refusal {
     Refusal::Damaged("it is cut short".into())
 }
@@ -130,7 +130,7 @@ pub fn cut() -> Refusal {
 mod tests {
     use super::*;
 
-    /// A key packet with an old header, one with a new one, and an encrypted packet in three parts.
+    /// Returns a key packet with an old header, one with a new one, a marker, and an encrypted packet in three parts.
     fn message() -> Vec<u8> {
         let mut m = vec![0x85, 0x01, 0x00];
         m.extend([7; 256]);

@@ -1,8 +1,8 @@
-//! The OpenPGP message: decrypt and authenticate.
+//! Decrypts and authenticates the OpenPGP message.
 //!
-//! Sequoia hands out plaintext before it has seen the message's end; only when its reader has given
-//! 0 are integrity and signatures checked, and `check` below said yes. So nothing that comes out
-//! here is to be believed before [`authenticate`] returns.
+//! Sequoia returns plaintext before it has seen the end of the message. Only after its reader has returned 0 have
+//! integrity and signatures been checked, and been accepted by `check` below. So nothing that comes from here may be
+//! trusted before [`authenticate`] has returned.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -28,21 +28,21 @@ use crate::keys::policy;
 use crate::pipe::PipeWriter;
 use zsnap_common::cli::cancel;
 
-/// What Sequoia holds back, and a sixth of what it needs. Below 128 KiB it reads the whole message
-/// into memory.
+/// The number of bytes that Sequoia holds back: it needs six times as much memory. If this is less than 128 KiB, it
+/// reads the whole message into memory.
 const HOLD: usize = 4 << 20;
-/// Bytes of plaintext taken at a time.
+/// The number of bytes of plaintext that are read at a time.
 const STEP: usize = 256 << 10;
-/// Bytes of ciphertext under one digest.
+/// The number of bytes of ciphertext under one digest.
 pub(super) const CHUNK: usize = 1 << 20;
-/// Tries to decrypt a session key: each is a public-key operation.
+/// The maximum number of attempts to decrypt a session key: each is a public-key operation.
 const MAX_TRIES: usize = 64;
-/// Packets of a message; ours has seven. Each costs memory.
+/// The maximum number of packets of a message; ours has seven. Each costs memory.
 const MAX_PACKETS: usize = 256;
 /// How far in the future a signature may be.
 const MAX_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What decrypts a message, without its recipient's key.
+/// The session key, which decrypts a message without the key of its recipient.
 pub struct Session {
     pub algorithm: Option<SymmetricAlgorithm>,
     pub key: SessionKey,
@@ -50,17 +50,17 @@ pub struct Session {
 
 /// An authentic message.
 pub struct Authentic {
-    /// The certificate that signed, and when; `None`: unsigned.
+    /// The fingerprint of the certificate that signed, and when; `None` if the message is not signed.
     pub signer: Option<(String, SystemTime)>,
     pub session: Session,
-    /// The literal's content, if it was to be kept.
+    /// The content of the literal packet, if it was to be kept.
     pub payload: Option<Vec<u8>>,
     /// SHA-256 of each MiB of ciphertext, if the payload was not kept.
     pub digests: Vec<[u8; 32]>,
 }
 
-/// Reads and decrypts `length` bytes of `src`, writes the plaintext to `to`, which is not authentic
-/// until this returns `Ok`, and keeps it if `keep`.
+/// Reads and decrypts `length` bytes of `src`, writes the plaintext to `to`, and keeps it if `keep`. The plaintext is
+/// not authentic until this returns `Ok`.
 pub fn authenticate<R: Read + Send>(
     src: &mut R,
     length: u64,
@@ -68,7 +68,7 @@ pub fn authenticate<R: Read + Send>(
     who: &Trust<'_>,
     to: PipeWriter,
 ) -> Result<Authentic, Refusal> {
-    // Without the memory it is read once more when its stream is wanted.
+    // Without the memory, the message is read again when its stream is wanted.
     let mut payload = keep.then(Vec::new);
     payload.take_if(|payload| payload.try_reserve_exact(usize::try_from(length).unwrap_or(0)).is_err());
     let mut source = Source {
@@ -85,12 +85,12 @@ pub fn authenticate<R: Read + Send>(
         if let Some(payload) = &mut payload {
             payload.extend_from_slice(bytes);
         }
-        // The walker may have ended with an error of its own; authentication goes on without it,
-        // for a message must first be authentic before it can be malformed.
+        // The walker may have ended with an error of its own. Authentication goes on without it, because a message
+        // must be authentic before it can be malformed.
         to = to.take().and_then(|mut to| to.write_all(bytes).is_ok().then_some(to));
         Ok(())
     });
-    // Sequoia does not read on after the end: we do, so that nothing follows.
+    // Sequoia does not read beyond the end. We do, so that nothing follows.
     let result = result.and_then(|()| Ok(io::copy(&mut source, &mut io::sink()).map(drop)?));
     let found = found.into_inner();
     if let Some(refusal) = source.refusal.or(found.refusal) {
@@ -104,14 +104,14 @@ pub fn authenticate<R: Read + Send>(
         return Err(Refusal::Damaged("its end was not reached".into()));
     };
     if let Some(to) = to {
-        // As above: if the walker is gone, it has said why.
+        // If the walker is gone, it has returned the reason.
         let _ = to.finish();
     }
     let digests = source.chunks.map(Chunks::finish).unwrap_or_default();
     Ok(Authentic { signer: found.signer, session, payload, digests })
 }
 
-/// What Sequoia could not get through, when neither reading nor we ourselves had failed.
+/// Classifies an error of Sequoia's, where neither reading nor our own checks failed.
 fn classify(e: &anyhow::Error) -> Refusal {
     use openpgp::Error::{PolicyViolation, UnsupportedAEADAlgorithm, UnsupportedSymmetricAlgorithm};
     match e.downcast_ref::<openpgp::Error>() {
@@ -122,16 +122,15 @@ fn classify(e: &anyhow::Error) -> Refusal {
     }
 }
 
-/// Sequoia's part, with the plaintext going to `sink`.
+/// Decrypts and verifies a message by Sequoia, and passes the plaintext to `sink`.
 pub(super) fn decrypt<H: VerificationHelper + DecryptionHelper>(
     src: impl Read + Send + Sync,
     helper: H,
     mut sink: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> anyhow::Result<()> {
     let policy = policy();
-    // Whether a signature is "alive" is asked for the last second that OpenPGP knows: then it is
-    // never from the future, whatever our clock says. Keys are judged at the signature's own time
-    // in any case, and the future is looked at in `judge`.
+    // Signatures are checked as of the last second that OpenPGP knows: then none is from the future, whatever our
+    // clock says. Keys are judged as of the signature's own time in any case, and `judge` checks for the future.
     let last = UNIX_EPOCH + Duration::from_secs(u32::MAX.into());
     let mut message = DecryptorBuilder::from_reader(src)?.buffer_size(HOLD).with_policy(&policy, last, helper)?;
     let mut buffer = vec![0; STEP];
@@ -145,9 +144,9 @@ pub(super) fn decrypt<H: VerificationHelper + DecryptionHelper>(
     }
 }
 
-/// The ciphertext as it is read first: followed, digested, and errors of reading kept apart.
+/// The ciphertext of the first pass: its packets are followed, its chunks digested, and read errors kept apart.
 struct Source<'a, R> {
-    /// A mutex only because Sequoia wants its source `Sync`.
+    /// A mutex only because Sequoia requires its source to be `Sync`.
     src: Mutex<&'a mut R>,
     left: u64,
     framing: Framing,
@@ -181,7 +180,7 @@ impl<R: Read> Read for Source<'_, R> {
     }
 }
 
-/// SHA-256 of each [`CHUNK`].
+/// The SHA-256 of each [`CHUNK`].
 #[derive(Default)]
 struct Chunks {
     digests: Vec<[u8; 32]>,
@@ -211,7 +210,7 @@ impl Chunks {
     }
 }
 
-/// What the helper saw. It lies outside, because Sequoia drops a helper that refuses at once.
+/// What the helper found. It is kept outside, because Sequoia drops a helper at once when it refuses.
 #[derive(Default)]
 struct Found {
     refusal: Option<Refusal>,
@@ -220,7 +219,7 @@ struct Found {
     checked: bool,
 }
 
-/// Our side of the first pass.
+/// The callbacks of the first pass.
 struct Verifying<'a> {
     who: &'a Trust<'a>,
     found: &'a RefCell<Found>,
@@ -272,7 +271,7 @@ impl VerificationHelper for Verifying<'_> {
     }
 }
 
-/// One good signature by a key of the host suffices, unless another one by a known key is bad.
+/// Accepts one good signature by a key of the host, unless another one by a known key is bad.
 fn judge(results: &[VerificationResult<'_>], who: &Trust<'_>) -> Result<(String, SystemTime), Refusal> {
     let mut good = None;
     // The worst fault found, by rank.
@@ -307,7 +306,7 @@ fn judge(results: &[VerificationResult<'_>], who: &Trust<'_>) -> Result<(String,
             Err(VerificationError::BadSignature { ka, error, .. }) => {
                 let text = format!("{}: {error:#}", ka.cert().fingerprint());
                 match error.downcast_ref::<openpgp::Error>() {
-                    // Signatures that expire are a matter of the clock, and there is none to trust.
+                    // Whether a signature has expired depends on the clock, and no clock is to be trusted.
                     Some(openpgp::Error::Expired(_)) => blame(2, Refusal::BadSigner(text)),
                     _ => blame(4, Refusal::Forged(text)),
                 }
@@ -345,7 +344,7 @@ impl DecryptionHelper for Verifying<'_> {
                     && decrypt(algorithm, &key)
                 {
                     self.found.borrow_mut().session = Some(Session { algorithm, key });
-                    // With this certificate Sequoia checks that the signer meant it for us.
+                    // With this certificate Sequoia checks that the signer intended the message for us.
                     return Ok(Some(cert.clone()));
                 }
             }

@@ -1,4 +1,4 @@
-//! Walks a payload: its form, its digest, and for ZFS its stream, record by record.
+//! Walks a payload: checks its form, its digest and, for ZFS, its stream, record by record.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read, Write};
@@ -13,21 +13,21 @@ use zsnap_common::cli::cancel;
 use zsnap_common::names::digest::hex;
 use zsnap_common::stream::{Gate, StreamFacts};
 
-/// Bytes decompressed at a time.
+/// The number of bytes decompressed at a time.
 pub const STEP: usize = 256 << 10;
 
-/// Up to this length of the plain stream [`Limits::max_ratio`] is not looked at: empty and
-/// uniform data compress as well as a bomb, and a bomb of this size does no harm.
+/// The length of the uncompressed stream up to which [`Limits::max_ratio`] is not checked: empty and uniform data
+/// compress as well as a zip bomb, and a bomb of this size does no harm.
 const ANY_RATIO: u64 = 1 << 30;
 
-/// What a payload holds.
+/// What a payload contains.
 pub struct Walked {
     pub manifest: Option<Manifest>,
     pub trailer: Option<Trailer>,
     pub stream: Option<StreamFacts>,
-    /// Length of the plain stream.
+    /// The length of the uncompressed stream, in bytes.
     pub bytes: u64,
-    /// The plain stream, if it is not longer than was to be kept.
+    /// The uncompressed stream, if it is not longer than was to be kept.
     pub plain: Option<Vec<u8>>,
 }
 
@@ -42,9 +42,9 @@ impl From<PayloadError> for Refusal {
     }
 }
 
-/// Reads `payload` to its end. Keeps the plain stream as long as it has at most `keep` bytes. A
-/// second thread digests the stream and walks the gate, for that takes as long as decompressing.
-/// Stops where the limits are passed, so that what decompresses to very much costs little time.
+/// Reads `payload` to its end. Keeps the uncompressed stream as long as it has at most `keep` bytes. A second thread
+/// digests the stream and walks the gate, because that takes as long as decompression. Stops where a limit is
+/// exceeded, so that a payload that decompresses to very much costs little time.
 pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked, Refusal> {
     let taken = Cell::new(0);
     let mut reader = PayloadReader::new(Counted { src: payload, taken: &taken }, limits.window_log)?;
@@ -64,14 +64,14 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
                 }
                 bytes += n as u64;
                 within(limits, bytes, taken.get())?;
-                // Without the memory it is decompressed once more when it is wanted.
+                // Without the memory, the stream is decompressed again when it is wanted.
                 if bytes > keep || plain.as_mut().is_some_and(|plain| plain.try_reserve(n).is_err()) {
                     plain = None;
                 }
                 if let Some(plain) = &mut plain {
                     plain.extend_from_slice(piece);
                 }
-                // The checking thread has found fault: it says which.
+                // The checking thread has rejected it, and returns the reason.
                 if to.write_all(piece).is_err() {
                     return Ok(bytes);
                 }
@@ -79,7 +79,7 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
         };
         let bytes = decompress();
         match bytes {
-            // As above: if it is gone, it says why.
+            // If the checking thread is gone, it returns the reason.
             Ok(_) => drop(to.finish()),
             Err(_) => drop(to),
         }
@@ -101,7 +101,7 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
     Ok(Walked { manifest, trailer, stream, bytes, plain })
 }
 
-/// Starts a thread; that the machine has none left is not the message's fault.
+/// Starts a thread. If the machine has none left, that is `Refusal::Io`, because it is not the message's fault.
 pub(super) fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
@@ -109,7 +109,7 @@ pub(super) fn spawn<'scope, T: Send + 'scope>(
     thread::Builder::new().spawn_scoped(scope, work).map_err(Refusal::Io)
 }
 
-/// Whether a stream of `bytes`, of which `taken` bytes of payload were read for, is within its limits.
+/// Checks that a stream of `bytes`, for which `taken` bytes of payload were read, is within the limits.
 fn within(limits: &Limits, bytes: u64, taken: u64) -> Result<(), Refusal> {
     if let Some(most) = limits.max_size.filter(|most| bytes > *most) {
         return Err(Refusal::TooLarge(format!("its stream is longer than max-size, {most} bytes")));
@@ -123,7 +123,7 @@ fn within(limits: &Limits, bytes: u64, taken: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Counts what is read.
+/// Counts the bytes that are read.
 struct Counted<'a, R> {
     src: R,
     taken: &'a Cell<u64>,
@@ -150,7 +150,7 @@ impl<R: BufRead> BufRead for Counted<'_, R> {
 
 /// What the second thread found.
 struct Checked {
-    /// Hex digits.
+    /// In hex digits.
     sha256: String,
     gate: Option<Gate>,
 }
@@ -171,7 +171,7 @@ fn check(from: &mut PipeReader, mut gate: Option<Gate>) -> Result<Checked, Refus
     }
 }
 
-/// The end of a ZFS stream: manifest and trailer must say of it what the gate saw.
+/// Ends a ZFS stream: what manifest and trailer say about it must be what the gate saw.
 fn facts(gate: Gate, manifest: Option<&Manifest>, trailer: Option<&Trailer>) -> Result<StreamFacts, Refusal> {
     let head = gate.head().map(|head| (head.toname, head.compound, head.first.from, head.first.to));
     let facts = gate.finish().map_err(|e| Refusal::Malformed(e.to_string()))?;
@@ -199,8 +199,8 @@ mod tests {
 
     const LIMITS: Limits = Limits { verify_buffer: 0, window_log: 27, max_size: None, max_ratio: 10_000 };
 
-    /// A manifest, and a zstd frame of that many blocks of 128 KiB of zeros, each of them four bytes
-    /// (RFC 8878, 3.1.1: RLE_Block). No trailer: nobody gets that far.
+    /// Returns a manifest and a zstd frame of so many blocks of 128 KiB of zeros, each of which has four bytes (RFC
+    /// 8878, 3.1.1: RLE_Block). There is no trailer, because no test gets that far.
     fn bomb(blocks: u32) -> Vec<u8> {
         let manifest = Manifest {
             zsnap: 1,
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_bomb_is_left_when_it_is_known_for_one() {
-        // 64 GiB, but nobody looks at more than one.
+        // It has 64 GiB, of which hardly more than one is read.
         match refused(&bomb(1 << 19), &LIMITS) {
             Refusal::TooLarge(why) => {
                 let bytes: u64 = why.split(' ').find_map(|word| word.parse().ok().filter(|n| *n > ANY_RATIO)).unwrap();
@@ -241,7 +241,7 @@ mod tests {
             }
             other => panic!("{other}"),
         }
-        // What is small may be as dense.
+        // A small payload may be as dense.
         assert!(matches!(refused(&bomb(100), &LIMITS), Refusal::Malformed(why) if why.contains("without a trailer")));
     }
 

@@ -1,4 +1,4 @@
-//! Manifest and trailer: what they say, in JSON (zsnap-queue-file(5)).
+//! Manifest and trailer: their fields, in JSON (zsnap-queue-file(5)).
 
 use std::cmp::Ordering;
 
@@ -9,49 +9,49 @@ use super::{PayloadError, malformed};
 use zsnap_common::names::target::{Dataset, Host, MAX_NAME, check_component};
 use zsnap_common::stream::Guid;
 
-/// The front of the payload: who sent what, and its place in the chain.
+/// The manifest, in front of the payload: who sent what, and its place in the chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of this format: 1.
+    /// The version of this format: 1.
     pub zsnap: u32,
     /// The host that was backed up.
     pub host: Host,
-    /// What was backed up there.
+    /// What was backed up there: DATASET of the target HOST/DATASET.
     pub dataset: Dataset,
     /// When the queue file was made: seconds UTC, the sender's clock.
     pub created: u64,
-    /// ZFS stream or anything else.
+    /// Whether the stream is a ZFS stream or anything else.
     pub kind: PayloadKind,
-    /// 128 random bits, 32 hex digits: tells two runs with one number apart.
+    /// 128 random bits, 32 hex digits, which distinguish two runs with the same number.
     pub id: String,
-    /// Which life of the sender's state directory numbered this file.
+    /// The epoch of the sender's state directory in which this file was numbered.
     pub epoch: Epoch,
-    /// Number of this file: microseconds UTC, always growing per host and dataset.
+    /// The number of this file: microseconds UTC, always growing per host and dataset.
     pub seq: u64,
-    /// Number of the acknowledged file before this one; `None`: the first of its epoch.
+    /// The number of the file queued before this one. `None`: this is the first one of its epoch.
     pub prev: Option<u64>,
-    /// Whether it needs the file before it.
+    /// Whether this file needs the one before it.
     pub base: Base,
-    /// For ZFS streams: what the first records tell.
+    /// What the first records of a ZFS stream say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zfs: Option<ZfsHead>,
 }
 
-/// The kinds of payload.
+/// The kinds of payloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PayloadKind {
     /// A ZFS send stream.
     Zfs,
-    /// Bytes of any other producer.
+    /// The bytes of any other producer.
     Opaque,
 }
 
 impl PayloadKind {
-    /// All that this version knows.
+    /// All kinds that this version knows.
     pub const ALL: [PayloadKind; 2] = [PayloadKind::Zfs, PayloadKind::Opaque];
 
-    /// Its name in a manifest.
+    /// Returns the name of the kind in a manifest.
     pub(super) fn name(self) -> &'static str {
         match self {
             PayloadKind::Zfs => "zfs",
@@ -64,13 +64,13 @@ impl PayloadKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Base {
-    /// Nothing: complete in itself.
+    /// Nothing: it is complete in itself.
     None,
     /// The file numbered `prev`, or for ZFS the snapshot `from`.
     Prev,
 }
 
-/// One life of a sender's state directory.
+/// The lifetime of a sender's state directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Epoch {
     /// 128 random bits, 32 hex digits.
@@ -79,49 +79,49 @@ pub struct Epoch {
     pub started: u64,
 }
 
-/// What the first records of a ZFS stream tell. Known before the stream is read: for a compound
-/// stream there is only the name of its last snapshot.
+/// What the first records of a ZFS stream say. This is known before the stream is read: for a compound stream there
+/// is only the name of its last snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZfsHead {
-    /// Source file system and last snapshot: `tank/home@today`.
+    /// The source dataset and the last snapshot: `tank/home@today`.
     pub toname: String,
-    /// Base of the first sub-stream; `None`: full.
+    /// The base of the first substream. `None`: it is a full.
     pub from: Option<Guid>,
-    /// Snapshot of a plain stream; absent for compound ones, the trailer has it.
+    /// The snapshot of a stream that is not compound. For a compound stream, the trailer has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Guid>,
-    /// Encrypted as on the sender's disk.
+    /// Whether blocks are encrypted as on the sender's disk.
     pub raw: bool,
-    /// Blocks are compressed.
+    /// Whether blocks are compressed.
     pub compressed: bool,
 }
 
-/// The end of the payload: what is known only when the stream has been read.
+/// The trailer, at the end of the payload: what is known only after the stream was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trailer {
-    /// Version of this format: 1.
+    /// The version of this format: 1.
     pub zsnap: u32,
-    /// Length of the plain stream in bytes.
+    /// The length of the uncompressed stream, in bytes.
     pub bytes: u64,
-    /// SHA-256 of the plain stream, 64 hex digits.
+    /// The SHA-256 of the uncompressed stream, 64 hex digits.
     pub sha256: String,
-    /// For ZFS streams: number of sub-streams.
+    /// The number of substreams of a ZFS stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub substreams: Option<u64>,
-    /// For ZFS streams: the last snapshot.
+    /// The last snapshot of a ZFS stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Guid>,
 }
 
-/// Largest manifest or trailer, in bytes of JSON.
+/// The maximum size of a manifest or trailer, in bytes of JSON.
 pub const MAX_JSON: usize = 64 << 10;
 /// The version of the format.
 const VERSION: u32 = 1;
-/// Longest name of a kind of payload.
+/// The maximum length of the name of a payload kind, in bytes.
 const MAX_KIND: usize = 32;
-/// Magic number of the skippable frame with the manifest.
+/// The magic number of the skippable frame that holds the manifest.
 pub(super) const MANIFEST: [u8; 4] = 0x184D_2A5A_u32.to_le_bytes();
-/// Magic number of the skippable frame with the trailer.
+/// The magic number of the skippable frame that holds the trailer.
 pub(super) const TRAILER: [u8; 4] = 0x184D_2A5B_u32.to_le_bytes();
 
 fn is_hex(text: &str, digits: usize) -> bool {
@@ -129,13 +129,13 @@ fn is_hex(text: &str, digits: usize) -> bool {
 }
 
 impl Manifest {
-    /// The skippable frame that holds it. Refuses what [`super::PayloadReader`] would refuse.
+    /// Returns the skippable frame that holds the manifest. Fails for what [`super::PayloadReader`] would reject.
     pub fn encode(&self) -> Result<Vec<u8>, PayloadError> {
         self.check()?;
         frame(MANIFEST, self)
     }
 
-    /// Whether its fields agree with each other.
+    /// Checks that the fields agree with each other.
     pub(super) fn check(&self) -> Result<(), PayloadError> {
         if !is_hex(&self.id, 32) || !is_hex(&self.epoch.id, 32) {
             return malformed("the manifest has an id that is not 32 lower-case hex digits");
@@ -171,13 +171,13 @@ impl ZfsHead {
 }
 
 impl Trailer {
-    /// The skippable frame that holds it.
+    /// Returns the skippable frame that holds the trailer.
     pub fn encode(&self) -> Result<Vec<u8>, PayloadError> {
         self.check()?;
         frame(TRAILER, self)
     }
 
-    /// Whether its fields are what they should be.
+    /// Checks the form of the fields.
     pub(super) fn check(&self) -> Result<(), PayloadError> {
         if !is_hex(&self.sha256, 64) {
             return malformed("the trailer's sha256 is not 64 lower-case hex digits");
@@ -186,7 +186,7 @@ impl Trailer {
     }
 }
 
-/// A skippable frame (RFC 8878, 3.1.2): magic number, length, JSON.
+/// Returns a skippable frame (RFC 8878, 3.1.2): magic number, length, JSON.
 pub(super) fn frame(magic: [u8; 4], what: &impl Serialize) -> Result<Vec<u8>, PayloadError> {
     let json = serde_json::to_vec(what).map_err(|e| PayloadError::Malformed(e.to_string()))?;
     let Some(length) = u32::try_from(json.len()).ok().filter(|n| *n as usize <= MAX_JSON) else {
@@ -195,7 +195,8 @@ pub(super) fn frame(magic: [u8; 4], what: &impl Serialize) -> Result<Vec<u8>, Pa
     Ok([magic.as_slice(), &length.to_le_bytes(), &json].concat())
 }
 
-/// Checks the version before the fields, so that a later format is named and not misread.
+/// Parses a manifest or trailer. Checks the version before the fields, so that a newer format is reported and not
+/// misread.
 pub(super) fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T, PayloadError> {
     #[derive(Deserialize)]
     struct Version {
@@ -211,7 +212,7 @@ pub(super) fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T, P
     }
 }
 
-/// Refuses a manifest whose kind is not known here as [`PayloadError::Newer`]: its other fields may mean
+/// Rejects a manifest whose kind is not known here as [`PayloadError::Newer`], because its other fields may mean
 /// something else. What could never be the name of a kind is left to [`parse`].
 pub(super) fn check_kind(json: &[u8]) -> Result<(), PayloadError> {
     #[derive(Deserialize)]

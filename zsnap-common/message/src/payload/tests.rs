@@ -177,6 +177,6 @@ fn a_window_larger_than_allowed_is_refused() {
     let payload = encoder.finish().unwrap();
     assert!(read(&payload, 1 << 16).is_ok());
     let mut reader = PayloadReader::new(&payload[..], 23).unwrap();
-    // Not as damage: it may be meant so.
+    // Not rejected as damage: the window may be intended.
     assert!(matches!(reader.read(&mut [0; 10]), Err(PayloadError::Window(_))));
 }

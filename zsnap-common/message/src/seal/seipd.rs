@@ -1,10 +1,10 @@
-//! The encrypted packet, "symmetrically encrypted and integrity protected data" (RFC 9580, 5.13),
-//! in both its versions. Ciphers, key schedules and session keys are Sequoia's.
+//! Writes the encrypted packet, "symmetrically encrypted and integrity protected data" (RFC 9580, 5.13), in both of
+//! its versions. Ciphers, key schedules and session keys are Sequoia's.
 //!
-//! Sequoia writes such packets too, and slowly. Version 1, which every GnuPG reads, at some 190 MB/s,
-//! less than zstd gives it when the data does not compress: its SHA-1 looks for collisions. The
-//! integrity check does not rest on their absence, and we ourselves made the data, so here plain
-//! SHA-1 does. Version 2 in chunks of 4 KiB, each with a cipher set up anew, when it is read too.
+//! Sequoia writes such packets too, but slowly. It writes version 1, which every GnuPG reads, at some 190 MB/s, which
+//! is less than what comes from zstd if the data does not compress: its SHA-1 looks for collisions. The integrity
+//! check does not depend on their absence, and the data is our own, so plain SHA-1 is used here. Version 2 it writes
+//! in chunks of 4 KiB and sets up a cipher for each of them, as readers then must, too.
 
 use std::io::{self, BufRead, Write};
 
@@ -26,14 +26,14 @@ use crate::pipe::drain;
 type Recipient = Key<PublicParts, UnspecifiedRole>;
 
 const ALGORITHM: SymmetricAlgorithm = SymmetricAlgorithm::AES256;
-/// Cipher's block, in bytes.
+/// The block size of the cipher, in bytes.
 const BLOCK: usize = 16;
-/// Bytes of a part of the body, a power of two, log2.
+/// The length in bytes of a part of the body, log2.
 const PART: u8 = 20;
-/// Bytes of an AEAD chunk, a power of two, log2. Readers must take up to 4 MiB.
+/// The length in bytes of an AEAD chunk, log2. Readers must accept up to 4 MiB.
 const CHUNK: u8 = 16;
 
-/// Version 1: a session key packet for each of `keys`, then the packets that `from` gives, encrypted.
+/// Writes version 1: a session key packet for each of `keys`, then the packets in `from`, encrypted.
 pub fn encrypt_v1(from: &mut impl BufRead, to: &mut impl Write, keys: &[Recipient]) -> anyhow::Result<()> {
     let session = SessionKey::new(ALGORITHM.key_size()?)?;
     for key in keys {
@@ -45,7 +45,7 @@ pub fn encrypt_v1(from: &mut impl BufRead, to: &mut impl Write, keys: &[Recipien
     let mut cipher = Encryptor::new(ALGORITHM, BlockCipherMode::CFB, PaddingMode::None, &session, None, body)?;
     let mut sha1 = Sha1::new();
 
-    // A block of random bytes, the last two of them twice.
+    // A block of random bytes, of which the last two are repeated.
     let mut prefix = [0; BLOCK + 2];
     openpgp::crypto::random(&mut prefix[..BLOCK])?;
     prefix.copy_within(BLOCK - 2..BLOCK, BLOCK);
@@ -69,7 +69,7 @@ pub fn encrypt_v1(from: &mut impl BufRead, to: &mut impl Write, keys: &[Recipien
     Ok(cipher.finalize()?.finish()?)
 }
 
-/// Version 2, with OCB.
+/// Writes version 2, with OCB: a session key packet for each of `keys`, then the packets in `from`, encrypted.
 pub fn encrypt_v2(from: &mut impl BufRead, to: &mut impl Write, keys: &[Recipient]) -> anyhow::Result<()> {
     let (ocb, size) = (AEADAlgorithm::OCB, 1 << CHUNK);
     let session = SessionKey::new(ALGORITHM.key_size()?)?;
@@ -80,7 +80,7 @@ pub fn encrypt_v2(from: &mut impl BufRead, to: &mut impl Write, keys: &[Recipien
     }
     let mut salt = [0; 32];
     openpgp::crypto::random(&mut salt)?;
-    // The size of a chunk is 2 to the power of that octet plus 6.
+    // The size of a chunk is 2 to the power of this octet plus 6.
     let mut head = vec![2, ALGORITHM.into(), ocb.into(), CHUNK - 6];
     head.extend_from_slice(&salt);
     let schedule = SEIPv2Schedule::new(&session, ALGORITHM, ocb, size, &salt)?;
@@ -95,22 +95,22 @@ fn write_packet(to: &mut impl Write, pkesk: PKESK) -> anyhow::Result<()> {
     Ok(to.write_all(&packet)?)
 }
 
-/// The body of a packet whose length is not known at its beginning: parts of one size, and a last
-/// one (RFC 9580, 4.2.1.4).
+/// The body of a packet whose length is not known at its beginning: parts of one size, and a last part (RFC 9580,
+/// 4.2.1.4).
 struct Parts<W> {
     to: W,
     part: Vec<u8>,
 }
 
 impl<W: Write> Parts<W> {
-    /// The packet's tag, in the new format; its body begins with `head`.
+    /// Writes the packet's tag in the new format. The body will begin with `head`.
     fn begin(mut to: W, head: Vec<u8>) -> io::Result<Parts<W>> {
         to.write_all(&[0xc0 | 18])?;
         Ok(Parts { to, part: head })
     }
 
     fn finish(mut self) -> io::Result<()> {
-        // At most 1 MiB: fits four octets.
+        // At most 1 MiB, whose length fits into four octets.
         self.to.write_all(&[0xff])?;
         self.to.write_all(&(self.part.len() as u32).to_be_bytes())?;
         self.to.write_all(&self.part)

@@ -1,6 +1,6 @@
-//! Destinations that are programs. A child gets the file itself as its standard input, never a
-//! pipe: NNCP takes whatever came before an end of file for the whole. The open file also serves
-//! children of another user, who may not enter our state directory.
+//! Destinations that are programs. The standard input of a child is the file itself, never a pipe: if this process
+//! died, a pipe would end early, and NNCP would accept what came before as the whole. A child that runs as another
+//! user can read the open file too, although that user may not enter our state directory.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -15,7 +15,7 @@ use crate::names::queue_name::Label;
 use crate::process::child::{self, Child};
 use crate::process::proc;
 
-/// Delivers a file; and the process id of what the kernel did not let go, if it had to be killed.
+/// Delivers a file. Also returns the id of a process that had to be killed and that the kernel did not end.
 pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> (anyhow::Result<Delivered>, Option<u32>) {
     match start(dest, item, how) {
         Ok((running, label)) => finish(running, label, item, how),
@@ -37,7 +37,7 @@ fn start(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<(Child, &'
         Dest::NncpExec { node, handle } => {
             let mut command = nncp(&how.nncp_exec, how)?;
             command.args([node, handle]);
-            // A digest tells the handler nothing: it takes the dataset from the manifest.
+            // A digest does not help the handler, which reads the dataset from the manifest.
             if let Label::Dataset(dataset) = &item.parsed.label {
                 command.arg(format!("{}/{dataset}", item.parsed.host));
             }
@@ -56,7 +56,7 @@ fn start(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<(Child, &'
 
 fn finish(mut running: Child, label: &str, item: &Item, how: &Transport) -> (anyhow::Result<Delivered>, Option<u32>) {
     let (id, mut written) = (running.id(), 0);
-    // It shares our place in the file.
+    // The child shares our file offset, which shows how much it has read.
     let done = || {
         written = written_by(id).max(written);
         (&item.file).stream_position().unwrap_or(0).saturating_add(written)
@@ -73,7 +73,7 @@ fn finish(mut running: Child, label: &str, item: &Item, how: &Transport) -> (any
     (Err(Exit::Unavailable.error(format!("{label} failed ({status}){words}"))), None)
 }
 
-/// Bytes that the processes of a group have written, those that are there now (proc_pid_io(5)).
+/// Returns the number of bytes that the processes now in a group have written (proc_pid_io(5)).
 fn written_by(group: u32) -> u64 {
     let of = |pid: u32| {
         let io = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
@@ -110,7 +110,7 @@ fn nncp(program: &std::path::Path, how: &Transport) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// The user's own command keeps the user's environment. Its standard output is dropped: ours
+/// Returns the user's own command. It keeps the user's environment. Its standard output is discarded, because ours
 /// may carry something else.
 fn shell(text: &str, item: &Item) -> Command {
     let mut command = Command::new("/bin/sh");
@@ -118,7 +118,7 @@ fn shell(text: &str, item: &Item) -> Command {
         Label::Dataset(dataset) => dataset.as_str(),
         Label::Digest(_) => "",
     };
-    // A group of its own, so that all of it is killed when it is given up.
+    // It gets a process group of its own, so that all its processes are killed if the delivery is aborted.
     command.args(["-c", text]).stdout(Stdio::null()).process_group(0);
     command.env("ZSNAP_FILE", &item.name).env("ZSNAP_HOST", item.parsed.host.as_str()).env("ZSNAP_DATASET", dataset);
     command

@@ -1,4 +1,4 @@
-//! A destination at work: what an outbox is drained with.
+//! The courier, which delivers the files of an outbox to its destination.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::names::queue_name::Label;
 use crate::names::target::Host;
 use crate::process::hung::hung;
 
-/// Delivers to one destination, until it is dropped. What hangs for longer than
-/// [`Transport::timeout`] is given up, and noted in the outbox.
+/// Delivers to one destination until it is dropped. A delivery that hangs for longer than [`Transport::timeout`] is
+/// aborted, and recorded in the outbox.
 pub struct Courier<'a> {
     dest: &'a Dest,
     how: &'a Transport,
@@ -29,22 +29,24 @@ pub struct Courier<'a> {
 }
 
 impl<'a> Courier<'a> {
-    /// `outbox` is the directory OUT/NAME that is drained.
+    /// Creates a courier for the outbox whose directory, OUT/NAME, is `outbox`.
     pub fn new(dest: &'a Dest, how: &'a Transport, outbox: &'a Path) -> Courier<'a> {
         Courier { dest, how, outbox, hang: Hang::read(outbox, dest), worker: None, notes: true }
     }
 
-    /// When an earlier delivery was given up that hung, if none has ended since: seconds since 1970.
+    /// Returns when a delivery hung, if none has ended since, or when its process was left behind, if that still
+    /// exists: seconds since 1970.
     pub fn hung_at(&self) -> Option<u64> {
         self.hang.hung_at()
     }
 
-    /// Whose files a program hung with, the latest at the end: they come after all others, in this order.
+    /// Returns the hosts and labels with whose files a program hung, the latest last. Their files are delivered after
+    /// all others, in this order.
     pub fn last(&self) -> Vec<(Host, Label)> {
         self.hang.lines()
     }
 
-    /// Looks at a `dir:`; of the others nothing is known.
+    /// Examines a `dir:`. For other destinations, of which nothing is known, returns the default.
     pub fn look(&mut self) -> Result<Look> {
         let Dest::Dir(path) = self.dest else { return Ok(Look::default()) };
         match self.ask(path, &Request::Look, || Ok(Answer::Look(dir::look(path, self.how.drive.as_deref())?)))? {
@@ -53,19 +55,20 @@ impl<'a> Courier<'a> {
         }
     }
 
-    /// Removes what deliveries that were killed left there; call it before a series of them.
+    /// Removes the temporary files that killed deliveries left in a `dir:`. Call it before a series of deliveries.
     pub fn tidy(&mut self) -> Result<()> {
         let Dest::Dir(path) = self.dest else { return Ok(()) };
         let here = || dir::tidy(path, self.how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into);
         self.ask(path, &Request::Tidy, here).map(drop)
     }
 
-    /// Delivers whole files, and returns when the destination has them: one result for each, in
-    /// order, or fewer, the last of which is [`Delivered::Away`]. The error of
-    /// a file for which a program did nothing any more is one that [`super::hangs`]; no later one is tried.
+    /// Delivers whole files, and returns when the destination has them: one result for each, in order. There are
+    /// fewer if the destination is away (the last one is [`Delivered::Away`]), or if a program hangs (the last one is
+    /// an error that [`super::hangs`]) or a signal arrives.
     ///
     /// # Errors
-    /// The destination takes nothing at all.
+    /// The delivery failed as a whole: for example, the directory cannot be opened, its process hangs, or an earlier
+    /// process still hangs.
     pub fn deliver(&mut self, items: &[Item]) -> Result<Vec<Result<Delivered>>> {
         let Dest::Dir(path) = self.dest else { return self.deliver_to_program(items) };
         let here = || {
@@ -100,7 +103,7 @@ impl<'a> Courier<'a> {
         Ok(results)
     }
 
-    /// By the worker, or right here.
+    /// Gets the answer to a request from the worker, or from `here` if the program has no worker.
     fn ask(&mut self, path: &Path, request: &Request, here: impl FnOnce() -> Result<Answer>) -> Result<Answer> {
         if !self.how.apart || !worker::can_start() {
             return here();
@@ -112,7 +115,7 @@ impl<'a> Courier<'a> {
         };
         let answer = worker.ask(request);
         if let Err(e) = &answer {
-            // Also after a signal it must be known whether it is gone.
+            // Even after a signal it must be known whether the process is gone.
             worker.end();
             let left = worker.left_behind();
             self.worker = None;
@@ -121,14 +124,14 @@ impl<'a> Courier<'a> {
         answer
     }
 
-    /// One that hangs still would be joined by another with each run.
+    /// Checks that no aborted process still hangs: each run would add another one to it.
     fn is_free(&self) -> Result<()> {
         let Some((pid, left)) = self.hang.process() else { return Ok(()) };
         let since = report::time(left);
         Err(hung(format!("a delivery aborted at {since} still hangs (pid {pid}): see what holds it (dmesg)")))
     }
 
-    /// Whether it hung, or a process was left behind, which is noted.
+    /// Records that a delivery hung or that its process was left behind, and returns whether it was so.
     fn given_up(&mut self, why: &anyhow::Error, item: Option<&Item>, left: Option<u32>) -> bool {
         let news = self.hang.given_up(why, item, left);
         self.note(news);
@@ -148,10 +151,10 @@ impl<'a> Courier<'a> {
     }
 }
 
-/// A look at a destination that changes nothing and ends within `patience`.
+/// Examines a destination within `patience`, and changes nothing.
 ///
 /// # Errors
-/// It cannot be looked at, or [`super::hangs`].
+/// The destination cannot be examined, or the error is one that [`super::hangs`].
 pub fn look(dest: &Dest, how: &Transport, outbox: &Path, patience: Duration) -> Result<Look> {
     let how = Transport { timeout: Some(patience), ..how.clone() };
     Courier { notes: false, ..Courier::new(dest, &how, outbox) }.look()

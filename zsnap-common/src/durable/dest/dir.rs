@@ -1,5 +1,6 @@
-//! `dir:` destinations: HOST/FILE below a directory, exactly once. The directory may be a drive
-//! that comes and goes, and may belong to another user: everything goes through its open fd.
+//! Destinations of the form `dir:PATH`, where a file becomes HOST/FILE, exactly once. The directory may be on a drive
+//! that is attached in rotation, and may belong to another user, so it is accessed only through its open file
+//! descriptor.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -32,30 +33,31 @@ mod tests;
 pub(crate) use compare::is_same;
 use compare::{There, reads_back, there};
 
-/// What tells one drive from another, in its root: the drive's name.
+/// The mark: a file in the root of a drive that contains the drive's name.
 pub const MARKER: &str = ".zsnap-drive";
-/// Between two looks for a signal.
+/// The number of bytes that are copied between two checks for a signal.
 const STEP: u64 = 8 << 20;
-/// So many different files of one name would be somebody's mistake.
+/// The maximum number of different files with one name: more must be somebody's mistake.
 const COPIES: u32 = 100;
-/// So many bytes are written between two syncs, at most: of a sync nobody knows how far it is.
+/// The maximum number of bytes written between two syncs. A sync reports no progress, so a long one would look like a
+/// hang.
 const SYNC_EVERY: u64 = 64 << 20;
-/// From this size on a copy is shown on a terminal.
+/// The size in bytes from which on the progress of a copy is shown on a terminal.
 const LARGE: u64 = 64 << 20;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// A sign of life, for who waits and for who watches.
+/// A sign of progress. It shows the waiting tool that the worker does not hang, and moves the progress display.
 #[derive(Clone, Copy, Debug)]
 pub enum Beat<'a> {
-    /// The copy of a large file is begun: its name and length.
+    /// The copy of a large file begins: its name and length.
     Begin(&'a str, u64),
-    /// So many bytes of it were copied; 0 while files are compared or synced.
+    /// The number of bytes copied since the last beat; 0 while files are compared or synced.
     Step(u64),
 }
 
-/// Shows beats on a terminal.
+/// Shows beats on a terminal, as progress.
 #[derive(Default)]
 pub(super) struct Shown(Option<Progress>);
 
@@ -68,25 +70,26 @@ impl Shown {
     }
 }
 
-/// What is seen of a directory.
+/// What [`look`] finds out about a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
-    /// Why it is away, if it is.
+    /// Why the directory is away, if it is.
     pub away: Option<String>,
-    /// Something is mounted there.
+    /// Whether something is mounted there.
     pub mounted: bool,
-    /// Where it is, without symlinks: bytes of a path.
+    /// The path without symlinks, as bytes.
     real: Option<Vec<u8>>,
 }
 
 impl Look {
-    /// Where it is, without symlinks; `None`: it is not there.
+    /// Returns the path without symlinks, or `None` if it does not exist.
     pub fn real(&self) -> Option<&Path> {
         self.real.as_ref().map(|bytes| Path::new(OsStr::from_bytes(bytes)))
     }
 }
 
-/// Looks, and changes nothing. `drive`: it must have this mark, or is away.
+/// Examines a directory, and changes nothing. If `drive` is set and is not the name in the mark, the directory is
+/// away.
 pub fn look(path: &Path, drive: Option<&str>) -> io::Result<Look> {
     let away = open_root(path, drive)?.err();
     let real = std::fs::canonicalize(path).ok();
@@ -96,7 +99,7 @@ pub fn look(path: &Path, drive: Option<&str>) -> io::Result<Look> {
     Ok(Look { away, mounted, real: real.map(|real| real.into_os_string().into_vec()) })
 }
 
-/// See [`super::Courier::deliver`]. All items are copied, made durable together, and only then get
+/// Delivers items, see [`super::Courier::deliver`]. All items are copied and made durable together, and only then get
 /// their names.
 pub fn deliver(
     path: &Path,
@@ -116,7 +119,7 @@ pub fn deliver(
         drop(copied);
         return match items {
             [_] => Ok(vec![Err(e).with_context(|| format!("writing to {}", path.display()))]),
-            // One of them is too much for the drive, perhaps not the others.
+            // Perhaps only one of them is too much for the drive.
             _ => {
                 let mut lines = Lines::default();
                 Ok(items.iter().map(|item| lines.go(item, || one(path, item, how, beat))).collect())
@@ -146,7 +149,7 @@ fn one(path: &Path, item: &Item, how: &Transport, beat: &dyn Fn(Beat<'_>)) -> Re
     deliver(path, std::slice::from_ref(item), how, beat)?.pop().unwrap_or(Ok(Delivered::Behind))
 }
 
-/// Keeps the order: behind a file that failed, the later ones of its host and label are not tried.
+/// Keeps the order: after a file has failed, later files of its host and label are not tried.
 #[derive(Default)]
 struct Lines(HashSet<(Host, Label)>);
 
@@ -164,7 +167,7 @@ impl Lines {
     }
 }
 
-/// An item that is on the drive, but perhaps without its name.
+/// An item whose bytes are on the drive, but perhaps not under its name yet.
 enum Copied {
     New(NewFile, String),
     Done(Delivered),
@@ -190,13 +193,13 @@ struct Drive<'a> {
     root: File,
     path: &'a Path,
     how: &'a Transport,
-    /// Files can be cloned from where they are, so far.
+    /// Whether files can be cloned from the outbox: assumed until one cannot.
     clones: Cell<bool>,
     beat: &'a dyn Fn(Beat<'_>),
 }
 
 impl Drive<'_> {
-    /// The directory of the item's host, made if need be.
+    /// Opens the directory of the item's host, and creates it if it is missing.
     fn host<'h>(&self, item: &Item, hosts: &'h mut HashMap<Host, File>) -> Result<&'h File> {
         let host = &item.parsed.host;
         if !hosts.contains_key(host) {
@@ -213,7 +216,8 @@ impl Drive<'_> {
         Ok(&hosts[host])
     }
 
-    /// Copies the item, unless it is there, under a temporary name; with the name that it is to get.
+    /// Copies the item under a temporary name, and returns the copy with its final name. An item that is there
+    /// already is not copied.
     fn copy(&self, item: &Item, dir: &File) -> Result<Copied> {
         let shown = self.path.join(item.parsed.host.as_str());
         for n in 0..COPIES {
@@ -229,7 +233,7 @@ impl Drive<'_> {
 
     fn whole_copy(&self, dir: &File, shown: &Path, item: &Item) -> Result<NewFile> {
         let new = NewFile::create_at(dir.try_clone()?, shown)?;
-        // By reference, where both lie on one file system that can: at once, and it needs no room.
+        // A clone, where both are on one file system that supports it, takes no time and no space.
         if self.clones.get() {
             match rustix::fs::ioctl_ficlone(new.file(), &item.file) {
                 Ok(()) => return Ok(new),
@@ -248,7 +252,7 @@ impl Drive<'_> {
             let step = STEP.min(bytes - done);
             let copied = match copy_file_range(&item.file, None, new.file(), None, step as usize) {
                 Ok(copied) => Ok(copied as u64),
-                // From one file system to another: std knows further ways within the kernel.
+                // Between file systems io::copy has other ways to copy within the kernel.
                 Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                     io::copy(&mut (&item.file).take(step), &mut new.file())
                 }
@@ -259,7 +263,7 @@ impl Drive<'_> {
                 copied => done += copied,
             }
             (self.beat)(Beat::Step(step));
-            // No sync takes long, even on a slow drive.
+            // With frequent syncs none takes long, even on a slow drive.
             if done - synced >= SYNC_EVERY {
                 new.sync()?;
                 (self.beat)(Beat::Step(0));
@@ -269,7 +273,7 @@ impl Drive<'_> {
         Ok(new)
     }
 
-    /// Whether so many bytes fit. Else nothing of them is written: it would be for nothing.
+    /// Checks that so many bytes fit. If they do not, nothing is written, because a part would be useless.
     fn has_room(&self, bytes: u64) -> Result<()> {
         let stat = rustix::fs::fstatvfs(&self.root).map_err(at_path(self.path))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -282,7 +286,7 @@ impl Drive<'_> {
         Err(io::Error::new(io::ErrorKind::StorageFull, text).into())
     }
 
-    /// Gives a durable copy its name.
+    /// Gives a durable copy its name, after it was read back and compared if that is wanted.
     fn name(&self, item: &Item, mut new: NewFile, name: &str) -> Result<Delivered> {
         if self.how.verify && !reads_back(&new, &item.file, self.beat).or_exit(Exit::Io, new.path().display())? {
             let path = new.path().display();
@@ -290,7 +294,7 @@ impl Drive<'_> {
         }
         match new.name_as(OsStr::new(name)) {
             Ok(()) => Ok(Delivered::New),
-            // Another one made it since we looked: what is it?
+            // Another process has created this name since we looked: compare its file.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 drop(new);
                 one(self.path, item, self.how, self.beat)
@@ -300,14 +304,14 @@ impl Drive<'_> {
     }
 }
 
-/// Removes what deliveries that were killed left in the directories of the hosts. What cannot be
-/// removed in one of them holds up nothing.
+/// Removes the temporary files that killed deliveries left in the hosts' directories. An error in one of these is
+/// logged and does not stop the rest.
 pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
     let Ok(root) = open_root(path, drive)? else { return Ok(()) };
     for entry in rustix::fs::Dir::read_from(&root).map_err(at_path(path))? {
         let entry = entry.map_err(at_path(path))?;
         let Ok(Ok(host)) = entry.file_name().to_str().map(str::parse::<Host>) else { continue };
-        // Not a directory, or not ours to read: nothing of ours is in it.
+        // Not a directory, or one that we may not open: it holds no file of ours.
         let flags = DIRECTORY | OFlags::NOFOLLOW;
         let Ok(fd) = rustix::fs::openat(&root, host.as_str(), flags, Mode::empty()) else { continue };
         if let Err(e) = publish::sweep_at(&File::from(fd), &path.join(host.as_str())) {
@@ -317,7 +321,7 @@ pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
     Ok(())
 }
 
-/// The open directory, or why it is away. It is never made: that would fill the disk below a
+/// Opens the directory, or returns why it is away. The directory is never created: that would fill the disk below a
 /// mount point whose drive is away.
 fn open_root(path: &Path, drive: Option<&str>) -> io::Result<Result<File, String>> {
     let root = match rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()) {
@@ -329,8 +333,8 @@ fn open_root(path: &Path, drive: Option<&str>) -> io::Result<Result<File, String
     Ok(why.flatten().map_or(Ok(root), Err))
 }
 
-/// Why the drive at `path` is not the one called `name`. Where that cannot be read something is
-/// wrong, and nobody would hear of it if it passed for away.
+/// Returns why the drive at `path` is not the one with this name. A mark that cannot be read is an error: if it
+/// counted as away, nobody would hear of the fault.
 fn wrong_drive(root: &File, path: &Path, name: &str) -> io::Result<Option<String>> {
     Ok(match mark(root, path)? {
         None => Some(format!("{} has no {MARKER}: the drive is not mounted, or was never marked", path.display())),
@@ -339,7 +343,7 @@ fn wrong_drive(root: &File, path: &Path, name: &str) -> io::Result<Option<String
     })
 }
 
-/// The name in the mark of the drive whose open root is `root`; `None`: it has none.
+/// Returns the name in the mark of the drive whose open root is `root`, or `None` if it has no mark.
 pub fn mark(root: &File, path: &Path) -> io::Result<Option<String>> {
     let mut text = String::new();
     let read = rustix::fs::openat(root, MARKER, REGULAR, Mode::empty())

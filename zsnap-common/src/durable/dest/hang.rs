@@ -1,5 +1,5 @@
-//! What is known of deliveries that were given up because nothing happened any more: a note in the
-//! outbox, `.hang.json`. Without it, or with an old one, time is lost and nothing else.
+//! The record of deliveries that were aborted because they hung: `.hang.json` in the outbox. If it is missing or
+//! outdated, only time is lost.
 
 use std::fs;
 use std::io;
@@ -16,57 +16,57 @@ use crate::process::proc::began;
 
 const NOTE: &str = ".hang.json";
 
-/// The note.
+/// The content of `.hang.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hang {
-    /// Where that was. An outbox is named after a drive, which may become another one.
+    /// The destination that hung. An outbox is named after a drive, which may become another destination later.
     dest: Dest,
-    /// When a delivery hung after which none has ended: seconds since 1970.
+    /// When a delivery hung, if none has ended since: seconds since 1970.
     hung: Option<u64>,
-    /// The files with which a program hung, one of each host and label, the latest at the end.
+    /// The files with which a program hung, one of each host and label, the latest last.
     files: Vec<String>,
-    /// The process that the kernel did not let go.
+    /// The process that was killed but that the kernel did not end.
     process: Option<Process>,
 }
 
-/// A process, told from a later one of the same number.
+/// A process, identified so that a later one with the same id is not mistaken for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Process {
     pid: u32,
-    /// When it began: clock ticks since the machine was started.
+    /// When it started: clock ticks since the machine was started.
     began: u64,
     /// When it was left behind: seconds since 1970.
     left: u64,
 }
 
 impl Hang {
-    /// From the outbox. Nothing is known if there is no note, or one of another destination, or one
-    /// that cannot be read.
+    /// Reads the record from the outbox. It is empty if there is none, or one of another destination, or one that
+    /// cannot be read.
     pub fn read(outbox: &Path, dest: &Dest) -> Hang {
         let note = fs::read(outbox.join(NOTE)).ok().and_then(|text| serde_json::from_slice::<Hang>(&text).ok());
         let nothing = || Hang { dest: dest.clone(), hung: None, files: Vec::new(), process: None };
         note.filter(|note| note.dest == *dest).unwrap_or_else(nothing)
     }
 
-    /// Writes the note, or removes it if nothing is known any more.
+    /// Writes the record, or removes it if it is empty.
     pub(super) fn write(&self, outbox: &Path) -> anyhow::Result<()> {
         let path = outbox.join(NOTE);
         if self.hung.is_some() || !self.files.is_empty() || self.process.is_some() {
             return Ok(publish::write_durably(&path, &serde_json::to_vec(self)?)?);
         }
-        // If that fails it is only believed for longer.
+        // If this fails, an outdated record is only believed for longer.
         match fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),
             _ => Ok(()),
         }
     }
 
-    /// A delivery was given up, for this reason; `item` is what a program was given, `left` the
-    /// process that was left behind. Returns whether that is to be noted.
+    /// Records that a delivery was aborted because of `why`. `item` is the file that a program received, `left` the
+    /// id of the process that was left behind. Returns whether the record is to be written.
     pub(super) fn given_up(&mut self, why: &anyhow::Error, item: Option<&Item>, left: Option<u32>) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let hung = hangs(why);
-        // A signal says nothing of the destination.
+        // Otherwise it was a signal, which says nothing about the destination.
         if hung {
             self.hung = Some(now);
             self.forget(item);
@@ -78,7 +78,8 @@ impl Hang {
         hung || left.is_some()
     }
 
-    /// A delivery of these items has ended, well or not. Returns whether that is to be noted.
+    /// Records that the delivery of these items has ended, successfully or not. Returns whether the record is to be
+    /// written.
     pub(super) fn ended<'i>(&mut self, items: impl IntoIterator<Item = &'i Item>) -> bool {
         let before = (self.hung.take(), self.process.take(), self.files.len());
         self.forget(items);
@@ -90,18 +91,18 @@ impl Hang {
         self.files.retain(|file| line(file).is_some_and(|line| !gone.contains(&line)));
     }
 
-    /// When a delivery hung, if none has ended since, or one was left behind that is still there:
-    /// seconds since 1970.
+    /// Returns when a delivery hung, if none has ended since, or when its process was left behind, if that still
+    /// exists: seconds since 1970.
     pub fn hung_at(&self) -> Option<u64> {
         self.hung.or_else(|| self.process().map(|(_, left)| left))
     }
 
-    /// Whose files a program hung with, the latest at the end.
+    /// Returns the hosts and labels with whose files a program hung, the latest last.
     pub fn lines(&self) -> Vec<(Host, Label)> {
         self.files.iter().filter_map(|file| line(file)).collect()
     }
 
-    /// The process that was left behind, if it is still there, and when that was: seconds since 1970.
+    /// Returns the id of the process that was left behind, if it still exists, and when that was: seconds since 1970.
     pub fn process(&self) -> Option<(u32, u64)> {
         let process = self.process.as_ref()?;
         (began(process.pid) == Some(process.began)).then_some((process.pid, process.left))
@@ -134,7 +135,7 @@ mod tests {
         let outbox = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let mut hang = nothing();
-        // A signal, which says nothing of the destination, but a process is left behind.
+        // A signal says nothing about the destination; a process that is left behind does.
         assert!(!hang.given_up(&Exit::Io.error("a signal"), Some(&item(1, "a")), None));
         assert_eq!(hang, nothing());
         assert!(hang.given_up(&Exit::Io.error("a signal"), Some(&item(1, "a")), Some(child.id())));
@@ -166,7 +167,7 @@ mod tests {
             assert!(hang.given_up(&hung("no answer"), Some(item), None) && hang.hung_at().is_some());
         }
         assert_eq!(labels(&hang), of(&[&b, &later]));
-        // Another one has ended, so the destination does not hang, only these.
+        // Another delivery has ended, so the destination does not hang, only the deliveries of these files do.
         assert!(hang.ended([&item(4, "c")]) && !hang.ended([&item(5, "c")]));
         assert_eq!((hang.hung_at(), labels(&hang)), (None, of(&[&b, &later])));
         assert!(hang.ended([&item(6, "b")]));

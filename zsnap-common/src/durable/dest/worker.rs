@@ -1,10 +1,10 @@
-//! A process of its own for a `dir:`: a directory of a dead file server, or a drive that fails, can
-//! hold whoever touches it for ever, beyond every signal. So this process does, and the tool, which
-//! holds the locks, waits for it no longer than its patience lasts.
+//! A separate process for a `dir:`. A directory on a dead file server, or a failing drive, can block a process that
+//! accesses it for ever, and no signal ends that process. So the worker accesses the directory, and the tool, which
+//! holds the locks, waits for the worker no longer than its timeout.
 //!
-//! It is the same program, called as `TOOL _deliver DIR OUTBOX`. It reads a JSON line for each
-//! `Request` and answers with lines, the last of which is an `Answer`. It opens the files of the
-//! outbox itself and changes nothing there.
+//! The worker is the same program, called as `TOOL _deliver DIR OUTBOX`. It reads a JSON line for each `Request` and
+//! answers with lines, the last of which is an `Answer`. It opens the files of the outbox itself and changes nothing
+//! there.
 
 use std::ffi::{CString, OsString};
 use std::io::{self, BufRead, BufReader, Write};
@@ -29,22 +29,22 @@ use crate::process::child::{self, Child};
 use crate::process::hung::hung;
 
 const VERB: &str = "_deliver";
-/// The program that runs, also if another version has been installed meanwhile.
+/// The program that runs, even if another version has been installed since.
 const US: &str = "/proc/self/exe";
-/// How long it may take to end when it is not needed any more.
+/// How long a worker may take to end when it is no longer needed.
 const END: Duration = Duration::from_secs(10);
 
-/// The first line.
+/// The first line that the worker reads.
 #[derive(Serialize, Deserialize)]
 struct Setup {
-    /// The process that it serves.
+    /// The id of the process that the worker serves.
     parent: u32,
     drive: Option<String>,
     min_free: u64,
     verify: bool,
 }
 
-/// What is to be done.
+/// What the worker is to do.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Request {
     Look,
@@ -52,7 +52,7 @@ pub(super) enum Request {
     Deliver(Vec<Entry>),
 }
 
-/// A file of the outbox.
+/// A file of the outbox that is to be delivered.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Entry {
     host: Host,
@@ -68,28 +68,28 @@ impl Entry {
 
 #[derive(Serialize, Deserialize)]
 enum Line {
-    /// A large file is begun: its name and length.
+    /// The copy of a large file begins: its name and length.
     Begin(String, u64),
-    /// So many bytes more.
+    /// The number of bytes copied since the last line.
     Step(u64),
-    Answer(Result<Answer, Notices>),
+    Answer(Result<Answer, Failure>),
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum Answer {
     Look(Look),
     Tidy,
-    Deliver(Vec<Result<Delivered, Notices>>),
+    Deliver(Vec<Result<Delivered, Failure>>),
 }
 
-/// An error that has crossed the border of a process.
+/// An error, as the worker sends it to the tool.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Notices {
+pub(super) struct Failure {
     text: String,
     kind: Option<Kind>,
 }
 
-/// What of its cause is told apart.
+/// The kinds of causes that callers distinguish.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 enum Kind {
     Full,
@@ -97,31 +97,31 @@ enum Kind {
     Other,
 }
 
-impl From<anyhow::Error> for Notices {
-    fn from(e: anyhow::Error) -> Notices {
+impl From<anyhow::Error> for Failure {
+    fn from(e: anyhow::Error) -> Failure {
         let kind = e.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
         let kind = kind.map(|kind| match kind {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Full,
             io::ErrorKind::PermissionDenied => Kind::Denied,
             _ => Kind::Other,
         });
-        Notices { text: format!("{e:#}"), kind }
+        Failure { text: format!("{e:#}"), kind }
     }
 }
 
-impl From<Notices> for anyhow::Error {
-    fn from(notices: Notices) -> anyhow::Error {
-        let kind = match notices.kind {
-            None => return anyhow::Error::msg(notices.text),
+impl From<Failure> for anyhow::Error {
+    fn from(failure: Failure) -> anyhow::Error {
+        let kind = match failure.kind {
+            None => return anyhow::Error::msg(failure.text),
             Some(Kind::Full) => io::ErrorKind::StorageFull,
             Some(Kind::Denied) => io::ErrorKind::PermissionDenied,
             Some(Kind::Other) => io::ErrorKind::Other,
         };
-        io::Error::new(kind, notices.text).into()
+        io::Error::new(kind, failure.text).into()
     }
 }
 
-/// The process, seen from the tool.
+/// A worker, seen from the tool.
 pub(super) struct Worker {
     child: Child,
     requests: Option<ChildStdin>,
@@ -130,11 +130,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts it for the directory `path` and the files in `outbox`.
+    /// Starts a worker for the directory `path` and the files in `outbox`.
     pub fn start(path: &Path, outbox: &Path, how: &Transport) -> Result<Worker> {
         let mut command = child::command(Path::new(US));
         command.arg0(std::env::args_os().next().unwrap_or_default());
-        // Paths of this tool may be relative: it stays where this one is.
+        // The paths may be relative: the worker stays in the working directory of this process.
         command.current_dir("/proc/self/cwd");
         command.arg(VERB).arg(path).arg(outbox).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = Child::spawn(command, "dir")?;
@@ -154,7 +154,8 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Has it do something. An error that [`hangs`](super::hangs) is the end of it.
+    /// Sends a request and returns its answer. After an error that [`hangs`](super::hangs) the worker is of no more
+    /// use.
     pub fn ask(&mut self, request: &Request) -> Result<Answer> {
         self.send(request)?;
         let mut shown = Shown::default();
@@ -163,7 +164,7 @@ impl Worker {
                 Line::Begin(name, bytes) => shown.beat(Beat::Begin(&name, bytes)),
                 Line::Step(bytes) => shown.beat(Beat::Step(bytes)),
                 Line::Answer(answer) => {
-                    // Of a signal to both.
+                    // A signal may have reached both processes: then it is reported, not the answer.
                     cancel::check()?;
                     return Ok(answer?);
                 }
@@ -171,18 +172,18 @@ impl Worker {
         }
     }
 
-    /// Its process id, if it was killed and the kernel did not let it go.
+    /// Returns the worker's process id, if it was killed and the kernel did not end it.
     pub fn left_behind(&self) -> Option<u32> {
         self.child.left_behind()
     }
 
-    /// Lets it end, and kills it if it does not.
+    /// Lets the worker end, and kills it if it does not.
     pub fn end(&mut self) {
         self.requests = None;
         if self.child.is_over() {
             return;
         }
-        // It removes what is half-made.
+        // SIGTERM lets it remove its temporary files.
         if cancel::pending().is_some() {
             self.child.stop();
         } else if let Err(e) = self.child.wait(Some(END)) {
@@ -211,7 +212,7 @@ impl Worker {
     }
 
     fn died(&mut self) -> anyhow::Error {
-        // Of a signal to both.
+        // A signal may have reached both processes: then it is the cause.
         if let Err(cancelled) = cancel::check() {
             return cancelled.into();
         }
@@ -231,12 +232,12 @@ impl Drop for Worker {
     }
 }
 
-/// Whether there is a /proc, which that needs.
+/// Whether /proc exists, which a worker needs.
 pub(super) fn can_start() -> bool {
     Path::new(US).exists()
 }
 
-/// Whether this process was started to be such a one: the directory and the outbox.
+/// Returns the directory and the outbox, if this process was started as a worker.
 pub fn asked() -> Option<(PathBuf, PathBuf)> {
     let mut args = std::env::args_os().skip(1);
     let verb: OsString = args.next()?;
@@ -244,25 +245,25 @@ pub fn asked() -> Option<(PathBuf, PathBuf)> {
     (verb == VERB && args.next().is_none()).then_some(paths)
 }
 
-/// What that process does: until its input ends, or its parent does.
+/// Serves as a worker, until the input or the parent process ends.
 ///
 /// # Errors
-/// A line that it does not understand, or one that nobody reads.
+/// The input cannot be read or parsed, or nobody reads the answers.
 pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).or_exit(Exit::Io, "prctl")?;
-    // Else ps(1) calls it "exe".
+    // Without this, ps(1) calls it "exe".
     let name = std::env::args_os().next().and_then(|tool| CString::new(Path::new(&tool).file_name()?.as_bytes()).ok());
     name.map_or(Ok(()), |name| rustix::thread::set_name(&name)).or_exit(Exit::Io, "prctl")?;
     let mut lines = BufReader::new(Interruptible::new(io::stdin())).lines();
     let Some(setup) = lines.next() else { return Ok(Exit::Done) };
     let setup: Setup = serde_json::from_str(&setup?)?;
-    // It may have ended before that.
+    // The parent may have ended before the call of prctl.
     if rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()) != Some(setup.parent) {
         return Ok(Exit::Done);
     }
     let how = Transport { drive: setup.drive, min_free: setup.min_free, verify: setup.verify, ..Transport::default() };
     let beat = |beat: Beat<'_>| {
-        // Who does not read it is dead.
+        // This fails only if the parent is dead, and then this process is killed.
         let _ = say(&match beat {
             Beat::Begin(name, bytes) => Line::Begin(name.to_owned(), bytes),
             Beat::Step(bytes) => Line::Step(bytes),
@@ -274,7 +275,7 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
             Request::Tidy => dir::tidy(path, how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into),
             Request::Deliver(entries) => deliver(path, outbox, &entries, &how, &beat).map(Answer::Deliver),
         };
-        say(&Line::Answer(answer.map_err(Notices::from)))?;
+        say(&Line::Answer(answer.map_err(Failure::from)))?;
     }
     Ok(Exit::Done)
 }
@@ -291,7 +292,7 @@ fn deliver(
     entries: &[Entry],
     how: &Transport,
     beat: &dyn Fn(Beat<'_>),
-) -> Result<Vec<Result<Delivered, Notices>>> {
+) -> Result<Vec<Result<Delivered, Failure>>> {
     let open = |entry: &Entry| -> Result<Item> {
         let path = outbox.join(entry.host.as_str()).join(&entry.entry);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -299,8 +300,8 @@ fn deliver(
         let (name, entry) = (entry.name.clone(), entry.entry.clone());
         Ok(Item { parsed: name.parse()?, name, entry, file: file.into() })
     };
-    // The tool has opened each of them, so whoever removed one since did not do it for us.
+    // The tool opened each of them before, so one that is missing now was removed by somebody else.
     let items = entries.iter().map(open).collect::<Result<Vec<_>>>()?;
     let results = dir::deliver(path, &items, how, beat)?;
-    Ok(results.into_iter().map(|result| result.map_err(Notices::from)).collect())
+    Ok(results.into_iter().map(|result| result.map_err(Failure::from)).collect())
 }

@@ -1,4 +1,4 @@
-//! Delivering what waits in an outbox, oldest first, and removing what was delivered.
+//! Delivers what waits in an outbox, oldest first, and removes what was delivered.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -19,24 +19,24 @@ use crate::locks::flock::Lock;
 use crate::names::queue_name::Label;
 use crate::names::target::Host;
 
-/// What a drain did.
+/// The result of draining an outbox.
 #[derive(Debug, Default)]
 pub struct Drained {
-    /// Names of the files that the destination took.
+    /// The names of the files that the destination received.
     pub delivered: Vec<String>,
-    /// Names of the files that it refused, or that cannot be read, or removed from the outbox, and
-    /// why; later files of the same label were not tried.
+    /// The names of the files that the destination rejected, or that could not be read or be removed from the outbox,
+    /// and why. Later files of the same label were not tried.
     pub failed: Vec<(String, anyhow::Error)>,
-    /// Why nothing more was tried.
+    /// Why the drain ended early, if it did.
     pub broken: Option<anyhow::Error>,
-    /// The destination is away.
+    /// Why the destination is away, if it is.
     pub away: Option<String>,
-    /// Another process drains this outbox, and will see what was there.
+    /// Whether another process drains this outbox. That process will see the files that were there.
     pub busy: bool,
 }
 
 impl Drained {
-    /// Nothing was tried, because of this error.
+    /// Returns the result of a drain that tried nothing because of this error.
     pub fn broken(e: anyhow::Error) -> Drained {
         Drained { broken: Some(e), ..Drained::default() }
     }
@@ -44,21 +44,21 @@ impl Drained {
 
 /// How an outbox is drained.
 #[derive(Clone, Default)]
-pub struct Pace<'a> {
-    /// So many files are delivered at once, at most; at least one.
+pub struct DrainOptions<'a> {
+    /// The maximum number of files delivered at once; at least one.
     pub at_once: usize,
-    /// Delivered files are moved to this directory, into HOST; it may be another one for each
-    /// batch. `None`: they are removed.
+    /// Returns the directory to move delivered files to, into HOST; it is asked for each batch. `None`: they are
+    /// removed.
     pub keep: Option<&'a dyn Fn() -> PathBuf>,
-    /// The files of these labels come after all others, in this order: a delivery of theirs hung.
+    /// The hosts and labels whose files come after all others, in this order, because a delivery of theirs hung.
     pub last: Vec<(Host, Label)>,
 }
 
-/// What [`Courier::deliver`](crate::durable::dest::Courier::deliver) does.
+/// The function that delivers files, see [`Courier::deliver`](crate::durable::dest::Courier::deliver).
 pub type Deliver<'a> = dyn FnMut(&[Item]) -> anyhow::Result<Vec<anyhow::Result<Delivered>>> + 'a;
 
-/// More bytes than this are not delivered at once: they are synced together, and nobody knows how far
-/// a sync is.
+/// The maximum number of bytes that several files delivered at once may have. They are synced together, and a sync
+/// reports no progress.
 const BYTES_AT_ONCE: u64 = 64 << 20;
 
 type Line = (Host, Label);
@@ -68,10 +68,10 @@ fn line(queued: &Queued) -> Line {
 }
 
 impl Outboxes {
-    /// Delivers what waits for `name`, oldest first, and then removes the links. The first failure
-    /// of a label stops that label; a destination that is away or hangs, or a signal, stops all.
-    /// `lock` is the outbox's lock where the caller has taken it already.
-    pub fn drain(&self, name: &str, lock: Option<Lock>, pace: Pace<'_>, deliver: &mut Deliver<'_>) -> Drained {
+    /// Delivers what waits for `name`, oldest first, and then removes the links. The first failure of a label stops
+    /// that label; a destination that is away or hangs, or a signal, stops everything. `lock` is the outbox's lock,
+    /// if the caller holds it already.
+    pub fn drain(&self, name: &str, lock: Option<Lock>, pace: DrainOptions<'_>, deliver: &mut Deliver<'_>) -> Drained {
         let mut done = Drained::default();
         done.broken = self.drain_into(&mut done, name, lock, &pace, deliver).err();
         done
@@ -82,12 +82,12 @@ impl Outboxes {
         done: &mut Drained,
         name: &str,
         mut lock: Option<Lock>,
-        pace: &Pace<'_>,
+        pace: &DrainOptions<'_>,
         deliver: &mut Deliver<'_>,
     ) -> anyhow::Result<()> {
         let (mut tried, mut stopped) = (HashSet::new(), HashSet::new());
-        // Whoever finds our lock relies on us to see the links that it has made. So we look
-        // once more when the lock is released.
+        // A process that finds our lock relies on us to see the links that it has made. So look once more after the
+        // lock is released.
         loop {
             let held = lock.take();
             let mut ready = self.ready(name, &tried, &stopped)?;
@@ -121,7 +121,7 @@ impl Outboxes {
                     if stopped.contains(&line(&queued)) {
                         continue;
                     }
-                    // It would be delivered again and again.
+                    // A file that cannot be kept would be delivered again and again.
                     let kept = keep.as_ref().map_or(Ok(()), |keep| can_keep(&keep.join(queued.parsed.host.as_str())));
                     match kept.and_then(|()| self.open(name, &queued)) {
                         Ok(Some(item)) => {
@@ -164,15 +164,15 @@ impl Outboxes {
         }
     }
 
-    /// What waits, is not to be split any more, and was not tried yet.
+    /// Returns what waits, is fully split, and was not tried yet.
     fn ready(&self, name: &str, tried: &HashSet<(Host, String)>, stopped: &HashSet<Line>) -> io::Result<Vec<Queued>> {
-        // The outbox is listed first: a file that is split between the two looks is then not
-        // in the list, rather than in the list without its other links.
+        // List the outbox first: a file that is split between the two steps is then missing from the list, rather
+        // than listed without its other links.
         let (mut ready, mut held) = (Vec::new(), HashSet::new());
         for queued in self.waiting(name)? {
             let line = line(&queued);
             let host = &queued.parsed.host;
-            // Another file of this name may be there, which is waited for by nobody.
+            // SPLIT may have another file of this name, which does not concern this one.
             let entry = self.dir(name).join(host.as_str()).join(&queued.name);
             if same_file(&self.split_dir(host).join(queued.original()), &entry)? {
                 held.insert(line.clone());
@@ -187,7 +187,7 @@ impl Outboxes {
         Ok(ready)
     }
 
-    /// `None`: another process delivered it since the outbox was listed.
+    /// Opens a file of the outbox. `None`: another process has delivered it since the outbox was listed.
     fn open(&self, name: &str, queued: &Queued) -> anyhow::Result<Option<Item>> {
         let path = self.dir(name).join(queued.parsed.host.as_str()).join(&queued.name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -203,8 +203,8 @@ impl Outboxes {
         }
     }
 
-    /// Removes the links of files that were delivered, or moves them to KEEP/HOST, durably. Returns
-    /// those for which it failed.
+    /// Removes the links of delivered files, or moves them to KEEP/HOST, durably. Returns those for which this
+    /// failed.
     fn settle<'i>(
         &self,
         name: &str,
@@ -222,7 +222,7 @@ impl Outboxes {
                 Err(e) => failed.push((*item, e)),
             }
         }
-        // Each, also when one fails.
+        // Sync each of them, even if one fails.
         let synced: Vec<_> = changed.iter().map(|dir| publish::sync_dir(dir)).collect();
         synced.into_iter().collect::<io::Result<()>>()?;
         Ok(failed)
@@ -234,16 +234,16 @@ fn can_keep(dir: &Path) -> anyhow::Result<()> {
     can.context("nothing is delivered, because delivered files cannot be kept")
 }
 
-/// Moves a delivered file from the outbox to KEPT.
+/// Moves a delivered file from the outbox to the directory `kept`.
 fn keep_one(dir: &Path, item: &Item, kept: &Path) -> io::Result<()> {
     let path = dir.join(&item.entry);
     let fd = File::open(kept).map_err(at(kept))?;
-    // From its rename on the name is free, and may be that of a file that has just come. Of
-    // what was kept already a run has died before its rename was durable.
+    // After the rename a new file may get the name in the outbox, so nothing is removed then. If the file is kept
+    // already, a run died before its rename was durable.
     match place(&path, &item.name, &fd, kept, |to| publish::rename_new(CWD, &path, &fd, to)) {
         Ok(true) => Ok(()),
         Ok(false) => remove(dir, &item.entry),
-        // Never will there be a name for it; and it must not be delivered again and again.
+        // It will never get a name, and must not be delivered again and again.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             crate::cli::log::warn(format_args!("{} was delivered, but is not kept: {e}", item.name));
             remove(dir, &item.entry)

@@ -1,4 +1,4 @@
-//! What lies in an outbox: `HOST/F`, or `HOST/F~N` for one more of the name F with other bytes.
+//! The files in an outbox: `HOST/F`, or `HOST/F~N` for another file with the name F and with other bytes.
 
 use std::fs::File;
 use std::io;
@@ -12,47 +12,47 @@ use crate::durable::dest::dir;
 use crate::durable::publish::at_path;
 use crate::names::queue_name::{Entry, QueueName, Stamp, classify};
 
-/// So many files of one name, all different, would be somebody's mistake.
+/// The maximum number of different files with one name: more must be somebody's mistake.
 const COPIES: usize = 100;
-/// Longest name of a file, in bytes.
+/// The maximum length of a file name, in bytes.
 const NAME_MAX: usize = 255;
 
-/// A queue file in one of the directories.
+/// A queue file in an outbox or in SPLIT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
-    /// Its name in the directory: see [`Queued::original`].
+    /// The name in the directory, see [`Queued::original`].
     pub name: String,
-    /// The name that it came with, taken apart.
+    /// The original name, parsed.
     pub parsed: QueueName,
-    /// Length in bytes.
+    /// The length in bytes.
     pub bytes: u64,
-    /// When it was written, by the clock of this machine: seconds since 1970.
+    /// When the file was written, by the clock of this machine: seconds since 1970.
     pub written: u64,
 }
 
 impl Queued {
-    /// The name that it came with.
+    /// Returns the original name: that in the directory, without `~N`.
     pub fn original(&self) -> &str {
         original(&self.name).0
     }
 }
 
-/// Whether a link failed because of its file alone: there is no name for it, or it has too many.
+/// Whether a link failed because of its file alone: no name is possible for it, or it has too many links.
 pub(super) fn is_of_one(e: &io::Error) -> bool {
     let no_name = [io::ErrorKind::AlreadyExists, io::Error::from(Errno::NAMETOOLONG).kind()];
     no_name.contains(&e.kind()) || e.kind() == io::ErrorKind::TooManyLinks
 }
 
-/// Hard-links `from`, which came as `name`, into the open directory `dir`.
+/// Hard-links `from`, whose original name is `name`, into the open directory `dir`.
 pub(super) fn link(from: &Path, name: &str, dir: &File, shown: &Path) -> io::Result<()> {
     place(from, name, dir, shown, |to| rustix::fs::linkat(CWD, from, dir, to, AtFlags::empty())).map(drop)
 }
 
-/// Gives `from` the name `name` in the open directory `dir`, by `call`. The same file or the same
-/// bytes there already: `false`. Other bytes: `NAME~N`.
+/// Gives `from` the name `name` in the open directory `dir` by `call`, or `NAME~N` if files with other bytes have the
+/// name. Returns `false`, and does nothing, if the same file or the same bytes are there already.
 ///
 /// # Errors
-/// `AlreadyExists`: there is no free name.
+/// `AlreadyExists`: no name is free.
 pub(super) fn place(
     from: &Path,
     name: &str,
@@ -72,7 +72,7 @@ pub(super) fn place(
             Err(Errno::EXIST) => match dir::is_same(dir, &to, &File::open(from).map_err(at(from))?)? {
                 Some(true) => return Ok(false),
                 Some(false) => n += 1,
-                // It was delivered meanwhile.
+                // It was delivered in the meantime, so the name is free.
                 None => {}
             },
             other => return other.map(|()| true).map_err(at_path(&shown.join(&to))),
@@ -81,8 +81,8 @@ pub(super) fn place(
     Err(taken(format!("{COPIES} other files have this name")))
 }
 
-/// The name that a file came with, and the N of `NAME~N`. No other name ends so: of a digest
-/// there are 32 digits behind its `~`.
+/// Returns the original name of an entry, and the N of `NAME~N`, or 0. No original name ends like that: the `~` of a
+/// digest is followed by 32 digits.
 pub(super) fn original(entry: &str) -> (&str, usize) {
     let short = |n: &str| (1..3).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit());
     match entry.rsplit_once('~').filter(|(_, n)| short(n)) {
@@ -91,7 +91,7 @@ pub(super) fn original(entry: &str) -> (&str, usize) {
     }
 }
 
-/// Unlinks DIR/NAME; it may be gone already.
+/// Unlinks DIR/NAME. A missing file is not an error.
 pub(super) fn remove(dir: &Path, name: &str) -> io::Result<()> {
     let path = dir.join(name);
     match rustix::fs::unlinkat(CWD, &path, AtFlags::empty()) {
@@ -100,7 +100,7 @@ pub(super) fn remove(dir: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// Whether two paths are names of one file. Neither need be there.
+/// Whether two paths are names of one file. Neither needs to exist.
 pub(super) fn same_file(a: &Path, b: &Path) -> io::Result<bool> {
     let id = |path: &Path| match path.symlink_metadata() {
         Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
@@ -111,7 +111,7 @@ pub(super) fn same_file(a: &Path, b: &Path) -> io::Result<bool> {
     Ok(a.is_some() && a == id(b)?)
 }
 
-/// Puts the path in front of an error and keeps its kind.
+/// Returns a function that puts the path in front of an error and keeps the error's kind.
 pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
@@ -124,7 +124,7 @@ fn entries(dir: &Path) -> io::Result<Vec<std::fs::DirEntry>> {
     all.map_err(at(dir))
 }
 
-/// The names of the directories in `dir` that are not hidden, sorted.
+/// Returns the names of the directories in `dir` that are not hidden, sorted.
 pub(super) fn directories(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries(dir)? {
@@ -136,25 +136,25 @@ pub(super) fn directories(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Oldest first, and of one name in the order in which they came.
+/// Returns the sort key: oldest first, and files with one name in the order in which they were queued.
 pub(super) fn order(queued: &Queued) -> (Stamp, (&str, usize)) {
     (queued.parsed.stamp, original(&queued.name))
 }
 
-/// The entries in `dir` that came as `name`.
+/// Returns the entries in `dir` whose original name is `name`.
 pub(super) fn of_name(dir: &Path, name: &str) -> io::Result<Vec<String>> {
     let names = entries(dir)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
     Ok(names.filter(|entry| original(entry).0 == name).collect())
 }
 
-/// The queue files in `dir`, oldest first.
+/// Returns the queue files in `dir`, oldest first.
 pub(super) fn files(dir: &Path) -> io::Result<Vec<Queued>> {
     let mut queued = Vec::new();
     for entry in entries(dir)? {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let Entry::Queue(parsed) = classify(original(&name).0.as_bytes()) else { continue };
         let metadata = match entry.metadata() {
-            // Delivered meanwhile.
+            // Delivered in the meantime.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => other.map_err(at(&entry.path()))?,
         };

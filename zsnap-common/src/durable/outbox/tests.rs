@@ -43,7 +43,7 @@ impl Fixture {
         deliver: &mut dyn FnMut(&Item) -> anyhow::Result<Delivered>,
     ) -> Drained {
         let at = || keep.map(Path::to_owned).unwrap_or_default();
-        let pace = Pace { at_once: 1, keep: keep.map(|_| &at as &dyn Fn() -> PathBuf), last: Vec::new() };
+        let pace = DrainOptions { at_once: 1, keep: keep.map(|_| &at as &dyn Fn() -> PathBuf), last: Vec::new() };
         let done = self.boxes.drain(to, None, pace, &mut |items| Ok(items.iter().map(&mut *deliver).collect()));
         assert!(done.broken.is_none(), "{done:?}");
         done
@@ -109,7 +109,7 @@ fn what_is_not_split_everywhere_is_not_delivered_nor_overtaken() {
     f.queue(&name(1, "a"), &["x"]);
     f.queue(&name(2, "a"), &["x"]);
     f.queue(&name(3, "b"), &["x"]);
-    // As a crash between the first and the second link leaves it.
+    // The state after a crash between the first and the second link.
     fs::hard_link(f.boxes.dir("x").join("h").join(name(1, "a")), f.boxes.split_dir(&host()).join(name(1, "a")))
         .unwrap();
     let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
@@ -126,7 +126,7 @@ fn a_name_that_is_taken_is_delivered_all_the_same() {
     let file = name(1, "a");
     let keep = f.dir.path().join("kept");
     f.queue(&file, &["x"]);
-    // The same file again, as after a crash before the split entry went: nothing new.
+    // The same file again, as after a crash before its entry in SPLIT was removed: nothing is added.
     f.queue(&file, &["x"]);
     assert_eq!(f.waiting("x"), [file.as_str()]);
     let come = |bytes: &str| {
@@ -138,14 +138,13 @@ fn a_name_that_is_taken_is_delivered_all_the_same() {
     }
     let all = [file.clone(), format!("{file}~1"), format!("{file}~2")];
     assert_eq!(f.waiting("x"), all);
-    // One of them is still to be split, and what comes behind it waits; another one of that name does not
-    // count.
+    // One of them is not split yet, and what comes after it waits; another file of that name does not count.
     let (outbox, split) = (f.boxes.dir("x").join("h"), f.boxes.split_dir(&host()));
     fs::hard_link(outbox.join(&file), split.join(&file)).unwrap();
     let none = f.drain("x", None, &mut |_| panic!("to be split yet"));
     assert!(none.delivered.is_empty());
     f.boxes.unsplit(&host(), &[&file]).unwrap();
-    // One after the other, and under its own name.
+    // One after the other, and under the original name.
     let failed = f.drain("x", None, &mut |_| Err(Exit::Unavailable.error("no")));
     assert_eq!(failed.failed.len(), 1);
     let done = f.drain("x", Some(&keep), &mut |_| Ok(Delivered::New));
@@ -154,7 +153,7 @@ fn a_name_that_is_taken_is_delivered_all_the_same() {
     assert_eq!(kept.iter().map(|q| q.name.as_str()).collect::<Vec<_>>(), all);
     let kept = all.map(|name| fs::read_to_string(keep.join("h").join(name)).unwrap());
     assert_eq!(kept, [file.as_str(), "other", "third"]);
-    // Kept one day, and with other bytes another day: all can be sent again.
+    // Files kept on one day, and one of the same name kept on another day: all can be sent again.
     assert_eq!(f.boxes.refill("x", &keep).unwrap().0, 3);
     assert_eq!(f.waiting("x").len(), 3);
 }
@@ -174,7 +173,7 @@ fn links_made_while_the_drain_runs_are_seen() {
     let mut more = vec![name(2, "a")];
     let done = f.drain("x", None, &mut |_| {
         if let Some(file) = more.pop() {
-            // Its writer finds the lock held, and leaves it to us.
+            // The writer finds the lock held, and leaves the file to us.
             f.queue(&file, &["x"]);
             let other = f.drain("x", None, &mut |_| Ok(Delivered::New));
             assert!(other.busy && other.delivered.is_empty());
@@ -205,7 +204,7 @@ fn each_batch_is_kept_by_its_own_time() {
     f.queue(&name(2, "a"), &["x"]);
     let day = std::cell::Cell::new(1);
     let at = || f.dir.path().join(format!("kept/{}", day.get()));
-    let done = f.boxes.drain("x", None, Pace { at_once: 1, keep: Some(&at), last: Vec::new() }, &mut |_| {
+    let done = f.boxes.drain("x", None, DrainOptions { at_once: 1, keep: Some(&at), last: Vec::new() }, &mut |_| {
         day.set(2);
         Ok(vec![Ok(Delivered::New)])
     });
@@ -229,7 +228,7 @@ fn foreign_files_are_left_alone() {
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 4);
 }
 
-/// A name of 254 bytes, with which no `~1` fits.
+/// Returns a name of 254 bytes, which is too long for a `~1`.
 fn long() -> String {
     let begin = name(1, "");
     format!("{begin}{}", "d".repeat(254 - begin.len()))
@@ -248,13 +247,13 @@ fn a_file_that_finds_no_name_holds_up_no_other() {
     assert_eq!(failed.iter().map(|(name, _)| name).collect::<Vec<_>>(), [&long]);
     assert!(failed[0].1.to_string().contains("another file has this name"), "{failed:?}");
     assert_eq!(f.boxes.in_split(&host()).unwrap().len(), 1);
-    // Where it has a link it waits for the others, but the first one of that name is delivered.
+    // Where the file has a link, it waits for its other links; the first file of that name is delivered.
     assert_eq!((f.waiting("y"), f.waiting("z")), (all.to_vec(), all[1..].to_vec()));
     let done = f.drain("x", None, &mut |_| Ok(Delivered::New));
     assert_eq!((done.delivered, f.waiting("x").len()), (all.to_vec(), 0));
     assert_eq!(f.drain("y", None, &mut |_| Ok(Delivered::New)).delivered, all[1..]);
     assert!(f.boxes.split(&host(), &all[..1], &to).unwrap().is_empty());
-    // Taken back from all of them.
+    // Withdrawn from all outboxes.
     fs::hard_link(f.boxes.dir("y").join("h").join(&long), f.boxes.split_dir(&host()).join(&long)).unwrap();
     f.boxes.withdraw(&host(), &long, &to).unwrap();
     assert_eq!((f.waiting("x"), f.waiting("y"), f.waiting("z")), (vec![], vec![], all[1..].to_vec()));
@@ -280,7 +279,7 @@ fn a_file_that_cannot_be_read_holds_up_its_label_only() {
     for file in [name(1, "a"), name(2, "a"), name(3, "b")] {
         f.queue(&file, &["x"]);
     }
-    // Opened through a symlink it is refused, as by a disk that fails.
+    // A symlink is not opened: it stands for a file on a failing disk.
     let path = f.boxes.dir("x").join("h").join(name(1, "a"));
     let queued = f.boxes.waiting("x").unwrap();
     assert_eq!(queued.len(), 3);
@@ -289,9 +288,9 @@ fn a_file_that_cannot_be_read_holds_up_its_label_only() {
     let done = f.boxes.drain(
         "x",
         None,
-        Pace { at_once: 1, keep: None, last: vec![(host(), queued[0].parsed.label.clone())] },
+        DrainOptions { at_once: 1, keep: None, last: vec![(host(), queued[0].parsed.label.clone())] },
         &mut |items| {
-            // `b` comes first, for `a` did not end the last time.
+            // `b` comes first, because the last delivery of `a` did not end.
             if std::mem::take(&mut first) {
                 assert_eq!(items[0].name, name(3, "b"));
                 fs::remove_file(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Whether two files hold the same bytes.
+//! The comparison of files, byte by byte.
 
 use std::fs::File;
 use std::io;
@@ -11,13 +11,14 @@ use super::{Beat, REGULAR};
 use crate::cli::cancel;
 use crate::durable::publish::NewFile;
 
-/// O_DIRECT reads into addresses that are a multiple of this.
+/// The alignment in bytes of the memory that O_DIRECT reads into.
 const ALIGNED: usize = 4096;
 
-/// Whether the disk, and not the page cache, has the bytes of `source`.
+/// Whether the disk, and not only the page cache, has the bytes of `source`.
 pub(super) fn reads_back(new: &NewFile, source: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
     let copy = match new.reopen(OFlags::DIRECT) {
-        // Not every file system can. Then the cache is asked to forget them, which it mostly does.
+        // The file system does not support it. The kernel is asked to drop the file from the cache, which it mostly
+        // does.
         Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
             let copy = new.reopen(OFlags::empty())?;
             rustix::fs::fadvise(&copy, 0, None, Advice::DontNeed)?;
@@ -28,19 +29,19 @@ pub(super) fn reads_back(new: &NewFile, source: &File, beat: &dyn Fn(Beat<'_>)) 
     same_bytes(&copy, source, beat)
 }
 
-/// What has a name already.
+/// What already has a name in a directory.
 pub(super) enum There {
     Nothing,
     Same,
     Other,
 }
 
-/// What has the name `name` already, compared with `file`.
+/// Compares what already has the name `name` in `dir` with `file`.
 pub(super) fn there(dir: &File, name: &str, file: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<There> {
     let existing = match rustix::fs::openat(dir, name, REGULAR, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT) => return Ok(There::Nothing),
-        // A symlink, or no right to read it: a name that is taken.
+        // A symlink, a FIFO, or a file that we may not read: the name is taken.
         Err(Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(There::Other),
         Err(e) => return Err(e.into()),
     };
@@ -51,7 +52,7 @@ pub(super) fn there(dir: &File, name: &str, file: &File, beat: &dyn Fn(Beat<'_>)
     if !same_bytes(&existing, file, beat)? {
         return Ok(There::Other);
     }
-    // Whoever wrote it may not have waited for the disk.
+    // Its writer may not have waited for the disk.
     rustix::fs::fsync(&existing)?;
     Ok(There::Same)
 }
@@ -69,7 +70,7 @@ fn same_bytes(a: &File, b: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
     let mut at = 0;
     while at < length {
         cancel::check()?;
-        // O_DIRECT reads whole pieces only, and less at the end.
+        // O_DIRECT reads only whole blocks, and less at the end of the file.
         let read = match a.read_at(left, at) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             read => read?,
@@ -87,8 +88,7 @@ fn same_bytes(a: &File, b: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether `name` in `dir` is a link to `file` or holds the same bytes; `None`: nothing has that
-/// name any more.
+/// Whether `name` in `dir` is a link to `file` or holds the same bytes. `None`: the name no longer exists.
 pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<Option<bool>> {
     let a = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(None),

@@ -74,7 +74,7 @@ fn what_killed_deliveries_left_is_removed() {
     let to = tempfile::tempdir().unwrap();
     for dir in ["h", "no host@"] {
         fs::create_dir(to.path().join(dir)).unwrap();
-        // Another drive may be mounted here, with its mark.
+        // Another drive may be mounted at this path, with a mark of its own.
         for name in [".zsnap-0123456789abcdef", ".zsnap-0123", ".stfolder", MARKER] {
             fs::write(to.path().join(dir).join(name), "").unwrap();
         }
