@@ -224,7 +224,7 @@ fn a_command_that_hangs_with_one_dataset_gets_the_others_by_flush() {
         let stream = Stream::plain(Sub::full(&format!("{dataset}@a"), guid)).bytes();
         scene.queue(&["--delivery-timeout=1s", &format!("laptop/{dataset}")], &stream).expect(0);
     }
-    scene.queue(&["--delivery-timeout=1s", "flush"], b"").expect(1).says("took and wrote nothing for 1 s");
+    scene.queue(&["--delivery-timeout=1s", "flush"], b"").expect(1).says("read and wrote nothing for 1 s");
     assert_eq!(fs::read_to_string(&took).unwrap(), "tank/b\ntank/c\n");
 }
 

@@ -249,10 +249,8 @@ impl<'a> HostRun<'a> {
         };
         let open = |at: usize| self.files[at].fate == Fate::Open;
         let mut acts = Vec::new();
-        for (at, judgement) in &judgements {
-            if let Judgement::Is(verdict @ (Verdict::AlreadyThere | Verdict::Stale | Verdict::Refused(_))) = judgement
-                && open(*at)
-            {
+        for (at, judgement) in judgements.iter().filter(|(at, _)| open(**at)) {
+            if let Judgement::Is(verdict @ (Verdict::AlreadyThere | Verdict::Stale | Verdict::Refused(_))) = judgement {
                 acts.push((*at, verdict.clone()));
             }
         }
@@ -270,9 +268,8 @@ impl<'a> HostRun<'a> {
         let mut acts = self.acts(&target)?;
         // A file is removed because its snapshot exists. So look at the pool now: an hour may have passed since the
         // run began.
-        if let Some(pool) = self.shared.pool.as_ref()
-            && acts.iter().any(|(_, verdict)| *verdict == Verdict::AlreadyThere)
-        {
+        let removes = acts.iter().any(|(_, verdict)| *verdict == Verdict::AlreadyThere);
+        if let (true, Some(pool)) = (removes, self.shared.pool.as_ref()) {
             let name = self.tree.name(&target);
             if let Err(e) = self.tree.refresh(pool.zfs, &name) {
                 return self.fail(&target, None, e);

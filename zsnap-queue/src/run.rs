@@ -132,14 +132,14 @@ fn begin(source: &Source, last: Option<&Advance>) -> anyhow::Result<(Begun, Body
                 let what = format!("--increment, but {} holds no state: queue a stream with --full", file.display());
                 return Err(Exit::Data.error(what));
             }
-            if let (true, Some(file)) = (increment, state)
-                && !last.map_or(Ok(false), |last| last.left(file))?
-            {
-                return Err(Exit::Data.error(format!(
-                    "{} is not what the last stream of this dataset left, so an incremental could lack files: queue \
-                     one with --full, and let nothing else use that file",
-                    file.display()
-                )));
+            if let (true, Some(file)) = (increment, state) {
+                if !last.map_or(Ok(false), |last| last.left(file))? {
+                    return Err(Exit::Data.error(format!(
+                        "{} is not what the last stream of this dataset left, so an incremental could lack files: \
+                         queue one with --full, and let nothing else use that file",
+                        file.display()
+                    )));
+                }
             }
             Ok((Begun::opaque(), Body::Opaque { increment }))
         }

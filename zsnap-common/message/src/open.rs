@@ -294,9 +294,7 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
         (None, Some(payload)) => Again::Payload(payload),
         (None, None) => Again::Pass { digests, length, session },
     };
-    if let Some(manifest) = &walked.manifest
-        && manifest.host != *who.host
-    {
+    if let Some(manifest) = walked.manifest.as_ref().filter(|manifest| manifest.host != *who.host) {
         return Err(Refusal::WrongHost { said: manifest.host.clone() });
     }
     Ok(Verified { src, again, window_log: limits.window_log, walked, signer })

@@ -206,9 +206,7 @@ impl HostRun<'_> {
             Err(e) => Some(format!("{e:#}")),
         };
         let past = Past { committed: snapshots.iter().map(|s| s.guid).collect(), ..Past::default() };
-        if let Some(why) = why
-            && !self.shared.dry
-        {
+        if let Some(why) = why.filter(|_| !self.shared.dry) {
             log::warn(format!("{why}; rebuilt from {} snapshots of {name}", snapshots.len()));
             journal::write(&path, &past)?;
         }

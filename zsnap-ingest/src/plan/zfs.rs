@@ -245,9 +245,9 @@ impl After<'_> {
         let links = world.links(file);
         let skip = links.iter().rposition(|link| self.after.contains(&link.to)).map_or(0, |j| j + 1);
         let (name, target) = (world.there.name, &world.files[file].facts.target);
-        if let Some(Link { snap, to, .. }) = world.name_taken(links.get(skip..).unwrap_or_default())
-            && links.get(skip).is_some_and(|link| link.from.is_some())
-        {
+        let is_incremental = links.get(skip).is_some_and(|link| link.from.is_some());
+        let taken = world.name_taken(links.get(skip..).unwrap_or_default()).filter(|_| is_incremental);
+        if let Some(Link { snap, to, .. }) = taken {
             return Verdict::Conflict(format!(
                 "{name}@{snap} is another snapshot than its {to}; to make room: zfs rename {} {}",
                 quoted(&format!("{name}@{snap}")),

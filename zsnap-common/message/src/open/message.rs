@@ -340,9 +340,8 @@ impl DecryptionHelper for Verifying<'_> {
                 if tries > MAX_TRIES {
                     return self.refuse(Refusal::Malformed("it takes too many tries to find its key".into()));
                 }
-                if let Some((algorithm, key)) = pkesk.decrypt(&mut pair, hint)
-                    && decrypt(algorithm, &key)
-                {
+                let session = pkesk.decrypt(&mut pair, hint).filter(|(algorithm, key)| decrypt(*algorithm, key));
+                if let Some((algorithm, key)) = session {
                     self.found.borrow_mut().session = Some(Session { algorithm, key });
                     // With this certificate Sequoia checks that the signer intended the message for us.
                     return Ok(Some(cert.clone()));

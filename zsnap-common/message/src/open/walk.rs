@@ -89,9 +89,7 @@ pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked,
     let bytes = bytes?;
     let Checked { sha256, gate } = checked?;
     let (manifest, trailer) = (reader.manifest().cloned(), reader.trailer().cloned());
-    if let Some(trailer) = &trailer
-        && (trailer.bytes != bytes || trailer.sha256 != sha256)
-    {
+    if trailer.as_ref().is_some_and(|trailer| trailer.bytes != bytes || trailer.sha256 != sha256) {
         return Err(Refusal::Malformed("the stream is not the one that its trailer describes".into()));
     }
     let stream = match gate {
