@@ -522,7 +522,9 @@ fn hostile_payloads_and_messages_are_refused() {
     wide.write_all(&stream).unwrap();
     let wide = wide.finish().unwrap();
     // Many recipients: more than 64 cost nothing but their headers.
-    let keys = good.iter().position(|b| *b == 0xd2).unwrap();
+    // One packet for the only recipient, whose length is one octet; the encrypted data (tag 18) follows.
+    let keys = 2 + usize::from(good[1]);
+    assert_eq!((good[0], good[keys]), (0xc1, 0xd2));
     let many = [good[..keys].repeat(65), good[keys..].to_vec()].concat();
     let rows: Vec<(&str, Vec<u8>)> = vec![
         ("window", signed(&[&front[..], &wide, &back].concat())),
