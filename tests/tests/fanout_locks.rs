@@ -135,10 +135,7 @@ fn while_the_spool_is_split_only_that_waits() {
 /// As `flock .../.lock umount` does, which may hang.
 #[test]
 fn who_holds_a_lock_without_a_pid_is_not_named_nor_too_old() {
-    let spooler = Spooler::with(&["disk1"]);
-    spooler.put("laptop/a", 1, "1");
-    spooler.silent_run();
-    spooler.put("laptop/a", 2, "2");
+    let spooler = with_a_new_file();
     for lock in [spooler.path("spool/.zsnap-fanout/lock"), spooler.outbox("disk1").join(".lock")] {
         let file = fs::File::options().write(true).open(lock).unwrap();
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
@@ -216,16 +213,22 @@ fn a_signal_says_nothing_of_the_drive_that_it_stopped() {
     assert!(shown.contains("slow") && !shown.contains("SIGTERM"), "{shown}");
 }
 
+/// A drive that has been delivered to, and a file that is new in the spool.
+fn with_a_new_file() -> Spooler {
+    let spooler = Spooler::with(&["disk1"]);
+    spooler.put("laptop/a", 1, "1");
+    spooler.silent_run();
+    spooler.put("laptop/a", 2, "2");
+    spooler
+}
+
 /// A run that came between the look and the delivery would find nothing to be sure of.
 #[test]
 fn a_drive_is_locked_once_from_the_look_at_it_to_the_delivery() {
     if !can_trace() {
         return;
     }
-    let spooler = Spooler::with(&["disk1"]);
-    spooler.put("laptop/a", 1, "1");
-    spooler.silent_run();
-    spooler.put("laptop/a", 2, "2");
+    let spooler = with_a_new_file();
     let (trace, lock) = (spooler.path("trace"), spooler.outbox("disk1").join(".lock"));
     let under = ["strace", "-f", "-qq", "-P", lock.to_str().unwrap(), "-e", "trace=flock", "-o"];
     let under = [&under[..], &[trace.to_str().unwrap()]].concat();
@@ -241,10 +244,7 @@ fn a_drive_whose_lock_is_held_is_not_looked_at() {
     if !can_trace() {
         return;
     }
-    let spooler = Spooler::with(&["disk1"]);
-    spooler.put("laptop/a", 1, "1");
-    spooler.silent_run();
-    spooler.put("laptop/a", 2, "2");
+    let spooler = with_a_new_file();
     let lock = Lock::try_new(&spooler.outbox("disk1").join(".lock")).unwrap().unwrap();
     let (trace, disk) = (spooler.path("trace"), spooler.path("disk1").display().to_string());
     let under = ["strace", "-f", "-qq", "-P", &disk, "-e", "trace=%file", "-o", trace.to_str().unwrap()];

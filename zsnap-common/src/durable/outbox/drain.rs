@@ -71,9 +71,15 @@ impl Outboxes {
     /// Delivers what waits for `name`, oldest first, and then removes the links. The first failure of a label stops
     /// that label; a destination that is away or hangs, or a signal, stops everything. `lock` is the outbox's lock,
     /// if the caller holds it already.
-    pub fn drain(&self, name: &str, lock: Option<Lock>, pace: DrainOptions<'_>, deliver: &mut Deliver<'_>) -> Drained {
+    pub fn drain(
+        &self,
+        name: &str,
+        lock: Option<Lock>,
+        options: DrainOptions<'_>,
+        deliver: &mut Deliver<'_>,
+    ) -> Drained {
         let mut done = Drained::default();
-        done.broken = self.drain_into(&mut done, name, lock, &pace, deliver).err();
+        done.broken = self.drain_into(&mut done, name, lock, &options, deliver).err();
         done
     }
 
@@ -82,7 +88,7 @@ impl Outboxes {
         done: &mut Drained,
         name: &str,
         mut lock: Option<Lock>,
-        pace: &DrainOptions<'_>,
+        options: &DrainOptions<'_>,
         deliver: &mut Deliver<'_>,
     ) -> anyhow::Result<()> {
         let (mut tried, mut stopped) = (HashSet::new(), HashSet::new());
@@ -97,7 +103,9 @@ impl Outboxes {
             if ready.is_empty() {
                 return Ok(());
             }
-            ready.sort_by_key(|queued| pace.last.iter().position(|last| *last == line(queued)).map_or(0, |at| at + 1));
+            ready.sort_by_key(|queued| {
+                options.last.iter().position(|last| *last == line(queued)).map_or(0, |at| at + 1)
+            });
             let lock = match held {
                 None => Lock::try_new(&self.lock(name))?,
                 held => held,
@@ -109,13 +117,13 @@ impl Outboxes {
             let mut ready = ready.into_iter().peekable();
             while ready.peek().is_some() {
                 cancel::check()?;
-                let keep = pace.keep.map(|at| at());
+                let keep = options.keep.map(|at| at());
                 if let Some(keep) = &keep {
                     can_keep(keep)?;
                 }
                 let (mut items, mut bytes) = (Vec::new(), 0);
                 while let Some(queued) = ready
-                    .next_if(|q| items.is_empty() || items.len() < pace.at_once && bytes + q.bytes <= BYTES_AT_ONCE)
+                    .next_if(|q| items.is_empty() || items.len() < options.at_once && bytes + q.bytes <= BYTES_AT_ONCE)
                 {
                     tried.insert((queued.parsed.host.clone(), queued.name.clone()));
                     if stopped.contains(&line(&queued)) {
