@@ -33,7 +33,7 @@ test-binaries:
 torture:
 	tests/packages test
 	cargo build --locked --workspace --bins
-	ZSNAP_TORTURE=$${ZSNAP_TORTURE:-10000} cargo test --locked -p zsnap-tests --test torture_queue --test torture_fanout --test torture_ingest --test histories --test model
+	ZSNAP_TORTURE=$${ZSNAP_TORTURE:-10000} cargo test --locked -p zsnap-tests --test torture
 
 check:
 	tests/packages check

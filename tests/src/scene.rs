@@ -115,6 +115,13 @@ impl Ran {
         self
     }
 
+    /// Fails the test unless the status is 0 and nothing was printed.
+    #[track_caller]
+    pub fn silent(self) {
+        let ran = self.expect(0);
+        assert_eq!((ran.err.as_str(), ran.out.len()), ("", 0));
+    }
+
     /// Fails the test unless standard error holds this text.
     #[track_caller]
     pub fn says(self, text: &str) -> Ran {

@@ -1,4 +1,4 @@
-//! Tables of what each rule keeps, worked out by hand. `tests/tests/expire_properties` and real restic test the rest.
+//! Tables of what each rule keeps, worked out by hand. `tests/tests/expire/properties` and real restic test the rest.
 
 use jiff::tz::TimeZone;
 

@@ -1,0 +1,102 @@
+//! The decisions are pure: they know no file, process, environment or clock, so that tests can
+//! show them any world.
+
+use std::fs;
+use std::path::Path;
+
+use zsnap_tests::imports::{Imports, code};
+use zsnap_tests::torture::walk;
+
+const PURE: [&str; 18] = [
+    "zsnap-queue/src/admit.rs",
+    "zsnap-ingest/src/plan.rs",
+    "zsnap-ingest/src/plan/zfs.rs",
+    "zsnap-ingest/src/plan/opaque.rs",
+    "zsnap-expire/src/backdated.rs",
+    "zsnap-expire/src/policy.rs",
+    "zsnap-expire/src/reason.rs",
+    "zsnap-expire/src/rules.rs",
+    "zsnap-expire/src/rules/native.rs",
+    "zsnap-expire/src/rules/rule.rs",
+    "zsnap-expire/src/rules/zrep_v2.rs",
+    "zsnap-expire/src/rules/zrep_v1.rs",
+    "zsnap-expire/src/calendar.rs",
+    "zsnap-expire/src/protect.rs",
+    "zsnap-expire/src/brakes.rs",
+    "zsnap-expire/src/judge.rs",
+    "zsnap-expire/src/needed.rs",
+    "zsnap-expire/src/snapshot.rs",
+];
+/// Lists of imports would hide the others.
+const IMPURE: [&str; 14] = [
+    "std::fs",
+    "std::process",
+    "std::env",
+    "std::io",
+    "std::net",
+    "std::os",
+    "std::{",
+    "SystemTime",
+    "Instant",
+    "rustix",
+    "Zoned",
+    "Timestamp::now",
+    "TimeZone::system",
+    "log::",
+];
+
+/// Where tools are started: with `--config`, or only asked for help. All other tests have them from there.
+const START: [&str; 6] = [
+    "tests/src/scene.rs",
+    "tests/src/expirer.rs",
+    "tests/tests/guards/linked.rs",
+    "tests/tests/guards/man.rs",
+    "tests/tests/interop/nncp.rs",
+    "tests/tests/system/upgrade/tree.rs",
+];
+
+/// A tool that is started otherwise would read what is in /etc/zsnap on this machine, which `.ci/run`
+/// fills with rubbish.
+#[test]
+fn tests_start_no_tool_without_a_configuration() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    for path in walk(root.join("tests")) {
+        let ours = path.extension().is_some_and(|of| of == "rs") && !path.ends_with(file!());
+        let text = if ours { fs::read_to_string(&path).unwrap() } else { String::new() };
+        if ["program(\"zsnap-", "program(name)", "program(tool)", "BIN_EXE_zsnap-"]
+            .iter()
+            .any(|start| text.contains(start))
+        {
+            found.push(path.strip_prefix(&root).unwrap().display().to_string());
+        }
+    }
+    found.sort();
+    let mut expected = START.to_vec();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_decisions_have_no_effects() {
+    for file in PURE {
+        let code = code(file);
+        for word in IMPURE {
+            assert!(!code.contains(word), "{file} says {word}");
+        }
+    }
+}
+
+/// A pure file uses only files that are pure as well.
+#[test]
+fn the_decisions_use_only_each_other() {
+    for package in ["zsnap-queue", "zsnap-ingest", "zsnap-expire"] {
+        let imports = Imports::of(package);
+        for (module, file) in imports.files.iter().filter(|(_, file)| PURE.contains(&file.as_str())) {
+            for used in &imports.uses[module] {
+                let used = &imports.files[used];
+                assert!(PURE.contains(&used.as_str()), "{file} uses {used}");
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! zsnap-ingest: what it takes in which order, what it refuses, sets aside or holds, and what it reports.
+
+mod ahead;
+mod hostile;
+mod kinds;
+mod limits;
+mod newer;
+mod order;
+mod replay;
+mod rules;
+mod run;
+mod saboteur;
+mod seed_receive;
+mod shortage;
+mod silence;
+mod status;
+mod tar;

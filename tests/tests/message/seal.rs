@@ -1,0 +1,567 @@
+//! Sealing and opening: what goes in comes out, and nothing else ever does.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "all of this is test code")]
+
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use sequoia_openpgp as openpgp;
+use zsnap_message::keys::{Format, Keyring, Purpose, Recipients, SigningKey, keygen};
+use zsnap_message::open::{Limits, Refusal, Trust, verify};
+use zsnap_message::seal::{Sealing, seal};
+use zsnap_tests::sealed::*;
+
+use openpgp::Cert;
+use openpgp::cert::prelude::*;
+use openpgp::parse::Parse;
+use openpgp::policy::StandardPolicy;
+use openpgp::serialize::stream::{Encryptor, LiteralWriter, Message, Recipient, Signer};
+use openpgp::types::{Features, ReasonForRevocation};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[test]
+fn bytes_out_are_bytes_in() {
+    let mut sizes = vec![0, 1, 2, 77, 1_000_003, 3_333_333];
+    for boundary in [4096, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 4 << 20, 8 << 20] {
+        sizes.extend([boundary - 1, boundary, boundary + 1]);
+    }
+    let data = noise(9 << 20, 1);
+    for format in FORMATS {
+        let site = Site::new(format);
+        for (i, size) in sizes.iter().enumerate() {
+            let how = Sealing { threads: i as u32 % 3, ..site.sealing(format) };
+            let message = sealed(&data[..*size], &how);
+            // The payload kept, nothing kept, and everything but the plain stream kept.
+            let tight =
+                Limits { verify_buffer: message.len() as u64, window_log: 27, max_size: None, max_ratio: 10_000 };
+            for limits in [&IN_MEMORY, &TWICE, &tight] {
+                let verified = verify(Cursor::new(&message[..]), &site.trust(), limits).unwrap();
+                assert_eq!(verified.manifest(), Some(&manifest()));
+                assert_eq!(verified.trailer(), Some(&trailer(&data[..*size])));
+                assert_eq!(verified.bytes(), *size as u64);
+                assert_eq!(verified.signer(), Some(site.signer.fingerprint().as_str()));
+                assert!(verified.signed().unwrap() <= SystemTime::now());
+                assert!(verified.stream().is_none());
+                assert!(replayed(verified) == data[..*size], "{format:?} {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn compressible_data_is_larger_than_its_message() {
+    let site = Site::new(Format::Gpg);
+    let data: Vec<u8> = (0..5_000_000_u32).flat_map(|i| (i / 1000).to_le_bytes()).collect();
+    let message = sealed(&data, &Sealing { level: 8, threads: 4, ..site.sealing(Format::Gpg) });
+    assert!(message.len() < data.len() / 10);
+    let limits = Limits { verify_buffer: message.len() as u64, window_log: 27, max_size: None, max_ratio: 10_000 };
+    assert!(open(&message, &site.trust(), &limits).unwrap() == data);
+}
+
+/// The thread that decrypts panicked: `verify` survives that, and so would hide it here.
+fn panicked(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Malformed(why) if why == "reading it failed")
+}
+
+/// One bit flipped, or cut: refused, or (a bit that means nothing) the same.
+fn mangle(change: impl Fn(&[u8], usize) -> Vec<u8> + Sync, check: impl Fn(usize, Option<&Refusal>) + Sync) {
+    for format in FORMATS {
+        let site = Site::new(format);
+        let data = noise(60_000, 5);
+        let message = sealed(&data, &site.sealing(format));
+        let count = 2_000;
+        // Every byte of the headers and of the end, and positions in between.
+        let at = |i: usize| match i {
+            0..500 => i,
+            500..1000 => message.len() - 1 - (i - 500),
+            _ => i * message.len() / count,
+        };
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while let i @ 0..2_000 = next.fetch_add(1, Ordering::Relaxed) {
+                        let changed = change(&message, at(i));
+                        let limits = if i % 4 == 0 { TWICE } else { IN_MEMORY };
+                        match open(&changed, &site.trust(), &limits) {
+                            Ok(plain) => {
+                                assert!(plain == data, "{format:?}: byte {} was not noticed", at(i));
+                                check(at(i), None);
+                            }
+                            Err(refusal) => {
+                                assert!(!panicked(&refusal), "{format:?}: byte {}", at(i));
+                                check(at(i), Some(&refusal));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_noticed_wherever_it_is() {
+    let unnoticed = AtomicUsize::new(0);
+    let flip = |message: &[u8], at: usize| {
+        let mut message = message.to_vec();
+        message[at] ^= 1 << (at % 8);
+        message
+    };
+    mangle(flip, |at, refusal| match refusal {
+        Some(Refusal::Damaged(_) | Refusal::Malformed(_) | Refusal::NoKey(_) | Refusal::Forged(_)) => {}
+        None => drop(unnoticed.fetch_add(1, Ordering::Relaxed)),
+        Some(other) => panic!("byte {at}: {other:?}"),
+    });
+    assert!(unnoticed.into_inner() < 10);
+}
+
+#[test]
+fn a_cut_is_noticed_wherever_it_is() {
+    mangle(
+        |message, at| message[..at].to_vec(),
+        |at, refusal| assert!(matches!(refusal, Some(Refusal::Damaged(_))), "byte {at}: {refusal:?}"),
+    );
+}
+
+#[test]
+fn bytes_that_follow_are_noticed() {
+    for format in FORMATS {
+        let site = Site::new(format);
+        let message = sealed(b"hello", &site.sealing(format));
+        for more in [&b"\0"[..], b"junk", b"\xca\x03PGP", &message] {
+            let refusal = site.open(&[&message[..], more].concat()).unwrap_err();
+            assert!(matches!(refusal, Refusal::Damaged(_)), "{refusal:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_message_is_malformed() {
+    let site = Site::new(Format::Gpg);
+    for other in [&b"-----BEGIN PGP MESSAGE-----\n\n"[..], b"hello", &zstd::encode_all(&b"hello"[..], 1).unwrap()] {
+        assert!(matches!(site.open(other), Err(Refusal::Malformed(_))));
+    }
+    assert!(matches!(site.open(b""), Err(Refusal::Damaged(_))));
+    assert!(matches!(site.open(&[0xd2; 40]), Err(Refusal::Damaged(_))));
+    let mut plain = Vec::new();
+    let mut literal = LiteralWriter::new(Message::new(&mut plain)).build().unwrap();
+    literal.write_all(b"hello").unwrap();
+    literal.finalize().unwrap();
+    assert!(matches!(site.open(&plain), Err(Refusal::Malformed(_))));
+}
+
+#[test]
+fn who_may_sign_for_a_host() {
+    let site = Site::new(Format::Gpg);
+    let message = sealed(b"hello", &site.sealing(Format::Gpg));
+    let unsigned = sealed(b"hello", &Sealing { signer: None, ..site.sealing(Format::Gpg) });
+    assert_eq!(site.open(&message).unwrap(), b"hello");
+    assert!(matches!(site.open(&unsigned), Err(Refusal::Unsigned)));
+    let lax = Trust { unsigned: true, ..site.trust() };
+    assert_eq!(open(&unsigned, &lax, &IN_MEMORY).unwrap(), b"hello");
+    assert_eq!(open(&message, &lax, &IN_MEMORY).unwrap(), b"hello");
+
+    keygen(&site.path("desktop"), Purpose::Sign(&host("desktop")), false).unwrap();
+    let desktop = signers(&[("desktop", &site.path("desktop.cert"))]);
+    for unsigned in [false, true] {
+        let who = Trust { signers: &desktop, unsigned, ..site.trust() };
+        match open(&message, &who, &IN_MEMORY) {
+            Err(Refusal::UnknownSigner(id)) => assert!(site.signer.fingerprint().ends_with(&id), "{id}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let both = signers(&[("desktop", &site.path("desktop.cert")), ("laptop", &site.path("laptop.cert"))]);
+    let theirs = SigningKey::load(&site.path("desktop.key"), SystemTime::now()).unwrap();
+    let forged = sealed(b"hello", &Sealing { signer: Some(&theirs), ..site.sealing(Format::Gpg) });
+    for unsigned in [false, true] {
+        let who = Trust { signers: &both, unsigned, ..site.trust() };
+        match open(&forged, &who, &IN_MEMORY) {
+            Err(Refusal::WrongHost { said }) => assert_eq!(said, host("desktop")),
+            other => panic!("{other:?}"),
+        }
+    }
+    // A key of both hosts does not make the one speak as the other inside.
+    let shared = signers(&[("desktop", &site.path("laptop.cert")), ("laptop", &site.path("laptop.cert"))]);
+    let as_desktop = host("desktop");
+    let who = Trust { signers: &shared, host: &as_desktop, ..site.trust() };
+    assert!(matches!(open(&message, &who, &IN_MEMORY), Err(Refusal::WrongHost { .. })));
+}
+
+#[test]
+fn another_key_does_not_open_it() {
+    let site = Site::new(Format::Gpg);
+    let other = Site::new(Format::Gpg);
+    let message = sealed(b"hello", &site.sealing(Format::Gpg));
+    let id = Cert::from_file(site.path("backup.cert")).unwrap().keys().nth(1).unwrap().key().keyid().to_hex();
+    match open(&message, &Trust { keyring: &other.keyring, ..site.trust() }, &IN_MEMORY) {
+        Err(Refusal::NoKey(ids)) => assert_eq!(ids, id),
+        result => panic!("{result:?}"),
+    }
+    let ring = Keyring::load(&[other.path("backup.key"), site.path("backup.key")]).unwrap();
+    assert_eq!(open(&message, &Trust { keyring: &ring, ..site.trust() }, &IN_MEMORY).unwrap(), b"hello");
+    // Two recipients, either of whom opens it.
+    let files = [site.path("backup.cert"), other.path("backup.cert")];
+    let two = Recipients::load(&files, Format::Gpg, SystemTime::now()).unwrap();
+    let message = sealed(b"hello", &Sealing { recipients: &two, ..site.sealing(Format::Gpg) });
+    for keyring in [&site.keyring, &other.keyring] {
+        assert_eq!(open(&message, &Trust { keyring, ..site.trust() }, &IN_MEMORY).unwrap(), b"hello");
+    }
+}
+
+#[test]
+fn our_clock_never_makes_a_file_bad() {
+    let site = Site::new(Format::Gpg);
+    let message = sealed(b"hello", &site.sealing(Format::Gpg));
+    let now = SystemTime::now();
+    for at in [now + 3650 * DAY, now - DAY / 2] {
+        assert_eq!(open(&message, &Trust { now: at, ..site.trust() }, &IN_MEMORY).unwrap(), b"hello");
+    }
+    for at in [now - 2 * DAY, now - 365 * DAY, SystemTime::UNIX_EPOCH] {
+        let refusal = open(&message, &Trust { now: at, ..site.trust() }, &IN_MEMORY);
+        assert!(matches!(refusal, Err(Refusal::Clock(_))), "{refusal:?}");
+    }
+}
+
+/// A machine whose clock stands at 2020 gets a file of today: the same as a machine of today that
+/// is told another day, and gets a file of that day.
+#[test]
+fn nothing_but_what_we_are_told_is_the_clock() {
+    let site = Site::new(Format::Gpg);
+    let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
+    let backup = Cert::from_file(site.path("backup.cert")).unwrap();
+    for days in [2, 400, 20_000] {
+        let then = SystemTime::now() + days * DAY;
+        let message = encrypted(&signed_at(then, &[&laptop], None), &backup, false);
+        let told = |now| open(&message, &Trust { now, ..site.trust() }, &IN_MEMORY);
+        assert_eq!(told(then).unwrap(), b"hello");
+        assert!(matches!(told(SystemTime::now()), Err(Refusal::Clock(_))));
+    }
+}
+
+/// A signing key that was made 100 days ago and ends, if at all, after `lives`.
+fn old_key(lives: Option<Duration>) -> (Cert, openpgp::packet::Signature) {
+    let made = SystemTime::now() - 100 * DAY;
+    let flags = openpgp::types::KeyFlags::empty().set_certification().set_signing();
+    let builder = CertBuilder::new().set_primary_key_flags(flags).add_userid("zsnap laptop");
+    builder.set_creation_time(made).set_validity_period(lives).generate().unwrap()
+}
+
+fn primary(cert: &Cert) -> openpgp::crypto::KeyPair {
+    cert.primary_key().key().clone().parts_into_secret().unwrap().into_keypair().unwrap()
+}
+
+#[test]
+fn a_key_is_judged_at_the_time_of_the_signature() {
+    let site = Site::new(Format::Gpg);
+    let policy = StandardPolicy::new();
+    let (now, dir) = (SystemTime::now(), site.dir.path());
+    let judge = |cert: &str, message: &[u8]| {
+        let signers = signers(&[("laptop", &site.path(&format!("{cert}.cert")))]);
+        open(message, &Trust { signers: &signers, ..site.trust() }, &IN_MEMORY)
+    };
+    let message_by = |name: &str, at| {
+        let key = SigningKey::load(&site.path(&format!("{name}.key")), at).unwrap();
+        sealed(b"hello", &Sealing { signer: Some(&key), ..site.sealing(Format::Gpg) })
+    };
+
+    // Expired before it signed; renewed meanwhile; the old certificate beside the new one.
+    let (cert, _) = old_key(Some(50 * DAY));
+    save(dir, "expired", &cert);
+    assert!(SigningKey::load(&site.path("expired.key"), now).is_err());
+    let message = message_by("expired", now - 90 * DAY);
+    assert!(matches!(judge("expired", &message), Err(Refusal::BadSigner(_))));
+    let then = now - 60 * DAY;
+    let longer = cert.set_expiration_time(&policy, then, &mut primary(&cert), Some(now + 50 * DAY)).unwrap();
+    let (renewed, _) = cert.clone().insert_packets(longer).unwrap();
+    save(dir, "renewed", &renewed);
+    assert_eq!(judge("renewed", &message).unwrap(), b"hello");
+    let both = signers(&[("laptop", &site.path("expired.cert")), ("laptop", &site.path("renewed.cert"))]);
+    assert_eq!(open(&message, &Trust { signers: &both, ..site.trust() }, &IN_MEMORY).unwrap(), b"hello");
+
+    // Signed while it was good, opened when it is not.
+    let (cert, _) = old_key(Some(101 * DAY));
+    save(dir, "ends", &cert);
+    let message = message_by("ends", now);
+    let later = signers(&[("laptop", &site.path("ends.cert"))]);
+    let who = Trust { signers: &later, now: now + 1000 * DAY, ..site.trust() };
+    assert_eq!(open(&message, &who, &IN_MEMORY).unwrap(), b"hello");
+
+    // Retired yesterday, retired tomorrow (the signature lies before), stolen at any time.
+    let (cert, _) = old_key(None);
+    save(dir, "revoked", &cert);
+    let message = message_by("revoked", now - 90 * DAY);
+    assert_eq!(judge("revoked", &message).unwrap(), b"hello");
+    for (reason, at, good) in [
+        (ReasonForRevocation::KeyRetired, now - DAY, false),
+        (ReasonForRevocation::KeyRetired, now + DAY, true),
+        (ReasonForRevocation::KeyCompromised, now + DAY, false),
+    ] {
+        let builder = CertRevocationBuilder::new().set_signature_creation_time(at).unwrap();
+        let revocation = builder.set_reason_for_revocation(reason, b"").unwrap();
+        let revocation = revocation.build(&mut primary(&cert), &cert, None).unwrap();
+        let (gone, _) = cert.clone().insert_packets(revocation).unwrap();
+        save(dir, "revoked", &gone);
+        match judge("revoked", &message) {
+            Ok(plain) => assert!(good && plain == b"hello", "{reason}"),
+            Err(Refusal::BadSigner(_)) => assert!(!good, "{reason}"),
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+}
+
+/// Encrypts OpenPGP packets, or what pretends to be some, as they are.
+fn encrypted(packets: &[u8], to: &Cert, hidden: bool) -> Vec<u8> {
+    let (policy, mut message) = (StandardPolicy::new(), Vec::new());
+    let keys = to.keys().with_policy(&policy, None).for_storage_encryption();
+    let recipients = keys.map(|ka| {
+        let id = openpgp::KeyHandle::KeyID(ka.key().keyid());
+        Recipient::new(Features::empty().set_seipdv1(), (!hidden).then_some(id), ka.key())
+    });
+    let mut encryptor = Encryptor::for_recipients(Message::new(&mut message), recipients).build().unwrap();
+    encryptor.write_all(packets).unwrap();
+    encryptor.finalize().unwrap();
+    message
+}
+
+/// Signed packets with a payload as ours.
+fn signed(by: &[&Cert], meant_for: Option<&Cert>) -> Vec<u8> {
+    signed_at(SystemTime::now(), by, meant_for)
+}
+
+fn signed_at(time: SystemTime, by: &[&Cert], meant_for: Option<&Cert>) -> Vec<u8> {
+    let data = b"hello";
+    let zstd = zstd::encode_all(&data[..], 1).unwrap();
+    let payload = [manifest().encode().unwrap(), zstd, trailer(data).encode().unwrap()].concat();
+    let mut packets = Vec::new();
+    let mut message = Message::new(&mut packets);
+    if let [first, rest @ ..] = by {
+        let mut signer = Signer::new(message, primary(first)).unwrap();
+        for cert in rest {
+            signer = signer.add_signer(primary(cert)).unwrap();
+        }
+        if let Some(cert) = meant_for {
+            signer = signer.add_intended_recipient(cert);
+        }
+        message = signer.creation_time(time).build().unwrap();
+    }
+    let mut literal = LiteralWriter::new(message).build().unwrap();
+    literal.write_all(&payload).unwrap();
+    literal.finalize().unwrap();
+    packets
+}
+
+#[test]
+fn one_good_signature_suffices_unless_another_is_forged() {
+    let site = Site::new(Format::Gpg);
+    let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
+    let backup = Cert::from_file(site.path("backup.cert")).unwrap();
+    let (stranger, _) = old_key(None);
+    let packets = signed(&[&laptop], Some(&backup));
+    assert_eq!(site.open(&encrypted(&packets, &backup, false)).unwrap(), b"hello");
+    assert_eq!(site.open(&encrypted(&packets, &backup, true)).unwrap(), b"hello");
+    assert_eq!(site.open(&encrypted(&signed(&[&stranger, &laptop], None), &backup, false)).unwrap(), b"hello");
+    assert_eq!(site.open(&encrypted(&signed(&[&laptop, &stranger], None), &backup, false)).unwrap(), b"hello");
+
+    let mut packets = signed(&[&laptop, &laptop], None);
+    assert_eq!(site.open(&encrypted(&packets, &backup, false)).unwrap(), b"hello");
+    *packets.last_mut().unwrap() ^= 1;
+    let refusal = site.open(&encrypted(&packets, &backup, false));
+    assert!(matches!(refusal, Err(Refusal::Forged(_))), "{refusal:?}");
+
+    // Somebody who may read it sends it on, with the signature.
+    let other = Site::new(Format::Gpg);
+    let third = Cert::from_file(other.path("backup.cert")).unwrap();
+    let refusal = site.open(&encrypted(&signed(&[&laptop], Some(&third)), &backup, false));
+    assert!(matches!(refusal, Err(Refusal::Forged(_))), "{refusal:?}");
+
+    // The data was exchanged under the signature.
+    for by in [&[&laptop][..], &[&laptop, &laptop], &[&stranger, &laptop]] {
+        let mut packets = signed(by, None);
+        let at = packets.windows(8).position(|w| w == &b"1790000000000000"[..8]).unwrap();
+        packets[at + 7] ^= 1;
+        for unsigned in [false, true] {
+            let who = Trust { unsigned, ..site.trust() };
+            let refusal = open(&encrypted(&packets, &backup, false), &who, &IN_MEMORY);
+            assert!(matches!(refusal, Err(Refusal::Forged(_))), "{refusal:?}");
+        }
+    }
+}
+
+#[test]
+fn other_structures_are_refused() {
+    let site = Site::new(Format::Gpg);
+    let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
+    let backup = Cert::from_file(site.path("backup.cert")).unwrap();
+    let packets = signed(&[&laptop], None);
+    let lax = Trust { unsigned: true, ..site.trust() };
+    let refused = |packets: &[u8]| {
+        let refusal = open(&encrypted(packets, &backup, false), &lax, &IN_MEMORY).unwrap_err();
+        assert!(matches!(refusal, Refusal::Malformed(_) | Refusal::Damaged(_)), "{refusal:?}");
+    };
+    refused(&encrypted(&packets, &backup, false));
+    refused(&[&packets[..], &packets[..]].concat());
+    let compressed = [&[0xc8, 0xff][..], &(packets.len() as u32 + 1).to_be_bytes(), &[0], &packets].concat();
+    refused(&compressed);
+    refused(b"");
+    refused(b"hello");
+    let many: Vec<&Cert> = vec![&laptop; 300];
+    refused(&signed(&many, None));
+}
+
+/// Who has nothing but the public key can put any packets inside.
+#[test]
+fn hostile_packets_inside_are_survived() {
+    let site = Site::new(Format::Gpg);
+    let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
+    let backup = Cert::from_file(site.path("backup.cert")).unwrap();
+    let packets = signed(&[&laptop], None);
+    for len in 0..60 {
+        let refusal = site.open(&encrypted(&noise(len, 1), &backup, false)).unwrap_err();
+        assert!(!panicked(&refusal), "{len}");
+        let mut short = encrypted(b"", &backup, false);
+        let body = short.len() - 43;
+        assert_eq!(short[body..body + 2], [0xd2, 41]);
+        short.truncate(body + 2 + len);
+        short.resize(body + 2 + len, 1);
+        short[body + 1] = len as u8;
+        assert!(!panicked(&site.open(&short).unwrap_err()), "{len}");
+    }
+    for i in 0..1_500 {
+        let (mut changed, random) = (packets.clone(), noise(24, i));
+        for bytes in random.chunks(3).take(1 + i as usize % 8) {
+            let at = (usize::from(bytes[0]) << 8 | usize::from(bytes[1])) % changed.len();
+            changed[at] = bytes[2];
+        }
+        changed.truncate(packets.len() - (i as usize % 5 == 4) as usize * usize::from(random[0]));
+        match site.open(&encrypted(&changed, &backup, false)) {
+            Ok(plain) => assert_eq!(plain, b"hello"),
+            Err(refusal) => assert!(!panicked(&refusal), "{i}"),
+        }
+    }
+}
+
+#[test]
+fn what_contradicts_its_trailer_is_malformed() {
+    let site = Site::new(Format::Gpg);
+    let wrong = [trailer(b"Hello"), zsnap_message::payload::Trailer { bytes: 4, ..trailer(b"hello") }];
+    for wrong in wrong {
+        let body = |to: &mut dyn Write| {
+            to.write_all(b"hello")?;
+            Ok(wrong)
+        };
+        let message = seal(Vec::new(), &site.sealing(Format::Gpg), &manifest(), body).unwrap();
+        for limits in [IN_MEMORY, TWICE] {
+            let refusal = open(&message, &site.trust(), &limits);
+            assert!(matches!(refusal, Err(Refusal::Malformed(_))), "{refusal:?}");
+        }
+    }
+}
+
+#[test]
+fn an_error_of_the_body_is_given_back() {
+    let site = Site::new(Format::Gpg);
+    for size in [0, 10, 1 << 20, 20 << 20] {
+        let body = |to: &mut dyn Write| {
+            to.write_all(&noise(size, 3))?;
+            anyhow::bail!("the producer died")
+        };
+        let e = seal(Vec::new(), &site.sealing(Format::Gpg), &manifest(), body).unwrap_err();
+        assert_eq!(e.to_string(), "the producer died");
+    }
+    let panicked = std::panic::catch_unwind(|| {
+        seal(Vec::new(), &site.sealing(Format::Gpg), &manifest(), |_: &mut dyn Write| panic!("on purpose"))
+    });
+    assert!(panicked.is_err());
+}
+
+/// Takes so many bytes, and then fails.
+struct Full(usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or_else(|| io::Error::other("disk full"))?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        if self.0 == 0 { Err(io::Error::other("disk full")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn an_error_of_the_output_ends_all_threads() {
+    for format in FORMATS {
+        let site = Site::new(format);
+        let data = noise(30 << 20, 4);
+        for threads in [0, 4] {
+            let whole = sealed(&data, &Sealing { threads, ..site.sealing(format) }).len();
+            for room in [0, 100, 1 << 20, 9 << 20, whole - 100] {
+                let body = |to: &mut dyn Write| {
+                    data.chunks(100_000).try_for_each(|chunk| to.write_all(chunk))?;
+                    Ok(trailer(&data))
+                };
+                let how = Sealing { threads, ..site.sealing(format) };
+                let e = seal(Full(room), &how, &manifest(), body).err().unwrap();
+                assert_eq!(format!("{e:#}"), "disk full", "{room}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_changes_between_the_passes_gives_nothing_wrong() {
+    for format in FORMATS {
+        let site = Site::new(format);
+        let data = noise(30 << 20, 9);
+        let message = sealed(&data, &site.sealing(format));
+        for at in [0, 600, 1 << 20, 15 << 20, message.len() - 1] {
+            let file = tempfile::tempfile().unwrap();
+            let mut writer = file.try_clone().unwrap();
+            writer.write_all(&message).unwrap();
+            let verified = verify(file, &site.trust(), &TWICE).unwrap();
+            writer.seek(SeekFrom::Start(at as u64)).unwrap();
+            writer.write_all(&[message[at] ^ 0x10]).unwrap();
+            let mut out = Vec::new();
+            let e = verified.replay(&mut out).unwrap_err();
+            assert!(format!("{e:#}").contains("was changed"), "{e:#}");
+            assert!(out.len() < data.len() && data.starts_with(&out));
+        }
+        // Cut instead of changed, and an output that fails.
+        let file = tempfile::tempfile().unwrap();
+        (&file).write_all(&message).unwrap();
+        let verified = verify(file.try_clone().unwrap(), &site.trust(), &TWICE).unwrap();
+        file.set_len(20 << 20).unwrap();
+        assert!(verified.replay(&mut Vec::new()).is_err());
+        let verified = verify(Cursor::new(&message[..]), &site.trust(), &TWICE).unwrap();
+        assert_eq!(format!("{:#}", verified.replay(&mut Full(5 << 20)).unwrap_err()), "disk full");
+    }
+}
+
+/// Reading fails in the middle.
+struct Bad<'a>(Cursor<&'a [u8]>);
+
+impl Read for Bad<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.0.position() > 30_000 {
+            return Err(io::Error::other("I/O error"));
+        }
+        let n = buffer.len().min(1000);
+        self.0.read(&mut buffer[..n])
+    }
+}
+
+impl Seek for Bad<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+#[test]
+fn an_error_of_the_disk_is_not_the_files_fault() {
+    let site = Site::new(Format::Gpg);
+    let message = sealed(&noise(100_000, 6), &site.sealing(Format::Gpg));
+    let refusal = verify(Bad(Cursor::new(&message)), &site.trust(), &IN_MEMORY).err();
+    assert!(matches!(refusal, Some(Refusal::Io(_))), "{refusal:?}");
+}

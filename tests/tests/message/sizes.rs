@@ -1,0 +1,37 @@
+//! Bytes out are the bytes in, whatever their number: through both binaries, around every size at
+//! which some buffer, packet or frame ends. `memory.rs` does the same with 2 GiB.
+
+use std::fs;
+
+use zsnap_tests::scene::Scene;
+use zsnap_tests::sealed::noise;
+
+const EDGES: [usize; 8] = [312, 4096, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20];
+
+fn sizes() -> impl Iterator<Item = usize> {
+    std::iter::once(1).chain(EDGES.into_iter().flat_map(|edge| [edge - 1, edge, edge + 1]))
+}
+
+#[test]
+fn every_size_comes_out_as_it_went_in() {
+    let scene = Scene::new();
+    // The edges are in what is compressed; noise stays as long as it is, so that they are in the
+    // packets too.
+    let data = noise((8 << 20) + 1, 1);
+    for format in ["gpg", "aead"] {
+        for size in sizes() {
+            let input = &data[..size];
+            let made = scene
+                .queue(&["--format", format, "--level", "1", "--to", "-", "--opaque", "--full", "laptop/etc"], input);
+            fs::write(scene.path("packet"), made.expect(0).out).unwrap();
+            let packet = scene.path("packet");
+            let args = ["--host", "laptop", "cat", packet.to_str().unwrap()];
+            assert!(scene.ingest(&args).expect(0).out == input, "{format}: {size} bytes");
+            // Larger than the buffer: read twice.
+            if EDGES.contains(&size) {
+                let twice = scene.ingest(&[&args[..], &["--verify-buffer", "0"]].concat()).expect(0);
+                assert!(twice.out == input, "{format}: {size} bytes, in two passes");
+            }
+        }
+    }
+}

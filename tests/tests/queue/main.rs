@@ -1,0 +1,24 @@
+//! zsnap-queue: what it queues, what it refuses, and what its destinations get. The streams are real ones.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "all of this is test code")]
+
+mod nncp;
+mod senders;
+mod streams;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const DATA: &str = "laptop/src/data";
+
+/// Reads a real stream.
+fn real(name: &str) -> Vec<u8> {
+    zsnap_tests::sample(&format!("{name}.zfs"))
+}
+
+/// Lists all entries of a directory, sorted. A missing directory has none.
+fn names(dir: &Path) -> Vec<PathBuf> {
+    let Ok(all) = fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<_> = all.map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,103 @@
+//! Real NNCP: what one node's zsnap-queue hands over is what the other node's toss delivers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use zsnap_tests::nodes::{Node, Nodes};
+use zsnap_tests::scene::{Ran, Scene, needs_root, run};
+
+use super::{DATA, names, real};
+
+/// The nodes `laptop` and `server`. What the server does with exec packets lands in `handled`.
+fn nodes(h: &Scene) -> Option<Nodes> {
+    let root = h.path("").display().to_string();
+    fs::create_dir(h.path("incoming")).unwrap();
+    let take = format!(
+        "incoming: {root}/incoming\nexec: {{zsnap: [\"/bin/sh\", \"-c\", \"cat > {root}/handled; echo $1 > {root}/argument\", \"sh\"]}}\n"
+    );
+    let laptop = Node { name: "laptop", knows: &[("server", String::new())], more: "" };
+    Nodes::new(&h.path(""), &[laptop, Node { name: "server", knows: &[("laptop", take)], more: "" }])
+}
+
+/// Carries everything from the laptop to the server.
+fn carry(nodes: &Nodes) {
+    nodes.carry("laptop", "server");
+    nodes.toss("server").expect(0);
+}
+
+/// zsnap-queue with this destination as the node `laptop`, not started.
+fn command(h: &Scene, to: &str) -> Command {
+    let mut command = h.sealing();
+    command.arg(format!("--to={to}")).arg("--nncp-config").arg(h.path("laptop.hjson"));
+    command
+}
+
+fn queue(h: &Scene, to: &str, extra: &[&str], input: &str) -> Ran {
+    run(command(h, to).args(extra).arg(DATA), &real(input))
+}
+
+fn incoming(h: &Scene, sub: &str) -> Vec<PathBuf> {
+    names(&h.path("incoming").join(sub)).into_iter().filter(|path| path.is_file()).collect()
+}
+
+#[test]
+fn nncp_file_carries_whole_files_and_nothing_after_a_failure() {
+    let h = Scene::new();
+    let Some(nodes) = nodes(&h) else { return };
+    let whole = real("full");
+    queue(&h, "nncp-file:server", &["--nice=B+5"], "full").silent();
+    queue(&h, "nncp-file:server/from laptop", &[], "incr-i-s1-s2").silent();
+    // The feeder dies: the seeds' pipe would have committed a part.
+    run(command(&h, "nncp-file:server").arg(DATA), &whole[..whole.len() / 2]).expect(65);
+    // An unknown node: safe here, told, tried again.
+    let stderr = queue(&h, "nncp-file:nobody", &[], "incr-I-s1-s4").expect(0).err;
+    assert!(stderr.contains("not delivered to nncp-file:nobody") && stderr.contains("nncp-file failed"), "{stderr}");
+    carry(&nodes);
+    let (top, sub) = (incoming(&h, ""), incoming(&h, "from laptop"));
+    assert_eq!((top.len(), sub.len(), h.outbox().len()), (1, 1, 1));
+    assert!(h.open(&top[0]).bytes == whole);
+    assert!(h.open(&sub[0]).bytes == real("incr-i-s1-s2"));
+}
+
+#[test]
+fn nncp_exec_gets_the_file_and_one_argument() {
+    let h = Scene::new();
+    let Some(nodes) = nodes(&h) else { return };
+    queue(&h, "nncp-exec:server:zsnap", &[], "full").silent();
+    carry(&nodes);
+    assert!(h.open(&h.path("handled")).bytes == real("full"));
+    assert_eq!(fs::read_to_string(h.path("argument")).unwrap(), "laptop/src/data\n");
+    queue(&h, "nncp-exec:server:zsnap", &["--opaque-names"], "incr-i-s1-s2").silent();
+    carry(&nodes);
+    assert!(h.open(&h.path("handled")).bytes == real("incr-i-s1-s2"));
+    assert_eq!(fs::read_to_string(h.path("argument")).unwrap(), "\n");
+}
+
+/// The transport's user can read neither the keys nor the outbox, only the one open file.
+#[test]
+fn transports_run_as_another_user_as_root() {
+    needs_root();
+    let h = Scene::new();
+    let Some(nodes) = nodes(&h) else { return };
+    fs::set_permissions(h.path(""), fs::Permissions::from_mode(0o711)).unwrap();
+    let output =
+        Command::new("chown").args(["-R", "nobody"]).arg(h.path("laptop-nncp")).arg(h.path("laptop.hjson")).output();
+    assert!(output.unwrap().status.success());
+    queue(&h, "nncp-file:server", &["--user=nobody"], "full").silent();
+    let mut who = h.sealing();
+    let out = h.path("laptop-nncp/who");
+    who.arg(format!(
+        "--to=cmd:id -un > {0}; cat >> {0}; cat {1} >> {0}",
+        out.display(),
+        h.path("laptop.key").display()
+    ));
+    run(who.args(["--user=nobody", DATA]), &real("incr-i-s1-s2")).expect(0);
+    let said = fs::read(&out).unwrap();
+    fs::write(h.path("rest"), said.strip_prefix(b"nobody\n").unwrap()).unwrap();
+    // The sealed stream, and no key behind it.
+    assert!(h.open(&h.path("rest")).bytes == real("incr-i-s1-s2"));
+    carry(&nodes);
+    assert!(h.open(&incoming(&h, "")[0]).bytes == real("full"));
+}

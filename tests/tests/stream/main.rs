@@ -1,0 +1,4 @@
+//! The stream gate: what it accepts, and what it refuses.
+
+mod gate;
+mod mutants;

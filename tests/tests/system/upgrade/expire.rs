@@ -1,0 +1,79 @@
+//! Configurations of zsnap-expire, files of zrep-expire, and the list of what zsnap-ingest needs.
+
+use std::collections::BTreeSet;
+
+use zsnap_tests::scene::{Ran, have, run};
+
+use super::tree::{Tree, VERSIONS, rows};
+
+/// Runs it when the tree was new: the list of what is needed must not be old.
+fn expire(tree: &Tree, at: &str, config: &str, args: &[&str], input: &[u8]) -> Ran {
+    let clock = format!("@{at}");
+    let zfs = tree.zfs_options();
+    let zfs: Vec<&str> = if config == "filter.toml" { vec![] } else { zfs.iter().map(String::as_str).collect() };
+    let args = [args, &zfs[..]].concat();
+    run(&mut tree.command(&["faketime", "-f", &clock], "zsnap-expire", config, &args), input)
+}
+
+const NOW: &str = "2026-11-25 12:50:00";
+
+/// Snapshots of a dataset: their names alone.
+fn snapshots(tree: &Tree, dataset: &str) -> Vec<String> {
+    let prefix = format!("backup/{dataset}@");
+    tree.zfs_list("snapshot", "name").iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
+}
+
+/// What would stay, by `--json`: names without their dataset.
+fn kept(ran: Ran) -> BTreeSet<String> {
+    let rows = rows(&ran.expect(0));
+    let kept = rows.iter().flat_map(|dataset| dataset["keep"].as_array().unwrap());
+    kept.map(|snapshot| snapshot["name"].as_str().unwrap().rsplit('@').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_rules_keep_what_they_kept() {
+    if !have("faketime") {
+        return;
+    }
+    for version in VERSIONS {
+        let tree = Tree::with_pool(version, "expire");
+        expire(&tree, NOW, "expire.toml", &["check"], b"").expect(0);
+        let all = (snapshots(&tree, "hosts/laptop/daily"), snapshots(&tree, "hosts/laptop/src/data"));
+        assert_eq!((all.0.len(), &all.1[..]), (40, &["s1".to_owned(), "s2".to_owned()][..]));
+        expire(&tree, NOW, "at.toml", &[], b"").expect(0);
+        expire(&tree, NOW, "expire.toml", &["-n"], b"").expect(0);
+        assert_eq!(snapshots(&tree, "hosts/laptop/daily"), all.0);
+        assert_eq!(expire(&tree, NOW, "expire.toml", &[], b"").expect(0).err, "", "{version}");
+        let daily = ["d31", "d33", "d34", "d35", "d36", "d37", "d38", "d39"];
+        assert_eq!(snapshots(&tree, "hosts/laptop/daily"), daily, "{version}");
+        // Its rule would let s1 go, but a file that waits needs it.
+        assert_eq!(snapshots(&tree, "hosts/laptop/src/data"), ["s1", "s2"], "{version}");
+        // A list of days ago says nothing of today.
+        expire(&tree, "2026-11-27 12:50:00", "expire.toml", &[], b"").expect(75).says("run zsnap-ingest first");
+
+        let lines = b"a@1\t1795000000\na@2\t1795100000\na@3\t1795200000\na@4\t1795300000\na@5\t1795400000\n";
+        let ran = expire(&tree, NOW, "filter.toml", &[], lines).expect(0);
+        assert_eq!(String::from_utf8(ran.out).unwrap(), "a@3\na@4\na@5\n", "{version}");
+
+        for (config, expected) in [("spacing.conf", &["6", "8", "9"][..]), ("dated.conf", &["8", "9"])] {
+            let args = ["--state", "zrep-state", "-k", "1", "--zrep-ignore", "--json", "-n", "backup/zrep"];
+            let expected = expected.iter().map(|n| format!("zrep_00000{n}")).collect();
+            assert_eq!(kept(expire(&tree, "2026-11-25 09:50:00", config, &args, b"")), expected, "{version}: {config}");
+        }
+    }
+}
+
+#[test]
+fn what_concerns_one_run_is_no_key_any_more() {
+    if !have("faketime") {
+        return;
+    }
+    for version in VERSIONS {
+        let tree = Tree::with_pool(version, "expire");
+        let before = tree.zfs_list("snapshot", "name");
+        for (config, option) in [("force.toml", "--force"), ("no-needed.toml", "--no-needed")] {
+            expire(&tree, NOW, config, &[], b"").expect(78).says(option);
+        }
+        assert_eq!(tree.zfs_list("snapshot", "name"), before, "{version}");
+    }
+}

@@ -1,0 +1,7 @@
+//! Crashes at every moment, and whole histories: `make torture` runs them with many more crashes.
+
+mod fanout;
+mod histories;
+mod ingest;
+mod model;
+mod queue;
