@@ -1,4 +1,4 @@
-//! zsnap-queue: what it queues, what it refuses, and what its destinations get. The streams are real ones.
+//! zsnap-queue: what it queues, what it rejects, and what its destinations receive. The streams are real ones.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "all of this is test code")]
 
 mod nncp;

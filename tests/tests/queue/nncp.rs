@@ -1,4 +1,4 @@
-//! Real NNCP: what one node's zsnap-queue hands over is what the other node's toss delivers.
+//! Real NNCP: the toss of one node delivers exactly what zsnap-queue handed over on the other node.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,24 +10,25 @@ use zsnap_tests::scene::{Ran, Scene, needs_root, run};
 
 use super::{DATA, names, real};
 
-/// The nodes `laptop` and `server`. What the server does with exec packets lands in `handled`.
+/// Makes the nodes `laptop` and `server`. The server writes the body of an exec packet to `handled` and its argument to
+/// `argument`.
 fn nodes(h: &Scene) -> Option<Nodes> {
     let root = h.path("").display().to_string();
     fs::create_dir(h.path("incoming")).unwrap();
-    let take = format!(
+    let receives = format!(
         "incoming: {root}/incoming\nexec: {{zsnap: [\"/bin/sh\", \"-c\", \"cat > {root}/handled; echo $1 > {root}/argument\", \"sh\"]}}\n"
     );
     let laptop = Node { name: "laptop", knows: &[("server", String::new())], more: "" };
-    Nodes::new(&h.path(""), &[laptop, Node { name: "server", knows: &[("laptop", take)], more: "" }])
+    Nodes::new(&h.path(""), &[laptop, Node { name: "server", knows: &[("laptop", receives)], more: "" }])
 }
 
-/// Carries everything from the laptop to the server.
+/// Carries all packets from the laptop to the server and tosses them there.
 fn carry(nodes: &Nodes) {
     nodes.carry("laptop", "server");
     nodes.toss("server").expect(0);
 }
 
-/// zsnap-queue with this destination as the node `laptop`, not started.
+/// Builds the command of zsnap-queue with this destination on the node `laptop`.
 fn command(h: &Scene, to: &str) -> Command {
     let mut command = h.sealing();
     command.arg(format!("--to={to}")).arg("--nncp-config").arg(h.path("laptop.hjson"));
@@ -43,15 +44,15 @@ fn incoming(h: &Scene, sub: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn nncp_file_carries_whole_files_and_nothing_after_a_failure() {
+fn nncp_file_carries_complete_files_only() {
     let h = Scene::new();
     let Some(nodes) = nodes(&h) else { return };
     let whole = real("full");
     queue(&h, "nncp-file:server", &["--nice=B+5"], "full").silent();
     queue(&h, "nncp-file:server/from laptop", &[], "incr-i-s1-s2").silent();
-    // The feeder dies: the seeds' pipe would have committed a part.
+    // A producer that is killed: the predecessor's shell pipeline would have committed a part of the stream.
     run(command(&h, "nncp-file:server").arg(DATA), &whole[..whole.len() / 2]).expect(65);
-    // An unknown node: safe here, told, tried again.
+    // An unknown node: the file stays in the outbox, and the failure is reported.
     let stderr = queue(&h, "nncp-file:nobody", &[], "incr-I-s1-s4").expect(0).err;
     assert!(stderr.contains("not delivered to nncp-file:nobody") && stderr.contains("nncp-file failed"), "{stderr}");
     carry(&nodes);
@@ -62,7 +63,7 @@ fn nncp_file_carries_whole_files_and_nothing_after_a_failure() {
 }
 
 #[test]
-fn nncp_exec_gets_the_file_and_one_argument() {
+fn nncp_exec_receives_the_file_and_the_target_as_its_argument() {
     let h = Scene::new();
     let Some(nodes) = nodes(&h) else { return };
     queue(&h, "nncp-exec:server:zsnap", &[], "full").silent();
@@ -75,7 +76,7 @@ fn nncp_exec_gets_the_file_and_one_argument() {
     assert_eq!(fs::read_to_string(h.path("argument")).unwrap(), "\n");
 }
 
-/// The transport's user can read neither the keys nor the outbox, only the one open file.
+/// The user of the transport cannot read the signing key, only the one open file.
 #[test]
 fn transports_run_as_another_user_as_root() {
     needs_root();
@@ -86,17 +87,17 @@ fn transports_run_as_another_user_as_root() {
         Command::new("chown").args(["-R", "nobody"]).arg(h.path("laptop-nncp")).arg(h.path("laptop.hjson")).output();
     assert!(output.unwrap().status.success());
     queue(&h, "nncp-file:server", &["--user=nobody"], "full").silent();
-    let mut who = h.sealing();
+    let mut command = h.sealing();
     let out = h.path("laptop-nncp/who");
-    who.arg(format!(
+    command.arg(format!(
         "--to=cmd:id -un > {0}; cat >> {0}; cat {1} >> {0}",
         out.display(),
         h.path("laptop.key").display()
     ));
-    run(who.args(["--user=nobody", DATA]), &real("incr-i-s1-s2")).expect(0);
-    let said = fs::read(&out).unwrap();
-    fs::write(h.path("rest"), said.strip_prefix(b"nobody\n").unwrap()).unwrap();
-    // The sealed stream, and no key behind it.
+    run(command.args(["--user=nobody", DATA]), &real("incr-i-s1-s2")).expect(0);
+    let output = fs::read(&out).unwrap();
+    fs::write(h.path("rest"), output.strip_prefix(b"nobody\n").unwrap()).unwrap();
+    // The sealed stream, and no key after it.
     assert!(h.open(&h.path("rest")).bytes == real("incr-i-s1-s2"));
     carry(&nodes);
     assert!(h.open(&incoming(&h, "")[0]).bytes == real("full"));

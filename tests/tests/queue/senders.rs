@@ -1,12 +1,12 @@
-//! What honest senders write must pass: records as `module/zfs/dmu_send.c` of each release makes
-//! them, those of which there is no real stream at hand, in both byte orders.
+//! The stream gate accepts what real senders write: records as `module/zfs/dmu_send.c` of each release makes them,
+//! where no real stream is at hand, in both byte orders.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "all of this is test code")]
 
 use zsnap_common::stream::{Gate, StreamError};
 use zsnap_tests::sample;
 use zsnap_tests::stream::{Rec, Stream, Sub, kind};
 
-/// Numbers by offset: of 8 bits, of 32, of 64. The payload gets the length that they say.
+/// Makes a record with numbers of 8, 32 and 64 bits at these offsets. The payload has the length that they imply.
 fn rec(kind: u32, bytes: &[(usize, u8)], words: &[(usize, u32)], longs: &[(usize, u64)]) -> Rec {
     let mut rec = Rec::new(kind);
     bytes.iter().for_each(|(at, value)| rec.head[*at] = *value);
@@ -16,14 +16,15 @@ fn rec(kind: u32, bytes: &[(usize, u8)], words: &[(usize, u32)], longs: &[(usize
     rec
 }
 
-/// Number, type, block size, bonus type, bonus length, dnode slots, flags.
+/// Makes an OBJECT record: number, type, block size, bonus type and length, dnode slots, flags.
 fn object(number: u64, kind: u32, size: u32, bonus: (u32, u32), slots: u8, flags: u8) -> Rec {
-    // Checksum and compression: as inherited.
+    // Checksum and compression are 0: inherited.
     let words = [(16, kind), (20, bonus.0), (24, size), (28, bonus.1)];
     rec(kind::OBJECT, &[(34, slots), (35, flags)], &words, &[(8, number)])
 }
 
-/// The same in a raw stream, whose bonus buffer is sent whole, with its block pointers and last block.
+/// Makes an OBJECT record of a raw stream, which sends the whole bonus buffer, the number of block pointers and the
+/// last block.
 fn raw_object(plain: Rec, raw_length: u32, pointers: u8, last: u64) -> Rec {
     let mut rec = plain;
     rec.set_u32(36, raw_length);
@@ -60,7 +61,7 @@ const NONE: (u32, u32) = (0, 0);
 const SA: (u32, u32) = (44, 168);
 const LARGE: u64 = Sub::LARGE_BLOCKS;
 
-/// Features beside SA_SPILL, flags of BEGIN, 2 for a file system and 3 for a volume, records.
+/// Name, features in addition to SA_SPILL, flags of BEGIN, 2 for a file system or 3 for a volume, records.
 type Vector = (&'static str, u64, u32, u32, Vec<Rec>);
 
 fn vectors() -> Vec<Vector> {
@@ -79,7 +80,7 @@ fn vectors() -> Vec<Vector> {
                 object(9, 19, 131_072, (44, 0), 0, 0),
                 write(7, 19, 0, 1536, 7),
                 free(7, 1536, MAX),
-                // A hole high in the tree, whose length overflows to nothing, and one added to another.
+                // A hole high in the tree whose length overflows to 0, and one that is merged with another.
                 free(8, 0, 0),
                 free(8, 1 << 60, (1 << 60) - 1),
                 rec(kind::SPILL, &[], &[], &[(8, 9), (16, 512)]),
@@ -100,7 +101,7 @@ fn vectors() -> Vec<Vector> {
                 embedded(8, 131_072, 15, 1),
             ],
         ),
-        // Without -L: of the largest block that is allowed, and the data in pieces.
+        // Without -L: the object has the largest block size that is allowed, and the data is split.
         (
             "0.6.5 of large blocks",
             0,
@@ -113,8 +114,8 @@ fn vectors() -> Vec<Vector> {
                 free(7, 204_800, MAX),
             ],
         ),
-        // A file of one block that is as long as it is, in whole sectors; with data written to one of
-        // many, and with a block of more than 128 KiB, sent whole.
+        // A file of a single block, which is as long as the file in whole sectors; a file of several blocks; and one
+        // with a block of more than 128 KiB, which is sent whole.
         (
             "0.6.5 files of one block and of many",
             LARGE,
@@ -186,7 +187,7 @@ fn vectors() -> Vec<Vector> {
                 write(128, 19, 655_360, 131_072, 13),
             ],
         ),
-        // Spill blocks: one of this snapshot, one that is sent again for receivers of old.
+        // Spill blocks: one of this snapshot, and one that is sent again for old receivers.
         (
             "0.8 spill blocks",
             0,
@@ -199,8 +200,8 @@ fn vectors() -> Vec<Vector> {
                 rec(kind::SPILL, &[(32, 4)], &[], &[(8, 8), (16, 131_072)]),
             ],
         ),
-        // Raw streams begin with object 0; bonus buffers are sent to their end, which a spill block or
-        // further block pointers take from; a raw block may be as long as it was, and may be swapped.
+        // Raw streams begin with object 0. A bonus buffer is sent up to its end; a spill block or more block pointers
+        // shorten it. A raw block may have its full length, and may be byte-swapped.
         (
             "0.8 -w",
             Sub::RAW | Sub::COMPRESSED | Sub::LZ4 | Sub::LARGE_DNODE | LARGE,
@@ -224,7 +225,7 @@ fn vectors() -> Vec<Vector> {
                 freeobjects(64, 32),
             ],
         ),
-        // As -Lec, for it was not encrypted.
+        // As with -Lec, because the dataset was not encrypted.
         (
             "2.0 -w of data in the clear",
             Sub::COMPRESSED | Sub::EMBED_DATA | Sub::LZ4 | LARGE,
@@ -284,7 +285,7 @@ fn judge(bytes: &[u8]) -> Result<(), StreamError> {
 }
 
 #[test]
-fn what_each_release_sends_is_accepted() {
+fn records_of_every_openzfs_release_are_accepted() {
     for (name, features, flags, objset, records) in vectors() {
         let mut sub = Sub::increment("tank/data@b", 1, 2).features(features).objset(objset).records(records);
         sub.flags = flags;
@@ -295,11 +296,12 @@ fn what_each_release_sends_is_accepted() {
     }
 }
 
-/// What honest senders make and no receiver can use: never "damaged, send it again".
+/// Some senders write streams that no receiver can use. The rejection names a remedy and does not say "damaged, send it
+/// again".
 #[test]
-fn what_senders_make_wrongly_has_a_remedy() {
+fn the_rejection_of_an_unusable_stream_names_a_remedy() {
     let on_file = |size, rec| vec![object(7, 19, size, SA, 1, 0), rec];
-    // Extended attributes of 512 bytes, embedded at the place that spill blocks have in the tree.
+    // Extended attributes of 512 bytes, embedded at the offset that stands for the spill block.
     let spill = embedded(7, 512, 15, 100).with(16, 0u64.wrapping_sub(1024));
     let embedding = Sub::EMBED_DATA | Sub::LZ4;
     for (name, features, records, remedy) in [
@@ -330,9 +332,9 @@ fn what_senders_make_wrongly_has_a_remedy() {
     }
 }
 
-/// In the wrong order, or of another sub-stream, an object's block size says nothing.
+/// The block size of an object counts only if its record precedes the data in the same substream.
 #[test]
-fn embedded_data_is_as_long_as_its_object_says_in_the_same_substream() {
+fn embedded_data_must_match_the_block_size_of_its_object() {
     let features = Sub::EMBED_DATA | Sub::LZ4;
     let sub = |from, to, records: Vec<Rec>| {
         Sub::increment(&format!("tank@s{to}"), from, to).features(features).records(records)
@@ -341,7 +343,7 @@ fn embedded_data_is_as_long_as_its_object_says_in_the_same_substream() {
     let data = || (0..32).map(|n| embedded(64 + n, 512 * (1 + n as u32), 15, 27));
     let of_one = |records: Vec<Rec>| judge(&Stream::plain(sub(0, 1, records)).bytes());
 
-    // All dnodes of a block first, as OpenZFS before 2.0 does it; or one by one.
+    // All dnodes of a block first, as OpenZFS before 2.0 sends them; or one by one.
     of_one(objects().chain(data()).collect()).unwrap();
     of_one(objects().zip(data()).flat_map(<[Rec; 2]>::from).collect()).unwrap();
     let words = "a WRITE_EMBEDDED record with a block size other than its object's, 512";
@@ -355,9 +357,9 @@ fn embedded_data_is_as_long_as_its_object_says_in_the_same_substream() {
     assert!(judge(&two.bytes()).unwrap_err().to_string().contains(words));
 }
 
-/// The real streams, changed in one field: they do to a kernel what `tests/lab/part-hostile` tells.
+/// Real streams with one changed field. `tests/lab/part-hostile` shows what they do to a kernel.
 #[test]
-fn real_streams_with_one_poisonous_field_are_refused() {
+fn real_streams_with_one_harmful_field_are_rejected() {
     for hostile in zsnap_tests::hostile::poison() {
         let why = judge(&hostile.bytes).unwrap_err().to_string();
         assert!(why.contains(hostile.why), "{}: {why}", hostile.name);

@@ -1,5 +1,5 @@
-//! The program as its users see it: command lines, exit statuses, files. The streams are real
-//! ones (tests/data/streams).
+//! zsnap-queue as its users see it: command lines, exit statuses, files. The streams are real ones
+//! (tests/data/streams).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ fn queue(h: &Scene, args: &[&str], input: &[u8]) -> Ran {
 }
 
 #[test]
-fn a_chain_of_zfs_streams_arrives_as_it_was_sent() {
+fn a_chain_of_zfs_streams_arrives_unchanged() {
     let h = Scene::new();
     let sent = ["full", "incr-i-s1-s2", "incr-I-s1-s4", "empty-incr"].map(real);
     for bytes in &sent {
@@ -40,7 +40,7 @@ fn a_chain_of_zfs_streams_arrives_as_it_was_sent() {
 }
 
 #[test]
-fn a_stream_that_is_not_whole_is_never_queued() {
+fn an_incomplete_or_damaged_stream_is_not_queued() {
     let h = Scene::new();
     let full = real("full");
     let mut damaged = full.clone();
@@ -67,10 +67,10 @@ fn a_stream_that_is_not_whole_is_never_queued() {
 }
 
 #[test]
-fn an_increment_without_its_base_is_refused_until_adopted() {
+fn an_incremental_on_an_unknown_base_is_rejected_until_adopted() {
     let h = Scene::new();
-    let increment = real("incr-i-s1-s2");
-    let stderr = queue(&h, &[DATA], &increment).expect(65).err;
+    let incremental = real("incr-i-s1-s2");
+    let stderr = queue(&h, &[DATA], &incremental).expect(65).err;
     assert!(
         stderr.contains("zfs destroy src/data@SNAP") && stderr.contains("zsnap-queue adopt laptop/src/data"),
         "{stderr}"
@@ -78,20 +78,19 @@ fn an_increment_without_its_base_is_refused_until_adopted() {
     assert_eq!(stderr.lines().count(), 1);
     let mut adopt = h.bare();
     run(adopt.args(["adopt", DATA]), b"").silent();
-    queue(&h, &[DATA], &increment).silent();
+    queue(&h, &[DATA], &incremental).silent();
     assert_eq!(h.open(&h.spooled("laptop")[0]).manifest.prev, None);
-    // The base of what was adopted is one of ours now: a caller that did not hear of our success
-    // sends from there again.
+    // The base of the adopted stream is known now: a caller that did not learn of the success sends from there again.
     queue(&h, &[DATA], &real("incr-I-s1-s4")).silent();
-    // Once only.
+    // `adopt` holds for one stream and one dataset.
     queue(&h, &[DATA], &real("raw-w-incr")).expect(65);
-    queue(&h, &["laptop/src/other"], &increment).expect(65);
-    // A second full stream is taken, and told.
+    queue(&h, &["laptop/src/other"], &incremental).expect(65);
+    // A second full stream is accepted, with a warning.
     assert!(queue(&h, &[DATA], &real("compressed-c")).expect(0).err.contains("a full stream"));
 }
 
 #[test]
-fn a_bookmark_is_as_good_a_base() {
+fn an_incremental_from_a_bookmark_is_queued() {
     let h = Scene::new();
     queue(&h, &[DATA], &real("full")).silent();
     queue(&h, &[DATA], &real("bookmark-i")).silent();
@@ -99,7 +98,7 @@ fn a_bookmark_is_as_good_a_base() {
 }
 
 #[test]
-fn usage_errors_leave_nothing_behind() {
+fn a_usage_error_creates_no_state() {
     let h = Scene::new();
     let to = format!("--to=dir:{}", h.path("spool").display());
     for args in [
@@ -128,7 +127,7 @@ fn usage_errors_leave_nothing_behind() {
 }
 
 #[test]
-fn a_bad_key_is_found_before_anything_is_read() {
+fn a_bad_key_is_a_configuration_error_and_creates_no_state() {
     let h = Scene::new();
     let run = |recipient: &str, signer: &str| {
         let mut command = h.bare();
@@ -143,7 +142,7 @@ fn a_bad_key_is_found_before_anything_is_read() {
 }
 
 #[test]
-fn what_is_not_delivered_waits_and_the_exit_status_is_0() {
+fn an_undelivered_file_waits_and_the_exit_status_is_0() {
     let h = Scene::new();
     let cmd = format!(
         "--to=cmd:test -e {0} && cat > {1}/$ZSNAP_HOST.$(echo $ZSNAP_DATASET | tr / @)",
@@ -153,23 +152,23 @@ fn what_is_not_delivered_waits_and_the_exit_status_is_0() {
     let full = real("full");
     let stderr = queue(&h, &[&cmd, DATA], &full).expect(0).err;
     assert!(stderr.contains("not delivered to cmd:"), "{stderr}");
-    // The other destination has it.
+    // The other destination has the file.
     assert_eq!((h.spooled("laptop").len(), h.outbox().len()), (1, 1));
     let status = run(h.bare().args([&cmd, "status", "--json"]), b"");
     let rows: Value = serde_json::from_slice(&status.out).unwrap();
     assert_eq!((&rows[0]["waiting_files"], &rows[0]["configured"]), (&1.into(), &"yes".into()));
-    // What simplesnap's hook said, only the log has heard: flush tells it again, once.
+    // The output of simplesnap's hook is only in the log, so flush reports the failure again, once.
     assert!(run(h.bare().args([&cmd, "flush"]), b"").expect(1).err.contains("not delivered to cmd:"));
     run(h.bare().args([&cmd, "flush"]), b"").silent();
     fs::write(h.path("up"), "").unwrap();
-    // No longer configured, but it keeps what it was promised.
+    // The destination is no longer configured, but its files are still delivered.
     run(h.bare().arg("flush"), b"").silent();
     assert_eq!(h.open(&h.path("laptop.src@data")).bytes, full);
     assert!(h.outbox().is_empty());
 }
 
 #[test]
-fn flush_tells_a_new_failure_by_its_exit_status() {
+fn flush_exits_with_1_for_a_new_failure_only() {
     let h = Scene::new();
     fs::rename(h.path("spool"), h.path("away")).unwrap();
     let stderr = queue(&h, &["--opaque", "--full", "laptop/etc"], b"x").expect(0).err;
@@ -185,7 +184,7 @@ fn flush_tells_a_new_failure_by_its_exit_status() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_unmounted_drive_is_away_though_its_mount_point_is_there() {
+fn an_unmounted_drive_is_away_although_its_mount_point_exists() {
     let h = Scene::new();
     let drive = h.path("spool");
     let mount = |program: &str, args: &[&str]| {
@@ -211,7 +210,7 @@ fn an_unmounted_drive_is_away_though_its_mount_point_is_there() {
 }
 
 #[test]
-fn a_destination_that_hangs_holds_up_no_other_and_a_signal_ends_it() {
+fn a_hanging_destination_delays_no_other_and_ends_on_a_signal() {
     let h = Scene::new();
     let flag = h.path("hangs");
     let mut command = h.sealing();
@@ -219,22 +218,22 @@ fn a_destination_that_hangs_holds_up_no_other_and_a_signal_ends_it() {
     command.arg(format!("--to=cmd:touch {}; exec sleep 1000", flag.display())).arg(DATA);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(&real("full")).unwrap();
-    until(&mut child, || flag.exists() && h.spooled("laptop").len() == 1 && h.outbox().len() == 1);
+    wait_until(&mut child, || flag.exists() && h.spooled("laptop").len() == 1 && h.outbox().len() == 1);
     terminate(&child);
-    // It was acknowledged: the caller must hear so.
+    // The stream was queued, so the status must be 0.
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(h.outbox().len(), 1);
 }
 
 #[test]
-fn a_signal_before_the_end_publishes_nothing() {
+fn a_signal_before_the_end_of_the_stream_queues_nothing() {
     let h = Scene::new();
     let mut command = h.sealing();
     command.arg(format!("--to=dir:{}", h.path("spool").display())).arg(DATA);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(&real("full")[..100_000]).unwrap();
-    until(&mut child, || !h.outbox().is_empty());
+    wait_until(&mut child, || !h.outbox().is_empty());
     terminate(&child);
     assert_eq!(child.wait().unwrap().signal(), Some(15));
     drop(stdin);
@@ -242,10 +241,10 @@ fn a_signal_before_the_end_publishes_nothing() {
     queue(&h, &[DATA], &real("full")).silent();
 }
 
-/// Waits for what the child is about to do.
-fn until(child: &mut Child, done: impl Fn() -> bool) {
+/// Waits until `done`, while the child runs.
+fn wait_until(child: &mut Child, done: impl Fn() -> bool) {
     while !done() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        assert!(child.try_wait().unwrap().is_none(), "zsnap-queue has ended");
         std::thread::yield_now();
     }
 }
@@ -256,7 +255,7 @@ fn terminate(child: &Child) {
 }
 
 #[test]
-fn one_dataset_is_queued_by_one_process() {
+fn a_locked_dataset_is_busy_and_another_is_queued() {
     let h = Scene::new();
     queue(&h, &[DATA], &real("full")).silent();
     let lock = fs::File::open(h.path("queue-state/datasets/laptop/src@data/lock")).unwrap();
@@ -268,7 +267,7 @@ fn one_dataset_is_queued_by_one_process() {
 }
 
 #[test]
-fn as_a_filter_it_needs_no_outbox() {
+fn a_filter_has_no_outbox_and_commits_only_what_was_written() {
     let h = Scene::new();
     let filter = |input: &[u8]| {
         let mut command = h.sealing();
@@ -283,14 +282,15 @@ fn as_a_filter_it_needs_no_outbox() {
     let seq = h.queue_state("src@data")["chain"]["seq"].clone();
     filter(&real("incr-i-s1-s2")[..5000]).expect(65);
     assert_eq!(h.queue_state("src@data")["chain"]["seq"], seq);
-    // Nobody reads: nothing is acknowledged.
+    // The reader of the pipe is gone: the stream is not committed.
     let mut command = h.sealing();
     let mut child = command.args(["--to=-", DATA]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let _ = child.stdin.take().unwrap().write_all(&real("incr-i-s1-s2"));
     assert_eq!(child.wait().unwrap().code(), Some(74));
     assert_eq!(h.queue_state("src@data")["chain"]["seq"], seq);
-    // Nobody can: what a closed descriptor becomes would take it all. Who says /dev/null gets that.
+    // Standard output is closed, or open for reading and writing as a closed descriptor would become: the stream would
+    // be lost. An explicit >/dev/null is accepted.
     let shell = |redirected: &str| {
         let mut command = h.sealing();
         command.args(["--to=-", "laptop/src/other"]);
@@ -303,7 +303,7 @@ fn as_a_filter_it_needs_no_outbox() {
 }
 
 #[test]
-fn tar_goes_on_from_what_was_acknowledged() {
+fn tar_continues_from_the_last_queued_stream() {
     let h = Scene::new();
     fs::create_dir(h.path("etc")).unwrap();
     let snar = h.path("snar");
@@ -319,7 +319,7 @@ fn tar_goes_on_from_what_was_acknowledged() {
     tar(&[], backup).silent();
     fs::write(h.path("etc/two"), "2").unwrap();
     let before = fs::read(&snar).unwrap();
-    // tar did all its work, but its status says no.
+    // tar did all its work and then failed.
     tar(&[], &format!("{backup}; exit 3")).expect(69).err;
     tar(&[], "kill -9 $$").expect(69);
     assert_eq!(fs::read(&snar).unwrap(), before);
@@ -334,11 +334,11 @@ fn tar_goes_on_from_what_was_acknowledged() {
     assert_eq!(bases, [Base::None, Base::Prev, Base::None]);
     assert_eq!(opened[1].manifest.prev, Some(opened[0].manifest.seq));
     let holds = |n: usize, file: &str| opened[n].bytes.windows(file.len()).any(|w| w == file.as_bytes());
-    // The increment has what is new since the acknowledged one, and no content of the rest.
+    // The incremental has what is new since the last queued stream, and nothing of the rest.
     assert!(holds(1, "etc/two") && !holds(1, "etc/one"));
     assert!(holds(2, "etc/two") && holds(2, "etc/one"));
 
-    // Another dump with the same file leaves to it what no stream of ours has.
+    // Another dump changes the state file: the next incremental would lack what that dump contains.
     fs::write(h.path("etc/three"), "3").unwrap();
     let ours = fs::read(&snar).unwrap();
     let mut other = Command::new("tar");
@@ -348,7 +348,7 @@ fn tar_goes_on_from_what_was_acknowledged() {
     fs::write(&snar, ours).unwrap();
     tar(&[], backup).silent();
     assert!(h.open(&h.spooled("laptop")[3]).bytes.windows(9).any(|w| w == b"etc/three"));
-    // So does another dataset.
+    // The same holds for a dump of another dataset.
     let state = format!("--producer-state={}", snar.display());
     let other = |kind: &[&str]| {
         let args = [&["--opaque", "laptop/var", &state], kind, &["--", "sh", "-c", backup, "sh", "{state}"]].concat();
@@ -360,24 +360,24 @@ fn tar_goes_on_from_what_was_acknowledged() {
 }
 
 #[test]
-fn a_producer_that_is_missing_or_forgets_its_state_queues_nothing() {
+fn a_producer_without_state_or_output_queues_nothing() {
     let h = Scene::new();
     queue(&h, &["--opaque", "--full", "laptop/etc", "--", "/nonexistent/tar"], b"").expect(69);
     let state = format!("--producer-state={}", h.path("s").display());
     queue(&h, &["--opaque", &state, "laptop/etc", "--", "echo", "{state}"], b"").expect(69);
     assert!(h.spooled("laptop").is_empty() && h.outbox().is_empty());
-    // It died before its first byte, and no status tells.
+    // An empty opaque stream: the producer may have died before its first byte, which no status shows.
     queue(&h, &["--opaque", "--full", "laptop/etc"], b"").expect(65);
     queue(&h, &["--opaque", "--full", "laptop/etc", "--", "true"], b"").expect(65);
     assert!(h.spooled("laptop").is_empty() && h.outbox().is_empty());
-    // An increment of what this state directory does not know.
+    // An incremental on a producer state that this state directory does not know.
     fs::write(h.path("s"), "state of another life").unwrap();
     let stderr = queue(&h, &["--opaque", &state, "laptop/etc", "--", "echo", "{state}"], b"").expect(65).err;
     assert!(stderr.contains("--full"), "{stderr}");
 }
 
 #[test]
-fn names_can_be_hidden() {
+fn opaque_names_hide_the_dataset_in_the_file_name() {
     let h = Scene::new();
     queue(&h, &["--opaque-names", DATA], &real("full")).silent();
     let file = h.spooled("laptop").remove(0);
@@ -386,7 +386,7 @@ fn names_can_be_hidden() {
 }
 
 #[test]
-fn one_line_of_json_tells_what_was_queued() {
+fn json_describes_the_queued_file_in_one_line() {
     let h = Scene::new();
     let output = queue(&h, &["--json", "--unsigned", "--opaque", "--full", "laptop/etc"], b"x");
     output.expect(2);
@@ -402,7 +402,7 @@ fn one_line_of_json_tells_what_was_queued() {
 }
 
 #[test]
-fn status_speaks_when_something_is_late() {
+fn status_reports_late_datasets_and_late_files() {
     let h = Scene::new();
     let status = |args: &[&str]| {
         let ran = run(h.bare().arg("status").args(args), b"");
@@ -415,14 +415,14 @@ fn status_speaks_when_something_is_late() {
     assert_eq!(status(&["--quiet", "--max-age=2d", "laptop/other"]).0, 1);
     assert!(status(&[]).1.contains(DATA));
     assert!(status(&["--prometheus"]).1.contains("zsnap_queue_age"));
-    // A file that waits for what is no longer configured.
+    // A file that waits for a destination that is no longer configured.
     let drive = format!("--to=dir:{}", h.path("drive").display());
     queue(&h, &[&drive, DATA], &real("incr-i-s1-s2")).expect(0);
     assert_eq!(status(&["--quiet", "--max-age=2d"]).0, 0);
     let file = h.outbox().remove(0);
     fs::File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     run(h.bare().args(["--to=cmd:true", "status", "--max-age=2d"]), b"").expect(1);
-    // It waits before it has its link, too.
+    // A file waits also before it is split.
     let split = h.path("queue-state/outbox/split/laptop").join(file.file_name().unwrap());
     fs::rename(file, &split).unwrap();
     let (code, text) = status(&["--quiet", "--max-age=2d"]);
@@ -438,7 +438,7 @@ fn status_speaks_when_something_is_late() {
 }
 
 #[test]
-fn check_names_what_is_wrong() {
+fn check_reports_missing_keys_and_destinations() {
     let h = Scene::new();
     let to = format!("--to=dir:{}", h.path("spool").display());
     run(h.sealing().args([&to, "check"]), b"").silent();
@@ -452,7 +452,7 @@ fn check_names_what_is_wrong() {
 }
 
 #[test]
-fn state_that_cannot_be_read_stops_everything() {
+fn unreadable_state_stops_queueing_but_not_delivery() {
     let h = Scene::new();
     queue(&h, &[DATA], &real("full")).silent();
     let path = h.path("queue-state/datasets/laptop/src@data/state.json");
@@ -460,7 +460,7 @@ fn state_that_cannot_be_read_stops_everything() {
     fs::write(&path, &good[..good.len() / 2]).unwrap();
     queue(&h, &[DATA], &real("incr-i-s1-s2")).expect(75);
     fs::write(&path, good).unwrap();
-    // What waits is delivered all the same.
+    // Waiting files are delivered all the same.
     let away = format!("--to=dir:{}", h.path("drive").display());
     queue(&h, &[&away, DATA], &real("incr-i-s1-s2")).expect(0);
     fs::create_dir(h.path("drive")).unwrap();
@@ -475,7 +475,7 @@ fn state_that_cannot_be_read_stops_everything() {
 }
 
 #[test]
-fn the_configuration_file_is_the_command_line() {
+fn the_configuration_file_replaces_command_line_options() {
     let h = Scene::new();
     let config = format!(
         "strip = \"tank/simplesnap\"\nrecipient-file = [{:?}]\nsigner-file = {:?}\nto = [\"dir:{}\"]\n",

@@ -1,4 +1,4 @@
-//! The stream gate, with real streams, streams made from nothing, and hostile ones.
+//! The stream gate with real, synthetic and hostile streams.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::io;
@@ -9,20 +9,20 @@ use zsnap_common::stream::{Gate, Guid, Kind, StreamError, StreamFacts, SubStream
 use zsnap_tests::stream::{RECORD, Rec, Stream, Sub, kind};
 use zsnap_tests::{SAMPLES, sample};
 
-/// Seeded, so that a failure comes again.
-struct Dice(u64);
+/// A seeded pseudo-random generator, so that a failure can be reproduced.
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % limit
     }
 }
 
-type Taken = (StreamFacts, Vec<(SubStream, Vec<u8>)>);
+type Accepted = (StreamFacts, Vec<(SubStream, Vec<u8>)>);
 
-/// Feeds pieces; the facts, and what each sub-stream consisted of.
-fn gate_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Taken, StreamError> {
+/// Feeds a stream in pieces. Returns its facts, and each substream with its bytes.
+fn gate_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Accepted, StreamError> {
     let mut gate = Gate::new();
     let mut parts: Vec<(SubStream, Vec<u8>)> = Vec::new();
     let mut inside = false;
@@ -43,20 +43,20 @@ fn gate_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Taken, 
     Ok((facts, parts))
 }
 
-fn gate(bytes: &[u8]) -> Result<Taken, StreamError> {
+fn gate(bytes: &[u8]) -> Result<Accepted, StreamError> {
     gate_pieces([bytes])
 }
 
-/// Damaged, unsupported, ...; the text must name what is wrong.
+/// Fails unless the gate rejects the stream with an error that contains `words`.
 #[track_caller]
-fn refused(bytes: &[u8], words: &str) {
+fn rejected(bytes: &[u8], words: &str) {
     match gate(bytes) {
-        Ok(_) => panic!("accepted, not refused as \"{words}\""),
+        Ok(_) => panic!("accepted, not rejected with \"{words}\""),
         Err(e) => assert!(e.to_string().contains(words), "{e}: not \"{words}\""),
     }
 }
 
-/// A compound stream of every kind of record, about 9 KB.
+/// Makes a compound stream with every kind of record, about 9 KB.
 fn synthetic() -> Stream {
     Stream::with_properties(
         "tank/home@c",
@@ -69,7 +69,7 @@ fn synthetic() -> Stream {
     )
 }
 
-/// A raw stream of every kind of record, about 6 KB.
+/// Makes a raw stream with every kind of record, about 6 KB.
 fn synthetic_raw() -> Stream {
     Stream::plain(Sub::full("tank/home@a", 1).features(Sub::EVERY_RAW).records(Rec::every_raw_kind()))
 }
@@ -83,8 +83,8 @@ const DATA: [u64; 5] =
 const BIG: u64 = 0xf52aa2ad6ee524ff;
 const ENC: [u64; 2] = [0x30efaacd271ccf8f, 0x91148a19eb9289f0];
 
-/// What `zstream dump` says: sample, wrapper, properties, raw, compressed, last toname,
-/// creation times, the base and then the snapshots by guid.
+/// A row of what `zstream dump` prints: sample, wrapper, properties, raw, compressed, last toname, creation times, and
+/// the guids of the base and the snapshots.
 type Row = (&'static str, bool, bool, bool, bool, &'static str, &'static [u64], &'static [u64]);
 const FACTS: [Row; 12] = [
     ("bookmark-i.zfs", false, false, false, false, "src/data@s2", &[0x6b02369e], &[DATA[0], DATA[1]]),
@@ -111,7 +111,7 @@ const FACTS: [Row; 12] = [
 ];
 
 #[test]
-fn real_streams_are_accepted_with_the_facts_of_zstream_dump() {
+fn facts_of_real_streams_agree_with_zstream_dump() {
     for (name, compound, properties, raw, compressed, toname, created, guids) in FACTS {
         let little = sample(name);
         let big = Stream::parse(&little).swapped().bytes();
@@ -132,13 +132,17 @@ fn real_streams_are_accepted_with_the_facts_of_zstream_dump() {
                 );
             }
 
-            // Taken apart, each sub-stream is a plain stream, and they are all there is in it.
+            // Each substream is a stream of its own, and the substreams are all that the wrapper contains.
             let inner: usize = parts.iter().map(|(_, part)| part.len()).sum();
             let wrapper = if compound { 3 * RECORD + Stream::parse(&bytes).records[0].payload.len() } else { 0 };
             assert_eq!(inner + wrapper, bytes.len(), "{name}");
-            for ((told, part), known) in parts.iter().zip(&facts.substreams) {
+            for ((reported, part), known) in parts.iter().zip(&facts.substreams) {
                 let (alone, again) = gate(part).unwrap_or_else(|e| panic!("{name}: {e}"));
-                assert_eq!((alone.compound, &alone.substreams, told), (false, &vec![known.clone()], known), "{name}");
+                assert_eq!(
+                    (alone.compound, &alone.substreams, reported),
+                    (false, &vec![known.clone()], known),
+                    "{name}"
+                );
                 assert!(again[0].1 == *part && bytes.windows(part.len()).any(|w| w == part), "{name}");
             }
         }
@@ -146,22 +150,23 @@ fn real_streams_are_accepted_with_the_facts_of_zstream_dump() {
 }
 
 #[test]
-fn several_file_systems_are_refused_as_such() {
+fn a_stream_of_several_file_systems_is_rejected_as_unsupported() {
     for name in ["replication-R.zfs", "replication-RI.zfs"] {
         for bytes in both_orders(Stream::parse(&sample(name))) {
-            refused(&bytes, "several file systems inside (src/data, src/data/child): send each dataset by itself");
+            rejected(&bytes, "several file systems inside (src/data, src/data/child): send each dataset by itself");
             assert!(matches!(gate(&bytes), Err(StreamError::Unsupported(_))));
         }
     }
 }
 
 #[test]
-fn a_stream_that_is_cut_anywhere_is_truncated() {
-    let mut dice = Dice(1);
+fn a_stream_cut_at_any_byte_is_truncated() {
+    let mut random = Random(1);
     for name in SAMPLES {
         let little = sample(name);
         for bytes in both_orders(Stream::parse(&little)) {
-            let mut cuts: Vec<usize> = (0..1000).map(|_| dice.below(bytes.len())).chain([0, bytes.len() - 1]).collect();
+            let mut cuts: Vec<usize> =
+                (0..1000).map(|_| random.below(bytes.len())).chain([0, bytes.len() - 1]).collect();
             let mut at = 0;
             for rec in Stream::parse(&bytes).records {
                 cuts.extend([at, at + RECORD]);
@@ -169,7 +174,7 @@ fn a_stream_that_is_cut_anywhere_is_truncated() {
             }
             cuts.retain(|cut| *cut < bytes.len());
             cuts.sort();
-            // A gate is copied and ended at each cut: as if the bytes up to there were all.
+            // A clone of the gate is finished at each cut, as if the stream ended there.
             let (mut whole, mut fed) = (Gate::new(), 0);
             for cut in cuts {
                 if whole.feed(&bytes[fed..cut], &mut |_| Ok(())).is_err() {
@@ -189,14 +194,14 @@ fn a_stream_that_is_cut_anywhere_is_truncated() {
 }
 
 #[test]
-fn the_size_of_the_pieces_does_not_matter() {
-    let mut dice = Dice(2);
+fn the_result_does_not_depend_on_the_piece_size() {
+    let mut random = Random(2);
     for name in SAMPLES {
         let bytes = sample(name);
         for largest in [3, 300, 5000, 300_000] {
             let mut rest = bytes.as_slice();
             let pieces = std::iter::from_fn(|| {
-                let (piece, after) = rest.split_at(rest.len().min(dice.below(largest)));
+                let (piece, after) = rest.split_at(rest.len().min(random.below(largest)));
                 let before = std::mem::replace(&mut rest, after);
                 (!before.is_empty()).then_some(piece)
             });
@@ -210,7 +215,7 @@ fn the_size_of_the_pieces_does_not_matter() {
 }
 
 #[test]
-fn the_head_is_known_with_the_first_begin() {
+fn the_head_is_known_after_the_first_begin_record() {
     let bytes = synthetic().bytes();
     let begin_ends = RECORD + 64 + RECORD + RECORD;
     let mut gate = Gate::new();
@@ -228,21 +233,21 @@ fn the_head_is_known_with_the_first_begin() {
 }
 
 #[test]
-fn what_is_no_stream_is_told_apart_from_one_that_broke_off() {
+fn other_data_is_distinguished_from_a_truncated_stream() {
     assert!(matches!(gate(b""), Err(StreamError::Truncated { at: 0 })));
     for bytes in [&b"#"[..], b"hello\n", &[0; 20], &[1; RECORD], &[0; 1000], b"\x28\xb5\x2f\xfd a zstd frame"] {
         assert!(matches!(gate(bytes), Err(StreamError::NotZfs)), "{bytes:?}");
     }
     for full in both_orders(Stream::parse(&sample("full.zfs"))) {
         assert!(matches!(gate(&full[..5]), Err(StreamError::Truncated { at: 5 })));
-        // An END that comes first, though with the magic number.
+        // A first record that has the magic number but is an END.
         let headless = [&[5, 0, 0, 5], &full[4..]].concat();
         assert!(matches!(gate(&headless), Err(StreamError::NotZfs)));
     }
 }
 
 #[test]
-fn every_changed_bit_is_found() {
+fn every_flipped_bit_is_detected() {
     for mut bytes in both_orders(synthetic()).into_iter().chain(both_orders(synthetic_raw())) {
         assert!(gate(&bytes).is_ok());
         for bit in 0..bytes.len() * 8 {
@@ -254,7 +259,7 @@ fn every_changed_bit_is_found() {
 }
 
 #[test]
-fn real_streams_are_refused_once_damaged() {
+fn damaged_real_streams_are_rejected() {
     let second = sample("empty-incr.zfs");
     for (name, ..) in FACTS {
         for good in both_orders(Stream::parse(&sample(name))) {
@@ -262,39 +267,39 @@ fn real_streams_are_refused_once_damaged() {
             let mut at = 0;
             for rec in &records {
                 let mut bytes = good.clone();
-                bytes[at + 300] ^= 1; // In the checksum, or behind the name in BEGIN.
-                refused(&bytes, "checksum");
+                bytes[at + 300] ^= 1; // In the checksum, or after the name in BEGIN.
+                rejected(&bytes, "checksum");
                 if let Some(middle) = (!rec.payload.is_empty()).then_some(at + RECORD + rec.payload.len() / 2) {
                     let mut bytes = good.clone();
                     bytes[middle] ^= 0x10;
-                    refused(&bytes, "checksum");
+                    rejected(&bytes, "checksum");
                 }
                 at += RECORD + rec.payload.len();
             }
-            refused(&[&good[..], b"\0"].concat(), "a second stream or garbage");
-            refused(&[&good[..], &second].concat(), "a second stream or garbage");
-            refused(&[&good[..], &good].concat(), "a second stream or garbage");
+            rejected(&[&good[..], b"\0"].concat(), "a second stream or garbage");
+            rejected(&[&good[..], &second].concat(), "a second stream or garbage");
+            rejected(&[&good[..], &good].concat(), "a second stream or garbage");
         }
     }
 }
 
 #[test]
-fn checksums_may_be_left_out_of_records_but_not_out_of_end() {
+fn only_the_end_record_must_have_a_checksum() {
     for stream in [synthetic(), synthetic().swapped()] {
         let mut bytes = stream.bytes_without_record_checksums();
         assert_eq!(gate(&bytes).map(|t| t.0.substreams.len()).ok(), Some(3));
         let payload = 5 * RECORD + 64;
         bytes[payload] ^= 1;
-        refused(&bytes, "the checksum in the END record is wrong");
+        rejected(&bytes, "the checksum in the END record is wrong");
         bytes[payload] ^= 1;
         let end = bytes.len() - 2 * RECORD;
         bytes[end + 8..end + 40].fill(0);
-        refused(&bytes, "the checksum in the END record is wrong");
+        rejected(&bytes, "the checksum in the END record is wrong");
     }
 }
 
 #[test]
-fn an_end_is_passed_on_only_when_it_is_right() {
+fn an_end_record_is_passed_on_only_if_it_is_correct() {
     let good = Stream::plain(Sub::full("tank@a", 1)).bytes();
     for at in [8, 40, 60, 290] {
         let mut bytes = good.clone();
@@ -314,7 +319,7 @@ fn an_end_is_passed_on_only_when_it_is_right() {
 }
 
 #[test]
-fn a_failing_consumer_ends_it() {
+fn an_error_of_the_consumer_ends_the_gate() {
     let bytes = synthetic().bytes();
     let mut gate = Gate::new();
     let mut calls = 0;
@@ -323,7 +328,7 @@ fn a_failing_consumer_ends_it() {
         Err(io::ErrorKind::BrokenPipe.into())
     });
     assert!(matches!(fed, Err(StreamError::Sink(e)) if e.kind() == io::ErrorKind::BrokenPipe));
-    assert!(gate.feed(&bytes[..1], &mut |_| panic!("nothing comes after an error")).is_err());
+    assert!(gate.feed(&bytes[..1], &mut |_| panic!("the consumer is called after an error")).is_err());
     assert_eq!(calls, 1);
     assert!(gate.finish().is_err());
 }
@@ -343,7 +348,7 @@ fn volumes_long_chains_and_many_properties_are_accepted() {
 }
 
 #[test]
-fn a_stream_of_endless_snapshots_is_refused() {
+fn a_stream_of_more_than_100_000_snapshots_is_rejected() {
     let mut gate = Gate::new();
     gate.feed(&Stream::compound("tank@z", []).bytes()[..2 * RECORD], &mut |_| Ok(())).unwrap();
     let mut feed = |n| {
@@ -355,7 +360,7 @@ fn a_stream_of_endless_snapshots_is_refused() {
 }
 
 #[test]
-fn a_compound_stream_that_lacks_snapshots_is_refused() {
+fn a_compound_stream_without_one_of_its_snapshots_is_rejected() {
     let mut stream = Stream::parse(&sample("incr-I-s1-s4.zfs"));
     let begins: Vec<usize> =
         stream.records.iter().enumerate().filter(|(_, rec)| rec.kind() == kind::BEGIN).map(|(n, _)| n).collect();
@@ -363,21 +368,22 @@ fn a_compound_stream_that_lacks_snapshots_is_refused() {
 
     let mut last_missing = stream.clone();
     last_missing.records.drain(begins[3]..bare);
-    refused(&last_missing.bytes(), "the last snapshot, @s4, is missing: zfs send failed on the way");
+    rejected(&last_missing.bytes(), "the last snapshot, @s4, is missing: zfs send failed on the way");
     let mut middle_missing = stream.clone();
     middle_missing.records.drain(begins[2]..begins[3]);
-    refused(&middle_missing.bytes(), "@s4 is not based on @s2");
+    rejected(&middle_missing.bytes(), "@s4 is not based on @s2");
     let mut repeated = stream.clone();
     repeated.records.splice(begins[2]..begins[2], stream.records[begins[1]..begins[2]].to_vec());
-    refused(&repeated.bytes(), "@s2 is not based on @s2");
+    rejected(&repeated.bytes(), "@s2 is not based on @s2");
     stream.records.drain(begins[1]..bare);
-    refused(&stream.bytes(), "the last snapshot, @s4, is missing");
+    rejected(&stream.bytes(), "the last snapshot, @s4, is missing");
 }
 
-/// A named change to a good stream, and the words of the refusal.
+/// A change to a good stream, and what the rejection must contain.
 type Hostile = (fn(&mut Vec<Rec>), &'static str);
 
-/// Of `synthetic()`: 0, 1 wrapper; 2 to 13 @a (4 WRITE is at 6, 7, SPILL at 9); 14, 15 @b; 16 to 18 @c; 19 bare END.
+/// Changes to `synthetic()`. Its records are 0, 1 wrapper; 2 to 13 @a (WRITE at 6 and 7, SPILL at 9); 14, 15 @b; 16 to
+/// 19 @c; 20 bare END.
 const HOSTILE: [Hostile; 41] = [
     (|r| r[2].set_toname("tank0/evil@a"), "a stream of tank/home around one of tank0/evil"),
     (|r| r[2].set_toname("tank/home0/evil@a"), "a stream of tank/home around one of tank/home0/evil"),
@@ -426,39 +432,39 @@ const HOSTILE: [Hostile; 41] = [
 ];
 
 #[test]
-fn hostile_streams_with_right_checksums_are_refused() {
+fn hostile_streams_with_correct_checksums_are_rejected() {
     for stream in [synthetic(), synthetic().swapped()] {
         for (change, words) in HOSTILE {
             let mut hostile = stream.clone();
             change(&mut hostile.records);
-            refused(&hostile.bytes(), words);
+            rejected(&hostile.bytes(), words);
         }
         let mut moved = stream.clone();
         moved.records.swap(1, 2);
-        refused(&moved.bytes(), "a BEGIN record where none may be");
+        rejected(&moved.bytes(), "a BEGIN record where none may be");
         let mut outside = stream.clone();
         outside.records.insert(14, stream.records[6].clone());
-        refused(&outside.bytes(), "a WRITE record where none may be");
+        rejected(&outside.bytes(), "a WRITE record where none may be");
         for (unwanted, words) in [(kind::WRITE_BYREF, "deduplicated"), (kind::REDACT, "redacted")] {
             let mut hostile = stream.clone();
             let mut rec = Rec { big: stream.records[0].big, ..Rec::new(kind::END) };
             rec.set_u32(0, unwanted);
             rec.set_u64(32, 1);
             hostile.records.insert(5, rec);
-            refused(&hostile.bytes(), words);
+            rejected(&hostile.bytes(), words);
         }
     }
-    refused(&Stream::plain(Sub::increment("tank@a", 5, 5)).bytes(), "zero, its base's");
+    rejected(&Stream::plain(Sub::increment("tank@a", 5, 5)).bytes(), "zero, its base's");
     let circle = [Sub::increment("tank@a", 5, 6), Sub::increment("tank@b", 6, 5)];
-    refused(&Stream::compound("tank@b", circle).bytes(), "its base's, or sent before");
+    rejected(&Stream::compound("tank@b", circle).bytes(), "its base's, or sent before");
     let mixed = [Stream::plain(Sub::full("tank@a", 1)), Stream::plain(Sub::full("tank@a", 1)).swapped()];
     let mut wrapper = Stream::compound("tank@a", []);
     wrapper.records.splice(2..2, mixed[1].records.clone());
-    refused(&wrapper.bytes(), "a BEGIN record without the magic number of the first");
+    rejected(&wrapper.bytes(), "a BEGIN record without the magic number of the first");
 }
 
 #[test]
-fn features_that_only_the_receiving_kernel_must_know_pass() {
+fn features_that_only_the_receiving_kernel_must_know_are_accepted() {
     for bit in 0..62 {
         let bytes = Stream::plain(Sub::full("tank@a", 1).features(1 << bit).records([])).bytes();
         assert_eq!(gate(&bytes).is_ok(), [2, 16, 17, 19, 22, 23, 24, 25, 26, 27, 28, 29].contains(&bit), "{bit}");
@@ -466,9 +472,9 @@ fn features_that_only_the_receiving_kernel_must_know_pass() {
 }
 
 proptest! {
-    /// Whatever is accepted is consistent; nothing panics.
+    /// The gate does not panic, and the facts of what it accepts are consistent with the bytes.
     #[test]
-    fn changed_streams_are_refused_or_consistent(
+    fn changed_streams_are_rejected_or_consistent(
         big: bool,
         changes in prop::collection::vec((0usize..21, 0usize..300, any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
@@ -493,7 +499,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_refused(big: bool, bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+    fn random_bytes_are_rejected(big: bool, bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         prop_assert!(gate(&bytes).is_err());
         let good = synthetic();
         let good = if big { good.swapped() } else { good }.bytes();

@@ -1,4 +1,4 @@
-//! The stream gate: what it accepts, and what it refuses.
+//! The stream gate: what it accepts and what it rejects.
 
 mod gate;
 mod mutants;
