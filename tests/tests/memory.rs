@@ -1,4 +1,5 @@
-//! Memory does not grow with the message. Alone in its process, because it looks at the peak.
+//! The memory of sealing and opening does not grow with the message. This test has a process of its own because it
+//! measures the peak.
 #![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::fs;
@@ -11,7 +12,7 @@ use zsnap_message::payload::Trailer;
 use zsnap_message::seal::{Sealing, seal};
 use zsnap_tests::sealed::*;
 
-/// Peak resident memory so far, in MiB (proc(5)).
+/// Returns the peak of resident memory so far, in MiB (proc(5)).
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -32,7 +33,7 @@ impl Write for Digested {
 }
 
 #[test]
-fn two_hundred_mebibytes_pass_in_bounded_memory() {
+fn two_hundred_mebibytes_are_sealed_and_opened_in_bounded_memory() {
     let site = Site::new(Format::Aead);
     for format in FORMATS {
         let mut digest = Digested(Sha256::new(), 0);

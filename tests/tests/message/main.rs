@@ -1,4 +1,4 @@
-//! Sealed messages: they are opened as they were sealed, or not at all.
+//! Sealed messages: opening one returns what was sealed, or fails.
 
 mod seal;
 mod sizes;

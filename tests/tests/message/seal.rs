@@ -1,4 +1,4 @@
-//! Sealing and opening: what goes in comes out, and nothing else ever does.
+//! Sealing and opening: opening returns exactly what was sealed, or fails.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "all of this is test code")]
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
@@ -22,7 +22,7 @@ use openpgp::types::{Features, ReasonForRevocation};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
-fn bytes_out_are_bytes_in() {
+fn opening_a_message_returns_the_sealed_bytes() {
     let mut sizes = vec![0, 1, 2, 77, 1_000_003, 3_333_333];
     for boundary in [4096, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 4 << 20, 8 << 20] {
         sizes.extend([boundary - 1, boundary, boundary + 1]);
@@ -33,7 +33,7 @@ fn bytes_out_are_bytes_in() {
         for (i, size) in sizes.iter().enumerate() {
             let how = Sealing { threads: i as u32 % 3, ..site.sealing(format) };
             let message = sealed(&data[..*size], &how);
-            // The payload kept, nothing kept, and everything but the plain stream kept.
+            // The payload is held in memory, nothing is, and all but the uncompressed stream is.
             let tight =
                 Limits { verify_buffer: message.len() as u64, window_log: 27, max_size: None, max_ratio: 10_000 };
             for limits in [&IN_MEMORY, &TWICE, &tight] {
@@ -51,7 +51,7 @@ fn bytes_out_are_bytes_in() {
 }
 
 #[test]
-fn compressible_data_is_larger_than_its_message() {
+fn a_message_of_compressible_data_is_small() {
     let site = Site::new(Format::Gpg);
     let data: Vec<u8> = (0..5_000_000_u32).flat_map(|i| (i / 1000).to_le_bytes()).collect();
     let message = sealed(&data, &Sealing { level: 8, threads: 4, ..site.sealing(Format::Gpg) });
@@ -60,19 +60,19 @@ fn compressible_data_is_larger_than_its_message() {
     assert!(open(&message, &site.trust(), &limits).unwrap() == data);
 }
 
-/// The thread that decrypts panicked: `verify` survives that, and so would hide it here.
+/// Whether the thread that decrypts panicked. `verify` survives that, so a test would not notice it.
 fn panicked(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Malformed(why) if why == "reading it failed")
 }
 
-/// One bit flipped, or cut: refused, or (a bit that means nothing) the same.
+/// Changes a message at many positions. Each result must be an error or, if the bit has no meaning, the original data.
 fn mangle(change: impl Fn(&[u8], usize) -> Vec<u8> + Sync, check: impl Fn(usize, Option<&Refusal>) + Sync) {
     for format in FORMATS {
         let site = Site::new(format);
         let data = noise(60_000, 5);
         let message = sealed(&data, &site.sealing(format));
         let count = 2_000;
-        // Every byte of the headers and of the end, and positions in between.
+        // Every byte at the beginning and at the end, and positions in between.
         let at = |i: usize| match i {
             0..500 => i,
             500..1000 => message.len() - 1 - (i - 500),
@@ -87,7 +87,7 @@ fn mangle(change: impl Fn(&[u8], usize) -> Vec<u8> + Sync, check: impl Fn(usize,
                         let limits = if i % 4 == 0 { TWICE } else { IN_MEMORY };
                         match open(&changed, &site.trust(), &limits) {
                             Ok(plain) => {
-                                assert!(plain == data, "{format:?}: byte {} was not noticed", at(i));
+                                assert!(plain == data, "{format:?}: byte {}: the change was not detected", at(i));
                                 check(at(i), None);
                             }
                             Err(refusal) => {
@@ -103,8 +103,8 @@ fn mangle(change: impl Fn(&[u8], usize) -> Vec<u8> + Sync, check: impl Fn(usize,
 }
 
 #[test]
-fn a_flipped_bit_is_noticed_wherever_it_is() {
-    let unnoticed = AtomicUsize::new(0);
+fn a_flipped_bit_is_detected_at_any_position() {
+    let undetected = AtomicUsize::new(0);
     let flip = |message: &[u8], at: usize| {
         let mut message = message.to_vec();
         message[at] ^= 1 << (at % 8);
@@ -112,14 +112,14 @@ fn a_flipped_bit_is_noticed_wherever_it_is() {
     };
     mangle(flip, |at, refusal| match refusal {
         Some(Refusal::Damaged(_) | Refusal::Malformed(_) | Refusal::NoKey(_) | Refusal::Forged(_)) => {}
-        None => drop(unnoticed.fetch_add(1, Ordering::Relaxed)),
+        None => drop(undetected.fetch_add(1, Ordering::Relaxed)),
         Some(other) => panic!("byte {at}: {other:?}"),
     });
-    assert!(unnoticed.into_inner() < 10);
+    assert!(undetected.into_inner() < 10);
 }
 
 #[test]
-fn a_cut_is_noticed_wherever_it_is() {
+fn a_truncated_message_is_detected_at_any_length() {
     mangle(
         |message, at| message[..at].to_vec(),
         |at, refusal| assert!(matches!(refusal, Some(Refusal::Damaged(_))), "byte {at}: {refusal:?}"),
@@ -127,7 +127,7 @@ fn a_cut_is_noticed_wherever_it_is() {
 }
 
 #[test]
-fn bytes_that_follow_are_noticed() {
+fn bytes_after_the_message_are_detected() {
     for format in FORMATS {
         let site = Site::new(format);
         let message = sealed(b"hello", &site.sealing(format));
@@ -139,7 +139,7 @@ fn bytes_that_follow_are_noticed() {
 }
 
 #[test]
-fn what_is_no_message_is_malformed() {
+fn data_that_is_not_a_message_is_malformed() {
     let site = Site::new(Format::Gpg);
     for other in [&b"-----BEGIN PGP MESSAGE-----\n\n"[..], b"hello", &zstd::encode_all(&b"hello"[..], 1).unwrap()] {
         assert!(matches!(site.open(other), Err(Refusal::Malformed(_))));
@@ -154,7 +154,7 @@ fn what_is_no_message_is_malformed() {
 }
 
 #[test]
-fn who_may_sign_for_a_host() {
+fn only_a_signer_of_the_host_may_sign_its_messages() {
     let site = Site::new(Format::Gpg);
     let message = sealed(b"hello", &site.sealing(Format::Gpg));
     let unsigned = sealed(b"hello", &Sealing { signer: None, ..site.sealing(Format::Gpg) });
@@ -183,7 +183,7 @@ fn who_may_sign_for_a_host() {
             other => panic!("{other:?}"),
         }
     }
-    // A key of both hosts does not make the one speak as the other inside.
+    // A key that may sign for both hosts does not permit a manifest of the other host.
     let shared = signers(&[("desktop", &site.path("laptop.cert")), ("laptop", &site.path("laptop.cert"))]);
     let as_desktop = host("desktop");
     let who = Trust { signers: &shared, host: &as_desktop, ..site.trust() };
@@ -191,7 +191,7 @@ fn who_may_sign_for_a_host() {
 }
 
 #[test]
-fn another_key_does_not_open_it() {
+fn a_message_is_opened_by_the_key_of_any_recipient_and_by_no_other() {
     let site = Site::new(Format::Gpg);
     let other = Site::new(Format::Gpg);
     let message = sealed(b"hello", &site.sealing(Format::Gpg));
@@ -202,7 +202,7 @@ fn another_key_does_not_open_it() {
     }
     let ring = Keyring::load(&[other.path("backup.key"), site.path("backup.key")]).unwrap();
     assert_eq!(open(&message, &Trust { keyring: &ring, ..site.trust() }, &IN_MEMORY).unwrap(), b"hello");
-    // Two recipients, either of whom opens it.
+    // Either of two recipients can open the message.
     let files = [site.path("backup.cert"), other.path("backup.cert")];
     let two = Recipients::load(&files, Format::Gpg, SystemTime::now()).unwrap();
     let message = sealed(b"hello", &Sealing { recipients: &two, ..site.sealing(Format::Gpg) });
@@ -212,7 +212,7 @@ fn another_key_does_not_open_it() {
 }
 
 #[test]
-fn our_clock_never_makes_a_file_bad() {
+fn a_wrong_clock_is_an_error_of_the_clock_not_of_the_file() {
     let site = Site::new(Format::Gpg);
     let message = sealed(b"hello", &site.sealing(Format::Gpg));
     let now = SystemTime::now();
@@ -225,28 +225,28 @@ fn our_clock_never_makes_a_file_bad() {
     }
 }
 
-/// A machine whose clock stands at 2020 gets a file of today: the same as a machine of today that
-/// is told another day, and gets a file of that day.
+/// A machine whose clock is at 2020 and that opens a file of today is in the same situation as a machine with the right
+/// time that opens a file of the future.
 #[test]
-fn nothing_but_what_we_are_told_is_the_clock() {
+fn the_time_of_the_trust_argument_is_the_only_clock() {
     let site = Site::new(Format::Gpg);
     let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
     let backup = Cert::from_file(site.path("backup.cert")).unwrap();
     for days in [2, 400, 20_000] {
         let then = SystemTime::now() + days * DAY;
         let message = encrypted(&signed_at(then, &[&laptop], None), &backup, false);
-        let told = |now| open(&message, &Trust { now, ..site.trust() }, &IN_MEMORY);
-        assert_eq!(told(then).unwrap(), b"hello");
-        assert!(matches!(told(SystemTime::now()), Err(Refusal::Clock(_))));
+        let opened = |now| open(&message, &Trust { now, ..site.trust() }, &IN_MEMORY);
+        assert_eq!(opened(then).unwrap(), b"hello");
+        assert!(matches!(opened(SystemTime::now()), Err(Refusal::Clock(_))));
     }
 }
 
-/// A signing key that was made 100 days ago and ends, if at all, after `lives`.
-fn old_key(lives: Option<Duration>) -> (Cert, openpgp::packet::Signature) {
+/// Makes a signing key that was created 100 days ago and expires after `validity`, if at all.
+fn old_key(validity: Option<Duration>) -> (Cert, openpgp::packet::Signature) {
     let made = SystemTime::now() - 100 * DAY;
     let flags = openpgp::types::KeyFlags::empty().set_certification().set_signing();
     let builder = CertBuilder::new().set_primary_key_flags(flags).add_userid("zsnap laptop");
-    builder.set_creation_time(made).set_validity_period(lives).generate().unwrap()
+    builder.set_creation_time(made).set_validity_period(validity).generate().unwrap()
 }
 
 fn primary(cert: &Cert) -> openpgp::crypto::KeyPair {
@@ -267,7 +267,7 @@ fn a_key_is_judged_at_the_time_of_the_signature() {
         sealed(b"hello", &Sealing { signer: Some(&key), ..site.sealing(Format::Gpg) })
     };
 
-    // Expired before it signed; renewed meanwhile; the old certificate beside the new one.
+    // A key that had expired before it signed; the same key, renewed; the old certificate in addition to the new one.
     let (cert, _) = old_key(Some(50 * DAY));
     save(dir, "expired", &cert);
     assert!(SigningKey::load(&site.path("expired.key"), now).is_err());
@@ -281,7 +281,7 @@ fn a_key_is_judged_at_the_time_of_the_signature() {
     let both = signers(&[("laptop", &site.path("expired.cert")), ("laptop", &site.path("renewed.cert"))]);
     assert_eq!(open(&message, &Trust { signers: &both, ..site.trust() }, &IN_MEMORY).unwrap(), b"hello");
 
-    // Signed while it was good, opened when it is not.
+    // A key that was valid when it signed and has expired when the message is opened.
     let (cert, _) = old_key(Some(101 * DAY));
     save(dir, "ends", &cert);
     let message = message_by("ends", now);
@@ -289,7 +289,7 @@ fn a_key_is_judged_at_the_time_of_the_signature() {
     let who = Trust { signers: &later, now: now + 1000 * DAY, ..site.trust() };
     assert_eq!(open(&message, &who, &IN_MEMORY).unwrap(), b"hello");
 
-    // Retired yesterday, retired tomorrow (the signature lies before), stolen at any time.
+    // A key that was retired yesterday, one that will be retired tomorrow (after the signature), and a stolen one.
     let (cert, _) = old_key(None);
     save(dir, "revoked", &cert);
     let message = message_by("revoked", now - 90 * DAY);
@@ -302,8 +302,8 @@ fn a_key_is_judged_at_the_time_of_the_signature() {
         let builder = CertRevocationBuilder::new().set_signature_creation_time(at).unwrap();
         let revocation = builder.set_reason_for_revocation(reason, b"").unwrap();
         let revocation = revocation.build(&mut primary(&cert), &cert, None).unwrap();
-        let (gone, _) = cert.clone().insert_packets(revocation).unwrap();
-        save(dir, "revoked", &gone);
+        let (revoked, _) = cert.clone().insert_packets(revocation).unwrap();
+        save(dir, "revoked", &revoked);
         match judge("revoked", &message) {
             Ok(plain) => assert!(good && plain == b"hello", "{reason}"),
             Err(Refusal::BadSigner(_)) => assert!(!good, "{reason}"),
@@ -312,7 +312,7 @@ fn a_key_is_judged_at_the_time_of_the_signature() {
     }
 }
 
-/// Encrypts OpenPGP packets, or what pretends to be some, as they are.
+/// Encrypts OpenPGP packets, or any bytes in their place, without a change.
 fn encrypted(packets: &[u8], to: &Cert, hidden: bool) -> Vec<u8> {
     let (policy, mut message) = (StandardPolicy::new(), Vec::new());
     let keys = to.keys().with_policy(&policy, None).for_storage_encryption();
@@ -326,7 +326,7 @@ fn encrypted(packets: &[u8], to: &Cert, hidden: bool) -> Vec<u8> {
     message
 }
 
-/// Signed packets with a payload as ours.
+/// Makes signed packets with a payload like that of zsnap-queue.
 fn signed(by: &[&Cert], meant_for: Option<&Cert>) -> Vec<u8> {
     signed_at(SystemTime::now(), by, meant_for)
 }
@@ -371,13 +371,13 @@ fn one_good_signature_suffices_unless_another_is_forged() {
     let refusal = site.open(&encrypted(&packets, &backup, false));
     assert!(matches!(refusal, Err(Refusal::Forged(_))), "{refusal:?}");
 
-    // Somebody who may read it sends it on, with the signature.
+    // Another recipient of the message forwards it with its signature.
     let other = Site::new(Format::Gpg);
     let third = Cert::from_file(other.path("backup.cert")).unwrap();
     let refusal = site.open(&encrypted(&signed(&[&laptop], Some(&third)), &backup, false));
     assert!(matches!(refusal, Err(Refusal::Forged(_))), "{refusal:?}");
 
-    // The data was exchanged under the signature.
+    // The data was replaced, and the signature kept.
     for by in [&[&laptop][..], &[&laptop, &laptop], &[&stranger, &laptop]] {
         let mut packets = signed(by, None);
         let at = packets.windows(8).position(|w| w == &b"1790000000000000"[..8]).unwrap();
@@ -391,7 +391,7 @@ fn one_good_signature_suffices_unless_another_is_forged() {
 }
 
 #[test]
-fn other_structures_are_refused() {
+fn messages_of_another_structure_are_rejected() {
     let site = Site::new(Format::Gpg);
     let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
     let backup = Cert::from_file(site.path("backup.cert")).unwrap();
@@ -411,9 +411,9 @@ fn other_structures_are_refused() {
     refused(&signed(&many, None));
 }
 
-/// Who has nothing but the public key can put any packets inside.
+/// Anyone who has the public key can encrypt any packets to it.
 #[test]
-fn hostile_packets_inside_are_survived() {
+fn hostile_packets_in_an_encrypted_message_cause_no_panic() {
     let site = Site::new(Format::Gpg);
     let laptop = Cert::from_file(site.path("laptop.key")).unwrap();
     let backup = Cert::from_file(site.path("backup.cert")).unwrap();
@@ -444,7 +444,7 @@ fn hostile_packets_inside_are_survived() {
 }
 
 #[test]
-fn what_contradicts_its_trailer_is_malformed() {
+fn a_stream_that_contradicts_its_trailer_is_malformed() {
     let site = Site::new(Format::Gpg);
     let wrong = [trailer(b"Hello"), zsnap_message::payload::Trailer { bytes: 4, ..trailer(b"hello") }];
     for wrong in wrong {
@@ -461,7 +461,7 @@ fn what_contradicts_its_trailer_is_malformed() {
 }
 
 #[test]
-fn an_error_of_the_body_is_given_back() {
+fn an_error_of_the_body_is_returned() {
     let site = Site::new(Format::Gpg);
     for size in [0, 10, 1 << 20, 20 << 20] {
         let body = |to: &mut dyn Write| {
@@ -477,7 +477,7 @@ fn an_error_of_the_body_is_given_back() {
     assert!(panicked.is_err());
 }
 
-/// Takes so many bytes, and then fails.
+/// A writer that accepts this many bytes and then fails.
 struct Full(usize);
 
 impl Write for Full {
@@ -511,7 +511,7 @@ fn an_error_of_the_output_ends_all_threads() {
 }
 
 #[test]
-fn a_file_that_changes_between_the_passes_gives_nothing_wrong() {
+fn a_change_between_the_two_passes_is_detected_before_it_is_written() {
     for format in FORMATS {
         let site = Site::new(format);
         let data = noise(30 << 20, 9);
@@ -528,7 +528,7 @@ fn a_file_that_changes_between_the_passes_gives_nothing_wrong() {
             assert!(format!("{e:#}").contains("was changed"), "{e:#}");
             assert!(out.len() < data.len() && data.starts_with(&out));
         }
-        // Cut instead of changed, and an output that fails.
+        // A file that is truncated between the passes, and an output that fails.
         let file = tempfile::tempfile().unwrap();
         (&file).write_all(&message).unwrap();
         let verified = verify(file.try_clone().unwrap(), &site.trust(), &TWICE).unwrap();
@@ -539,7 +539,7 @@ fn a_file_that_changes_between_the_passes_gives_nothing_wrong() {
     }
 }
 
-/// Reading fails in the middle.
+/// A reader that fails in the middle.
 struct Bad<'a>(Cursor<&'a [u8]>);
 
 impl Read for Bad<'_> {
@@ -559,7 +559,7 @@ impl Seek for Bad<'_> {
 }
 
 #[test]
-fn an_error_of_the_disk_is_not_the_files_fault() {
+fn a_read_error_is_not_reported_as_a_damaged_file() {
     let site = Site::new(Format::Gpg);
     let message = sealed(&noise(100_000, 6), &site.sealing(Format::Gpg));
     let refusal = verify(Bad(Cursor::new(&message)), &site.trust(), &IN_MEMORY).err();

@@ -1,5 +1,5 @@
-//! Bytes out are the bytes in, whatever their number: through both binaries, around every size at
-//! which some buffer, packet or frame ends. `memory.rs` does the same with 2 GiB.
+//! Both binaries return the queued bytes for every size around the end of a buffer, packet or frame. `system/memory.rs`
+//! does the same with 2 GiB.
 
 use std::fs;
 
@@ -13,21 +13,20 @@ fn sizes() -> impl Iterator<Item = usize> {
 }
 
 #[test]
-fn every_size_comes_out_as_it_went_in() {
+fn a_stream_of_any_size_is_opened_unchanged() {
     let scene = Scene::new();
-    // The edges are in what is compressed; noise stays as long as it is, so that they are in the
-    // packets too.
+    // Noise does not get smaller when it is compressed, so the edges are also in the packets.
     let data = noise((8 << 20) + 1, 1);
     for format in ["gpg", "aead"] {
         for size in sizes() {
             let input = &data[..size];
-            let made = scene
+            let queued = scene
                 .queue(&["--format", format, "--level", "1", "--to", "-", "--opaque", "--full", "laptop/etc"], input);
-            fs::write(scene.path("packet"), made.expect(0).out).unwrap();
+            fs::write(scene.path("packet"), queued.expect(0).out).unwrap();
             let packet = scene.path("packet");
             let args = ["--host", "laptop", "cat", packet.to_str().unwrap()];
             assert!(scene.ingest(&args).expect(0).out == input, "{format}: {size} bytes");
-            // Larger than the buffer: read twice.
+            // With a stream that is larger than the buffer, the file is read twice.
             if EDGES.contains(&size) {
                 let twice = scene.ingest(&[&args[..], &["--verify-buffer", "0"]].concat()).expect(0);
                 assert!(twice.out == input, "{format}: {size} bytes, in two passes");

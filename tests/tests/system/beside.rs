@@ -1,5 +1,5 @@
-//! The journal beside a command's target, where the command's user may own the directory above: root writes and
-//! removes nothing elsewhere.
+//! The journal next to a command's target. Another user may own the directory above: root must not write or remove
+//! anything elsewhere.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -8,7 +8,7 @@ use zsnap_tests::scene::{Scene, needs_root, run};
 
 const DEAD: &str = "elsewhere/.zsnap-0123456789abcdef";
 
-/// The target of laptop/etc is `srv/etc`, and one file waits for it.
+/// Makes a scene in which the target of laptop/etc is `srv/etc` and one file waits for it.
 fn scene() -> Scene {
     let scene = Scene::new();
     let root = scene.path("").display().to_string();
@@ -22,7 +22,7 @@ fn scene() -> Scene {
 }
 
 #[test]
-fn a_symbolic_link_is_not_followed() {
+fn a_symbolic_link_in_place_of_the_journal_is_not_followed() {
     let scene = scene();
     symlink(scene.path("elsewhere"), scene.path("srv/.zsnap")).unwrap();
     let says = format!("{} is not a directory: remove it", scene.path("srv/.zsnap").display());
@@ -43,7 +43,7 @@ fn a_symbolic_link_is_not_followed() {
 }
 
 #[test]
-fn what_others_own_is_not_used_and_told_as_root() {
+fn a_journal_of_another_user_is_held_and_reported_as_root() {
     needs_root();
     let scene = scene();
     let nobody = Some(65534);
@@ -51,7 +51,7 @@ fn what_others_own_is_not_used_and_told_as_root() {
     let found = String::from_utf8(scene.ingest(&["check"]).expect(78).out).unwrap();
     let above = scene.path("srv").display().to_string();
     assert!(found.contains(&format!("its directory {above} belongs to user 65534")), "{found}");
-    // He has made the directory himself.
+    // The other user has made the directory of the journal.
     fs::create_dir(scene.path("srv/.zsnap")).unwrap();
     fs::write(scene.path("srv/.zsnap/.zsnap-0123456789abcdef"), "").unwrap();
     chown(scene.path("srv/.zsnap"), nobody, None).unwrap();

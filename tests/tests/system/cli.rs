@@ -1,5 +1,5 @@
-//! How both tools end: the exit status, one line on standard error (and to syslog), and nothing
-//! queued or applied when that is not 0.
+//! How zsnap-queue and zsnap-ingest end: the exit status, one line on standard error (and in syslog), and nothing
+//! queued or applied if the status is not 0.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -23,9 +23,9 @@ fn one_line(ran: &Ran) {
     assert!(lines.len() == 1 && printable && lines[0].starts_with("zsnap-"), "{:?}", ran.err);
 }
 
-/// Fails if any file but the tool's own state is there.
+/// Fails if a file was queued or delivered.
 #[track_caller]
-fn nothing_published(scene: &Scene) {
+fn nothing_queued(scene: &Scene) {
     let dirs = [scene.path("spool"), scene.path("queue-state/outbox")];
     let found = run(Command::new("find").args(dirs).args(["-type", "f"]), b"");
     assert_eq!(String::from_utf8_lossy(&found.out), "");
@@ -42,7 +42,7 @@ fn compound(snaps: &[(&str, u64)], last: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_stream_that_is_not_whole_and_right_is_65_and_not_queued() {
+fn an_incomplete_or_damaged_stream_exits_with_65_and_is_not_queued() {
     let scene = Scene::new();
     let good = sample("full.zfs");
     let whole = compound(&[("a", 1), ("b", 2)], "b");
@@ -79,8 +79,8 @@ fn a_stream_that_is_not_whole_and_right_is_65_and_not_queued() {
         assert_eq!(ran.status, 65, "{what}: {}", ran.err);
         one_line(&ran);
         assert!(ran.err.contains(says) && ran.out.is_empty(), "{what}: {}", ran.err);
-        nothing_published(&scene);
-        // As a filter: whoever reads it sees the status, and the file has no end.
+        nothing_queued(&scene);
+        // As a filter: the reader sees the status, and the file is truncated.
         let filtered = scene.queue(&["--to", "-", "laptop/tank/home"], &input);
         assert_eq!(filtered.status, 65, "{what}: {}", filtered.err);
         scene.write("packet", "");
@@ -88,26 +88,26 @@ fn a_stream_that_is_not_whole_and_right_is_65_and_not_queued() {
         let packet = scene.path("packet");
         scene.ingest(&["--host", "laptop", "verify", packet.to_str().unwrap()]).expect(65);
     }
-    // What is whole is taken, and none of the above has left a trace in the chain.
+    // A whole stream is queued: none of those above has changed the state of the chain.
     scene.queue(&["laptop/tank/home"], &whole).expect(0);
     assert_eq!(scene.spooled("laptop").len(), 1);
 }
 
 #[test]
-fn five_thousand_snapshots_in_one_stream() {
+fn a_stream_of_five_thousand_snapshots_is_queued_and_opened() {
     let scene = Scene::new();
     let names: Vec<_> = (1..=5000_u64).map(|n| (format!("s{n}"), n)).collect();
     let snaps: Vec<_> = names.iter().map(|(name, guid)| (name.as_str(), *guid)).collect();
     let stream = compound(&snaps, "s5000");
     scene.queue(&["laptop/tank/home"], &stream).expect(0);
     let file = scene.spooled("laptop").remove(0);
-    let told = String::from_utf8(scene.ingest(&["verify", file.to_str().unwrap()]).expect(0).out).unwrap();
-    assert!(told.contains("substreams: 5000\n") && told.contains("snapshot: tank/home@s5000\n"), "{told}");
+    let report = String::from_utf8(scene.ingest(&["verify", file.to_str().unwrap()]).expect(0).out).unwrap();
+    assert!(report.contains("substreams: 5000\n") && report.contains("snapshot: tank/home@s5000\n"), "{report}");
     assert!(scene.ingest(&["cat", file.to_str().unwrap()]).expect(0).out == stream);
 }
 
 #[test]
-fn check_warns_of_what_is_true_of_one_stream_only() {
+fn check_warns_of_configured_options_that_suit_one_stream_only() {
     let scene = Scene::new();
     assert_eq!(scene.queue(&["check"], b"").expect(0).err, "");
     scene.edit("queue.toml", "to = [", "full = true\noverlap = true\nto = [");
@@ -119,7 +119,7 @@ fn check_warns_of_what_is_true_of_one_stream_only() {
 }
 
 #[test]
-fn what_reaches_the_arguments_of_nncp_is_checked() {
+fn values_that_nncp_would_take_for_options_are_usage_errors() {
     let scene = Scene::new();
     for wrong in
         ["--nice=-cfg", "--nice=B 5", "--nncp-config=nncp.hjson", "--to=nncp-file:-cfg", "--to=nncp-file:n/../x"]
@@ -129,9 +129,9 @@ fn what_reaches_the_arguments_of_nncp_is_checked() {
     scene.queue(&["--nice=B+5", "--nncp-config=/nncp.hjson", "flush"], b"").expect(0);
 }
 
-/// simplesnap sends from the base again if it did not hear that the stream was queued.
+/// simplesnap sends from the base again if it did not learn that the stream was queued.
 #[test]
-fn an_increment_of_ten_thousand_snapshots_does_not_forget_its_base() {
+fn the_base_of_an_incremental_of_ten_thousand_snapshots_is_remembered() {
     const LAST: u64 = 10_001;
     let scene = Scene::new();
     let queue = |stream: Stream| scene.queue(&["laptop/tank/home"], &stream.bytes()).expect(0);
@@ -143,7 +143,7 @@ fn an_increment_of_ten_thousand_snapshots_does_not_forget_its_base() {
     assert_eq!(scene.spooled("laptop").len(), 4);
 }
 
-/// Runs a tool that must end by itself though its standard input never does; whether it has read of it.
+/// Runs a tool that must end although its standard input does not. Returns whether the input is unread.
 fn unread(command: &mut Command) -> (Ran, bool) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let (mut reader, mut writer) = (File::from(reader), File::from(writer));
@@ -154,7 +154,7 @@ fn unread(command: &mut Command) -> (Ran, bool) {
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();
-            panic!("it waits for its standard input");
+            panic!("the tool waits for its standard input");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -165,7 +165,7 @@ fn unread(command: &mut Command) -> (Ran, bool) {
     (ran, left == b"stream")
 }
 
-/// A certificate made by gpg in the year 2020: expired after a day, or revoked.
+/// Makes a certificate with gpg, dated 2020, that expired after a day or is revoked.
 fn gpg_cert(scene: &Scene, name: &str, revoked: bool) {
     let script = "chmod 700 .; exec 2>gpg.log
         gpg --batch --faked-system-time 20200101T000000 --passphrase '' --quick-gen-key x rsa2048 default $EXPIRE
@@ -182,7 +182,7 @@ fn gpg_cert(scene: &Scene, name: &str, revoked: bool) {
 }
 
 #[test]
-fn what_is_configured_wrong_is_78_before_anything_is_read() {
+fn a_wrong_configuration_exits_with_78_before_anything_is_read() {
     let scene = Scene::new();
     scene.write("empty.cert", "");
     scene.write("rubbish.cert", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nrubbish\n");
@@ -222,12 +222,12 @@ fn what_is_configured_wrong_is_78_before_anything_is_read() {
         assert!(unread, "{option} {file}: the stream was read");
         one_line(&ran);
         assert!(ran.err.contains(says), "{option} {file}: {}", ran.err);
-        nothing_published(&scene);
+        nothing_queued(&scene);
     }
 }
 
 #[test]
-fn a_wrong_command_line_is_2_before_anything_is_read() {
+fn a_usage_error_exits_with_2_before_anything_is_read() {
     let scene = Scene::new();
     let rows: [&[&str]; 10] = [
         &["--strip", "tank/other", "tank/simplesnap/laptop/tank/home"],
@@ -245,16 +245,16 @@ fn a_wrong_command_line_is_2_before_anything_is_read() {
         let (ran, unread) = unread(&mut scene.queue_command(args));
         assert_eq!(ran.status, 2, "{args:?}: {}", ran.err);
         assert!(unread && !ran.err.is_empty() && ran.out.is_empty(), "{args:?}");
-        nothing_published(&scene);
+        nothing_queued(&scene);
     }
-    // What was never queued in full cannot be built on, but that takes the state to know.
+    // An incremental of a dataset that was never queued in full: only the state shows that.
     let ran = scene.queue(&["--opaque", "--increment", "--overlap", "laptop/etc"], b"x").expect(65).says("--full");
     one_line(&ran);
-    nothing_published(&scene);
+    nothing_queued(&scene);
 }
 
 #[test]
-fn names_that_could_climb_or_hide_are_refused() {
+fn target_names_that_could_escape_or_hide_are_usage_errors() {
     let scene = Scene::new();
     let long = format!("laptop/{}", "x".repeat(256));
     let deep = format!("laptop{}", "/x".repeat(51));
@@ -296,18 +296,18 @@ fn names_that_could_climb_or_hide_are_refused() {
                 let ran = run(&mut scene.queue_command(&args), b"x");
                 assert_eq!(ran.status, 2, "{args:?}: {}", ran.err);
                 assert!(ran.err.bytes().all(|b| b == b'\n' || (32..127).contains(&b)), "{:?}", ran.err);
-                nothing_published(&scene);
+                nothing_queued(&scene);
             }
         }
     }
-    // Behind -- stands a producer, never a target.
+    // After -- comes a producer, never a target.
     scene.queue(&["--opaque", "--full", "--", "-laptop/etc"], b"x").expect(2);
-    nothing_published(&scene);
+    nothing_queued(&scene);
     assert!(!scene.path("queue-state/outbox/split").exists());
 }
 
 #[test]
-fn what_zsnap_ingest_cannot_use_is_told_in_one_line() {
+fn zsnap_ingest_reports_unusable_input_in_one_line() {
     let scene = Scene::new();
     let good = scene.seal(&manifest("laptop/etc", 1_700_000_000_000_000), Some("laptop"), b"hello");
     let file = scene.deliver("laptop", &name("laptop/etc", 1_700_000_000_000_000), &good);
@@ -342,7 +342,7 @@ fn what_zsnap_ingest_cannot_use_is_told_in_one_line() {
         };
         let ran = run(tool("zsnap-ingest", &scene.path(config)).args(rest).current_dir(scene.path("")), b"");
         if args == ["--host", "other", "verify", "renamed"] {
-            // Another host's signature on a file: bad data, not a matter of trust.
+            // The signer of another host: 77, or 65 because the manifest names another host.
             assert!([65, 77].contains(&ran.status), "{}", ran.err);
         } else {
             assert_eq!(ran.status, status, "{args:?}: {}", ran.err);
@@ -371,7 +371,7 @@ fn an_error_goes_to_syslog_as_one_line_as_root() {
     let scene = Scene::new();
     let daemon = UnixDatagram::bind(scene.path("log")).unwrap();
     daemon.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    // A /dev of its own, whatever listens at this machine's.
+    // A private /dev, because something may listen on that of this machine.
     let script = "mount -t tmpfs tmpfs /dev && ln -s \"$0\" /dev/log && exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script]).arg(scene.path("log"));

@@ -1,4 +1,4 @@
-//! The demonstration, which people run first.
+//! The demonstration, which new users run first.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,8 +12,8 @@ fn the_demo_works() {
     }
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
     let ran = run(Command::new(demo).arg(binaries()).current_dir("/"), b"").expect(0);
-    let told = String::from_utf8_lossy(&ran.out);
+    let output = String::from_utf8_lossy(&ran.out);
     for text in ["disk2    away", "restored: no difference", "rescued: no difference"] {
-        assert!(told.contains(text), "{told}");
+        assert!(output.contains(text), "{output}");
     }
 }

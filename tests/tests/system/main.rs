@@ -1,4 +1,4 @@
-//! Several tools together: exit statuses, what they share, older versions, memory, and the demonstration.
+//! Several tools together: exit statuses, the journal of a command's target, upgrades, memory and the demonstration.
 
 mod beside;
 mod cli;

@@ -1,5 +1,5 @@
-//! The memory of the tools does not depend on the length of the stream: 2 GiB, made on the fly,
-//! come out as they went in.
+//! The memory of the tools does not depend on the length of the stream. 2 GiB that are generated on the fly are opened
+//! unchanged.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,14 +12,14 @@ use zsnap_tests::spooler::Spooler;
 
 const MIB: u64 = 1 << 20;
 
-/// Peak of resident memory of a child that lives, in KiB; 0 when it has ended.
+/// Returns the peak of resident memory of a running child in KiB, or 0 if it has ended.
 fn peak(child: &Child) -> u64 {
     let Ok(status) = fs::read_to_string(format!("/proc/{}/status", child.id())) else { return 0 };
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.map_or(0, |line| line.trim().trim_end_matches(" kB").parse().unwrap())
 }
 
-/// A stream of which an eighth is noise and the rest repeats it, so that zstd has to work.
+/// A stream in which an eighth of each block is noise that the rest repeats, so that zstd has work to do.
 struct Made {
     noise: Vec<u8>,
     block: Vec<u8>,
@@ -42,7 +42,7 @@ impl Made {
     }
 }
 
-/// Queues that many MiB; the digest of the stream, and the peak in KiB.
+/// Queues this many MiB. Returns the digest of the stream and the peak in KiB.
 fn queue(scene: &Scene, mebibytes: u64) -> (Vec<u8>, u64) {
     let args = ["--threads", "16", "--level", "8", "--to", "-", "--opaque", "--full", "laptop/etc"];
     let mut command = scene.queue_command(args);
@@ -65,7 +65,7 @@ fn queue(scene: &Scene, mebibytes: u64) -> (Vec<u8>, u64) {
     (digest.finalize().to_vec(), most)
 }
 
-/// The same of what `cat` writes.
+/// Runs `zsnap-ingest cat`. Returns the digest of what it writes and the peak in KiB.
 fn cat(scene: &Scene) -> (Vec<u8>, u64) {
     let packet = scene.path("packet");
     let args = ["--host", "laptop", "--verify-buffer", "4MiB", "cat", packet.to_str().unwrap()];
@@ -90,9 +90,9 @@ fn two_gibibytes_need_no_more_memory_than_256_mebibytes() {
     let [(queue_small, cat_small), (queue_large, cat_large)] = [256, 2048].map(|mebibytes| {
         let (sent, queue_peak) = queue(&scene, mebibytes);
         let (got, cat_peak) = cat(&scene);
-        assert!(sent == got, "{mebibytes} MiB came out as something else");
+        assert!(sent == got, "{mebibytes} MiB were changed");
         let size = fs::metadata(scene.path("packet")).unwrap().len();
-        assert!(size > 8 * MIB, "{size}: larger than the verify buffer");
+        assert!(size > 8 * MIB, "{size}: not larger than the verify buffer");
         eprintln!(
             "{mebibytes} MiB as {} MiB: queue {} MiB, ingest {} MiB",
             size / MIB,
@@ -104,21 +104,21 @@ fn two_gibibytes_need_no_more_memory_than_256_mebibytes() {
     // The default of --memory, and the verify buffer with room for zstd's window and OpenPGP.
     assert!(queue_large >> 10 < 256, "{queue_large} KiB");
     assert!(cat_large >> 10 < 96, "{cat_large} KiB");
-    // Not all of zstd's threads are always at work at once, hence the room. What is kept of each
-    // piece, if only of its ciphertext, would be some 200 MiB.
+    // The margin is needed because not all threads of zstd work at the same time. If only the ciphertext of each piece
+    // were kept, that would be some 200 MiB.
     let grown = |small: u64, large: u64| large > small + small / 4 + 8192;
     assert!(!grown(queue_small, queue_large), "zsnap-queue: {queue_small} KiB, then {queue_large}");
     assert!(!grown(cat_small, cat_large), "zsnap-ingest: {cat_small} KiB, then {cat_large}");
 }
 
-/// Distributes `count` files of `bytes` bytes to two directories; the peak in KiB.
+/// Distributes `count` files of `bytes` bytes to two directories. Returns the peak in KiB.
 fn fan_out(count: u64, bytes: u64) -> u64 {
     let spooler = Spooler::new();
     let only = |host: &str| format!("hosts = [\"{host}\"]");
     for disk in ["disk1", "disk2"] {
         spooler.drive(disk, &only("laptop"));
     }
-    // The run ends when it may: a last drive, for a file of another host, waits for a FIFO.
+    // A last drive, for a file of another host, waits for a FIFO, so that the run ends when the test lets it.
     let fifo = spooler.path("fifo").display().to_string();
     run(std::process::Command::new("mkfifo").arg(&fifo), b"").expect(0);
     spooler.to("last", &format!("cmd:read go < {fifo}; cat > /dev/null"), &only("other"));
@@ -133,7 +133,7 @@ fn fan_out(count: u64, bytes: u64) -> u64 {
         spooler.waiting(disk).is_empty() && files(&spooler.path(disk).join("laptop")).len() as u64 == count
     };
     while !all("disk1") || !all("disk2") {
-        assert!(child.try_wait().unwrap().is_none(), "it has ended before the last drive may");
+        assert!(child.try_wait().unwrap().is_none(), "zsnap-fanout has ended before the last drive");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let most = peak(&child);
@@ -143,7 +143,7 @@ fn fan_out(count: u64, bytes: u64) -> u64 {
 }
 
 #[test]
-fn distributing_needs_little_memory_whatever_there_is() {
+fn distributing_needs_little_memory_for_many_or_large_files() {
     for (count, bytes) in [(3000, 1), (1, 300 * MIB)] {
         let most = fan_out(count, bytes);
         eprintln!("fan-out of {count} files of {bytes} bytes: {most} KiB");

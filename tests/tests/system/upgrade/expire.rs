@@ -1,4 +1,4 @@
-//! Configurations of zsnap-expire, files of zrep-expire, and the list of what zsnap-ingest needs.
+//! Upgrades of zsnap-expire: its configurations, the files of zrep-expire, and the list of what zsnap-ingest needs.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use zsnap_tests::scene::{Ran, have, run};
 
 use super::tree::{Tree, VERSIONS, rows};
 
-/// Runs it when the tree was new: the list of what is needed must not be old.
+/// Runs zsnap-expire with the clock at the time when the tree was made, because the list of what is needed must not be
+/// old.
 fn expire(tree: &Tree, at: &str, config: &str, args: &[&str], input: &[u8]) -> Ran {
     let clock = format!("@{at}");
     let zfs = tree.zfs_options();
@@ -17,13 +18,13 @@ fn expire(tree: &Tree, at: &str, config: &str, args: &[&str], input: &[u8]) -> R
 
 const NOW: &str = "2026-11-25 12:50:00";
 
-/// Snapshots of a dataset: their names alone.
+/// Returns the names of the snapshots of a dataset, without the dataset.
 fn snapshots(tree: &Tree, dataset: &str) -> Vec<String> {
     let prefix = format!("backup/{dataset}@");
     tree.zfs_list("snapshot", "name").iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
 }
 
-/// What would stay, by `--json`: names without their dataset.
+/// Returns the names of the snapshots that are kept according to `--json`, without their dataset.
 fn kept(ran: Ran) -> BTreeSet<String> {
     let rows = rows(&ran.expect(0));
     let kept = rows.iter().flat_map(|dataset| dataset["keep"].as_array().unwrap());
@@ -31,7 +32,7 @@ fn kept(ran: Ran) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_rules_keep_what_they_kept() {
+fn the_rules_keep_the_same_snapshots_as_the_older_version() {
     if !have("faketime") {
         return;
     }
@@ -46,9 +47,9 @@ fn the_rules_keep_what_they_kept() {
         assert_eq!(expire(&tree, NOW, "expire.toml", &[], b"").expect(0).err, "", "{version}");
         let daily = ["d31", "d33", "d34", "d35", "d36", "d37", "d38", "d39"];
         assert_eq!(snapshots(&tree, "hosts/laptop/daily"), daily, "{version}");
-        // Its rule would let s1 go, but a file that waits needs it.
+        // The rule would destroy s1, but a waiting file needs it.
         assert_eq!(snapshots(&tree, "hosts/laptop/src/data"), ["s1", "s2"], "{version}");
-        // A list of days ago says nothing of today.
+        // A list that is days old is not used.
         expire(&tree, "2026-11-27 12:50:00", "expire.toml", &[], b"").expect(75).says("run zsnap-ingest first");
 
         let lines = b"a@1\t1795000000\na@2\t1795100000\na@3\t1795200000\na@4\t1795300000\na@5\t1795400000\n";
@@ -64,7 +65,7 @@ fn the_rules_keep_what_they_kept() {
 }
 
 #[test]
-fn what_concerns_one_run_is_no_key_any_more() {
+fn an_option_for_one_run_is_rejected_as_a_configuration_key() {
     if !have("faketime") {
         return;
     }

@@ -1,4 +1,4 @@
-//! Spools of zsnap-fanout.
+//! Upgrades of zsnap-fanout: spools.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,19 +12,19 @@ fn fanout(tree: &Tree, args: &[&str]) -> Ran {
     tree.run("zsnap-fanout", "fanout.toml", args, b"")
 }
 
-/// File number N of a dataset of a host, `end` behind it.
+/// Returns the name of file number `n` of a dataset of a host, followed by `end`.
 fn name(n: u64, host: &str, dataset: &str, end: &str) -> String {
     format!("bakfsfmt2-179550000{n}.000000000.7_{host}@{dataset}{end}")
 }
 
-/// What every drive gets that takes all hosts: HOST/FILE and the text.
+/// Returns what a drive for all hosts receives: HOST/FILE and the text.
 fn everything() -> BTreeMap<String, Vec<u8>> {
     let of = |n, dataset, end, text: &str| (format!("laptop/{}", name(n, "laptop", dataset, end)), format!("{text}\n"));
     let all = [
         of(1, "etc", "", "1"),
         (format!("other/{}", name(2, "other", "etc", "")), "2\n".into()),
         of(3, "etc", "", "3"),
-        // Another file of the same name.
+        // Another file with the same name.
         of(3, "etc", ".0", "3-again"),
         of(4, "var", "", "4"),
         of(5, "var", "", "5"),
@@ -36,7 +36,7 @@ fn everything() -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn each_drive_gets_what_waits_for_it_and_what_is_new() {
+fn each_drive_receives_the_waiting_files_and_the_new_ones() {
     for version in VERSIONS {
         let tree = Tree::unpack(version, "fanout");
         let counts: Vec<(String, u64, u64)> = rows(&fanout(&tree, &["--json", "status"]).expect(0))
@@ -49,9 +49,9 @@ fn each_drive_gets_what_waits_for_it_and_what_is_new() {
         let expected = [("(spool)", 3, 7), ("disk1", 1, 1), ("disk2", 5, 5), ("disk3", 6, 5)];
         assert_eq!(counts, expected.map(|(drive, waiting, scarce)| (drive.to_owned(), waiting, scarce)), "{version}");
 
-        let put_away = tree.files("spool/.zsnap-fanout/retired");
+        let retired = tree.files("spool/.zsnap-fanout/retired");
         let kept = tree.files("spool/.zsnap-fanout/kept/disk1/2026-11-24");
-        assert_eq!((put_away.len(), kept.len()), (6, 5));
+        assert_eq!((retired.len(), kept.len()), (6, 5));
         fs::write(tree.path("disk2/.zsnap-drive"), "disk2\n").unwrap();
         fs::create_dir(tree.path("got")).unwrap();
         ["ready", "got.log"].iter().for_each(|name| fs::write(tree.path(name), "").unwrap());
@@ -72,13 +72,13 @@ fn each_drive_gets_what_waits_for_it_and_what_is_new() {
             .collect();
         assert_eq!(log.lines().collect::<Vec<_>>(), in_order, "{version}");
         assert_eq!(at_disk3, ["8\n", "1\n", "3\n", "3-again\n", "4\n", "5\n", "6\n", "7\n"]);
-        // What others left in the spool stays, and what was kept or put away.
+        // Foreign files stay in the spool, and so do the kept and the retired ones.
         let left: Vec<String> = tree.files("spool").into_keys().collect();
         assert_eq!(left, ["laptop/bakfsfmt2-1795500009.000000000.7_laptop@etc.nncp.meta", "laptop/nncpfile123456"]);
-        assert_eq!(tree.files("spool/.zsnap-fanout/retired"), put_away);
+        assert_eq!(tree.files("spool/.zsnap-fanout/retired"), retired);
         assert_eq!(tree.files("spool/.zsnap-fanout/kept/disk1/2026-11-24"), kept);
 
-        // A drive that lost everything gets it again.
+        // A drive that lost all files receives them again.
         for host in ["laptop", "other"] {
             fs::remove_dir_all(tree.path("disk1").join(host)).unwrap();
         }
@@ -89,7 +89,7 @@ fn each_drive_gets_what_waits_for_it_and_what_is_new() {
 }
 
 #[test]
-fn a_drive_that_is_taken_out_loses_nothing() {
+fn files_of_a_removed_drive_are_not_lost() {
     for version in VERSIONS {
         let tree = Tree::unpack(version, "fanout");
         let config = fs::read_to_string(tree.path("fanout.toml")).unwrap();
@@ -110,7 +110,7 @@ fn a_drive_that_is_taken_out_loses_nothing() {
 }
 
 #[test]
-fn every_key_is_still_accepted() {
+fn every_configuration_key_is_still_accepted() {
     for version in VERSIONS {
         let tree = Tree::unpack(version, "fanout");
         for config in ["fanout.toml", "to.toml", "before.toml"] {

@@ -1,4 +1,4 @@
-//! Incoming directories, states, journals and quarantine of zsnap-ingest.
+//! Upgrades of zsnap-ingest: incoming directories, states, journals and quarantine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +18,7 @@ fn ingest(tree: &Tree, args: &[&str], input: &[u8]) -> Ran {
     tree.run("zsnap-ingest", "ingest.toml", &[&zfs[..], args].concat(), input)
 }
 
-/// The state directory of the pool.
+/// Returns the state directory of the pool.
 fn of_pool(tree: &Tree) -> PathBuf {
     let all = fs::read_dir(tree.path("state")).unwrap().map(|entry| entry.unwrap().path());
     all.filter(|path| path.join("facts").exists()).collect::<Vec<_>>().remove(0)
@@ -28,7 +28,7 @@ fn facts(tree: &Tree, host: &str) -> Value {
     serde_json::from_slice(&fs::read(of_pool(tree).join(format!("facts/{host}.json"))).unwrap()).unwrap()
 }
 
-/// Unpacked files have other inodes, by which it is known which file something is known of.
+/// Writes the inodes of the unpacked files into the facts, which identify a file by its inode.
 fn with_its_inodes(tree: &Tree) {
     for host in ["laptop", "stranger"] {
         let mut all = facts(tree, host);
@@ -53,13 +53,13 @@ fn text(tree: &Tree, path: impl AsRef<Path>) -> String {
     fs::read_to_string(tree.path(path)).unwrap()
 }
 
-/// What is left of the incoming directory, by dataset, and what others put there.
+/// Returns the datasets of the files in the incoming directory, and the names of foreign files.
 fn left(tree: &Tree) -> BTreeSet<String> {
     let label = |path: String| path.split_once('_').map_or(path.clone(), |(_, label)| label.to_owned());
     tree.files("incoming").into_keys().map(label).collect()
 }
 
-/// Dataset, state, files that wait, files in quarantine.
+/// Returns dataset, state, number of waiting files and number of files in quarantine.
 fn status(tree: &Tree) -> Vec<(String, String, u64, u64)> {
     let ran = ingest(tree, &["--json", "status"], b"").expect(1);
     let row = |row: &Value| {
@@ -83,7 +83,7 @@ const STAYS: [&str; 7] = [
 ];
 
 #[test]
-fn every_file_gets_to_its_place() {
+fn every_waiting_file_gets_the_same_verdict_and_is_applied() {
     for version in VERSIONS {
         let tree = Tree::with_pool(version, "ingest");
         with_its_inodes(&tree);
@@ -153,7 +153,7 @@ fn every_file_gets_to_its_place() {
         assert_eq!(left(&tree), STAYS.map(str::to_owned).into(), "{version}");
         assert_eq!(tree.files("state/exec"), BTreeMap::new());
         assert_eq!(quarantine(&tree), bad);
-        // Since when it waits, and when something came, is not forgotten.
+        // The times since which a file waits, and when the last one came, are kept.
         for (before, after) in [(&known, facts(&tree, "laptop")), (&stranger, facts(&tree, "stranger"))] {
             for (key, entry) in after["files"].as_object().unwrap() {
                 assert_eq!(entry["first"], before["files"][key]["first"], "{version}: {key}");
@@ -177,12 +177,13 @@ fn every_file_gets_to_its_place() {
             .filter(|(_, state)| state != "ok")
             .collect();
         let state_of = |name: &str| states.iter().find(|(n, _)| n == name).map_or("ok", |(_, state)| state.as_str());
-        let told = ["laptop/cut", "laptop/other", "laptop/db", "laptop/photos", "laptop/unsigned", "stranger/photos"];
+        let reported =
+            ["laptop/cut", "laptop/other", "laptop/db", "laptop/photos", "laptop/unsigned", "stranger/photos"];
         let expected = ["quarantined", "quarantined", "broken", "held", "held", "held"];
-        assert_eq!(told.map(state_of), expected, "{version}");
-        assert_eq!(states.len() - told.len(), 1, "and laptop/elsewhere: {states:?}");
+        assert_eq!(reported.map(state_of), expected, "{version}");
+        assert_eq!(states.len() - reported.len(), 1, "and laptop/elsewhere: {states:?}");
 
-        // A file that was applied comes once more.
+        // A file that was applied arrives again.
         let copy = tree.path("incoming/laptop").join(again);
         fs::write(&copy, bytes).unwrap();
         ingest(&tree, &[], b"").expect(0);
@@ -192,7 +193,7 @@ fn every_file_gets_to_its_place() {
         ingest(&tree, &["adopt", "--not-applied", "laptop/db"], b"").expect(0);
         ingest(&tree, &[], b"").expect(0);
         assert_eq!(text(&tree, "target/db/all"), "db 1\ndb 2\n", "{version}");
-        // What is bad is bad again, each file with its own reason.
+        // Files that are tried again are quarantined again, each for the same reason.
         ingest(&tree, &["retry", "--all"], b"").expect(0);
         assert_eq!(quarantine(&tree), BTreeMap::new());
         ingest(&tree, &[], b"").expect(1);
@@ -208,23 +209,23 @@ fn every_file_gets_to_its_place() {
 }
 
 #[test]
-fn every_file_opens() {
+fn every_file_can_be_opened_and_has_its_manifest() {
     for version in VERSIONS {
         let tree = Tree::with_pool(version, "ingest");
         let mut count = 0;
         for queued in tree.queued() {
             let path = format!("incoming/laptop/{}", queued.text("file"));
-            // Most of those that were applied, quarantined or taken by exec are not there.
+            // Most of the files that were applied, quarantined or received by exec are not in the directory.
             if tree.path(&path).exists() && queued.text("dataset") != "elsewhere" {
                 let plain = ingest(&tree, &["cat", &path], b"").expect(0).out;
                 assert_eq!(sha256_hex(&plain), queued.text("sha256"), "{version}: {path}");
-                let said = String::from_utf8(ingest(&tree, &["verify", &path], b"").expect(0).out).unwrap();
+                let report = String::from_utf8(ingest(&tree, &["verify", &path], b"").expect(0).out).unwrap();
                 let expected = [
                     format!("seq: {}\n", queued.seq()),
                     format!("target: laptop/{}\n", queued.text("dataset")),
                     format!("kind: {}\n", queued.text("kind")),
                 ];
-                assert!(expected.iter().all(|line| said.contains(line)), "{version}: {path}: {said}");
+                assert!(expected.iter().all(|line| report.contains(line)), "{version}: {path}: {report}");
                 count += 1;
             }
         }
@@ -236,7 +237,7 @@ fn every_file_opens() {
         }
         let path = spooler::tree(&tree.path("state/exec/laptop")).remove(0);
         assert_eq!(ingest(&tree, &["cat", &format!("state/exec/laptop/{path}")], b"").expect(0).out, b"etc 2\n");
-        // What is not to be trusted still is not.
+        // Untrusted files are still rejected.
         let path = |end: &str| {
             let name = tree.files("incoming/laptop").into_keys().find(|name| name.ends_with(end)).unwrap();
             format!("incoming/laptop/{name}")
@@ -247,7 +248,7 @@ fn every_file_opens() {
 }
 
 #[test]
-fn exec_takes_what_it_took() {
+fn exec_continues_a_chain_of_the_older_version() {
     for version in VERSIONS {
         let tree = Tree::with_pool(version, "ingest");
         let zfs = tree.zfs_options();
@@ -256,7 +257,7 @@ fn exec_takes_what_it_took() {
         let mut exec = tree.command(&[], "zsnap-ingest", "ingest.toml", &args);
         zsnap_tests::scene::run(exec.env("NNCP_SENDER", "PUSHNODE").arg("push/tank/plain"), &stream("incr-i-s1-s2"))
             .expect(0);
-        // With what exec had published before.
+        // s1 was received by exec of the older version.
         let names = tree.zfs_list("snapshot", "name");
         let of_push: Vec<&String> = names.iter().filter(|name| name.contains("push")).collect();
         assert_eq!(of_push, ["backup/hosts/push/tank/plain@s1", "backup/hosts/push/tank/plain@s2"], "{version}");
@@ -264,7 +265,7 @@ fn exec_takes_what_it_took() {
 }
 
 #[test]
-fn every_key_is_still_accepted() {
+fn every_configuration_key_is_still_accepted() {
     for version in VERSIONS {
         let tree = Tree::with_pool(version, "ingest");
         for config in ["ingest.toml", "push.toml"] {

@@ -1,8 +1,7 @@
-//! What older versions left on disk goes on with the tools of today: nothing is lost, reordered, refused or
-//! reported wrongly. `data/upgrade/README` says what is there and how it was made.
+//! The current tools continue with what older versions left on disk: nothing is lost, reordered, rejected or reported
+//! wrongly. `data/upgrade/README` describes the trees and how they were made.
 //!
-//! With ZSNAP_UPGRADE_BINARIES=DIR the tools in DIR are tested instead: a release must pass with its
-//! own trees.
+//! With ZSNAP_UPGRADE_BINARIES=DIR the tools in DIR are tested instead: a release must pass with its own trees.
 
 mod expire;
 mod fanout;

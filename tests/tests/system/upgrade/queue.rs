@@ -1,4 +1,4 @@
-//! State directories and outboxes of zsnap-queue.
+//! Upgrades of zsnap-queue: state directories and outboxes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ fn queue(tree: &Tree, args: &[&str], input: &[u8]) -> Ran {
     tree.run("zsnap-queue", CONFIG, args, input)
 }
 
-/// How many files of which dataset wait for which destination.
+/// Returns how many files of each dataset wait for each destination.
 fn waiting(tree: &Tree) -> BTreeMap<(String, String), u64> {
     let ran = queue(tree, &["status"], b"").expect(0);
     let mut waiting = BTreeMap::new();
@@ -34,7 +34,7 @@ fn names(tree: &Tree, dir: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_waits_is_delivered_and_nothing_else() {
+fn exactly_the_waiting_files_are_delivered_in_order() {
     for version in VERSIONS {
         let tree = Tree::unpack(version, "queue");
         let long = format!("laptop/{}", "d".repeat(220));
@@ -49,7 +49,8 @@ fn what_waits_is_delivered_and_nothing_else() {
             ];
             expected.extend(of.map(|(dataset, count)| ((to.to_owned(), dataset.to_owned()), count)));
         }
-        // One that is not configured any more, and one whose links were not made yet; not what nobody got a 0 for.
+        // One destination is no longer configured, and one file was not split yet. A stream that was not queued is not
+        // among them.
         expected.insert(("gone".into(), "laptop/src/data".into()), 1);
         expected.insert(("here".into(), "laptop/var".into()), 1);
         assert_eq!(waiting(&tree), expected, "{version}");
@@ -74,7 +75,7 @@ fn what_waits_is_delivered_and_nothing_else() {
         let log = fs::read_to_string(tree.path("got.log")).unwrap();
         assert_eq!(log.lines().collect::<Vec<_>>(), of("/away"), "{version}: in the order of their numbers");
         assert_eq!((names(&tree, "away/laptop"), names(&tree, "gone/laptop")), (of("/away"), of("/gone")));
-        // With the one that was acknowledged and not split yet.
+        // Including the one that was queued and not split yet.
         let var: Vec<&String> = here.iter().filter(|name| name.ends_with("_laptop@var")).collect();
         assert_eq!((here.len(), var.len()), (of("/here").len() + 1, 1));
         for (dir, prefix) in [("away/laptop", ""), ("gone/laptop", ""), ("got", "")] {
@@ -84,7 +85,7 @@ fn what_waits_is_delivered_and_nothing_else() {
             }
         }
         assert!(names(&tree, "state/outbox/split/laptop").is_empty());
-        // The producer's state has followed.
+        // The state of the producer was committed.
         assert!(tree.path("var.snar").exists());
         assert!(
             !fs::read_dir(tree.path("")).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().contains(".zsnap-"))
@@ -104,15 +105,15 @@ fn what_waits_is_delivered_and_nothing_else() {
 }
 
 #[test]
-fn the_next_streams_go_on_with_the_chains() {
+fn the_next_streams_continue_the_chains() {
     for version in VERSIONS {
         let tree = Tree::unpack(version, "queue");
         fs::create_dir(tree.path("away")).unwrap();
         let queued = tree.queued();
         let last = |dataset: &str| queued.iter().rfind(|q| q.text("dataset") == dataset).unwrap();
         let epoch = fs::read(tree.path("state/epoch.json")).unwrap();
-        // What comes next builds on what was acknowledged last.
-        let goes_on = |ran: Ran, prev: u64| {
+        // The next stream is based on the one that was queued last.
+        let continues = |ran: Ran, prev: u64| {
             let next = Queued(serde_json::from_slice(&ran.expect(0).out).unwrap());
             assert_eq!((next.text("base"), next.0["prev"].as_u64()), ("prev", Some(prev)), "{version}");
             assert!(next.seq() > prev);
@@ -120,35 +121,35 @@ fn the_next_streams_go_on_with_the_chains() {
         };
         let of = |dataset: &str| format!("tank/simplesnap/laptop/{dataset}");
         let overlapping = queue(&tree, &[&of("src/data")], &stream("incr-I-s1-s4"));
-        let next = goes_on(overlapping, last("src/data").seq());
-        goes_on(queue(&tree, &[&of("src/data")], &stream("empty-incr")), next.seq());
-        goes_on(queue(&tree, &[&of("src/enc")], &stream("raw-w-incr")), last("src/enc").seq());
+        let next = continues(overlapping, last("src/data").seq());
+        continues(queue(&tree, &[&of("src/data")], &stream("empty-incr")), next.seq());
+        continues(queue(&tree, &[&of("src/enc")], &stream("raw-w-incr")), last("src/enc").seq());
         queue(&tree, &[&of("src/vol")], &stream("empty-incr")).expect(65).says("zsnap-queue adopt laptop/src/vol");
         queue(&tree, &[&of("adopted")], &stream("empty-incr")).expect(0);
         let hidden = ["--opaque", "--increment", "--overlap", "--opaque-names", "laptop/hidden"];
         let before = last("hidden");
-        let next = goes_on(queue(&tree, &hidden, b"three\n"), before.seq());
+        let next = continues(queue(&tree, &hidden, b"three\n"), before.seq());
         let label = |q: &Queued| q.text("file").split_once('_').unwrap().1.to_owned();
         assert_eq!(label(&next), label(before));
-        // Producers go on from their own state; that of var has to follow the commit first.
+        // Producers continue from their own state. That of var must be committed first.
         fs::write(tree.path("files/c"), "c").unwrap();
         let tar = ["--", "tar", "-cf", "-", "--listed-incremental={state}", "-C", "files", "."];
         let produce =
             |config: &str, dataset: &str| tree.run("zsnap-queue", config, &[&[dataset], &tar[..]].concat(), b"");
-        goes_on(produce("tar.toml", "laptop/etc"), last("etc").seq());
+        continues(produce("tar.toml", "laptop/etc"), last("etc").seq());
         let var = names(&tree, "state/outbox/split/laptop").into_iter().find(|name| name.ends_with("@var")).unwrap();
         let stamp: Vec<&str> = var.split(['-', '.']).collect();
         let seq: u64 = format!("{}{}", stamp[1], &stamp[2][..6]).parse().unwrap();
-        goes_on(produce("killed.toml", "laptop/var"), seq);
+        continues(produce("killed.toml", "laptop/var"), seq);
         assert_eq!(fs::read(tree.path("state/epoch.json")).unwrap(), epoch, "no new epoch has begun");
-        // In their order, the old ones before the new.
+        // The old files and the five new ones.
         let log = names(&tree, "away/laptop");
         assert_eq!(log.len(), queued.iter().filter(|q| q.is_for("/away")).count() + 5);
     }
 }
 
 #[test]
-fn every_key_is_still_accepted() {
+fn every_configuration_key_is_still_accepted() {
     for version in VERSIONS {
         let tree = Tree::unpack(version, "queue");
         for config in [CONFIG, "tar.toml", "user.toml", "killed.toml"] {
