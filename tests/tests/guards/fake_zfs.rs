@@ -1,5 +1,5 @@
-//! The fake `zfs` follows the rules of the real one: `lab/zfs-script` prints the same with both
-//! (with the real one in the lab).
+//! The fake `zfs` follows the rules of the real one: `lab/zfs-script` prints the same with both (with the real one in
+//! the lab).
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,7 @@ use zsnap_tests::scene::{Scene, fake_zfs, run};
 use zsnap_tests::stream::{Stream, Sub};
 
 #[test]
-fn it_does_as_the_real_one() {
+fn the_fake_zfs_behaves_like_the_real_one() {
     let dir = tempfile::tempdir().unwrap();
     fake_zfs(&dir.path().join("bin"));
     fs::create_dir(dir.path().join("work")).unwrap();
@@ -17,26 +17,26 @@ fn it_does_as_the_real_one() {
     let mut script = Command::new("bash");
     script.arg(lab.join("zfs-script")).arg(dir.path().join("work")).env("PATH", path);
     let ran = run(&mut script, b"").expect(0);
-    let said = String::from_utf8(ran.out).unwrap();
+    let printed = String::from_utf8(ran.out).unwrap();
     let expected = fs::read_to_string(lab.join("zfs-script.expected")).unwrap();
-    for (n, (said, expected)) in said.lines().zip(expected.lines()).enumerate() {
-        assert_eq!(said, expected, "line {}; stderr: {}", n + 1, ran.err);
+    for (n, (printed, expected)) in printed.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(printed, expected, "line {}; stderr: {}", n + 1, ran.err);
     }
-    assert_eq!(said.lines().count(), expected.lines().count());
+    assert_eq!(printed.lines().count(), expected.lines().count());
 }
 
-/// What scripts cannot ask of the real one.
+/// Failures that a script cannot cause in the real `zfs`.
 #[test]
-fn it_fails_when_it_shall() {
+fn the_fake_zfs_fails_on_demand() {
     let scene = Scene::with_pool();
     let stream = Stream::plain(Sub::full("tank/a@s1", 1)).bytes();
     let receive = || run(Command::new(scene.path("bin/zfs")).args(["receive", "-u", "backup/hosts/a@s1"]), &stream);
-    let there = || scene.zfs(&["list", "-Hp", "-o", "written", "backup/hosts/a"]).status == 0;
-    let with = |knob: &str, text: &str, status: i32, then: bool| {
+    let exists = || scene.zfs(&["list", "-Hp", "-o", "written", "backup/hosts/a"]).status == 0;
+    let with = |knob: &str, text: &str, status: i32, committed: bool| {
         scene.write(&format!("bin/{knob}"), text);
-        assert_eq!((receive().status, there()), (status, then), "{knob}");
+        assert_eq!((receive().status, exists()), (status, committed), "{knob}");
         fs::remove_file(scene.path(format!("bin/{knob}"))).unwrap();
-        if then {
+        if committed {
             scene.zfs(&["destroy", "-r", "backup/hosts/a"]).expect(0);
         }
     };
@@ -46,9 +46,9 @@ fn it_fails_when_it_shall() {
     with("fail-after-commit", "", 1, true);
     with("delay", "1", 0, true);
     scene.zfs_calls();
-    assert!(!there());
+    assert!(!exists());
     assert_eq!(scene.zfs_calls(), [["zfs", "list", "-Hp", "-o", "written", "backup/hosts/a"]]);
-    // None of what zsnap must never say.
+    // The fake rejects the options that zsnap must not use.
     for option in ["-F", "-d", "-e", "-M", "-s", "-h"] {
         scene.zfs(&["receive", option, "backup/hosts/a@s1"]).expect(2);
     }

@@ -1,4 +1,4 @@
-//! `make install` puts everything in its place, whatever that place is called.
+//! `make install` installs all files, also below a path with special characters.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use zsnap_tests::scene::run;
 use zsnap_tests::spooler::tree;
 
 #[test]
-fn the_prefix_may_have_any_name() {
+fn make_install_accepts_any_prefix() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let dir = tempfile::tempdir().unwrap();
     let built = dir.path().join("target/release");
@@ -20,17 +20,17 @@ fn the_prefix_may_have_any_name() {
     for name in ["Makefile", "README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "man"] {
         run(Command::new("cp").arg("-r").arg(source.join(name)).arg(dir.path()), b"").expect(0);
     }
-    let there = dir.path().join("it's \"there\"; echo");
+    let destination = dir.path().join("it's \"there\"; echo");
     let mut make = Command::new("make");
-    make.current_dir(dir.path()).args(["install", "PREFIX=/a b"]).arg(format!("DESTDIR={}", there.display()));
-    // Nothing of the `make` that runs these tests.
+    make.current_dir(dir.path()).args(["install", "PREFIX=/a b"]).arg(format!("DESTDIR={}", destination.display()));
+    // Without the variables of the `make` that runs these tests.
     run(make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL"), b"").expect(0);
-    let installed = tree(&there);
+    let installed = tree(&destination);
     for name in ["bin/zsnap-queue", "share/man/man8/zsnap-ingest.8", "share/man/man5/zsnap-queue-file.5"] {
         assert!(installed.contains(&format!("a b/{name}")), "{name}: {installed:?}");
     }
     let pages = fs::read_dir(source.join("man")).unwrap().count();
     assert_eq!(installed.len(), 4 + pages + 4, "{installed:?}");
-    let mode = |name: &str| fs::metadata(there.join("a b").join(name)).unwrap().permissions().mode() & 0o777;
+    let mode = |name: &str| fs::metadata(destination.join("a b").join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("bin/zsnap-expire"), mode("share/doc/zsnap/README.md")), (0o755, 0o644));
 }

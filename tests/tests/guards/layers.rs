@@ -1,4 +1,4 @@
-//! The files of a crate use each other in one direction only, and none is longer than a reader holds in mind.
+//! The files of a crate use each other in one direction only, and none is too long to be understood as a whole.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,17 +8,17 @@ use zsnap_tests::torture::walk;
 
 const CRATES: [&str; 6] =
     ["zsnap-common", "zsnap-common/message", "zsnap-queue", "zsnap-fanout", "zsnap-ingest", "zsnap-expire"];
-/// The folders of zsnap-common, each of which uses only those before it.
+/// The directories of zsnap-common. Each uses only those before it.
 const LAYERS: [&str; 6] = ["names", "cli", "stream", "process", "locks", "durable"];
 
 #[test]
-fn no_files_use_each_other_in_a_circle() {
-    let circles: Vec<_> = CRATES.iter().filter_map(|package| Some((package, Imports::of(package).circle()?))).collect();
-    assert!(circles.is_empty(), "{circles:?}");
+fn files_do_not_use_each_other_in_a_cycle() {
+    let cycles: Vec<_> = CRATES.iter().filter_map(|package| Some((package, Imports::of(package).circle()?))).collect();
+    assert!(cycles.is_empty(), "{cycles:?}");
 }
 
 #[test]
-fn the_layers_of_the_common_crate_use_only_those_below() {
+fn layers_of_the_common_crate_use_only_lower_layers() {
     let common = Imports::of("zsnap-common");
     let layer = |module: &str| LAYERS.iter().position(|layer| module.split("::").next() == Some(layer));
     let mut seen = 0;
@@ -33,14 +33,14 @@ fn the_layers_of_the_common_crate_use_only_those_below() {
 }
 
 #[test]
-fn no_file_is_too_long() {
+fn no_source_file_is_longer_than_400_lines() {
     let files = CRATES.iter().flat_map(|package| walk(root().join(package).join("src")));
     let lines = |path: &PathBuf| fs::read_to_string(path).unwrap().lines().count();
     let long: Vec<_> = files.map(|path| (lines(&path), path)).filter(|(lines, _)| *lines > 400).collect();
     assert!(long.is_empty(), "{long:?}");
 }
 
-/// Whether a condition that begins with `if let` or `while let` goes on with `&&` (a let chain).
+/// Whether a condition that begins with `if let` or `while let` continues with `&&` (a let chain).
 fn has_let_chain(code: &str) -> bool {
     let chained = |from: usize| {
         let (mut depth, mut quoted, mut before) = (0, false, ' ');
@@ -62,9 +62,10 @@ fn has_let_chain(code: &str) -> bool {
         || ["if let ", "while let "].iter().any(|start| code.match_indices(start).any(|(at, _)| chained(at)))
 }
 
-/// Rust 1.85, which Debian 13 has, does not know let chains, and no lint of a newer Rust finds them. Clippy finds the rest.
+/// Rust 1.85, which Debian 13 has, does not support let chains, and no lint of a newer Rust finds them. Clippy finds
+/// everything else.
 #[test]
-fn no_file_needs_a_newer_rust() {
+fn no_source_file_contains_a_let_chain() {
     assert!(has_let_chain("if let Some(a) = b\n    && c(a)\n{") && has_let_chain("while a && let Some(b) = c {"));
     assert!(!has_let_chain("if let Some(a) = b.filter(|b| b && c) { d && e; }"));
     let tests = ["tests/src", "tests/tests"].map(|dir| root().join(dir));

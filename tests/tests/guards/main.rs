@@ -1,4 +1,4 @@
-//! The rules of the source tree: layers, pure decisions, linked libraries, pages, installation, and the fake zfs.
+//! The rules of the source tree: layers, pure decisions, linked libraries, man pages, installation, and the fake zfs.
 
 mod fake_zfs;
 mod install;

@@ -1,5 +1,4 @@
-//! What the manual pages and the README say is so: options, exit statuses, examples,
-//! configurations.
+//! The man pages and the README are correct: options, exit statuses, examples and configurations.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +16,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A file of the source, such as `man/zsnap.7`.
+/// Reads a file of the source tree, such as `man/zsnap.7`.
 fn source(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
@@ -30,18 +29,18 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// As the reader sees a line that has no requests.
+/// Returns a line without requests as the reader of the page sees it.
 fn plain(line: &str) -> String {
     line.replace("\\-", "-").replace("\\(dq", "\"").replace("\\e", "\\")
 }
 
-/// The lines between two requests, each block as one text.
+/// Returns the blocks of lines between two requests, each as one text.
 fn blocks(page: &str, begin: &str, end: &str) -> Vec<String> {
     let (text, begin, end) = (source(page), format!("\n{begin}\n"), format!("\n{end}\n"));
     text.split(&begin).skip(1).map(|rest| plain(rest.split(&end).next().unwrap())).collect()
 }
 
-/// The long options in a text.
+/// Returns the long options in a text.
 fn options(text: &str) -> impl Iterator<Item = String> {
     text.split("--").skip(1).filter_map(|rest| {
         let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
@@ -49,8 +48,8 @@ fn options(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// What `--help` lists, of the tool and of its subcommands; `--help` itself is understood.
-fn helped(tool: &str) -> BTreeSet<String> {
+/// Returns the options that `--help` of the tool and of its subcommands lists, without `--help` itself.
+fn listed_in_help(tool: &str) -> BTreeSet<String> {
     let help = |args: &[&str]| {
         let ran = run(Command::new(program(tool)).args(args).arg("--help").current_dir("/"), b"").expect(0);
         String::from_utf8(ran.out).unwrap()
@@ -64,8 +63,8 @@ fn helped(tool: &str) -> BTreeSet<String> {
     lines.filter_map(|line| options(line).next()).collect()
 }
 
-/// What the page explains: the tags of its OPTIONS.
-fn explained(tool: &str) -> BTreeSet<String> {
+/// Returns the options that the man page explains: the tags of its OPTIONS section.
+fn explained_in_page(tool: &str) -> BTreeSet<String> {
     let page = source(&format!("man/{tool}.8"));
     let section = page.split("\n.SH OPTIONS\n").nth(1).unwrap().split("\n.SH ").next().unwrap();
     let lines: Vec<_> = section.lines().collect();
@@ -74,47 +73,56 @@ fn explained(tool: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_pages_explain_every_option_and_no_other() {
+fn man_pages_explain_exactly_the_options_in_help() {
     for tool in TOOLS {
-        let (helped, explained) = (helped(tool), explained(tool));
-        assert!(helped.len() > 10);
-        assert_eq!(helped, explained, "{tool}: help on the left, page on the right");
-        // What other pages and the README say is an option, is one of some tool.
+        let (listed, explained) = (listed_in_help(tool), explained_in_page(tool));
+        assert!(listed.len() > 10);
+        assert_eq!(listed, explained, "{tool}: help on the left, page on the right");
+        // The options in examples of the page exist.
         let page = plain(&source(&format!("man/{tool}.8")));
         for line in page.lines().filter(|line| line.starts_with(&format!("{tool} "))) {
             let own = line.split(" -- ").next().unwrap();
-            options(own).for_each(|option| assert!(helped.contains(&option), "{tool}: --{option}"));
+            options(own).for_each(|option| assert!(listed.contains(&option), "{tool}: --{option}"));
         }
     }
 }
 
 #[test]
-fn the_table_of_exit_statuses_is_the_code() {
-    // `/// Words.` and `Name = NUMBER,` of the enum.
+fn the_table_of_exit_statuses_agrees_with_the_code() {
+    // The enum has `/// Words.` and `Name = NUMBER,` for each status.
     let code = source("zsnap-common/src/cli/exit.rs");
     let variants = code.split("pub enum Exit {").nth(1).unwrap().split("\n}").next().unwrap();
     let lines: Vec<_> = variants.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let meant: Vec<(u8, String)> = lines
+    let in_code: Vec<(u8, String)> = lines
         .chunks(2)
         .map(|pair| {
             let number = pair[1].split_once(" = ").unwrap().1.trim_end_matches(',').parse().unwrap();
             (number, pair[0].trim_start_matches("/// ").trim_end_matches('.').to_lowercase())
         })
         .collect();
-    assert_eq!(meant.len(), 10);
+    assert_eq!(in_code.len(), 10);
     let section = source("man/zsnap.7");
     let section = section.split("\n.SH EXIT STATUS\n").nth(1).unwrap().split("\n.TE").next().unwrap();
     let rows = section.split("|T{\n").zip(section.split("|T{\n").skip(1));
-    let told: Vec<(u8, String)> = rows
+    let in_page: Vec<(u8, String)> = rows
         .map(|(before, row)| {
             (before.lines().last().unwrap().parse().unwrap(), row.split("\nT}").next().unwrap().to_lowercase())
         })
         .collect();
-    assert_eq!(told.iter().map(|row| row.0).collect::<Vec<_>>(), meant.iter().map(|row| row.0).collect::<Vec<_>>());
-    for (told, meant) in told.iter().zip(&meant) {
-        assert!(told.1.starts_with(&meant.1), "{}: \"{}\", but \"{}\" in the code", told.0, told.1, meant.1);
+    assert_eq!(
+        in_page.iter().map(|row| row.0).collect::<Vec<_>>(),
+        in_code.iter().map(|row| row.0).collect::<Vec<_>>()
+    );
+    for (in_page, in_code) in in_page.iter().zip(&in_code) {
+        assert!(
+            in_page.1.starts_with(&in_code.1),
+            "{}: \"{}\", but \"{}\" in the code",
+            in_page.0,
+            in_page.1,
+            in_code.1
+        );
     }
-    // The tools' own pages name no others.
+    // The page of each tool names no other statuses.
     for tool in TOOLS {
         let page = source(&format!("man/{tool}.8"));
         let section = page.split("\n.SH EXIT STATUS\n").nth(1).unwrap().split("\n.SH ").next().unwrap();
@@ -122,13 +130,13 @@ fn the_table_of_exit_statuses_is_the_code() {
         for word in list.split([' ', '\n', ',', ';', '.']).filter(|word| word.starts_with(|c: char| c.is_ascii_digit()))
         {
             let number: u8 = word.parse().unwrap();
-            assert!(meant.iter().any(|row| row.0 == number), "{tool}: {number}");
+            assert!(in_code.iter().any(|row| row.0 == number), "{tool}: {number}");
         }
     }
 }
 
 #[test]
-fn groff_finds_no_fault() {
+fn groff_reports_no_warnings_for_the_man_pages() {
     if !have("groff") {
         return;
     }
@@ -138,7 +146,7 @@ fn groff_finds_no_fault() {
     }
 }
 
-/// Runs lines of a manual as a user would type them, on a machine where nothing is configured.
+/// Runs lines of a man page as a user would type them, on a machine without configuration. Returns the standard error.
 fn shell(script: &str, dir: &Path) -> String {
     shell_ran(script, dir).err
 }
@@ -203,7 +211,7 @@ fn the_examples_of_zsnap_ingest_work() {
     let examples = blocks("man/zsnap-ingest.8", ".EX", ".EE");
     assert_eq!(examples.len(), 4);
     for example in examples {
-        // What the system's configuration says stands in the scene's.
+        // The configuration of the scene replaces that of the system.
         let example = example.replace("zsnap-ingest status", "zsnap-ingest --config ../ingest.toml status");
         let err = shell(&example, &dir);
         assert!(err.is_empty(), "{example}\n{err}");
@@ -227,7 +235,7 @@ fn the_examples_of_zsnap_fanout_work() {
             .replace("/mnt/", &format!("{}/", dir.join("mnt").display()))
             .replace("/incoming", "")
     };
-    // As in CONFIGURATION, but for the node, which is absent.
+    // The configuration of the CONFIGURATION section, with a directory instead of the NNCP node.
     let page = blocks("man/zsnap-fanout.8", ".RS", ".RE");
     let toml = page.iter().find(|block| is_toml(block)).unwrap();
     let toml = here(toml).replace("nncp-file:backupdisk2", &format!("dir:{}/mnt/disk2", dir.display()));
@@ -248,7 +256,7 @@ fn the_examples_of_zsnap_fanout_work() {
     for line in ["_here{drive=\"disk1\"", "_here{drive=\"disk2\""] {
         assert!(metrics.contains(line), "{metrics}");
     }
-    // While the lock is held nothing is delivered, and that is no trouble.
+    // While the lock is held, nothing is delivered, and that is not an error.
     let run = "zsnap-fanout --config ../fanout.toml";
     fs::remove_file(&delivered[0]).unwrap();
     shell(&format!("{run} requeue disk1 --since 3d"), &dir);
@@ -259,7 +267,7 @@ fn the_examples_of_zsnap_fanout_work() {
     assert!(delivered[0].exists());
 }
 
-/// `zfs` with 40 snapshots of tank/home, every 12 hours up to now. It notes what it destroys.
+/// Makes a `zfs` with 40 snapshots of tank/home, one every 12 hours until now. It records what it is asked to destroy.
 fn twice_a_day(scene: &Scene) -> PathBuf {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let snap = |i: u64| format!("tank/home@s{i}\t{}\t{i}\t{}\t0\t-\n", 1000 + i, now - (39 - i) * 12 * 3600);
@@ -286,7 +294,7 @@ fn the_examples_of_zsnap_expire_work() {
         // 9 o'clock.
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_794_992_400 + time * 3600)).unwrap();
     }
-    // The other programs tell what they have, and note what they are told to remove.
+    // The other programs print a list, and record what they are asked to remove.
     fs::create_dir(scene.path("bin")).unwrap();
     let times = [(1, "09"), (2, "09"), (2, "21"), (9, "09")];
     let list = |line: &dyn Fn(i32, &str) -> String| times.map(|(day, hour)| line(day, hour)).concat();
@@ -310,7 +318,7 @@ fn the_examples_of_zsnap_expire_work() {
     let ours = format!("zsnap-expire -c ../expire.toml --zfs {zfs} --zpool {zfs}");
     let examples = blocks("man/zsnap-expire.8", ".EX", ".EE");
     assert_eq!(examples.len(), 7);
-    let mut said = String::new();
+    let mut printed = String::new();
     for example in examples {
         let mut example = format!("PATH=$PWD/../bin:$PATH\n{example}");
         if !example.contains("--filter") {
@@ -318,16 +326,16 @@ fn the_examples_of_zsnap_expire_work() {
         }
         let ran = shell_ran(&example, &dir);
         assert!(ran.err.is_empty(), "{example}\n{}", ran.err);
-        said += std::str::from_utf8(&ran.out).unwrap();
+        printed += std::str::from_utf8(&ran.out).unwrap();
     }
-    // The table, the picture, and what the table under RULES says.
+    // The table, the chart, and what the table in RULES shows.
     for part in ["tank/home@s0", "daily=30", "no rule keeps it", "# stays, x goes"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(printed.contains(part), "{part}: {printed}");
     }
     let rows = plain(&source("man/zsnap-expire.8"));
     let rows = rows.lines().filter(|line| line.starts_with("2026-11-") && line.ends_with("|stays"));
     let stays: String = rows.map(|row| format!("{}T{}\n", &row[..10], &row[11..13])).collect();
-    assert!(stays.lines().count() == 5 && said.ends_with(&stays), "{stays}: {said}");
+    assert!(stays.lines().count() == 5 && printed.ends_with(&stays), "{stays}: {printed}");
     let left = files(&dir.join("archives/laptop"));
     assert_eq!(left.len(), 3);
     assert!(!dir.join("archives/laptop/a.tar").exists());
@@ -339,7 +347,7 @@ fn the_examples_of_zsnap_expire_work() {
 }
 
 #[test]
-fn the_files_of_zrep_expire_that_are_shown_are_understood() {
+fn zrep_expire_files_in_the_page_are_accepted() {
     let scene = Scene::new();
     let shown: Vec<_> =
         blocks("man/zsnap-expire.8", ".RS", ".RE").into_iter().filter(|block| block.starts_with("# M")).collect();
@@ -354,7 +362,7 @@ fn the_files_of_zrep_expire_that_are_shown_are_understood() {
     }
 }
 
-/// The indented blocks of the README.
+/// Returns the indented blocks of the README.
 fn readme_blocks() -> Vec<String> {
     let text = source("README.md");
     let mut blocks = vec![String::new()];
@@ -377,7 +385,7 @@ fn is_toml(block: &str) -> bool {
             .is_some_and(|(key, _)| key.trim_end().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'))
 }
 
-/// A configuration, and whose it is.
+/// Returns the tool that a configuration belongs to.
 fn tool_of(toml: &str) -> &'static str {
     match toml {
         _ if toml.contains("recipient-file") => "zsnap-queue",
@@ -388,7 +396,7 @@ fn tool_of(toml: &str) -> &'static str {
 }
 
 #[test]
-fn the_configurations_that_are_shown_are_understood() {
+fn configurations_in_the_pages_and_the_readme_are_accepted() {
     let scene = Scene::new();
     let shown: Vec<(String, String)> = readme_blocks()
         .into_iter()
@@ -409,28 +417,28 @@ fn the_configurations_that_are_shown_are_understood() {
             let mut command = tool(name, &scene.path("shown.toml"));
             command.arg("check");
             if name == "zsnap-ingest" {
-                // They may be missing here.
+                // OpenZFS may be missing on this machine.
                 command.args(["--zfs", "/bin/true", "--zpool", "/bin/true"]);
             }
             run(&mut command, b"")
         };
         let ran = check(&toml);
-        // Its user, directory and pool are not here; the file itself is right.
+        // The user, directory and pool do not exist on this machine; the file itself must be correct.
         assert!(!ran.err.contains("shown.toml:") && [0, 78].contains(&ran.status), "{page}: {}\n{toml}", ran.err);
-        let not: [&str; 2] = match name {
+        let correct: [&str; 2] = match name {
             "zsnap-ingest" => ["key", "signers"],
             "zsnap-fanout" => ["drives:", "hosts"],
             "zsnap-expire" => ["policy", "zone"],
             _ => ["recipients:", "signer:"],
         };
-        assert!(not.iter().all(|word| !ran.err.contains(word)), "{page}: {}", ran.err);
-        // This test would see a mistake.
+        assert!(correct.iter().all(|word| !ran.err.contains(word)), "{page}: {}", ran.err);
+        // This test detects a mistake.
         check(&format!("nonsense = 1\n{toml}")).expect(78).says("shown.toml:1: ");
     }
 }
 
 #[test]
-fn what_the_readme_says_works() {
+fn the_commands_of_the_readme_work() {
     let scene = Scene::new();
     let dir = scene.path("try");
     for made in ["etc", "lib", "files", "spool"] {
@@ -452,7 +460,7 @@ fn what_the_readme_says_works() {
     fs::write(dir.join("etc/queue.toml"), here(toml)).unwrap();
     let tar: Vec<_> = blocks.iter().filter(|b| b.contains("--listed-incremental")).collect();
     let [tar] = tar[..] else { panic!("{tar:?}") };
-    // The destination of the configuration, an NNCP node, is absent.
+    // A directory replaces the destination of the configuration, an NNCP node.
     let to = format!("zsnap-queue --config etc/queue.toml --state lib/queue --to dir:{}/spool ", dir.display());
     let line = here(tar).replacen("zsnap-queue ", &to, 1);
     for _ in 0..2 {
@@ -461,7 +469,7 @@ fn what_the_readme_says_works() {
     }
     assert_eq!(fs::read_dir(dir.join("spool/laptop")).unwrap().count(), 2);
     assert!(dir.join("lib/etc.snar").exists());
-    // Nothing waits, so cron has nothing to mail.
+    // Nothing waits, so cron does not send mail.
     for page in ["README.md", "man/zsnap.7"] {
         let text = plain(&source(page));
         let lines: Vec<_> = text.lines().filter_map(|line| line.split_once(" root zsnap-queue ")).collect();
@@ -471,7 +479,7 @@ fn what_the_readme_says_works() {
             assert!(ran.out.is_empty() && ran.err.is_empty(), "{rest}: {}", ran.err);
         }
     }
-    // What make does is there, too.
+    // The make targets of the README exist.
     let makefile = source("Makefile");
     let targets = blocks.iter().flat_map(|b| b.lines()).filter_map(|line| line.strip_prefix("make "));
     for target in
@@ -482,14 +490,14 @@ fn what_the_readme_says_works() {
 }
 
 #[test]
-fn nothing_of_the_place_where_it_was_made_is_in_the_text() {
+fn documentation_does_not_name_the_build_environment() {
     let registries = ["crates.io", "docs.rs", "pypi.", "npmjs", "proxy.golang", "deb.debian", "artifact", "mirror"];
     for page in
         pages().into_iter().chain(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(String::from))
     {
         let text = source(&page).to_lowercase();
         for word in registries.into_iter().chain(["/work/", "/root/", "/home/", "/tmp/", "../shared", "localhost"]) {
-            assert!(!text.contains(word), "{page} says {word}");
+            assert!(!text.contains(word), "{page} contains {word}");
         }
     }
 }

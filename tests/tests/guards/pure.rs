@@ -1,5 +1,5 @@
-//! The decisions are pure: they know no file, process, environment or clock, so that tests can
-//! show them any world.
+//! The decisions are pure: they use no file, process, environment or clock, so that a test can present any situation to
+//! them.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ const PURE: [&str; 18] = [
     "zsnap-expire/src/needed.rs",
     "zsnap-expire/src/snapshot.rs",
 ];
-/// Lists of imports would hide the others.
+/// What a pure file must not contain. `std::{` is among it because a list of imports would hide the others.
 const IMPURE: [&str; 14] = [
     "std::fs",
     "std::process",
@@ -45,8 +45,8 @@ const IMPURE: [&str; 14] = [
     "log::",
 ];
 
-/// Where tools are started: with `--config`, or only asked for help. All other tests have them from there.
-const START: [&str; 6] = [
+/// The files that start tools: with `--config`, or only for their help. All other tests use these.
+const STARTERS: [&str; 6] = [
     "tests/src/scene.rs",
     "tests/src/expirer.rs",
     "tests/tests/guards/linked.rs",
@@ -55,8 +55,8 @@ const START: [&str; 6] = [
     "tests/tests/system/upgrade/tree.rs",
 ];
 
-/// A tool that is started otherwise would read what is in /etc/zsnap on this machine, which `.ci/run`
-/// fills with rubbish.
+/// A tool that is started without a configuration would read /etc/zsnap of this machine, which `.ci/run` fills with
+/// invalid files.
 #[test]
 fn tests_start_no_tool_without_a_configuration() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -72,24 +72,24 @@ fn tests_start_no_tool_without_a_configuration() {
         }
     }
     found.sort();
-    let mut expected = START.to_vec();
+    let mut expected = STARTERS.to_vec();
     expected.sort();
     assert_eq!(found, expected);
 }
 
 #[test]
-fn the_decisions_have_no_effects() {
+fn decisions_have_no_effects() {
     for file in PURE {
         let code = code(file);
         for word in IMPURE {
-            assert!(!code.contains(word), "{file} says {word}");
+            assert!(!code.contains(word), "{file} contains {word}");
         }
     }
 }
 
-/// A pure file uses only files that are pure as well.
+/// A pure file uses only other pure files.
 #[test]
-fn the_decisions_use_only_each_other() {
+fn decisions_use_only_other_decisions() {
     for package in ["zsnap-queue", "zsnap-ingest", "zsnap-expire"] {
         let imports = Imports::of(package);
         for (module, file) in imports.files.iter().filter(|(_, file)| PURE.contains(&file.as_str())) {

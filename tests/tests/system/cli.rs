@@ -119,7 +119,7 @@ fn check_warns_of_configured_options_that_suit_one_stream_only() {
 }
 
 #[test]
-fn values_that_nncp_would_take_for_options_are_usage_errors() {
+fn invalid_values_for_nncp_are_usage_errors() {
     let scene = Scene::new();
     for wrong in
         ["--nice=-cfg", "--nice=B 5", "--nncp-config=nncp.hjson", "--to=nncp-file:-cfg", "--to=nncp-file:n/../x"]
