@@ -1,5 +1,5 @@
-//! Destinations that never answer: what hangs is given up, and left behind where the kernel does not
-//! let it go. It holds neither a lock, nor the other destinations, nor simplesnap.
+//! Destinations that never answer: a process that hangs is killed, or left behind if the kernel does not let it end. It
+//! does not hold a lock, and it does not delay the other destinations or simplesnap.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -15,14 +15,14 @@ use zsnap_tests::spooler::Spooler;
 use zsnap_tests::strace::{can_trace, go_on, stopped};
 use zsnap_tests::stream::{Stream, Sub};
 
-/// The open files of a process.
+/// Returns the open files of a process.
 fn open_files(pid: u32) -> Vec<String> {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     fds.filter_map(|fd| Some(fs::read_link(fd.unwrap().path()).ok()?.display().to_string())).collect()
 }
 
 #[test]
-fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_root() {
+fn a_hanging_drive_delays_neither_the_others_nor_the_run_as_root() {
     let spooler = Spooler::with(&["good"]);
     let frozen = Frozen::mount(&spooler.path(""));
     spooler.mark("frozen", "frozen");
@@ -34,14 +34,14 @@ fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_ro
         ran.says("frozen: dir (pid ").says("read and wrote nothing for 2 s and cannot be killed: it is left behind");
     let ran = ran.says("look at the drive and at what the kernel says (dmesg)");
     let pid = pid_in(&ran.err);
-    assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
+    assert_eq!(state(pid), Some('D'), "the process must be one that cannot be killed");
     assert_eq!((spooler.on("good").len(), spooler.waiting("frozen").len()), (1, 1));
-    // It has no lock.
+    // The process does not hold a lock.
     let lock = spooler.outbox("frozen").join(".lock");
     assert!(Lock::try_new(&lock).unwrap().is_some());
     assert!(!open_files(pid).iter().any(|file| file.ends_with(".lock")), "{:?}", open_files(pid));
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "zsnap-fanout\n");
-    // Nor does the next run send another one after it, whatever it may wait.
+    // The next run does not start another process for the drive, with any timeout.
     let second = spooler.put("laptop/a", 2, "2");
     let ran = spooler.fanout(&["--delivery-timeout", "100d"]).expect(1).says(&format!("still hangs (pid {pid})"));
     assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
@@ -50,7 +50,7 @@ fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_ro
     assert!(table.contains("frozen: a delivery aborted at "), "{table}");
     spooler.fanout(&["check"]).expect(78).says(&format!("still hangs (pid {pid})"));
     assert_eq!(spooler.on("good").len(), 2);
-    // What it was killed in is not finished, and comes from the next run.
+    // The killed process does not finish its file, and the next run delivers it.
     frozen.thaw();
     gone(pid);
     spooler.silent_run();
@@ -61,9 +61,9 @@ fn a_drive_whose_file_system_hangs_holds_up_neither_the_others_nor_the_run_as_ro
     assert!(!spooler.outbox("frozen").join(".hang.json").exists());
 }
 
-/// simplesnap gets its 0, and the next datasets do not wait for it again.
+/// simplesnap gets status 0, and the next datasets do not wait for the directory again.
 #[test]
-fn a_directory_that_hangs_is_left_to_flush_as_root() {
+fn files_for_a_hanging_directory_wait_for_flush_as_root() {
     let scene = Scene::new();
     let frozen = Frozen::mount(&scene.path(""));
     let dest = format!("dir:{}", frozen.path().display());
@@ -75,7 +75,7 @@ fn a_directory_that_hangs_is_left_to_flush_as_root() {
     };
     let ran = queue("tank/a", 1, "2s").says(&format!("not delivered to {dest}, the next run tries again: dir (pid "));
     let pid = pid_in(&ran.says("cannot be killed: it is left behind").err);
-    assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
+    assert_eq!(state(pid), Some('D'), "the process must be one that cannot be killed");
     assert_eq!(queue("tank/b", 2, "100d").err, "");
     assert_eq!(scene.spooled("laptop").len(), 2);
     scene.queue(&["--delivery-timeout=100d", "flush"], b"").expect(1).says(&format!("still hangs (pid {pid})"));
@@ -89,9 +89,9 @@ fn a_directory_that_hangs_is_left_to_flush_as_root() {
     assert_eq!(files(&frozen.path().join("laptop")).len(), 3);
 }
 
-/// simplesnap waits for that: to look at a directory may take for ever.
+/// simplesnap waits until the stream is queued, and to look at a directory may take forever.
 #[test]
-fn a_stream_is_safe_before_its_directory_is_looked_at() {
+fn a_stream_is_durable_before_its_directory_is_accessed() {
     if !can_trace() {
         return;
     }
@@ -108,20 +108,20 @@ fn a_stream_is_safe_before_its_directory_is_looked_at() {
     let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let thread = stopped(&trace);
     let id = format!("dir:{dir}").parse::<Dest>().unwrap().id();
-    let waits = files(&scene.path("queue-state/outbox/to").join(id).join("laptop"));
+    let waiting = files(&scene.path("queue-state/outbox/to").join(id).join("laptop"));
     assert_eq!(go_on(running, &thread).expect(0).err, "");
-    assert_eq!((waits.len(), files(&scene.path("dir/laptop")).len()), (1, 1));
+    assert_eq!((waiting.len(), files(&scene.path("dir/laptop")).len()), (1, 1));
 }
 
-/// Every sync is shorter than the timeout, all of them together are longer.
+/// Each sync is shorter than the timeout, and all of them together are longer.
 #[test]
-fn a_slow_drive_is_not_killed_while_it_syncs() {
+fn a_delivery_is_not_killed_while_a_slow_drive_syncs() {
     if !can_trace() {
         return;
     }
     let spooler = Spooler::with(&["slow"]);
     let files = [1, 2, 3, 4].map(|n| spooler.put("laptop/a", n, n.to_string()));
-    // The tool itself is not slow: what it does is done before.
+    // The tool does its own syncs in a run before, while the drive is away.
     fs::rename(spooler.path("slow/.zsnap-drive"), spooler.path("mark")).unwrap();
     spooler.silent_run();
     fs::rename(spooler.path("mark"), spooler.path("slow/.zsnap-drive")).unwrap();
@@ -130,9 +130,9 @@ fn a_slow_drive_is_not_killed_while_it_syncs() {
     assert_eq!((ran.err.as_str(), spooler.on("slow").len()), ("", files.len()));
 }
 
-/// One that can be killed, by itself or by the end of the tool that it serves.
+/// The process stops on a directory of its drive and can be killed.
 #[test]
-fn a_delivery_that_can_be_killed_is() {
+fn a_hanging_delivery_is_killed_and_tried_again() {
     if !can_trace() {
         return;
     }
@@ -144,18 +144,18 @@ fn a_delivery_that_can_be_killed_is() {
     let ran = ran.says("dead: dir (pid ").says("read and wrote nothing for 2 s and was killed");
     gone(pid_in(&ran.err));
     assert_eq!((spooler.on("good").len(), spooler.on("dead").len()), (1, 0));
-    // As all is well again, it is tried again.
+    // The drive works again, so the next run delivers to it.
     spooler.silent_run();
     assert_eq!(spooler.on("dead").len(), 1);
 }
 
-/// A file with which a program hangs comes last from then on.
+/// A file on which a program hung is delivered last from then on.
 #[test]
-fn a_program_that_hangs_with_one_file_gets_the_others() {
+fn a_program_that_hangs_on_one_file_receives_the_others() {
     let spooler = Spooler::new();
     let dir = spooler.path("").display().to_string();
-    let waits = format!("case $ZSNAP_DATASET in a) test -e {dir}/mended || exec sleep 1000 ;; esac");
-    spooler.to("tape", &format!("cmd:{waits}; echo $ZSNAP_FILE >> {dir}/took"), "delivery-timeout = \"1s\"");
+    let hangs = format!("case $ZSNAP_DATASET in a) test -e {dir}/fixed || exec sleep 1000 ;; esac");
+    spooler.to("tape", &format!("cmd:{hangs}; echo $ZSNAP_FILE >> {dir}/took"), "delivery-timeout = \"1s\"");
     let bad = spooler.put("laptop/a", 1, "1");
     let good = [("laptop/b", 2), ("other/c", 3)].map(|(target, n)| spooler.put(target, n, n.to_string()));
     let took = || fs::read_to_string(spooler.path("took")).unwrap_or_default();
@@ -168,38 +168,38 @@ fn a_program_that_hangs_with_one_file_gets_the_others() {
     assert_eq!((took().as_str(), spooler.waiting("tape").len()), ("", 3));
     spooler.fanout(&[]).expect(0);
     assert_eq!(took(), good.map(|name| name + "\n").concat());
-    spooler.write("mended", "");
+    spooler.write("fixed", "");
     spooler.silent_run();
     assert_eq!((took().lines().last(), spooler.waiting("tape").len()), (Some(bad.as_str()), 0));
 }
 
-/// They are tried in turns, and behind all others.
+/// Files on which a program hung are tried in turn, after all others.
 #[test]
-fn two_datasets_that_hang_keep_nothing_from_the_others_and_are_told_once() {
+fn two_hanging_datasets_do_not_delay_others_and_are_reported_once() {
     let spooler = Spooler::new();
     let dir = spooler.path("").display().to_string();
-    let waits = format!("case $ZSNAP_DATASET in a|b) test -e {dir}/mended || exec sleep 1000 ;; esac");
+    let hangs = format!("case $ZSNAP_DATASET in a|b) test -e {dir}/fixed || exec sleep 1000 ;; esac");
     let tried = format!("echo $ZSNAP_DATASET >> {dir}/tried");
-    spooler.to("tape", &format!("cmd:{tried}; {waits}; echo >> {dir}/took"), "delivery-timeout = \"1s\"");
+    spooler.to("tape", &format!("cmd:{tried}; {hangs}; echo >> {dir}/took"), "delivery-timeout = \"1s\"");
     for (n, target) in (1..).zip(["laptop/a", "laptop/b", "laptop/c", "other/d"]) {
         spooler.put(target, n, target);
     }
     spooler.fanout(&[]).expect(1).says("tape: cmd (pid ").says("read and wrote nothing for 1 s and was killed");
     spooler.silent_run();
-    // After it has taken others as well: neither told nor forgotten.
+    // After files of other datasets were delivered, the hang is neither reported again nor forgotten.
     spooler.silent_run();
     spooler.silent_run();
     let tried = fs::read_to_string(spooler.path("tried")).unwrap();
     assert_eq!(tried.split_whitespace().collect::<Vec<_>>(), ["a", "b", "c", "d", "a", "b"]);
     assert_eq!(spooler.waiting("tape").len(), 2);
-    spooler.write("mended", "");
+    spooler.write("fixed", "");
     spooler.silent_run();
     assert_eq!((spooler.waiting("tape").len(), spooler.outbox("tape").join(".hang.json").exists()), (0, false));
 }
 
-/// Whichever of its datasets was tried.
+/// Flush tries another dataset each time and reports the hang once.
 #[test]
-fn a_command_that_always_hangs_is_told_once_by_flush() {
+fn flush_reports_a_command_that_always_hangs_once() {
     let scene = Scene::new();
     scene.edit("queue.toml", "to = [", "to = [\"cmd:exec sleep 1000\", ");
     for (guid, dataset) in (1..).zip(["tank/a", "tank/b", "tank/c"]) {
@@ -213,9 +213,9 @@ fn a_command_that_always_hangs_is_told_once_by_flush() {
     }
 }
 
-/// Its files come last from then on, by flush as by zsnap-fanout.
+/// Flush delivers the files on which a command hung last, as zsnap-fanout does.
 #[test]
-fn a_command_that_hangs_with_one_dataset_gets_the_others_by_flush() {
+fn flush_delivers_other_datasets_to_a_command_that_hangs_on_one() {
     let scene = Scene::new();
     let took = scene.path("took").display().to_string();
     let command = format!("[ $ZSNAP_DATASET != tank/a ] || exec sleep 1000; echo $ZSNAP_DATASET >> {took}");
@@ -228,14 +228,14 @@ fn a_command_that_hangs_with_one_dataset_gets_the_others_by_flush() {
     assert_eq!(fs::read_to_string(&took).unwrap(), "tank/b\ntank/c\n");
 }
 
-/// An answer, though a late one: what ETIMEDOUT tells is an error of one file.
+/// ETIMEDOUT is a late answer, so it is an error of one file.
 #[test]
-fn an_error_that_is_called_a_timeout_is_no_hang() {
+fn an_etimedout_error_is_not_a_hang() {
     if !can_trace() {
         return;
     }
     let spooler = Spooler::with(&["disk1"]);
-    // More than is delivered at once.
+    // More than is copied at once.
     let big = spooler.put("laptop/a", 1, "");
     let file = fs::File::options().write(true).open(spooler.path("spool/laptop").join(&big)).unwrap();
     file.set_len(1100 << 20).unwrap();
@@ -247,7 +247,7 @@ fn an_error_that_is_called_a_timeout_is_no_hang() {
     assert!(ran.err.lines().count() == 1 && ran.err.contains(&format!("disk1: {big}: ")), "{}", ran.err);
     assert_eq!(spooler.on("disk1"), [format!("laptop/{}", others[0]), format!("other/{}", others[1])]);
     fs::remove_file(path).unwrap();
-    // Of the whole directory.
+    // The same error for the whole directory.
     let name = spooler.put("laptop/a", 4, "4");
     let disk = spooler.path("disk1").display().to_string();
     let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", &disk, "-e", "inject=openat:error=ETIMEDOUT:when=1"];
@@ -257,9 +257,9 @@ fn an_error_that_is_called_a_timeout_is_no_hang() {
     assert!(spooler.on("disk1").contains(&format!("laptop/{name}")));
 }
 
-/// The signal says nothing of the destination: the bare command goes on delivering there.
+/// The signal says nothing about the destination: once the process has ended, `zsnap-queue` delivers to it again.
 #[test]
-fn what_is_left_behind_because_of_a_signal_does_not_count_when_it_is_gone_as_root() {
+fn a_process_left_behind_by_a_signal_counts_until_it_ends_as_root() {
     let scene = Scene::new();
     let frozen = Frozen::mount(&scene.path(""));
     scene.edit("queue.toml", "to = [", &format!("to = [\"dir:{}\", ", frozen.path().display()));
@@ -269,11 +269,11 @@ fn what_is_left_behind_because_of_a_signal_does_not_count_when_it_is_gone_as_roo
     scene.write("stream", "");
     fs::write(scene.path("stream"), stream("tank/a", 1)).unwrap();
     let mut tool = queue("tank/a").stdin(fs::File::open(scene.path("stream")).unwrap()).spawn().unwrap();
-    let worker = in_the_kernel(&mut tool);
+    let worker = wait_for_unkillable_child(&mut tool);
     let pid = Pid::from_raw(tool.id().try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     tool.wait().unwrap();
-    // As long as it is there none is sent after it.
+    // As long as the process exists, no other one is started.
     assert_eq!(run(&mut queue("tank/b"), &stream("tank/b", 2)).expect(0).err, "");
     frozen.thaw();
     gone(worker);
@@ -282,7 +282,7 @@ fn what_is_left_behind_because_of_a_signal_does_not_count_when_it_is_gone_as_roo
 }
 
 #[test]
-fn without_a_timeout_a_command_may_work_as_long_as_it_likes() {
+fn a_command_without_a_timeout_is_never_killed() {
     let spooler = Spooler::new();
     let took = spooler.path("took").display().to_string();
     let works = |name: &str| format!("cmd:cat > /dev/null; sleep 3; echo {name} >> {took}");
@@ -294,7 +294,7 @@ fn without_a_timeout_a_command_may_work_as_long_as_it_likes() {
     let warning = "tape: is killed when it takes and writes nothing for 1 s: where it works on after it has taken all";
     spooler.fanout(&["--delivery-timeout", "1s", "check"]).expect(0).says(warning);
     spooler.fanout(&["--delivery-timeout", "1s"]).expect(1).says("read and wrote nothing for 1 s and was killed");
-    // What it advises.
+    // The setting that the warning recommends.
     assert_eq!(spooler.fanout(&["--delivery-timeout", "0", "check"]).expect(0).err, "");
     assert_eq!(spooler.fanout(&["--delivery-timeout", "0"]).expect(0).err, "");
     assert_eq!(fs::read_to_string(&took).unwrap(), "tape\ntape\n");
@@ -306,9 +306,9 @@ fn without_a_timeout_a_command_may_work_as_long_as_it_likes() {
     scene.queue(&["--delivery-timeout=1h", "check"], b"").expect(0).says("is killed when it takes and writes nothing");
 }
 
-/// It takes longer than the timeout in all, but never without taking or writing something.
+/// The program runs longer than the timeout but always reads or writes something in time.
 #[test]
-fn a_slow_program_is_not_killed() {
+fn a_slow_program_that_reads_or_writes_is_not_killed() {
     let spooler = Spooler::new();
     let dir = spooler.path("").display().to_string();
     let takes = "for i in 1 2 3 4 5; do read line; sleep 1; done; cat";
@@ -320,9 +320,9 @@ fn a_slow_program_is_not_killed() {
     assert_eq!(spooler.waiting("tape").len(), 0);
 }
 
-/// What a command has started may be held when the command itself is not.
+/// A process of a pipeline may hang in the kernel when the command that started it does not.
 #[test]
-fn a_process_of_a_pipeline_that_cannot_be_killed_is_waited_for_as_root() {
+fn an_unkillable_process_of_a_pipeline_blocks_the_next_run_as_root() {
     let spooler = Spooler::new();
     let frozen = Frozen::mount(&spooler.path(""));
     let into = frozen.path().join("x").display().to_string();
@@ -332,7 +332,7 @@ fn a_process_of_a_pipeline_that_cannot_be_killed_is_waited_for_as_root() {
     let ran = spooler.fanout(&["--delivery-timeout", "2s"]).expect(1);
     let (_, left) = ran.err.split_once("was killed, but its process (pid ").unwrap_or_else(|| panic!("{}", ran.err));
     let pid = left.split(')').next().unwrap().parse().unwrap();
-    assert_eq!(state(pid), Some('D'), "the test is to show one that cannot be killed");
+    assert_eq!(state(pid), Some('D'), "the process must be one that cannot be killed");
     spooler.fanout(&["--delivery-timeout", "0"]).expect(1).says(&format!("still hangs (pid {pid})"));
     assert_eq!(fs::read_to_string(spooler.path("tried")).unwrap().lines().count(), 1);
     frozen.thaw();
@@ -341,9 +341,9 @@ fn a_process_of_a_pipeline_that_cannot_be_killed_is_waited_for_as_root() {
     assert_eq!(fs::read_to_string(&into).unwrap(), "1");
 }
 
-/// Its first thread can be killed, and looks like all of it.
+/// The first thread of the process has ended, and its state is that of the process in ps(1).
 #[test]
-fn a_thread_that_cannot_be_killed_is_waited_for_as_root() {
+fn an_unkillable_thread_blocks_the_next_run_as_root() {
     if !have("python3") {
         return;
     }
@@ -357,7 +357,7 @@ fn a_thread_that_cannot_be_killed_is_waited_for_as_root() {
     frozen.freeze();
     let ran = spooler.fanout(&["--delivery-timeout", "2s"]).expect(1).says("cannot be killed: it is left behind");
     let pid = pid_in(&ran.err);
-    assert_eq!(state(pid), Some('Z'), "the test is to show one whose first thread has ended");
+    assert_eq!(state(pid), Some('Z'), "the first thread of the process must have ended");
     spooler.fanout(&["--delivery-timeout", "0"]).expect(1).says(&format!("still hangs (pid {pid})"));
     assert_eq!(fs::read_to_string(spooler.path("tried")).unwrap().lines().count(), 1);
     frozen.thaw();
@@ -367,7 +367,7 @@ fn a_thread_that_cannot_be_killed_is_waited_for_as_root() {
     spooler.silent_run();
 }
 
-/// The process that delivers ends with the tool, also when that is killed.
+/// The process that delivers ends with the tool, also if the tool is killed.
 #[test]
 fn a_delivery_does_not_outlive_its_tool_as_root() {
     let spooler = Spooler::new();
@@ -377,24 +377,24 @@ fn a_delivery_does_not_outlive_its_tool_as_root() {
     let name = spooler.put("laptop/a", 1, "1");
     frozen.freeze();
     let mut tool = spooler.command::<&str>([]).spawn().unwrap();
-    let worker = in_the_kernel(&mut tool);
+    let worker = wait_for_unkillable_child(&mut tool);
     tool.kill().unwrap();
     tool.wait().unwrap();
     frozen.thaw();
     gone(worker);
-    // It did not go on.
+    // The process did not continue.
     assert!(!spooler.on("frozen").iter().any(|path| path.ends_with(&name)));
     spooler.silent_run();
     assert!(spooler.on("frozen").contains(&format!("laptop/{name}")));
 }
 
-/// Waits until a child of the tool hangs so that it cannot be killed. (For a moment whatever reads
-/// from the disk does, too.)
+/// Waits until a child of the tool hangs and cannot be killed. Every process that reads from the disk is in this state
+/// for a moment, so the child must be in it for a second.
 #[track_caller]
-fn in_the_kernel(tool: &mut Child) -> u32 {
+fn wait_for_unkillable_child(tool: &mut Child) -> u32 {
     let mut looks = 0;
     loop {
-        assert!(tool.try_wait().unwrap().is_none(), "it has ended");
+        assert!(tool.try_wait().unwrap().is_none(), "the tool has ended");
         let child = child_of(tool.id()).filter(|pid| state(*pid) == Some('D'));
         looks = if child.is_some() { looks + 1 } else { 0 };
         match child {
@@ -404,7 +404,7 @@ fn in_the_kernel(tool: &mut Child) -> u32 {
     }
 }
 
-/// A process that the given one has started.
+/// Returns a child of a process.
 fn child_of(parent: u32) -> Option<u32> {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
     let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

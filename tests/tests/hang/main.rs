@@ -1,4 +1,5 @@
-//! Programs and destinations that never return. These tests wait for most of their time, so `runner` gives them more threads.
+//! Programs and destinations that never return. These tests wait most of the time, so `runner` sets more threads for
+//! them.
 
 mod deliveries;
 mod receivers;

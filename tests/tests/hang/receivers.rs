@@ -1,5 +1,5 @@
-//! Receivers that never return: they are killed, or left behind where the kernel does not let them
-//! go, and everything else of the run is done.
+//! Receivers that never return: they are killed, or left behind if the kernel does not let them end, and the run does
+//! everything else.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use zsnap_tests::stream::{Rec, Stream, Sub};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 
-/// A full stream of `host`'s dataset in the spool; `big`: more than a pipe holds.
+/// Queues a full stream of a dataset of `host`. A `big` one is larger than the buffer of a pipe.
 fn queue(scene: &Scene, host: &str, dataset: &str, guid: u64, big: bool) {
     let mut sub = Sub::full(&format!("{dataset}@a"), guid);
     if big {
@@ -26,7 +26,7 @@ fn queue(scene: &Scene, host: &str, dataset: &str, guid: u64, big: bool) {
     scene.queue(&args, &Stream::plain(sub).bytes()).expect(0);
 }
 
-/// What `zfs receive` does before and after it works, in shell; `$to` is DATASET@SNAP.
+/// Makes a `zfs` that runs these shell commands before and after `zfs receive`. `$to` is DATASET@SNAP.
 fn receiver(scene: &Scene, before: &str, after: &str) {
     let bin = scene.path("bin").display().to_string();
     let script = format!(
@@ -37,12 +37,12 @@ fn receiver(scene: &Scene, before: &str, after: &str) {
     fs::set_permissions(scene.path("bin/hanging"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// With a timeout that no receiver exceeds which only waits for a busy machine.
+/// Runs zsnap-ingest with a timeout that a receiver on a busy machine does not exceed.
 fn ingest(scene: &Scene) -> Ran {
     scene.ingest(&["--zfs", scene.path("bin/hanging").to_str().unwrap(), "--receive-timeout=10s"])
 }
 
-/// The snapshots in the store, sorted.
+/// Returns the snapshots in the store, sorted.
 fn snapshots(scene: &Scene) -> Vec<String> {
     let out = scene.zfs(&["list", "-H", "-r", "-t", "snapshot", "-o", "name", "backup/hosts"]).expect(0).out;
     let mut all: Vec<_> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
@@ -50,10 +50,10 @@ fn snapshots(scene: &Scene) -> Vec<String> {
     all
 }
 
-/// `laptop/tank` hangs with `before` and `after` in its receiver; `laptop/data` and `other/tank` do not.
-/// Then the receiver is as it should be, and the file is applied.
+/// Runs zsnap-ingest with a receiver of `laptop/tank` that hangs in `before` or `after`. `laptop/zdata` and
+/// `other/tank` are received. Then the receiver works, and the file is received.
 #[track_caller]
-fn hangs(big: bool, before: &str, after: &str, says: &str) {
+fn assert_hangs(big: bool, before: &str, after: &str, says: &str) {
     let scene = Scene::with_pool();
     queue(&scene, "laptop", "tank", 1, big);
     queue(&scene, "laptop", "zdata", 2, false);
@@ -74,17 +74,17 @@ fn hangs(big: bool, before: &str, after: &str, says: &str) {
 
 #[test]
 fn a_receiver_that_reads_nothing_is_killed() {
-    hangs(true, "exec sleep 1000", ":", "took nothing for 10 s and was killed");
+    assert_hangs(true, "exec sleep 1000", ":", "took nothing for 10 s and was killed");
 }
 
 #[test]
-fn a_receiver_that_does_not_end_is_killed() {
-    hangs(false, "cat > /dev/null; sleep 1000", ":", "did not end in 10 s and was killed");
+fn a_receiver_that_reads_all_and_does_not_end_is_killed() {
+    assert_hangs(false, "cat > /dev/null; sleep 1000", ":", "did not end in 10 s and was killed");
 }
 
 #[test]
 fn a_receiver_that_ignores_signals_is_killed() {
-    hangs(
+    assert_hangs(
         true,
         "trap '' TERM INT HUP; head -c 1000 > /dev/null; while :; do sleep 1; done",
         ":",
@@ -94,11 +94,11 @@ fn a_receiver_that_ignores_signals_is_killed() {
 
 #[test]
 fn a_receiver_that_closes_its_input_and_stays_is_killed() {
-    hangs(true, "exec <&-; sleep 1000", ":", "did not end in 10 s and was killed");
+    assert_hangs(true, "exec <&-; sleep 1000", ":", "did not end in 10 s and was killed");
 }
 
 #[test]
-fn what_a_hanging_receiver_has_committed_counts() {
+fn a_snapshot_that_a_hanging_receiver_committed_is_received() {
     let scene = Scene::with_pool();
     queue(&scene, "laptop", "tank", 1, false);
     receiver(&scene, "", "sleep 1000");
@@ -108,10 +108,10 @@ fn what_a_hanging_receiver_has_committed_counts() {
 }
 
 #[test]
-fn a_slow_receiver_is_not_killed() {
+fn a_slow_receiver_that_reads_is_not_killed() {
     let scene = Scene::with_pool();
     queue(&scene, "laptop", "tank", 1, true);
-    // Longer than the timeout in all, but never without taking something.
+    // The receiver runs longer than the timeout but always reads something in time.
     let slow = scene.path("slow").display().to_string();
     let does = format!("for i in $(seq 12); do head -c 400000; sleep 1; done > {slow}; cat >> {slow}; exec < {slow}");
     receiver(&scene, &does, "");
@@ -124,14 +124,14 @@ fn a_receiver_that_cannot_be_killed_is_left_behind_as_root() {
     let scene = Scene::with_pool();
     let frozen = Frozen::mount(&scene.path(""));
     frozen.freeze();
-    // The first one is stuck while it is fed, the second one after its last byte.
+    // The first one hangs while it is fed, the second one after the last byte.
     queue(&scene, "laptop", "tank", 1, true);
     queue(&scene, "laptop", "zdata", 2, false);
     queue(&scene, "other", "tank", 3, true);
-    let stuck = format!("exec touch {}/x", frozen.path().display());
+    let hang = format!("exec touch {}/x", frozen.path().display());
     receiver(
         &scene,
-        &format!("case $to in */laptop/tank@a) {stuck} ;; */laptop/*) cat > /dev/null; {stuck} ;; esac"),
+        &format!("case $to in */laptop/tank@a) {hang} ;; */laptop/*) cat > /dev/null; {hang} ;; esac"),
         "",
     );
     let ran = ingest(&scene).expect(69);
@@ -144,7 +144,7 @@ fn a_receiver_that_cannot_be_killed_is_left_behind_as_root() {
     let pids: Vec<u32> = pids.collect();
     assert_eq!((pids.len(), ran.err.lines().count()), (2, 2), "{}", ran.err);
     for pid in &pids {
-        assert_eq!(state(*pid), Some('D'), "the test is to show one that cannot be killed");
+        assert_eq!(state(*pid), Some('D'), "the process must be one that cannot be killed");
     }
     frozen.thaw();
     pids.into_iter().for_each(gone);
@@ -153,7 +153,7 @@ fn a_receiver_that_cannot_be_killed_is_left_behind_as_root() {
     assert!(scene.spooled("laptop").is_empty());
 }
 
-/// The command of `laptop/etc` (no overlap) hangs; `laptop/tar` is applied in the same run.
+/// Runs zsnap-ingest with a command of `laptop/etc` (no overlap) that hangs. `laptop/tar` is applied in the same run.
 fn command_hangs(body: &[u8], does: &str, says: &str) -> Scene {
     let scene = Scene::new();
     scene.edit("ingest.toml", "cat >> ", &format!("{does}; cat >> "));
@@ -171,7 +171,7 @@ fn command_hangs(body: &[u8], does: &str, says: &str) -> Scene {
 }
 
 #[test]
-fn a_command_that_reads_nothing_is_killed_and_run_again() {
+fn a_command_that_hangs_before_it_reads_is_killed_and_run_again() {
     let body = vec![7; 4 << 20];
     let scene = command_hangs(&body, "sleep 1000", "took nothing for 10 s and was killed");
     scene.ingest(&[]).expect(0);
@@ -179,28 +179,28 @@ fn a_command_that_reads_nothing_is_killed_and_run_again() {
 }
 
 #[test]
-fn a_command_that_read_something_and_hung_may_have_been_applied() {
+fn a_command_that_hangs_after_reading_a_part_may_have_been_applied() {
     let scene = command_hangs(&vec![7; 4 << 20], "head -c 1000; sleep 1000", "took nothing for 10 s and was killed");
     scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
 }
 
-/// Half of it went to `target/half` when something ends the run, or the reading of the file.
+/// The command has read a part of the stream when it exits, the file is damaged, or zsnap-ingest is terminated.
 #[test]
-fn a_command_that_was_fed_a_part_may_have_done_something() {
-    // A second time it mends.
-    let spoil = |file: &Path| {
+fn a_command_that_read_a_part_may_have_been_applied() {
+    // Called a second time, it restores the file.
+    let flip_bit = |file: &Path| {
         let mut bytes = fs::read(file).unwrap();
         let last = bytes.len() - 100_000;
         bytes[last] ^= 1;
         fs::File::options().write(true).open(file).unwrap().write_all_at(&bytes, 0).unwrap();
     };
     let says = "the file was changed while it was read";
-    for (status, says, act) in [(69, "", None), (74, says, Some(&spoil as &dyn Fn(&Path))), (128 + 15, "", None)] {
+    for (status, says, act) in [(69, "", None), (74, says, Some(&flip_bit as &dyn Fn(&Path))), (128 + 15, "", None)] {
         let scene = Scene::new();
         let noise = run(Command::new("head").args(["-c", "12000000", "/dev/urandom"]), b"").out;
         let sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), &noise);
         let file = scene.deliver("laptop", &name("laptop/etc", SEQ), &sealed);
-        // It tells that it has begun, and goes on when it is told to; with 0 it says that it is content.
+        // The command reads a part and waits for the FIFO. With `exit 0` it then claims to have succeeded.
         let root = scene.path("").display().to_string();
         scene.edit(
             "ingest.toml",
@@ -212,7 +212,7 @@ fn a_command_that_was_fed_a_part_may_have_done_something() {
         }
         run(Command::new("mkfifo").arg(scene.path("go")), b"").expect(0);
         let ingest = scene.ingest_command(["--verify-buffer=0"]).stderr(Stdio::piped()).spawn().unwrap();
-        // Opening it waits for the command.
+        // To open the FIFO waits for the command.
         let mut go = fs::File::options().write(true).open(scene.path("go")).unwrap();
         if let Some(act) = act {
             act(&file);
@@ -226,14 +226,14 @@ fn a_command_that_was_fed_a_part_may_have_done_something() {
             act(&file);
         }
         fs::remove_file(scene.path("go")).unwrap();
-        // A part of it is not fed again, until the operator says so.
+        // The file is not applied again until the operator decides.
         scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
         assert!(scene.applied().len() < noise.len() && scene.spooled("laptop").len() == 1);
     }
 }
 
 #[test]
-fn a_command_that_had_all_and_hung_may_have_been_applied() {
+fn a_command_that_hangs_after_reading_all_may_have_been_applied() {
     let scene = command_hangs(b"hello", "cat > /dev/null; sleep 1000", "did not end in 10 s and was killed");
     scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
     assert!(scene.applied().is_empty());

@@ -1,4 +1,4 @@
-//! The tools' lock and the real dotlockfile(1) exclude each other.
+//! The tools and the real dotlockfile(1) respect each other's locks.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,14 +12,14 @@ use zsnap_common::durable::tool_lock::{Acquired, ToolLock};
 
 const HOLD_LOCK: &str = env!("CARGO_BIN_EXE_hold-lock");
 
-/// Whether the real one is there. Elsewhere a test may do without it, loudly; in CI never.
-fn dotlockfile_is_there() -> bool {
-    let there = Command::new("dotlockfile").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !there {
+/// Whether dotlockfile is installed. Without it a test prints that it is skipped, but fails in CI.
+fn dotlockfile_is_installed() -> bool {
+    let installed = Command::new("dotlockfile").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !installed {
         assert!(std::env::var_os("CI").is_none(), "dotlockfile is missing: install liblockfile-bin");
         eprintln!("SKIPPED: dotlockfile is missing: install liblockfile-bin");
     }
-    there
+    installed
 }
 
 struct Place {
@@ -39,7 +39,7 @@ impl Place {
         ToolLock::take(&self.state, Some(&self.lock)).unwrap()
     }
 
-    /// Takes the lock in another process; `umask` is that of its shell.
+    /// Takes the lock in another process with this umask. Returns the process and the line that it printed.
     fn hold(&self, umask: &str) -> (Child, String) {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", HOLD_LOCK]);
@@ -50,7 +50,8 @@ impl Place {
         (child, line)
     }
 
-    /// `dotlockfile -p`: the lock is this process's. The status: 0 taken, 4 held by another.
+    /// Runs dotlockfile; with `-p` the lock belongs to this process. Returns the status: 0 if the lock was taken, 4 if
+    /// another process holds it.
     fn dotlockfile(&self, options: &[&str]) -> i32 {
         let mut command = Command::new("dotlockfile");
         command.args(options).arg(&self.lock);
@@ -64,17 +65,17 @@ impl Place {
 }
 
 #[test]
-fn a_script_waits_for_a_tool() {
-    if !dotlockfile_is_there() {
+fn dotlockfile_respects_the_lock_of_a_tool() {
+    if !dotlockfile_is_installed() {
         return;
     }
     for umask in ["022", "077"] {
         let place = place();
-        let (mut child, said) = place.hold(umask);
-        assert_eq!(said, "held\n");
+        let (mut child, line) = place.hold(umask);
+        assert_eq!(line, "held\n");
         let mode = fs::metadata(&place.lock).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o644, "another user's dotlockfile must see the living pid");
-        // Older than five minutes: the living pid counts.
+        // The lock is older than five minutes, but its process is alive.
         place.make_older(1000);
         assert_eq!(place.dotlockfile(&["-r", "0", "-p"]), 4);
         drop(child.stdin.take());
@@ -85,8 +86,8 @@ fn a_script_waits_for_a_tool() {
 }
 
 #[test]
-fn a_tool_waits_for_a_script() {
-    if !dotlockfile_is_there() {
+fn a_tool_respects_the_lock_of_dotlockfile() {
+    if !dotlockfile_is_installed() {
         return;
     }
     let place = place();
@@ -100,24 +101,24 @@ fn a_tool_waits_for_a_script() {
 }
 
 #[test]
-fn each_breaks_what_the_other_left_behind() {
-    if !dotlockfile_is_there() {
+fn a_tool_and_dotlockfile_break_stale_locks_of_each_other() {
+    if !dotlockfile_is_installed() {
         return;
     }
     let place = place();
-    // A script that died: its shell is gone.
+    // The lock of a script whose shell has ended.
     let script = r#"dotlockfile -r 0 -p "$0""#;
     assert!(Command::new("/bin/sh").args(["-c", &format!("{script}; :")]).arg(&place.lock).status().unwrap().success());
     assert!(place.lock.exists());
     assert!(matches!(place.take(), Acquired::Ours(_)));
-    // One without pid (dotlockfile without -p), which nobody touches any more.
+    // A lock without a pid (dotlockfile without -p), which is no longer touched.
     assert_eq!(place.dotlockfile(&["-r", "0"]), 0);
     assert!(matches!(place.take(), Acquired::Busy { .. }));
     place.make_older(1000);
     assert!(matches!(place.take(), Acquired::Ours(_)));
-    // A tool that was killed.
-    let (mut child, said) = place.hold("022");
-    assert_eq!(said, "held\n");
+    // The lock of a tool that was killed.
+    let (mut child, line) = place.hold("022");
+    assert_eq!(line, "held\n");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(place.lock.exists());
@@ -126,7 +127,7 @@ fn each_breaks_what_the_other_left_behind() {
 }
 
 #[test]
-fn a_fifo_in_its_place_hangs_nobody() {
+fn a_fifo_in_place_of_the_lock_is_an_error_and_does_not_hang() {
     let place = place();
     assert!(Command::new("mkfifo").arg(&place.lock).status().unwrap().success());
     let error = ToolLock::take(&place.state, Some(&place.lock)).unwrap_err();
@@ -148,24 +149,24 @@ fn a_lock_owned_by_nobody_is_not_broken_as_root() {
 }
 
 #[test]
-fn twenty_tools_never_hold_it_twice() {
+fn twenty_tools_never_hold_the_lock_at_the_same_time() {
     let place = place();
     assert!(race(&place, 20, 0) > 0, "no tool ever got the lock");
     assert!(!place.lock.exists());
 }
 
-/// Under such a race dotlockfile can unlink a fresh lock of anybody's (it takes one that goes away
-/// under its eyes for a stale one), so a script and a tool may meet; tools among themselves never do,
-/// and nobody fails or hangs.
+/// In such a race dotlockfile can unlink the fresh lock of another process, because it considers a lock that disappears
+/// while it looks at it as stale. So a script and a tool may hold the lock at the same time. Two tools never do, and no
+/// tool fails or hangs.
 #[test]
-fn scripts_in_the_race_never_let_two_tools_in() {
-    if dotlockfile_is_there() {
+fn two_tools_never_hold_the_lock_in_a_race_with_dotlockfile() {
+    if dotlockfile_is_installed() {
         race(&place(), 14, 6);
     }
 }
 
-/// Lets tools and scripts race for one lock; each tool ends with 99 if it met another one inside.
-/// Returns how often tools got it.
+/// Lets tools and scripts race for one lock. A tool exits with 99 if another one held the lock at the same time.
+/// Returns how often tools got the lock.
 fn race(place: &Place, tools: usize, scripts: usize) -> u32 {
     let script = r#"for i in $(seq 60); do dotlockfile -r 0 -p "$1" && dotlockfile -u "$1"; done"#;
     let inside = place.state.with_file_name("inside");
@@ -183,11 +184,11 @@ fn race(place: &Place, tools: usize, scripts: usize) -> u32 {
     let mut wins = 0;
     for (n, racer) in racers.into_iter().enumerate() {
         let output = racer.wait_with_output().unwrap();
-        // A script's status is that of its last try.
+        // The status of a script is that of its last attempt and does not count.
         if n >= scripts {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{}: {said}", output.status);
-            wins += said.trim().parse::<u32>().unwrap_or(0);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {text}", output.status);
+            wins += text.trim().parse::<u32>().unwrap_or(0);
         }
     }
     wins

@@ -1,5 +1,5 @@
-//! Real GnuPG and real zstd read what we write, and we read what they write. Without gpg or zstd
-//! these tests say so and pass, unless `ZSNAP_TESTS_STRICT` is set.
+//! GnuPG and zstd read what zsnap writes, and zsnap reads what they write. Without gpg or zstd these tests print so and
+//! pass, unless `ZSNAP_TESTS_STRICT` is set.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "all of this is test code")]
 
 use std::ffi::OsStr;
@@ -17,16 +17,16 @@ use zsnap_message::seal::{Sealing, seal};
 use zsnap_tests::sealed::*;
 
 fn tools() -> bool {
-    let there = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
-    let all = there("gpg") && there("zstd");
-    assert!(all || std::env::var_os("ZSNAP_TESTS_STRICT").is_none(), "gpg or zstd is missing");
-    if !all {
+    let installed = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+    let both = installed("gpg") && installed("zstd");
+    assert!(both || std::env::var_os("ZSNAP_TESTS_STRICT").is_none(), "gpg or zstd is missing");
+    if !both {
         eprintln!("SKIPPED: gpg or zstd is missing");
     }
-    all
+    both
 }
 
-/// A GNUPGHOME of its own; the path must be short, the agent's socket lies in it.
+/// A private GNUPGHOME. Its path must be short, because it contains the socket of the agent.
 struct Gnupg(tempfile::TempDir);
 
 impl Gnupg {
@@ -47,7 +47,7 @@ impl Gnupg {
         out.stdout
     }
 
-    /// Makes a key pair, exports it as NAME.key and NAME.cert.
+    /// Makes a key pair and exports it as NAME.key and NAME.cert.
     fn make(&self, name: &str, kind: &str, dir: &Path) {
         let text = match kind {
             "rsa" => "Key-Type: RSA\nKey-Length: 3072\nSubkey-Type: RSA\nSubkey-Length: 3072\n",
@@ -91,14 +91,14 @@ fn write_secret(path: &Path, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A short incremental ZFS stream; see tests/data/vectors.
+/// Reads a short incremental ZFS stream; see tests/data/vectors.
 fn zfs_stream() -> Vec<u8> {
     let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/vectors/stream.zfs.zst");
     zstd::decode_all(fs::File::open(packed).unwrap()).unwrap()
 }
 
 #[test]
-fn gpg_and_zstd_restore_what_we_seal() {
+fn gpg_and_zstd_restore_a_sealed_stream() {
     if !tools() {
         return;
     }
@@ -119,7 +119,7 @@ fn gpg_and_zstd_restore_what_we_seal() {
             let how =
                 Sealing { recipients: &recipients, signer: Some(&signer), format: Format::Gpg, level: 8, threads: 2 };
             let message = sealed(data, &how);
-            // Without the signer's certificate gpg warns, exits 2, and gives the data all the same.
+            // Without the signer's certificate gpg warns and exits with 2, but writes the data.
             if sender == "laptop" {
                 let out = gnupg.run(&["--decrypt"], &message);
                 assert!(zstd(&["-dc"], &out.stdout) == data, "{}", String::from_utf8_lossy(&out.stderr));
@@ -128,16 +128,16 @@ fn gpg_and_zstd_restore_what_we_seal() {
             whole.ok(&[OsStr::new("--import"), ours.path(&format!("{receiver}.key")).as_ref()], b"");
             whole.ok(&[OsStr::new("--import"), ours.path(&format!("{sender}.cert")).as_ref()], b"");
             let out = whole.run(&["--decrypt"], &message);
-            let said = String::from_utf8_lossy(&out.stderr);
-            assert!(out.status.success(), "{sender} to {receiver}: {said}");
-            assert!(said.contains("GOODSIG") && said.contains("GOODMDC"), "{said}");
+            let messages = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success(), "{sender} to {receiver}: {messages}");
+            assert!(messages.contains("GOODSIG") && messages.contains("GOODMDC"), "{messages}");
             assert!(zstd(&["-dc"], &out.stdout) == data);
         }
     }
 }
 
 #[test]
-fn gpg_uses_the_keys_we_make() {
+fn gpg_signs_and_encrypts_with_generated_keys() {
     if !tools() {
         return;
     }
@@ -156,7 +156,7 @@ fn gpg_uses_the_keys_we_make() {
         assert_eq!(verified.stream().unwrap().bytes, stream.len() as u64);
         assert!(verified.manifest().is_none() && verified.trailer().is_none());
         assert!(replayed(verified) == stream);
-        // gpg compresses if it is not told otherwise.
+        // gpg compresses by default.
         let message = gnupg.ok(&args[1..], &stream.repeat(3));
         match ours.open(&message) {
             Err(Refusal::Malformed(why)) => assert!(why.contains("--compress-algo none"), "{why}"),
@@ -166,7 +166,7 @@ fn gpg_uses_the_keys_we_make() {
 }
 
 #[test]
-fn the_seeds_files_are_read() {
+fn files_of_the_shell_scripts_are_opened() {
     if !tools() {
         return;
     }
@@ -195,14 +195,15 @@ fn the_seeds_files_are_read() {
                 assert!(matches!(open(&message, &strict, &IN_MEMORY), Err(Refusal::Unsigned)));
             }
         }
-        // Not ZFS, cut before it was compressed, or twice: the seeds' pipeline never noticed.
+        // Not a ZFS stream, one that was truncated before compression, and two streams: the shell pipeline of the
+        // predecessor did not detect these.
         for bad in [&b"hello"[..], &stream[..stream.len() - 1], b"", &stream.repeat(2)] {
             let args = ["--compress-algo=none", &recipient, "--encrypt"];
             let message = gnupg.ok(&args, &zstd(&["-8", "-c"], bad));
             let result = open(&message, &lax, &IN_MEMORY);
             assert!(matches!(result, Err(Refusal::Malformed(_))), "{kind} {}: {result:?}", bad.len());
         }
-        // From a file gpg knows the length, from a pipe it does not: other packet headers.
+        // gpg knows the length of a file but not that of a pipe, so the packet headers differ.
         let (plain, sealed) = (ours.path("plain"), ours.path("sealed"));
         fs::write(&plain, &one).unwrap();
         let output = format!("--output={}", sealed.display());
@@ -213,7 +214,7 @@ fn the_seeds_files_are_read() {
 }
 
 #[test]
-fn a_zfs_stream_must_be_the_one_in_its_manifest() {
+fn a_zfs_stream_must_agree_with_its_manifest_and_trailer() {
     let site = Site::new(Format::Gpg);
     let stream = zfs_stream();
     let mut gate = zsnap_common::stream::Gate::new();
@@ -252,13 +253,13 @@ fn a_zfs_stream_must_be_the_one_in_its_manifest() {
     }
 }
 
-/// This format does not change again: what is committed here opens for ever.
+/// The format does not change: the committed test vectors can always be opened.
 #[test]
-fn the_committed_vectors_open() {
+fn committed_test_vectors_can_be_opened() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/vectors");
     rustix::process::umask(rustix::fs::Mode::from(0o022));
     let temp = tempfile::tempdir().unwrap();
-    // The modes of keys do not survive a checkout.
+    // A checkout does not restore the modes of the keys.
     let secret = |name: &str| -> PathBuf {
         let copy = temp.path().join(name);
         write_secret(&copy, &fs::read(dir.join(name)).unwrap());
@@ -291,7 +292,7 @@ fn the_committed_vectors_open() {
     }
 }
 
-/// Made the vectors once: `cargo test --test interop gpg -- --ignored make_the_vectors`.
+/// Makes the test vectors, which was done once: `cargo test --test interop gpg -- --ignored make_the_vectors`.
 #[test]
 #[ignore = "writes to tests/data/vectors"]
 fn make_the_vectors() {

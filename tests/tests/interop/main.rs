@@ -1,4 +1,4 @@
-//! The real peers: GnuPG, NNCP and dotlockfile.
+//! Interoperability with the real GnuPG, NNCP and dotlockfile.
 
 mod dotlockfile;
 mod gpg;

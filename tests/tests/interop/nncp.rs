@@ -1,5 +1,5 @@
-//! From zsnap-queue through two real NNCP nodes into zsnap-ingest: as files, twice, in chunks, and
-//! as exec packets, whole and damaged.
+//! From zsnap-queue through two real NNCP nodes to zsnap-ingest: as files, twice, in chunks, and as exec packets, whole
+//! and damaged.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,14 +8,15 @@ use std::process::Command;
 use zsnap_tests::nodes::{Node, Nodes};
 use zsnap_tests::scene::{Ran, Scene, program, run};
 
-/// A [`Scene`] whose laptop and backup server are NNCP nodes with a stick between them.
+/// A [`Scene`] whose laptop and backup server are NNCP nodes that exchange packets by a USB stick.
 struct Pair {
     scene: Scene,
     nodes: Nodes,
 }
 
 impl Pair {
-    /// `None`: NNCP is not installed. `incoming` is where the server puts the laptop's files.
+    /// Makes the nodes. `incoming` is where the server puts the laptop's files. Returns `None` if NNCP is not
+    /// installed.
     fn new(incoming: &str) -> Option<Pair> {
         let scene = Scene::new();
         fs::create_dir(scene.path("spool/laptop")).unwrap();
@@ -40,7 +41,7 @@ impl Pair {
         assert!(waiting.out.iter().all(u8::is_ascii) && !String::from_utf8_lossy(&waiting.out).contains("bakfsfmt2"));
     }
 
-    /// All packets go to the server's spool.
+    /// Carries all packets to the server's spool.
     fn carry(&self) {
         self.nodes.carry("laptop", "backup");
     }
@@ -53,7 +54,7 @@ impl Pair {
         self.nodes.received("backup", "laptop")
     }
 
-    fn know_sender(&self) {
+    fn configure_sender(&self) {
         let id = format!("[hosts.laptop]\nnncp-sender = \"{}\"\n", self.nodes.id("laptop"));
         self.scene.edit("ingest.toml", "[hosts.laptop]\n", &id);
     }
@@ -69,7 +70,7 @@ fn files_arrive_through_nncp_and_a_second_copy_is_absorbed() {
     let packets: Vec<_> = pair.received().into_iter().map(|p| (fs::read(&p).unwrap(), p)).collect();
     assert_eq!(packets.len(), 2);
     pair.toss().expect(0);
-    // The same packets again, as after a crash of the daemon: NNCP writes NAME.0.
+    // NNCP tosses the same packets again, as after a crash of its daemon, and writes NAME.0.
     packets.iter().for_each(|(bytes, path)| fs::write(path, bytes).unwrap());
     pair.toss().expect(0);
     let copies = scene.spooled("laptop").iter().filter(|p| p.extension().is_some_and(|e| e == "0")).count();
@@ -99,7 +100,7 @@ fn a_directory_below_incoming_names_the_host() {
 }
 
 #[test]
-fn parts_of_a_chunked_file_are_left_alone_until_they_are_one() {
+fn chunks_of_a_file_are_ignored_until_they_are_reassembled() {
     let Some(pair) = Pair::new("spool/laptop") else { return };
     let scene = &pair.scene;
     let body: Vec<u8> = (0..3000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
@@ -126,18 +127,18 @@ fn parts_of_a_chunked_file_are_left_alone_until_they_are_one() {
 }
 
 #[test]
-fn an_exec_packet_is_applied_by_its_handler() {
+fn an_exec_packet_is_applied_once_its_sender_is_configured() {
     let Some(pair) = Pair::new("spool/laptop") else { return };
     let scene = &pair.scene;
     pair.queue("nncp-exec:backup:zsnap", &["--full"], b"1");
     pair.carry();
-    // Nobody has said yet whose node it is: refused, and NNCP keeps the packet.
+    // The sending node is not configured for a host yet: the stream is rejected, and NNCP keeps the packet.
     pair.toss().expect(1);
     assert_eq!((scene.applied(), pair.received().len()), (Vec::new(), 1));
-    pair.know_sender();
+    pair.configure_sender();
     pair.toss().expect(0);
     assert_eq!((scene.applied(), pair.received().len()), (b"1".to_vec(), 0));
-    // With the name hidden there is no argument that tells the dataset.
+    // With an opaque name, no argument names the dataset.
     pair.queue("nncp-exec:backup:zsnap", &["--increment", "--overlap", "--opaque-names"], b"2");
     pair.carry();
     pair.toss().expect(0);
@@ -148,7 +149,7 @@ fn an_exec_packet_is_applied_by_its_handler() {
 fn a_damaged_exec_packet_is_not_applied_and_nncp_keeps_it() {
     let Some(pair) = Pair::new("spool/laptop") else { return };
     let scene = &pair.scene;
-    pair.know_sender();
+    pair.configure_sender();
     let mut state = 1_u64;
     let body: Vec<u8> = (0..60_000)
         .flat_map(|_| {
@@ -160,7 +161,8 @@ fn a_damaged_exec_packet_is_not_applied_and_nncp_keeps_it() {
     pair.carry();
     let [packet] = &pair.received()[..] else { panic!("one packet") };
     let good = fs::read(packet).unwrap();
-    // In NNCP's first block, and in the last: then the handler has read most of it, and an end of file.
+    // Damage in the first block of NNCP, and in the last one, where the handler has read most of the stream and an end
+    // of file.
     for at in [good.len() / 20, good.len() - 1000] {
         let mut bad = good.clone();
         bad[at] ^= 1;

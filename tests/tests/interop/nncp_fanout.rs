@@ -1,5 +1,5 @@
-//! From a laptop through a spooler to two drives that are NNCP nodes, all real: sealed by
-//! zsnap-queue, distributed by zsnap-fanout (or by an NNCP area), applied by zsnap-ingest.
+//! From a laptop through a spooler to two drives that are real NNCP nodes: sealed by zsnap-queue, distributed by
+//! zsnap-fanout (or by an NNCP area), applied by zsnap-ingest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use zsnap_tests::nodes::{Node, Nodes, area};
 use zsnap_tests::scene::{Scene, run};
 use zsnap_tests::spooler::{Spooler, tree};
 
-/// Laptop and backup server are in the scene, with the nodes; the spool is the spooler's.
+/// The laptop, the backup server and the nodes are in the scene, the spool is in the spooler.
 struct World {
     scene: Scene,
     spooler: Spooler,
@@ -17,7 +17,7 @@ struct World {
 }
 
 impl World {
-    /// `None`: NNCP is not installed.
+    /// Makes the nodes. Returns `None` if NNCP is not installed.
     fn new() -> Option<World> {
         let (scene, spooler) = (Scene::new(), Spooler::new());
         let incoming = |dir: std::path::PathBuf| format!("incoming: {}\n", dir.display());
@@ -41,7 +41,7 @@ impl World {
         Some(World { scene, spooler, nodes })
     }
 
-    /// The laptop's next backup goes to the spooler.
+    /// Sends the next backup of the laptop to the spooler.
     fn back_up(&self, body: &str) {
         let config = self.nodes.config("laptop");
         let kind: &[&str] = if body == "1" { &["--full"] } else { &["--increment", "--overlap"] };
@@ -52,7 +52,7 @@ impl World {
         self.nodes.toss("spooler").expect(0);
     }
 
-    /// The drive is here: NNCP's packets go there and are unpacked. What came.
+    /// Connects a drive: the packets of NNCP are carried to it and unpacked. Returns the new files.
     fn fetch(&self, disk: &str) -> Vec<String> {
         let before = self.on(disk);
         self.nodes.carry("spooler", disk);
@@ -64,10 +64,10 @@ impl World {
         tree(&self.scene.path(disk))
     }
 
-    /// The files that the spooler's NNCP was given for a drive, in that order.
+    /// Returns the files that were handed to the spooler's NNCP for a drive, in that order.
     fn handed_over(&self, disk: &str) -> Vec<String> {
         let log = fs::read_to_string(self.scene.path("spooler-nncp/log")).unwrap();
-        // recfile(5): a record for each event.
+        // The log has a recfile record for each event.
         let mut found = Vec::new();
         for record in log.split("\n\n") {
             let field = |key: &str| record.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
@@ -95,10 +95,10 @@ impl World {
 }
 
 #[test]
-fn check_asks_for_the_nodes() {
+fn check_reports_an_unknown_node_and_a_missing_nncp_stat() {
     let Some(world) = World::new() else { return };
     assert_eq!(world.spooler.fanout(&["check"]).expect(0).err, "");
-    // A run needs no nncp-stat.
+    // A run does not need nncp-stat.
     let ran = world.spooler.fanout(&["check", "--nncp-stat-program", "/nowhere/nncp-stat"]).expect(0);
     assert_eq!(ran.err.matches("install it, or correct its path; status needs it").count(), 2, "{}", ran.err);
     world.spooler.edit("nncp-file:disk2", "nncp-file:dsik2");
@@ -107,16 +107,16 @@ fn check_asks_for_the_nodes() {
 }
 
 #[test]
-fn a_drive_that_was_away_gets_each_file_once_and_the_other_one_nothing_twice() {
+fn each_drive_receives_each_file_once_if_one_was_away() {
     let Some(world) = World::new() else { return };
-    let mut came = Vec::new();
+    let mut received = Vec::new();
     for run in 1..=3 {
         world.back_up(&(2 * run - 1).to_string());
         world.back_up(&(2 * run).to_string());
         world.spooler.silent_run();
         let new = world.fetch("disk1");
         assert_eq!(new.len(), 2, "{new:?}");
-        came.extend(new);
+        received.extend(new);
         let status = world.status();
         for (disk, packets) in [("disk1", 0), ("disk2", 2 * run)] {
             let row = &status[disk];
@@ -125,18 +125,18 @@ fn a_drive_that_was_away_gets_each_file_once_and_the_other_one_nothing_twice() {
         }
     }
     assert!(world.on("disk2").is_empty() && world.spooler.left().is_empty());
-    // Back: all of it, at once.
-    assert_eq!(world.fetch("disk2"), came);
+    // The drive is back and receives all files at once.
+    assert_eq!(world.fetch("disk2"), received);
     assert_eq!(world.status()["disk2"]["nncp_packets"], 0);
-    // Once more, everywhere: nothing is there twice.
+    // Another run does not deliver anything twice.
     world.spooler.silent_run();
     for disk in ["disk1", "disk2"] {
         assert!(world.fetch(disk).is_empty());
-        assert_eq!(world.handed_over(disk), came);
-        assert_eq!(world.on(disk), came);
-        assert!(came.iter().all(|file| file.starts_with("laptop/bakfsfmt2-") && file.ends_with("_laptop@etc")));
+        assert_eq!(world.handed_over(disk), received);
+        assert_eq!(world.on(disk), received);
+        assert!(received.iter().all(|file| file.starts_with("laptop/bakfsfmt2-") && file.ends_with("_laptop@etc")));
     }
-    for file in &came {
+    for file in &received {
         assert!(
             fs::read(world.scene.path("disk1").join(file)).unwrap()
                 == fs::read(world.scene.path("disk2").join(file)).unwrap()
@@ -146,27 +146,27 @@ fn a_drive_that_was_away_gets_each_file_once_and_the_other_one_nothing_twice() {
 }
 
 #[test]
-fn a_drive_whose_nncp_file_failed_gets_each_file_once_and_in_order() {
+fn each_file_is_delivered_once_in_order_after_nncp_file_failed() {
     let Some(world) = World::new() else { return };
-    // Its table alone has another configuration, which is missing.
-    let (there, missing) = (world.nodes.config("spooler"), world.scene.path("lost.hjson"));
-    let (there, missing) = (there.to_str().unwrap(), missing.to_str().unwrap());
+    // Only the table of disk2 has another NNCP configuration, which is missing.
+    let (present, missing) = (world.nodes.config("spooler"), world.scene.path("lost.hjson"));
+    let (present, missing) = (present.to_str().unwrap(), missing.to_str().unwrap());
     let good = world.spooler.config();
     let (first, second) = good.split_once("[to.disk2]").unwrap();
-    world.spooler.write("fanout.toml", &format!("{first}[to.disk2]{}", second.replace(there, missing)));
-    let mut came = Vec::new();
+    world.spooler.write("fanout.toml", &format!("{first}[to.disk2]{}", second.replace(present, missing)));
+    let mut received = Vec::new();
     for round in 1..=3 {
         world.back_up(&round.to_string());
         let ran = world.spooler.fanout(&[]);
-        // It is told once that this lasts.
+        // The persistent failure is reported once.
         let (status, says) = if round == 1 { (1, "disk2: bakfsfmt2-") } else { (0, "") };
         let ran = ran.expect(status).says(says);
         assert_eq!(ran.err.lines().count(), usize::from(round == 1), "{}", ran.err);
         if round == 1 {
             ran.says("nncp-file failed").says("lost.hjson").says("the next run tries again");
         }
-        came.extend(world.fetch("disk1"));
-        assert_eq!(world.spooler.waiting("disk2"), came);
+        received.extend(world.fetch("disk1"));
+        assert_eq!(world.spooler.waiting("disk2"), received);
         let row = &world.status()["disk2"];
         assert_eq!((&row["state"], row["waiting_files"].as_u64()), (&Value::from("failed"), Some(round)));
         assert!(row["note"].as_str().unwrap().contains("nncp-file failed"), "{row}");
@@ -174,17 +174,20 @@ fn a_drive_whose_nncp_file_failed_gets_each_file_once_and_in_order() {
     assert!(world.handed_over("disk2").is_empty());
     world.spooler.write("fanout.toml", &good);
     world.spooler.silent_run();
-    assert_eq!(world.handed_over("disk2"), came);
-    assert_eq!(world.fetch("disk2"), came);
+    assert_eq!(world.handed_over("disk2"), received);
+    assert_eq!(world.fetch("disk2"), received);
     world.spooler.silent_run();
     for disk in ["disk1", "disk2"] {
-        assert_eq!((world.fetch(disk).len(), world.handed_over(disk), world.on(disk)), (0, came.clone(), came.clone()));
+        assert_eq!(
+            (world.fetch(disk).len(), world.handed_over(disk), world.on(disk)),
+            (0, received.clone(), received.clone())
+        );
     }
     world.ingests("disk2", "123");
 }
 
 #[test]
-fn an_area_distributes_as_the_manual_says() {
+fn an_nncp_area_distributes_to_two_drives() {
     let scene = Scene::new();
     let (id, keys) = if zsnap_tests::scene::have("nncp-cfgnew") { area("backups") } else { return };
     let of = |name: &'static str| (name, String::new());
@@ -192,7 +195,7 @@ fn an_area_distributes_as_the_manual_says() {
     let incoming = |disk: &str| section(&format!("{keys}incoming: {}\n", scene.path(disk).display()));
     let nodes = [
         Node { name: "laptop", knows: &[of("spooler")], more: &section(&format!("{keys}subs: [\"spooler\"]\n")) },
-        // It cannot read what it passes on.
+        // The spooler cannot read what it forwards.
         Node {
             name: "spooler",
             knows: &[of("laptop"), of("disk1"), of("disk2")],
@@ -225,7 +228,7 @@ fn an_area_distributes_as_the_manual_says() {
     scene.edit("ingest.toml", "/spool\"", "/disk2\"");
     let ran = scene.ingest(&[]).expect(0);
     assert_eq!((ran.err.as_str(), scene.applied()), ("", b"12".to_vec()));
-    // What zsnap-fanout can say of it: that it was handed over.
+    // zsnap-fanout can report of an area only that the files were handed to NNCP.
     let spooler = Spooler::new();
     spooler.to("all", "nncp-file:area:backups", &format!("nncp-config = '{}'", nodes.config("laptop").display()));
     spooler.put("laptop/etc", 1, "x");

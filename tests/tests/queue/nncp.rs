@@ -50,7 +50,7 @@ fn nncp_file_carries_complete_files_only() {
     let whole = real("full");
     queue(&h, "nncp-file:server", &["--nice=B+5"], "full").silent();
     queue(&h, "nncp-file:server/from laptop", &[], "incr-i-s1-s2").silent();
-    // A producer that is killed: the predecessor's shell pipeline would have committed a part of the stream.
+    // A producer that is killed: the pipeline of tests/data/seed-queue.sh would have committed a part of the stream.
     run(command(&h, "nncp-file:server").arg(DATA), &whole[..whole.len() / 2]).expect(65);
     // An unknown node: the file stays in the outbox, and the failure is reported.
     let stderr = queue(&h, "nncp-file:nobody", &[], "incr-I-s1-s4").expect(0).err;
