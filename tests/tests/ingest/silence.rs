@@ -125,7 +125,7 @@ fn the_worst_failure_of_a_run_decides_the_exit_status() {
         let journal = path.trim_end().replace("needed-guids", "journal/other/tank@a.json");
         fs::remove_file(&journal).unwrap();
         fs::create_dir(&journal).unwrap();
-        (2..2 + files).for_each(|n| put(n, Sub::incremental(&format!("tank/a@s{n}"), n - 1, n)));
+        (2..2 + files).for_each(|n| put(n, Sub::increment(&format!("tank/a@s{n}"), n - 1, n)));
         let sealed = scene.seal(&manifest("laptop/db", SEQ), Some("laptop"), b"x");
         scene.deliver("laptop", &name("laptop/db", SEQ), &sealed);
         let ran = scene.ingest(&["--jobs", "1"]).expect(74).says("false for laptop/db");
@@ -163,7 +163,7 @@ fn a_dataset_may_be_called_has_been_modified() {
     assert_contains(&row(&scene, target, 1), "remedy", "out of space");
     fs::remove_file(scene.path("bin/refuse")).unwrap();
     scene.ingest(&[]).expect(0);
-    scene.queue(&[target], &sub(Sub::incremental("tank/has been modified@s2", 1, 2))).expect(0);
+    scene.queue(&[target], &sub(Sub::increment("tank/has been modified@s2", 1, 2))).expect(0);
     refuse("cannot receive incremental stream: backup/hosts/laptop/tank/has been modified: out of space");
     receives();
     scene.ingest(&[]).expect(69).says("out of space");
@@ -206,11 +206,11 @@ fn the_message_about_a_waiting_file_names_base_time_and_remedy() {
     let queue = |how: &str, body: &[u8]| scene.queue(&["--opaque", how, "--overlap", "laptop/etc"], body).expect(0);
     queue("--full", b"1");
     scene.ingest(&[]).expect(0);
-    queue("--incremental", b"2");
+    queue("--increment", b"2");
     let lost = scene.spooled("laptop").pop().unwrap();
     let number = lost.file_name().unwrap().to_str().unwrap().parse::<QueueName>().unwrap().stamp.seq();
     fs::remove_file(lost).unwrap();
-    queue("--incremental", b"3");
+    queue("--increment", b"3");
     let since = report::time(number / 1_000_000);
     let message = format!("waiting for file {number} of laptop/etc (queued {since}), which it builds on");
     let ran = scene.ingest(&[]).expect(1).says(&message).says("zsnap-fanout requeue");
@@ -223,16 +223,16 @@ fn the_message_about_a_waiting_file_names_base_time_and_remedy() {
     scene.queue(&["laptop/tank/home"], &sub(Sub::full("tank/home@s1", 1))).expect(0);
     scene.ingest(&[]).expect(0);
     let send = |sent: Sub| scene.queue(&["laptop/tank/home"], &sub(sent)).expect(0);
-    send(Sub::incremental("tank/home@s2", 1, 2));
+    send(Sub::increment("tank/home@s2", 1, 2));
     let lost = scene.spooled("laptop").pop().unwrap();
     fs::remove_file(lost).unwrap();
-    send(Sub::incremental("tank/home@s3", 2, 3));
+    send(Sub::increment("tank/home@s3", 2, 3));
     let says = "or on laptop: zfs send -i @HERE tank/home@NEW | zsnap-queue laptop/tank/home";
     scene.ingest(&[]).expect(1).says(" of laptop/tank/home (queued 2").says("has not come").says(says);
     let waits = row(&scene, "laptop/tank/home", 0);
     assert_contains(&waits, "remedy", says);
     assert_eq!(waits["snapshot"], "s1");
-    send(Sub::incremental("tank/home@s3", 1, 3));
+    send(Sub::increment("tank/home@s3", 1, 3));
     scene.ingest(&[]).expect(0);
     assert_eq!(row(&scene, "laptop/tank/home", 0)["snapshot"], "s3");
 }
@@ -273,9 +273,7 @@ fn more_queue_files_than_a_run_reads_are_reported() {
         fs::read_to_string(path.trim_end()).unwrap().lines().next().unwrap().rsplit(' ').next().unwrap().to_owned()
     };
     let ran = scene.ingest(&["--max-files", "1"]).expect(1);
-    assert!(
-        ran.err.ends_with("assert_contains more than 100000 queue files; what is newer waits until those are gone\n")
-    );
+    assert!(ran.err.ends_with("holds more than 100000 queue files; what is newer waits until those are gone\n"));
     assert_eq!(needed(), "running");
     assert_eq!(scene.ingest(&["--max-files", "1"]).expect(0).err, "");
     let all = rows(&scene, "status", 1);

@@ -184,9 +184,9 @@ fn with_chain() -> (Scene, PathBuf) {
     let created = ago(1000) / 1_000_000;
     let sub = |sub: Sub| Stream::plain(sub.created(created)).bytes();
     scene.queue(&["laptop/tank/home"], &sub(Sub::full("tank/home@s1", 1))).expect(0);
-    scene.queue(&["laptop/tank/home"], &sub(Sub::incremental("tank/home@s2", 1, 2))).expect(0);
+    scene.queue(&["laptop/tank/home"], &sub(Sub::increment("tank/home@s2", 1, 2))).expect(0);
     scene.ingest(&[]).expect(0);
-    scene.queue(&["laptop/tank/home"], &sub(Sub::incremental("tank/home@s3", 2, 3))).expect(0);
+    scene.queue(&["laptop/tank/home"], &sub(Sub::increment("tank/home@s3", 2, 3))).expect(0);
     let third = scene.spooled("laptop")[0].clone();
     (scene, third)
 }
@@ -201,7 +201,7 @@ fn pool_of(scene: &Scene) -> String {
 fn status_reads_the_newest_snapshot_from_the_pool() {
     let (scene, _) = with_chain();
     let row = |status: i32| row(&scene, "laptop/tank/home", status);
-    let fourth = Stream::plain(Sub::incremental("tank/home@s4", 3, 4).created(ago(900) / 1_000_000)).bytes();
+    let fourth = Stream::plain(Sub::increment("tank/home@s4", 3, 4).created(ago(900) / 1_000_000)).bytes();
     let new = row(0);
     assert_eq!((&new["state"], &new["snapshot"]), (&"new".into(), &"s2".into()));
     assert!((1000..1100).contains(&new["age"].as_u64().unwrap()), "{new}");
@@ -371,10 +371,10 @@ fn plan_reports_what_run_does_next() {
     for (target, sent) in [
         ("laptop/tank/new/child", sub(Sub::full("tank/new/child@s1", 31))),
         ("laptop/tank/new", sub(Sub::full("tank/new@s1", 21))),
-        ("laptop/tank/new", sub(Sub::incremental("tank/new@s2", 21, 22))),
-        ("laptop/tank/new", sub(Sub::incremental("tank/new@s3", 22, 23))),
-        ("laptop/tank/home", sub(Sub::incremental("tank/home@s4", 3, 4))),
-        ("laptop/tank/home", sub(Sub::incremental("tank/home@s5", 4, 5))),
+        ("laptop/tank/new", sub(Sub::increment("tank/new@s2", 21, 22))),
+        ("laptop/tank/new", sub(Sub::increment("tank/new@s3", 22, 23))),
+        ("laptop/tank/home", sub(Sub::increment("tank/home@s4", 3, 4))),
+        ("laptop/tank/home", sub(Sub::increment("tank/home@s5", 4, 5))),
     ] {
         scene.queue(&[target], &sent).expect(0);
     }

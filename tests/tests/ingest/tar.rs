@@ -1,5 +1,5 @@
 //! Incremental archives of GNU tar pass through zsnap-queue and zsnap-ingest, with failed runs in between, and no
-//! file is lost. In a plain pipeline the assert_same_tree failure loses a file, which is why --producer-state exists.
+//! file is lost. In a plain pipeline the same failure loses a file, which is why --producer-state exists.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
