@@ -1,5 +1,5 @@
-//! Dates that contradict the order in which snapshots came to the pool: a host that was broken into dates new ones
-//! into the past, a clock was corrected, a clock was once ahead.
+//! Dates that contradict the order in which the pool made the snapshots: a compromised host back-dates new ones, a
+//! clock was corrected, a clock was once ahead.
 
 use zsnap_tests::expirer::{DAY, Expirer, NOON};
 
@@ -7,35 +7,35 @@ const HOUR: u64 = 3600;
 const MIDNIGHT: u64 = NOON - 12 * HOUR;
 const KEEP: [&str; 9] = ["-a", "-k", "all=48h", "-k", "daily=15d", "-k", "weekly=4w", "-k", "monthly=6m"];
 
-/// Snapshots, oldest by making first.
+/// Names and dates of snapshots, in the order in which the pool makes them.
 type Made = Vec<(String, u64)>;
 
 fn take(e: &Expirer, made: &Made) {
     e.take("tank/a", made.iter().map(|(name, at)| (name.as_str(), *at)));
 }
 
-/// One a day at noon, `count` of them, the newest three days before [`NOON`].
+/// `count` snapshots, one a day at noon, the newest three days before [`NOON`].
 fn good(count: u64) -> Made {
     (0..count).rev().map(|n| (format!("good{n}"), NOON - (n + 3) * DAY)).collect()
 }
 
-/// As many, each the last second of a day that has a good one.
+/// `count - 1` snapshots, each in the last second of a day that has a good one.
 fn night(count: u64) -> Made {
     (1..count).rev().map(|n| (format!("night{n}"), MIDNIGHT - (n + 2) * DAY - 1)).collect()
 }
 
-/// What came since, one an hour.
+/// Twelve snapshots of the last hours, one an hour.
 fn today() -> Made {
     (0..12).rev().map(|n| (format!("now{n}"), NOON - n * HOUR)).collect()
 }
 
-/// The names in `left` that begin with `of`.
-fn of(left: &str, of: &str) -> Vec<String> {
-    left.split(' ').filter(|name| name.starts_with(of)).map(str::to_owned).collect()
+/// The names in `left` that begin with `prefix`.
+fn of(left: &str, prefix: &str) -> Vec<String> {
+    left.split(' ').filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
 }
 
 #[test]
-fn what_is_dated_into_the_past_takes_no_place() {
+fn back_dated_snapshots_displace_no_others() {
     let honest = Expirer::new();
     take(&honest, &[good(18), today()].concat());
     honest.silent(&KEEP);
@@ -48,12 +48,12 @@ fn what_is_dated_into_the_past_takes_no_place() {
         assert_eq!(of(&e.left("tank/a"), name), of(&honest.left("tank/a"), name), "{}", e.left("tank/a"));
     }
     assert!(of(&e.left("tank/a"), "good").len() > 12, "{}", e.left("tank/a"));
-    // Those stay, too, that the rules would keep of them alone, until they are too old. Nothing more is said.
+    // Those that the rules would keep of them alone stay until they are too old. Nothing more is reported.
     let left = of(&e.left("tank/a"), "night").len();
     assert!((1..17).contains(&left), "{}", e.left("tank/a"));
     e.silent(&KEEP);
     assert_eq!(of(&e.left("tank/a"), "night").len(), left);
-    // As the newest, until others come: they protect themselves, and no less of the others stays.
+    // While they are the newest, they are kept as well, and no fewer of the others are.
     let e = Expirer::new();
     take(&e, &[good(18), today(), night(18)].concat());
     e.expire(&KEEP).expect(0).says("are dated more than a day before ones that were made earlier: look with -n");
@@ -63,7 +63,7 @@ fn what_is_dated_into_the_past_takes_no_place() {
 }
 
 #[test]
-fn the_reasons_tell_what_a_date_counts_for() {
+fn the_reasons_name_the_date_that_a_back_dated_snapshot_counts_as() {
     let e = Expirer::new();
     take(&e, &[good(4), night(4), today()].concat());
     e.scene.zfs(&["hold", "h", "tank/a@night2"]).expect(0);
@@ -82,10 +82,10 @@ fn the_reasons_tell_what_a_date_counts_for() {
     assert_eq!(goes["reasons"][1], "back-dated, counts as of 2025-06-12 12:00:00Z");
 }
 
-/// A clock that was hours ahead is set right: what is made until that time has come again is judged together, the
-/// rest of the history stays as it is, and nobody has to do anything.
+/// A clock that was hours ahead is corrected: the snapshots that are made until that time has come again are judged
+/// together, the rest of the history stays as it is, and nobody has to do anything.
 #[test]
-fn a_clock_that_is_corrected_costs_its_span_at_most_and_leaves_no_alarm() {
+fn a_corrected_clock_costs_at_most_its_span_and_is_not_reported() {
     let history = |e: &Expirer, corrected: bool| {
         let ahead = |n: u64| (format!("ahead{n:02}"), NOON + n * HOUR);
         let right = |n: u64| (format!("right{n:02}"), NOON - 6 * HOUR + n * HOUR / 4);
@@ -93,7 +93,7 @@ fn a_clock_that_is_corrected_costs_its_span_at_most_and_leaves_no_alarm() {
         if corrected {
             take(e, &(0..12).map(ahead).collect());
         }
-        // In quarters of an hour, nearly until the time that was once shown.
+        // One every quarter of an hour, nearly until the time that the clock once showed.
         take(e, &(0..60).map(right).collect());
         take(e, &(1..6).map(|n| (format!("later{n}"), NOON + n * DAY)).collect());
     };
@@ -110,15 +110,15 @@ fn a_clock_that_is_corrected_costs_its_span_at_most_and_leaves_no_alarm() {
     e.silent(&keep);
 }
 
-/// A date that was once far ahead is not ahead any more when its time has come. All that was made since then is dated
-/// before it, and stays for as long as if it were not there.
+/// Once a future date has come, all snapshots that were made since are dated before it. They stay for as long as
+/// without it.
 #[test]
-fn what_was_dated_ahead_costs_nothing_that_came_after() {
+fn a_future_date_that_has_come_costs_no_later_snapshot() {
     let history = |ahead: bool| {
         let e = Expirer::new();
         take(&e, &(0..6).rev().map(|n| (format!("before{n}"), NOON - (80 + n) * DAY)).collect());
         if ahead {
-            // In the order of their dates, and one after which all others are back-dated.
+            // These come in the order of their dates, after one that makes all of them back-dated.
             take(&e, &vec![("ahead one".into(), NOON + HOUR)]);
             take(&e, &(1..40).rev().map(|n| (format!("night{n}"), MIDNIGHT - n * DAY + DAY - 1)).collect());
         }
@@ -138,20 +138,20 @@ fn what_was_dated_ahead_costs_nothing_that_came_after() {
     assert_eq!(of(&e.left("tank/a"), "since"), since);
 }
 
-/// More snapshots do not make a share of them less.
+/// Back-dated snapshots do not lower the share that --max-destroy limits.
 #[test]
-fn back_dated_ones_hide_no_mistake() {
+fn back_dated_snapshots_do_not_weaken_max_destroy() {
     let e = Expirer::new();
     take(&e, &[good(30), (0..60).map(|n| (format!("more{n}"), NOON - 3 * DAY - n - 1)).collect()].concat());
     let keep = ["-a", "-k", "daily=3", "-k", "all=1h"];
     e.expire(&keep).expect(1).says("tank/a: nothing is destroyed: 27 of 30 would be destroyed");
-    // Nor do they push the newest ones out of those that stay.
+    // They do not displace the newest ones either.
     e.expire(&[&keep[..], &["-k", "5", "--force"]].concat()).expect(0);
     assert_eq!(of(&e.left("tank/a"), "good"), ["good4", "good3", "good2", "good1", "good0"]);
 }
 
 #[test]
-fn files_of_zrep_expire() {
+fn back_dated_snapshots_displace_no_others_under_zrep_expire_rules() {
     let zrep = |made: Made| -> Made {
         made.into_iter().enumerate().map(|(n, (name, at))| (format!("zrep_{n:06x}_{name}"), at)).collect()
     };
@@ -171,11 +171,11 @@ fn files_of_zrep_expire() {
     let others = |e: &Expirer| names(e).into_iter().filter(|name| !name.starts_with("night")).collect::<Vec<_>>();
     let stay = others(&e);
     assert!(others(&honest).iter().all(|name| stay.contains(name)), "{stay:?}");
-    // That of the last good one, before those that are dated back, is a witness.
+    // One more may stay: the last good one before the back-dated ones.
     assert!(stay.len() <= others(&honest).len() + 1, "{stay:?}");
     assert!(names(&e).len() < 18 + 17 + 12, "{:?}", names(&e));
     e.silent(&spaced);
-    // Each by its own date: no other one costs it anything.
+    // Dated rules judge each snapshot by its own date, independently of the others.
     let e = Expirer::new();
     e.scene.write("dated.conf", "* * * * * +9 years\n* 23 * * * +1 hour\n");
     take(&e, &zrep([good(18), night(18), today()].concat()));

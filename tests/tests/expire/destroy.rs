@@ -1,36 +1,37 @@
-//! How zsnap-expire destroys: in batches of exact names, all that it can, and never anything other
-//! than what it decided about.
+//! zsnap-expire destroys snapshots in snapshots_are_destroyed_in_batches_of_limited_number_and_length of exact names:
+//! as many as it can, and only those that it decided about.
 
 use zsnap_tests::expirer::{Expirer, NOON};
 use zsnap_tests::scene::Ran;
 
 const RULES: [&str; 4] = ["--all", "--keep=last=2", "--max-destroy", "none"];
 
+/// The names of snapshots with these numbers.
 fn names(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|n| format!("s{n:04}")).collect()
 }
 
-/// `count` snapshots of a dataset, `s0000` the oldest.
+/// Takes `count` snapshots of a dataset, `s0000` the oldest.
 fn many(e: &Expirer, dataset: &str, count: u64) {
     let names = names(0..count);
     e.take(dataset, names.iter().enumerate().map(|(n, name)| (name.as_str(), NOON - (count - n as u64) * 3600)));
 }
 
-/// Runs it with that for `zfs`.
+/// Runs zsnap-expire with a wrapper around `zfs`.
 fn with(e: &Expirer, script: &str, more: &[&str]) -> Ran {
     let zfs = e.wrapper(script);
     e.expire(&[&RULES[..], &["--zfs", &zfs], more].concat())
 }
 
 #[test]
-fn batches() {
+fn snapshots_are_destroyed_in_batches_of_limited_number_and_length() {
     let e = Expirer::new();
     many(&e, "tank/a", 1202);
     e.scene.zfs_calls();
     e.silent(&RULES);
     assert_eq!(e.left("tank/a"), "s1200 s1201");
     assert_eq!(e.destroys(), [500, 500, 200]);
-    // Long names: never more than one argument may have.
+    // With long names the length of one argument limits a batch.
     let long: Vec<String> = (0..452).map(|n| format!("{}{n:03}", "x".repeat(230))).collect();
     e.create("tank/b");
     e.take("tank/b", long.iter().enumerate().map(|(n, name)| (name.as_str(), NOON + n as u64)));
@@ -41,7 +42,7 @@ fn batches() {
 }
 
 #[test]
-fn what_is_destroyed_is_said_with_v_and_by_exact_name() {
+fn snapshots_are_destroyed_by_exact_name_and_reported_with_v() {
     let e = Expirer::new();
     many(&e, "tank/a", 5);
     e.scene.zfs_calls();
@@ -50,14 +51,14 @@ fn what_is_destroyed_is_said_with_v_and_by_exact_name() {
     let calls = e.scene.zfs_calls();
     let destroys: Vec<_> = calls.iter().filter(|call| call[1] == "destroy").map(|call| call[1..].join(" ")).collect();
     assert_eq!(destroys, ["destroy tank/a@s0000,s0001,s0002"]);
-    // The guids were looked at in between.
+    // The guids were compared just before.
     let at = calls.iter().position(|call| call[1] == "destroy").unwrap();
     assert_eq!(calls[at - 1][1..].join(" "), "list -Hp -t snapshot -o name,guid -d 1 tank/a");
 }
 
-/// A hold that comes after the listing makes the whole batch fail.
+/// A hold or clone that is made after the listing makes the whole batch fail.
 #[test]
-fn one_that_cannot_go_does_not_keep_the_others() {
+fn a_snapshot_that_cannot_be_destroyed_does_not_protect_its_batch() {
     let e = Expirer::new();
     e.create("tank/b");
     many(&e, "tank/a", 66);
@@ -68,15 +69,15 @@ fn one_that_cannot_go_does_not_keep_the_others() {
     let ran = ran.says("tank/a@s0050: was cloned to tank/clone: destroy or promote that first");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
     assert_eq!(e.left("tank/a"), "s0010 s0050 s0064 s0065");
-    assert_eq!(e.left("tank/b"), "s0002 s0003", "the next dataset goes on");
+    assert_eq!(e.left("tank/b"), "s0002 s0003", "the next dataset was not pruned");
     let tries = e.destroys();
-    assert!((20..40).contains(&tries.len()) && tries[0] == 64, "halves, not one by one: {tries:?}");
-    // Now they are seen before, and stay without a word.
+    assert!((20..40).contains(&tries.len()) && tries[0] == 64, "the batch was not halved: {tries:?}");
+    // The next listing shows hold and clone, and the run keeps the snapshots silently.
     e.silent(&RULES);
 }
 
 #[test]
-fn another_snapshot_of_the_same_name_stays() {
+fn a_snapshot_with_a_new_guid_is_not_destroyed() {
     let e = Expirer::new();
     many(&e, "tank/a", 8);
     let replaced = "case \"$*\" in *' name,guid -d 1 tank/a') once && { $real destroy tank/a@s0003; $real snapshot tank/a@s0003; } ;; esac";
@@ -85,9 +86,9 @@ fn another_snapshot_of_the_same_name_stays() {
     assert_eq!(e.left("tank/a"), "s0006 s0007 s0003");
 }
 
-/// A batch that fails takes its time, and is tried again in parts.
+/// A failed batch takes time and is tried again in parts.
 #[test]
-fn nor_does_one_go_that_took_the_name_while_a_batch_failed() {
+fn a_snapshot_replaced_while_a_batch_fails_is_not_destroyed() {
     let e = Expirer::new();
     many(&e, "tank/a", 10);
     let replaced = "[ \"$1\" = destroy ] && once && { $real hold late tank/a@s0000; $real \"$@\"; $real destroy tank/a@s0006; $real snapshot tank/a@s0006; exit 1; }";
@@ -97,9 +98,9 @@ fn nor_does_one_go_that_took_the_name_while_a_batch_failed() {
     assert_eq!(e.left("tank/a"), "s0000 s0008 s0009 s0006");
 }
 
-/// It would be so with each of the rest: an hour for every six tries where `zfs` hangs.
+/// Every other call would fail as well; where `zfs` hangs, six calls take an hour.
 #[test]
-fn zfs_that_cannot_be_asked_ends_the_run() {
+fn a_zfs_that_cannot_be_started_ends_the_run() {
     let e = Expirer::new();
     e.create("tank/b");
     many(&e, "tank/a", 8);
@@ -111,14 +112,14 @@ fn zfs_that_cannot_be_asked_ends_the_run() {
 }
 
 #[test]
-fn what_is_gone_already_is_no_failure() {
+fn snapshots_that_are_already_absent_are_not_an_error() {
     let e = Expirer::new();
     e.create("tank/b");
     e.create("tank/c");
     for dataset in ["tank/a", "tank/b", "tank/c"] {
         many(&e, dataset, 6);
     }
-    // Before the guids are looked at again: one of a, all of b with it; after that: all of c.
+    // Destroyed before the guids are compared: one of a, and all of b with its dataset; after that: all of c.
     let script = "case \"$*\" in *' name,guid -d 1 tank/a') $real destroy tank/a@s0001 ;;
         *' name,guid -d 1 tank/b') $real destroy -r tank/b ;;
         'destroy tank/c@'*) once && { $real destroy tank/c@s0000,s0001,s0002,s0003; } ;; esac";
@@ -129,14 +130,14 @@ fn what_is_gone_already_is_no_failure() {
 }
 
 #[test]
-fn failures_are_told_and_the_rest_is_done() {
+fn failures_are_reported_and_the_other_snapshots_are_destroyed() {
     let e = Expirer::new();
     e.create("tank/b");
     e.create("tank/c");
     for dataset in ["tank/a", "tank/b", "tank/c"] {
         many(&e, dataset, 6);
     }
-    // a cannot be listed any more; of b one snapshot is in use by a send.
+    // tank/a cannot be listed again; one snapshot of tank/b is in use by a send.
     let script = "case \"$*\" in *' name,guid -d 1 tank/a') echo 'pool I/O is suspended' >&2; exit 1 ;;
         'destroy tank/b@'*s0002*) echo 'cannot destroy snapshot tank/b@s0002: dataset is busy' >&2; exit 1 ;; esac";
     let ran = with(&e, script, &[]).expect(1).says("tank/a: ").says("pool I/O is suspended");
@@ -147,10 +148,10 @@ fn failures_are_told_and_the_rest_is_done() {
 }
 
 #[test]
-fn names_that_mean_more_than_one_snapshot_are_never_given_to_zfs() {
+fn names_that_denote_several_snapshots_are_never_passed_to_zfs() {
     let e = Expirer::new();
     many(&e, "tank/a", 6);
-    // No pool has such names; a list that lies has.
+    // No pool has such names, but a false listing does.
     let lies = "if [ \"$1\" = list ]; then $real \"$@\" | sed 's/@s0001/@%/; s/@s0002/@s0000,s0005/'; exit; fi";
     let ran = with(&e, lies, &[]).expect(1).says("is not a name of a snapshot");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
@@ -158,7 +159,7 @@ fn names_that_mean_more_than_one_snapshot_are_never_given_to_zfs() {
 }
 
 #[test]
-fn a_full_standard_output_destroys_nothing() {
+fn a_run_with_a_full_standard_output_destroys_nothing() {
     let e = Expirer::new();
     many(&e, "tank/a", 6);
     for print in ["-v", "--json", "--timeline"] {
@@ -171,7 +172,7 @@ fn a_full_standard_output_destroys_nothing() {
 }
 
 #[test]
-fn a_signal_ends_it_between_two_batches() {
+fn a_signal_ends_the_run_between_two_batches() {
     let e = Expirer::new();
     many(&e, "tank/a", 1002);
     let ran = with(&e, "[ \"$1\" = destroy ] && { $real \"$@\"; kill -TERM $PPID; sleep 1000; }", &[]);

@@ -1,17 +1,19 @@
-//! zsnap-expire --filter: names and times in, names out.
+//! zsnap-expire --filter reads names and times and writes names.
 
 use zsnap_tests::expirer::{DAY, Expirer, NOON};
 use zsnap_tests::scene::{Ran, run};
 
+/// Runs zsnap-expire --filter.
 fn filter(e: &Expirer, args: &[&str], input: &str) -> Ran {
     run(e.command(&["--filter"]).args(args), input.as_bytes())
 }
 
-/// Names, with their ages in days before [`NOON`].
+/// Records of names with their ages in days before [`NOON`].
 fn lines(list: &[(&str, u64)]) -> String {
     list.iter().map(|(name, days)| format!("{name}\t{}\n", NOON - days * DAY)).collect()
 }
 
+/// Runs zsnap-expire --filter, which must print nothing on standard error, and returns its output.
 #[track_caller]
 fn prints(e: &Expirer, args: &[&str], input: &str) -> String {
     let ran = filter(e, args, input).expect(0);
@@ -22,7 +24,7 @@ fn prints(e: &Expirer, args: &[&str], input: &str) -> String {
 const KEEP: &str = "--keep=daily=2";
 
 #[test]
-fn names_come_out_in_the_order_in_which_they_came() {
+fn filter_prints_names_in_the_order_of_its_input() {
     let e = Expirer::new();
     let input =
         lines(&[("a@4", 4), ("b@9", 9), ("a@1", 1), ("a@0", 0), ("b@8", 8), ("a@3", 3), ("b@7", 7), ("a@2", 2)]);
@@ -31,12 +33,12 @@ fn names_come_out_in_the_order_in_which_they_came() {
     e.scene.zfs_calls();
     let zeros = input.replace('\n', "\0");
     assert_eq!(prints(&e, &[KEEP, "-0"], &zeros), "a@4\0b@9\0a@3\0a@2\0");
-    // No zfs, no lock, no state.
+    // It calls no zfs and has no lock and no state.
     assert!(e.scene.zfs_calls().is_empty());
     assert!(!e.scene.path("expire-state").exists());
     assert_eq!(prints(&e, &[KEEP], ""), "");
     assert_eq!(prints(&e, &[KEEP, "--invert"], ""), "");
-    // Tabs, spaces and @ may be in a name, and what is not UTF-8.
+    // A name may contain tabs, spaces, @ and bytes that are not UTF-8.
     assert_eq!(prints(&e, &["-k", "last=1", "-k", "1"], "x\ty @z\t100\nx\ty @a\t200\n"), "x\ty @z\n");
     let bytes = b"\xfc@1\t100\n\xfc@2\t200\n\xe4@1\t100\n\xe4@2\t200\n\xfc@3\t300\n";
     let ran = run(&mut e.command(&["--filter", "-k", "last=1", "-k", "1"]), bytes).expect(0);
@@ -44,25 +46,29 @@ fn names_come_out_in_the_order_in_which_they_came() {
 }
 
 #[test]
-fn one_group_or_those_that_a_regex_says() {
+fn a_filter_has_one_group_or_those_of_a_regex() {
     let e = Expirer::new();
     let names = lines(&[("etc-5", 5), ("home-4", 4), ("etc-3", 3), ("home-2", 2), ("etc-1", 1), ("home-0", 0)]);
     assert_eq!(prints(&e, &[KEEP], &names), "etc-5\nhome-4\netc-3\nhome-2\n");
     assert_eq!(prints(&e, &[KEEP, "--group", "^([a-z]*)-"], &names), "etc-5\nhome-4\n");
-    assert_eq!(prints(&e, &[KEEP, "--group", "^[a-z]*"], &names), "etc-5\nhome-4\n", "the whole without a group");
-    // The group is what a policy's glob is for, and what no policy is for stays.
+    assert_eq!(
+        prints(&e, &[KEEP, "--group", "^[a-z]*"], &names),
+        "etc-5\nhome-4\n",
+        "without a capture group the whole match is the group"
+    );
+    // The glob of a policy matches the group, and names without a policy stay.
     e.scene.write("expire.toml", "[policy.\"etc\"]\nkeep = [\"last=1\"]\nnewest = 1\n");
     assert_eq!(prints(&e, &["--group", "^[a-z]*"], &names), "etc-5\netc-3\n");
     assert_eq!(prints(&e, &["--group", "^[a-z]*", "--invert"], &names), "home-4\nhome-2\netc-1\nhome-0\n");
     filter(&e, &["--group", "("], "").expect(2);
-    // What does not match is of no dataset, and stays.
+    // A name that does not match is in no group and stays.
     let ran = filter(&e, &["-k", "last=1", "-k", "1", "--group", "^(home)"], &names).expect(0);
     assert_eq!(ran.out, b"home-4\nhome-2\n");
     assert!(ran.err.contains("3 names do not match --group: they stay"), "{}", ran.err);
 }
 
 #[test]
-fn a_record_that_cannot_be_read_prints_nothing() {
+fn filter_prints_nothing_if_a_record_is_malformed() {
     let e = Expirer::new();
     let good = lines(&[("a@4", 4), ("a@3", 3), ("a@2", 2), ("a@1", 1)]);
     for (bad, shown) in [
@@ -80,18 +86,18 @@ fn a_record_that_cannot_be_read_prints_nothing() {
             assert_eq!(ran.out, b"", "{bad:?}");
         }
     }
-    // Cut off: the last digits of a time may be missing.
+    // A truncated record may lack the last digits of its time.
     for args in [&[KEEP][..], &[KEEP, "-0"], &[KEEP, "--invert"]] {
         let ran = filter(&e, args, &format!("{good}a@9\t179534")).expect(65).says("cut off");
         assert_eq!(ran.out, b"");
     }
-    // Twice: it would go with one of them though the other one stays.
+    // A name that appears twice might be destroyed by one record although the other one keeps it.
     let ran = filter(&e, &[KEEP], &format!("{good}b\t1\na@1\t1000\n")).expect(65);
     assert_eq!((ran.out.len(), ran.err.contains("record 6: \"a@1\" came before")), (0, true), "{}", ran.err);
 }
 
 #[test]
-fn the_newest_and_the_brakes_hold_in_each_group() {
+fn newest_and_max_destroy_apply_to_each_group_of_a_filter() {
     let e = Expirer::new();
     let many: Vec<(String, u64)> = (0..30).map(|n| (format!("m@{n}"), n)).collect();
     let many: Vec<(&str, u64)> = many.iter().map(|(name, n)| (name.as_str(), *n)).collect();
@@ -105,7 +111,7 @@ fn the_newest_and_the_brakes_hold_in_each_group() {
     assert!(!forced.err.contains("a: "), "{}", forced.err);
     assert_eq!(String::from_utf8(forced.out).unwrap().lines().count(), 29);
     assert_eq!(prints(&e, &["-k", "last=2", "--max-destroy", "none"], &input).lines().count(), 29);
-    // Whoever asks about another time gets names as well.
+    // With --at the names are printed as well.
     let ran = filter(&e, &["-k", "last=2", "--at", "2100-01-01T00:00Z"], &input).expect(1);
     assert_eq!(ran.out, b"a@3\n");
     let ran = filter(&e, &["-k", "last=2", "-v"], &input).expect(1);
@@ -114,11 +120,11 @@ fn the_newest_and_the_brakes_hold_in_each_group() {
         "{}",
         ran.err
     );
-    // The newest 2 stay though no rule keeps them, by time, then by name.
+    // The newest 2, by time and then by name, stay although no rule keeps them.
     let same = "a@y\t100\na@z\t100\na@x\t100\n";
     assert_eq!(prints(&e, &["-k", "all=1h", "--relative-to", "now"], same), "a@x\n");
     assert_eq!(prints(&e, &["-k", "all=1h", "-k", "1", "--relative-to", "now"], same), "a@y\na@x\n");
-    // What is dated in the future stays and is not a reference.
+    // A snapshot with a future date stays and is not a reference.
     let input = lines(&[("a@3", 3), ("a@2", 2), ("a@1", 1)]) + "a@f\t4102444800\n";
     assert_eq!(prints(&e, &["-k", "last=1"], &input), "a@3\n");
     let input = input + "a@g\t4102444801\n";
@@ -127,7 +133,7 @@ fn the_newest_and_the_brakes_hold_in_each_group() {
 }
 
 #[test]
-fn files_of_zrep_expire_filter_as_well() {
+fn filter_applies_files_of_zrep_expire() {
     let e = Expirer::new();
     e.scene.write("spacing.conf", "30 days : 3 days\n");
     e.scene.write("dated.conf", "* * * * * +4 days\n");
@@ -135,18 +141,19 @@ fn files_of_zrep_expire_filter_as_well() {
     let names: Vec<(&str, u64)> = names.iter().map(|(name, n)| (name.as_str(), *n)).collect();
     let at = ["--at", "2025-06-15T12:30Z", "-k", "1", "-c"];
     let with = |file| [&at[..], &[file]].concat();
-    assert_eq!(prints_with(&e, &with("spacing.conf"), &lines(&names)), "", "other names than zrep's");
+    assert_eq!(prints_in_utc(&e, &with("spacing.conf"), &lines(&names)), "", "a name that is not zrep's was printed");
     let ignored = [&with("spacing.conf")[..], &["--zrep-ignore"]].concat();
-    assert_eq!(prints_with(&e, &ignored, &lines(&names)), "x@6\nx@5\nx@3\nx@2\n");
+    assert_eq!(prints_in_utc(&e, &ignored, &lines(&names)), "x@6\nx@5\nx@3\nx@2\n");
     let tagged = lines(&names).replace('@', "@zrep_00000");
     assert_eq!(
-        prints_with(&e, &with("spacing.conf"), &tagged),
+        prints_in_utc(&e, &with("spacing.conf"), &tagged),
         "x@zrep_000006\nx@zrep_000005\nx@zrep_000003\nx@zrep_000002\n"
     );
-    assert_eq!(prints_with(&e, &with("dated.conf"), &lines(&names)), "x@7\nx@6\nx@5\nx@4\n");
+    assert_eq!(prints_in_utc(&e, &with("dated.conf"), &lines(&names)), "x@7\nx@6\nx@5\nx@4\n");
 }
 
-fn prints_with(e: &Expirer, args: &[&str], input: &str) -> String {
+/// Runs zsnap-expire --filter in UTC and returns its output.
+fn prints_in_utc(e: &Expirer, args: &[&str], input: &str) -> String {
     let ran = run(e.command(&[&["--filter"], args].concat()).arg("--timezone=UTC"), input.as_bytes()).expect(0);
     String::from_utf8(ran.out).unwrap()
 }

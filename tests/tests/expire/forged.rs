@@ -1,13 +1,13 @@
-//! Text that others choose is never a record, nor an option, for zsnap-expire: user properties with newlines and
-//! tabs in them, which `zfs list` prints as they are, and operands that begin with a dash.
+//! zsnap-expire never mistakes text that others choose for a record or an option: user properties with newlines and
+//! tabs, which `zfs list` prints as they are, and operands that begin with a dash.
 
 use zsnap_tests::expirer::{DAY, Expirer, NOON};
 use zsnap_tests::scene::Ran;
 
 const RULES: [&str; 2] = ["--keep=daily=15", "tank"];
 
-/// `tank/docs` with a snapshot a day for 12 days, and `tank/guest`, whose owner may set user properties, with two
-/// snapshots that are called like zrep's.
+/// A pool with `tank/docs`, which has a snapshot a day for 12 days, and `tank/guest`, whose owner may set user
+/// properties and which has two snapshots with names like zrep's.
 fn guest() -> Expirer {
     let e = Expirer::new();
     e.create("tank/docs");
@@ -22,7 +22,7 @@ fn set(e: &Expirer, property: &str, value: &str, name: &str) {
     e.scene.zfs(&["set", &format!("{property}={value}"), name]).expect(0);
 }
 
-/// Lines as of more snapshots of `tank/docs`, each the last one of its day.
+/// Lines like those of more snapshots of `tank/docs`, each the last one of its day.
 fn forged_lines() -> String {
     let midnight = NOON - 12 * 3600;
     let line = |n: u64| {
@@ -34,11 +34,11 @@ fn forged_lines() -> String {
 const DOCS: &str = "d11 d10 d9 d8 d7 d6 d5 d4 d3 d2 d1 d0";
 
 #[test]
-fn a_property_of_many_lines_makes_no_snapshots() {
+fn a_property_with_many_lines_forges_no_snapshots() {
     for (name, property) in [
         ("tank/guest@zrep_000001", "zrep:sent"),
         ("tank/guest@zrep_000002", "zrep:sent"),
-        // Inherited by all that lies there; and of a file system.
+        // Properties of the file system, which its snapshots inherit.
         ("tank/guest", "zrep:sent"),
         ("tank/guest", "zrep:src-fs"),
         ("tank/guest@last", "zrep:sent"),
@@ -51,13 +51,13 @@ fn a_property_of_many_lines_makes_no_snapshots() {
         assert_eq!(e.left("tank/docs"), DOCS, "{property} of {name}");
         let ran = ran.expect(1);
         assert_eq!(e.left("tank/guest"), "zrep_000001 zrep_000002 last", "{property} of {name}");
-        assert_eq!(e.left("tank/other").split(' ').count(), 15, "the others go on");
+        assert_eq!(e.left("tank/other").split(' ').count(), 15, "another dataset was not pruned");
         assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
         let says = format!(
             "tank/guest: nothing is destroyed: {property} of {name} is not one line of text: zfs inherit {property} {name}\n"
         );
         assert!(ran.err.ends_with(&says), "{}", ran.err);
-        // The remedy, as it is printed.
+        // The remedy works as it is printed.
         let remedy: Vec<&str> = ran.err.trim_end().rsplit_once(": zfs ").unwrap().1.split(' ').collect();
         e.scene.zfs(&remedy).expect(0);
         e.silent(&RULES);
@@ -65,9 +65,9 @@ fn a_property_of_many_lines_makes_no_snapshots() {
     }
 }
 
-/// Whoever may set such a property where zrep is not at work stops nothing.
+/// Such a property stops nothing where zrep is not used.
 #[test]
-fn where_zrep_is_not_at_work_its_properties_are_not_asked_for() {
+fn properties_of_zrep_are_not_read_where_zrep_is_not_used() {
     let e = guest();
     e.scene.zfs(&["inherit", "zrep:src-fs", "tank/guest"]).expect(0);
     set(&e, "zrep:sent", &format!("-{}", forged_lines()), "tank/guest@zrep_000001");
@@ -76,23 +76,23 @@ fn where_zrep_is_not_at_work_its_properties_are_not_asked_for() {
 }
 
 #[test]
-fn a_value_with_a_tab_or_of_other_bytes_stops_no_other_dataset() {
+fn a_value_with_a_tab_or_invalid_utf8_stops_no_other_dataset() {
     let e = guest();
     e.daily("tank/a", 17);
     set(&e, "zrep:sent", "1700000000\t-", "tank/guest@zrep_000001");
     let ran =
         e.expire(&[&RULES[..], &["-v"]].concat()).expect(1).says("tank/guest: nothing is destroyed: zrep:sent of ");
     assert_eq!((e.left("tank/a").split(' ').count(), e.left("tank/docs")), (15, DOCS.into()), "{}", ran.err);
-    // Neither text nor a number; it counts as sent, like any other word.
+    // A value that is not UTF-8 counts as sent, like any other word.
     set(&e, "zrep:sent", "1700000000", "tank/guest@zrep_000001");
     let zfs = e.wrapper("case \"$*\" in *zrep:sent*) $real \"$@\" | sed 's/17/\\xff\\xfe/'; exit ;; esac");
     e.silent(&["-k", "last=1", "--zfs", &zfs, "tank/guest"]);
     assert_eq!(e.left("tank/guest"), "zrep_000002 last");
 }
 
-/// A listing of values of any length could take any room: they are asked for one by one, and count all the same.
+/// A listing of values of any length could take any amount of memory: they are read one by one, with the same effect.
 #[test]
-fn what_zrep_says_counts_beside_a_value_of_any_length() {
+fn properties_of_zrep_count_beside_a_very_long_value() {
     let e = guest();
     set(&e, "zrep:sent", "1700000000", "tank/guest@zrep_000001");
     let table = || {
@@ -108,9 +108,9 @@ fn what_zrep_says_counts_beside_a_value_of_any_length() {
     assert_eq!(table(), (before, 3));
 }
 
-/// The files of zrep-expire ask for the word of all snapshots.
+/// The rules of zrep-expire need the properties of all snapshots.
 #[test]
-fn files_of_zrep_expire_leave_such_a_dataset_alone() {
+fn files_of_zrep_expire_skip_a_dataset_with_a_forged_property() {
     let e = guest();
     e.scene.write("dated.conf", "* * * * * +4 days\n");
     e.scene.write("spacing.conf", "9 years : 1 week\n");
@@ -122,7 +122,7 @@ fn files_of_zrep_expire_leave_such_a_dataset_alone() {
     for args in
         [&["-c", "dated.conf"][..], &["-c", "spacing.conf", "-t", "zrep,off", "tank/guest", "tank/docs", "tank/a"]]
     {
-        // Each with a state of its own: what one run told the next one does not.
+        // Each run has a state of its own, so that it reports what another one has reported.
         let ran = e.expire(&[args, &["--state", &format!("state-{}", args[1])]].concat()).expect(1);
         let ran = ran.says("tank/guest: nothing is destroyed: zrep:sent of tank/guest@last is not");
         assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
@@ -131,15 +131,15 @@ fn files_of_zrep_expire_leave_such_a_dataset_alone() {
     assert_eq!(e.left("tank/a"), "d4 d3 d2 d1 d0");
 }
 
-/// zrep renames a snapshot when it has sent it, and others come and go meanwhile.
+/// zrep renames a snapshot after sending it, and others are made and destroyed meanwhile.
 #[test]
-fn a_dataset_that_changes_between_the_listings_is_asked_again() {
+fn a_dataset_that_changes_between_the_listings_is_listed_again() {
     let e = guest();
     set(&e, "zrep:sent", "1700000000", "tank/guest@zrep_000001");
     let changes = "case \"$*\" in 'list '*zrep:sent*) once && { $real snapshot tank/guest@new; $real destroy tank/guest@zrep_000002; } ;; esac";
     let zfs = e.wrapper(changes);
     e.silent(&["--zfs", &zfs, "-k", "last=1", "-k", "1", "tank/guest"]);
-    // The last that was sent stays; the new one was not decided about.
+    // The last one that was sent stays; nothing was decided about the new one.
     assert_eq!(e.left("tank/guest"), "zrep_000001 last new");
 }
 
@@ -151,7 +151,7 @@ fn a_listing_with_lines_of_other_datasets_destroys_nothing() {
     for more in [
         line("backup/b@x"),
         line("tanker/b@x"),
-        // Of a dataset that was there before, and one name twice.
+        // A line of an earlier dataset, and one name twice.
         line("tank/docs@y"),
         line("tank/zzz@x") + "\\n" + &line("tank/zzz@x"),
         line("tank/zzz@x") + "\\t-",
@@ -166,7 +166,7 @@ fn a_listing_with_lines_of_other_datasets_destroys_nothing() {
 }
 
 #[test]
-fn what_is_no_dataset_is_never_an_argument_of_zfs() {
+fn an_operand_that_is_not_a_dataset_is_never_passed_to_zfs() {
     let e = guest();
     e.daily("tank/a", 17);
     e.scene.zfs_calls();

@@ -1,4 +1,4 @@
-//! What zsnap-expire leaves whatever the policy says, and the list of what zsnap-ingest still needs.
+//! The snapshots that zsnap-expire keeps whatever the policy says, and the list of those that zsnap-ingest needs.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -9,7 +9,7 @@ use zsnap_tests::hostile::described;
 use zsnap_tests::scene::{manifest, name, run, seal_with};
 use zsnap_tests::stream::{Stream, Sub};
 
-/// No rule keeps anything but the newest.
+/// Rules that keep only the newest snapshot.
 const LAST: [&str; 5] = ["-a", "-k", "last=1", "-k", "1"];
 
 fn table(e: &Expirer, args: &[&str]) -> String {
@@ -17,10 +17,10 @@ fn table(e: &Expirer, args: &[&str]) -> String {
 }
 
 #[test]
-fn the_newest_is_what_the_pool_took_last() {
+fn the_newest_snapshot_is_the_one_that_the_pool_made_last() {
     let e = Expirer::new();
     e.daily("tank/a", 5);
-    // Received late: the oldest by its time. As many of the others stay as without them.
+    // Two that are received late are the oldest by date. As many of the others stay as without them.
     e.take("tank/a", [("late", NOON - 100 * DAY), ("later", NOON - 90 * DAY)]);
     let table = table(&e, &["-k", "2"]);
     let rows = [
@@ -36,7 +36,7 @@ fn the_newest_is_what_the_pool_took_last() {
 }
 
 #[test]
-fn held_and_cloned() {
+fn held_and_cloned_snapshots_are_kept() {
     let e = Expirer::new();
     e.daily("tank/a", 6);
     e.scene.zfs(&["hold", "one", "tank/a@d5"]).expect(0);
@@ -48,7 +48,7 @@ fn held_and_cloned() {
     e.scene.zfs_calls();
     e.silent(&LAST);
     assert_eq!(e.left("tank/a"), "d5 d3 d0");
-    assert_eq!(e.destroys(), [3], "nobody asks zfs to destroy what it will not");
+    assert_eq!(e.destroys(), [3], "zfs was asked to destroy a held or cloned snapshot");
     e.scene.zfs(&["release", "one", "tank/a@d5"]).expect(0);
     e.scene.zfs(&["release", "two", "tank/a@d5"]).expect(0);
     e.scene.zfs(&["destroy", "tank/clone"]).expect(0);
@@ -57,20 +57,20 @@ fn held_and_cloned() {
 }
 
 #[test]
-fn what_zrep_has_not_sent() {
+fn snapshots_that_zrep_has_not_sent_are_kept() {
     let e = Expirer::new();
     let names = ["zrep_00000a", "zrep_00000b_unsent", "zrep_00000c", "zrep_xyz", "off_000001", "zrep_00000d", "last"];
     e.take("tank/a", names.iter().enumerate().map(|(n, name)| (*name, NOON + n as u64)));
     e.scene.zfs(&["set", "zrep:sent=1700000000", "tank/a@zrep_00000c"]).expect(0);
     e.create("tank/b");
     e.take("tank/b", [("zrep_000001", NOON), ("zrep_000002", NOON + 1)]);
-    // Only where zrep is used, and with its tags.
+    // This holds only where zrep is used, and for its tags.
     e.scene.zfs(&["set", "zrep:src-fs=tank/a", "tank/a"]).expect(0);
     e.scene.zfs(&["set", "off:src-fs=tank/a", "tank/a"]).expect(0);
     let ignored = table(&e, &["--zrep-ignore"]);
     assert_eq!(ignored.matches(" destroy ").count(), 7, "{ignored}");
     e.silent(&[&LAST[..], &["-t", "zrep,off"]].concat());
-    // 00000c was sent: the next incremental begins there.
+    // 00000c was sent and is the base of the next incremental.
     assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent zrep_00000c off_000001 zrep_00000d last");
     assert!(table(&e, &[]).contains("the last that zrep has sent"));
     assert_eq!(e.left("tank/b"), "zrep_000002");
@@ -79,20 +79,20 @@ fn what_zrep_has_not_sent() {
     assert_eq!(e.left("tank/a"), "zrep_00000a zrep_00000b_unsent zrep_00000d last");
 }
 
-/// A dataset of which nothing is said may be zrep's.
+/// A dataset whose properties are unknown may be zrep's.
 #[test]
-fn what_zfs_does_not_say_takes_no_protection_away() {
+fn a_failed_listing_of_properties_removes_no_protection() {
     let e = Expirer::new();
     e.take("tank/a", [("zrep_000001", NOON), ("zrep_000002", NOON + 1), ("last", NOON + 2)]);
     e.scene.zfs(&["set", "zrep:src-fs=tank/a", "tank/a"]).expect(0);
     let with = |script: &str| e.expire(&[&LAST[..], &["--zfs", &e.wrapper(script)]].concat());
-    let cut = "$real \"$@\" | head -c -1; exit";
-    with(&format!("case \"$*\" in *zrep:src-fs*) {cut} ;; esac")).expect(69).says("has no end");
+    let truncate = "$real \"$@\" | head -c -1; exit";
+    with(&format!("case \"$*\" in *zrep:src-fs*) {truncate} ;; esac")).expect(69).says("has no end");
     with("case \"$*\" in *zrep:src-fs*) exit 1 ;; esac").expect(69);
     with("case \"$*\" in *zrep:src-fs*) echo \"cannot open 'tank/a': dataset does not exist\" >&2; exit 1 ;; esac")
         .expect(0);
-    // Nor a listing that fails, or that is cut, where each is asked then.
-    for how in ["exit 1", "$real \"$@\" | head -c 30; exit", "$real \"$@\" | head -n 1; exit", cut] {
+    // If a listing fails or is truncated, each property is read on its own.
+    for how in ["exit 1", "$real \"$@\" | head -c 30; exit", "$real \"$@\" | head -n 1; exit", truncate] {
         with(&format!("case \"$*\" in list*zrep:sent*) {how} ;; esac")).expect(0);
     }
     assert_eq!(e.left("tank/a"), "zrep_000001 zrep_000002 last");
@@ -101,7 +101,7 @@ fn what_zfs_does_not_say_takes_no_protection_away() {
 }
 
 #[test]
-fn simplesnap_reaps_its_own_unless_they_were_received() {
+fn snapshots_of_simplesnap_are_kept_unless_they_were_received() {
     let e = Expirer::new();
     let names = ["__simplesnap_s_1__", "x", "__simplesnap_s_2__", "y"];
     for dataset in ["tank/a", "backup/b"] {
@@ -116,21 +116,23 @@ fn simplesnap_reaps_its_own_unless_they_were_received() {
     assert_eq!(e.left("backup/b"), "y");
 }
 
-/// The guid of something, as the list has it.
+/// The guid that a command prints, in the form of the list.
 fn guid(e: &Expirer, program: &str, args: &[&str]) -> String {
     let ran = run(Command::new(e.scene.path(program)).args(args), b"").expect(0);
     format!("{:016x}", String::from_utf8(ran.out).unwrap().trim().parse::<u64>().unwrap())
 }
 
+/// The guid of a pool.
 fn pool(e: &Expirer, name: &str) -> String {
     guid(e, "bin/zpool", &["list", "-Hp", "-o", "guid", name])
 }
 
+/// The guid of a snapshot.
 fn snapshot(e: &Expirer, name: &str) -> String {
     guid(e, "bin/zfs", &["list", "-Hp", "-t", "snapshot", "-o", "guid", name])
 }
 
-/// `backup/hosts/lab/a` with `d5` to `d0`, and a policy for what was received.
+/// A pool with `backup/hosts/lab/a`, which has `d5` to `d0`, and a policy for received datasets.
 fn received() -> Expirer {
     let e = Expirer::new();
     for dataset in ["backup/hosts/lab", "backup/hosts/lab/a"] {
@@ -145,7 +147,7 @@ fn received() -> Expirer {
 const ALL: &str = "d5 d4 d3 d2 d1 d0";
 
 #[test]
-fn a_list_that_does_not_count() {
+fn an_invalid_list_of_needed_snapshots_stops_the_run() {
     let e = received();
     let (backup, tank) = (pool(&e, "backup"), pool(&e, "tank"));
     let list =
@@ -177,15 +179,15 @@ fn a_list_that_does_not_count() {
     }
     e.scene.write("needed", &list(&tank, 0, "complete", &good));
     e.expire(&["--needed", "needed"]).expect(75).says("is of the pool backup");
-    // Somebody else could write it, or it is not a file.
+    // Others may write to the list, or it is not a regular file.
     std::fs::set_permissions(e.scene.path("good"), std::fs::Permissions::from_mode(0o666)).unwrap();
     e.expire(&["--needed", "good"]).expect(75).says("may be changed by others");
     run(Command::new("mkfifo").arg(e.scene.path("fifo")), b"").expect(0);
     e.expire(&["--needed", "fifo"]).expect(75).says("is not a regular file");
     assert_eq!(e.left("backup/hosts/lab/a"), ALL);
-    // Nobody asks for one where nothing was received.
+    // No list is needed where nothing was received.
     e.expire(&["tank"]).expect(0);
-    // It counts until it is a day old, also for another time.
+    // A list is valid until it is a day old, also with --at.
     e.scene.write("needed", &list(&backup, 23 * 3600, "complete", &good));
     e.expire(&["--needed", "needed", "--at", "2100-01-01T00:00Z"]).expect(0);
     e.silent(&["--needed", "needed"]);
@@ -195,7 +197,7 @@ fn a_list_that_does_not_count() {
 }
 
 #[test]
-fn what_is_needed_as_a_whole() {
+fn a_line_all_of_the_list_keeps_a_whole_dataset() {
     let e = received();
     e.create("backup/hosts/lab/b");
     e.daily("backup/hosts/lab/b", 6);
@@ -212,7 +214,7 @@ fn what_is_needed_as_a_whole() {
 }
 
 #[test]
-fn whoever_gives_a_list_means_it() {
+fn a_list_applies_although_no_policy_is_for_received_datasets() {
     let e = received();
     e.scene.write("expire.toml", "");
     let text = |pool: &str| {
@@ -221,7 +223,7 @@ fn whoever_gives_a_list_means_it() {
     e.scene.write("needed", &text(&pool(&e, "tank")));
     let args = [&LAST[..], &["--needed", "needed", "backup"]].concat();
     e.expire(&args).expect(75).says("is of the pool");
-    // Of several those of the pool count, all of them; that of a drive that is away may be old.
+    // Of several lists all those of the pool count; that of a drive that is away may be old.
     let old = format!("zsnap-needed 1 {:016x} 1000 complete\nend 0\n", 77);
     e.scene.write("of-another", &old);
     e.scene.write("of-backup", &text(&pool(&e, "backup")));
@@ -233,7 +235,7 @@ fn whoever_gives_a_list_means_it() {
 }
 
 #[test]
-fn a_list_counts_also_where_nothing_is_called_received() {
+fn each_pool_has_its_own_list_with_or_without_received() {
     let e = received();
     let list = |of: &str, snap: &str| {
         let text = format!("zsnap-needed 1 {} {} complete\n{} x\nend 1\n", pool(&e, of), now(), snapshot(&e, snap));
@@ -241,7 +243,7 @@ fn a_list_counts_also_where_nothing_is_called_received() {
     };
     list("backup", "backup/hosts/lab/a@d4");
     list("tank", "tank/a@d3");
-    // Each pool with received datasets needs one.
+    // Each pool with received datasets needs a list.
     e.scene.write("both.toml", "[policy.\"**\"]\nkeep = [\"last=1\"]\nreceived = true\n");
     e.expire(&["-c", "both.toml", "--needed", "backup"]).expect(75).says("is of the pool tank");
     e.silent(&[&LAST[..], &["--needed", "backup", "--needed", "tank"]].concat());
@@ -264,7 +266,7 @@ fn put(e: &Expirer, seq: u64, from: u64, to: u64) {
 }
 
 #[test]
-fn the_next_increment_finds_its_base() {
+fn the_base_of_the_next_incremental_is_kept() {
     let e = Expirer::new();
     e.scene.write("expire.toml", "[policy.\"backup/**\"]\nkeep = [\"last=1\"]\nnewest = 1\nreceived = true\n");
     let needed = || {
@@ -276,13 +278,13 @@ fn the_next_increment_finds_its_base() {
     }
     e.scene.ingest(&[]).expect(0);
     assert_eq!(e.left(HOME), "s1 s2 s3 s4");
-    // s6 comes before s5, and waits; and somebody takes a snapshot.
+    // s6 arrives before s5 and waits, and a snapshot is made by hand.
     put(&e, 5, 5, 6);
     e.scene.ingest(&[]);
     assert_eq!(e.scene.spooled("laptop").len(), 1);
     e.scene.zfs(&["snapshot", &format!("{HOME}@ours")]).expect(0);
     e.expire(&["--needed", &needed()]).expect(0);
-    assert_eq!(e.left(HOME), "s4 ours", "the chain goes on from s4");
+    assert_eq!(e.left(HOME), "s4 ours", "s4, on which the chain continues, was destroyed");
     e.scene.zfs(&["destroy", &format!("{HOME}@ours")]).expect(0);
     put(&e, 4, 4, 5);
     e.scene.ingest(&[]).expect(0);
@@ -294,7 +296,7 @@ fn the_next_increment_finds_its_base() {
     put(&e, 7, 7, 8);
     e.scene.ingest(&[]).expect(0);
     assert_eq!(e.left(HOME), "s6 s7 s8");
-    // A file of which nothing is known: all of its dataset stays.
+    // A file that cannot be verified: all snapshots of its dataset are kept.
     let unsigned = e.scene.seal(&manifest("laptop/tank/home", SEQ + 8), None, b"");
     e.scene.deliver("laptop", &name("laptop/tank/home", SEQ + 8), &unsigned);
     e.scene.ingest(&[]);

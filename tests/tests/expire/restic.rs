@@ -1,5 +1,5 @@
-//! Real restic as a judge of the native policy: the same histories, the same policies, the same
-//! snapshots stay, for the same reasons. Where we differ on purpose, a test of its own says how.
+//! Compares the native rules with real restic: with the same histories and rules, both keep the same snapshots for
+//! the same reasons. Each intended difference has a test of its own.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,16 +17,16 @@ use zsnap_expire::snapshot::Snapshot;
 use zsnap_tests::random::Random;
 use zsnap_tests::scene::{have, memory};
 
-/// A repository in a zone. Each history is that of a host of its own, so that restic judges all
-/// of them at once.
+/// A restic repository in a time zone. Each history belongs to a host of its own, so that restic judges all of them
+/// at once.
 struct Repository {
     dir: tempfile::TempDir,
     zone: &'static str,
 }
 
-/// What restic knows of a snapshot.
+/// The id and the time of a snapshot in a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Known {
+struct Backup {
     id: String,
     seconds: i64,
 }
@@ -51,6 +51,7 @@ impl Repository {
         TimeZone::get(self.zone).unwrap()
     }
 
+    /// Runs restic in a time zone.
     fn restic(&self, zone: &str, args: &[String]) -> Output {
         let mut restic = Command::new("restic");
         restic.env("RESTIC_PASSWORD", "x").env("TZ", zone).env("HOME", self.dir.path()).current_dir(self.dir.path());
@@ -59,16 +60,16 @@ impl Repository {
         out
     }
 
-    /// `--time` is what a clock on the wall shows.
-    fn backup(&self, zone: &str, host: usize, wall: &str) {
-        let args = ["backup", "--quiet", "--host", &host.to_string(), "--time", wall, "config"];
+    /// Makes a snapshot; `--time` is a civil time of the zone.
+    fn backup(&self, zone: &str, host: usize, civil_time: &str) {
+        let args = ["backup", "--quiet", "--host", &host.to_string(), "--time", civil_time, "config"];
         self.restic(zone, &args.map(String::from));
     }
 
-    /// Several at a time, since each takes a fifth of a second, most of it asleep; in repositories of
-    /// their own (with the same key), since restic waits for minutes for a lock that another one has
-    /// removed. What the wall shows twice or never becomes what restic makes of it, or is made in a
-    /// zone with a fixed offset.
+    /// Makes the snapshots of all histories, several at a time, since each takes a fifth of a second, mostly asleep.
+    /// Each thread has a repository of its own with the same key, since restic waits for minutes for a lock that
+    /// another process has removed. A snapshot with an ambiguous civil time is made in a zone with a fixed offset if
+    /// the offset is a whole number of hours; otherwise restic decides.
     fn backups(&self, histories: &[Vec<i64>]) {
         let all: Vec<(usize, i64)> =
             histories.iter().enumerate().flat_map(|(host, h)| h.iter().map(move |t| (host, *t))).collect();
@@ -99,7 +100,7 @@ impl Repository {
     }
 
     /// The snapshots of each host.
-    fn snapshots(&self, hosts: usize) -> Vec<Vec<Known>> {
+    fn snapshots(&self, hosts: usize) -> Vec<Vec<Backup>> {
         let out = self.restic(self.zone, &["snapshots".into(), "--json".into()]);
         let mut all = vec![Vec::new(); hosts];
         for one in serde_json::from_slice::<Vec<Value>>(&out.stdout).unwrap() {
@@ -108,7 +109,7 @@ impl Repository {
         all
     }
 
-    /// Whether this restic keeps the oldest while a count is left.
+    /// Whether this version of restic keeps the oldest snapshot while a count is left.
     fn keeps_oldest(&self) -> bool {
         let out = self.restic(self.zone, &["version".into()]);
         let text = String::from_utf8(out.stdout).unwrap();
@@ -117,7 +118,7 @@ impl Repository {
         numbers >= vec![0, 16]
     }
 
-    /// Per host what stays, and why.
+    /// For each host, the ids of the kept snapshots with the reasons.
     fn forget(&self, rules: &[Rule], hosts: usize) -> Vec<HashMap<String, Vec<String>>> {
         let args = ["forget", "--no-lock", "--dry-run", "--json", "--group-by", "host"].map(String::from);
         let out = self.restic(self.zone, &[args.to_vec(), rules.iter().map(flag).collect()].concat());
@@ -137,9 +138,9 @@ impl Repository {
     }
 }
 
-fn known(snapshot: &Value) -> Known {
+fn known(snapshot: &Value) -> Backup {
     let seconds = snapshot["time"].as_str().unwrap().parse::<Timestamp>().unwrap().as_second();
-    Known { id: snapshot["id"].as_str().unwrap().to_owned(), seconds }
+    Backup { id: snapshot["id"].as_str().unwrap().to_owned(), seconds }
 }
 
 const NAMES: [(Period, &str); 6] = [
@@ -155,25 +156,26 @@ fn name(period: Period) -> &'static str {
     NAMES.iter().find(|(p, _)| *p == period).unwrap().1
 }
 
-/// `--keep-within-daily=15d`. Not `unlimited`: only restic 0.16 knows it.
+/// The option of restic for a rule, such as `--keep-within-daily=15d`. Not `unlimited`: only restic 0.16 knows it.
 fn flag(rule: &Rule) -> String {
     match rule.amount {
         Amount::Count(u64::MAX) => format!("--keep-{}=99999", name(rule.period)),
         Amount::Count(count) => format!("--keep-{}={count}", name(rule.period)),
         Amount::Within(age) => {
             let kind = if rule.period == Period::Each { String::new() } else { format!("-{}", name(rule.period)) };
-            // restic knows no weeks.
+            // restic has no unit of weeks.
             format!("--keep-within{kind}={}y{}m{}d{}h", age.years, age.months, age.days, age.hours)
         }
     }
 }
 
-/// `daily within 15d`, `daily snapshot` and `oldest daily snapshot`, without the amount.
+/// A reason of restic without the amount: `daily within 15d`, `daily snapshot` or `oldest daily snapshot`.
 fn kind_of_match(text: &str) -> String {
     let text = text.strip_prefix("oldest ").unwrap_or(text);
     text.split_once("within").map_or(text.to_owned(), |(kind, _)| format!("{kind}within"))
 }
 
+/// A reason of zsnap-expire in the form of restic's.
 fn kind_of_reason(reason: &Reason, oldest: bool) -> Option<String> {
     match reason {
         Reason::Oldest(_) if !oldest => None,
@@ -186,14 +188,14 @@ fn kind_of_reason(reason: &Reason, oldest: bool) -> Option<String> {
     }
 }
 
-fn listing(known: &[Known]) -> Vec<Snapshot<'_>> {
+fn listing(known: &[Backup]) -> Vec<Snapshot<'_>> {
     known.iter().map(|k| Snapshot { name: &k.id, creation: k.seconds, ..Snapshot::default() }).collect()
 }
 
-/// Of our answer as of restic's: the times of those that stay and why, oldest first. Not the names:
-/// of two of the same second, each program takes another one. The oldest stays while a count is
-/// left, as from restic 0.16 on, if that is an `oldest` one.
-fn ours(rules: &[Rule], known: &[Known], clock: &Clock, oldest: bool) -> Vec<(i64, Vec<String>)> {
+/// The times of the snapshots that our rules keep, with the reasons, oldest first. There are no names, because of
+/// two snapshots of one second each program chooses another one. With `oldest`, the oldest is kept while a count is
+/// left, as restic does from 0.16 on.
+fn ours(rules: &[Rule], known: &[Backup], clock: &Clock, oldest: bool) -> Vec<(i64, Vec<String>)> {
     let snapshots = listing(known);
     let verdicts = decide(rules, Reference::Newest, &snapshots, clock);
     let mut kept = Vec::new();
@@ -208,7 +210,8 @@ fn ours(rules: &[Rule], known: &[Known], clock: &Clock, oldest: bool) -> Vec<(i6
     kept
 }
 
-fn theirs(kept: &HashMap<String, Vec<String>>, known: &[Known]) -> Vec<(i64, Vec<String>)> {
+/// The times of the snapshots that restic keeps, with the reasons, oldest first.
+fn theirs(kept: &HashMap<String, Vec<String>>, known: &[Backup]) -> Vec<(i64, Vec<String>)> {
     let mut kept: Vec<_> = known.iter().filter_map(|k| Some((k.seconds, kept.get(&k.id)?.clone()))).collect();
     kept.sort_unstable();
     kept
@@ -218,19 +221,19 @@ fn clock(zone: &'static str) -> Clock {
     Clock { now: Timestamp::now().as_second(), zone: TimeZone::get(zone).unwrap() }
 }
 
-fn seconds(zone: &str, wall: &str) -> i64 {
-    let civil: jiff::civil::DateTime = wall.parse().unwrap();
+fn seconds(zone: &str, civil_time: &str) -> i64 {
+    let civil: jiff::civil::DateTime = civil_time.parse().unwrap();
     civil.in_tz(zone).unwrap().timestamp().as_second()
 }
 
-/// Backwards from a time near to where calendars are hard; the gaps are of all sizes.
+/// Times that go back from `end`, where calendars are difficult, with gaps of all sizes.
 fn history(random: &mut Random, zone: &str, end: &str, count: usize, (shortest, longest): (f64, f64)) -> Vec<i64> {
     let mut at = seconds(zone, end);
     let mut times = vec![at];
     while times.len() < count && at > 0 {
         let exponent = random.below(1000) as f64 / 1000.0;
         let gap = shortest * (longest / shortest).powf(exponent);
-        // Now and then two in one second.
+        // Some snapshots are of the same second.
         at -= if random.below(30) == 0 { 0 } else { gap as i64 };
         times.push(at);
     }
@@ -238,9 +241,9 @@ fn history(random: &mut Random, zone: &str, end: &str, count: usize, (shortest, 
     times
 }
 
-/// Where Go and we count back alike: no end of a month cuts in, and the clock on the wall shows the
-/// result once. The other cases have tests of their own below.
-fn alike(clock: &Clock, from: i64, rule: &Rule) -> bool {
+/// Whether Go and zsnap-expire count back to the same time: no end of a month intervenes, and the resulting civil
+/// time exists once. The other cases have tests of their own below.
+fn same_cutoff(clock: &Clock, from: i64, rule: &Rule) -> bool {
     let Amount::Within(age) = rule.amount else { return true };
     let civil = clock.civil(from);
     let months = Span::new().years(age.years).months(age.months);
@@ -255,6 +258,7 @@ fn alike(clock: &Clock, from: i64, rule: &Rule) -> bool {
     !clock.zone.to_ambiguous_timestamp(shifted).is_ambiguous()
 }
 
+/// Random rules.
 fn policy(random: &mut Random) -> Vec<Rule> {
     let mut rules = Vec::new();
     let dense = 2 + random.below(5);
@@ -283,15 +287,16 @@ fn policy(random: &mut Random) -> Vec<Rule> {
     rules.iter().map(|rule| rule.parse().unwrap()).collect()
 }
 
-/// Where the years are long, days have 23 to 25 hours, and weeks belong to another year.
-fn agree(zone: &'static str, ends: [&str; 4]) {
+/// Asserts that zsnap-expire and restic agree on random rules for histories that end at these times: leap years, days
+/// of 23 to 25 hours, and weeks that belong to another year.
+fn assert_agreement(zone: &'static str, ends: [&str; 4]) {
     if !have("restic") {
         return;
     }
     let mut random = Random::new();
     let repository = Repository::new(zone);
     let clock = clock(zone);
-    // Minutes, hours, about a day, weeks and months.
+    // Gaps of minutes, hours, about a day, weeks and months.
     let gaps = [(60.0, 7200.0), (60.0, 2.0 * 86_400.0), (7200.0, 1.5 * 86_400.0), (43_200.0, 300.0 * 86_400.0)];
     let made: Vec<Vec<i64>> =
         ends.iter().zip(gaps).map(|(end, gaps)| history(&mut random, zone, end, 30, gaps)).collect();
@@ -304,12 +309,13 @@ fn agree(zone: &'static str, ends: [&str; 4]) {
     while compared < 500 {
         let rules = policy(&mut random);
         let newest = histories.iter().map(|h| h.iter().map(|k| k.seconds).max().unwrap());
-        let alike: Vec<bool> = newest.map(|from| rules.iter().all(|rule| alike(&clock, from, rule))).collect();
-        if rules.is_empty() || !alike.contains(&true) {
+        let same_cutoff: Vec<bool> =
+            newest.map(|from| rules.iter().all(|rule| same_cutoff(&clock, from, rule))).collect();
+        if rules.is_empty() || !same_cutoff.contains(&true) {
             continue;
         }
         let kept = repository.forget(&rules, histories.len());
-        for ((known, kept), _) in histories.iter().zip(&kept).zip(&alike).filter(|(_, alike)| **alike) {
+        for ((known, kept), _) in histories.iter().zip(&kept).zip(&same_cutoff).filter(|(_, same)| **same) {
             let (ours, theirs) = (ours(&rules, known, &clock, oldest), theirs(kept, known));
             let times: Vec<String> = known.iter().map(|k| clock.civil(k.seconds).to_string()).collect();
             assert_eq!(ours, theirs, "{zone}: {} of {times:?}", rules.iter().map(flag).collect::<Vec<_>>().join(" "));
@@ -317,30 +323,42 @@ fn agree(zone: &'static str, ends: [&str; 4]) {
             removed += known.len() - theirs.len();
         }
     }
-    // It was a trial of something: neither all nor nothing stayed.
+    // The comparison is significant: neither all nor no snapshots were kept.
     assert!(removed > 500 && removed < compared * 29, "{removed} of {compared} histories");
 }
 
 #[test]
-fn berlin() {
-    agree("Europe/Berlin", ["2026-10-25T09:00", "2026-03-29T23:10", "2021-01-05T08:15", "2024-02-29T12:00"]);
+fn native_rules_agree_with_restic_in_berlin() {
+    assert_agreement("Europe/Berlin", ["2026-10-25T09:00", "2026-03-29T23:10", "2021-01-05T08:15", "2024-02-29T12:00"]);
 }
 
 #[test]
-fn new_york() {
-    agree("America/New_York", ["2025-11-02T07:00", "2026-03-08T20:00", "2016-01-04T00:00", "2026-11-03T04:30"]);
+fn native_rules_agree_with_restic_in_new_york() {
+    assert_agreement(
+        "America/New_York",
+        ["2025-11-02T07:00", "2026-03-08T20:00", "2016-01-04T00:00", "2026-11-03T04:30"],
+    );
 }
 
-/// Half an hour back and forth, south of the equator.
+/// The clock changes by half an hour, in the southern hemisphere.
 #[test]
-fn lord_howe() {
-    agree("Australia/Lord_Howe", ["2026-04-05T08:00", "2025-10-05T20:00", "2010-01-03T23:59", "2025-12-31T23:59"]);
+fn native_rules_agree_with_restic_on_lord_howe_island() {
+    assert_agreement(
+        "Australia/Lord_Howe",
+        ["2026-04-05T08:00", "2025-10-05T20:00", "2010-01-03T23:59", "2025-12-31T23:59"],
+    );
 }
 
-/// Times, rules; the times that we and that restic keep.
-fn differ(zone: &'static str, walls: &[&str], rules: &[&str], we: &[&str], it: &[&str]) {
+/// Asserts that of snapshots at these times zsnap-expire keeps `ours_expected` and restic keeps `theirs_expected`.
+fn assert_difference(
+    zone: &'static str,
+    civil_times: &[&str],
+    rules: &[&str],
+    ours_expected: &[&str],
+    theirs_expected: &[&str],
+) {
     let repository = Repository::new(zone);
-    let made: Vec<i64> = walls.iter().map(|wall| seconds(zone, wall)).collect();
+    let made: Vec<i64> = civil_times.iter().map(|civil_time| seconds(zone, civil_time)).collect();
     repository.backups(std::slice::from_ref(&made));
     let known = &repository.snapshots(1)[0];
     let rules: Vec<Rule> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
@@ -354,62 +372,62 @@ fn differ(zone: &'static str, walls: &[&str], rules: &[&str], we: &[&str], it: &
     };
     let ours = snapshots.iter().zip(verdicts).filter(|(_, verdict)| verdict.keep).map(|(s, _)| s.creation).collect();
     let theirs = known.iter().filter(|k| kept.contains_key(&k.id)).map(|k| k.seconds).collect();
-    assert_eq!(times(ours), we, "ours");
-    assert_eq!(times(theirs), it, "restic's");
+    assert_eq!(times(ours), ours_expected, "ours");
+    assert_eq!(times(theirs), theirs_expected, "restic's");
 }
 
-/// A month before 31 March: Go says 31 February, which is 3 March.
+/// For a month before 31 March, Go computes 31 February, which is 3 March.
 #[test]
-fn the_end_of_a_month_is_not_beyond_it() {
+fn a_month_before_the_31st_is_the_last_day_of_a_shorter_month() {
     if have("restic") {
         let all = ["2026-02-27T12:00", "2026-03-01T12:00", "2026-03-02T12:00", "2026-03-31T10:00"];
-        differ("Europe/Berlin", &all, &["all=1m"], &all[1..], &all[3..]);
+        assert_difference("Europe/Berlin", &all, &["all=1m"], &all[1..], &all[3..]);
         let all = ["2023-02-28T13:00", "2023-03-01T11:00", "2024-02-29T12:00"];
-        differ("Europe/Berlin", &all, &["all=1y"], &all, &all[2..]);
+        assert_difference("Europe/Berlin", &all, &["all=1y"], &all, &all[2..]);
     }
 }
 
-/// Counted back to a time that the clock shows twice or never, we take the earlier one: more stays.
+/// If the cutoff is a civil time that exists twice or never, zsnap-expire uses the earlier moment and keeps more.
 #[test]
-fn a_cutoff_that_the_clock_shows_twice_or_never_is_the_earlier_one() {
+fn an_ambiguous_cutoff_is_the_earlier_moment() {
     if have("restic") {
-        // From 2:00 to 3:00, which is the same moment.
+        // 2:30 does not exist: the clock changes from 2:00 to 3:00.
         let all = ["2026-03-29T01:20", "2026-03-29T01:40", "2026-03-29T03:20", "2026-03-30T02:30"];
-        differ("Europe/Berlin", &all, &["all=1d"], &all[1..], &all[3..]);
-        // Twice half past two; restic takes the second one.
+        assert_difference("Europe/Berlin", &all, &["all=1d"], &all[1..], &all[3..]);
+        // 2:30 exists twice; restic uses the second one.
         let all = ["2026-10-25T02:40", "2026-10-26T02:30"];
-        differ("Europe/Berlin", &all, &["all=1d"], &all, &all[1..]);
+        assert_difference("Europe/Berlin", &all, &["all=1d"], &all, &all[1..]);
     }
 }
 
-/// restic counts what is dated in the future as the newest.
+/// restic counts a snapshot with a future date as the newest.
 #[test]
-fn a_snapshot_from_the_future_uses_up_no_count() {
+fn a_snapshot_with_a_future_date_uses_up_no_count() {
     if have("restic") {
         let all = ["2026-01-01T12:00", "2026-01-02T12:00", "2100-01-01T00:00"];
-        differ("Europe/Berlin", &all, &["last=1"], &all[1..], &all[2..]);
-        differ("Europe/Berlin", &all, &["all=12h"], &all[1..], &all[1..]);
+        assert_difference("Europe/Berlin", &all, &["last=1"], &all[1..], &all[2..]);
+        assert_difference("Europe/Berlin", &all, &["all=12h"], &all[1..], &all[1..]);
     }
 }
 
-/// A clock that is fast by less than a day is not a mistake: what it dates is the newest.
+/// A clock that is ahead by less than a day is tolerated: its snapshot is the newest.
 #[test]
-fn up_to_a_day_ahead_is_the_newest() {
+fn a_snapshot_dated_less_than_a_day_ahead_counts_as_the_newest() {
     if have("restic") {
         let zone = "Etc/UTC";
-        let wall = |hours: i64| (Timestamp::now() + hours.hours()).strftime("%Y-%m-%dT%H:%M").to_string();
-        let walls = [wall(-8), wall(-1), wall(20)];
-        let all: Vec<&str> = walls.iter().map(String::as_str).collect();
-        differ(zone, &all, &["all=10h"], &all[2..], &all);
+        let civil_time = |hours: i64| (Timestamp::now() + hours.hours()).strftime("%Y-%m-%dT%H:%M").to_string();
+        let civil_times = [civil_time(-8), civil_time(-1), civil_time(20)];
+        let all: Vec<&str> = civil_times.iter().map(String::as_str).collect();
+        assert_difference(zone, &all, &["all=10h"], &all[2..], &all);
     }
 }
 
-/// restic cuts days where a snapshot was made, we cut all of them in one zone.
+/// For restic days begin in the zone of each snapshot, for zsnap-expire in one zone.
 #[test]
-fn days_are_cut_in_one_zone() {
+fn days_of_all_snapshots_begin_in_one_zone() {
     if have("restic") {
         let repository = Repository::new("Europe/Berlin");
-        // In Tokyo the evening of the 1st and the morning of the 2nd, in Berlin both the 1st.
+        // These are the evening of the 1st and the morning of the 2nd in Tokyo, and both on the 1st in Berlin.
         repository.backup("Asia/Tokyo", 0, "2026-06-01 23:00:00");
         repository.backup("Asia/Tokyo", 0, "2026-06-02 05:00:00");
         let known = &repository.snapshots(1)[0];

@@ -1,5 +1,5 @@
-//! zsnap-expire from the configuration to the last `zfs destroy`: what stays, what goes, what it
-//! prints, and how it ends.
+//! zsnap-expire from the configuration to the last `zfs destroy`: what it keeps, destroys and prints, and its exit
+//! status.
 
 use std::fs;
 use std::io::Read;
@@ -11,23 +11,23 @@ use zsnap_tests::scene::{program, run};
 const RULES: &str = "--keep=daily=3";
 
 #[test]
-fn rules_from_the_command_line() {
+fn rules_of_the_command_line_prune_the_specified_datasets() {
     let e = Expirer::new();
     e.daily("tank/a", 8);
     e.create("tank/a/below");
     e.daily("tank/a/below", 6);
     e.create("tank/b");
     e.daily("tank/b", 6);
-    // With what lies below, and nothing else.
+    // -a adds the datasets below, and no others.
     e.silent(&["-a", RULES, "tank/a"]);
     assert_eq!(e.left("tank/a"), "d2 d1 d0");
     assert_eq!(e.left("tank/a/below"), "d2 d1 d0");
     assert_eq!(e.left("tank/b"), "d5 d4 d3 d2 d1 d0");
-    // A second run has nothing to do, and does nothing.
+    // A second run has nothing to do.
     e.destroys();
     e.silent(&["-a", RULES, "tank/a"]);
     assert_eq!(e.destroys(), [0; 0]);
-    // All pools only if that is said. Several: each.
+    // All pools are pruned only with -a. Several datasets may be named.
     e.expire(&["-k", "last=4"]).expect(2).says("name some, or specify --all");
     e.silent(&["-a", "-k", "last=4"]);
     assert_eq!(e.left("tank/b"), "d3 d2 d1 d0");
@@ -36,7 +36,7 @@ fn rules_from_the_command_line() {
 }
 
 #[test]
-fn the_policy_of_each_dataset_is_that_of_the_glob_that_says_most() {
+fn the_most_specific_glob_decides_the_policy_of_a_dataset() {
     let e = Expirer::new();
     for dataset in ["tank/b", "tank/b/c", "backup/other"] {
         e.create(dataset);
@@ -50,13 +50,13 @@ fn the_policy_of_each_dataset_is_that_of_the_glob_that_says_most() {
     );
     e.silent(&[]);
     assert_eq!(e.left("tank/a"), "d3 d2 d1 d0");
-    assert_eq!(e.left("tank/b"), "d2 d1 d0", "the newest 3");
-    assert_eq!(e.left("tank/b/c"), "d1 d0", "all are old by now, but the newest 2 stay");
-    assert_eq!(e.left("backup/other"), "d5 d4 d3 d2 d1 d0", "no policy is for it");
-    let said = e.prints(0, &["check"]);
+    assert_eq!(e.left("tank/b"), "d2 d1 d0", "the newest 3 were not kept");
+    assert_eq!(e.left("tank/b/c"), "d1 d0", "the newest 2 were not kept");
+    assert_eq!(e.left("backup/other"), "d5 d4 d3 d2 d1 d0", "a dataset without a policy was pruned");
+    let output = e.prints(0, &["check"]);
     let lines = ["tank/**: last=4, and the newest 2", "tank/b: last=1, and the newest 3"];
-    assert!(lines.iter().all(|line| said.contains(line)), "{said}");
-    // Of two that say as much the one that leaves less open; and if there is none, nothing.
+    assert!(lines.iter().all(|line| output.contains(line)), "{output}");
+    // Of two equally long globs the one with fewer wildcards decides; if that does not decide, nothing is done.
     let policy = |glob: &str, keep: &str| format!("[policy.\"{glob}\"]\nkeep = [\"{keep}\"]\n");
     e.scene.write("expire.toml", &(policy("backup/**", "last=2") + &policy("backup/*", "last=3")));
     e.silent(&["backup"]);
@@ -83,7 +83,7 @@ fn a_dry_run_prints_what_the_real_run_prints_and_does() {
     let rows = |text: &str| -> Vec<String> { text.lines().skip(1).map(str::to_owned).collect() };
     let dry = e.prints(0, &["-a", RULES, "-n"]);
     assert_eq!(e.left("tank/a"), "d6 d5 d4 d3 d2 d1 d0");
-    assert!(!e.scene.path("expire-state").exists(), "a dry run writes nothing");
+    assert!(!e.scene.path("expire-state").exists(), "a dry run wrote a state");
     let real = e.prints(0, &["-a", RULES, "-v"]);
     assert_eq!(rows(&dry), rows(&real));
     assert_eq!(e.left("tank/a"), "d5 d2 d1 d0");
@@ -103,7 +103,7 @@ fn a_dry_run_prints_what_the_real_run_prints_and_does() {
 }
 
 #[test]
-fn json_has_all_of_it() {
+fn json_has_the_verdicts_and_reasons_of_all_snapshots() {
     let e = Expirer::new();
     e.daily("tank/a", 4);
     e.create("tank/b");
@@ -145,15 +145,15 @@ fn json_has_all_of_it() {
 }
 
 #[test]
-fn a_picture() {
+fn the_timeline_shows_which_snapshots_stay() {
     let e = Expirer::new();
     e.daily("tank/a", 10);
     e.create("tank/longer");
     e.take("tank/longer", [("x", NOON - 5 * DAY - 60), ("y", NOON - 5 * DAY), ("z", NOON), ("f", 4_102_444_800)]);
-    let picture = e.prints(0, &["-a", "-k", "daily=2", "--timeline", "--at", "2025-06-15T12:00Z"]);
-    // x and y share a cell; y stays, as the last of its day. The future is the last cell.
+    let timeline = e.prints(0, &["-a", "-k", "daily=2", "--timeline", "--at", "2025-06-15T12:00Z"]);
+    // x and y share a cell; y stays as the last of its day. A future date is in the last cell.
     assert_eq!(
-        picture,
+        timeline,
         "as of 2025-06-15T12:00:00Z, days begin in UTC\n\
          # stays, x goes, % both, . none; a cell is 6 hours; from 2025-06-06 12:00 to 2025-06-15 12:00\n\
          tank/a       x...x...x...x...x...x...x...x...#...#\n\
@@ -162,20 +162,20 @@ fn a_picture() {
 }
 
 #[test]
-fn at_another_time_nothing_is_destroyed() {
+fn a_run_with_at_destroys_nothing() {
     let e = Expirer::new();
     e.daily_until("tank/a", 6, now() - 3600);
     let keep = ["-a", "--keep", "all=10d", "--relative-to", "now"];
     e.silent(&keep);
     assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
-    let said = e.prints(0, &[&keep[..], &["--at", "2100-01-01T00:00Z"]].concat());
-    assert!(said.starts_with("as of 2100-01-01T00:00:00Z"), "{said}");
-    assert_eq!(said.matches(" destroy ").count(), 4, "{said}");
+    let output = e.prints(0, &[&keep[..], &["--at", "2100-01-01T00:00Z"]].concat());
+    assert!(output.starts_with("as of 2100-01-01T00:00:00Z"), "{output}");
+    assert_eq!(output.matches(" destroy ").count(), 4, "{output}");
     assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
 }
 
 #[test]
-fn a_list_that_fails_destroys_nothing() {
+fn a_failed_listing_destroys_nothing() {
     let e = Expirer::new();
     e.daily("tank/a", 6);
     e.expire(&["-a", RULES, "tank/a", "tank/none"]).expect(69).says("tank/none");
@@ -183,7 +183,7 @@ fn a_list_that_fails_destroys_nothing() {
     for script in [
         "[ \"$1\" = list ] && exit 1",
         "[ \"$1\" = list ] && { $real \"$@\"; exit 1; }",
-        // Killed; and cut at its very end.
+        // `zfs list` is killed, or its output lacks the last byte.
         "[ \"$1\" = list ] && { $real \"$@\" | head -n 3; kill -9 $$; }",
         "[ \"$1\" = list ] && { $real \"$@\" | head -c -1; exit 0; }",
         "[ \"$1\" = list ] && [ \"$4\" = filesystem,volume ] && exit 1",
@@ -198,7 +198,7 @@ fn a_list_that_fails_destroys_nothing() {
 }
 
 #[test]
-fn one_at_a_time() {
+fn a_second_run_ends_silently_while_another_one_has_the_lock() {
     let e = Expirer::new();
     e.daily("tank/a", 6);
     let lock = e.scene.path("expire-state/lock");
@@ -211,7 +211,7 @@ fn one_at_a_time() {
     e.silent(&["-a", RULES]);
     e.expire(&["-a", RULES, "--max-run", "0s"]).expect(75).says("longer than --max-run");
     assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
-    // Whoever only looks needs no lock.
+    // A dry run needs no lock.
     e.expire(&["-a", RULES, "-n"]).expect(0);
     drop(holder.stdin.take());
     holder.wait().unwrap();
@@ -220,12 +220,12 @@ fn one_at_a_time() {
 }
 
 #[test]
-fn what_looks_like_a_mistake_is_not_done() {
+fn max_destroy_stops_a_dataset_unless_forced() {
     let e = Expirer::new();
     e.create("tank/b");
     e.daily("tank/a", 30);
     e.daily("tank/b", 6);
-    // One dataset is braked, the other goes on.
+    // One dataset is stopped, the other one is pruned.
     e.expire(&["-a", RULES]).expect(1).says("tank/a: nothing is destroyed: 27 of 30 would be destroyed");
     assert_eq!((e.left("tank/a").split(' ').count(), e.left("tank/b")), (30, "d2 d1 d0".into()));
     // A dry run shows what --force would do.
@@ -241,7 +241,7 @@ fn what_looks_like_a_mistake_is_not_done() {
 }
 
 #[test]
-fn a_clock_that_is_wrong_destroys_nothing() {
+fn a_wrong_clock_destroys_nothing() {
     let e = Expirer::new();
     const LATER: u64 = 4_102_444_800;
     for dataset in ["tank/b", "tank/c"] {
@@ -249,18 +249,18 @@ fn a_clock_that_is_wrong_destroys_nothing() {
         e.daily(dataset, 6);
     }
     e.daily("tank/a", 6);
-    // A single one of the future stays, and is not a reference: the others count from d0.
+    // A single snapshot with a future date stays and is not a reference: the others count from d0.
     e.take("tank/a", [("later", LATER)]);
     e.silent(&["-k", "all=2d", "tank/a"]);
     assert_eq!(e.left("tank/a"), "d1 d0 later");
-    // So does one that no calendar has.
+    // So does one whose date is beyond the calendar.
     e.take("tank/a", [("never", u64::MAX), ("d00", NOON + 1), ("d01", NOON + 2)]);
     e.silent(&["-k", "all=2d", "tank/a"]);
     assert_eq!(e.left("tank/a"), "d1 d0 later never d00 d01");
     e.take("tank/b", [("later", LATER), ("later2", LATER + DAY)]);
     e.expire(&["-a", RULES]).expect(1).says("tank/b: nothing is destroyed: its newest 2 are dated in the future");
     assert_eq!(e.left("tank/c"), "d2 d1 d0");
-    // No --force for that; and most of the datasets stop all of it.
+    // --force does not override this, and if it concerns most of the datasets, the whole run stops.
     e.expire(&["-a", RULES, "--force", "-n", "tank/b", "tank/c", "tank/a"]).expect(1).says("set this machine's clock");
     e.silent(&["-a", RULES, "--force", "tank/b", "tank/c", "tank/a"]);
     assert_eq!(e.left("tank/b"), "d5 d4 d3 d2 d1 d0 later later2");
@@ -270,7 +270,7 @@ fn a_clock_that_is_wrong_destroys_nothing() {
 }
 
 #[test]
-fn what_is_wrong_has_its_place_and_its_remedy() {
+fn configuration_errors_are_reported_with_line_and_remedy() {
     let e = Expirer::new();
     for (text, line, says) in [
         ("[policy.\"x\"]\nkeep = []\n", 2, "keep is empty"),
@@ -282,7 +282,7 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
         ("timezone = \"Mars\"\n", 1, "Mars"),
         ("\n\nkeep = \"dayly=1\"\n", 3, "dayly=1"),
         ("nonsense = 1\n", 1, "unknown key"),
-        // What concerns one run must not hold in every one.
+        // Options that concern one run are rejected in the file.
         ("json = true\nforce = true\n", 2, "force concerns one run: specify --force on the command line"),
         ("no-needed = true\n", 1, "no-needed concerns one run: specify --no-needed on the command line"),
     ] {
@@ -300,7 +300,7 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
     e.expire(&[]).expect(78).says("no policy: specify --keep RULE");
     e.expire(&["-c", "none.toml"]).expect(78).says("none.toml");
     e.expire(&["--keep", "sometimes"]).expect(2).says("is not a rule");
-    // A dataset that is called like a command.
+    // A dataset has the name of a command.
     e.expire(&["-a", RULES, "--", "check"]).expect(69).says("check");
     assert!(e.prints(0, &["-a", RULES, "check"]).contains("**: daily=3, and the newest 2"));
     for glob in ["", "tank/", "tank/a@*"] {
@@ -308,7 +308,7 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
         e.expire(&["check"]).expect(78).says("is for no dataset");
     }
     e.scene.write("expire.toml", "");
-    // A zone that is not known would pass for UTC.
+    // An unknown zone must not be treated as UTC.
     for zone in ["Europe/Berln", "CET-1CEST"] {
         let ran = run(e.command(&["-a", RULES]).env("TZ", zone), b"").expect(78);
         assert!(
@@ -322,7 +322,7 @@ fn what_is_wrong_has_its_place_and_its_remedy() {
 }
 
 #[test]
-fn check_looks_at_what_a_run_needs() {
+fn check_reports_what_a_run_lacks() {
     let e = Expirer::new();
     e.scene.write("expire.toml", "[policy.\"tank/**\"]\nkeep = [\"last=1\"]\nreceived = true\n");
     e.expire(&["check"]).expect(0).says("a run needs --needed");
@@ -333,13 +333,13 @@ fn check_looks_at_what_a_run_needs() {
 }
 
 #[test]
-fn a_dataset_that_is_named_and_has_no_policy_is_told() {
+fn a_named_dataset_without_a_policy_is_reported() {
     let e = Expirer::new();
     e.scene.write("expire.toml", "[policy.\"tank/a/**\"]\nkeep = [\"last=1\"]\n");
     e.create("tank/a/b");
     e.daily("tank/a", 3);
     e.daily("tank/a/b", 3);
-    // What lies below it has one.
+    // A dataset below it has a policy.
     e.silent(&["tank/a", "backup"]);
     let _ = e.scene.zfs(&["destroy", "-r", "tank/a/b"]);
     let ran = e.expire(&["tank/a", "backup"]).expect(0).says("tank/a: no policy is for it");
@@ -356,7 +356,7 @@ fn options_that_contradict_each_other_destroy_nothing() {
     }
     e.expire(&["--filter", RULES, "tank/a"]).expect(2).says("standard input");
     assert_eq!(e.left("tank/a").split(' ').count(), 6);
-    // The command line takes the place of what contradicts it in the file.
+    // An option of the command line overrides the ones of the file that contradict it.
     e.scene.write("expire.toml", "needed = [\"none\"]\njson = true\n[policy.\"tank/**\"]\nkeep = [\"last=2\"]\n");
     e.expire(&[]).expect(75);
     e.silent(&["--filter"]);
@@ -365,7 +365,7 @@ fn options_that_contradict_each_other_destroy_nothing() {
 }
 
 #[test]
-fn keep_replaces_the_rules_but_not_what_is_known() {
+fn keep_replaces_the_rules_but_not_the_other_settings() {
     let e = Expirer::new();
     e.daily("tank/a", 6);
     e.create("backup/b");
@@ -375,7 +375,7 @@ fn keep_replaces_the_rules_but_not_what_is_known() {
     assert_eq!(e.left("tank/a"), "d5 d4 d3 d2 d1 d0");
     e.silent(&["-a", RULES, "--no-needed"]);
     assert_eq!((e.left("tank/a"), e.left("backup/b")), ("d2 d1 d0".into(), "d2 d1 d0".into()));
-    // A number takes the place of a number, not of rules.
+    // A number replaces a number, not rules.
     e.scene.write("expire.toml", "keep = [\"all=1y\", \"1\"]\n[policy.\"tank/**\"]\nkeep = [\"last=1\"]\n");
     let table = e.prints(0, &["-n", "-k", "3", "tank/a"]);
     assert!(table.contains("all=1y; one of the newest 3") && !table.contains("destroy"), "{table}");

@@ -1,22 +1,22 @@
-//! Conditions that last, which zsnap-expire tells when they are new, when they change and once a day: cron mails what
-//! is printed.
+//! Notices: zsnap-expire reports persistent conditions when they are new, when they change and once a day, because
+//! cron mails what it prints.
 
 use zsnap_tests::expirer::{DAY, Expirer, NOON};
 
 const BRAKED: [&str; 3] = ["-k", "last=2", "tank/a"];
 
-/// As if all that was told had been told a day earlier.
+/// Changes the state as if all notices had been printed a day earlier.
 fn a_day_passes(e: &Expirer) {
     let path = e.scene.path("expire-state/told.json");
-    let mut told: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    for (_, line) in told.as_object_mut().unwrap() {
+    let mut notices: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (_, line) in notices.as_object_mut().unwrap() {
         line["at"] = (line["at"].as_u64().unwrap() - DAY).into();
     }
-    std::fs::write(&path, told.to_string()).unwrap();
+    std::fs::write(&path, notices.to_string()).unwrap();
 }
 
 #[test]
-fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
+fn a_safety_limit_is_reported_once_a_day_and_in_every_dry_run() {
     let e = Expirer::new();
     e.daily("tank/a", 30);
     let says = "tank/a: nothing is destroyed: 28 of 30 would be destroyed, more than --max-destroy allows";
@@ -26,7 +26,7 @@ fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
         let ran = e.expire(&[&BRAKED[..], &["-n", "--max-destroy", "50%"]].concat()).expect(1);
         ran.says(says);
     }
-    // A run about another one does not forget it, and other numbers are no change.
+    // A run over another dataset does not forget the notice, and other numbers are not a change.
     for other in ["tank/b", "tank/a/b"] {
         e.create(other);
         e.daily(other, 1);
@@ -38,7 +38,7 @@ fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
     a_day_passes(&e);
     e.expire(&BRAKED).expect(1).says("29 of 31 would be destroyed");
     e.silent(&BRAKED);
-    // Mended, and back.
+    // The condition ends and comes back.
     e.expire(&[&BRAKED[..], &["--force"]].concat()).expect(0);
     e.silent(&BRAKED);
     let again: Vec<String> = (0..30).map(|n| format!("again{n}")).collect();
@@ -47,7 +47,7 @@ fn a_brake_is_told_once_a_day_and_to_whoever_asks() {
 }
 
 #[test]
-fn back_dated_snapshots_are_told_once_beside_a_brake() {
+fn back_dated_snapshots_are_reported_once_beside_a_safety_limit() {
     let e = Expirer::new();
     e.daily("tank/a", 30);
     e.take("tank/a", [("old", NOON - 9 * DAY)]);
@@ -68,7 +68,7 @@ fn back_dated_snapshots_are_told_once_beside_a_brake() {
 }
 
 #[test]
-fn a_property_that_cannot_be_read_is_told_once_for_all_that_inherit_it() {
+fn an_inherited_malformed_property_is_reported_once_for_all_datasets() {
     let e = Expirer::new();
     let set = |property: &str, value: &str| {
         e.scene.zfs(&["set", &format!("{property}={value}"), "tank/guest"]).expect(0);
@@ -86,7 +86,7 @@ fn a_property_that_cannot_be_read_is_told_once_for_all_that_inherit_it() {
     let ran = e.expire(&keep).expect(1).says(says);
     assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
     e.silent(&keep);
-    // A run about another one of them knows it, too; whoever asks is told.
+    // A run over one of these datasets knows the notice as well, and a dry run always reports it.
     let of_one = ["-k", "last=1", "-k", "1", "tank/guest/3"];
     e.silent(&of_one);
     e.silent(&keep);
@@ -98,7 +98,7 @@ fn a_property_that_cannot_be_read_is_told_once_for_all_that_inherit_it() {
     e.silent(&["-k", "last=1", "-k", "1", "tank/a"]);
     a_day_passes(&e);
     e.expire(&keep).expect(1).says("nothing is destroyed");
-    // Mended, which a run about one of them sees as well, and back.
+    // The property is fixed, which a run over one dataset also notices, and broken again.
     e.scene.zfs(&["inherit", "zrep:sent", "tank/guest"]).expect(0);
     e.silent(&of_one);
     set("zrep:sent", "1\n2");
@@ -108,7 +108,7 @@ fn a_property_that_cannot_be_read_is_told_once_for_all_that_inherit_it() {
 }
 
 #[test]
-fn a_property_of_a_snapshot_that_is_mended_is_told_when_it_is_back() {
+fn a_fixed_property_of_a_snapshot_is_reported_when_broken_again() {
     let e = Expirer::new();
     e.create("tank/guest");
     e.scene.zfs(&["set", "zrep:src-fs=tank/guest", "tank/guest"]).expect(0);
@@ -124,9 +124,9 @@ fn a_property_of_a_snapshot_that_is_mended_is_told_when_it_is_back() {
     }
 }
 
-/// An action that failed now, as often as it fails.
+/// A failed action is reported as often as it fails.
 #[test]
-fn what_could_not_be_destroyed_is_told_each_time() {
+fn a_failure_to_destroy_is_reported_each_time() {
     let e = Expirer::new();
     e.daily("tank/a", 6);
     let zfs = e.wrapper("case \"$1\" in destroy) echo 'dataset is busy' >&2; exit 1 ;; esac");

@@ -1,5 +1,5 @@
-//! What a host with its own good key might send: signed, whole, every checksum right. It is
-//! refused before `zfs` is started, and whatever comes, `zfs` gets no argument outside one grammar.
+//! Hostile streams of a host with a valid key: signed, complete, with correct checksums. They are
+//! rejected before `zfs` is started, and whatever arrives, `zfs` gets no argument outside one grammar.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,8 +25,8 @@ use openpgp::serialize::stream::{Encryptor, LiteralWriter, Message, Recipient, S
 const SEQ: u64 = 1_700_000_000_000_000;
 const STORE: &str = "backup/hosts";
 
-/// `zfs` and `zpool` that write down what they are called with. `receive` keeps its stdin and makes
-/// the snapshot that the stream says, whatever it is; `list` tells of it.
+/// A fake `zfs` and `zpool` that records its arguments. `receive` keeps its stdin and creates the snapshot
+/// that the stream names, whatever it is; `list` prints it.
 const RECORDER: &str = r#"#!/bin/sh
 dir=DIR
 call=$(mktemp "$dir/calls/XXXXXXXX")
@@ -53,7 +53,7 @@ case "$1 $*" in
 esac
 "#;
 
-/// A scene whose backup server has a pool that only takes notes.
+/// A scene whose backup server has a pool that only records calls.
 struct Pool {
     scene: Scene,
     seq: u64,
@@ -80,7 +80,7 @@ impl Pool {
         pool
     }
 
-    /// As after `zfs create backup/hosts`, and nothing remembered.
+    /// Resets the pool to its state after `zfs create backup/hosts`, and removes all files and state.
     fn empty(&self) {
         fs::write(self.scene.path("pool/datasets"), format!("{STORE}\t0\n")).unwrap();
         fs::write(self.scene.path("pool/snapshots"), "").unwrap();
@@ -91,17 +91,18 @@ impl Pool {
         let _ = fs::remove_dir_all(self.scene.path("ingest-state"));
     }
 
+    /// Seals a stream that host `by` signs.
     fn sealed(&self, manifest: &Manifest, trailer: zsnap_message::payload::Trailer, by: &str, body: &[u8]) -> Vec<u8> {
         let key = SigningKey::load(&self.scene.path(format!("{by}.key")), SystemTime::now()).unwrap();
         seal_with(manifest, trailer, Some(&key), &self.scene.path("backup.cert"), body)
     }
 
-    /// Signed by the target's own host, with a manifest and a trailer that describe the stream.
+    /// Delivers a stream, signed by the target's own host, with a manifest and a trailer that describe it.
     fn send(&mut self, target: &str, stream: &[u8]) -> PathBuf {
         self.send_as(target, stream, |_| ())
     }
 
-    /// The same with another manifest.
+    /// Delivers a stream like `send`, with a changed manifest.
     fn send_as(&mut self, target: &str, stream: &[u8], change: impl FnOnce(&mut Manifest)) -> PathBuf {
         self.seq += 1;
         let (mut manifest, trailer) = described(target, self.seq, stream);
@@ -111,7 +112,7 @@ impl Pool {
         self.scene.deliver(host, &name(target, self.seq), &sealed)
     }
 
-    /// What was called, each with its program first; every call must be one of the grammar.
+    /// The recorded calls, each with its program first, and the file of its stdin; every call must be of the grammar.
     #[track_caller]
     fn calls(&self) -> Vec<(Vec<String>, PathBuf)> {
         let mut calls = Vec::new();
@@ -130,7 +131,7 @@ impl Pool {
         calls
     }
 
-    /// What was received: the snapshot's name on the target, and the bytes.
+    /// The received streams by the snapshot's name on the target.
     #[track_caller]
     fn received(&self) -> BTreeMap<String, Vec<u8>> {
         let receive = |(argv, stream): (Vec<String>, PathBuf)| {
@@ -139,14 +140,14 @@ impl Pool {
         self.calls().into_iter().filter_map(receive).collect()
     }
 
-    /// `zfs` was asked what there is, and nothing else.
+    /// Asserts that `zfs` and `zpool` were only called to list.
     #[track_caller]
     fn untouched(&self, what: &str) {
         let touched: Vec<_> = self.calls().into_iter().filter(|(argv, _)| argv[1] != "list").collect();
         assert!(touched.is_empty(), "{what}: {touched:?}");
     }
 
-    /// The reason that lies in quarantine beside the file.
+    /// The reason that is stored beside a file in quarantine.
     fn why(&self, file: &std::path::Path) -> Option<String> {
         let host = file.parent()?.file_name()?;
         let name = file.file_name()?.to_str()?;
@@ -157,7 +158,7 @@ impl Pool {
     }
 }
 
-/// The grammar: all that `zfs` and `zpool` may ever be called with.
+/// The grammar: checks that `zfs` and `zpool` may be called with these arguments.
 fn allowed(argv: &[String]) -> Result<(), String> {
     let words: Vec<&str> = argv.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -188,7 +189,7 @@ fn allowed(argv: &[String]) -> Result<(), String> {
     }
 }
 
-/// STORE/HOST and so many components below it, or more.
+/// Checks that a dataset is STORE/HOST with at least `depth` components below it.
 fn below_a_host(dataset: &str, depth: usize) -> Result<(), String> {
     let inside = dataset.strip_prefix(STORE).and_then(|rest| rest.strip_prefix('/')).ok_or("not below the store")?;
     let mut components = inside.split('/');
@@ -211,7 +212,7 @@ fn component(name: &str) -> Result<(), String> {
 }
 
 #[test]
-fn the_grammar_can_refuse() {
+fn the_grammar_rejects_dangerous_calls() {
     let argv = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     for good in [
         "zfs list -Hp -t snapshot -o guid backup/hosts/laptop/a@s",
@@ -238,7 +239,7 @@ fn the_grammar_can_refuse() {
 }
 
 #[test]
-fn hostile_streams_are_refused_before_zfs_is_started() {
+fn hostile_streams_are_rejected_before_zfs_is_started() {
     let mut pool = Pool::new();
     let all: Vec<_> = streams()
         .into_iter()
@@ -251,7 +252,7 @@ fn hostile_streams_are_refused_before_zfs_is_started() {
     pool.scene.age("laptop");
     let good = pool.send("other/src/data", &sample("full.zfs"));
     let ran = pool.scene.ingest(&[]).expect(1);
-    // Only a clock may be to blame for these: they stay.
+    // A wrong clock may explain these, so they are held and not quarantined.
     let (held, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|(hostile, _)| hostile.name.starts_with("dated"));
     assert_eq!(held.len(), 3);
     for (hostile, file) in &held {
@@ -260,14 +261,14 @@ fn hostile_streams_are_refused_before_zfs_is_started() {
     for (hostile, file) in &all {
         let Some(why) = pool.why(file) else { panic!("{} is not in quarantine: {}", hostile.name, ran.err) };
         assert!(why.contains(hostile.why), "{}: {why}, not: {}", hostile.name, hostile.why);
-        assert!(ran.err.contains(file.file_name().unwrap().to_str().unwrap()), "{} is not told of", hostile.name);
+        assert!(ran.err.contains(file.file_name().unwrap().to_str().unwrap()), "{} is not reported", hostile.name);
     }
-    // The other host's file was received all the same, and is the only one.
+    // Only the other host's file was received.
     let received = pool.received();
     assert_eq!(received.keys().collect::<Vec<_>>(), ["backup/hosts/other/src/data@s1"]);
     assert!(received.values().all(|bytes| *bytes == sample("full.zfs")));
     assert!(!good.exists());
-    // Put back, they are refused again.
+    // After `retry` they are rejected again.
     pool.scene.ingest(&["retry", "--all"]).expect(0);
     pool.scene.age("laptop");
     pool.scene.ingest(&[]).expect(1);
@@ -275,9 +276,9 @@ fn hostile_streams_are_refused_before_zfs_is_started() {
     assert_eq!(pool.received().len(), 1);
 }
 
-/// An older zsnap-queue let these through: see above for what becomes of their queue files.
+/// An older zsnap-queue queued these streams; zsnap-ingest rejects such queue files, as the test above shows.
 #[test]
-fn poisonous_streams_are_not_queued_and_their_remedies_work() {
+fn poisonous_streams_are_not_queued_and_the_proposed_remedies_work() {
     let scene = Scene::new();
     let queue = |flags: &[&str], target: &str, stream: &[u8]| {
         scene.queue(&[flags, &["--strip", "s", &format!("s/{target}")]].concat(), stream)
@@ -287,10 +288,10 @@ fn poisonous_streams_are_not_queued_and_their_remedies_work() {
     }
     assert!(scene.spooled("laptop").is_empty());
 
-    // The stream without -e, and with -Le.
+    // The same stream sent without -e, and with -Le.
     queue(&[], "laptop/src/without", &sample("full.zfs")).expect(0);
     queue(&[], "laptop/src/with", &sample("largeblock-Lec.zfs")).expect(0);
-    // What a newer OpenZFS may know is carried as any other stream.
+    // A stream that only a newer OpenZFS can know is carried as an opaque stream.
     let newer = poison().into_iter().find(|hostile| hostile.why.contains("newer")).unwrap();
     let refused = queue(&[], "laptop/src/newer", &newer.bytes).expect(65);
     refused.says("carry it with --opaque");
@@ -298,17 +299,17 @@ fn poisonous_streams_are_not_queued_and_their_remedies_work() {
     assert_eq!(scene.spooled("laptop").len(), 3);
 }
 
-/// Taken under a clock that was ahead: it is received when that is past, and zsnap-queue does not take
-/// it any more.
+/// The snapshot was made while the clock was ahead. zsnap-ingest receives it once its date has passed;
+/// zsnap-queue no longer queues such a stream.
 #[test]
-fn a_snapshot_from_the_future_waits_until_it_is_none() {
+fn a_snapshot_with_a_future_date_is_held_until_that_date() {
     let mut pool = Pool::new();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let late = Stream::plain(Sub::full("src/data@a", 1).created(now + 40 * 24 * 3600)).bytes();
     let queued = pool.scene.queue(&["--strip", "s", "s/laptop/src/data"], &late);
     queued.expect(65).says("snapshot a is dated more than a day ahead: set the clock, destroy it");
     assert!(pool.scene.spooled("laptop").is_empty());
-    // Its manifest's date would let it pass, were it believed.
+    // The manifest has the same date; if that were believed, the stream would be accepted.
     let file = pool.send_as("laptop/src/data", &late, |manifest| manifest.created = now + 40 * 24 * 3600);
     pool.scene.ingest(&[]).expect(1).says("held: snapshot a is dated more than a day ahead");
     assert!(file.exists() && pool.received().is_empty());
@@ -323,7 +324,7 @@ fn a_snapshot_from_the_future_waits_until_it_is_none() {
 }
 
 #[test]
-fn good_streams_are_taken_apart_and_their_properties_dropped() {
+fn good_streams_are_received_by_substream_without_their_properties() {
     let mut pool = Pool::new();
     let mut expected = BTreeMap::new();
     let mut send = |pool: &mut Pool, dataset: &str, stream: &[u8]| {
@@ -335,7 +336,7 @@ fn good_streams_are_taken_apart_and_their_properties_dropped() {
     for (n, file) in SAMPLES.iter().enumerate().filter(|(_, f)| !f.starts_with("repl")) {
         let stream = sample(file);
         let first = Stream::parse(&inner(&stream)[0].1).records[0].clone();
-        // What is an incremental gets its base, so that it is received and not waited for.
+        // An incremental gets its base, so that it is received and does not wait.
         let dataset = format!("src/sample{n}");
         if first.u64(48) != 0 {
             let kept = (first.u64(16) >> 2) & (Sub::RAW | Sub::COMPRESSED);
@@ -363,9 +364,10 @@ fn good_streams_are_taken_apart_and_their_properties_dropped() {
     assert!(pool.scene.spooled("laptop").is_empty());
 }
 
-/// Bare, as the first of the seeds sends them: whoever carries them is believed, they are not.
+/// The streams are unsealed, as the first of the replaced scripts sends them: the transport is trusted, the
+/// streams are not.
 #[test]
-fn exec_refuses_hostile_streams_without_a_seal() {
+fn exec_rejects_unsealed_hostile_streams() {
     let pool = Pool::new();
     pool.scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\ntrust = \"transport\"\n");
     let exec = |stream: &[u8]| {
@@ -374,18 +376,18 @@ fn exec_refuses_hostile_streams_without_a_seal() {
     };
     for hostile in streams() {
         let ran = exec(&hostile.bytes);
-        // A date is judged by this clock, which may be wrong: the sender keeps it.
+        // This machine's clock, which may be wrong, judges a date: the sender keeps the file.
         let status = if hostile.name.starts_with("dated") { 75 } else { 65 };
         assert_eq!(ran.status, status, "{}: {}", hostile.name, ran.err);
         let kept = fs::read_dir(pool.scene.path("ingest-state/exec/laptop")).unwrap().count();
         assert_eq!(kept, 0, "{} is kept", hostile.name);
     }
-    pool.untouched("bare streams");
+    pool.untouched("unsealed streams");
     exec(&sample("full.zfs")).expect(0);
     assert_eq!(pool.received().into_keys().collect::<Vec<_>>(), ["backup/hosts/laptop/src/data@s1"]);
 }
 
-/// The sub-streams of a stream with their snapshots' names, without any wrapper.
+/// The substreams of a stream with their snapshots' names, without a wrapper.
 fn inner(stream: &[u8]) -> Vec<(String, Vec<u8>)> {
     let records = Stream::parse(stream).records;
     let wrapped = records[0].u64(16) & 3 == 2;
@@ -405,7 +407,7 @@ fn inner(stream: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn names_hold_no_other_bytes_and_have_their_length() {
+fn names_with_other_bytes_or_too_great_a_length_are_not_received() {
     let mut pool = Pool::new();
     let mut bad = Vec::new();
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"_.: -".contains(&b);
@@ -414,8 +416,8 @@ fn names_hold_no_other_bytes_and_have_their_length() {
             let mut stream = Stream::plain(Sub::full("src/data@snap", 1));
             stream.records[0].head[56 + at - 56] = byte;
             let what = format!("laptop/src/{place}{byte}");
-            // A slash makes it another file system, which is none of the receiver's business: it
-            // goes where the manifest says.
+            // A slash makes it another file system, which does not matter to the receiver: the stream is received
+            // where the manifest says.
             if (place, byte) == ("fs", b'/') {
                 continue;
             }
@@ -432,7 +434,7 @@ fn names_hold_no_other_bytes_and_have_their_length() {
         assert!(pool.why(file).is_some(), "{what} is not in quarantine");
     }
 
-    // The longest that ZFS has is received; one byte more finds no room below the store.
+    // The longest name that ZFS allows is received; one byte more does not fit below the store.
     pool.empty();
     let room = 255 - "backup/hosts/laptop/src/".len() - "@s".len();
     let (fits, longer) = ("n".repeat(room), "n".repeat(room + 1));
@@ -447,7 +449,7 @@ fn names_hold_no_other_bytes_and_have_their_length() {
 }
 
 #[test]
-fn manifest_and_stream_must_agree() {
+fn a_stream_that_its_manifest_does_not_describe_is_quarantined() {
     let mut pool = Pool::new();
     let stream = sample("incr-i-s1-s2.zfs");
     let head = |change: fn(&mut ZfsHead)| {
@@ -476,12 +478,12 @@ fn manifest_and_stream_must_agree() {
     pool.scene.ingest(&[]).expect(1);
     pool.untouched("manifests");
     for (what, file, why) in all {
-        let said = pool.why(&file).unwrap_or_else(|| panic!("{what} is not in quarantine"));
-        assert!(said.contains(why), "{what}: {said}");
+        let reason = pool.why(&file).unwrap_or_else(|| panic!("{what} is not in quarantine"));
+        assert!(reason.contains(why), "{what}: {reason}");
     }
 }
 
-/// A message with any payload, signed by the laptop.
+/// An OpenPGP message with any payload, signed by the laptop.
 fn message(scene: &Scene, payload: &[u8]) -> Vec<u8> {
     let policy = StandardPolicy::new();
     let signer = openpgp::Cert::from_file(scene.path("laptop.key")).unwrap();
@@ -502,7 +504,7 @@ fn message(scene: &Scene, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn hostile_payloads_and_messages_are_refused() {
+fn hostile_payloads_and_messages_are_rejected() {
     let pool = Pool::new();
     let stream = sample("full.zfs");
     let zstd = zstd::encode_all(&stream[..], 1).unwrap();
@@ -532,7 +534,7 @@ fn hostile_payloads_and_messages_are_refused() {
         ("frame behind", signed(&[&front[..], &zstd, &back, &zstd].concat())),
         ("second manifest", signed(&[&front[..], &front, &zstd, &back].concat())),
         ("no trailer", signed(&[&front[..], &zstd].concat())),
-        ("cut frame", signed(&[&front[..], &zstd[..zstd.len() - 9], &back].concat())),
+        ("truncated frame", signed(&[&front[..], &zstd[..zstd.len() - 9], &back].concat())),
         ("host twice", signed(&with("{", "{\"host\":\"other\","))),
         ("host climbs", signed(&with("\"host\":\"laptop\"", "\"host\":\"../other\""))),
         ("host of a newline", signed(&with("\"host\":\"laptop\"", "\"host\":\"laptop\\n\""))),
@@ -554,7 +556,7 @@ fn hostile_payloads_and_messages_are_refused() {
         pool.scene.age("laptop");
         let ran = pool.scene.ingest(&[]);
         assert_eq!(ran.status, 1, "{what}: {}", ran.err);
-        // Somebody may mean it, who then says so in the configuration, or upgrades.
+        // These two may be intended: somebody then changes the configuration, or upgrades.
         let held = ["window", "another version"].contains(&what) && file.exists() && ran.err.contains("held: ");
         assert!(held || pool.why(&file).is_some(), "{what} is not in quarantine: {}", ran.err);
         assert!(ran.err.lines().all(|line| line.bytes().all(|b| (32..127).contains(&b))), "{what}: {}", ran.err);
@@ -566,9 +568,9 @@ fn hostile_payloads_and_messages_are_refused() {
     assert_eq!(pool.received().len(), 1, "the same message unchanged is received");
 }
 
-/// Whoever carries files can call them what he likes.
+/// Whoever carries files can rename them at will.
 #[test]
-fn no_renaming_brings_a_file_to_another_dataset() {
+fn no_file_name_redirects_a_file_to_another_dataset() {
     let mut pool = Pool::new();
     let targets = ["laptop/tank/a", "laptop/tank/b", "other/tank/a", "other/tank/b"];
     let places: Vec<(String, String)> = (0..)
@@ -603,7 +605,7 @@ fn no_renaming_brings_a_file_to_another_dataset() {
         assert_eq!(put, 2 * (4 - right), "{order:?}: file and reason of each misnamed one");
     }
     assert_eq!(orders, 24);
-    // Without a dataset in the name the manifest alone tells.
+    // If the name contains no dataset, the manifest alone decides.
     pool.empty();
     for (n, file) in files.iter().enumerate() {
         let host = &places[(n + 2) % 4].0;
@@ -611,7 +613,7 @@ fn no_renaming_brings_a_file_to_another_dataset() {
     }
     pool.scene.ingest(&[]).expect(1);
     pool.untouched("opaque names in the other host's directory");
-    // Signed by one host, with the manifest of the other: in neither directory.
+    // A file signed by one host with the manifest of the other is rejected in both directories.
     for host in ["laptop", "other"] {
         pool.empty();
         let stream = Stream::plain(Sub::full("tank/x@s", 9)).bytes();
@@ -639,9 +641,9 @@ fn permutations(n: usize) -> Vec<Vec<usize>> {
     permutations(n - 1).into_iter().flat_map(longer).collect()
 }
 
-/// A record's length is that of the format: or nothing here tests what it says.
+/// Checks the samples against the format; otherwise the tests above would check something else than they claim.
 #[test]
-fn the_samples_are_what_they_are_taken_for() {
+fn the_samples_start_with_the_magic_and_have_the_expected_substreams() {
     let stream = sample("full.zfs");
     assert_eq!(&stream[8..16], &0x2_f5ba_cbac_u64.to_le_bytes());
     assert_eq!(inner(&stream), [("s1".to_owned(), stream.clone())]);

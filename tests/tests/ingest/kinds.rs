@@ -1,5 +1,5 @@
-//! The gate over real streams of every kind that `zfs send` has (data/streams/kinds): accepted,
-//! whole, in both byte orders and in any pieces, with the facts that their script knows.
+//! The gate accepts real streams of every kind that `zfs send` writes (data/streams/kinds), in both byte orders
+//! and in pieces of any size, and finds the facts that the script which made them knows.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use zsnap_common::stream::{Kind, StreamFacts};
 use zsnap_tests::mutation::{judged, samples_in};
 use zsnap_tests::{SAMPLES, sample};
 
-/// What is in a stream: its name, the dataset, the snapshots; a word for each other fact.
+/// The facts of a stream: its name, the dataset, the snapshots, and a word for each other fact:
 /// `incremental`, `volume`, `raw`, `compressed`, `wrapped` and `properties`.
 type Facts = (&'static str, &'static str, &'static [&'static str], &'static str);
 const FACTS: [Facts; 46] = [
@@ -76,7 +76,7 @@ fn check(name: &str, facts: &StreamFacts, (_, fs, snaps, words): &Facts) {
 }
 
 #[test]
-fn every_kind_is_accepted_with_its_facts() {
+fn every_kind_of_stream_is_accepted_with_its_facts() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/streams");
     let mut samples = samples_in(&dir);
     samples.retain(|(name, _)| !SAMPLES.contains(&name.as_str()) && !name.starts_with("refused"));
@@ -95,7 +95,7 @@ fn every_kind_is_accepted_with_its_facts() {
 }
 
 #[test]
-fn a_large_block_embedded_without_the_feature_is_refused_with_the_remedy() {
+fn a_large_embedded_block_without_large_blocks_is_rejected_with_a_remedy() {
     let why = judged(&sample("kinds/refused-large-ec.zfs"), 1000).unwrap_err();
     assert!(why.contains("not supported: send with -L, or without -e"), "{why}");
 }

@@ -1,4 +1,4 @@
-//! What a host may cost, and what its datasets are given: from the configuration to the receiver.
+//! The limits of a host and the properties of its datasets, from the configuration to the receiver.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +17,7 @@ fn add_to_laptop(scene: &Scene, lines: &str) {
     scene.edit("ingest.toml", "[hosts.laptop]\n", &format!("[hosts.laptop]\n{lines}\n"));
 }
 
-/// The calls of `zfs receive` since the last time.
+/// The calls of `zfs receive` since the last call of this function.
 fn received(scene: &Scene) -> Vec<String> {
     let calls = scene.zfs_calls();
     calls
@@ -27,28 +27,28 @@ fn received(scene: &Scene) -> Vec<String> {
         .collect()
 }
 
-/// Held: told once with the remedy, the file is there, nothing is in quarantine.
+/// Asserts that the file is held: reported once with the remedy, still in the spool and not quarantined.
 #[track_caller]
-fn held(scene: &Scene, args: &[&str], says: &str) {
+fn is_held(scene: &Scene, args: &[&str], says: &str) {
     let ran = scene.ingest(args).expect(1).says("held: ").says(says).says("in [hosts.laptop]");
     assert!(scene.applied().is_empty() && scene.spooled("laptop").len() == 1, "{}", ran.err);
     assert!(scene.quarantined("laptop").is_empty());
-    // It is not told again, and others may tell their own.
+    // It is not reported again.
     scene.ingest(args).expect(0);
 }
 
 #[test]
-fn a_stream_longer_than_max_size_is_held_until_it_may_be() {
+fn a_stream_longer_than_max_size_is_held_until_max_size_is_raised() {
     for memory in ["1M", "0"] {
         let scene = Scene::new();
         let sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"hello");
         scene.deliver("laptop", &name("laptop/etc", SEQ), &sealed);
         let buffer = format!("--verify-buffer={memory}");
-        held(&scene, &[&buffer, "--max-size=4"], "longer than max-size, 4 bytes");
-        // What was found under other bounds is not believed.
-        held(&scene, &[&buffer, "--max-size=1"], "longer than max-size, 1 bytes");
+        is_held(&scene, &[&buffer, "--max-size=4"], "longer than max-size, 4 bytes");
+        // A result that was found with another limit is not reused.
+        is_held(&scene, &[&buffer, "--max-size=1"], "longer than max-size, 1 bytes");
         add_to_laptop(&scene, "max-size = \"3B\"");
-        held(&scene, &[&buffer, "--max-size=1G"], "raise max-size");
+        is_held(&scene, &[&buffer, "--max-size=1G"], "raise max-size");
         let file = &scene.spooled("laptop")[0];
         scene.ingest(&["verify", file.to_str().unwrap()]).expect(77).says("max-size");
         let stdin = run(&mut scene.ingest_command(["exec", "--host", "laptop"]), &sealed);
@@ -60,7 +60,7 @@ fn a_stream_longer_than_max_size_is_held_until_it_may_be() {
 }
 
 #[test]
-fn forged_is_forged_however_large_it_says_to_be() {
+fn a_forged_file_longer_than_max_size_is_quarantined() {
     let scene = Scene::new();
     let sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("other"), b"hello");
     scene.deliver("laptop", &name("laptop/etc", SEQ), &sealed);
@@ -69,17 +69,17 @@ fn forged_is_forged_however_large_it_says_to_be() {
 }
 
 #[test]
-fn a_frame_that_needs_a_larger_window_is_held() {
+fn a_frame_with_a_window_larger_than_window_log_is_held() {
     let scene = Scene::new();
     let body: Vec<u8> = (0..200_000_u32).flat_map(|n| n.to_le_bytes()).collect();
     scene.deliver("laptop", &name("laptop/etc", SEQ), &scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), &body));
-    held(&scene, &["--window-log=12"], "more memory for it than a window of 2^12 bytes");
+    is_held(&scene, &["--window-log=12"], "more memory for it than a window of 2^12 bytes");
     scene.ingest(&[]).expect(0);
     assert!(scene.applied() == body);
 }
 
 #[test]
-fn a_dense_stream_is_taken_once_it_is_authentic() {
+fn a_stream_above_max_ratio_is_held_until_max_ratio_is_raised() {
     let scene = Scene::new();
     scene.edit("ingest.toml", "cat >> ", "wc -c >> ");
     let (piece, pieces) = (vec![0; 1 << 20], 1025);
@@ -107,7 +107,7 @@ fn a_dense_stream_is_taken_once_it_is_authentic() {
 }
 
 #[test]
-fn a_plain_stream_of_a_trusted_transport_has_bounds_too() {
+fn max_size_limits_an_unsealed_stream_of_a_trusted_transport() {
     let scene = Scene::with_pool();
     add_to_laptop(&scene, "trust = \"transport\"");
     let stream = Stream::plain(Sub::full("tank@a", 7)).bytes();
@@ -122,7 +122,7 @@ fn a_plain_stream_of_a_trusted_transport_has_bounds_too() {
 }
 
 #[test]
-fn bounds_that_are_none_are_told_with_their_place() {
+fn invalid_limits_are_reported_with_file_and_line() {
     let scene = Scene::new();
     scene.ingest(&["check"]).expect(0);
     for (line, says) in [
@@ -147,7 +147,7 @@ fn bounds_that_are_none_are_told_with_their_place() {
 }
 
 #[test]
-fn datasets_get_what_the_configuration_says_and_nothing_else() {
+fn datasets_get_the_properties_of_the_configuration_and_no_others() {
     let scene = Scene::with_pool();
     add_to_laptop(
         &scene,
@@ -157,7 +157,7 @@ fn datasets_get_what_the_configuration_says_and_nothing_else() {
     for host in ["laptop", "other"] {
         let key = scene.path(format!("{host}.key"));
         let args = ["--signer-file", key.to_str().unwrap(), "--strip", "s", &format!("s/{host}/tank")];
-        // With properties of its own, which are dropped.
+        // The stream has properties of its own, which are dropped.
         scene.queue(&args, &zsnap_tests::sample("full-props-p.zfs")).expect(0);
     }
     scene.ingest(&[]).expect(0);
@@ -172,7 +172,7 @@ fn datasets_get_what_the_configuration_says_and_nothing_else() {
 }
 
 #[test]
-fn properties_that_are_not_allowed_are_told_with_their_place() {
+fn properties_that_are_not_allowed_are_reported_with_their_table() {
     let scene = Scene::new();
     for (line, says) in [
         ("set = [\"compression=lz4\", \"readonly=off\"]", "[hosts.laptop] set: \"readonly=off\""),
@@ -192,7 +192,7 @@ fn properties_that_are_not_allowed_are_told_with_their_place() {
 }
 
 #[test]
-fn a_store_cannot_be_an_option() {
+fn a_store_that_looks_like_an_option_is_rejected() {
     let scene = Scene::with_pool();
     scene.ingest(&["check", "--store=-F"]).expect(78).says("no pool is called \"-F\"");
 }

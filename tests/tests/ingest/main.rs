@@ -1,4 +1,4 @@
-//! zsnap-ingest: what it takes in which order, what it refuses, sets aside or holds, and what it reports.
+//! zsnap-ingest: what it receives and in which order, what it rejects, quarantines or holds, and what it reports.
 
 mod ahead;
 mod hostile;

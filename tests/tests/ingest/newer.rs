@@ -1,5 +1,5 @@
-//! What a newer zsnap-queue makes and this version does not know: it waits until zsnap-ingest is upgraded, and
-//! nothing else does.
+//! A queue file that a newer zsnap-queue made and this version does not know is held until zsnap-ingest is
+//! upgraded, and nothing else is.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ use zsnap_tests::scene::{Scene, manifest, name, run};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 
-/// A change of manifest and trailer.
+/// A change of the manifest and the trailer.
 type Change = fn(&mut Value, &mut Value);
 
-/// A file number SEQ for laptop/etc whose manifest and trailer are changed; signed, or not.
+/// Queue file SEQ of laptop/etc with a changed manifest and trailer, signed or not.
 fn made(scene: &Scene, change: impl Fn(&mut Value, &mut Value), signed: bool) -> Vec<u8> {
     let mut front = serde_json::to_value(manifest("laptop/etc", SEQ)).unwrap();
     let mut back =
@@ -31,7 +31,7 @@ fn state_of(scene: &Scene, dataset: &str) -> String {
 }
 
 #[test]
-fn it_is_held_and_holds_up_nothing_else() {
+fn a_file_of_a_newer_version_is_held_and_delays_no_other_dataset() {
     let of_version = |what: &str| format!("the {what} is of version 2, this program reads version 1");
     let cases: [(Change, String); 3] = [
         (|front, _| front["kind"] = "inventory".into(), "its kind is \"inventory\"".into()),
@@ -49,18 +49,18 @@ fn it_is_held_and_holds_up_nothing_else() {
         let ran = scene.ingest(&[]).expect(1).says(&held).says("upgrade zsnap-ingest here");
         assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
         let left = scene.spooled("laptop");
-        assert_eq!(left.len(), 1, "the other dataset's file was taken");
+        assert_eq!(left.len(), 1, "more or less than the file of the newer version is left");
         assert!(scene.quarantined("laptop").is_empty());
-        // Told once, and shown for as long as it lasts.
+        // It is reported once, and `status` shows it as long as it lasts.
         assert_eq!(scene.ingest(&[]).expect(0).err, "");
         assert_eq!(state_of(&scene, "laptop/etc"), "held");
         let plan = scene.ingest(&["plan"]).expect(1);
         assert!(String::from_utf8(plan.out).unwrap().contains("made by a newer zsnap-queue"));
         scene.ingest(&["verify", left[0].to_str().unwrap()]).expect(75).says(&says);
-        // A sender that waits for our status keeps it.
+        // A sender that waits for the exit status of exec keeps the file.
         run(&mut scene.ingest_command(["exec", "--host", "laptop"]), &newer).expect(75).says(&says);
         assert_eq!(fs::read_dir(scene.path("ingest-state/exec/laptop")).unwrap().count(), 0);
-        // A version that is installed since may know it: once a day it is looked at again, and not before.
+        // An upgraded version may know it: the file is opened again once a day, and not before.
         let facts = scene.path("ingest-state/facts/laptop.json");
         for (sooner, says) in [(0, "held: as it was"), (24 * 3600, held.as_str())] {
             let mut known: Value = serde_json::from_slice(&fs::read(&facts).unwrap()).unwrap();
@@ -70,7 +70,7 @@ fn it_is_held_and_holds_up_nothing_else() {
             fs::write(&facts, known.to_string()).unwrap();
             scene.ingest(&[]).expect(1).says(says);
         }
-        // A newer version knows other kinds, and finds nothing in what is remembered that it would believe.
+        // The upgraded version knows other kinds and trusts nothing that this one remembered.
         let mut known: Value = serde_json::from_slice(&fs::read(&facts).unwrap()).unwrap();
         known["fingerprint"] = "another".into();
         fs::write(&facts, known.to_string()).unwrap();
@@ -85,22 +85,22 @@ fn state_of_new(scene: &Scene) -> String {
 }
 
 #[test]
-fn it_must_be_authentic_first() {
+fn a_file_of_a_newer_version_must_be_authentic() {
     let newer = |front: &mut Value, _: &mut Value| front["kind"] = "inventory".into();
     let scene = Scene::new();
     scene.deliver("laptop", &name("laptop/etc", SEQ), &made(&scene, newer, false));
     scene.age("laptop");
     scene.ingest(&[]).expect(1).says("not signed");
     let scene = Scene::new();
-    let mut torn = made(&scene, newer, true);
-    torn.truncate(torn.len() - 20);
-    scene.deliver("laptop", &name("laptop/etc", SEQ), &torn);
+    let mut truncated = made(&scene, newer, true);
+    truncated.truncate(truncated.len() - 20);
+    scene.deliver("laptop", &name("laptop/etc", SEQ), &truncated);
     scene.age("laptop");
     scene.ingest(&[]).expect(1).says("in quarantine: damaged");
 }
 
 #[test]
-fn what_no_version_would_make_is_malformed() {
+fn a_kind_or_version_that_no_zsnap_queue_writes_is_malformed() {
     for kind in ["", "Zfs", "in ventory", "x\u{202e}", &"k".repeat(33)] {
         let scene = Scene::new();
         let made = made(&scene, |front, _| front["kind"] = kind.into(), true);

@@ -1,5 +1,5 @@
-//! The order in which zsnap-ingest does things is that of the streams, not that of their arrival; what it
-//! knows from earlier runs saves work and decides nothing; hosts take turns.
+//! zsnap-ingest receives streams in the order of their chains, not of their arrival. What it remembers of earlier
+//! runs saves work and decides nothing. Hosts take turns.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,13 +13,14 @@ use zsnap_tests::stream::{Stream, Sub};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 
-/// Puts a signed file into the spool: number `seq` of the target, over these snapshots, the first of which
+/// Puts a signed queue file into the spool: number `seq` of the target, with these snapshots, the first of which
 /// is the base (0: none).
 fn put(scene: &Scene, target: &str, seq: u64, prev: Option<u64>, guids: &[u64]) -> PathBuf {
     let host = target.split('/').next().unwrap();
     scene.deliver(host, &name(target, SEQ + seq), &sealed(scene, target, seq, prev, guids))
 }
 
+/// Returns the bytes of the file that `put` puts into the spool.
 fn sealed(scene: &Scene, target: &str, seq: u64, prev: Option<u64>, guids: &[u64]) -> Vec<u8> {
     let (host, dataset) = target.split_once('/').unwrap();
     let toname = |guid: u64| format!("{dataset}@s{guid}");
@@ -47,11 +48,12 @@ fn there(scene: &Scene, target: &str) -> String {
     out.lines().map(|line| line.split('@').nth(1).unwrap()).collect::<Vec<_>>().join(" ")
 }
 
-/// What lies in a host's directory, by number.
+/// The number of queue files in a host's directory.
 fn left(scene: &Scene, host: &str) -> usize {
     scene.spooled(host).len()
 }
 
+/// The file in which zsnap-ingest remembers the laptop's queue files.
 fn facts(scene: &Scene) -> PathBuf {
     let state = scene.path("ingest-state");
     let pools = fs::read_dir(&state).unwrap().map(|e| e.unwrap().path().join("facts/laptop.json"));
@@ -59,9 +61,9 @@ fn facts(scene: &Scene) -> PathBuf {
 }
 
 #[test]
-fn the_streams_decide_in_which_order_they_are_received() {
+fn streams_are_received_in_the_order_of_their_chain() {
     let scene = Scene::with_pool();
-    // The child first, the copy first, the increments backwards, one that reaches back.
+    // The child dataset arrives first, the incrementals backwards, and one of them overlaps an earlier one.
     put(&scene, "laptop/tank/home/mail", 1, None, &[0, 101]);
     put(&scene, "laptop/tank/home", 5, Some(4), &[3, 4, 5, 6]);
     put(&scene, "laptop/tank/home", 4, Some(2), &[2, 3, 4]);
@@ -79,10 +81,10 @@ fn the_streams_decide_in_which_order_they_are_received() {
 }
 
 #[test]
-fn a_way_that_ends_nowhere_is_not_taken() {
+fn a_dead_end_of_a_forked_chain_is_not_received() {
     let scene = Scene::with_pool();
     put(&scene, "laptop/tank/home", 1, None, &[0, 1]);
-    // Queued although its run seemed to fail: simplesnap went on from the same bookmark.
+    // This was queued although its run seemed to fail: simplesnap continued from the same bookmark.
     put(&scene, "laptop/tank/home", 2, Some(1), &[1, 2]);
     put(&scene, "laptop/tank/home", 3, Some(2), &[1, 3]);
     put(&scene, "laptop/tank/home", 4, Some(3), &[3, 4]);
@@ -92,7 +94,7 @@ fn a_way_that_ends_nowhere_is_not_taken() {
 }
 
 #[test]
-fn broken_chains_say_what_to_do() {
+fn messages_about_broken_chains_propose_a_remedy_that_works() {
     let scene = Scene::with_pool();
     let home = "backup/hosts/laptop/tank/home";
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
@@ -105,7 +107,7 @@ fn broken_chains_say_what_to_do() {
         .says(&format!("waiting for its base {:016x}: file {missing} of laptop/tank/home (queued 20", 3));
     put(&scene, "laptop/tank/home", 2, Some(1), &[2, 3]);
     scene.ingest(&[]).expect(0);
-    // Pruned although something builds on it.
+    // A snapshot on which a file builds is pruned.
     put(&scene, "laptop/tank/home", 5, Some(4), &[5, 6]);
     put(&scene, "laptop/tank/home", 4, Some(3), &[4, 5]);
     scene.ingest(&[]).expect(0);
@@ -121,18 +123,18 @@ fn broken_chains_say_what_to_do() {
     put(&scene, "laptop/tank/home", 7, Some(6), &[0, 7]);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, "laptop/tank/home"), "s7");
-    // What the old one had is not there: only these files may hold it.
+    // The snapshots of the old dataset are absent, and these files may be their only copies.
     let kept = put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
     put(&scene, "laptop/tank/home", 2, Some(1), &[2, 3]);
     scene.ingest(&[]).expect(1).says("a full stream for").says("which has other snapshots");
     assert_eq!(left(&scene, "laptop"), 2);
     fs::remove_dir_all(kept.parent().unwrap()).unwrap();
-    // Old ones do not bring the old state back; what they hold was there.
+    // Old files do not bring back the old state: their snapshots were received before.
     scene.zfs(&["rename", home, &format!("{home}.old2")]).expect(0);
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
     let remedy = "zsnap-ingest adopt laptop/tank/home; zsnap-ingest retry laptop";
     scene.ingest(&[]).expect(1).says("in quarantine: a replay").says(remedy);
-    // Also where a command would take what is not a ZFS stream.
+    // `adopt` works also where a command would receive opaque streams.
     scene.edit("ingest.toml", "match = \"laptop/tar\"", "match = \"laptop/**\"");
     let ran = scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
     assert!(String::from_utf8(ran.out).unwrap().ends_with("/tar and pool backup\n"));
@@ -142,7 +144,7 @@ fn broken_chains_say_what_to_do() {
 }
 
 #[test]
-fn a_pool_that_was_rolled_back_takes_the_files_again() {
+fn a_pool_that_was_rolled_back_receives_the_files_again() {
     let scene = Scene::with_pool();
     let home = "laptop/tank/home";
     let all = |scene: &Scene| {
@@ -156,22 +158,25 @@ fn a_pool_that_was_rolled_back_takes_the_files_again() {
     all(&scene);
     scene.ingest(&["-v"]).expect(0).says("was the pool rewound?");
     assert_eq!(there(&scene, home), "s1 s2 s3");
-    // Changed by hand: told with the way back, which is not gone by itself.
+    // The dataset was changed by hand: the remedy is reported, and not done.
     scene.zfs(&["write", &format!("backup/hosts/{home}")]).expect(0);
     put(&scene, home, 4, Some(3), &[3, 4]);
     scene.ingest(&[]).expect(1).says("diverged:").says(&format!("zfs rollback backup/hosts/{home}@s3"));
     scene.zfs_calls();
     scene.ingest(&[]).expect(0);
-    assert!(!scene.zfs_calls().iter().any(|call| call.iter().any(|word| word == "receive")), "tried in vain again");
+    assert!(
+        !scene.zfs_calls().iter().any(|call| call.iter().any(|word| word == "receive")),
+        "`zfs receive` was tried in vain again"
+    );
     scene.zfs(&["rollback", &format!("backup/hosts/{home}@s3")]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, home), "s1 s2 s3 s4");
-    // A snapshot by hand on top does no harm.
+    // A snapshot that was made by hand after the newest one does no harm.
     scene.zfs(&["snapshot", &format!("backup/hosts/{home}@mine")]).expect(0);
     put(&scene, home, 5, Some(4), &[4, 5]);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, home), "s1 s2 s3 s4 mine s5");
-    // Nor is it proposed to roll back what may have been received, as nobody knows once the journal is emptied.
+    // No rollback of snapshots is proposed that may have been received, which is unknown once the journal is empty.
     scene.ingest(&["adopt", home]).expect(0);
     scene.zfs(&["write", &format!("backup/hosts/{home}")]).expect(0);
     put(&scene, home, 6, Some(5), &[3, 6]);
@@ -180,7 +185,7 @@ fn a_pool_that_was_rolled_back_takes_the_files_again() {
 }
 
 #[test]
-fn two_pools_taken_in_turn_are_two_worlds() {
+fn two_pools_used_in_turn_have_independent_journals() {
     let scene = Scene::with_pool();
     fake_zfs(&scene.path("bin2"));
     run(Command::new(scene.path("bin2/zpool")).args(["create", "backup"]), b"").expect(0);
@@ -193,11 +198,11 @@ fn two_pools_taken_in_turn_are_two_worlds() {
             put(&scene, "laptop/tank/home", seq, (seq > 1).then(|| seq - 1), &[seq - 1, seq]);
         }
     };
-    // The first gets 1 2 4, then 3; the second 2 1, later 4 3. Each has its own journal.
+    // The first pool gets 1 2 4, then 3; the second 2 1, later 4 3. Each has its own journal.
     files(&[1, 2, 4]);
     scene.ingest(&[]).expect(1).says("waiting");
     files(&[1, 2]);
-    // 4 still lies there, and waits on the second one too, as was told.
+    // File 4 is still in the spool and waits on the second pool too, which was already reported.
     scene.ingest(&second).expect(0);
     files(&[3]);
     scene.ingest(&[]).expect(0);
@@ -213,14 +218,14 @@ fn two_pools_taken_in_turn_are_two_worlds() {
     assert_eq!(pools.filter(|e| e.as_ref().unwrap().path().join("needed-guids").exists()).count(), 2);
 }
 
-/// 2,000 files, the first and another one are missing: the second run opens none of them. And what is known counts
-/// for nothing once a file is to be applied or removed.
+/// Of 2,002 files the first and another one are missing: the second run opens none of the others. What a run
+/// remembers decides nothing once a file is to be applied or removed.
 #[test]
-fn files_that_wait_are_read_once_and_never_believed_unread() {
+fn waiting_files_are_read_once_and_again_before_they_are_applied() {
     let scene = Scene::with_pool();
     let home = "laptop/tank/home";
-    let there_are = |seq: &u64| *seq != 12;
-    for seq in (2..=2002).filter(there_are) {
+    let is_present = |seq: &u64| *seq != 12;
+    for seq in (2..=2002).filter(is_present) {
         put(&scene, home, seq, Some(seq - 1), &[seq - 1, seq]);
     }
     let ran = scene.ingest(&[]).expect(1);
@@ -231,16 +236,16 @@ fn files_that_wait_are_read_once_and_never_believed_unread() {
         run(&mut under(&before, &scene.ingest_command([""; 0])), b"").expect(0);
         let trace = fs::read_to_string(trace).unwrap();
         assert!(trace.contains("needed-guids") || trace.contains("facts"), "not the trace of a run");
-        assert!(!trace.contains("bakfsfmt2-"), "a file that waits was opened again");
+        assert!(!trace.contains("bakfsfmt2-"), "a waiting file was opened again");
     }
-    // Behind its back: 2 becomes garbage, 3 is said to be there already. (The first full comes.)
+    // Unknown to the run, 2 becomes garbage and 3 is remembered as received already; then the full arrives.
     let path = facts(&scene);
     let mut known: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let key = |seq: u64| format!("incoming/{}", name(home, SEQ + seq));
     let two = scene.path("spool/laptop").join(name(home, SEQ + 2));
     fs::write(&two, b"garbage").unwrap();
     scene.age("laptop");
-    for seq in (2..=2002).filter(there_are) {
+    for seq in (2..=2002).filter(is_present) {
         use std::os::unix::fs::MetadataExt;
         let meta = fs::metadata(scene.path("spool/laptop").join(name(home, SEQ + seq))).unwrap();
         let nanos = |secs: i64, nanos: i64| secs * 1_000_000_000 + nanos;
@@ -257,7 +262,7 @@ fn files_that_wait_are_read_once_and_never_believed_unread() {
     assert_eq!(there(&scene, home), "s1");
     assert_eq!(left(&scene, "laptop"), 1999);
     assert_eq!(scene.quarantined("laptop").len(), 2);
-    // With the real second one all is well.
+    // With the real file 2 the chain continues.
     put(&scene, home, 2, Some(1), &[1, 2]);
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, home), "s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11");
@@ -265,7 +270,7 @@ fn files_that_wait_are_read_once_and_never_believed_unread() {
 }
 
 #[test]
-fn a_host_with_many_bad_files_does_not_keep_another_one_waiting() {
+fn a_host_with_many_bad_files_does_not_delay_another_host() {
     let scene = Scene::with_pool();
     for seq in 1..=3000 {
         scene.deliver("laptop", &name("laptop/tank/home", SEQ + seq), b"garbage");
@@ -280,7 +285,7 @@ fn a_host_with_many_bad_files_does_not_keep_another_one_waiting() {
 }
 
 #[test]
-fn one_run_looks_at_so_many_files_of_a_host_and_the_next_at_the_others() {
+fn max_files_and_max_bytes_limit_a_run_and_the_next_run_continues() {
     let scene = Scene::with_pool();
     scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\nmax-files = 3\n");
     for seq in 1..=5 {
@@ -292,7 +297,7 @@ fn one_run_looks_at_so_many_files_of_a_host_and_the_next_at_the_others() {
     scene.ingest(&[]).expect(0);
     assert_eq!(left(&scene, "laptop"), 0);
     assert_eq!(there(&scene, "laptop/tank/home"), "s1 s2 s3 s4 s5");
-    // Less than one file: one is taken all the same.
+    // A limit of less than one file still admits one file.
     scene.edit("ingest.toml", "max-files = 3", "max-bytes = \"1\"");
     put(&scene, "laptop/tank/home", 6, Some(5), &[5, 6]);
     put(&scene, "laptop/tank/home", 7, Some(6), &[6, 7]);
@@ -303,7 +308,7 @@ fn one_run_looks_at_so_many_files_of_a_host_and_the_next_at_the_others() {
 }
 
 #[test]
-fn a_journal_that_is_lost_or_damaged_is_rebuilt() {
+fn a_lost_or_damaged_journal_is_rebuilt() {
     let scene = Scene::with_pool();
     let home = "laptop/tank/home";
     put(&scene, home, 1, None, &[0, 1, 2]);
@@ -319,7 +324,7 @@ fn a_journal_that_is_lost_or_damaged_is_rebuilt() {
     put(&scene, home, 2, Some(1), &[2, 3]);
     scene.ingest(&[]).expect(0).says("no journal; rebuilt from 3 snapshots");
     assert_eq!(there(&scene, home), "s1 s2 s3");
-    // Which of these the next file builds on is not known: none may go.
+    // On which snapshot the next file builds is unknown, so none may be destroyed.
     let needed = journal.ancestors().nth(3).unwrap().join("needed-guids");
     assert!(fs::read_to_string(&needed).unwrap().contains(&format!("all {home}\n")));
     put(&scene, home, 3, Some(2), &[3, 4]);
@@ -330,12 +335,12 @@ fn a_journal_that_is_lost_or_damaged_is_rebuilt() {
 }
 
 #[test]
-fn needed_guids_name_what_waits_and_where_chains_end() {
+fn needed_guids_lists_the_bases_of_waiting_files_and_the_ends_of_chains() {
     let scene = Scene::with_pool();
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
     put(&scene, "laptop/tank/home", 3, Some(2), &[3, 4]);
     put(&scene, "other/tank/etc", 1, None, &[0, 11]);
-    // Nobody knows what it builds on.
+    // This file cannot be verified, so its base is unknown.
     scene.deliver(
         "other",
         &name("other/tank/mail", SEQ + 1),
@@ -362,7 +367,7 @@ fn needed_guids_name_what_waits_and_where_chains_end() {
 }
 
 #[test]
-fn what_waits_long_and_who_is_silent_is_told() {
+fn waiting_files_and_silent_hosts_are_reported_by_age() {
     let scene = Scene::with_pool();
     if !have("faketime") {
         return;

@@ -1,5 +1,5 @@
-//! Whoever carries files may keep them, and bring them again, in any order and as often as he
-//! likes: what is on the target never goes back to an older state.
+//! Whoever carries files may keep them and deliver them again, in any order and any number of times: a target
+//! never returns to an older state.
 
 use std::fs;
 
@@ -12,21 +12,22 @@ use zsnap_tests::stream::{Stream, Sub};
 const SEQ: u64 = 1_700_000_000_000_000;
 const TARGET: &str = "laptop/tank/home";
 const DATASET: &str = "backup/hosts/laptop/tank/home";
-/// Random orders of all files.
+/// The number of random orders of all files.
 const PLAYS: u64 = 8;
 
-/// The `n`th snapshot's guid.
+/// The guid of the `n`th snapshot.
 fn guid(n: u64) -> u64 {
     7_000_000_000_000_000_000 + n * 1_000_003
 }
 
+/// The substream from snapshot `from` (0: none) to snapshot `to`.
 fn sub(from: u64, to: u64) -> Sub {
     let toname = format!("tank/home@s{to}");
     if from == 0 { Sub::full(&toname, guid(to)) } else { Sub::increment(&toname, guid(from), guid(to)) }
 }
 
-/// 20 files of one dataset as a sender makes them in its life: a full stream, increments, and
-/// compound streams that overlap what came before, as after runs that failed.
+/// 20 queue files of one dataset as a sender makes them over time: a full stream, incrementals, and compound
+/// streams that overlap earlier ones, as after failed runs.
 fn series(scene: &Scene) -> Vec<Vec<u8>> {
     let mut at = 1;
     (0..20)
@@ -60,7 +61,7 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    /// The file, or another copy of it.
+    /// Delivers a file under its own name or under that of another copy.
     fn deliver(&mut self, n: usize) {
         self.copies += 1;
         let name = name(TARGET, SEQ + n as u64);
@@ -68,7 +69,7 @@ impl Play<'_> {
         self.scene.deliver("laptop", &name, &self.files[n]);
     }
 
-    /// All files in a random order, some of them twice, a few in each run. `look` after each run.
+    /// Delivers all files in a random order, some of them twice, a few before each run. Calls `look` after each run.
     fn all(&mut self, mut look: impl FnMut(&Scene)) {
         let mut order: Vec<usize> = (0..self.files.len()).chain((0..10).map(|n| n * 2)).collect();
         for at in (1..order.len()).rev() {
@@ -85,47 +86,50 @@ impl Play<'_> {
     }
 }
 
-/// The guids of the target's snapshots, oldest first; nothing if it does not exist.
-fn there(scene: &Scene) -> Vec<u64> {
+/// The guids of the target's snapshots, oldest first; empty if the target does not exist.
+fn snapshots(scene: &Scene) -> Vec<u64> {
     let ran = scene.zfs(&["list", "-Hp", "-r", "-t", "snapshot", "-s", "createtxg", "-o", "guid", DATASET]);
     let text = String::from_utf8(ran.out).unwrap();
     text.lines().map(|line| line.parse().unwrap()).collect()
 }
 
 #[test]
-fn the_target_never_goes_back() {
+fn replayed_files_never_return_a_target_to_an_older_state() {
     for play in 0..PLAYS {
         let scene = Scene::with_pool();
         let files = series(&scene);
         let mut play = Play { scene: &scene, files: &files, random: Random::seeded(play), copies: 0 };
-        let last = there_last(&files);
+        let last = last_snapshot(&files);
         let mut before = Vec::new();
         play.all(|scene| {
-            let now = there(scene);
+            let now = snapshots(scene);
             assert!(now.starts_with(&before), "{before:?} became {now:?}");
             before = now;
         });
-        // Whatever the order: everything, and nothing is left over.
+        // Every order ends with all snapshots and an empty spool.
         assert_eq!(before, (1..=last).map(guid).collect::<Vec<_>>());
         assert!(scene.spooled("laptop").is_empty());
 
-        // Expired on the target: what is gone stays gone.
+        // Snapshots that were pruned on the target do not come back.
         for n in 1..=5 {
             scene.zfs(&["destroy", &format!("{DATASET}@s{n}")]).expect(0);
         }
-        let pruned = there(&scene);
-        play.all(|scene| assert_eq!(there(scene), pruned));
+        let pruned = snapshots(&scene);
+        play.all(|scene| assert_eq!(snapshots(scene), pruned));
         assert!(scene.spooled("laptop").is_empty());
 
-        // Destroyed on purpose: an old full stream does not bring it back.
+        // An old full stream does not bring back a dataset that was destroyed on purpose.
         scene.zfs(&["destroy", "-r", DATASET]).expect(0);
-        play.all(|scene| assert_eq!(there(scene), Vec::<u64>::new()));
-        let put = scene.quarantined("laptop");
-        assert!(put.iter().any(|path| fs::read(path).unwrap() == files[0]), "the full stream is in quarantine");
+        play.all(|scene| assert_eq!(snapshots(scene), Vec::<u64>::new()));
+        let quarantined = scene.quarantined("laptop");
+        assert!(
+            quarantined.iter().any(|path| fs::read(path).unwrap() == files[0]),
+            "the full stream is not in quarantine"
+        );
     }
 }
 
 /// The number of the last snapshot of the series.
-fn there_last(files: &[Vec<u8>]) -> u64 {
+fn last_snapshot(files: &[Vec<u8>]) -> u64 {
     (1..files.len() as u64).fold(1, |at, n| if n % 3 == 0 { at + 2 } else { at + 1 })
 }

@@ -1,6 +1,5 @@
-//! A test for each rule of what records may say: streams that are right but for one field, with
-//! their checksums mended, in both byte orders. The last value that is accepted stands beside the
-//! first that is refused.
+//! Tests each rule of the gate for the fields of records: streams that are correct except for one field, with
+//! correct checksums, in both byte orders. The last accepted value stands beside the first rejected one.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::collections::BTreeSet;
@@ -8,25 +7,25 @@ use std::collections::BTreeSet;
 use zsnap_common::stream::{Gate, StreamError};
 use zsnap_tests::stream::{Rec, Stream, Sub, kind};
 
-/// How a wrong value is refused.
+/// How the gate rejects a wrong value.
 #[derive(Clone, Copy)]
-enum Refusal {
-    /// As damaged: what the record is said to have.
+enum Rejection {
+    /// As damaged: what the message says that the record has.
     Damaged(&'static str),
-    /// As of a newer OpenZFS: the same.
+    /// As known only to a newer OpenZFS: what the message says that the stream has.
     Newer(&'static str),
-    /// With these words of a remedy.
+    /// With a message that ends with this remedy.
     Remedy(&'static str),
 }
-use Refusal::{Damaged, Newer, Remedy};
+use Rejection::{Damaged, Newer, Remedy};
 
-/// What a field of a record may say and may not: the stream, which record of it, the field's offset
-/// and width, values that are accepted, values that are refused, and how.
-type Row = (fn() -> Stream, usize, (usize, usize), &'static [u64], &'static [u64], Refusal);
+/// The accepted and rejected values of a field: the stream, the number of the record, the field's offset and
+/// width, accepted values, rejected values, and how they are rejected.
+type Row = (fn() -> Stream, usize, (usize, usize), &'static [u64], &'static [u64], Rejection);
 
 const MAX: u64 = u64::MAX;
 const LAST_OBJECT: u64 = (1 << 48) - 1;
-/// Where BEGIN has its features, behind two bits, and its flags.
+/// The fields of BEGIN with the features, behind two bits, and with the flags.
 const VERSION: (usize, usize) = (16, 8);
 const FLAGS: (usize, usize) = (36, 4);
 
@@ -34,7 +33,7 @@ const fn features(bits: u64) -> u64 {
     1 | (1 << 2 | bits) << 2
 }
 
-/// BEGIN, these, END.
+/// A stream of BEGIN, these records, END.
 fn stream(features: u64, records: impl Into<Vec<Rec>>) -> Stream {
     Stream::plain(Sub::full("tank@a", 1).features(features).records(records))
 }
@@ -64,7 +63,7 @@ fn most_slots() -> Stream {
     stream(Sub::LARGE_DNODE, [with(Rec::object(1, 512), &[], &[(34, 32)])])
 }
 
-/// As OpenZFS before 0.7 writes all.
+/// An object as OpenZFS before 0.7 writes all of them.
 fn no_slots() -> Stream {
     stream(0, [with(Rec::object(1, 512), &[], &[(34, 0)])])
 }
@@ -98,7 +97,7 @@ fn raw_two_pointers() -> Stream {
     stream(Sub::EVERY_RAW, [with(Rec::raw_object(1, 512), &[(20, 17), (28, 100), (36, 192)], &[(50, 2)])])
 }
 
-/// A table without a bonus buffer.
+/// An object of type 21, a table, without a bonus buffer.
 fn raw_no_bonus() -> Stream {
     stream(Sub::EVERY_RAW, [with(Rec::raw_object(1, 512), &[(16, 21), (20, 0), (28, 0), (36, 0)], &[(50, 3)])])
 }
@@ -132,7 +131,7 @@ fn odd_write() -> Stream {
     stream(0, [Rec::object(1, 1536), Rec::write(&[1; 512])])
 }
 
-/// 1024 bytes, 2048 from the beginning.
+/// 1024 bytes at offset 2048.
 fn far_write() -> Stream {
     stream(0, [Rec::object(1, 1024), Rec::write(&[1; 1024]).with(24, 2048)])
 }
@@ -347,7 +346,7 @@ const EMBEDDED: &[Row] = &[
         &[],
         Remedy("send with -L, or without -e"),
     ),
-    // A sender without -L tells of the largest block that it may.
+    // A sender without -L announces the largest block that it may use.
     (large_without_l, 1, (24, 4), &[], &[131_072], Remedy("send with -L, or without -e")),
 ];
 
@@ -360,7 +359,7 @@ fn large_without_l() -> Stream {
     stream(Sub::EMBED_DATA | Sub::LZ4, [Rec::object(1, 131_072), embed(1 << 20)])
 }
 
-/// Data of an object whose block of dnodes came after another one, which had others.
+/// Data of an object in the second block of dnodes, after objects in the first one.
 fn second_dnodes() -> Stream {
     stream(0, [Rec::object(2, 131_072), Rec::object(33, 131_072), Rec::write(&[1; 512]).with(8, 33)])
 }
@@ -370,7 +369,7 @@ fn second_spill() -> Stream {
     stream(0, [Rec::object(2, 512), Rec::object(33, 512), spill])
 }
 
-/// It is told of twice: what was said last counts.
+/// Two OBJECT records of one object, of which the last counts.
 fn spill_of_twice() -> Stream {
     let spill = Rec::new(kind::SPILL).with(8, 1).with(16, 512).followed_by(&[1; 512]);
     stream(0, [Rec::object(1, 512), Rec::object(1, 512), spill])
@@ -393,7 +392,7 @@ fn raw_medium_indirects() -> Stream {
     stream(Sub::EVERY_RAW, [with(Rec::raw_object(1, 512), &[], &[(48, 15)])])
 }
 
-/// What records say together.
+/// Rules for combinations of records.
 const TOGETHER: &[Row] = &[
     (second_dnodes, 3, (8, 8), &[33], &[2, 34, 65], Damaged("data without an OBJECT record, of object")),
     (second_spill, 3, (8, 8), &[33], &[2, 34], Damaged("a spill block without attributes, of object")),
@@ -415,11 +414,11 @@ fn judge(stream: &Stream) -> Result<(), StreamError> {
 }
 
 #[test]
-fn each_field_may_say_what_it_may_and_nothing_else() {
+fn each_field_accepts_its_valid_values_and_rejects_others() {
     let names =
         ["BEGIN", "OBJECT", "FREEOBJECTS", "WRITE", "FREE", "END", "", "SPILL", "WRITE_EMBEDDED", "OBJECT_RANGE"];
     for (number, row) in all().into_iter().enumerate() {
-        let (stream, record, (at, width), right, wrong, refusal) = row;
+        let (stream, record, (at, width), right, wrong, rejection) = row;
         let judged = |value: u64, big: bool| {
             let mut stream = stream();
             stream.records[record].head[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
@@ -438,7 +437,7 @@ fn each_field_may_say_what_it_may_and_nothing_else() {
         for (big, value) in [false, true].into_iter().flat_map(|big| wrong.iter().map(move |value| (big, *value))) {
             let Err(error) = judged(value, big) else { panic!("row {number}, {value} {big}: accepted") };
             let text = error.to_string();
-            let expected = match refusal {
+            let expected = match rejection {
                 Damaged(words) => {
                     matches!(error, StreamError::Damaged { .. })
                         && [name, first].iter().any(|name| text.contains(&format!(" {name} record with {words} ")))
@@ -457,13 +456,13 @@ fn each_field_may_say_what_it_may_and_nothing_else() {
     }
 }
 
-/// A row whose stream is refused for another reason tests nothing.
+/// A row whose unchanged stream is rejected for another reason tests nothing.
 #[test]
-fn every_stream_of_the_table_is_right_by_itself() {
+fn every_unchanged_stream_of_the_table_is_accepted() {
     for (number, (stream, record, (at, width), _, wrong, _)) in all().into_iter().enumerate() {
         let mut value = [0; 8];
         value[..width].copy_from_slice(&stream().records[record].head[at..at + width]);
-        // Some streams are made as wrong as the row says.
+        // Some streams already have the wrong value of the row.
         let meant = wrong.contains(&u64::from_le_bytes(value));
         assert_eq!(judge(&stream()).is_err(), meant, "row {number}");
     }

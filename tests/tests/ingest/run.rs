@@ -1,5 +1,5 @@
-//! Who may send what: the verdicts of zsnap-ingest on files that are authentic, forged, damaged,
-//! misplaced or odd, and that nothing is lost or given to a receiver that should not be.
+//! The verdicts of zsnap-ingest on files that are authentic, forged, damaged, misplaced or odd: no file is lost,
+//! and a receiver gets only what it may get.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -17,19 +17,19 @@ fn an_authentic_file_is_applied_once_and_removed() {
     let sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"hello");
     scene.deliver("laptop", &name("laptop/etc", SEQ), &sealed);
     let ran = scene.ingest(&[]).expect(0);
-    assert!(ran.err.is_empty() && ran.out.is_empty(), "cron mails this: {}", ran.err);
+    assert!(ran.err.is_empty() && ran.out.is_empty(), "cron would mail this: {}", ran.err);
     assert_eq!(scene.applied(), b"hello");
     assert!(scene.spooled("laptop").is_empty());
-    // The same again, as NNCP names a second copy.
+    // A second copy under the name that NNCP gives it.
     scene.deliver("laptop", &format!("{}.0", name("laptop/etc", SEQ)), &sealed);
     scene.ingest(&[]).expect(0);
     assert_eq!(scene.applied(), b"hello");
     assert!(scene.spooled("laptop").is_empty());
 }
 
-/// Each row: what is delivered where, and what must come of it. The receiver is never started.
+/// Each row is a file, the directory to which it is delivered, and its verdict. The receiver is never started.
 #[test]
-fn what_is_not_proven_is_not_applied() {
+fn a_file_that_is_not_authentic_is_held_or_quarantined() {
     let scene = Scene::new();
     let etc = manifest("laptop/etc", SEQ);
     let file = name("laptop/etc", SEQ);
@@ -85,7 +85,7 @@ fn what_is_not_proven_is_not_applied() {
             Held("none of our keys"),
         ),
         ("damaged", "laptop", file.clone(), flipped, Quarantined("")),
-        ("cut", "laptop", file.clone(), good[..good.len() - 40].to_vec(), Quarantined("")),
+        ("truncated", "laptop", file.clone(), good[..good.len() - 40].to_vec(), Quarantined("")),
         ("no message", "laptop", file.clone(), b"rubbish".to_vec(), Quarantined("")),
         ("empty", "laptop", file.clone(), Vec::new(), Quarantined("")),
         ("unknown host", "stranger", name("stranger/etc", SEQ), good.clone(), Held("unknown host")),
@@ -103,10 +103,10 @@ fn what_is_not_proven_is_not_applied() {
         let ran = scene.ingest(&[]);
         assert_eq!(ran.status, 1, "{what}: {}", ran.err);
         assert!(scene.applied().is_empty(), "{what}: applied");
-        let there = match then {
+        let kept = match then {
             Held(says) => {
                 assert!(ran.err.contains(says), "{what}: {}", ran.err);
-                // Told once, not every ten minutes.
+                // It is reported once, not every ten minutes.
                 let again = scene.ingest(&[]).expect(0);
                 assert!(again.err.is_empty(), "{what}: {}", again.err);
                 path
@@ -114,27 +114,27 @@ fn what_is_not_proven_is_not_applied() {
             Quarantined(says) => {
                 assert!(ran.err.contains(says) && ran.err.contains("in quarantine"), "{what}: {}", ran.err);
                 assert!(!path.exists(), "{what}");
-                let put = scene.quarantined(host);
-                assert_eq!(put.len(), 2, "{what}: {put:?}");
-                let why: serde_json::Value = serde_json::from_slice(&fs::read(&put[1]).unwrap()).unwrap();
+                let quarantined = scene.quarantined(host);
+                assert_eq!(quarantined.len(), 2, "{what}: {quarantined:?}");
+                let why: serde_json::Value = serde_json::from_slice(&fs::read(&quarantined[1]).unwrap()).unwrap();
                 assert!(why["why"].as_str().unwrap().contains(says), "{what}: {why}");
-                put[0].clone()
+                quarantined[0].clone()
             }
         };
-        assert_eq!(fs::read(&there).unwrap(), bytes, "{what}: the file is kept as it came");
+        assert_eq!(fs::read(&kept).unwrap(), bytes, "{what}: the file was changed");
         fs::remove_dir_all(scene.path("spool")).unwrap();
         fs::create_dir(scene.path("spool")).unwrap();
     }
 }
 
 #[test]
-fn a_damaged_file_may_still_be_arriving_and_retry_brings_it_back() {
+fn a_damaged_file_is_quarantined_once_old_and_retry_puts_it_back() {
     let scene = Scene::new();
     let good = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"hello");
     let path = scene.deliver("laptop", &name("laptop/etc", SEQ), &good[..good.len() - 40]);
     let ran = scene.ingest(&[]).expect(0);
     assert!(ran.err.is_empty() && path.exists(), "{}", ran.err);
-    // Written since the run began, or by a clock that is ahead.
+    // The file was written after the run began, or by a clock that is ahead.
     let later = SystemTime::now() + Duration::from_secs(3600);
     fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
     scene.ingest(&[]).expect(0);
@@ -151,7 +151,7 @@ fn a_damaged_file_may_still_be_arriving_and_retry_brings_it_back() {
 }
 
 #[test]
-fn trust_recipient_takes_unsigned_files_but_never_a_bad_signature() {
+fn trust_recipient_accepts_unsigned_files_but_no_signature_of_another_host() {
     let scene = Scene::new();
     scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\ntrust = \"recipient\"\n");
     let etc = manifest("laptop/etc", SEQ);
@@ -164,7 +164,7 @@ fn trust_recipient_takes_unsigned_files_but_never_a_bad_signature() {
 }
 
 #[test]
-fn order_comes_from_the_manifests() {
+fn opaque_streams_are_applied_in_the_order_of_their_manifests() {
     let scene = Scene::new();
     let file = |seq: u64, prev: Option<u64>, body: &[u8]| {
         let base = if prev.is_some() { Base::Prev } else { Base::None };
@@ -184,7 +184,7 @@ fn order_comes_from_the_manifests() {
     scene.deliver("laptop", &one.0, &one.1);
     scene.ingest(&[]).expect(0);
     assert_eq!(scene.applied(), b"123");
-    // Two of one base: the sender's state was set back. None is given up.
+    // Two files build on one base because the sender's state was rewound. None of them is dropped.
     let (low, high) = (file(SEQ + 3, Some(SEQ + 2), b"4"), file(SEQ + 5, Some(SEQ + 2), b"6"));
     scene.deliver("laptop", &low.0, &low.1);
     let moved = scene.deliver("laptop", &high.0, &high.1);
@@ -193,14 +193,14 @@ fn order_comes_from_the_manifests() {
     assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"123"[..], 2));
     fs::remove_file(moved).unwrap();
     scene.ingest(&[]).expect(0);
-    // It comes when the other one was applied, and again behind a full stream.
+    // The second one comes back after the first was applied, and again after a full stream.
     scene.deliver("laptop", &high.0, &high.1);
     scene.ingest(&[]).expect(1).says("was applied over that");
     let full = Manifest { prev: Some(SEQ + 4), ..manifest("laptop/etc", SEQ + 6) };
     scene.deliver("laptop", &name("laptop/etc", SEQ + 6), &scene.seal(&full, Some("laptop"), b"7"));
     scene.ingest(&[]).expect(1).says("is not known to have come after it");
     assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"12347"[..], 1));
-    // What the sender knew of when it made that one may go, one after the other.
+    // Files that the sender knew of when it made the full stream are removed, one after the other.
     let (five, late) = (file(SEQ + 4, Some(SEQ + 1), b"5"), file(SEQ + 1, Some(SEQ), b"2"));
     for (name, bytes) in [five, late] {
         scene.deliver("laptop", &name, &bytes);
@@ -209,9 +209,9 @@ fn order_comes_from_the_manifests() {
     assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"12347"[..], 1));
 }
 
-/// A sender whose state was lost while its clock was slow, or a second machine with the same key.
+/// The state of a sender was lost while its clock was slow, or a second machine has the same key.
 #[test]
-fn a_state_that_began_earlier_is_no_reason_to_remove_a_backup() {
+fn files_of_an_epoch_that_began_earlier_are_kept_until_adopt() {
     let scene = Scene::new();
     let deliver = |began: u64, seq: u64, body: &[u8]| {
         let epoch = Epoch { id: format!("{began:032x}"), started: began };
@@ -230,7 +230,7 @@ fn a_state_that_began_earlier_is_no_reason_to_remove_a_backup() {
 }
 
 #[test]
-fn a_failing_command_keeps_its_file_and_stops_only_its_dataset() {
+fn a_failed_command_keeps_its_file_and_stops_only_its_dataset() {
     let scene = Scene::new();
     scene.edit("ingest.toml", "cat >> ", "test -e /nonexistent && cat >> ");
     scene.deliver(
@@ -255,7 +255,7 @@ fn a_failing_command_keeps_its_file_and_stops_only_its_dataset() {
 #[test]
 fn an_interrupted_command_waits_for_the_operator() {
     let scene = Scene::new();
-    // It takes its input, and is killed together with zsnap-ingest before it ends.
+    // The command reads its input and kills zsnap-ingest before it has finished.
     scene.edit("ingest.toml", "cat >> ", "cat > /dev/null; kill -9 $PPID; sleep 5; cat >> ");
     scene.deliver(
         "laptop",
@@ -269,7 +269,7 @@ fn an_interrupted_command_waits_for_the_operator() {
     scene.ingest(&["adopt", "--not-applied", "laptop/etc"]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!(scene.applied(), b"hello");
-    // What was applied is not forgotten by a word that is about something else.
+    // Without an interrupted command these flags do not empty the journal.
     for flag in ["--applied", "--not-applied"] {
         scene.ingest(&["adopt", flag, "laptop/etc"]).expect(2).says("no command was interrupted");
     }
@@ -278,7 +278,7 @@ fn an_interrupted_command_waits_for_the_operator() {
 }
 
 #[test]
-fn odd_names_and_files_are_left_alone() {
+fn odd_names_and_files_are_ignored() {
     let scene = Scene::new();
     let good = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"evil");
     let dir = scene.path("spool/laptop");
@@ -314,7 +314,7 @@ fn odd_names_and_files_are_left_alone() {
     let ran = scene.ingest(&[]).expect(1);
     assert!(ran.err.lines().all(|line| line.bytes().all(|b| (32..127).contains(&b))), "{}", ran.err);
     assert!(scene.applied().is_empty());
-    // The long one is a queue file's name of a dataset that its manifest does not say.
+    // The long name is that of a queue file, whose manifest has another dataset.
     assert_eq!(fs::read_dir(&dir).unwrap().count(), before - 1);
     scene.ingest(&[]).expect(0);
     for n in 0..1000 {
@@ -325,7 +325,7 @@ fn odd_names_and_files_are_left_alone() {
 }
 
 #[test]
-fn files_of_the_shell_scripts_are_read() {
+fn cat_and_verify_read_files_of_the_replaced_shell_scripts() {
     if !have("gpg") || !have("zstd") {
         return;
     }
@@ -351,14 +351,14 @@ fn files_of_the_shell_scripts_are_read() {
         let file = path.to_str().unwrap();
         scene.ingest(&["cat", file]).expect(77).says("not signed");
         assert_eq!(scene.ingest(&["cat", "--unsigned", file]).expect(0).out, stream);
-        let told = String::from_utf8(scene.ingest(&["verify", "--unsigned", file]).expect(0).out).unwrap();
-        assert!(told.contains("snapshot: src/data@s1"), "{told}");
+        let report = String::from_utf8(scene.ingest(&["verify", "--unsigned", file]).expect(0).out).unwrap();
+        assert!(report.contains("snapshot: src/data@s1"), "{report}");
     }
     sh("gpgconf --kill all", b"");
 }
 
 #[test]
-fn the_clock_never_makes_a_file_bad() {
+fn a_wrong_clock_never_makes_a_file_bad() {
     let scene = Scene::new();
     let body = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"hello");
     let path = scene.deliver("laptop", &name("laptop/etc", SEQ), &body);
@@ -368,13 +368,13 @@ fn the_clock_never_makes_a_file_bad() {
     let back = |years: &str| run(&mut under(&["faketime", "-f", years], &scene.ingest_command([""; 0])), b"");
     back("-1y").expect(1).says("if this clock is wrong, set it; if that of laptop was,");
     assert!(path.exists() && scene.applied().is_empty());
-    // Ten years on, with a certificate that expired long ago: judged at the signature's time.
+    // Ten years later the certificate has long expired: it is judged at the signature's time.
     back("+10y").expect(0);
     assert_eq!(scene.applied(), b"hello");
 }
 
 #[test]
-fn exec_spools_verifies_and_applies() {
+fn exec_rejects_wrong_senders_and_files_and_applies_a_good_one() {
     let scene = Scene::new();
     scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\nnncp-sender = \"NODE\"\n");
     let good = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"hello");
@@ -398,21 +398,21 @@ fn exec_spools_verifies_and_applies() {
     exec(Some("NODE"), &["--max-size", "1K", "--", "laptop/etc"], &[0; 2 << 20]).expect(77).says("raise max-size");
     exec(Some("NODE"), &["--", "--config=/evil"], &good).expect(65);
     assert!(scene.applied().is_empty());
-    assert_eq!(fs::read_dir(scene.path("ingest-state/exec/laptop")).unwrap().count(), 0, "nothing of these is kept");
+    assert_eq!(fs::read_dir(scene.path("ingest-state/exec/laptop")).unwrap().count(), 0, "exec kept a rejected file");
     exec(Some("NODE"), &["--", "laptop/etc"], &good).expect(0);
     assert_eq!(scene.applied(), b"hello");
     // One node cannot be two hosts.
     scene.edit("ingest.toml", "[hosts.other]\n", "[hosts.other]\nnncp-sender = \"NODE\"\n");
     exec(Some("NODE"), &["--", "laptop/etc"], &good).expect(78).says("same nncp-sender");
     scene.edit("ingest.toml", "[hosts.other]\nnncp-sender = \"NODE\"\n", "[hosts.other]\n");
-    // Without an argument the manifest tells, and a forced command needs no NNCP.
+    // Without an argument the manifest decides, and a forced command needs no NNCP.
     let two = Manifest { prev: Some(SEQ), base: Base::Prev, ..manifest("laptop/etc", SEQ + 1) };
     exec(None, &["--host", "laptop"], &scene.seal(&two, Some("laptop"), b"2")).expect(0);
     assert_eq!(scene.applied(), b"hello2");
 }
 
 #[test]
-fn a_busy_lock_is_no_error_and_exec_keeps_its_file() {
+fn a_busy_lock_is_not_an_error_and_exec_spools_its_file() {
     let scene = Scene::new();
     scene.edit(
         "ingest.toml",
@@ -420,7 +420,7 @@ fn a_busy_lock_is_no_error_and_exec_keeps_its_file() {
         "cat > /dev/null; touch started; while ! test -e go; do sleep 0.05; done; printf done >> ",
     );
     scene.edit("ingest.toml", "touch started", &format!("cd {}; touch started", scene.path("").display()));
-    // The first one has listed its directory when the second file comes.
+    // The first exec has listed its directory when the second file arrives.
     fs::write(scene.path("first"), scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"1")).unwrap();
     let stdin = fs::File::open(scene.path("first")).unwrap();
     let mut first = scene.ingest_command(["exec", "--host", "laptop"]).stdin(stdin).spawn().unwrap();
@@ -435,6 +435,6 @@ fn a_busy_lock_is_no_error_and_exec_keeps_its_file() {
     run(&mut scene.ingest_command(["exec", "--host", "laptop"]), &sealed).expect(0);
     scene.write("go", "");
     assert!(first.wait().unwrap().success());
-    // The first one looked once more before it ended.
+    // The first exec listed its directory once more before it ended.
     assert_eq!(scene.applied(), b"donedone");
 }

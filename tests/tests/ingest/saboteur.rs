@@ -1,6 +1,6 @@
-//! A local user without rights, who owns the directories that root reads, and changes what is in
-//! them at every moment: files become symlinks, FIFOs, directories, hard links, other files. What
-//! lies outside is neither read nor changed, nothing hangs, and other hosts are served.
+//! A saboteur, an unprivileged local user who owns the directories that root reads, changes their content all the
+//! time: files become symlinks, FIFOs, directories, hard links, other files. Nothing outside is read or changed,
+//! nothing hangs, and other hosts are served.
 
 use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{Seek, SeekFrom, Write};
@@ -18,20 +18,20 @@ use zsnap_tests::scene::{Ran, Scene, manifest, name, needs_root, run};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 const NOBODY: u32 = 65534;
-/// For each of the tests, and longer where he has done little by then.
+/// The length of each test; it takes longer if the saboteur has made few changes by then.
 const LENGTH: Duration = Duration::from_secs(15);
-/// What must never come out of the canaries.
+/// The secret in the canaries, which must never appear anywhere else.
 const SECRET: &str = "CANARY-4c1d";
 
-/// What lies outside, belongs to root, and must stay as it is.
+/// Files of root outside the saboteur's directories, which must not be read or changed.
 struct Canaries {
     dir: PathBuf,
     before: Vec<String>,
 }
 
 impl Canaries {
-    /// A secret, a FIFO, and a directory that looks like an incoming one: its queue file is good,
-    /// and would be applied if anybody followed a symlink to it.
+    /// Creates a secret, a FIFO, and a directory that looks like an incoming one: its queue file is good and would
+    /// be applied if zsnap-ingest followed a symlink to it.
     fn new(scene: &Scene) -> Canaries {
         let dir = scene.path("canaries");
         for sub in ["laptop", "other"] {
@@ -44,7 +44,7 @@ impl Canaries {
         }
         fifo(&dir.join("fifo"));
         let mut canaries = Canaries { dir, before: Vec::new() };
-        // Read before it was written, as far as relatime can tell: so the next reading shows.
+        // The access time is before the modification time, so with relatime the next read changes it.
         let old = FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH + Duration::from_secs(1));
         for path in canaries.paths().into_iter().rev() {
             let meta = fs::symlink_metadata(&path).unwrap();
@@ -73,23 +73,23 @@ impl Canaries {
         all
     }
 
-    /// Everything that reading or changing would leave a trace in.
+    /// All metadata that a read or a change would alter.
     fn state(&self) -> Vec<String> {
-        let told = |path: PathBuf| {
+        let describe = |path: PathBuf| {
             let m = fs::symlink_metadata(&path).unwrap();
-            // Listing the directories, as `paths` does, is reading them.
+            // `paths` itself reads the directories.
             let read = if m.is_file() { m.atime() } else { 0 };
             format!("{} {:o} {} {} {} {} {read}", path.display(), m.mode(), m.uid(), m.nlink(), m.size(), m.mtime())
         };
-        self.paths().into_iter().map(told).collect()
+        self.paths().into_iter().map(describe).collect()
     }
 
     fn check(&self) {
-        assert_eq!(self.state(), self.before, "what lies outside was read or changed");
+        assert_eq!(self.state(), self.before, "a canary was read or changed");
     }
 }
 
-/// Whether reading shows in a file's time of access here.
+/// Whether a read changes the access time of a file on this file system.
 fn reading_shows(scene: &Scene) -> bool {
     let path = scene.path("probe");
     fs::write(&path, "x").unwrap();
@@ -102,36 +102,37 @@ fn reading_shows(scene: &Scene) -> bool {
     shows
 }
 
+/// Tries to create a FIFO.
 fn fifo(path: &Path) {
     let kind = rustix::fs::FileType::Fifo;
     let _ = rustix::fs::mknodat(rustix::fs::CWD, path, kind, 0o666.into(), 0);
 }
 
-/// Opens a file, but never waits for a reader of a FIFO.
+/// Opens a file for writing without waiting for the reader of a FIFO.
 fn writable(path: &Path) -> std::io::Result<File> {
     let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
     Ok(File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?))
 }
 
-/// Puts nothing in its place.
+/// Removes a file or a directory if it exists.
 fn clear(path: &Path) {
     if fs::remove_file(path).is_err() {
         let _ = fs::remove_dir_all(path);
     }
 }
 
-/// The saboteur. All that fails is fine with him.
+/// The saboteur, who ignores errors.
 struct Saboteur<'a> {
     incoming: PathBuf,
     canaries: &'a Path,
     random: Random,
-    /// Good files of the host, and one that is not.
+    /// Good files of the host, and bad ones.
     files: Vec<Vec<u8>>,
     open: Vec<File>,
 }
 
 impl Saboteur<'_> {
-    /// For the calling thread only, as Linux has it.
+    /// Drops the rights of the calling thread only, which Linux allows.
     fn become_nobody() {
         use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
         let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
@@ -145,7 +146,7 @@ impl Saboteur<'_> {
         self.random.below(n as u64) as usize
     }
 
-    /// One change to what lies in the host's directory.
+    /// Makes one change in the host's directory.
     fn change(&mut self) {
         let host = self.incoming.join("laptop");
         let names = 6;
@@ -156,7 +157,7 @@ impl Saboteur<'_> {
         let bytes = self.files[self.random.below(self.files.len() as u64) as usize].clone();
         let act = self.any(14);
         match act {
-            // A whole file, swapped in at once; old enough to be judged.
+            // A complete file, renamed into place, old enough not to count as still arriving.
             0..=4 => {
                 clear(&aside);
                 let _ = fs::write(&aside, &bytes);
@@ -185,7 +186,7 @@ impl Saboteur<'_> {
                 let _ = fs::hard_link(self.canaries.join(canary), &path).or_else(|_| fs::hard_link(&other, &path));
             }
             9 => drop(fs::rename(&path, &other)),
-            // Through a descriptor that outlives any name.
+            // A write through a descriptor that stays open whatever becomes of the name.
             10 => {
                 if let Ok(mut file) = writable(&path) {
                     let _ = file.seek(SeekFrom::Start(300)).and_then(|_| file.write_all(b"changed"));
@@ -205,12 +206,12 @@ impl Saboteur<'_> {
         }
     }
 
-    /// One change to the incoming directory itself.
+    /// Makes one change to the incoming directory itself.
     fn change_above(&mut self) {
         let quarantine = self.incoming.join(".zsnap-quarantine");
         let (host, away) = (self.incoming.join("laptop"), self.incoming.join(".away"));
         match self.any(6) {
-            // What root made there, moved away; a symlink in its place.
+            // What root made there is moved away and replaced with a symlink.
             0..=2 => {
                 let n = self.any(1_000_000);
                 let _ = fs::rename(&quarantine, self.incoming.join(format!(".old{n}")));
@@ -240,7 +241,7 @@ impl Saboteur<'_> {
     }
 }
 
-/// Runs it, but not for ever.
+/// Runs a command for at most a minute.
 fn guarded(mut command: Command, input: &[u8]) -> Ran {
     let (done, seen) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -267,7 +268,7 @@ fn guarded(mut command: Command, input: &[u8]) -> Ran {
     })
 }
 
-/// `above`: he owns the incoming directory as well, as NNCP's user does.
+/// Runs zsnap-ingest beside the saboteur. With `above` he owns the incoming directory as well, as NNCP's user does.
 fn sabotage(above: bool) {
     needs_root();
     let scene = Scene::new();
@@ -319,7 +320,7 @@ fn sabotage(above: bool) {
                 changes.fetch_add(1, Ordering::Relaxed);
             }
         });
-        // Whatever fails below, he must end.
+        // The saboteur's thread must end even if an assertion below fails.
         struct End<'a>(&'a AtomicBool);
         impl Drop for End<'_> {
             fn drop(&mut self) {
@@ -329,10 +330,10 @@ fn sabotage(above: bool) {
         let end = End(&over);
         let until = Instant::now() + LENGTH;
         while Instant::now() < until || runs <= 3 || changes.load(Ordering::Relaxed) <= 100 {
-            // Something for the other host, each time: nothing may keep it back.
+            // Each round has a file for the other host, which nothing may delay.
             let sealed = scene.seal(&manifest("other/etc", SEQ + good), Some("other"), good.to_string().as_bytes());
             let ran = if above {
-                // Its directory is not safe from him; but there is exec.
+                // The other host's directory is not safe from him, but exec does not need it.
                 guarded(scene.ingest_command(["exec", "--host", "other", "--", "other/etc"]), &sealed).expect(0)
             } else {
                 scene.deliver("other", &name("other/etc", SEQ + good), &sealed);
@@ -348,14 +349,14 @@ fn sabotage(above: bool) {
             let applied = fs::read_to_string(scene.path("target/other")).unwrap_or_default();
             let expected: String = (0..good).map(|n| format!("{n}\n")).collect();
             assert_eq!(applied, expected, "{}", ran.err);
-            canaries_quickly(&canaries, shows);
+            check_canaries(&canaries, shows);
             runs += 1;
         }
         drop(end);
         eprintln!("{runs} rounds, {} changes", changes.load(Ordering::Relaxed));
     });
-    canaries_quickly(&canaries, shows);
-    // Only his own good files were ever applied, whole; nothing of the canaries came out anywhere.
+    check_canaries(&canaries, shows);
+    // Only complete good files of his own host were applied, and the secret appears nowhere else.
     let applied = String::from_utf8_lossy(&scene.applied()).into_owned();
     assert!(applied.lines().all(|line| line.starts_with("laptop ") && line.len() == 8), "{applied:.200}");
     let _ = fs::remove_dir_all(incoming.join("laptop"));
@@ -366,7 +367,8 @@ fn sabotage(above: bool) {
     assert!(found.out.is_empty(), "{}", String::from_utf8_lossy(&found.out));
 }
 
-fn canaries_quickly(canaries: &Canaries, shows: bool) {
+/// Checks the canaries, without the access times if reads do not change them.
+fn check_canaries(canaries: &Canaries, shows: bool) {
     if shows {
         canaries.check();
     } else {
@@ -376,7 +378,7 @@ fn canaries_quickly(canaries: &Canaries, shows: bool) {
     }
 }
 
-/// Whatever it finds, it ends properly and says it in printable lines.
+/// Asserts that zsnap-ingest ended with a documented status and printed printable lines.
 fn check(ran: &Ran) {
     assert!([0, 1, 65, 69, 73, 74].contains(&ran.status), "status {}: {}", ran.status, ran.err);
     assert!(ran.err.lines().all(|line| line.bytes().all(|b| (32..127).contains(&b))), "{}", ran.err);
@@ -384,11 +386,11 @@ fn check(ran: &Ran) {
 }
 
 #[test]
-fn the_owner_of_a_hosts_directory_harms_only_himself_as_root() {
+fn the_owner_of_a_hosts_directory_harms_no_other_host_as_root() {
     sabotage(false);
 }
 
 #[test]
-fn the_owner_of_the_incoming_directory_leads_root_nowhere_as_root() {
+fn the_owner_of_the_incoming_directory_cannot_misdirect_root_as_root() {
     sabotage(true);
 }

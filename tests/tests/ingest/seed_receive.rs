@@ -1,5 +1,5 @@
-//! The shell scripts that zsnap replaces, as their article prints them (data/seed-*.sh), against
-//! our tools: each reads what the other writes.
+//! The shell scripts that zsnap replaces, as their article prints them (data/seed-*.sh), and zsnap read each
+//! other's files.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::Command;
 use zsnap_tests::sample;
 use zsnap_tests::scene::{Ran, Scene, files, have, run};
 
-/// A scene with GnuPG keyrings: `server` can decrypt and knows the laptop, `sender` can encrypt.
+/// A scene with two GnuPG keyrings: `server` can decrypt and knows the laptop, `sender` can encrypt.
 fn scene() -> Option<Scene> {
     if !["gpg", "zstd", "dotlockfile", "logger"].into_iter().all(have) {
         return None;
@@ -16,7 +16,7 @@ fn scene() -> Option<Scene> {
     let scene = Scene::new();
     for (home, keys) in [("server", &["backup.key", "laptop.cert"][..]), ("sender", &["backup.cert"])] {
         fs::create_dir(scene.path(home)).unwrap();
-        // What the scripts' users did by hand: no questions, and these keys are trusted.
+        // The users of the scripts did this by hand: gpg asks nothing and trusts these keys.
         scene.write(&format!("{home}/gpg.conf"), "batch\ntrust-model always\n");
         run(Command::new("chmod").arg("700").arg(scene.path(home)), b"").expect(0);
         let mut import = Command::new("gpg");
@@ -32,7 +32,7 @@ fn stop_agents(scene: &Scene) {
     }
 }
 
-/// Runs the receive script once. Its zfs writes what it gets to `got/` under the dataset's name.
+/// Runs the receive script once. Its zfs writes its input to `got/` under the dataset's name.
 fn receive(scene: &Scene, prefix: &str) -> Ran {
     fs::create_dir_all(scene.path("got")).unwrap();
     let zfs = scene.path("zfs");
@@ -47,7 +47,7 @@ fn receive(scene: &Scene, prefix: &str) -> Ran {
 }
 
 #[test]
-fn the_receive_script_takes_our_files_under_both_prefixes() {
+fn the_receive_script_receives_files_of_zsnap_under_both_prefixes() {
     let Some(scene) = scene() else { return };
     for prefix in ["bakfsfmt2", "backupsfmt2"] {
         for name in ["full.zfs", "raw-w-full.zfs"] {
@@ -61,7 +61,7 @@ fn the_receive_script_takes_our_files_under_both_prefixes() {
             let name = file.file_name().unwrap().to_str().unwrap();
             fs::rename(&file, file.with_file_name(name.replace("bakfsfmt2", prefix))).unwrap();
         }
-        // A receiver that fails keeps the file, as ever.
+        // If the receiver fails, the script keeps the file.
         fs::create_dir_all(scene.path("got")).unwrap();
         scene.write("got/fail", "");
         receive(&scene, prefix).expect(0);
@@ -82,7 +82,7 @@ fn the_receive_script_takes_our_files_under_both_prefixes() {
 }
 
 #[test]
-fn we_take_what_the_queue_script_makes() {
+fn cat_and_verify_read_files_of_the_queue_script() {
     let Some(scene) = scene() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/seed-queue.sh");
     let list = run(Command::new("gpg").args(["--with-colons", "-k"]).env("GNUPGHOME", scene.path("sender")), b"");
@@ -105,9 +105,9 @@ fn we_take_what_the_queue_script_makes() {
     for file in &made {
         let file = file.to_str().unwrap();
         assert!(scene.ingest(&["cat", file]).expect(0).out == sample("full.zfs"));
-        let told = String::from_utf8(scene.ingest(&["verify", file]).expect(0).out).unwrap();
-        assert!(told.contains("signer: none\n") && told.contains("snapshot: src/data@s1\n"), "{told}");
-        // Another host's directory, or another host's name, is another matter.
+        let report = String::from_utf8(scene.ingest(&["verify", file]).expect(0).out).unwrap();
+        assert!(report.contains("signer: none\n") && report.contains("snapshot: src/data@s1\n"), "{report}");
+        // The trust of the laptop does not hold for another host.
         scene.ingest(&["--host", "other", "verify", file]).expect(77).says("not signed");
     }
     assert_eq!(files(&scene.path("spool/laptop")), made);

@@ -1,4 +1,4 @@
-//! What the receiving machine lacks is never blamed on a file: memory, open files, threads.
+//! A shortage of memory, open files or threads on the receiving machine is never blamed on a queue file.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use zsnap_tests::strace::can_trace;
 
 const SEQ: u64 = 1_700_000_000_000_000;
 
-/// Runs zsnap-ingest behind `ulimit` with these arguments.
+/// Runs zsnap-ingest with these arguments under `ulimit`.
 fn limited(scene: &Scene, limit: &str, args: &[&str]) -> Ran {
     let ingest = scene.ingest_command(args);
     let mut shell = Command::new("sh");
@@ -17,7 +17,7 @@ fn limited(scene: &Scene, limit: &str, args: &[&str]) -> Ran {
     run(shell.arg(ingest.get_program()).args(ingest.get_args()).current_dir("/"), b"")
 }
 
-/// A good file for laptop/etc whose zstd frame asks for a window of 2^`log` bytes.
+/// Delivers a good file for laptop/etc whose zstd frame asks for a window of 2^`log` bytes.
 fn with_window(scene: &Scene, log: u8) {
     let mut front = manifest("laptop/etc", SEQ);
     front.created = 1_700_000_000;
@@ -30,6 +30,7 @@ fn with_window(scene: &Scene, log: u8) {
     scene.age("laptop");
 }
 
+/// Asserts that the run reported too little memory and left the file in the spool.
 #[track_caller]
 fn stays(scene: &Scene, ran: Ran) {
     let ran = ran.expect(74).says("this machine gives too little memory").says("LimitAS=");
@@ -37,11 +38,11 @@ fn stays(scene: &Scene, ran: Ran) {
     assert!(scene.quarantined("laptop").is_empty() && scene.applied().is_empty(), "{}", ran.err);
 }
 
-/// KiB: enough for a run, and less than a window of 512 MiB, or what verifying files may take at most.
+/// In KiB: enough for a run, but less than a window of 512 MiB or the most that the verification of files may use.
 const LITTLE: &str = "-v 420000";
 
 #[test]
-fn a_good_file_stays_where_zstd_gets_no_memory() {
+fn a_good_file_stays_if_zstd_gets_too_little_memory() {
     for buffer in ["--verify-buffer=1M", "--verify-buffer=0"] {
         let scene = Scene::new();
         with_window(&scene, 29);
@@ -52,7 +53,7 @@ fn a_good_file_stays_where_zstd_gets_no_memory() {
 }
 
 #[test]
-fn a_file_that_seems_to_be_damaged_stays_where_memory_is_short() {
+fn a_file_that_seems_damaged_stays_if_memory_is_short() {
     let scene = Scene::new();
     let mut sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"hello");
     let at = sealed.len() - 30;
@@ -62,16 +63,16 @@ fn a_file_that_seems_to_be_damaged_stays_where_memory_is_short() {
     stays(&scene, limited(&scene, LITTLE, &[]));
     let file = scene.spooled("laptop").remove(0);
     limited(&scene, LITTLE, &["verify", file.to_str().unwrap()]).expect(74).says("too little memory");
-    // With settings that fit into it, nothing else can be the cause.
+    // With settings that fit into this memory only damage can be the cause.
     limited(&scene, LITTLE, &["--window-log=20", "--jobs=1", "--verify-buffer=1M"])
         .expect(1)
         .says("in quarantine: damaged");
 }
 
-/// Applied, or still there; nothing is said of the file.
+/// Asserts that the file was either applied or left in the spool, and not quarantined.
 #[track_caller]
 fn is_blameless(scene: &Scene, ran: &Ran, what: &str) {
-    // 78: not even the configuration could be read.
+    // 78: the configuration could not be read.
     assert!([0, 69, 73, 74, 75, 78].contains(&ran.status), "{what}: {}: {}", ran.status, ran.err);
     assert!(!ran.err.contains("panicked"), "{what}: {}", ran.err);
     assert!(scene.quarantined("laptop").is_empty(), "{what}: {}", ran.err);
@@ -87,26 +88,26 @@ fn one_file() -> Scene {
 }
 
 #[test]
-fn open_files_that_are_short_are_no_fault_of_a_file() {
-    let mut taken = 0;
+fn a_shortage_of_open_files_is_not_blamed_on_a_file() {
+    let mut applied = 0;
     for files in 4..28 {
         let scene = one_file();
         let ran = limited(&scene, &format!("-n {files}"), &[]);
-        // With too few the program cannot even be loaded.
+        // With too few files the program cannot be loaded.
         if ran.status != 127 {
             is_blameless(&scene, &ran, &format!("{files} files"));
         }
-        taken += usize::from(!scene.applied().is_empty());
+        applied += usize::from(!scene.applied().is_empty());
     }
-    assert!(taken > 0, "the last ones are enough");
+    assert!(applied > 0, "the greatest limit is too low to apply the file");
 }
 
 #[test]
-fn threads_that_are_short_are_no_fault_of_a_file() {
+fn a_shortage_of_threads_is_not_blamed_on_a_file() {
     if !can_trace() {
         return;
     }
-    let mut struck = 0;
+    let mut injected = 0;
     for call in 1..8 {
         let scene = one_file();
         let trace = scene.path("trace");
@@ -116,7 +117,7 @@ fn threads_that_are_short_are_no_fault_of_a_file() {
         let ingest = scene.ingest_command([] as [&str; 0]);
         let ran = run(strace.arg(ingest.get_program()).args(ingest.get_args()).current_dir("/"), b"");
         is_blameless(&scene, &ran, &format!("from thread {call} on"));
-        struck += usize::from(std::fs::read_to_string(&trace).unwrap().contains("(INJECTED)"));
+        injected += usize::from(std::fs::read_to_string(&trace).unwrap().contains("(INJECTED)"));
     }
-    assert!(struck > 1, "no thread was started by clone3");
+    assert!(injected > 1, "no thread was started by clone3");
 }

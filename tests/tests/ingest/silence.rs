@@ -1,5 +1,5 @@
-//! Nothing that needs somebody is passed over in silence, and nothing is told ten times an hour: what is
-//! held, what fails, what waits and for what, and what cannot be looked at.
+//! zsnap-ingest reports everything that needs the operator, but not six times an hour: what is held, what fails,
+//! what waits and for what, and what cannot be read.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,13 +16,13 @@ use zsnap_tests::stream::{Stream, Sub};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 
-/// The rows of `status` or `plan`.
+/// Runs `status` or `plan` and returns its rows.
 #[track_caller]
 fn rows(scene: &Scene, what: &str, status: i32) -> Vec<Value> {
     serde_json::from_slice(&scene.ingest(&[what, "--json"]).expect(status).out).unwrap()
 }
 
-/// The row of `status` for a target.
+/// Runs `status` and returns the row of a target.
 #[track_caller]
 fn row(scene: &Scene, target: &str, status: i32) -> Value {
     let rows = rows(scene, "status", status);
@@ -30,11 +30,11 @@ fn row(scene: &Scene, target: &str, status: i32) -> Value {
 }
 
 #[track_caller]
-fn holds(row: &Value, field: &str, text: &str) {
-    assert!(row[field].as_str().unwrap_or_default().contains(text), "{field} is to say \"{text}\": {row}");
+fn assert_contains(row: &Value, field: &str, text: &str) {
+    assert!(row[field].as_str().unwrap_or_default().contains(text), "{field} does not contain \"{text}\": {row}");
 }
 
-fn increment(target: &str, seq: u64, prev: u64) -> Manifest {
+fn incremental(target: &str, seq: u64, prev: u64) -> Manifest {
     Manifest { prev: Some(prev), base: Base::Prev, ..manifest(target, seq) }
 }
 
@@ -44,9 +44,9 @@ fn deliver(scene: &Scene, manifest: &Manifest) -> std::path::PathBuf {
     scene.deliver("laptop", &name(&target, manifest.seq), &scene.seal(manifest, Some("laptop"), b"x"))
 }
 
-/// Cron runs `status --quiet`: it must not be silent about what a run has held.
+/// Cron runs `status --quiet`, which must report what a run holds.
 #[test]
-fn status_remembers_what_is_held_until_file_or_configuration_change() {
+fn status_reports_held_files_until_the_file_or_configuration_changes() {
     let scene = Scene::new();
     keygen(&scene.path("lost"), Purpose::Encrypt, false).unwrap();
     let laptop = SigningKey::load(&scene.path("laptop.key"), std::time::SystemTime::now()).unwrap();
@@ -55,48 +55,48 @@ fn status_remembers_what_is_held_until_file_or_configuration_change() {
     scene.ingest(&[]).expect(1).says("none of our keys");
     let held = row(&scene, "laptop/etc", 1);
     assert_eq!(held["state"], "held");
-    holds(&held, "remedy", "none of our keys; add that key");
+    assert_contains(&held, "remedy", "none of our keys; add that key");
     assert_eq!(rows(&scene, "plan", 1)[0]["verdict"], "held");
     scene.ingest(&["status", "--quiet"]).expect(1);
-    // Behind it.
-    deliver(&scene, &increment("laptop/etc", SEQ + 1, SEQ));
+    // A file behind the held one waits.
+    deliver(&scene, &incremental("laptop/etc", SEQ + 1, SEQ));
     scene.ingest(&[]).expect(0);
     let plan = rows(&scene, "plan", 1);
     assert_eq!((&plan[1]["verdict"], &plan[1]["behind"]), (&"waiting".into(), &name("laptop/etc", SEQ).into()));
-    holds(&plan[1], "why", "which is here: held: encrypted to");
-    // What it proposes.
+    assert_contains(&plan[1], "why", "which is here: held: encrypted to");
+    // The remedy that the message proposes.
     let root = scene.path("").display().to_string();
     let keys = format!("keys = [\"{root}lost.key\", ");
     scene.edit("ingest.toml", "keys = [", &keys);
     scene.ingest(&[]).expect(0);
     assert_eq!((row(&scene, "laptop/etc", 0)["state"].as_str(), scene.applied()), (Some("ok"), b"xx".to_vec()));
-    // What is not a file of its own is left alone, and that is no secret either.
+    // A symbolic link is ignored, which is reported as well.
     fs::write(scene.path("elsewhere"), "x").unwrap();
     let link = scene.path("spool/laptop").join(name("laptop/etc", SEQ + 2));
     symlink(scene.path("elsewhere"), &link).unwrap();
     scene.ingest(&[]).expect(1).says("is a symbolic link");
-    let alone = row(&scene, "laptop/etc", 1);
-    assert_eq!(alone["state"], "held");
-    holds(&alone, "remedy", "is a symbolic link; ignored");
+    let link_row = row(&scene, "laptop/etc", 1);
+    assert_eq!(link_row["state"], "held");
+    assert_contains(&link_row, "remedy", "is a symbolic link; ignored");
     fs::remove_file(&link).unwrap();
     scene.ingest(&[]).expect(0);
     assert_eq!(row(&scene, "laptop/etc", 0)["state"], "ok");
 }
 
 #[test]
-fn a_receiver_that_fails_is_told_of_when_it_is_new_or_changes() {
+fn a_failure_of_a_receiver_is_reported_when_it_is_new_or_changes() {
     let scene = Scene::new();
     scene.edit("ingest.toml", "cat >> ", "echo no room for etc >&2; exit 7; cat >> ");
     deliver(&scene, &manifest("laptop/etc", SEQ));
     scene.ingest(&[]).expect(69).says("no room for etc");
     for _ in 0..2 {
-        assert_eq!(scene.ingest(&[]).expect(0).err, "", "144 mails a day");
+        assert_eq!(scene.ingest(&[]).expect(0).err, "", "cron would send 144 mails a day");
     }
     let failed = row(&scene, "laptop/etc", 1);
     assert_eq!((&failed["state"], &failed["attempts"]), (&"failed".into(), &3.into()));
-    holds(&failed, "remedy", "for 3 times: sh for laptop/etc: exit status: 7: no room for etc");
+    assert_contains(&failed, "remedy", "for 3 times: sh for laptop/etc: exit status: 7: no room for etc");
     let plan = rows(&scene, "plan", 1);
-    holds(&plan[0], "why", "no room for etc");
+    assert_contains(&plan[0], "why", "no room for etc");
     scene.edit("ingest.toml", "no room", "no key");
     scene.ingest(&[]).expect(69).says("no key for etc");
     assert_eq!(scene.ingest(&[]).expect(0).err, "");
@@ -105,10 +105,10 @@ fn a_receiver_that_fails_is_told_of_when_it_is_new_or_changes() {
     assert_eq!((row(&scene, "laptop/etc", 0)["state"].as_str(), scene.applied()), (Some("ok"), b"x".to_vec()));
 }
 
-/// The status is that of the worst failure, and not of the first or the last. Hosts take turns, a step each: the
-/// more files are read before it, the later a failure comes.
+/// The exit status is that of the worst failure, whether it comes first or last. Hosts take turns, one step each:
+/// the more files of a host are read before its failure, the later that failure comes.
 #[test]
-fn the_worst_failure_decides() {
+fn the_worst_failure_of_a_run_decides_the_exit_status() {
     for files in [1, 5] {
         let scene = Scene::with_pool();
         let text = fs::read_to_string(scene.path("ingest.toml")).unwrap();
@@ -134,9 +134,9 @@ fn the_worst_failure_decides() {
     }
 }
 
-/// The worse one comes first, and only once.
+/// The worse failure comes first, and only once.
 #[test]
-fn a_lesser_failure_that_comes_later_hides_no_worse_one() {
+fn a_lesser_failure_does_not_hide_an_earlier_worse_one() {
     let scene = Scene::new();
     scene.edit("ingest.toml", "cat >> ", "exit 7; cat >> ");
     deliver(&scene, &manifest("laptop/etc", SEQ));
@@ -146,7 +146,7 @@ fn a_lesser_failure_that_comes_later_hides_no_worse_one() {
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
 }
 
-/// A name is not a verdict.
+/// zsnap-ingest does not mistake the name of a dataset for a message of `zfs receive`.
 #[test]
 fn a_dataset_may_be_called_has_been_modified() {
     let scene = Scene::with_pool();
@@ -159,8 +159,8 @@ fn a_dataset_may_be_called_has_been_modified() {
     scene.ingest(&[]).expect(69).says("out of space");
     assert_eq!(receives(), 1);
     scene.ingest(&[]).expect(0);
-    assert_eq!(receives(), 1, "once in a run");
-    holds(&row(&scene, target, 1), "remedy", "out of space");
+    assert_eq!(receives(), 1, "not received once in a run");
+    assert_contains(&row(&scene, target, 1), "remedy", "out of space");
     fs::remove_file(scene.path("bin/refuse")).unwrap();
     scene.ingest(&[]).expect(0);
     scene.queue(&[target], &sub(Sub::increment("tank/has been modified@s2", 1, 2))).expect(0);
@@ -169,12 +169,12 @@ fn a_dataset_may_be_called_has_been_modified() {
     scene.ingest(&[]).expect(69).says("out of space");
     assert_eq!(receives(), 1);
     fs::remove_file(scene.path("bin/refuse")).unwrap();
-    // And one that was.
+    // This dataset was really modified.
     scene.zfs(&["write", "backup/hosts/laptop/tank/has been modified"]).expect(0);
     receives();
     scene.ingest(&[]).expect(1).says("diverged").says("zfs rollback 'backup/hosts/laptop/tank/has been modified@s1'");
     assert_eq!(receives(), 1);
-    // A receiver that says so for ever, of a dataset that is not changed, is asked once in each run.
+    // A receiver that always says so of an unmodified dataset is started once in each run.
     scene.zfs(&["rollback", "backup/hosts/laptop/tank/has been modified@s1"]);
     refuse(
         "cannot receive incremental stream: destination backup/hosts/laptop/tank/has been modified has been modified\n\
@@ -185,7 +185,7 @@ fn a_dataset_may_be_called_has_been_modified() {
 }
 
 #[test]
-fn an_incoming_directory_that_is_not_here_is_away() {
+fn targets_are_away_while_the_incoming_directory_is_absent() {
     let scene = Scene::with_pool();
     scene.queue(&["laptop/tank/home"], &Stream::plain(Sub::full("tank/home@s1", 1)).bytes()).expect(0);
     scene.ingest(&[]).expect(0);
@@ -193,15 +193,15 @@ fn an_incoming_directory_that_is_not_here_is_away() {
     let rows = rows(&scene, "status", 0);
     let states: Vec<_> = rows.iter().map(|row| (row["dataset"].as_str().unwrap(), &row["state"])).collect();
     assert_eq!(states, [("laptop/tank/home", &"away".into()), ("other/-", &"away".into())]);
-    holds(&rows[1], "remedy", "the incoming directory is absent");
+    assert_contains(&rows[1], "remedy", "the incoming directory is absent");
     scene.ingest(&[]).expect(0);
     fs::rename(scene.path("unplugged"), scene.path("spool")).unwrap();
     assert_eq!(row(&scene, "laptop/tank/home", 0)["state"], "ok");
 }
 
-/// A number says little to people, and what is lost must be had anew.
+/// A number alone says little to people, and what was lost must be sent again.
 #[test]
-fn what_waits_says_for_what_since_when_and_what_to_do() {
+fn the_message_about_a_waiting_file_names_base_time_and_remedy() {
     let scene = Scene::with_pool();
     let queue = |how: &str, body: &[u8]| scene.queue(&["--opaque", how, "--overlap", "laptop/etc"], body).expect(0);
     queue("--full", b"1");
@@ -212,8 +212,8 @@ fn what_waits_says_for_what_since_when_and_what_to_do() {
     fs::remove_file(lost).unwrap();
     queue("--increment", b"3");
     let since = report::time(number / 1_000_000);
-    let told = format!("waiting for file {number} of laptop/etc (queued {since}), which it builds on");
-    let ran = scene.ingest(&[]).expect(1).says(&told).says("zsnap-fanout requeue");
+    let message = format!("waiting for file {number} of laptop/etc (queued {since}), which it builds on");
+    let ran = scene.ingest(&[]).expect(1).says(&message).says("zsnap-fanout requeue");
     assert!(ran.err.trim_end().ends_with("or on laptop: zsnap-queue --opaque --full laptop/etc"), "{}", ran.err);
     queue("--full", b"4");
     scene.ingest(&[]).expect(0);
@@ -230,16 +230,16 @@ fn what_waits_says_for_what_since_when_and_what_to_do() {
     let says = "or on laptop: zfs send -i @HERE tank/home@NEW | zsnap-queue laptop/tank/home";
     scene.ingest(&[]).expect(1).says(" of laptop/tank/home (queued 2").says("has not come").says(says);
     let waits = row(&scene, "laptop/tank/home", 0);
-    holds(&waits, "remedy", says);
+    assert_contains(&waits, "remedy", says);
     assert_eq!(waits["snapshot"], "s1");
     send(Sub::increment("tank/home@s3", 1, 3));
     scene.ingest(&[]).expect(0);
     assert_eq!(row(&scene, "laptop/tank/home", 0)["snapshot"], "s3");
 }
 
-/// Leftovers of a transport by the ten thousand: tmpfs lists the newest names first.
+/// The directory has 100,001 leftovers of a transport: tmpfs lists the newest names first.
 #[test]
-fn a_full_directory_is_read_to_its_end() {
+fn a_directory_with_many_other_files_is_read_to_its_end() {
     if memory().is_none() {
         return;
     }
@@ -260,9 +260,9 @@ fn a_full_directory_is_read_to_its_end() {
     assert!(spooler.path("disk/laptop").join(file).exists());
 }
 
-/// A bound that is met is no secret, and what was not looked at may need any snapshot.
+/// A limit that was reached is reported, and files that were not read may need any snapshot.
 #[test]
-fn more_files_than_a_run_looks_at_are_told_of() {
+fn more_queue_files_than_a_run_reads_are_reported() {
     let Some(_) = memory() else { return };
     let scene = Scene::with_pool();
     fs::create_dir(scene.path("spool/laptop")).unwrap();
@@ -278,16 +278,16 @@ fn more_files_than_a_run_looks_at_are_told_of() {
     assert_eq!(scene.ingest(&["--max-files", "1"]).expect(0).err, "");
     let all = rows(&scene, "status", 1);
     assert_eq!((&all[0]["dataset"], &all[0]["state"]), (&"laptop/-".into(), &"held".into()), "{all:?}");
-    holds(&all[0], "remedy", "1 more queue files lie here than a run looks at");
-    // The newest was left out, not the oldest.
+    assert_contains(&all[0], "remedy", "1 more queue files lie here than a run looks at");
+    // The newest file was left out, not the oldest.
     fs::remove_file(file(0)).unwrap();
     scene.ingest(&["--max-files", "1"]).expect(0);
     assert_eq!(needed(), "complete");
 }
 
-/// Its files may wait for snapshots that zsnap-expire must not destroy.
+/// The files in an unreadable directory may wait for snapshots that zsnap-expire must not destroy.
 #[test]
-fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
+fn an_unreadable_directory_is_not_treated_as_an_empty_one() {
     let scene = Scene::with_pool();
     scene.queue(&["laptop/tank/home"], &Stream::plain(Sub::full("tank/home@s1", 1)).bytes()).expect(0);
     scene.ingest(&[]).expect(0);
@@ -301,15 +301,15 @@ fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
     scene.ingest(&["status"]).expect(74).says("laptop: its directory cannot be read: ");
     fs::remove_file(scene.path("spool/laptop")).unwrap();
     fs::rename(scene.path("elsewhere"), scene.path("spool/laptop")).unwrap();
-    // Nobody's files are in what is not a directory.
+    // A name that is not a directory has no files of any host.
     scene.write("spool/notes", "");
     scene.ingest(&[]).expect(1).says("notes: is not a directory");
     assert!(is_complete());
 }
 
-/// What exec reports reads the sender, if anybody: cron's run must not be silent because of it.
+/// The messages of exec reach at most the sender, so the run of cron must report them as well.
 #[test]
-fn what_exec_reported_is_reported_by_the_next_run_too() {
+fn a_failure_that_exec_reported_is_reported_by_the_next_run_too() {
     let scene = Scene::new();
     scene.edit("ingest.toml", "cat >> ", "echo no room for etc >&2; exit 7; cat >> ");
     let sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"x");
@@ -320,7 +320,7 @@ fn what_exec_reported_is_reported_by_the_next_run_too() {
     assert_eq!(scene.ingest(&[]).expect(0).err, "");
 }
 
-/// While a run works, exec publishes another file, for which the run looks once more.
+/// While a run works, exec publishes another file, for which the run lists the directory once more.
 #[test]
 fn a_second_round_does_not_hide_the_failure_of_the_first() {
     let scene = Scene::new();
@@ -333,13 +333,13 @@ fn a_second_round_does_not_hide_the_failure_of_the_first() {
     while !scene.path("begun").exists() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    let sealed = scene.seal(&increment("laptop/etc", SEQ + 1, SEQ), Some("laptop"), b"y");
+    let sealed = scene.seal(&incremental("laptop/etc", SEQ + 1, SEQ), Some("laptop"), b"y");
     run(&mut scene.ingest_command(["exec", "--host", "laptop"]), &sealed).expect(0);
     scene.write("go", "");
     Ran::of(first.wait_with_output().unwrap()).expect(69).says("exit status: 7");
 }
 
-/// A drive that is away takes the journal of its command with it.
+/// The journal of the command is on the drive that is away.
 #[test]
 fn status_is_silent_about_a_command_whose_drive_is_away() {
     let scene = Scene::new();

@@ -1,5 +1,4 @@
-//! What the operator sees: `status` and `plan` of zsnap-ingest tell every state with its remedy, and
-//! change nothing.
+//! `status` and `plan` of zsnap-ingest report every state with its remedy and change nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,17 +11,17 @@ use zsnap_message::payload::{Base, Manifest};
 use zsnap_tests::scene::{Ran, Scene, manifest, name};
 use zsnap_tests::stream::{Stream, Sub};
 
-/// A file's number: that many seconds ago, in microseconds since 1970.
+/// The number of a file that was queued some seconds ago: a time in microseconds since 1970.
 fn ago(seconds: u64) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     (now.as_secs() - seconds) * 1_000_000
 }
 
-fn increment(target: &str, seq: u64, prev: u64) -> Manifest {
+fn incremental(target: &str, seq: u64, prev: u64) -> Manifest {
     Manifest { prev: Some(prev), base: Base::Prev, ..manifest(target, seq) }
 }
 
-/// Delivers a file of the laptop for a command, made when its number says.
+/// Delivers a file of the laptop for a command, made at the time of its number.
 fn deliver(scene: &Scene, manifest: &Manifest) -> PathBuf {
     let manifest = &Manifest { created: manifest.seq / 1_000_000, ..manifest.clone() };
     let sealed = scene.seal(manifest, Some("laptop"), b"x");
@@ -30,7 +29,7 @@ fn deliver(scene: &Scene, manifest: &Manifest) -> PathBuf {
     scene.deliver("laptop", &name(&target, manifest.seq), &sealed)
 }
 
-/// All files with what is in them, and when they were changed: without what the fake zfs notes.
+/// All files and directories with content and change time, except those that the fake zfs writes.
 fn everything(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, i64, i64)> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -48,7 +47,7 @@ fn everything(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, i64, i64)> {
     all
 }
 
-/// Runs it, and sees that nothing was changed and nothing said beside the report.
+/// Runs zsnap-ingest and asserts that it changed nothing and printed nothing but the report.
 #[track_caller]
 fn ask(scene: &Scene, args: &[&str]) -> Ran {
     scene.zfs_calls();
@@ -60,7 +59,7 @@ fn ask(scene: &Scene, args: &[&str]) -> Ran {
     ran
 }
 
-/// The rows, by their first column, and the order of these.
+/// Returns the rows by their first column, and the values of that column in order.
 #[track_caller]
 fn rows(scene: &Scene, args: &[&str], status: i32) -> (BTreeMap<String, Value>, Vec<String>) {
     let ran = ask(scene, &[args, &["--json"]].concat()).expect(status);
@@ -76,7 +75,7 @@ fn row(scene: &Scene, target: &str, status: i32) -> Value {
     rows.remove(target).unwrap_or_else(|| panic!("no {target}: {keys:?}"))
 }
 
-/// Edits what is known of the laptop's files: they are here since `first`.
+/// Edits what zsnap-ingest remembers of the laptop's files: it first saw them at `first`.
 fn known_since(scene: &Scene, first: u64) {
     let path = scene.path("ingest-state/facts/laptop.json");
     let mut known: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -86,10 +85,10 @@ fn known_since(scene: &Scene, first: u64) {
     fs::write(path, known.to_string()).unwrap();
 }
 
-/// Each state that the files of a command can bring about.
+/// Tests each state that the files of a command can cause.
 #[test]
-fn every_state_is_told_with_its_remedy() {
-    let told = |scene: &Scene, state: &str, remedy: &str, status: i32| {
+fn status_reports_every_state_of_a_commands_target_with_its_remedy() {
+    let assert_state = |scene: &Scene, state: &str, remedy: &str, status: i32| {
         let row = row(scene, "laptop/etc", status);
         assert_eq!(row["state"], state, "{row}");
         match remedy {
@@ -104,23 +103,23 @@ fn every_state_is_told_with_its_remedy() {
     assert!(all["laptop/-"]["newest"].is_null());
     let (one, two, three) = (ago(300), ago(200), ago(100));
     let full = deliver(&scene, &manifest("laptop/etc", one));
-    let row = told(&scene, "new", "", 0);
+    let row = assert_state(&scene, "new", "", 0);
     assert_eq!((&row["waiting_files"], &row["waiting_age"]), (&1.into(), &0.into()));
     assert_eq!(row["waiting_bytes"], fs::metadata(full).unwrap().len());
     assert!(row["newest"].is_null() && row["age"].is_null());
     scene.ingest(&[]).expect(0);
-    let row = told(&scene, "ok", "", 0);
+    let row = assert_state(&scene, "ok", "", 0);
     assert_eq!(row["newest"], one / 1_000_000);
     assert!((300..400).contains(&row["age"].as_u64().unwrap()) && row["waiting_files"] == 0, "{row}");
 
-    // The second of three is late.
-    let last = deliver(&scene, &increment("laptop/etc", three, two));
-    deliver(&scene, &increment("laptop/etc", three + 1, three));
+    // The second of three files is late.
+    let last = deliver(&scene, &incremental("laptop/etc", three, two));
+    deliver(&scene, &incremental("laptop/etc", three + 1, three));
     scene.ingest(&[]);
-    let row = told(&scene, "waiting", &format!("waiting for file {two}"), 0);
+    let row = assert_state(&scene, "waiting", &format!("waiting for file {two}"), 0);
     assert_eq!(row["waiting_files"], 2);
     known_since(&scene, ago(8 * 86_400) / 1_000_000);
-    let row = told(&scene, "waiting", "look where that was lost", 1);
+    let row = assert_state(&scene, "waiting", "look where that was lost", 1);
     assert!(row["waiting_age"].as_u64().unwrap() >= 8 * 86_400);
     fs::remove_file(&last).unwrap();
     fs::remove_file(last.with_file_name(name("laptop/etc", three + 1))).unwrap();
@@ -128,31 +127,32 @@ fn every_state_is_told_with_its_remedy() {
     let unsigned = scene.seal(&manifest("laptop/etc", three), None, b"x");
     let held = scene.deliver("laptop", &name("laptop/etc", three), &unsigned);
     scene.ingest(&[]).expect(1);
-    told(&scene, "held", "not signed", 1);
+    assert_state(&scene, "held", "not signed", 1);
     fs::remove_file(held).unwrap();
 
     let twin = Manifest { id: "f".repeat(32), ..manifest("laptop/etc", one) };
     let conflict = deliver(&scene, &twin);
     scene.ingest(&[]).expect(1);
-    told(&scene, "conflict", "two machines use one identity", 1);
+    assert_state(&scene, "conflict", "two machines use one identity", 1);
     fs::remove_file(conflict).unwrap();
 
     let flipped = scene.deliver("laptop", &name("laptop/etc", three), b"rubbish");
     scene.age("laptop");
     scene.ingest(&[]).expect(1);
-    let row = told(&scene, "quarantined", "zsnap-ingest retry ", 1);
+    let row = assert_state(&scene, "quarantined", "zsnap-ingest retry ", 1);
     assert_eq!((&row["quarantined"], &row["waiting_files"]), (&1.into(), &0.into()));
-    let put = scene.path("spool/.zsnap-quarantine/laptop").join(flipped.file_name().unwrap());
-    // A copy that NNCP has named, of the same target.
-    fs::rename(&put, put.with_extension(format!("{}.7", put.extension().unwrap().display()))).unwrap();
-    told(&scene, "quarantined", "etc.7 is in quarantine: nobody knows why", 1);
+    let quarantined = scene.path("spool/.zsnap-quarantine/laptop").join(flipped.file_name().unwrap());
+    // A second copy, as NNCP names it, belongs to the same target.
+    fs::rename(&quarantined, quarantined.with_extension(format!("{}.7", quarantined.extension().unwrap().display())))
+        .unwrap();
+    assert_state(&scene, "quarantined", "etc.7 is in quarantine: nobody knows why", 1);
     fs::remove_dir_all(scene.path("spool/.zsnap-quarantine")).unwrap();
 
     scene.edit("ingest.toml", "cat >> ", "exit 7; cat >> ");
-    let next = deliver(&scene, &increment("laptop/etc", two, one));
+    let next = deliver(&scene, &incremental("laptop/etc", two, one));
     scene.ingest(&[]).expect(69);
     scene.ingest(&[]).expect(0);
-    let row = told(&scene, "failed", "for 2 times: sh for laptop/etc: exit status: 7", 1);
+    let row = assert_state(&scene, "failed", "for 2 times: sh for laptop/etc: exit status: 7", 1);
     assert_eq!(row["attempts"], 2);
 
     let journal = scene.path("target/../.zsnap/target.json");
@@ -162,23 +162,23 @@ fn every_state_is_told_with_its_remedy() {
     interrupted["laptop/etc"]["applying"] = true.into();
     interrupted["laptop/etc"]["seq"] = two.into();
     fs::write(&journal, interrupted.to_string()).unwrap();
-    let row = told(&scene, "broken", "zsnap-ingest adopt laptop/etc --applied", 1);
-    assert_eq!(row["newest"], one / 1_000_000, "what may have been applied does not count");
+    let row = assert_state(&scene, "broken", "zsnap-ingest adopt laptop/etc --applied", 1);
+    assert_eq!(row["newest"], one / 1_000_000, "a file that may have been applied counts as applied");
     fs::write(&journal, text).unwrap();
 
     fs::rename(scene.path("target"), scene.path("elsewhere")).unwrap();
-    told(&scene, "away", "/target", 0);
+    assert_state(&scene, "away", "/target", 0);
     fs::rename(scene.path("elsewhere"), scene.path("target")).unwrap();
-    // The incoming directory is a drive.
+    // The incoming directory may be a drive.
     fs::rename(scene.path("spool"), scene.path("elsewhere")).unwrap();
-    let row = told(&scene, "away", "incoming directory is absent", 0);
+    let row = assert_state(&scene, "away", "incoming directory is absent", 0);
     assert_eq!(row["waiting_files"], 1);
     fs::rename(scene.path("elsewhere"), scene.path("spool")).unwrap();
     fs::remove_file(next).unwrap();
-    told(&scene, "ok", "", 0);
+    assert_state(&scene, "ok", "", 0);
 }
 
-/// A pool on which the laptop's dataset has two snapshots, and the file of the third.
+/// A scene with a pool on which the laptop's dataset has two snapshots, and the queue file of a third one.
 fn with_chain() -> (Scene, PathBuf) {
     let scene = Scene::with_pool();
     let created = ago(1000) / 1_000_000;
@@ -191,21 +191,21 @@ fn with_chain() -> (Scene, PathBuf) {
     (scene, third)
 }
 
-/// The guid of the pool, as the state's directory is called.
+/// The guid of the pool, which is the name of its state directory.
 fn pool_of(scene: &Scene) -> String {
     let path = String::from_utf8(scene.ingest(&["status", "--needed-file"]).expect(0).out).unwrap();
     Path::new(&path).parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned()
 }
 
 #[test]
-fn the_pool_tells_what_is_newest() {
+fn status_reads_the_newest_snapshot_from_the_pool() {
     let (scene, _) = with_chain();
     let row = |status: i32| row(&scene, "laptop/tank/home", status);
     let fourth = Stream::plain(Sub::increment("tank/home@s4", 3, 4).created(ago(900) / 1_000_000)).bytes();
     let new = row(0);
     assert_eq!((&new["state"], &new["snapshot"]), (&"new".into(), &"s2".into()));
     assert!((1000..1100).contains(&new["age"].as_u64().unwrap()), "{new}");
-    // A host that nobody configured, and a journal that was lost: the pool has them.
+    // The pool also has a host that is not configured, and a dataset whose journal was lost.
     scene.zfs(&["create", "backup/hosts/old"]).expect(0);
     scene.zfs(&["create", "backup/hosts/old/tank"]).expect(0);
     scene.zfs(&["snapshot", "backup/hosts/old/tank@last"]).expect(0);
@@ -213,7 +213,7 @@ fn the_pool_tells_what_is_newest() {
     let (all, _) = rows(&scene, &["status"], 0);
     assert_eq!((&all["old/tank"]["state"], &all["old/tank"]["snapshot"]), (&"ok".into(), &"last".into()));
     assert_eq!(all["laptop/tank/home"]["snapshot"], "s2");
-    // One whose name only the sender can read, until a run has looked at it.
+    // Only the sender can read the name of this dataset until a run has opened the file.
     scene.queue(&["--opaque-names", "--opaque", "--full", "laptop/secret"], b"x").expect(0);
     let (mut all, keys) = rows(&scene, &["status"], 0);
     assert!(keys.iter().any(|key| key.starts_with("laptop/~") && all[key]["state"] == "new"), "{keys:?}");
@@ -224,13 +224,13 @@ fn the_pool_tells_what_is_newest() {
     fs::remove_file(hidden).unwrap();
     scene.queue(&["laptop/tank/home"], &fourth).expect(0);
     let third = scene.spooled("laptop")[0].clone();
-    // The journal comes back with the next run.
+    // The next run writes the journal again.
     scene.zfs(&["write", "backup/hosts/laptop/tank/home"]).expect(0);
     scene.ingest(&[]);
     let diverged = row(1);
     assert_eq!((&diverged["state"], &diverged["waiting_files"]), (&"diverged".into(), &1.into()));
     assert!(diverged["remedy"].as_str().unwrap().contains("zfs rollback"), "{diverged}");
-    // It is not written by us, if it is lost once more.
+    // `status` does not write the journal if it is lost once more.
     let journals = scene.path("ingest-state").join(pool_of(&scene)).join("journal");
     fs::rename(&journals, scene.path("lost")).unwrap();
     assert_eq!(row(1)["remedy"], diverged["remedy"]);
@@ -246,7 +246,7 @@ fn the_pool_tells_what_is_newest() {
 }
 
 #[test]
-fn a_pool_that_is_away_is_no_trouble() {
+fn a_pool_that_is_away_is_not_an_error() {
     let (scene, _) = with_chain();
     fs::rename(scene.path("bin/pools"), scene.path("bin/unplugged")).unwrap();
     let (all, keys) = rows(&scene, &["status"], 0);
@@ -258,22 +258,23 @@ fn a_pool_that_is_away_is_no_trouble() {
     rows(&scene, &["status", "--max-age", "1d"], 0);
     let (plan, _) = rows(&scene, &["plan"], 0);
     assert!(plan.values().all(|row| row["verdict"] == "later" && row["why"] == "its pool is absent"), "{plan:?}");
-    ask_fails(&scene);
+    needed_file_fails(&scene);
     fs::rename(scene.path("bin/unplugged"), scene.path("bin/pools")).unwrap();
     let path = String::from_utf8(ask(&scene, &["status", "--needed-file"]).expect(0).out).unwrap();
     let text = fs::read_to_string(path.strip_suffix('\n').unwrap()).unwrap();
     assert!(text.starts_with("zsnap-needed 1 "), "{text}");
     fs::remove_file(path.trim_end()).unwrap();
-    ask_fails(&scene);
+    needed_file_fails(&scene);
 }
 
-fn ask_fails(scene: &Scene) {
+/// Asserts that there is no file of needed guids to name, which one line reports.
+fn needed_file_fails(scene: &Scene) {
     let ran = scene.ingest(&["status", "--needed-file"]).expect(1);
     assert!(ran.out.is_empty() && ran.err.lines().count() == 1, "{}", ran.err);
 }
 
 #[test]
-fn age_counts() {
+fn max_age_of_status_limits_the_age_of_each_target() {
     let scene = Scene::new();
     let status = |args: &[&str], status: i32| ask(&scene, &[&["status"], args].concat()).expect(status);
     let is_late = |args: &[&str], late: bool| {
@@ -288,16 +289,16 @@ fn age_counts() {
     is_late(&["--max-age", "30m", "other"], false);
     is_late(&["--max-age", "2h", "laptop/etc"], false);
     is_late(&["--max-age", "2h", "laptop"], false);
-    // Who asks for one expects it.
+    // A target that is named in the arguments is expected to exist.
     is_late(&["--max-age", "2h", "laptop/etc", "laptop/tar"], true);
     is_late(&["laptop/tar"], false);
     is_late(&["--max-age", "2h", "nobody"], true);
     scene.ingest(&["status", "laptop/tar/"]).expect(2).says("empty component");
 }
 
-/// Without the option the configuration counts, for each host its own.
+/// Without the option the configuration of each host decides.
 #[test]
-fn age_counts_as_the_hosts_table_says() {
+fn max_age_of_a_hosts_table_limits_the_age_of_its_targets() {
     let scene = Scene::new();
     deliver(&scene, &manifest("laptop/etc", ago(3600)));
     scene.ingest(&[]).expect(0);
@@ -310,8 +311,8 @@ fn age_counts_as_the_hosts_table_says() {
     rows(&scene, &["status", "--max-age", "2h"], 0);
     scene.edit("ingest.toml", "\"30m\"", "\"2h\"");
     late(0);
-    // A file that is not applied for that long.
-    deliver(&scene, &increment("laptop/etc", ago(60), ago(70)));
+    // A file that has not been applied for longer than max-age is late.
+    deliver(&scene, &incremental("laptop/etc", ago(60), ago(70)));
     scene.ingest(&[]);
     late(0);
     known_since(&scene, ago(3 * 3600) / 1_000_000);
@@ -319,9 +320,9 @@ fn age_counts_as_the_hosts_table_says() {
 }
 
 #[test]
-fn the_forms_are_for_people_programs_and_prometheus() {
+fn status_prints_a_table_and_prometheus_metrics() {
     let (scene, _) = with_chain();
-    deliver(&scene, &increment("laptop/etc", ago(1), ago(2)));
+    deliver(&scene, &incremental("laptop/etc", ago(1), ago(2)));
     scene.ingest(&[]);
     let text = String::from_utf8(ask(&scene, &["status"]).expect(0).out).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -355,18 +356,18 @@ fn the_forms_are_for_people_programs_and_prometheus() {
     assert!(text.contains("zsnap_ingest_age{dataset=\"laptop/tank/home\"} ") && !text.contains("s3"), "{text}");
     scene.ingest(&["status", "--json", "--prometheus"]).expect(2);
     scene.ingest(&["status", "--needed-file", "--quiet"]).expect(2);
-    // Only of some.
+    // Only the named targets are listed.
     let (_, keys) = rows(&scene, &["status", "other", "laptop/etc"], 0);
     assert_eq!(keys, ["laptop/etc", "other/-"]);
 }
 
-/// What `plan` says is what `run` does then, in that order.
+/// `run` does what `plan` reported, in that order.
 #[test]
-fn plan_tells_what_run_would_do() {
+fn plan_reports_what_run_does_next() {
     let (scene, third) = with_chain();
     fs::remove_file(third).unwrap();
     let sub = |sub: Sub| Stream::plain(sub.created(ago(1000) / 1_000_000)).bytes();
-    // A child before its parent, a chain, one behind a lost one, one without any receiver, rubbish.
+    // A child before its parent, a chain, a file behind a lost one, a file without a receiver, and rubbish.
     for (target, sent) in [
         ("laptop/tank/new/child", sub(Sub::full("tank/new/child@s1", 31))),
         ("laptop/tank/new", sub(Sub::full("tank/new@s1", 21))),
@@ -377,7 +378,7 @@ fn plan_tells_what_run_would_do() {
     ] {
         scene.queue(&[target], &sent).expect(0);
     }
-    // By its name it would come last.
+    // By its name this file would come last.
     let full = scene.spooled("laptop").into_iter().find(|path| path.to_string_lossy().ends_with("@tank@new")).unwrap();
     fs::rename(&full, full.with_file_name(name("laptop/tank/new", ago(0) + 9_000_000))).unwrap();
     deliver(&scene, &manifest("laptop/nobody", ago(10)));

@@ -1,5 +1,5 @@
-//! GNU tar's increments through everything, with runs that fail in between: no file is lost. In a
-//! plain pipeline the same failure loses one, which is why --producer-state exists.
+//! Incremental archives of GNU tar pass through zsnap-queue and zsnap-ingest, with failed runs in between, and no
+//! file is lost. In a plain pipeline the same failure loses a file, which is why --producer-state exists.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use zsnap_tests::scene::{Ran, Scene, files, needs_root, run};
 
-/// A directory to back up, and how.
+/// A scene with a directory that tar backs up.
 struct Backup {
     scene: Scene,
 }
@@ -29,7 +29,7 @@ impl Backup {
         self.scene.path("snar")
     }
 
-    /// One run, with tar as it stands in the manual.
+    /// Runs zsnap-queue with the tar command of the manual.
     fn run(&self, more: &[&str]) -> Ran {
         let dir = format!("--directory={}", self.scene.path("").display());
         self.run_with(more, &["tar", "--create", "--listed-incremental={state}", "--file=-", &dir, "docs"])
@@ -41,33 +41,33 @@ impl Backup {
         self.scene.queue(&[more, &args, &["--"], producer].concat(), b"")
     }
 
-    /// Runs something that must fail without a trace: tar's state and the queue stay as they were.
+    /// Asserts that a run fails and leaves tar's state and the queue as they were.
     fn must_fail(&self, status: i32, run: impl FnOnce() -> Ran) {
         let (state, queued) = (fs::read(self.state()).unwrap(), self.scene.spooled("laptop"));
         run().expect(status);
-        assert!(fs::read(self.state()).unwrap() == state, "tar's state went on without a queue file");
+        assert!(fs::read(self.state()).unwrap() == state, "tar's state advanced without a queue file");
         assert_eq!(self.scene.spooled("laptop"), queued);
         let beside = files(&self.scene.path(""));
-        let rests: Vec<_> = beside.iter().filter(|p| p.to_string_lossy().contains("snar.zsnap-")).collect();
-        assert!(rests.is_empty(), "{rests:?}");
+        let leftovers: Vec<_> = beside.iter().filter(|p| p.to_string_lossy().contains("snar.zsnap-")).collect();
+        assert!(leftovers.is_empty(), "{leftovers:?}");
     }
 
-    /// zsnap-ingest extracts everything; then both trees are the same.
+    /// Extracts everything with zsnap-ingest and asserts that both trees are equal.
     fn restore(&self) {
         let ran = self.scene.ingest(&[]).expect(0);
         assert!(ran.err.is_empty(), "{}", ran.err);
         assert!(self.scene.spooled("laptop").is_empty());
-        same(&self.scene.path("docs"), &self.scene.path("tar/docs"));
+        assert_same_tree(&self.scene.path("docs"), &self.scene.path("tar/docs"));
     }
 }
 
-fn same(a: &Path, b: &Path) {
+fn assert_same_tree(a: &Path, b: &Path) {
     let diff = run(Command::new("diff").arg("-r").args([a, b]), b"");
     assert_eq!(diff.status, 0, "{}{}", String::from_utf8_lossy(&diff.out), diff.err);
 }
 
 #[test]
-fn increments_carry_changes_deletions_and_renames() {
+fn incrementals_of_tar_carry_changes_deletions_and_renames() {
     let backup = Backup::new();
     for n in 0..20 {
         backup.write(&format!("file{n}"), &"x".repeat(n * 500));
@@ -92,16 +92,16 @@ fn increments_carry_changes_deletions_and_renames() {
     assert_eq!(backup.scene.spooled("laptop").len(), 5);
     backup.restore();
     assert!(!backup.scene.path("tar/docs/file2").exists());
-    // Later increments build on what was restored.
+    // Later incrementals build on what was restored.
     backup.write("last", "last");
     backup.run(&[]).expect(0);
     backup.restore();
 }
 
-/// A host may send a symbolic link and then what lies behind it: tar's increments follow it, so far as
-/// their user may.
+/// A host may send a symbolic link and then a file behind it: the extracting tar follows the link as far as its
+/// user may write.
 #[test]
-fn a_link_leads_no_further_than_the_command_s_user_may_write_as_root() {
+fn a_symlink_cannot_lead_to_where_the_commands_user_may_not_write_as_root() {
     needs_root();
     let backup = Backup::new();
     let scene = &backup.scene;
@@ -127,19 +127,19 @@ fn a_link_leads_no_further_than_the_command_s_user_may_write_as_root() {
 }
 
 #[test]
-fn a_failed_run_loses_no_file() {
+fn failed_runs_of_the_queue_lose_no_file() {
     let backup = Backup::new();
     let scene = &backup.scene;
     backup.run(&[]).expect(0);
 
-    // The delivery fails: the incremental is in the outbox, tar's state with it.
+    // The delivery fails: the incremental is in the outbox, and tar's state has advanced.
     backup.write("undelivered", "u");
     fs::rename(scene.path("spool"), scene.path("away")).unwrap();
     backup.run(&[]).expect(0).says("spool");
     fs::rename(scene.path("away"), scene.path("spool")).unwrap();
     assert_eq!(scene.spooled("laptop").len(), 1);
 
-    // The producer fails when tar has ended well, and advanced its state.
+    // The producer fails after tar has succeeded and advanced its state.
     backup.write("producer", "p");
     let script = "tar --create --listed-incremental=\"$1\" --file=- --directory=\"$2\" docs; exit 2";
     let root = scene.path("");
@@ -159,10 +159,10 @@ fn a_failed_run_loses_no_file() {
         fs::rename(&aside, &dir).unwrap();
     }
 
-    // A filter does not know what becomes of its stream.
+    // zsnap-queue rejects `--to -`: a filter does not know whether its stream is kept.
     backup.must_fail(2, || backup.run(&["--to", "-"]));
 
-    // The next good run has everything that the failed ones lacked; the late file comes as well.
+    // The next good run has everything that the failed ones lacked; the undelivered file is delivered as well.
     backup.write("good", "g");
     backup.run(&[]).expect(0);
     for name in ["undelivered", "producer", "outbox", "good"] {
@@ -200,10 +200,10 @@ impl Drop for Unmount {
     }
 }
 
-/// Why: tar advances its state when tar ends. What fails behind it in a pipeline, be it the
-/// encryption, the transport or the disk, takes the files of that run with it.
+/// tar advances its state when it ends. If anything behind it in a pipeline fails, be it the encryption, the
+/// transport or the disk, the files of that run are lost.
 #[test]
-fn a_plain_pipeline_loses_files() {
+fn a_plain_pipeline_of_tar_loses_files() {
     let backup = Backup::new();
     let scene = &backup.scene;
     let pipeline = |name: &str, rest: &str| {
@@ -223,6 +223,6 @@ fn a_plain_pipeline_loses_files() {
     assert!(scene.path("tar/docs/after").exists());
     assert!(
         scene.path("docs/lost").exists() && !scene.path("tar/docs/lost").exists(),
-        "this tar is better than its name"
+        "this tar did not lose the file"
     );
 }

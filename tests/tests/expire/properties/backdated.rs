@@ -1,4 +1,4 @@
-//! What holds whatever dates contradict the order in which the pool made the snapshots.
+//! Properties that hold whatever dates contradict the order in which the pool made the snapshots.
 
 use super::*;
 use zsnap_expire::backdated;
@@ -7,7 +7,8 @@ use zsnap_expire::judge::judge;
 use zsnap_expire::policy::{Method, Policy};
 use zsnap_expire::protect::Guards;
 
-/// One more snapshot: made after which one, how long before that it is dated, and whether it is held.
+/// A back-dated snapshot: the one after which it was made, how long before that it is dated, whether it is held,
+/// and whether zrep sent it.
 type Extra = (Index, i64, bool, bool);
 
 fn extras() -> impl Strategy<Value = Vec<Extra>> {
@@ -25,7 +26,7 @@ pub fn policies() -> impl Strategy<Value = (Policy, u64)> {
     })
 }
 
-/// Of a scene and the extra ones, these with names.
+/// The snapshots of a scene and then the extra ones, each with its name and whether it is held.
 fn made(scene: &Scene, extras: &[Extra]) -> Vec<(String, Made, bool)> {
     let truthful: Vec<_> = scene.made.iter().filter(|made| made.creation <= scene.clock.now + DAY).collect();
     let mut all: Vec<_> = truthful.iter().map(|m| (m.name.clone(), (**m).clone(), false)).collect();
@@ -33,7 +34,7 @@ fn made(scene: &Scene, extras: &[Extra]) -> Vec<(String, Made, bool)> {
     for (nr, (after, back, held, sent)) in extras.iter().enumerate().filter(|_| !truthful.is_empty()) {
         let before = after.get(&truthful);
         let (creation, createtxg) = (before.creation - back, before.createtxg * 1000 + 1 + nr as u64);
-        // Names of zrep, and others; before and behind those of the scene.
+        // The names are zrep's or others, and sort before or after those of the scene.
         let name = if *sent { format!("p/f@zrep_{nr:06x}") } else { format!("p/f@x{nr:02}") };
         all.push((name.clone(), Made { name, creation, createtxg, sent: *sent }, *held));
     }
@@ -50,12 +51,12 @@ pub fn snapshots(made: &[(String, Made, bool)]) -> Vec<Snapshot<'_>> {
     all
 }
 
-/// The names of those that stay.
+/// The snapshots that a policy keeps.
 pub fn stay<'a>(policy: &Policy, newest: u64, snapshots: &[Snapshot<'a>], clock: &Clock) -> Vec<Snapshot<'a>> {
     let mut all = snapshots.to_vec();
     let guards = Guards { newest, received: true, tags: &policy.tags, ..Guards::default() };
     let judged = judge(policy, &mut all, &guards, clock, false);
-    // Found anew in each run.
+    // The originals are returned, since each run finds back-dated ones anew.
     snapshots.iter().zip(&judged.verdicts).filter(|(_, verdict)| verdict.keep).map(|(s, _)| s.clone()).collect()
 }
 
@@ -68,10 +69,10 @@ pub fn names<'a>(snapshots: &[Snapshot<'a>]) -> Vec<&'a str> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a policy says of the others, and for what reason, it says without the back-dated ones; and what
-    /// stays without them stays with them.
+    /// The verdicts and reasons for the other snapshots are the same without the back-dated ones, and what is kept
+    /// without them is kept with them.
     #[test]
-    fn back_dated_ones_cost_no_other(scene in scenes(), extras in extras(), (policy, newest) in policies()) {
+    fn back_dated_snapshots_cost_no_other(scene in scenes(), extras in extras(), (policy, newest) in policies()) {
         let made = made(&scene, &extras);
         let with = snapshots(&made);
         let without = &with[..made.len() - if with.is_empty() { 0 } else { extras.len() }];
@@ -79,16 +80,18 @@ proptest! {
         backdated::find(&mut found, &scene.clock);
         prop_assert!(found.iter().enumerate().all(|(nr, s)| s.is_back_dated() == (nr >= without.len())));
         let (before, after) = (policy.decide(without, &scene.clock), policy.decide(&found, &scene.clock));
-        prop_assert_eq!(&before[..], &after[..without.len()], "{:?}", scene.walls());
+        prop_assert_eq!(&before[..], &after[..without.len()], "{:?}", scene.times());
         let (before, after) = (stay(&policy, newest, without, &scene.clock), stay(&policy, newest, &with, &scene.clock));
         let after = names(&after);
         let lost: Vec<&str> = names(&before).into_iter().filter(|name| !after.contains(name)).collect();
-        prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.walls());
+        prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.times());
     }
 
-    /// Of no period is a back-dated one the last.
+    /// A back-dated snapshot is never the last one of a period.
     #[test]
-    fn no_period_keeps_a_back_dated_one(scene in scenes(), extras in extras(), rules in rules(), reference in references()) {
+    fn no_period_keeps_a_back_dated_snapshot(
+        scene in scenes(), extras in extras(), rules in rules(), reference in references()
+    ) {
         let made = made(&scene, &extras);
         let mut found = snapshots(&made);
         backdated::find(&mut found, &scene.clock);
@@ -98,13 +101,13 @@ proptest! {
                 Reason::Rule(rule) => rule.period != Period::Each,
                 reason => *reason != Reason::NoRule,
             };
-            prop_assert!(!verdict.reasons.iter().any(of_a_period), "{verdict:?} of {:?}", scene.walls());
+            prop_assert!(!verdict.reasons.iter().any(of_a_period), "{verdict:?} of {:?}", scene.times());
         }
     }
 
-    /// A second run destroys nothing, in whichever order they are listed: all orders of making, holds.
+    /// A second run destroys nothing, whatever the order of the listing, the order of the pool, and the holds.
     #[test]
-    fn a_second_run_destroys_nothing_of_them(
+    fn a_second_run_destroys_nothing_with_back_dated_snapshots(
         scene in scenes(), extras in extras(), (policy, newest) in policies(), seed in any::<u64>(), jumps in any::<bool>()
     ) {
         let mut made = made(&scene, &extras);
@@ -116,13 +119,14 @@ proptest! {
         other.sort_by_key(|s| s.createtxg.wrapping_mul(seed | 1).rotate_left(17));
         let stays = stay(&policy, newest, &all, &scene.clock);
         prop_assert_eq!(names(&stays), names(&stay(&policy, newest, &other, &scene.clock)));
-        prop_assert_eq!(names(&stays), names(&stay(&policy, newest, &stays, &scene.clock)), "{:?}", scene.walls());
+        prop_assert_eq!(names(&stays), names(&stay(&policy, newest, &stays, &scene.clock)), "{:?}", scene.times());
     }
 
-    /// Run after run: what stays of a history without the back-dated ones stays of the same history with them. Not so
-    /// with spacing, where each one more that stays may be the first from which the others are measured one day.
+    /// Run after run, what is kept of a history without the back-dated ones is kept of the same history with them.
+    /// This does not hold for spacing, where each additional kept snapshot may later be the first, from which the
+    /// distance of the others is measured.
     #[test]
-    fn nor_do_they_cost_one_in_later_runs(
+    fn back_dated_snapshots_cost_no_other_in_later_runs(
         scene in scenes(), extras in extras(), (policy, newest) in policies(), step in 1..30_usize
     ) {
         prop_assume!(!matches!(policy.method, Method::Spacing(_)));
@@ -133,7 +137,7 @@ proptest! {
         let (mut without, mut with): (Vec<Snapshot<'_>>, Vec<Snapshot<'_>>) = Default::default();
         let mut clock = Clock { now: i64::MIN, ..scene.clock.clone() };
         for more in all.chunks(step) {
-            // As time goes on.
+            // The clock advances with the snapshots.
             clock.now = more.iter().map(|s| s.creation).fold(clock.now, i64::max);
             with.extend_from_slice(more);
             without.extend(more.iter().filter(|s| truthful.contains(&s.name)).cloned());
@@ -141,7 +145,7 @@ proptest! {
             without = stay(&policy, newest, &without, &clock);
             let there = names(&with);
             let lost: Vec<&str> = names(&without).into_iter().filter(|name| !there.contains(name)).collect();
-            prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.walls());
+            prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.times());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What holds when snapshots were dated ahead, by a wrong clock or on purpose, and their dates come: those that were
-//! made since, with dates that are right, are all back-dated then.
+//! Properties that hold when snapshots got future dates, by a wrong clock or on purpose, and these dates come: all
+//! snapshots that were made since, with correct dates, are back-dated then.
 
 use super::backdated::{names, policies, snapshots, stay};
 use super::*;
@@ -11,14 +11,14 @@ use zsnap_expire::protect::Guards;
 
 const HOUR: i64 = 3600;
 
-/// Snapshots that were dated ahead: the first of how many that are right comes after them, and how far ahead each is
-/// dated of the one before it.
+/// Snapshots with future dates: the correct one after which they were made, and how far ahead of it each is dated.
 fn aheads() -> impl Strategy<Value = (Index, Vec<i64>)> {
     let ahead = prop_oneof![1..2 * DAY, 1..40 * DAY, 1..400 * DAY, (0..30_i64).prop_map(|days| days * DAY + DAY - 1)];
     (any::<Index>(), prop::collection::vec(ahead, 1..20))
 }
 
-/// All in the order of their making: those before, those ahead, those since. How many are before, and ahead.
+/// Returns all snapshots in the order in which they were made: those before, those with future dates, those since.
+/// Also returns the numbers of those before and those with future dates.
 fn histories(scene: &Scene, (after, ahead): &(Index, Vec<i64>)) -> (Vec<(String, Made, bool)>, usize, usize) {
     let right: Vec<&Made> = scene.made.iter().filter(|made| made.creation <= scene.clock.now + DAY).collect();
     if right.is_empty() {
@@ -41,10 +41,11 @@ fn histories(scene: &Scene, (after, ahead): &(Index, Vec<i64>)) -> (Vec<(String,
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// None of those that were made since, and that a rule would keep if there were nothing but these, is destroyed.
-    /// Not so with spacing, which measures from the first one; nor is the oldest of these the oldest of all.
+    /// A snapshot that was made since is not destroyed if a rule would keep it among those made since alone. This does
+    /// not hold for spacing, which measures from the first one, nor for the oldest of these, which is not the oldest
+    /// of all.
     #[test]
-    fn what_was_dated_ahead_costs_none_that_came_since(
+    fn future_dates_cost_no_snapshot_made_since(
         scene in scenes(), aheads in aheads(), (policy, newest) in policies(), later in prop_oneof![Just(0), 0..500 * DAY]
     ) {
         prop_assume!(!matches!(policy.method, Method::Spacing(_)));
@@ -58,12 +59,12 @@ proptest! {
         let stays = names(&stay(&policy, newest, &all, &clock)).into_iter().map(str::to_owned).collect::<Vec<_>>();
         let kept = since.iter().zip(&by_themselves).filter(|(_, verdict)| by_a_rule(verdict)).map(|(s, _)| s.name);
         let lost: Vec<&str> = kept.filter(|name| !stays.iter().any(|stays| stays == name)).collect();
-        prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.walls());
+        prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.times());
     }
 
-    /// Run after run, while the dates come one by one: what was made since stays as if nothing had been ahead.
+    /// Run after run, while the dates come one by one, what was made since is kept as if no date had been ahead.
     #[test]
-    fn nor_does_it_in_later_runs(
+    fn future_dates_cost_no_snapshot_made_since_in_later_runs(
         scene in scenes(), aheads in aheads(), (policy, newest) in policies(), step in 1..30_usize
     ) {
         prop_assume!(!matches!(policy.method, Method::Spacing(_)));
@@ -81,15 +82,16 @@ proptest! {
             let there = names(&with);
             let lost: Vec<&str> =
                 names(&without).into_iter().filter(|name| since.contains(name) && !there.contains(name)).collect();
-            prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.walls());
+            prop_assert!(lost.is_empty(), "{lost:?} of {:?}", scene.times());
         }
     }
 }
 
-/// One an hour, from a clock that is three days ahead for five hours and is then set right, and a run every four
-/// hours for 20 days: no brake, what is right stays as without all that, and expiry goes on.
+/// A host makes a snapshot every hour. Its clock is three days ahead for five hours and is then corrected;
+/// zsnap-expire runs every four hours for 20 days. No safety limit stops it, the correct snapshots are kept as
+/// without the wrong ones, and pruning continues.
 #[test]
-fn a_clock_that_was_days_ahead_and_is_set_right_needs_nobody() {
+fn a_clock_that_was_days_ahead_and_is_corrected_needs_no_operator() {
     for rules in [
         "all=48h daily=15d weekly=4w monthly=6m",
         "daily=15d",
@@ -130,7 +132,8 @@ fn a_clock_that_was_days_ahead_and_is_set_right_needs_nobody() {
                 assert_eq!(judged.braked, None, "{rules}, hour {hour}");
                 *all = kept(all, &judged.verdicts);
             }
-            // Of those before, the last day may go a day earlier: a day ahead is believed.
+            // The last of those before may be destroyed a day earlier, because a date less than a day ahead is
+            // believed.
             let there = names(&with);
             let lost = names(&without).into_iter().filter(|name| !name.contains("before") && !there.contains(name));
             let lost: Vec<&str> = lost.collect();
@@ -140,7 +143,7 @@ fn a_clock_that_was_days_ahead_and_is_set_right_needs_nobody() {
             most = most.max(with.len().saturating_sub(without.len()));
         }
         assert!(reported > 0, "{rules}: nothing was back-dated");
-        // All of the span until the time that was once shown is two days old, and few at the end.
+        // At most, all snapshots of the span until the time that the clock once showed are kept, and few at the end.
         assert!(most <= 3 * 24, "{rules}: {most} more than without it");
         let more = with.len().saturating_sub(without.len());
         assert!(more <= 12, "{rules}: {more} more in the end");

@@ -1,5 +1,5 @@
-//! What holds of every decision, whatever the history: thousands of histories of up to 200
-//! snapshots, made where calendars are hard.
+//! Properties of every decision, tested on thousands of histories of up to 200 snapshots at times where calendars
+//! are difficult.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -19,7 +19,7 @@ const DAY: i64 = 86_400;
 
 type Decide<'a> = &'a dyn Fn(&[Snapshot<'_>]) -> Vec<Verdict>;
 
-/// What a snapshot is made of.
+/// The data of a snapshot.
 #[derive(Clone, Debug)]
 struct Made {
     name: String,
@@ -28,7 +28,7 @@ struct Made {
     sent: bool,
 }
 
-/// When and where it is now, and what there is: the oldest first.
+/// The current time and zone, and the snapshots, the oldest first.
 #[derive(Clone, Debug)]
 struct Scene {
     clock: Clock,
@@ -45,14 +45,14 @@ impl Scene {
         all
     }
 
-    /// What a clock on the wall showed, for a message.
-    fn walls(&self) -> Vec<String> {
+    /// The civil times of the snapshots, for a message.
+    fn times(&self) -> Vec<String> {
         self.made.iter().map(|made| self.clock.civil(made.creation).to_string()).collect()
     }
 }
 
-/// Near these, histories begin at their new end: changes of the clock in both hemispheres and of a
-/// whole day, leap days (and a February 1900s rule in 2100), week 53, the first and a late year.
+/// The newest snapshots of histories are near these times: changes of the clock in both hemispheres and by a whole
+/// day, the end of February (2100 is not a leap year), week 53, the first and a late year.
 const ENDS: [&str; 14] = [
     "2026-03-29T06:00:00Z",
     "2026-10-25T06:00:00Z",
@@ -71,7 +71,7 @@ const ENDS: [&str; 14] = [
 ];
 const ZONES: [&str; 5] = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"];
 
-/// Gaps of all sizes up to one of some lengths, and of none: two in one second.
+/// Gaps of all sizes up to one of several lengths; with a gap of 0 two snapshots are of one second.
 fn gaps() -> impl Strategy<Value = Vec<i64>> {
     let longest = select(vec![600, 7200, 2 * DAY, 30 * DAY, 500 * DAY]);
     longest.prop_flat_map(|longest| {
@@ -102,7 +102,7 @@ fn scenes() -> impl Strategy<Value = Scene> {
     )
 }
 
-/// Ages in hours, of which those of a later time end later.
+/// Ages in hours: counted back from a later time, such an age ends later.
 fn plain_ages() -> impl Strategy<Value = String> {
     (1..3000).prop_map(|n| format!("{n}h"))
 }
@@ -142,15 +142,16 @@ fn kept<'a>(snapshots: &[Snapshot<'a>], verdicts: &[Verdict]) -> Vec<Snapshot<'a
     snapshots.iter().zip(verdicts).filter(|(_, verdict)| verdict.keep).map(|(snapshot, _)| snapshot.clone()).collect()
 }
 
-/// By name, so that two orders can be compared.
+/// Verdicts sorted by name, so that two orders can be compared.
 fn named<'a>(snapshots: &[Snapshot<'a>], verdicts: Vec<Verdict>) -> Vec<(&'a str, Verdict)> {
     let mut all: Vec<_> = snapshots.iter().map(|s| s.name).zip(verdicts).collect();
     all.sort_by_key(|(name, _)| *name);
     all
 }
 
-/// What the rules mean, said otherwise: for each snapshot and rule by itself, what lies after it.
-fn meant(rules: &[Rule], reference: Reference, all: &[Snapshot<'_>], clock: &Clock) -> Vec<bool> {
+/// An independent definition of the rules: decides for each snapshot and each rule separately, from the later
+/// snapshots.
+fn keeps_by_definition(rules: &[Rule], reference: Reference, all: &[Snapshot<'_>], clock: &Clock) -> Vec<bool> {
     let civil = |s: &Snapshot<'_>| clock.zone.to_datetime(Timestamp::from_second(s.creation).unwrap());
     let period = |period, s: &Snapshot<'_>| {
         let date = civil(s).date();
@@ -158,7 +159,7 @@ fn meant(rules: &[Rule], reference: Reference, all: &[Snapshot<'_>], clock: &Clo
             Period::Each => s.name.to_owned(),
             Period::Hour => civil(s).strftime("%Y-%m-%d %H").to_string(),
             Period::Day => date.to_string(),
-            // Thursday is in the year of its week.
+            // Thursday decides to which year a week belongs.
             Period::Week => date.strftime("%G week %V").to_string(),
             Period::Month => date.strftime("%Y-%m").to_string(),
             Period::Year => date.strftime("%Y").to_string(),
@@ -189,16 +190,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn rules_keep_what_they_mean(scene in scenes(), rules in rules(), reference in references()) {
+    fn rules_keep_what_their_definition_says(scene in scenes(), rules in rules(), reference in references()) {
         let snapshots = scene.snapshots();
         let verdicts = native::decide(&rules, reference, &snapshots, &scene.clock);
         let keep: Vec<bool> = verdicts.iter().map(|verdict| verdict.keep).collect();
-        prop_assert_eq!(keep, meant(&rules, reference, &snapshots, &scene.clock), "{:?}", scene.walls());
+        prop_assert_eq!(keep, keeps_by_definition(&rules, reference, &snapshots, &scene.clock), "{:?}", scene.times());
     }
 
-    /// In whichever order the pool lists them; the rules as well.
+    /// The order in which the pool lists snapshots does not matter, nor does that of the rules.
     #[test]
-    fn order_counts_for_nothing(scene in scenes(), rules in rules(), seed in any::<u64>()) {
+    fn the_order_of_snapshots_and_rules_does_not_matter(scene in scenes(), rules in rules(), seed in any::<u64>()) {
         let (mut snapshots, mut other) = (scene.snapshots(), scene.snapshots());
         let key = |s: &Snapshot<'_>| s.createtxg.wrapping_mul(seed | 1).rotate_left(17);
         other.sort_by_key(key);
@@ -212,13 +213,13 @@ proptest! {
         let seed = seed_rules();
         let dated = |s: &[Snapshot<'_>]| zrep_v1::decide(&seed, s, clock);
         prop_assert_eq!(named(&snapshots, dated(&snapshots)), named(&other, dated(&other)));
-        // The same without the order of the pool, as in a filter.
+        // Without the order of the pool, as in a filter.
         snapshots.iter_mut().chain(&mut other).for_each(|s| s.createtxg = 0);
         prop_assert_eq!(named(&snapshots, decide(&rules, &snapshots)), named(&other, decide(&rules, &other)));
         prop_assert_eq!(named(&snapshots, spaced(&snapshots)), named(&other, spaced(&other)));
     }
 
-    /// Of what stays, nothing goes, and for the same reasons: all kinds of rules.
+    /// With all kinds of rules, kept snapshots are kept again, for the same reasons.
     #[test]
     fn a_second_run_destroys_nothing(scene in scenes(), rules in rules(), reference in references()) {
         let snapshots = scene.snapshots();
@@ -235,17 +236,17 @@ proptest! {
         prop_assert!(again.iter().all(|verdict| verdict.keep));
     }
 
-    /// To expire after each snapshot leaves what to expire once at the end leaves. With ages of
-    /// days and more that is not quite so: a month before 30 March at 9 is before a month before
-    /// 29 March at 10, and what had gone by then would have come back.
+    /// Pruning after each snapshot keeps the same snapshots as pruning once at the end. With ages of days and more
+    /// this is not quite so: a month before 30 March at 9 is before a month before 29 March at 10, so a snapshot that
+    /// was destroyed by then would be kept again.
     #[test]
-    fn often_or_once_is_the_same(
+    fn pruning_often_keeps_the_same_as_pruning_once(
         scene in scenes(),
         rules in prop::collection::vec(prop_oneof![within(plain_ages), counts()], 1..4),
         steps in 1..40_usize,
     ) {
         let mut clock = scene.clock.clone();
-        // Nothing of the future, which becomes of the present.
+        // No snapshot has a future date, which would later be in the past.
         clock.now = clock.now.max(scene.made.last().map_or(0, |made| made.creation));
         let snapshots = scene.snapshots();
         let split = snapshots.len().saturating_sub(steps);
@@ -255,12 +256,14 @@ proptest! {
             there = kept(&there, &native::decide(&rules, Reference::Newest, &there, &clock));
         }
         let once = kept(&snapshots, &native::decide(&rules, Reference::Newest, &snapshots, &clock));
-        prop_assert!(split == snapshots.len() || there == once, "{:?}", scene.walls());
+        prop_assert!(split == snapshots.len() || there == once, "{:?}", scene.times());
     }
 
-    /// One more rule, more of one rule: never less of the history.
+    /// One more rule, or a larger amount of a rule, never keeps less.
     #[test]
-    fn more_rules_keep_more(scene in scenes(), rules in rules(), extra in prop_oneof![within(ages), counts()], reference in references()) {
+    fn more_rules_keep_more(
+        scene in scenes(), rules in rules(), extra in prop_oneof![within(ages), counts()], reference in references()
+    ) {
         let snapshots = scene.snapshots();
         let decide = |rules: &[Rule]| native::decide(rules, reference, &snapshots, &scene.clock);
         let before = decide(&rules);
@@ -274,28 +277,30 @@ proptest! {
         }).collect();
         let larger = decide(&raised);
         for (nr, verdict) in before.iter().enumerate() {
-            prop_assert!(!verdict.keep || more[nr].keep && larger[nr].keep, "{nr} of {:?}", scene.walls());
+            prop_assert!(!verdict.keep || more[nr].keep && larger[nr].keep, "{nr} of {:?}", scene.times());
         }
     }
 
-    /// Counted from the newest, every policy of one rule at least keeps it, however old it is.
+    /// Relative to the newest snapshot, every policy of one rule keeps at least this one, however old it is.
     #[test]
-    fn the_newest_stays(scene in scenes(), rule in prop_oneof![within(ages), counts()]) {
+    fn every_rule_keeps_the_newest_snapshot(scene in scenes(), rule in prop_oneof![within(ages), counts()]) {
         let snapshots = scene.snapshots();
         let newest = scene.made.iter().rposition(|made| made.creation <= scene.clock.now + DAY);
         let verdicts = native::decide(&[rule], Reference::Newest, &snapshots, &scene.clock);
-        prop_assert!(newest.is_none_or(|nr| verdicts[nr].keep), "{rule} {:?}", scene.walls());
+        prop_assert!(newest.is_none_or(|nr| verdicts[nr].keep), "{rule} {:?}", scene.times());
         prop_assert!(verdicts.iter().all(|verdict| verdict.keep != verdict.reasons.contains(&Reason::NoRule)));
     }
 
-    /// Ages: one more snapshot can only cost older ones. Counts: and the former oldest, if it is older still.
+    /// One more snapshot can only cost older ones, and with counts also the former oldest if the new one is older.
     #[test]
-    fn one_more_costs_only_older_ones(scene in scenes(), rules in rules(), at in any::<Index>(), off in -DAY..DAY) {
+    fn one_more_snapshot_costs_only_older_ones(
+        scene in scenes(), rules in rules(), at in any::<Index>(), off in -DAY..DAY
+    ) {
         let snapshots = scene.snapshots();
         prop_assume!(!snapshots.is_empty());
         let beside = at.get(&snapshots);
         let creation = beside.creation + off;
-        // In its place, also by the order of the pool.
+        // The pool made it in the order of its date.
         let createtxg = snapshots.iter().filter(|s| s.creation <= creation).map(|s| s.createtxg).max().unwrap_or(0);
         let more = Snapshot { name: "p/f@zzz", creation, createtxg, ..Snapshot::default() };
         let future = more.is_future(scene.clock.now);
@@ -306,13 +311,15 @@ proptest! {
         for (nr, snapshot) in snapshots.iter().enumerate() {
             let costs = before[nr].keep && !after[nr].keep;
             let former_oldest = counts && nr == 0 && snapshot.by_time(&more).is_gt();
-            prop_assert!(!costs || !future && (snapshot.by_time(&more).is_lt() || former_oldest), "{nr} of {:?}", scene.walls());
+            prop_assert!(!costs || !future && (snapshot.by_time(&more).is_lt() || former_oldest), "{nr} of {:?}", scene.times());
         }
     }
 
-    /// One that is dated 2100 stays and changes nothing else, whatever the pool says of its age.
+    /// A snapshot dated 2100 is kept and changes no other verdict, wherever it is in the order of the pool.
     #[test]
-    fn a_mistaken_date_changes_nothing(scene in scenes(), rules in rules(), reference in references(), createtxg in 0..3000_u64) {
+    fn a_future_date_changes_no_other_verdict(
+        scene in scenes(), rules in rules(), reference in references(), createtxg in 0..3000_u64
+    ) {
         let mut scene = scene;
         scene.clock.now = scene.clock.now.min(4_000_000_000);
         let snapshots = scene.snapshots();
@@ -331,9 +338,9 @@ proptest! {
         }
     }
 
-    /// Neighbours that stay are an interval apart, and what goes is not.
+    /// Kept neighbours are an interval apart, and a destroyed snapshot is closer to its neighbour.
     #[test]
-    fn spacing_leaves_no_two_too_close(scene in scenes()) {
+    fn spacing_keeps_no_two_snapshots_closer_than_the_interval(scene in scenes()) {
         let snapshots = scene.snapshots();
         let verdicts = zrep_v2::decide(&zrep(), &snapshots, &unsent, &scene.clock);
         let minute = |s: &Snapshot<'_>| scene.clock.civil(s.creation - s.creation.rem_euclid(60));
@@ -355,9 +362,9 @@ proptest! {
         }
     }
 
-    /// Each by itself: what expires is gone for good, and others do not matter.
+    /// Dated rules judge each snapshot on its own, and an expired one stays expired.
     #[test]
-    fn dates_stand_by_themselves(scene in scenes(), later in DAY..1000 * DAY) {
+    fn dated_rules_judge_each_snapshot_on_its_own(scene in scenes(), later in DAY..1000 * DAY) {
         let (rules, snapshots) = (seed_rules(), scene.snapshots());
         let verdicts = zrep_v1::decide(&rules, &snapshots, &scene.clock);
         for (snapshot, verdict) in snapshots.iter().zip(&verdicts) {
@@ -368,9 +375,11 @@ proptest! {
         prop_assert!(verdicts.iter().zip(then).all(|(now, then)| now.keep || !then.keep));
     }
 
-    /// Any times at all: no overflow, and a verdict for each.
+    /// Times of any size cause no overflow, and each snapshot gets a verdict.
     #[test]
-    fn no_time_is_too_far(times in prop::collection::vec(prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX)], 0..20), now in any::<i64>(), rules in rules(), reference in references()) {
+    fn times_of_any_size_get_a_verdict(
+        times in prop::collection::vec(prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX)], 0..20), now in any::<i64>(), rules in rules(), reference in references()
+    ) {
         let clock = Clock { now, zone: TimeZone::get("Europe/Berlin").unwrap() };
         let snapshots: Vec<_> = times.iter().map(|t| Snapshot { name: "f@s", creation: *t, ..Snapshot::default() }).collect();
         prop_assert_eq!(native::decide(&rules, reference, &snapshots, &clock).len(), times.len());
