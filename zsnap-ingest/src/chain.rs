@@ -5,7 +5,7 @@ use std::time::Duration;
 use zsnap_common::cli::report;
 
 use crate::host::HostRun;
-use crate::host::judge::Judgement;
+use crate::host::standings::Judgement;
 use crate::known::{Entry, What};
 use crate::plan::Verdict;
 

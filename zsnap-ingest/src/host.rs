@@ -19,9 +19,9 @@ use crate::pool::Tree;
 use crate::shared::Shared;
 
 mod act;
-pub mod judge;
+pub mod standings;
 
-use judge::{Judged, Judgement};
+use standings::{Judged, Judgement};
 
 /// A step that is still to be done.
 enum Todo {

@@ -11,7 +11,7 @@ use zsnap_common::names::target::Host;
 use crate::chain::State;
 use crate::config::Config;
 use crate::host::HostRun;
-use crate::host::judge::Judgement;
+use crate::host::standings::Judgement;
 use crate::plan::Verdict;
 use crate::run;
 use crate::shared::Shared;

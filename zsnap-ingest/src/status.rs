@@ -20,7 +20,7 @@ use crate::cli::{Only, StatusOptions};
 use crate::config::Config;
 use crate::file::INCOMING;
 use crate::host::HostRun;
-use crate::host::judge::Judgement;
+use crate::host::standings::Judgement;
 use crate::known::{Entry, What};
 use crate::plan::{Applied, Past, Verdict};
 use crate::shared::Shared;
