@@ -77,7 +77,7 @@ fn status_remembers_what_is_held_until_file_or_configuration_change() {
     scene.ingest(&[]).expect(1).says("is a symbolic link");
     let alone = row(&scene, "laptop/etc", 1);
     assert_eq!(alone["state"], "held");
-    holds(&alone, "remedy", "is a symbolic link; ignored");
+    holds(&alone, "remedy", "held: it is a symbolic link; a queue file is a regular file");
     fs::remove_file(&link).unwrap();
     scene.ingest(&[]).expect(0);
     assert_eq!(row(&scene, "laptop/etc", 0)["state"], "ok");

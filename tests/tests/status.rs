@@ -257,7 +257,7 @@ fn a_pool_that_is_away_is_no_trouble() {
     assert_eq!(all["laptop/tank/home"]["waiting_files"], 1);
     rows(&scene, &["status", "--max-age", "1d"], 0);
     let (plan, _) = rows(&scene, &["plan"], 0);
-    assert!(plan.values().all(|row| row["verdict"] == "later" && row["why"] == "its pool is absent"), "{plan:?}");
+    assert!(plan.values().all(|row| row["verdict"] == "away" && row["why"] == "backup/hosts is absent"), "{plan:?}");
     ask_fails(&scene);
     fs::rename(scene.path("bin/unplugged"), scene.path("bin/pools")).unwrap();
     let path = String::from_utf8(ask(&scene, &["status", "--needed-file"]).expect(0).out).unwrap();
