@@ -4,70 +4,8 @@ use std::time::Duration;
 
 use zsnap_common::cli::report;
 
-use crate::host::HostRun;
-use crate::host::judge::Judgement;
-use crate::known::{Entry, What};
-use crate::plan::Verdict;
-
-/// The state of a target: the worst state of its files. The variants are ordered from best to worst.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// No file waits.
-    #[default]
-    Ok,
-    /// The journal lists it, but its dataset is no longer on the pool.
-    Gone,
-    /// The next run will process what has arrived.
-    New,
-    /// Its pool or directory is away.
-    Away,
-    /// A file waits for what it builds on.
-    Waiting,
-    /// A file is in quarantine, or the next run will move it there.
-    Quarantined,
-    /// A file is not proven to come from its host, or nothing is configured to receive it.
-    Held,
-    /// The dataset was changed on the target, or continued without a file.
-    Diverged,
-    /// A file contradicts what exists on the target.
-    Conflict,
-    /// The chain cannot continue: nothing that arrives by itself will help.
-    Broken,
-    /// A program or a disk failed while a file was processed.
-    Failed,
-}
-
-impl State {
-    /// Returns the state that follows from the judgement of one file.
-    pub fn of(host: &HostRun<'_>, at: usize, judgement: &Judgement) -> State {
-        let entry = &host.files[at].entry;
-        let state = match judgement {
-            Judgement::Is(verdict) => match verdict {
-                Verdict::Waiting { .. } => State::Waiting,
-                Verdict::Broken(_) => State::Broken,
-                Verdict::Diverged(_) => State::Diverged,
-                Verdict::Conflict(_) => State::Conflict,
-                Verdict::Refused(_) => State::Quarantined,
-                Verdict::Ready { .. } | Verdict::AlreadyThere | Verdict::Stale | Verdict::Superseded => State::New,
-            },
-            Judgement::Held(_) | Judgement::Ignored(_) => State::Held,
-            Judgement::Later(_) if entry.what != What::New || host.is_away(at) => State::Away,
-            Judgement::Later(_) => State::New,
-            Judgement::Failed => State::Failed,
-        };
-        if state == State::New && entry.attempts > 0 { State::Failed } else { state }
-    }
-
-    /// Whether somebody must do something.
-    pub fn needs_attention(self) -> bool {
-        self > State::Waiting
-    }
-
-    /// Returns the state as one word, for reports.
-    pub fn word(self) -> String {
-        format!("{self:?}").to_lowercase()
-    }
-}
+use crate::known::Entry;
+use crate::plan::State;
 
 /// The status of one target, or of a host that has none.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use zsnap_common::names::target::Target;
 
 use crate::known::{Entry, What};
 use crate::opened::Opened;
-use crate::plan::Facts;
+use crate::plan::{Facts, Standing};
 use crate::shared::{MemoryReservation, OpenSlot, Shared};
 
 /// A directory that contains files of one host.
@@ -44,30 +44,15 @@ pub struct File<'a> {
     pub queue: QueueName,
     /// What this and earlier runs know of it.
     pub entry: Entry,
-    /// What was done with it in this run.
-    pub fate: Fate,
+    /// What this run has found out about it apart from what the plan says; `None`: the plan decides.
+    pub settled: Option<Standing>,
+    /// Whether it was applied, removed, or moved to quarantine.
+    pub is_gone: bool,
     /// The verified file, if it was verified in this run and has been held open since.
     pub kept: Option<HeldFile<'a>>,
     /// Whether `zfs receive` rejected it in this run because the dataset was modified: it is not attempted again in
     /// this run.
     pub refused: bool,
-}
-
-/// What was done with a file in this run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Nothing yet.
-    Open,
-    /// It was skipped, for a reason that may pass: it is still arriving, its pool is away, or it is not its turn.
-    Later(String),
-    /// A program or a disk failed while it was processed: it is not attempted again in this run.
-    Failed,
-    /// It is ignored.
-    Bad(String),
-    /// It would be moved to quarantine if this were not a dry run.
-    Doomed(String),
-    /// It was applied, removed, or moved to quarantine.
-    Gone,
 }
 
 impl File<'_> {
@@ -77,6 +62,16 @@ impl File<'_> {
             What::Says(facts) => Some(facts),
             _ => None,
         }
+    }
+
+    /// Whether the plan decides about it.
+    pub fn is_open(&self) -> bool {
+        self.settled.is_none() && !self.is_gone
+    }
+
+    /// Returns its last failure, if a program or disk has failed while it was processed.
+    pub fn failure(&self) -> Option<String> {
+        (self.entry.attempts > 0).then(|| self.entry.failed_over(&shown(&self.name)))
     }
 
     /// Returns the target in its name, if the name contains one.

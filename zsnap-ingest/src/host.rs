@@ -12,16 +12,16 @@ use zsnap_common::durable::listing::Listing;
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
 
-use crate::file::{Fate, File, INCOMING, Place};
+use crate::file::{File, INCOMING, Place};
 use crate::known::{Entry, Known, Seen};
-use crate::plan::{Past, Verdict};
+use crate::plan::{Past, Standing};
 use crate::pool::Tree;
 use crate::shared::Shared;
 
 mod act;
-pub mod judge;
+pub mod standings;
 
-use judge::{Judged, Judgement};
+use standings::Planned;
 
 /// A step that is still to be done.
 enum Todo {
@@ -32,7 +32,7 @@ enum Todo {
     /// Plan a target, and schedule what the plan says.
     Plan(Target),
     /// Do what a plan says with one file.
-    Act(Target, usize, Verdict),
+    Act(Target, usize, Standing),
     /// Plan all targets again until nothing more can be done: a child may have waited for its parent.
     Again,
 }
@@ -127,7 +127,16 @@ impl<'a> HostRun<'a> {
         for (queue, name) in listing.queue {
             let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
             let entry = self.known.entry(&place.key(&name), Seen::of(&stat), self.shared.seconds());
-            self.files.push(File { place: at, name, queue, entry, fate: Fate::Open, kept: None, refused: false });
+            self.files.push(File {
+                place: at,
+                name,
+                queue,
+                entry,
+                settled: None,
+                is_gone: false,
+                kept: None,
+                refused: false,
+            });
         }
         self.beyond += listing.more;
         if listing.more > 0 {
@@ -197,7 +206,7 @@ impl<'a> HostRun<'a> {
                 self.plan_all(targets);
             }
             Todo::Plan(target) => self.plan(target)?,
-            Todo::Act(target, at, verdict) => self.act(&target, at, verdict)?,
+            Todo::Act(target, at, standing) => self.act(&target, at, standing)?,
             Todo::Again => {
                 let mut open = Vec::new();
                 for target in self.targets() {
@@ -219,7 +228,7 @@ impl<'a> HostRun<'a> {
         let all = self.by_target.get(target).map_or(&[][..], Vec::as_slice);
         let target = target.clone();
         all.iter().copied().filter(move |&at| {
-            self.files[at].fate != Fate::Gone && self.files[at].facts().is_some_and(|facts| facts.target == target)
+            !self.files[at].is_gone && self.files[at].facts().is_some_and(|facts| facts.target == target)
         })
     }
 
@@ -235,40 +244,29 @@ impl<'a> HostRun<'a> {
     }
 
     /// Plans a target and returns what can be done now, in order.
-    fn acts(&mut self, target: &Target) -> Result<Vec<(usize, Verdict)>> {
+    fn acts(&mut self, target: &Target) -> Result<Vec<(usize, Standing)>> {
         if self.shared.dry {
             return Ok(Vec::new());
         }
-        let Judged { judgements, path } = match self.judge(target) {
-            Ok(judged) => judged,
+        let Planned { standings, path } = match self.planned(target) {
+            Ok(planned) => planned,
             Err(_) if self.stopped.contains(target) => return Ok(Vec::new()),
             Err(e) => {
                 self.fail(target, None, e)?;
                 return Ok(Vec::new());
             }
         };
-        let open = |at: usize| self.files[at].fate == Fate::Open;
-        let mut acts = Vec::new();
-        for (at, judgement) in judgements.iter().filter(|(at, _)| open(**at)) {
-            if let Judgement::Is(verdict @ (Verdict::AlreadyThere | Verdict::Stale | Verdict::Refused(_))) = judgement {
-                acts.push((*at, verdict.clone()));
-            }
-        }
-        if !self.stopped.contains(target) {
-            for at in path.into_iter().filter(|&at| open(at)) {
-                if let Some(Judgement::Is(verdict)) = judgements.get(&at) {
-                    acts.push((at, verdict.clone()));
-                }
-            }
-        }
-        Ok(acts)
+        let needless = standings.iter().filter(|(_, standing)| standing.is_needless()).map(|(&at, _)| at);
+        let path = path.into_iter().filter(|_| !self.stopped.contains(target));
+        let acts = needless.chain(path).filter(|&at| self.files[at].is_open());
+        Ok(acts.filter_map(|at| Some((at, standings.get(&at)?.clone()))).collect())
     }
 
     fn plan(&mut self, target: Target) -> Result<()> {
         let mut acts = self.acts(&target)?;
         // A file is removed because its snapshot exists. So look at the pool now: an hour may have passed since the
         // run began.
-        let removes = acts.iter().any(|(_, verdict)| *verdict == Verdict::AlreadyThere);
+        let removes = acts.iter().any(|(_, standing)| *standing == Standing::AlreadyThere);
         if let (true, Some(pool)) = (removes, self.shared.pool.as_ref()) {
             let name = self.tree.name(&target);
             if let Err(e) = self.tree.refresh(pool.zfs, &name) {
@@ -284,8 +282,8 @@ impl<'a> HostRun<'a> {
             return Ok(());
         }
         self.todo.push_front(Todo::Plan(target.clone()));
-        for (at, verdict) in acts.into_iter().rev() {
-            self.todo.push_front(Todo::Act(target.clone(), at, verdict));
+        for (at, standing) in acts.into_iter().rev() {
+            self.todo.push_front(Todo::Act(target.clone(), at, standing));
         }
         Ok(())
     }
@@ -304,25 +302,20 @@ impl<'a> HostRun<'a> {
 
     /// Reports which files stay and why, and saves what is known of them.
     pub fn finish(&mut self) -> Result<()> {
-        for (at, judgement) in self.judge_all()? {
+        for (at, standing) in self.standings()? {
             let key = self.key(at);
-            let since = self.files[at].entry.first;
-            match judgement {
-                Judgement::Later(why) => log::info(format!("{key}: later: {why}")),
-                Judgement::Held(why) => self.shared.notices().problem(&key, &format!("held: {why}")),
-                Judgement::Ignored(why) => self.shared.notices().problem(&key, &why),
-                Judgement::Failed => {}
-                Judgement::Is(verdict) => match self.remedy(since, &verdict) {
-                    Some(message) => self.shared.notices().problem(&key, &message),
-                    None => log::info(format!("{key}: {} {}", verdict.word(), verdict.why())),
-                },
+            if standing.is_reported() {
+                let long = self.shared.is_long(self.files[at].entry.first);
+                self.shared.notices().problem(&key, &standing.message(long));
+            } else {
+                log::info(format!("{key}: {}: {}", standing.word(), standing.why()));
             }
         }
         self.write_known()
     }
 
     fn write_known(&mut self) -> Result<()> {
-        let here = self.files.iter().filter(|file| file.fate != Fate::Gone);
+        let here = self.files.iter().filter(|file| !file.is_gone);
         let entries = here.filter_map(|file| Some((self.places.get(file.place)?.key(&file.name), file.entry.clone())));
         let files = entries.chain(std::mem::take(&mut self.absent)).collect();
         self.known.files = files;

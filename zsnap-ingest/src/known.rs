@@ -54,7 +54,7 @@ impl Entry {
         Entry { seen, first, attempts: 0, failure: None, what: What::New, again: None, refused_at: None }
     }
 
-    /// Describes the failures: how often a program or disk failed, and why.
+    /// Describes the failures of a file: how often a program or disk failed, and why.
     pub fn failed_over(&self, name: &str) -> String {
         let why = self.failure.as_deref().unwrap_or("the log says why");
         format!("failed over {name} for {} times: {why}", self.attempts)

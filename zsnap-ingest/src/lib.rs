@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod command;
 mod config;
+mod examine;
 mod exec;
 mod file;
 mod host;
@@ -15,7 +16,7 @@ mod inspect;
 mod journal;
 mod known;
 mod leftovers;
-mod look;
+
 mod memory;
 mod needed;
 mod opened;

@@ -10,7 +10,6 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::durable::publish;
 use zsnap_common::stream::Guid;
 
-use crate::file::Fate;
 use crate::host::HostRun;
 use crate::journal;
 use crate::known::{Entry, What};
@@ -25,7 +24,7 @@ pub fn path(state: &Path, pool: Guid) -> PathBuf {
 pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, now: u64) -> Result<()> {
     let mut lines = BTreeSet::new();
     for host in hosts {
-        for file in host.files.iter().filter(|file| file.fate != Fate::Gone) {
+        for file in host.files.iter().filter(|file| !file.is_gone) {
             let named = file.named().map_or_else(|| host.host.to_string(), |target| target.to_string());
             pending(&mut lines, &file.entry, &named);
         }

@@ -13,9 +13,11 @@ use zsnap_common::stream::{Guid, StreamFacts};
 use zsnap_message::payload::{Base, Epoch, Manifest};
 
 mod opaque;
+mod standing;
 mod zfs;
 
 pub use opaque::opaque;
+pub use standing::{Standing, State};
 pub use zfs::zfs;
 
 /// What a verified file says about its place in a chain.
@@ -263,70 +265,11 @@ pub struct Pending<'a> {
     pub refused_at: Option<Head>,
 }
 
-/// What the plan decides about a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// To be applied without its first `skip` substreams, whose snapshots exist by then.
-    Ready {
-        /// How many substreams to skip.
-        skip: usize,
-        /// It was received before, but it and all later snapshots are gone: the pool was rewound.
-        again: bool,
-    },
-    /// Its last snapshot exists, or the file was applied: to be removed.
-    AlreadyThere,
-    /// What was applied came after it: to be removed.
-    Stale,
-    /// A Ready file contains all of it. Once that is applied, this one is AlreadyThere or Stale.
-    Superseded,
-    /// It stays until something that it needs arrives.
-    Waiting {
-        /// What it waits for.
-        why: String,
-        /// The index of the pending file that brings it, if any.
-        behind: Option<usize>,
-    },
-    /// It stays, and nothing that arrives by itself will help. Contains the remedy.
-    Broken(String),
-    /// It stays: the dataset was changed on the target, or continued without it. Contains the remedy.
-    Diverged(String),
-    /// It stays: it contradicts what exists on the target. Contains the remedy.
-    Conflict(String),
-    /// To be moved to quarantine. Contains the reason.
-    Refused(String),
-}
-
-impl Verdict {
-    /// Returns the verdict as one word, for reports.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Verdict::Ready { .. } => "ready",
-            Verdict::AlreadyThere => "there",
-            Verdict::Stale => "stale",
-            Verdict::Superseded => "superseded",
-            Verdict::Waiting { .. } => "waiting",
-            Verdict::Broken(_) => "broken",
-            Verdict::Diverged(_) => "diverged",
-            Verdict::Conflict(_) => "conflict",
-            Verdict::Refused(_) => "refused",
-        }
-    }
-
-    /// Returns the reason and the remedy; empty if the word says it all.
-    pub fn why(&self) -> &str {
-        match self {
-            Verdict::Waiting { why, .. } => why,
-            Verdict::Broken(why) | Verdict::Diverged(why) | Verdict::Conflict(why) | Verdict::Refused(why) => why,
-            _ => "",
-        }
-    }
-}
-
-/// The plan for one target: the verdicts on its files, and the order in which the Ready ones are applied.
+/// The plan for one target: the standings of its files, and the order in which the Ready ones are applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// One verdict for each file, in the order of the input.
-    pub verdicts: Vec<Verdict>,
+    /// One standing for each file, in the order of the input.
+    pub standings: Vec<Standing>,
     /// The indices of the Ready files, in the order in which they are applied.
     pub path: Vec<usize>,
 }

@@ -8,11 +8,9 @@ use zsnap_common::cli::report::{Cell, Form, Report};
 use zsnap_common::durable::incoming::shown;
 use zsnap_common::names::target::Host;
 
-use crate::chain::State;
 use crate::config::Config;
 use crate::host::HostRun;
-use crate::host::judge::Judgement;
-use crate::plan::Verdict;
+use crate::plan::{Standing, State};
 use crate::run;
 use crate::shared::Shared;
 
@@ -35,33 +33,22 @@ pub fn preview(config: &Config, only: &[Host], json: bool, now: SystemTime) -> R
 
 fn rows(host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) -> Result<()> {
     let shared = host.shared;
-    for (at, judgement) in host.judge_all()? {
+    for (at, standing) in host.standings()? {
         let file = &host.files[at];
-        let state = State::of(host, at, &judgement);
+        let state = standing.state();
         shared.notices().any |= state.needs_attention() || state != State::Away && shared.is_long(file.entry.first);
-        let mut front = Cell::None;
-        let (word, why) = match &judgement {
-            Judgement::Is(verdict) => {
-                if let Verdict::Waiting { behind: Some(behind), .. } = verdict {
-                    front = Cell::Text(shown(&host.files[*behind].name));
-                }
-                (verdict.word(), verdict.why())
-            }
-            Judgement::Held(why) => ("held", why.as_str()),
-            Judgement::Later(why) => ("later", why.as_str()),
-            Judgement::Ignored(why) => ("foreign", why.as_str()),
-            Judgement::Failed => ("failed", ""),
+        let front = match &standing {
+            Standing::Waiting { behind: Some(behind), .. } => Cell::Text(shown(&host.files[*behind].name)),
+            _ => Cell::None,
         };
-        let failed = file.entry.failed_over("it");
-        let why = if state == State::Failed { failed.as_str() } else { why };
         rows.push(vec![
             Cell::Text(host.key(at)),
-            Cell::Text(word.to_owned()),
+            Cell::Text(standing.word().to_owned()),
             file.facts().map_or(Cell::None, |facts| Cell::Text(facts.target.to_string())),
             Cell::Bytes(file.entry.seen.size),
             Cell::Time(file.entry.first),
             front,
-            Cell::Note(why.to_owned()),
+            Cell::Note(standing.why().to_owned()),
         ]);
     }
     Ok(())

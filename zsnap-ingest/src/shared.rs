@@ -16,6 +16,7 @@ use zsnap_common::cli::report;
 use zsnap_common::durable::notices::Notices;
 
 use crate::config::Config;
+use crate::plan::Standing;
 use crate::pool::Pool;
 
 /// The most verified files that are held open until they are applied; others are verified again. This is far below the
@@ -83,9 +84,10 @@ impl<'a> Shared<'a> {
         report::is_late(since, self.seconds(), self.config.max_wait)
     }
 
-    /// Whether a store is configured, but away.
-    pub fn is_pool_away(&self) -> bool {
-        self.config.store.is_some() && self.pool.is_none()
+    /// Returns the standing of a ZFS stream while the store is away; `None`: it is not away, or none is configured.
+    pub fn away(&self) -> Option<Standing> {
+        let (store, _) = self.config.store.as_ref().filter(|_| self.pool.is_none())?;
+        Some(Standing::Away(format!("{store} is absent")))
     }
 
     /// Reports an error that concerns only one host or file, so that the run continues. Like other notices, it is

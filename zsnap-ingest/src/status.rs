@@ -15,14 +15,13 @@ use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Host;
 
 use crate::beside;
-use crate::chain::{Chain, State};
+use crate::chain::Chain;
 use crate::cli::{Only, StatusOptions};
 use crate::config::Config;
 use crate::file::INCOMING;
 use crate::host::HostRun;
-use crate::host::judge::Judgement;
 use crate::known::{Entry, What};
-use crate::plan::{Applied, Past, Verdict};
+use crate::plan::{Applied, Past, State};
 use crate::shared::Shared;
 use crate::{journal, needed, quarantine, run};
 
@@ -149,7 +148,7 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
             row.came = Some(host.last_came);
             let known = host.last_came != shared.seconds();
             let since = if known { format!("since {}", report::time(host.last_came)) } else { "yet".into() };
-            let state = if shared.is_pool_away() { State::Away } else { State::Ok };
+            let state = shared.away().map_or(State::Ok, |away| away.state());
             row.is(state, format!("nothing came {since}"));
         }
     }
@@ -187,23 +186,11 @@ fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Resul
 
 /// Adds the files of a host that wait, including those in an incoming directory that is away.
 fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
-    for (at, judgement) in host.judge_all()? {
-        let state = State::of(host, at, &judgement);
+    for (at, standing) in host.standings()? {
         let file = &host.files[at];
-        let remedy = match judgement {
-            _ if state == State::Failed => file.entry.failed_over(&shown(&file.name)),
-            Judgement::Is(verdict) => host.remedy(file.entry.first, &verdict).unwrap_or_else(|| match verdict {
-                Verdict::Waiting { why, .. } => format!("waiting {why}"),
-                _ => String::new(),
-            }),
-            Judgement::Later(_) if host.is_away(at) => "its pool is absent".into(),
-            Judgement::Later(_) if state == State::New => String::new(),
-            Judgement::Later(why) | Judgement::Held(why) | Judgement::Ignored(why) => why,
-            Judgement::Failed => String::new(),
-        };
         let row = row_of(rows, &host.host, &file.entry, &file.queue);
         row.waits(&file.entry);
-        row.is(state, remedy);
+        row.is(standing.state(), standing.message(host.shared.is_long(file.entry.first)));
     }
     for (key, entry) in &host.absent {
         if let Name::Queue(queue) = classify(key.trim_start_matches(INCOMING).as_bytes()) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use zsnap_common::stream::Guid;
-use zsnap_ingest::plan::{self, Facts, Link, Number, Past, Pending, PoolState, Verdict};
+use zsnap_ingest::plan::{self, Facts, Link, Number, Past, Pending, PoolState, Standing};
 use zsnap_message::payload::{Base, Epoch};
 use zsnap_tests::random::Random;
 
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         kept.push(plan);
     }
     let seconds = start.elapsed().as_secs_f64();
-    let waiting = |plan: &plan::Plan| plan.verdicts.iter().filter(|v| matches!(v, Verdict::Waiting { .. })).count();
+    let waiting = |plan: &plan::Plan| plan.standings.iter().filter(|v| matches!(v, Standing::Waiting { .. })).count();
     let waiting: usize = kept.iter().map(waiting).sum();
     assert!(ready > 1000 && waiting > 1000, "{ready} ready, {waiting} waiting: this is not the scene that is meant");
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -7,11 +7,12 @@ use std::path::Path;
 use zsnap_tests::imports::{Imports, code};
 use zsnap_tests::torture::walk;
 
-const PURE: [&str; 18] = [
+const PURE: [&str; 19] = [
     "zsnap-queue/src/admit.rs",
     "zsnap-ingest/src/plan.rs",
     "zsnap-ingest/src/plan/zfs.rs",
     "zsnap-ingest/src/plan/opaque.rs",
+    "zsnap-ingest/src/plan/standing.rs",
     "zsnap-expire/src/backdated.rs",
     "zsnap-expire/src/policy.rs",
     "zsnap-expire/src/reason.rs",

@@ -77,7 +77,7 @@ fn status_reports_held_files_until_the_file_or_configuration_changes() {
     scene.ingest(&[]).expect(1).says("is a symbolic link");
     let link_row = row(&scene, "laptop/etc", 1);
     assert_eq!(link_row["state"], "held");
-    assert_contains(&link_row, "remedy", "is a symbolic link; ignored");
+    assert_contains(&link_row, "remedy", "held: it is a symbolic link; a queue file is a regular file");
     fs::remove_file(&link).unwrap();
     scene.ingest(&[]).expect(0);
     assert_eq!(row(&scene, "laptop/etc", 0)["state"], "ok");

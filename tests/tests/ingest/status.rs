@@ -257,7 +257,7 @@ fn a_pool_that_is_away_is_not_an_error() {
     assert_eq!(all["laptop/tank/home"]["waiting_files"], 1);
     rows(&scene, &["status", "--max-age", "1d"], 0);
     let (plan, _) = rows(&scene, &["plan"], 0);
-    assert!(plan.values().all(|row| row["verdict"] == "later" && row["why"] == "its pool is absent"), "{plan:?}");
+    assert!(plan.values().all(|row| row["verdict"] == "away" && row["why"] == "backup/hosts is absent"), "{plan:?}");
     needed_file_fails(&scene);
     fs::rename(scene.path("bin/unplugged"), scene.path("bin/pools")).unwrap();
     let path = String::from_utf8(ask(&scene, &["status", "--needed-file"]).expect(0).out).unwrap();
@@ -434,4 +434,160 @@ fn plan_reports_what_run_does_next() {
     assert_eq!(scene.quarantined("laptop").len(), 2);
     let (_, left) = rows(&scene, &["plan"], 1);
     assert_eq!(left, [keys[0].clone(), keys[1].clone(), keys[2].clone()]);
+}
+
+/// What `status` shows for each word of `plan`, from best to worst.
+const STATES: [(&str, &str); 13] = [
+    ("ready", "new"),
+    ("there", "new"),
+    ("stale", "new"),
+    ("superseded", "new"),
+    ("skipped", "new"),
+    ("away", "away"),
+    ("waiting", "waiting"),
+    ("refused", "quarantined"),
+    ("held", "held"),
+    ("diverged", "diverged"),
+    ("conflict", "conflict"),
+    ("broken", "broken"),
+    ("failed", "failed"),
+];
+
+/// Returns the words of `plan` by file, after it has seen that `status` says of each target what `plan` says of the
+/// worst of its files, with the same reason.
+#[track_caller]
+fn agreed(scene: &Scene) -> BTreeMap<String, &'static str> {
+    let (plan, _) = rows(scene, &["plan"], 1);
+    let (status, _) = rows(scene, &["status"], 1);
+    let rank = |word: &str| STATES.iter().position(|(of_plan, _)| *of_plan == word).unwrap();
+    let mut worst: BTreeMap<String, (usize, &Value)> = BTreeMap::new();
+    let mut words = BTreeMap::new();
+    for (file, row) in &plan {
+        let named = file.split_once("_laptop@").map(|(_, dataset)| format!("laptop/{}", dataset.replace('@', "/")));
+        let dataset = row["dataset"].as_str().map_or_else(|| named.unwrap(), str::to_owned);
+        let rank = rank(row["verdict"].as_str().unwrap());
+        words.insert(file.clone(), STATES[rank].0);
+        let known = worst.entry(dataset).or_insert((rank, row));
+        if STATES[rank].1 != STATES[known.0].1 && rank > known.0 {
+            *known = (rank, row);
+        }
+    }
+    for (dataset, (rank, row)) in worst {
+        let shown = &status[&dataset];
+        assert_eq!(shown["state"], STATES[rank].1, "{dataset}: {row} {shown}");
+        match shown["remedy"].as_str() {
+            // `status` decrypts nothing, so it does not know yet what is damaged.
+            None => assert!(row["why"].is_null() || STATES[rank].0 == "skipped", "{dataset}: {row} {shown}"),
+            Some(remedy) => assert!(remedy.contains(row["why"].as_str().unwrap()), "{dataset}: {row} {shown}"),
+        }
+    }
+    words
+}
+
+/// Every standing of a file, seen by `status`, by `plan` and by a run.
+#[test]
+fn run_plan_and_status_agree() {
+    let scene = Scene::with_pool();
+    let root = scene.path("").display().to_string();
+    let config = fs::read_to_string(scene.path("ingest.toml")).unwrap();
+    let command = |name: &str, script: &str| {
+        fs::create_dir(scene.path(name)).unwrap();
+        format!(
+            "[[command]]\nmatch = \"laptop/{name}/*\"\nrun = [\"/bin/sh\", \"-c\", \"{script}\"]\ntarget = \"{root}{name}\"\n"
+        )
+    };
+    scene.write("ingest.toml", &(config + &command("c", "cat > /dev/null") + &command("fail", "exit 7")));
+    let start = ago(100_000);
+    let of = |n: u64| start + n;
+    let full = |what: &str, n: u64| deliver(&scene, &manifest(&format!("laptop/c/{what}"), of(n)));
+    let next =
+        |what: &str, n: u64, prev: u64| deliver(&scene, &increment(&format!("laptop/c/{what}"), of(n), of(prev)));
+    let zfs = |dataset: &str, sub: Sub| {
+        let stream = Stream::plain(sub.created(ago(1000) / 1_000_000)).bytes();
+        scene.queue(&["--opaque-names", &format!("laptop/tank/{dataset}")], &stream).expect(0);
+        scene.spooled("laptop").into_iter().find(|path| path.to_string_lossy().contains('~')).unwrap()
+    };
+    // What was received before.
+    let applied = [full("there", 1), full("stale", 1), full("conflict", 1), full("broken", 1)];
+    let again: Vec<(PathBuf, Vec<u8>)> =
+        applied[..2].iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    next("stale", 2, 1);
+    next("broken", 2, 1);
+    let gone = zfs("gone", Sub::full("tank/gone@s1", 11));
+    let replay = (gone.clone(), fs::read(&gone).unwrap());
+    assert_eq!(row(&scene, "laptop/c/there", 0)["state"], "new", "nothing was read yet");
+    scene.ingest(&[]).expect(0);
+    zfs("diverged", Sub::full("tank/diverged@s1", 1));
+    scene.ingest(&[]).expect(0);
+    zfs("diverged", Sub::increment("tank/diverged@s2", 1, 2));
+    scene.ingest(&[]).expect(0);
+    assert!(scene.spooled("laptop").is_empty());
+    // Another dataset of that name: the old full stream contradicts it, and is a replay once it is gone.
+    let old = "backup/hosts/laptop/tank/gone";
+    for args in [&["destroy", "-r", old][..], &["create", old], &["snapshot", "backup/hosts/laptop/tank/gone@new"]] {
+        scene.zfs(args).expect(0);
+    }
+
+    // One file or more for each standing. A run reads them while the target of most is away.
+    fs::rename(scene.path("c"), scene.path("elsewhere")).unwrap();
+    zfs("diverged", Sub::increment("tank/diverged@s3", 1, 3));
+    for (path, bytes) in again.iter().chain([&replay]) {
+        fs::write(path, bytes).unwrap();
+    }
+    deliver(&scene, &Manifest { id: "f".repeat(32), ..manifest("laptop/c/conflict", of(1)) });
+    next("broken", 3, 1);
+    let ready = full("ready", 1);
+    fs::copy(&ready, ready.with_extension(format!("{}.0", ready.extension().unwrap().display()))).unwrap();
+    next("waiting", 2, 1);
+    next("waiting", 3, 2);
+    scene.deliver("laptop", &name("laptop/c/held", of(1)), &scene.seal(&manifest("laptop/c/held", of(1)), None, b"x"));
+    deliver(&scene, &manifest("laptop/nobody", of(1)));
+    let arriving = scene.seal(&manifest("laptop/c/arriving", of(1)), Some("laptop"), b"hello");
+    scene.deliver("laptop", &name("laptop/c/arriving", of(1)), &arriving[..arriving.len() - 40]);
+    deliver(&scene, &manifest("laptop/fail/etc", of(1)));
+    scene.ingest(&[]).expect(69);
+    let count = |words: &BTreeMap<String, &'static str>| {
+        let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
+        words.values().for_each(|word| *counts.entry(word).or_default() += 1);
+        counts
+    };
+    let away = count(&agreed(&scene));
+    assert_eq!(
+        away,
+        BTreeMap::from([("away", 8), ("conflict", 1), ("diverged", 1), ("failed", 1), ("held", 2), ("skipped", 1)])
+    );
+
+    // Everything is here again.
+    scene.zfs(&["destroy", "-r", old]).expect(0);
+    fs::rename(scene.path("elsewhere"), scene.path("c")).unwrap();
+    let words = agreed(&scene);
+    let all: BTreeMap<&str, usize> = STATES.iter().map(|(word, _)| (*word, 1)).filter(|(w, _)| *w != "away").collect();
+    assert_eq!(
+        count(&words),
+        BTreeMap::from([("held", 2), ("waiting", 2)]).into_iter().fold(all, |mut all, (word, n)| {
+            all.insert(word, n);
+            all
+        })
+    );
+    let (plan, _) = rows(&scene, &["plan"], 1);
+    let ran = scene.ingest(&[]);
+    for (file, word) in &words {
+        let why = plan[file]["why"].as_str().unwrap_or_default();
+        let told = ran.err.contains(why);
+        let stays = scene.path("spool").join(file).exists();
+        match *word {
+            "ready" | "there" | "stale" | "superseded" => assert!(!stays, "{file}: {word}"),
+            "refused" => assert!(!stays && told && scene.quarantined("laptop").len() == 2, "{file}: {}", ran.err),
+            "waiting" => assert!(stays && (told || !plan[file]["behind"].is_null()), "{file}: {}", ran.err),
+            "conflict" | "broken" => assert!(stays && told, "{file}: {word}: {}", ran.err),
+            // Reported by the run before.
+            "held" | "diverged" | "failed" | "skipped" => assert!(stays && !told, "{file}: {word}: {}", ran.err),
+            word => panic!("{file}: {word}"),
+        }
+    }
+    let left: BTreeMap<String, &str> = words
+        .into_iter()
+        .filter(|(_, word)| !["ready", "there", "stale", "superseded", "refused"].contains(word))
+        .collect();
+    assert_eq!(agreed(&scene), left);
 }

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use zsnap_common::names::target::Target;
 use zsnap_common::process::zfs::Snapshot;
 use zsnap_common::stream::Guid;
-use zsnap_ingest::plan::{self, Facts, Head, Link, Number, Past, Pending, PoolState, Verdict};
+use zsnap_ingest::plan::{self, Facts, Head, Link, Number, Past, Pending, PoolState, Standing};
 use zsnap_message::payload::{Base, Epoch};
 use zsnap_tests::pool::{Pool, begin};
 use zsnap_tests::random::{Random, moments};
@@ -356,19 +356,19 @@ impl World {
         let plan = plan::zfs(&there, &pending, &past, false);
         let head = there.head();
         let mut on = false;
-        for (file, verdict) in files.iter().zip(&plan.verdicts) {
-            match verdict {
-                Verdict::AlreadyThere => {
+        for (file, standing) in files.iter().zip(&plan.standings) {
+            match standing {
+                Standing::AlreadyThere => {
                     past.learn(&file.facts, &snapshots);
                     past.done(&file.facts);
                     self.step()?;
                     self.journals.insert(at, past.clone());
                 }
-                Verdict::Refused(_) => {
+                Standing::Refused(_) => {
                     self.step()?;
                     self.quarantine.push(file.clone());
                 }
-                Verdict::Stale => panic!("a ZFS stream is never stale"),
+                Standing::Stale => panic!("a ZFS stream is never stale"),
                 _ => continue,
             }
             self.step()?;
@@ -376,7 +376,7 @@ impl World {
             on = true;
         }
         for at_file in plan.path {
-            let Verdict::Ready { skip, .. } = plan.verdicts[at_file] else { panic!("on the path and not ready") };
+            let Standing::Ready { skip, .. } = plan.standings[at_file] else { panic!("on the path and not ready") };
             let file = &files[at_file];
             on = true;
             let host = format!("{STORE}/{}", self.sources[at].target.host);

@@ -9,13 +9,13 @@ use zsnap_common::names::target::Target;
 
 use super::HostRun;
 use crate::apply::{self, Received};
-use crate::file::{Fate, HeldFile};
+use crate::file::HeldFile;
 use crate::journal;
-use crate::plan::{Facts, Verdict};
+use crate::plan::{Facts, Standing};
 
 impl HostRun<'_> {
     /// Verifies a file if it is not held open, and does what the plan says with it.
-    pub(super) fn act(&mut self, target: &Target, at: usize, verdict: Verdict) -> Result<()> {
+    pub(super) fn act(&mut self, target: &Target, at: usize, standing: Standing) -> Result<()> {
         let planned = self.files[at].facts().cloned();
         let kept = match self.files[at].kept.take() {
             Some(kept) => Some(kept),
@@ -25,21 +25,23 @@ impl HostRun<'_> {
         let (Some(facts), Some(kept)) = (same, kept) else {
             // Somebody has changed the file since it was planned. It is verified again only once; otherwise somebody
             // who changes it again and again could keep the run busy forever.
-            if self.files[at].fate == Fate::Open {
-                self.files[at].fate = Fate::Later("it was replaced meanwhile".into());
+            if self.files[at].is_open() {
+                self.files[at].settled = Some(Standing::Skipped("it was replaced meanwhile".into()));
             }
             self.plan_again();
             return Ok(());
         };
-        let result = match verdict {
-            Verdict::Ready { skip, again } => {
+        let result = match standing {
+            Standing::Ready { skip, again } => {
                 if again {
                     log::warn(format!("{}: was received before, and is gone: was the pool rewound?", self.key(at)));
                 }
                 self.apply(&facts, at, kept, skip)
             }
-            Verdict::Refused(why) => self.quarantine(at, &kept.fd, &why),
-            verdict => self.remove_needless(&facts, at, &kept.fd, &verdict),
+            Standing::Refused(why) => self.quarantine(at, &kept.fd, &why),
+            Standing::AlreadyThere => self.remove_needless(&facts, at, &kept.fd, false),
+            Standing::Stale => self.remove_needless(&facts, at, &kept.fd, true),
+            _ => Ok(()),
         };
         result.or_else(|e| {
             self.plan_again();
@@ -72,10 +74,10 @@ impl HostRun<'_> {
     }
 
     /// Removes a file that contains nothing new, and records that in the journal.
-    fn remove_needless(&mut self, facts: &Facts, at: usize, fd: &Fd, verdict: &Verdict) -> Result<()> {
+    fn remove_needless(&mut self, facts: &Facts, at: usize, fd: &Fd, is_stale: bool) -> Result<()> {
         let target = &facts.target;
-        let why = if *verdict == Verdict::Stale { "what was applied came after it" } else { "it is there already" };
-        if *verdict == Verdict::Stale {
+        let why = if is_stale { "what was applied came after it" } else { "it is there already" };
+        if is_stale {
             if let Some(table) = self.shared.config.command_for(target) {
                 apply::passed(self.shared, table, facts)?;
             }
@@ -95,7 +97,7 @@ impl HostRun<'_> {
     fn remove(&mut self, at: usize, fd: &Fd) -> Result<()> {
         let file = &mut self.files[at];
         let Some(place) = self.places.get(file.place) else { return Ok(()) };
-        file.fate = Fate::Gone;
+        file.is_gone = true;
         if !place.dir.remove_if_same(&file.name, fd).or_exit(Exit::Io, "removing an applied file")? {
             log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(&file.name).display()));
         }
@@ -118,7 +120,7 @@ impl HostRun<'_> {
         let file = &mut self.files[at];
         file.entry.attempts += 1;
         file.entry.failure = Some(why);
-        file.fate = Fate::Failed;
+        file.settled = file.failure().map(Standing::Failed);
         Ok(())
     }
 }

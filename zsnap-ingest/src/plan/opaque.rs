@@ -7,7 +7,7 @@ use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Target;
 use zsnap_message::payload::Base;
 
-use super::{Applied, Number, Pending, Plan, Verdict, if_lost, numbered};
+use super::{Applied, Number, Pending, Plan, Standing, if_lost, numbered};
 
 /// Decides about the files of one target. `past`: the journal's entry for it. `overlap`: an incremental does no harm
 /// when it is applied over a newer state.
@@ -24,7 +24,7 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
     }
     let pending: HashMap<(&str, u64), usize> =
         order.iter().filter_map(|&file| number(file).map(|n| ((n.epoch.id.as_str(), n.seq), file))).collect();
-    let mut plan = Plan { verdicts: vec![Verdict::Superseded; files.len()], path: Vec::new() };
+    let mut plan = Plan { standings: vec![Standing::Superseded; files.len()], path: Vec::new() };
     let mut past = past.cloned();
     if let Some(past) = &mut past {
         for number in order.iter().rev().filter_map(|&file| number(file)) {
@@ -36,14 +36,14 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
     let now = past.clone();
     for file in order {
         let Some(number) = number(file) else {
-            plan.verdicts[file] = Verdict::Refused("it has no manifest".into());
+            plan.standings[file] = Standing::Refused("it has no manifest".into());
             continue;
         };
         let key = number.prev.map(|prev| (number.epoch.id.as_str(), prev));
         let is_twin = number.base == Base::Prev && key.and_then(|key| twins.get(&key)).is_some_and(|ids| ids.len() > 1);
         let target = &files[file].facts.target;
-        let mut verdict = match &past {
-            Some(past) if past.applying && !overlap => Verdict::Broken(format!(
+        let mut standing = match &past {
+            Some(past) if past.applying && !overlap => Standing::Broken(format!(
                 "{} was being applied when the run ended, and may have been; look at its target, then: zsnap-ingest \
                  adopt {} --applied or --not-applied",
                 numbered(past.seq, target),
@@ -51,40 +51,40 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
             )),
             _ => one(target, number, past.as_ref(), is_twin, overlap),
         };
-        match &mut verdict {
-            Verdict::Ready { .. } => {
+        match &mut standing {
+            Standing::Ready { .. } => {
                 plan.path.push(file);
                 past = Some(Applied::of(number, past.take()));
             }
-            Verdict::Waiting { behind, .. } => *behind = key.and_then(|key| pending.get(&key)).copied(),
+            Standing::Waiting { behind, .. } => *behind = key.and_then(|key| pending.get(&key)).copied(),
             // It counts as applied only because of a file that is not applied yet, and must not be removed before
             // that.
-            Verdict::AlreadyThere | Verdict::Stale
+            Standing::AlreadyThere | Standing::Stale
                 if !matches!(
                     one(target, number, now.as_ref(), is_twin, overlap),
-                    Verdict::AlreadyThere | Verdict::Stale
+                    Standing::AlreadyThere | Standing::Stale
                 ) =>
             {
-                verdict = Verdict::Superseded;
+                standing = Standing::Superseded;
             }
             _ => {}
         }
-        plan.verdicts[file] = verdict;
+        plan.standings[file] = standing;
     }
     plan
 }
 
 /// Decides about one file, given that `past` was applied last. A file may be removed only if it is known to have been
 /// applied, or to precede one that was: a slow clock, or a state that was set back, gives new files old numbers.
-fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, overlap: bool) -> Verdict {
-    const READY: Verdict = Verdict::Ready { skip: 0, again: false };
+fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, overlap: bool) -> Standing {
+    const READY: Standing = Standing::Ready { skip: 0, again: false };
     let full = file.base == Base::None;
     let Some(past) = past else {
         return if full { READY } else { waiting(target, file) };
     };
     if file.epoch.id != past.epoch.id {
         return match file.epoch.started.cmp(&past.epoch.started) {
-            Ordering::Less => Verdict::Conflict(format!(
+            Ordering::Less => Standing::Conflict(format!(
                 "the state of {} that numbered it began before the one of {}, which was applied: that was lost \
                  while the clock was slow, or two machines use one identity; to go on with this one: zsnap-ingest adopt \
                  {}, or else remove the file",
@@ -100,10 +100,10 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
     match file.seq.cmp(&past.seq) {
         // It was being applied when a run ended, and its command tolerates repeats: it is applied again.
         Ordering::Equal if file.id == past.id && past.applying => READY,
-        Ordering::Equal if file.id == past.id => Verdict::AlreadyThere,
+        Ordering::Equal if file.id == past.id => Standing::AlreadyThere,
         Ordering::Equal => two_machines(file),
-        Ordering::Less if past.has_passed(file) => Verdict::Stale,
-        Ordering::Less => Verdict::Conflict(format!(
+        Ordering::Less if past.has_passed(file) => Standing::Stale,
+        Ordering::Less => Standing::Conflict(format!(
             "{}, which was applied, is not known to have come after it: files between them were lost, or the state \
              of {} was set back; zsnap-ingest cat writes what it holds; then remove it{}",
             numbered(past.seq, target),
@@ -114,7 +114,7 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
             }
         )),
         Ordering::Greater if full => READY,
-        Ordering::Greater if is_twin && file.prev >= Some(past.seq) => Verdict::Conflict(format!(
+        Ordering::Greater if is_twin && file.prev >= Some(past.seq) => Standing::Conflict(format!(
             "another file builds on {} too: the state of {} was set back, or two machines use it; move away \
              the one that is not to be applied, or queue a new --full",
             numbered(file.prev.unwrap_or_default(), target),
@@ -123,7 +123,7 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
         Ordering::Greater => match file.prev {
             Some(prev) if prev == past.seq => READY,
             Some(prev) if prev < past.seq && overlap => READY,
-            Some(prev) if prev < past.seq => Verdict::Broken(format!(
+            Some(prev) if prev < past.seq => Standing::Broken(format!(
                 "it builds on {}, and {} was applied over that; queue a new --full",
                 numbered(prev, target),
                 numbered(past.seq, target)
@@ -133,17 +133,17 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
     }
 }
 
-fn waiting(target: &Target, file: &Number) -> Verdict {
+fn waiting(target: &Target, file: &Number) -> Standing {
     let full = format!("zsnap-queue --opaque --full {}", quoted(&target.to_string()));
     let why = match file.prev {
         Some(prev) => format!("for {}, which it builds on; {}", numbered(prev, target), if_lost(target, &full)),
         None => format!("for a full stream; queue one on {}: {full}", target.host),
     };
-    Verdict::Waiting { why, behind: None }
+    Standing::Waiting { why, behind: None }
 }
 
-fn two_machines(file: &Number) -> Verdict {
-    Verdict::Conflict(format!(
+fn two_machines(file: &Number) -> Standing {
+    Standing::Conflict(format!(
         "another file has the number {} too: two machines use one identity; give the second one its own host name and key",
         file.seq
     ))
@@ -183,7 +183,7 @@ mod tests {
         let at7 = Applied::of(&incr(b, 7, 6), Some(at5.clone()));
         let at8 = Applied::of(&incr(b, 8, 7), Some(at7.clone()));
         let at9 = Applied::of(&after(9, 8), Some(at5.clone()));
-        // Files, the last one applied, overlap; then the verdicts and the order.
+        // Files, the last one applied, overlap; then the standings and the order.
         type Row<'a> = (&'a str, Vec<Number>, Option<&'a Applied>, bool, &'a [&'a str], &'a [usize]);
         let rows: Vec<Row<'_>> = vec![
             ("first full", vec![full(a, 1)], None, false, &["ready"], &[0]),
@@ -248,16 +248,16 @@ mod tests {
         ];
         for (what, files, past, overlap, words, path) in rows {
             let got = plan(&files, past, overlap);
-            assert_eq!(got.verdicts.iter().map(Verdict::word).collect::<Vec<_>>(), words, "{what}: {got:?}");
+            assert_eq!(got.standings.iter().map(Standing::word).collect::<Vec<_>>(), words, "{what}: {got:?}");
             assert_eq!(got.path, path, "{what}");
         }
         let waits = plan(&[incr(b, 8, 7), incr(b, 7, 6)], Some(&at5), true);
         assert!(matches!(
-            waits.verdicts[..],
-            [Verdict::Waiting { behind: Some(1), .. }, Verdict::Waiting { behind: None, .. }]
+            waits.standings[..],
+            [Standing::Waiting { behind: Some(1), .. }, Standing::Waiting { behind: None, .. }]
         ));
         let applying = Applied { applying: true, ..at5 };
-        let again = |file: Number, overlap| plan(&[file], Some(&applying), overlap).verdicts[0].word();
+        let again = |file: Number, overlap| plan(&[file], Some(&applying), overlap).standings[0].word();
         assert_eq!(again(full(b, 5), true), "ready");
         assert_eq!(again(full(b, 5), false), "broken");
         assert_eq!(again(incr(b, 6, 5), false), "broken");

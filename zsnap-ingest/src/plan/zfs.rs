@@ -7,7 +7,7 @@ use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Target;
 use zsnap_common::stream::Guid;
 
-use super::{Link, Past, Pending, Plan, PoolState, Verdict, if_lost, numbered};
+use super::{Link, Past, Pending, Plan, PoolState, Standing, if_lost, numbered};
 
 /// Decides about the files of one dataset. `unread`: more files may be for this dataset, but were not read yet.
 ///
@@ -24,16 +24,16 @@ pub fn zfs(there: &PoolState<'_>, files: &[Pending<'_>], past: &Past, unread: bo
         raw = world.links(file).get(skip).map_or(raw, |link| Some(link.raw));
     }
     let world = After { world, after, raw, unread, taken: !path.is_empty() };
-    let mut verdicts: Vec<Verdict> = (0..files.len()).map(|file| world.verdict(file)).collect();
+    let mut standings: Vec<Standing> = (0..files.len()).map(|file| world.standing(file)).collect();
     for &(file, skip) in &path {
         let again = world.world.links(file).iter().skip(skip).any(|link| world.world.committed.contains_key(&link.to));
-        verdicts[file] = Verdict::Ready { skip, again };
+        standings[file] = Standing::Ready { skip, again };
     }
     let mut path: Vec<usize> = path.into_iter().map(|(file, _)| file).collect();
     if let (Some(parent), Some(&first)) = (there.parent, path.first()) {
         let host = &files[first].facts.target.host;
         for &file in &path {
-            verdicts[file] = Verdict::Waiting {
+            standings[file] = Standing::Waiting {
                 why: format!(
                     "for its parent {host}/{parent}; if {host} never sends that, add it to create-parents in [hosts.{host}]"
                 ),
@@ -42,7 +42,7 @@ pub fn zfs(there: &PoolState<'_>, files: &[Pending<'_>], past: &Past, unread: bo
         }
         path.clear();
     }
-    Plan { verdicts, path }
+    Plan { standings, path }
 }
 
 /// A position in a chain: the newest snapshot (`None`: the dataset is absent), and whether it was received raw
@@ -234,13 +234,13 @@ struct After<'a> {
 
 impl After<'_> {
     /// Decides about a file that is not on the path.
-    fn verdict(&self, file: usize) -> Verdict {
+    fn standing(&self, file: usize) -> Standing {
         let world = &self.world;
         if world.is_there(file) {
-            return Verdict::AlreadyThere;
+            return Standing::AlreadyThere;
         }
         if world.last(file).is_some_and(|to| self.after.contains(&to)) {
-            return Verdict::Superseded;
+            return Standing::Superseded;
         }
         let links = world.links(file);
         let skip = links.iter().rposition(|link| self.after.contains(&link.to)).map_or(0, |j| j + 1);
@@ -248,22 +248,22 @@ impl After<'_> {
         let is_incremental = links.get(skip).is_some_and(|link| link.from.is_some());
         let taken = world.name_taken(links.get(skip..).unwrap_or_default()).filter(|_| is_incremental);
         if let Some(Link { snap, to, .. }) = taken {
-            return Verdict::Conflict(format!(
+            return Standing::Conflict(format!(
                 "{name}@{snap} is another snapshot than its {to}; to make room: zfs rename {} {}",
                 quoted(&format!("{name}@{snap}")),
                 quoted(&format!("{name}@{snap}.old"))
             ));
         }
         match links.get(skip) {
-            None => Verdict::AlreadyThere,
+            None => Standing::AlreadyThere,
             Some(Link { from: None, to, .. }) => match world.there.snapshots {
-                None if world.is_replay(file) => Verdict::Refused(format!(
+                None if world.is_replay(file) => Standing::Refused(format!(
                     "a replay: snapshot {to} was received before, and its dataset is gone since; to take it all the \
                      same: zsnap-ingest adopt {}; zsnap-ingest retry {}",
                     quoted(&target.to_string()),
                     quoted(target.host.as_str())
                 )),
-                Some([]) => Verdict::Waiting {
+                Some([]) => Standing::Waiting {
                     why: format!(
                         "for {name}, which is there without a snapshot: a receive that still goes on, or something made \
                          by hand; if it stays so: {}",
@@ -271,7 +271,7 @@ impl After<'_> {
                     ),
                     behind: None,
                 },
-                _ => Verdict::Conflict(format!(
+                _ => Standing::Conflict(format!(
                     "a full stream for {name}, which has other snapshots; to take it: {}, and the next run receives it",
                     aside(name)
                 )),
@@ -282,11 +282,11 @@ impl After<'_> {
     }
 
     /// Decides about a file whose base exists but which cannot be applied.
-    fn aside(&self, link: &Link, from: Guid) -> Verdict {
+    fn aside(&self, link: &Link, from: Guid) -> Standing {
         let name = self.world.there.name;
         if self.raw.is_some_and(|raw| raw != link.raw) {
             let (this, that) = if link.raw { ("raw", "plain") } else { ("plain", "raw") };
-            return Verdict::Broken(format!(
+            return Standing::Broken(format!(
                 "a {this} stream on {name}, which was received {that}; send it always raw or never: {}, and queue a full \
                  stream",
                 aside(name)
@@ -298,13 +298,13 @@ impl After<'_> {
         let behind = at.map_or(&[][..], |at| &snapshots[at + 1..]);
         // What follows the base was received, or is about to be: a rollback would lose a newer backup.
         if self.taken || behind.iter().any(|s| self.world.committed.contains_key(&s.guid)) {
-            return Verdict::Diverged(format!(
+            return Standing::Diverged(format!(
                 "{name} went on from its base @{base} without it; if what is sent now builds on it: {}, and queue a full \
                  stream",
                 aside(name)
             ));
         }
-        Verdict::Diverged(match behind.first() {
+        Standing::Diverged(match behind.first() {
             None => {
                 let rollback = quoted(&format!("{name}@{base}"));
                 format!("{name} was changed since its base @{base}; to undo that: zfs rollback {rollback}")
@@ -319,25 +319,25 @@ impl After<'_> {
     }
 
     /// Decides about a file whose base does not exist.
-    fn without_base(&self, file: usize, from: Guid) -> Verdict {
+    fn without_base(&self, file: usize, from: Guid) -> Standing {
         let world = &self.world;
         let name = world.there.name;
         if let Some(&behind) = world.by.get(&from).filter(|&&other| other != file) {
-            return Verdict::Waiting { why: format!("for its base {from}"), behind: Some(behind) };
+            return Standing::Waiting { why: format!("for its base {from}"), behind: Some(behind) };
         }
-        let waiting = |why| Verdict::Waiting { why, behind: None };
+        let waiting = |why| Standing::Waiting { why, behind: None };
         if self.unread {
             return waiting(format!("for its base {from}, which a file that was not read yet may bring"));
         }
         if world.committed.contains_key(&from) {
-            return Verdict::Broken(format!(
+            return Standing::Broken(format!(
                 "its base {from} was received into {name} and is gone; queue a stream from a snapshot that is still \
                  there, or a full one"
             ));
         }
         let facts = world.files[file].facts;
         match (facts.number.as_ref().and_then(|n| n.prev), world.past.last_seq) {
-            (Some(prev), Some(last)) if prev <= last => Verdict::Broken(format!(
+            (Some(prev), Some(last)) if prev <= last => Standing::Broken(format!(
                 "its base {from} never came to {name}, and {}, the one before it, is there: nothing more will come; queue a \
                  full stream, or remove the file if the chain went on without it",
                 numbered(prev, &facts.target)

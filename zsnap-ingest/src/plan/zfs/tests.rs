@@ -1,4 +1,4 @@
-//! Tests of the planner: states of a target and pending files, and the verdicts on them.
+//! Tests of the planner: states of a target and pending files, and their standings.
 
 use super::*;
 use crate::plan::{Facts, Head, Number};
@@ -41,12 +41,12 @@ fn decide(there: Option<&[u64]>, files: &[Facts], past: &Past) -> Plan {
 }
 
 fn words(plan: &Plan) -> Vec<String> {
-    let word = |verdict: &Verdict| match verdict {
-        Verdict::Ready { skip, again } => format!("ready {skip}{}", if *again { " again" } else { "" }),
-        Verdict::Waiting { behind: Some(behind), .. } => format!("waiting {behind}"),
-        verdict => verdict.word().to_owned(),
+    let word = |standing: &Standing| match standing {
+        Standing::Ready { skip, again } => format!("ready {skip}{}", if *again { " again" } else { "" }),
+        Standing::Waiting { behind: Some(behind), .. } => format!("waiting {behind}"),
+        standing => standing.word().to_owned(),
     };
-    plan.verdicts.iter().map(word).collect()
+    plan.standings.iter().map(word).collect()
 }
 
 #[test]
@@ -144,9 +144,9 @@ fn several_files() {
         ),
         ("raw on raw", None, vec![of(1, &[0, -1]), of(2, &[-1, -2])], &["ready 0", "ready 0"], &[0, 1]),
     ];
-    for (what, there, files, verdicts, path) in rows {
+    for (what, there, files, standings, path) in rows {
         let got = decide(there, &files, &none);
-        assert_eq!(words(&got), verdicts, "{what}: {got:?}");
+        assert_eq!(words(&got), standings, "{what}: {got:?}");
         assert_eq!(got.path, path, "{what}");
     }
 }
@@ -169,7 +169,7 @@ fn a_refused_one_is_tried_again_when_something_changed() {
     let of = |facts: &Facts, written, at: u64| {
         let there = PoolState { name: "p/h/tank", snapshots: Some(&all), written, parent: None };
         let refused_at = Some(Head { newest: Guid(7), written: at });
-        zfs(&there, &[Pending { facts, refused_at }], &past(&[], None), false).verdicts[0].word()
+        zfs(&there, &[Pending { facts, refused_at }], &past(&[], None), false).standings[0].word()
     };
     let tried = |written, at| of(&facts, written, at);
     assert_eq!(tried(512, 512), "diverged");
@@ -185,7 +185,7 @@ fn a_child_waits_for_its_parent() {
     let pending: Vec<Pending<'_>> = files.iter().map(|facts| Pending { facts, refused_at: None }).collect();
     let plan = zfs(&there, &pending, &past(&[], None), false);
     assert_eq!(words(&plan), ["waiting", "waiting 0"]);
-    assert!(plan.path.is_empty() && plan.verdicts[0].why().contains("create-parents"));
+    assert!(plan.path.is_empty() && plan.standings[0].why().contains("create-parents"));
 }
 
 #[test]

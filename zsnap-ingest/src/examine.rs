@@ -10,11 +10,11 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::Unsafe;
 
-use crate::file::{Fate, HeldFile};
+use crate::file::HeldFile;
 use crate::host::HostRun;
 use crate::known::{Entry, Seen, What};
 use crate::opened::{Opened, Rejection};
-use crate::plan::Facts;
+use crate::plan::{Facts, Standing};
 use crate::quarantine;
 use crate::shared::{MemoryReservation, seconds};
 
@@ -47,47 +47,43 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    /// Whether a file is, by its name, for a pool that is away. Such a file need not be decrypted in every run until
-    /// the drive returns.
-    pub fn is_away(&self, at: usize) -> bool {
-        let named = self.files[at].named();
-        self.shared.is_pool_away() && named.is_some_and(|named| self.shared.config.command_for(&named).is_none())
+    /// Returns the standing of a file that is, by its name, for a pool that is away. Such a file need not be decrypted
+    /// in every run until the drive returns.
+    pub fn away(&self, at: usize) -> Option<Standing> {
+        let named = self.files[at].named().filter(|named| self.shared.config.command_for(named).is_none());
+        named.and(self.shared.away())
     }
 
     fn look(&mut self, at: usize) -> Result<Option<HeldFile<'a>>> {
         let shared = self.shared;
-        let away = self.is_away(at);
+        let away = self.away(at);
         let file = &mut self.files[at];
         let Some(place) = self.places.get(file.place) else { return Ok(None) };
         let is_held = matches!(file.entry.what, What::Held(_));
-        if away {
-            if is_held {
-                return Ok(None);
-            }
-            file.fate = Fate::Later("its pool is absent".into());
+        if let Some(away) = away {
+            file.settled = Some(away).filter(|_| !is_held);
             return Ok(None);
         }
         let bounds = shared.config.bounds(&self.host);
         let bytes = self.read.saturating_add(file.entry.seen.size);
         // At least one file is always processed; otherwise one that exceeds max-bytes would never be.
         if self.looked > 0 && (self.looked >= bounds.max_files || bounds.max_bytes.is_some_and(|most| bytes > most)) {
-            if is_held {
-                return Ok(None);
-            }
-            file.fate = Fate::Later("enough of this host for one run (max-files, max-bytes)".into());
+            let enough = Standing::Skipped("enough of this host for one run (max-files, max-bytes)".into());
+            file.settled = Some(enough).filter(|_| !is_held);
             return Ok(None);
         }
         let fd = match place.dir.open_file(&file.name) {
             Ok(fd) => Arc::new(fd),
             Err(Unsafe::Gone) => {
-                file.fate = Fate::Gone;
+                file.is_gone = true;
                 return Ok(None);
             }
             Err(Unsafe::Not(what)) => {
-                let why = format!("{what}; ignored");
+                let why = format!(
+                    "it {what}; a queue file is a regular file with one name, and its directory's owner owns it"
+                );
                 // This is checked in every run: it is cheap, and depends not only on the file itself.
-                (file.entry.what, file.entry.again) = (What::Held(why.clone()), Some(0));
-                file.fate = Fate::Bad(why);
+                (file.entry.what, file.entry.again) = (What::Held(why), Some(0));
                 return Ok(None);
             }
             Err(Unsafe::Io(e)) => return Err(e.into()),
@@ -138,7 +134,7 @@ impl<'a> HostRun<'a> {
                 let modified = fd.metadata().and_then(|m| m.modified()).or_exit(Exit::Io, "queue file")?;
                 // The current time, not the time when the run began, which may be an hour ago.
                 if !place.exec && is_arriving(modified, SystemTime::now()) {
-                    file.fate = Fate::Later(format!("{why}; it may still be arriving"));
+                    file.settled = Some(Standing::Skipped(format!("{why}; it may still be arriving")));
                     return Ok(None);
                 }
                 self.quarantine(at, &fd, &why).map_err(|e| e.context(why))?;
@@ -157,19 +153,19 @@ impl<'a> HostRun<'a> {
         let file = &mut self.files[at];
         let Some(place) = self.places.get(file.place) else { return Ok(()) };
         if self.shared.dry {
-            file.fate = Fate::Doomed(why.to_owned());
+            file.settled = Some(Standing::Refused(why.to_owned()));
             return Ok(());
         }
         // A file that is still being written would continue to grow in quarantine.
         if Seen::of(&rustix::fs::fstat(fd)?) != file.entry.seen {
-            file.fate = Fate::Later(format!("{why}; it may still be arriving"));
+            file.settled = Some(Standing::Skipped(format!("{why}; it may still be arriving")));
             return Ok(());
         }
         if quarantine::put(&place.root, &place.dir, self.host.as_str().as_ref(), &file.name, fd, why)? {
-            file.fate = Fate::Gone;
+            file.is_gone = true;
             self.shared.notices().event(format!("{key}: in quarantine: {why}"));
         } else {
-            file.fate = Fate::Later("it was replaced meanwhile".into());
+            file.settled = Some(Standing::Skipped("it was replaced meanwhile".into()));
         }
         Ok(())
     }

@@ -1,0 +1,205 @@
+//! Determines the standing of each file of a host: that of the planner if everything that it needs is available, or
+//! else what prevents it. It reads journals and directories, and changes nothing except that it rebuilds a lost journal.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Result;
+use zsnap_common::cli::log;
+use zsnap_common::durable::incoming::shown;
+use zsnap_common::names::shell::quoted;
+use zsnap_common::names::target::Target;
+
+use crate::config::CommandTable;
+use crate::file::File;
+use crate::host::HostRun;
+use crate::journal;
+use crate::known::What;
+use crate::plan::{self, Head, Past, Pending, Plan, Standing};
+use crate::{beside, command, pool::Pool};
+
+/// The plan for a target, with the indices of the host's files.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// The standings by index of the file.
+    pub standings: BTreeMap<usize, Standing>,
+    /// The files to apply, in this order.
+    pub path: Vec<usize>,
+}
+
+impl HostRun<'_> {
+    /// Plans the files that are known to be for a target.
+    pub fn planned(&mut self, target: &Target) -> Result<Planned> {
+        let is_zfs = |&at: &usize| self.files[at].facts().is_some_and(|facts| !facts.links.is_empty());
+        let (zfs, opaque): (Vec<usize>, Vec<usize>) = self.of(target).partition(is_zfs);
+        let mut planned = Planned::default();
+        for (files, zfs) in [(zfs, true), (opaque, false)] {
+            if files.is_empty() {
+                continue;
+            }
+            match if zfs { self.zfs(target, &files)? } else { self.opaque(target, &files) } {
+                Ok(plan) => {
+                    planned.path.extend(plan.path.iter().map(|&at| files[at]));
+                    let index = |at: usize, standing| match standing {
+                        Standing::Waiting { why, behind: Some(behind) } => {
+                            Standing::Waiting { why, behind: files.get(behind).copied() }
+                        }
+                        Standing::Waiting { why, behind: None } => self.behind_silent(at, why),
+                        standing => standing,
+                    };
+                    let standings = plan.standings.into_iter().zip(&files);
+                    planned.standings.extend(standings.map(|(standing, &at)| (at, index(at, standing))));
+                }
+                Err(same) => planned.standings.extend(files.iter().map(|&at| (at, same.clone()))),
+            }
+        }
+        Ok(planned)
+    }
+
+    /// Looks for what a file waits for among the files that are held or were not verified. It is recognized by name:
+    /// the number that the file builds on, and a matching target.
+    fn behind_silent(&self, at: usize, why: String) -> Standing {
+        let facts = self.files.get(at).and_then(File::facts);
+        let prev = facts.and_then(|facts| facts.number.as_ref()?.prev);
+        let front = prev.and_then(|prev| {
+            self.silent.iter().copied().find(|&front| {
+                let file = &self.files[front];
+                // The number is compared first, because thousands of files may wait for thousands.
+                let fits = file.queue.stamp.seq() == prev && !file.is_gone;
+                fits && facts.is_some_and(|facts| file.queue.may_be(&facts.target))
+            })
+        });
+        let Some(front) = front else { return Standing::Waiting { why, behind: None } };
+        let stands = match self.unplanned(front).map(|standing| standing.message(false)) {
+            Some(message) if !message.is_empty() => message,
+            _ => "the next run reads it".to_owned(),
+        };
+        let name = shown(&self.files[front].name);
+        Standing::Waiting { why: format!("behind {name}, which is here: {stands}"), behind: Some(front) }
+    }
+
+    /// Returns the standing of a file about which the plan does not decide; `None`: it decides.
+    fn unplanned(&self, at: usize) -> Option<Standing> {
+        let file = &self.files[at];
+        let standing = match (&file.settled, &file.entry.what) {
+            (Some(settled), _) => settled.clone(),
+            (None, What::Says(_)) => return None,
+            (None, What::Held(why)) => Standing::Held(why.clone()),
+            (None, What::New) => self.away(at).unwrap_or(Standing::New),
+        };
+        Some(standing.after(file.failure()))
+    }
+
+    /// Returns the standing of every file that still exists, in the order in which a run processes them.
+    pub fn standings(&mut self) -> Result<Vec<(usize, Standing)>> {
+        // By index of the file: its position in the order (first file of its target, turn), and the standing.
+        let mut all: BTreeMap<usize, ((usize, usize), Standing)> = BTreeMap::new();
+        for target in self.targets() {
+            let Planned { standings, path } = self.planned(&target)?;
+            let first = standings.keys().next().copied().unwrap_or(0);
+            let turns: HashMap<usize, usize> = path.iter().enumerate().map(|(turn, &at)| (at, turn + 1)).collect();
+            for (at, standing) in standings {
+                let last = turns.get(&at).copied().unwrap_or(usize::MAX);
+                let turn = if standing.is_needless() { 0 } else { last };
+                all.insert(at, ((first, turn), standing.after(self.files[at].failure())));
+            }
+            if self.shared.dry && !path.is_empty() {
+                self.tree.expect(&target);
+            }
+        }
+        for at in (0..self.files.len()).filter(|&at| !self.files[at].is_gone) {
+            if let Some(standing) = self.unplanned(at) {
+                all.insert(at, ((at, 0), standing));
+            }
+        }
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_by_key(|&(_, (place, _))| place);
+        Ok(all.into_iter().map(|(at, (_, standing))| (at, standing)).collect())
+    }
+
+    /// Returns what the planner needs to know of these files. `head`: the present state of their dataset.
+    fn pending(&self, files: &[usize], head: Option<Head>) -> Vec<Pending<'_>> {
+        let pending = |&at: &usize| {
+            let file = &self.files[at];
+            // A rejected file is attempted once in a run, however often the dataset changes meanwhile.
+            let refused_at = if file.refused { head } else { file.entry.refused_at };
+            file.facts().map(|facts| Pending { facts, refused_at })
+        };
+        files.iter().filter_map(pending).collect()
+    }
+
+    fn zfs(&mut self, target: &Target, files: &[usize]) -> Result<Result<Plan, Standing>> {
+        let config = self.shared.config;
+        let Some((store, _)) = &config.store else {
+            return Ok(Err(Standing::Held("a ZFS stream, and no store is configured; specify --store".into())));
+        };
+        if let Err(e) = target.under(store) {
+            return Ok(Err(Standing::Held(format!("{e}; a shorter store helps"))));
+        }
+        let Some(pool) = self.shared.pool.as_ref() else {
+            return Ok(Err(self.shared.away().unwrap_or(Standing::New)));
+        };
+        self.load_past(pool, target)?;
+        let create = config.hosts.get(&target.host).map_or(&[][..], |table| &table.create_parents);
+        let parent = self.tree.missing_parent(target, create);
+        // A file that was not read may bring what another one waits for.
+        let unread = self.beyond > 0
+            || self.silent.iter().any(|&at| {
+                let file = &self.files[at];
+                !file.is_gone && file.queue.may_be(target)
+            });
+        let name = self.tree.name(target);
+        let none = Past::default();
+        let past = self.pasts.get(target).unwrap_or(&none);
+        let there = self.tree.there(&name, parent.as_ref());
+        Ok(Ok(plan::zfs(&there, &self.pending(files, there.head()), past, unread)))
+    }
+
+    /// Reads the journal of a target. If it is lost or damaged, it is rebuilt from the snapshots on the pool.
+    fn load_past(&mut self, pool: &Pool<'_>, target: &Target) -> Result<()> {
+        if self.pasts.contains_key(target) {
+            return Ok(());
+        }
+        let path = journal::dataset_path(&self.shared.config.state, pool.guid, target);
+        let name = self.tree.name(target);
+        let snapshots = self.tree.snapshots(&name);
+        let why = match journal::read(&path) {
+            Ok(Some(past)) => {
+                self.pasts.insert(target.clone(), past);
+                return Ok(());
+            }
+            Ok(None) if snapshots.is_empty() => None,
+            Ok(None) => Some(format!("{target}: no journal")),
+            Err(e) => Some(format!("{e:#}")),
+        };
+        let past = Past { committed: snapshots.iter().map(|s| s.guid).collect(), ..Past::default() };
+        if let Some(why) = why.filter(|_| !self.shared.dry) {
+            log::warn(format!("{why}; rebuilt from {} snapshots of {name}", snapshots.len()));
+            journal::write(&path, &past)?;
+        }
+        self.pasts.insert(target.clone(), past);
+        Ok(())
+    }
+
+    fn opaque(&self, target: &Target, files: &[usize]) -> Result<Plan, Standing> {
+        let Some(table) = self.shared.config.command_for(target) else {
+            let why = format!("no command receives {target}; add a [[command]] that matches it");
+            return Err(Standing::Held(why));
+        };
+        let target_of = |table: &CommandTable| {
+            command::check_target(&table.target)?;
+            beside::check(&table.target, self.shared.dry)
+        };
+        match target_of(table) {
+            Ok(()) => {}
+            Err(why) if !table.target.exists() => return Err(Standing::Away(why)),
+            Err(why) => return Err(Standing::Held(why)),
+        }
+        let applied = beside::read(&table.target).map_err(|e| {
+            Standing::Broken(format!(
+                "{e:#}; look at the target, then: zsnap-ingest adopt {}, and queue a new --full",
+                quoted(&target.to_string())
+            ))
+        })?;
+        Ok(plan::opaque(&self.pending(files, None), applied.get(&target.to_string()), table.overlap))
+    }
+}
