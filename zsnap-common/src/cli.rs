@@ -9,3 +9,4 @@ pub mod options;
 pub mod progress;
 pub mod report;
 pub mod trusted;
+pub mod units;

@@ -1,7 +1,7 @@
 //! The code that the zsnap tools share, in layers: each module uses only those above it.
 //!
 //! - [`names`]: hosts, datasets, labels, queue files, globs, digests, quoting
-//! - [`cli`]: options, exit statuses, signals, messages, progress, reports, findings, trusted files
+//! - [`cli`]: options, units, exit statuses, signals, messages, progress, reports, findings, trusted files
 //! - [`stream`]: the gate for ZFS streams
 //! - [`process`]: child processes and `zfs`
 //! - [`locks`]: flock(2) and dotlocks

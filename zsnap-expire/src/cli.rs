@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use regex::Regex;
-use zsnap_common::cli::options::duration;
+use zsnap_common::cli::units::duration;
 
 use crate::brakes::MaxDestroy;
 use crate::rules::rule::Rule;

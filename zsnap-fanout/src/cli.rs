@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use zsnap_common::cli::options::{duration, size};
+use zsnap_common::cli::units::{duration, size};
 use zsnap_common::durable::dest::nice;
 
 use crate::day::Since;

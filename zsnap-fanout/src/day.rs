@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
-use zsnap_common::cli::options;
+use zsnap_common::cli::units;
 
 /// The first day whose files `requeue` delivers again.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ impl FromStr for Since {
             Ok(day) => Ok(Since::Day(day)),
             Err(_) => {
                 let wrong = |_| format!("\"{text}\" is not a day; write 2026-11-20, or 3d for three days ago");
-                options::duration(text).map(Since::Ago).map_err(wrong)
+                units::duration(text).map(Since::Ago).map_err(wrong)
             }
         }
     }

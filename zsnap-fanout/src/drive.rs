@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Deserializer};
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::cli::options;
+use zsnap_common::cli::units;
 use zsnap_common::durable::dest::{self, Dest, Transport};
 use zsnap_common::names::glob::Glob;
 use zsnap_common::names::target::Host;
@@ -44,7 +44,7 @@ struct Table {
 }
 
 fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    options::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+    units::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn nice<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
@@ -52,7 +52,7 @@ fn nice<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
 }
 
 fn size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
-    options::size(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+    units::size(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// A destination with a name and an outbox.

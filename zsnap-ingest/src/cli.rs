@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use zsnap_common::cli::options::{duration, size};
+use zsnap_common::cli::units::{duration, size};
 use zsnap_common::names::target::{Host, NameError, Target};
 
 /// Receive queue files: authenticate, order and decompress them, and pass them to zfs receive

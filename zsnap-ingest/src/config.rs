@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Deserialize;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::options::{self, size};
+use zsnap_common::cli::options;
+use zsnap_common::cli::units::{self, size};
 use zsnap_common::names::digest::sha256_hex;
 use zsnap_common::names::glob::Glob;
 use zsnap_common::names::target::{Dataset, Host, Target};
@@ -88,7 +89,7 @@ pub struct CommandTable {
 }
 
 fn maybe_duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    options::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+    units::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn glob<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Glob, D::Error> {

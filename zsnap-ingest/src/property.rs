@@ -5,7 +5,7 @@
 //! The names, values and kinds are those of zfsprops(7); the grammar of user properties is that of OpenZFS
 //! `zfs_prop_user` (`module/zcommon/zfs_prop.c`).
 
-use zsnap_common::cli::options::size;
+use zsnap_common::cli::units::size;
 use zsnap_common::stream::Kind;
 
 /// One property for `zfs receive`: to be set (`-o`), or to be inherited (`-x`). Only the constructors below create

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use zsnap_common::cli::options;
+use zsnap_common::cli::units;
 use zsnap_common::durable::dest::{Dest, nice};
 use zsnap_common::names::target::Host;
 use zsnap_message::keys::Format;
@@ -71,7 +71,7 @@ pub struct Options {
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub threads: u32,
     /// Memory for compression
-    #[arg(long, global = true, default_value = "256MiB", value_name = "SIZE", value_parser = options::size)]
+    #[arg(long, global = true, default_value = "256MiB", value_name = "SIZE", value_parser = units::size)]
     pub memory: u64,
     /// Accept a stream of any bytes, not only of zfs send
     #[arg(long, global = true)]
@@ -101,7 +101,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
     pub nice: Option<String>,
     /// Configuration file of NNCP; an absolute path
-    #[arg(long, global = true, value_name = "FILE", value_parser = options::absolute)]
+    #[arg(long, global = true, value_name = "FILE", value_parser = units::absolute)]
     pub nncp_config: Option<PathBuf>,
     /// The program nncp-file
     #[arg(long, global = true, default_value = "nncp-file", value_name = "PROGRAM")]
@@ -110,7 +110,7 @@ pub struct Options {
     #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM")]
     pub nncp_exec_program: PathBuf,
     /// Stop a delivery that reads and writes nothing for TIME, and leave it to flush; 0: never
-    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = options::duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = units::duration)]
     pub delivery_timeout: Duration,
     /// Directory of the state and the outbox [default: /var/lib/zsnap/queue]
     #[arg(long, global = true, value_name = "DIR")]
@@ -153,7 +153,7 @@ pub struct StatusOptions {
     #[arg(long, conflicts_with = "json")]
     pub prometheus: bool,
     /// Exit 1 if a dataset was not queued, or a file was not delivered, for longer than TIME
-    #[arg(long, value_name = "TIME", value_parser = options::duration)]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_age: Option<Duration>,
     /// Print only if the exit status is not 0
     #[arg(long)]

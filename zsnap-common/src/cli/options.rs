@@ -7,7 +7,6 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue};
@@ -207,41 +206,6 @@ impl Config<'_> {
         let line = before.matches('\n').count() + 1;
         Exit::Config.error(format!("{}:{line}: {}", self.path.display(), what.trim_end().replace('\n', "; ")))
     }
-}
-
-/// Parses a duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("\"{text}\" is not a duration; write 7d, 36h or 90m");
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
-    let signed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    Duration::try_from(signed).map_err(|_| wrong())
-}
-
-/// Parses an absolute path. Child programs need one, because they run in `/`, wherever we were started.
-pub fn absolute(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { Err(format!("\"{text}\" is not a path from / on")) }
-}
-
-/// Parses a size in bytes: a number, alone or with `K`, `M`, `G` or `T` (also `KiB` and so on), which are
-/// powers of 1024.
-pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("\"{text}\" is not a size; write 64MiB, 512K or 1G");
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let shift = match unit {
-        "" | "B" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        "T" | "TiB" => 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
 /// Returns the absolute path of the state directory: `given`, or `/var/lib/zsnap/TOOL` for root, or

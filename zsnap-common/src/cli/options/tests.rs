@@ -162,20 +162,3 @@ fn no_file_is_taken_that_others_may_change() {
     assert!(read(&fifo).is_err());
     std::fs::remove_file(fifo).unwrap();
 }
-
-#[test]
-fn durations_and_sizes_have_units() {
-    for (text, seconds) in [("0", 0), ("7d", 604_800), ("36h", 129_600), ("90m", 5400), ("2w", 1_209_600), ("30s", 30)]
-    {
-        assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
-    }
-    for bad in ["", "7", "d", "-1d", "1mo", "x"] {
-        assert!(duration(bad).is_err(), "{bad}");
-    }
-    for (text, bytes) in [("0", 0), ("10", 10), ("512K", 524_288), ("64MiB", 67_108_864), ("1G", 1 << 30)] {
-        assert_eq!(size(text), Ok(bytes), "{text}");
-    }
-    for bad in ["", "M", "1.5G", "1 G", "-1", "99999999T"] {
-        assert!(size(bad).is_err(), "{bad}");
-    }
-}

@@ -1,0 +1,62 @@
+//! Units: durations and sizes on the command line and in configuration files.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Parses a duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("\"{text}\" is not a duration; write 7d, 36h or 90m");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let signed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    Duration::try_from(signed).map_err(|_| wrong())
+}
+
+/// Parses an absolute path. Child programs need one, because they run in `/`, wherever we were started.
+pub fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("\"{text}\" is not a path from / on")) }
+}
+
+/// Parses a size in bytes: a number, alone or with `K`, `M`, `G` or `T` (also `KiB` and so on), which are
+/// powers of 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("\"{text}\" is not a size; write 64MiB, 512K or 1G");
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_have_units() {
+        for (text, seconds) in
+            [("0", 0), ("7d", 604_800), ("36h", 129_600), ("90m", 5400), ("2w", 1_209_600), ("30s", 30)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "7", "d", "-1d", "1mo", "x"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        for (text, bytes) in [("0", 0), ("10", 10), ("512K", 524_288), ("64MiB", 67_108_864), ("1G", 1 << 30)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "M", "1.5G", "1 G", "-1", "99999999T"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}
