@@ -317,6 +317,7 @@ pub fn seal_with(manifest: &Manifest, trailer: Trailer, key: Option<&SigningKey>
         Ok(trailer)
     })
     .unwrap()
+    .0
 }
 
 /// What lies in a directory and is not hidden, sorted; nothing if it is not there.

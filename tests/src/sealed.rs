@@ -130,7 +130,7 @@ pub fn sealed(data: &[u8], how: &Sealing<'_>) -> Vec<u8> {
         to.write_all(data)?;
         Ok(trailer(data))
     };
-    seal(Vec::new(), how, &manifest(), body).unwrap()
+    seal(Vec::new(), how, &manifest(), body).unwrap().0
 }
 
 pub fn open(message: &[u8], who: &Trust<'_>, limits: &Limits) -> Result<Vec<u8>, Refusal> {

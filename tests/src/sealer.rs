@@ -86,5 +86,6 @@ impl Sealer {
             Ok(trailer)
         })
         .unwrap()
+        .0
     }
 }

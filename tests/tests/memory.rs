@@ -49,7 +49,7 @@ fn two_hundred_mebibytes_are_sealed_and_opened_in_bounded_memory() {
             Ok(Trailer { zsnap: 1, bytes: digest.1, sha256, substreams: None, to: None })
         };
         let how = Sealing { threads: 2, ..site.sealing(format) };
-        let file = seal(tempfile::tempfile().unwrap(), &how, &manifest(), body).unwrap();
+        let file = seal(tempfile::tempfile().unwrap(), &how, &manifest(), body).unwrap().0;
         assert!(file.metadata().unwrap().len() > 180 << 20);
         let verified = verify(
             file,

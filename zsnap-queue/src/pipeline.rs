@@ -1,9 +1,8 @@
 //! Reads the stream, checks it with the gate, computes its digest and passes it on to be sealed.
 //! Memory is bounded: only the beginning, up to the first record of the first substream, is buffered.
 
-use std::convert::Infallible;
+use std::borrow::Borrow;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use zsnap_common::cli::exit::{Exit, OrExit};
@@ -11,6 +10,7 @@ use zsnap_common::cli::progress::Progress;
 use zsnap_common::names::digest::Hasher;
 use zsnap_common::stream::{Gate, StreamError, StreamFacts};
 use zsnap_message::payload::{Trailer, ZfsHead};
+use zsnap_message::seal::SealError;
 
 const CHUNK: usize = 256 << 10;
 
@@ -128,80 +128,37 @@ fn refused(e: StreamError) -> anyhow::Error {
     }
 }
 
-/// A writer that remembers how it failed, because the layers above may not preserve the kind of an
-/// error.
-pub struct Remembering<W> {
-    inner: W,
-    failure: Arc<Mutex<Option<io::ErrorKind>>>,
-}
-
-impl<W> Remembering<W> {
-    pub fn new(inner: W) -> (Remembering<W>, Failure) {
-        let failure = Arc::default();
-        (Remembering { inner, failure: Arc::clone(&failure) }, Failure(failure))
-    }
-
-    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        if let Err(e) = &result {
-            let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(e.kind());
-        }
-        result
+impl Borrow<Trailer> for Passed {
+    fn borrow(&self) -> &Trailer {
+        &self.trailer
     }
 }
 
-impl<W: Write> Write for Remembering<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let result = self.inner.write(bytes);
-        self.note(result)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        let result = self.inner.flush();
-        self.note(result)
-    }
-}
-
-/// The first failure of a [`Remembering`] writer, if any.
-pub struct Failure(Arc<Mutex<Option<io::ErrorKind>>>);
-
-impl Failure {
-    /// Adds the exit status and the remedy to `error` if the writer failed.
-    pub fn explain(&self, error: anyhow::Error, what: &str) -> anyhow::Error {
-        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(kind) => explained(kind, error, what),
-            None => error,
-        }
+/// Returns a function that adds the exit status and the remedy to the error of a queue file that could not be written.
+pub fn seal_failed(what: &str) -> impl FnOnce(SealError) -> anyhow::Error {
+    move |e| match e {
+        SealError::Out(e) => io_failed(what)(e),
+        SealError::Other(e) => e,
     }
 }
 
 /// Returns a function that adds the exit status and the remedy to an I/O error.
 pub fn io_failed(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error {
-    move |e| explained(e.kind(), e.into(), what)
-}
-
-fn explained(kind: io::ErrorKind, error: anyhow::Error, what: &str) -> anyhow::Error {
-    let (exit, remedy) = match kind {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (Exit::TryAgain, " (make room, then run again)"),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => (Exit::CantCreate, ""),
-        _ => (Exit::Io, ""),
-    };
-    let Err(e) = Err::<Infallible, _>(error).or_exit(exit, format!("{what}{remedy}"));
-    e
+    move |e| {
+        let (exit, remedy) = match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                (Exit::TryAgain, " (make room, then run again)")
+            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => (Exit::CantCreate, ""),
+            _ => (Exit::Io, ""),
+        };
+        exit.context(e, format!("{what}{remedy}"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Full;
-    impl Write for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn opaque_bytes_pass_with_their_digest() {
@@ -223,11 +180,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_as_one() {
-        let (mut out, failure) = Remembering::new(Full);
-        assert!(out.write(b"x").is_err());
-        let e = failure.explain(anyhow::anyhow!("some layer gave up"), "cannot write");
-        assert_eq!(Exit::of(&e), Exit::TryAgain);
-        let (_, failure) = Remembering::new(Full);
-        assert_eq!(Exit::of(&failure.explain(Exit::Data.error("bad"), "cannot write")), Exit::Data);
+        let failed = |e| Exit::of(&seal_failed("cannot write")(e));
+        assert_eq!(failed(SealError::Out(io::ErrorKind::StorageFull.into())), Exit::TryAgain);
+        assert_eq!(failed(Exit::Data.error("bad").into()), Exit::Data);
     }
 }

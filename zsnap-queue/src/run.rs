@@ -17,13 +17,13 @@ use zsnap_common::durable::publish::{self, NewFile};
 use zsnap_common::names::queue_name::{QueueName, Stamp};
 use zsnap_message::keys::{Format, Recipients, SigningKey};
 use zsnap_message::payload::{Base, Manifest, PayloadKind, ZfsHead};
-use zsnap_message::seal::{Sealing, max_threads, seal};
+use zsnap_message::seal::{SealError, Sealing, max_threads, seal};
 
 use crate::admit::{Body, Place, admit};
 use crate::cli::{Cli, Options};
 use crate::delivery::{self, Outcome};
 use crate::job::{self, Job, Source, Wanted};
-use crate::pipeline::{Begun, Passed, Remembering, io_failed};
+use crate::pipeline::{Begun, Passed, io_failed, seal_failed};
 use crate::producer::{self, Advance, StateCopy};
 use crate::recover::recover;
 use crate::state::{Acknowledged, CommitError, Locked, State, random_hex};
@@ -159,9 +159,9 @@ struct Run<'a> {
 impl Run<'_> {
     /// Seals to standard output (`--to -`), without an outbox. The stream is queued when the last byte is written.
     fn filter(&self, dataset: Locked<'_>, begun: Begun) -> anyhow::Result<Exit> {
-        let (out, failure) = Remembering::new(Interruptible::new(io::stdout()));
-        let (_, passed) =
-            self.seal(out, begun, None).map_err(|e| failure.explain(e, "cannot write to standard output"))?;
+        let passed = self
+            .seal(Interruptible::new(io::stdout()), begun, None)
+            .map_err(seal_failed("cannot write to standard output"))?;
         match rustix::fs::fsync(io::stdout()) {
             // A pipe cannot be synced.
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::ROFS) => {}
@@ -182,10 +182,9 @@ impl Run<'_> {
         let split = boxes.split_dir(&target.host);
         publish::make_dirs(&split).map_err(io_failed("cannot make the outbox"))?;
         let file = NewFile::create_in(&split).map_err(io_failed("cannot create a file in the outbox"))?;
-        let (out, failure) = Remembering::new(file.file());
-        let (_, passed) = self
-            .seal(out, begun, copy.as_ref())
-            .map_err(|e| failure.explain(e, &format!("cannot write {}", file.path().display())))?;
+        let passed = self
+            .seal(file.file(), begun, copy.as_ref())
+            .map_err(seal_failed(&format!("cannot write {}", file.path().display())))?;
         // Q2
         file.sync().map_err(io_failed("cannot write to the outbox"))?;
         let stamp = Stamp::from_seq(self.place.seq, std::process::id());
@@ -241,7 +240,7 @@ impl Run<'_> {
         out: W,
         begun: Begun,
         copy: Option<&StateCopy>,
-    ) -> anyhow::Result<(W, Passed)> {
+    ) -> Result<Passed, SealError> {
         let o = self.options;
         // A higher level gains nothing on data that is already compressed or encrypted.
         let dense = |head: &ZfsHead| head.raw || head.compressed;
@@ -256,24 +255,20 @@ impl Run<'_> {
             threads: wanted.min(max_threads(level, o.memory)),
         };
         let progress = Progress::new(&self.job.target.to_string(), None);
-        let mut result = None;
-        let out = seal(out, &how, self.manifest, |sink| {
+        let (_, passed) = seal(out, &how, self.manifest, |sink| {
             let passed = match &self.job.source {
                 Source::Producer { argv, .. } => self.produce(argv, copy, begun, sink, &progress)?,
                 _ => begun.pass(&mut Interruptible::new(io::stdin()), sink, &progress)?,
             };
-            let trailer = passed.trailer.clone();
-            if trailer.bytes == 0 {
+            if passed.trailer.bytes == 0 {
                 // The program at the other end of the pipe may have died before its first byte.
                 return Err(
                     Exit::Data.error("the stream is empty, so nothing is queued: see why its producer wrote nothing")
                 );
             }
-            result = Some(passed);
-            Ok(trailer)
+            Ok(passed)
         })?;
-        let passed = result.ok_or_else(|| Exit::Io.error("the stream was not sealed"))?;
-        Ok((out, passed))
+        Ok(passed)
     }
 
     fn produce(

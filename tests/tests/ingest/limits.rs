@@ -97,7 +97,7 @@ fn a_stream_above_max_ratio_is_held_until_max_ratio_is_raised() {
             (0..pieces).try_for_each(|_| out.write_all(&piece))?;
             Ok(trailer.clone())
         });
-        scene.deliver("laptop", &name("laptop/etc", seq), &sealed.unwrap());
+        scene.deliver("laptop", &name("laptop/etc", seq), &sealed.unwrap().0);
         let buffer = format!("--verify-buffer={buffer}");
         scene.ingest(&[&buffer, "--max-ratio=1000"]).expect(1).says("and max-ratio is 1000;").says("held: ");
         scene.ingest(&[&buffer, "--max-ratio=1000000"]).expect(0);

@@ -228,7 +228,7 @@ fn a_zfs_stream_must_agree_with_its_manifest_and_trailer() {
             out.write_all(&stream)?;
             Ok(trailer)
         };
-        let message = seal(Vec::new(), &site.sealing(Format::Gpg), manifest, body).unwrap();
+        let message = seal(Vec::new(), &site.sealing(Format::Gpg), manifest, body).unwrap().0;
         site.open(&message)
     };
     assert!(try_it(&right, Some(1), Some(to)).unwrap() == stream);
@@ -323,7 +323,7 @@ fn make_the_vectors() {
                 out.write_all(data)?;
                 Ok(trailer)
             };
-            let message = seal(Vec::new(), &site.sealing(format), &manifest, body).unwrap();
+            let message = seal(Vec::new(), &site.sealing(format), &manifest, body).unwrap().0;
             fs::write(dir.join(format!("{name}.{suffix}")), message).unwrap();
         }
     }

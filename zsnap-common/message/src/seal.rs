@@ -5,6 +5,7 @@
 
 mod seipd;
 
+use std::borrow::Borrow;
 use std::io::{self, Write};
 use std::thread::{self, ScopedJoinHandle};
 
@@ -32,21 +33,49 @@ pub struct Sealing<'a> {
     pub threads: u32,
 }
 
+/// Why a queue file could not be sealed.
+#[derive(Debug)]
+pub enum SealError {
+    /// The writer of the queue file failed.
+    Out(io::Error),
+    /// Anything else failed, such as what writes the stream.
+    Other(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for SealError {
+    fn from(e: E) -> SealError {
+        SealError::Other(e.into())
+    }
+}
+
+impl SealError {
+    /// Whether it says only that another thread failed.
+    fn is_of_another(&self) -> bool {
+        match self {
+            SealError::Out(e) => Disconnected::is_io(e),
+            SealError::Other(e) => Disconnected::is(e),
+        }
+    }
+}
+
 /// Seals what `body` writes, and writes it to `out`: OpenPGP(encrypt(sign(literal(manifest, zstd(body), trailer)))).
-/// Compression, signing, encryption and writing overlap in threads; memory is bounded. Returns `out`.
+/// Compression, signing, encryption and writing overlap in threads; memory is bounded. Returns `out` and what `body`
+/// returns, which has the trailer.
 ///
 /// # Errors
 /// An error of `body` or `out` ends all threads. What `out` has received is garbage then, and the caller must discard
 /// it.
-pub fn seal<W: Write + Send + Sync>(
+pub fn seal<W: Write + Send + Sync, T: Borrow<Trailer>>(
     out: W,
     how: &Sealing<'_>,
     manifest: &Manifest,
-    body: impl FnOnce(&mut dyn Write) -> anyhow::Result<Trailer>,
-) -> anyhow::Result<W> {
+    body: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
+) -> Result<(W, T), SealError> {
     let front = manifest.encode()?;
     if how.format == Format::Gpg && how.signer.is_some_and(|signer| signer.pair.public().version() > 4) {
-        return Err(Exit::Config.error("the signing key is of version 6, which no GnuPG reads: use --format aead"));
+        return Err(Exit::Config
+            .error("the signing key is of version 6, which no GnuPG reads: use --format aead")
+            .into());
     }
     let (to_sign, from_body) = pipe();
     let (to_encrypt, from_sign) = pipe();
@@ -55,35 +84,39 @@ pub fn seal<W: Write + Send + Sync>(
         let writing = scope.spawn(|| write(from_encrypt, out));
         let encrypting = scope.spawn(|| encrypt(from_sign, to_write, how));
         let signing = scope.spawn(|| sign(from_body, to_encrypt, how));
-        let produced = produce(to_sign, how, &front, body);
-        // The thread that failed by itself has the reason; the others only saw a pipe break.
-        let signed = joined(signing);
-        let encrypted = joined(encrypting);
-        let written = joined(writing);
-        let cause = |e: anyhow::Error| if Disconnected::is(&e) { None } else { Some(e) };
-        let (out, written) = match written {
-            Ok(out) => (Some(out), None),
-            Err(e) => (None, Some(e)),
-        };
-        let errors: Vec<_> = [produced.err(), written, encrypted.err(), signed.err()].into_iter().flatten().collect();
-        match (out, errors.is_empty()) {
-            (Some(out), true) => Ok(out),
-            _ => Err(errors.into_iter().find_map(cause).unwrap_or_else(|| Exit::Io.error("sealing was interrupted"))),
+        let mut errors = Vec::new();
+        let content = kept(produce(to_sign, how, &front, body), &mut errors);
+        let out = kept(joined(writing), &mut errors);
+        kept(joined(encrypting), &mut errors);
+        kept(joined(signing), &mut errors);
+        match (out, content, errors.is_empty()) {
+            (Some(out), Some(content), true) => Ok((out, content)),
+            // The thread that failed by itself has the reason; the others only saw a pipe break.
+            _ => Err(errors.into_iter().find(|e| !e.is_of_another()).unwrap_or_else(|| interrupted().into())),
         }
     })
 }
 
-fn joined<T>(thread: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<T> {
-    thread.join().unwrap_or_else(|_| Err(Exit::Io.error("a thread that seals failed")))
+fn interrupted() -> anyhow::Error {
+    Exit::Io.error("sealing was interrupted")
+}
+
+/// Returns the result of a thread, or moves its error to `errors`.
+fn kept<T>(result: Result<T, SealError>, errors: &mut Vec<SealError>) -> Option<T> {
+    result.map_err(|e| errors.push(e)).ok()
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, SealError>>) -> Result<T, SealError> {
+    thread.join().unwrap_or_else(|_| Err(Exit::Io.error("a thread that seals failed").into()))
 }
 
 /// Compresses what `body` writes with zstd, between manifest and trailer.
-fn produce(
+fn produce<T: Borrow<Trailer>>(
     mut to: PipeWriter,
     how: &Sealing<'_>,
     front: &[u8],
-    body: impl FnOnce(&mut dyn Write) -> anyhow::Result<Trailer>,
-) -> anyhow::Result<()> {
+    body: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
+) -> Result<T, SealError> {
     to.write_all(front)?;
     let mut zstd = zstd::stream::write::Encoder::new(to, how.level)?;
     zstd.include_checksum(true)?;
@@ -91,15 +124,15 @@ fn produce(
         zstd.multithread(how.threads)?;
     }
     let mut zstd = Watch { inner: zstd, broken: false };
-    let trailer = body(&mut zstd);
-    let trailer = match trailer {
+    let content = match body(&mut zstd) {
         // It failed because a later stage did: this is not an error of its own.
         Err(_) if zstd.broken => return Err(io::Error::other(Disconnected).into()),
         other => other?,
     };
     let mut to = zstd.inner.finish()?;
-    to.write_all(&trailer.encode()?)?;
-    Ok(to.finish()?)
+    to.write_all(&content.borrow().encode()?)?;
+    to.finish()?;
+    Ok(content)
 }
 
 /// Remembers whether a write failed because a later stage is gone.
@@ -119,7 +152,7 @@ impl<W: Write> Write for Watch<W> {
 }
 
 /// Writes a one-pass signature, the literal packet, and the signature.
-fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::Result<()> {
+fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> Result<(), SealError> {
     let mut message = Message::new(&mut to);
     if let Some(signer) = how.signer {
         // SHA-256 is three times as fast as Sequoia's default, SHA-512.
@@ -136,7 +169,7 @@ fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::
 }
 
 /// Writes the session key for each recipient, and the encrypted packet around what was signed.
-fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyhow::Result<()> {
+fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> Result<(), SealError> {
     let keys = &how.recipients.keys;
     match how.format {
         Format::Gpg => seipd::encrypt_v1(&mut from, &mut to, keys)?,
@@ -145,9 +178,8 @@ fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> anyho
     Ok(to.finish()?)
 }
 
-fn write<W: Write>(mut from: PipeReader, mut out: W) -> anyhow::Result<W> {
-    drain(&mut from, &mut out)?;
-    out.flush()?;
+fn write<W: Write>(mut from: PipeReader, mut out: W) -> Result<W, SealError> {
+    drain(&mut from, &mut out).and_then(|()| out.flush()).map_err(SealError::Out)?;
     Ok(out)
 }
 

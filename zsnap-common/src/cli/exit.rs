@@ -58,6 +58,11 @@ impl Exit {
         Failure { exit: self, message: message.into() }.into()
     }
 
+    /// Returns an error with this exit status: `what` was being done, as in `anyhow::Context`, when `cause` occurred.
+    pub fn context(self, cause: impl Into<anyhow::Error>, what: impl fmt::Display) -> anyhow::Error {
+        cause.into().context(Failure { exit: self, message: what.to_string() })
+    }
+
     /// Returns the status of the outermost [`Failure`] in the chain of `error`, or [`Exit::Io`].
     pub fn of(error: &anyhow::Error) -> Exit {
         // `anyhow` finds a context value through `downcast_ref` of the whole error, and a
@@ -105,10 +110,7 @@ pub trait OrExit<T> {
 
 impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     fn or_exit(self, exit: Exit, what: impl fmt::Display) -> anyhow::Result<T> {
-        self.map_err(|e| {
-            let e: anyhow::Error = e.into();
-            e.context(Failure { exit, message: what.to_string() })
-        })
+        self.map_err(|e| exit.context(e, what))
     }
 }
 
