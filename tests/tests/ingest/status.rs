@@ -501,7 +501,7 @@ fn run_plan_and_status_agree() {
     let of = |n: u64| start + n;
     let full = |what: &str, n: u64| deliver(&scene, &manifest(&format!("laptop/c/{what}"), of(n)));
     let next =
-        |what: &str, n: u64, prev: u64| deliver(&scene, &increment(&format!("laptop/c/{what}"), of(n), of(prev)));
+        |what: &str, n: u64, prev: u64| deliver(&scene, &incremental(&format!("laptop/c/{what}"), of(n), of(prev)));
     let zfs = |dataset: &str, sub: Sub| {
         let stream = Stream::plain(sub.created(ago(1000) / 1_000_000)).bytes();
         scene.queue(&["--opaque-names", &format!("laptop/tank/{dataset}")], &stream).expect(0);
