@@ -13,7 +13,7 @@ const LAYERS: [&str; 6] = ["names", "cli", "stream", "process", "locks", "durabl
 
 #[test]
 fn files_do_not_use_each_other_in_a_cycle() {
-    let cycles: Vec<_> = CRATES.iter().filter_map(|package| Some((package, Imports::of(package).circle()?))).collect();
+    let cycles: Vec<_> = CRATES.iter().filter_map(|package| Some((package, Imports::of(package).cycle()?))).collect();
     assert!(cycles.is_empty(), "{cycles:?}");
 }
 

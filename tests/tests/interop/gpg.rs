@@ -195,8 +195,8 @@ fn files_of_the_shell_scripts_are_opened() {
                 assert!(matches!(open(&message, &strict, &IN_MEMORY), Err(Refusal::Unsigned)));
             }
         }
-        // Not a ZFS stream, one that was truncated before compression, and two streams: the shell pipeline of the
-        // predecessor did not detect these.
+        // Not a ZFS stream, one that was truncated before compression, and two streams: the pipeline of the shell
+        // scripts (tests/data/seed-queue.sh) does not detect these.
         for bad in [&b"hello"[..], &stream[..stream.len() - 1], b"", &stream.repeat(2)] {
             let args = ["--compress-algo=none", &recipient, "--encrypt"];
             let message = gnupg.ok(&args, &zstd(&["-8", "-c"], bad));
