@@ -56,8 +56,8 @@ impl Imports {
     }
 
     fn leads_back(&self, start: &str, path: &mut Vec<String>, seen: &mut BTreeSet<String>) -> bool {
-        let here = path.last().unwrap().clone();
-        for next in self.uses[&here].iter().filter(|next| !related(&here, next)) {
+        let current = path.last().unwrap().clone();
+        for next in self.uses[&current].iter().filter(|next| !related(&current, next)) {
             if next == start {
                 return true;
             }

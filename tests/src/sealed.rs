@@ -134,8 +134,8 @@ pub fn sealed(data: &[u8], how: &Sealing<'_>) -> Vec<u8> {
     seal(Vec::new(), how, &manifest(), body).unwrap()
 }
 
-pub fn open(message: &[u8], who: &Trust<'_>, limits: &Limits) -> Result<Vec<u8>, Refusal> {
-    Ok(replayed(verify(Cursor::new(message), who, limits)?))
+pub fn open(message: &[u8], trust: &Trust<'_>, limits: &Limits) -> Result<Vec<u8>, Refusal> {
+    Ok(replayed(verify(Cursor::new(message), trust, limits)?))
 }
 
 pub fn replayed(verified: Verified<Cursor<&[u8]>>) -> Vec<u8> {

@@ -67,7 +67,8 @@ impl Scene {
 
     /// Lists the files in the outboxes except the permanent ones.
     pub fn outbox(&self) -> Vec<PathBuf> {
-        let stays = |path: &PathBuf| [".lock", ".dest.json", ".told.json"].iter().any(|name| path.ends_with(name));
-        walk(self.path("queue-state/outbox")).into_iter().filter(|path| !stays(path)).collect()
+        let is_permanent =
+            |path: &PathBuf| [".lock", ".dest.json", ".told.json"].iter().any(|name| path.ends_with(name));
+        walk(self.path("queue-state/outbox")).into_iter().filter(|path| !is_permanent(path)).collect()
     }
 }

@@ -292,12 +292,12 @@ impl Play {
         let spooled = self.arrived(&spool);
         assert!(spooled.values().all(|bases| bases.len() == 1), "doubled: {spooled:?}");
         for dir in copies.iter().copied().chain([spool.as_path()]) {
-            let there = self.arrived(dir);
+            let found = self.arrived(dir);
             for id in &self.zero {
-                assert!(there.contains_key(id), "stream {id} was queued, but is not in {}", dir.display());
+                assert!(found.contains_key(id), "stream {id} was queued, but is not in {}", dir.display());
             }
             for id in &self.never {
-                assert!(!there.contains_key(id), "stream {id} was rejected, but is in {}", dir.display());
+                assert!(!found.contains_key(id), "stream {id} was rejected, but is in {}", dir.display());
             }
         }
         chained(&self.scene);
@@ -314,7 +314,7 @@ impl Play {
     }
 
     fn arrived(&mut self, dir: &Path) -> BTreeMap<u64, Vec<u64>> {
-        let mut there: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        let mut found: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         let mut files = walk(dir.to_owned());
         files.sort();
         let mut newest = 0;
@@ -324,10 +324,10 @@ impl Play {
                 let (id, base) = self.content(&path);
                 assert!(newest <= id, "{name} holds stream {id}, but one before it {newest}");
                 newest = id;
-                there.entry(id).or_default().push(base);
+                found.entry(id).or_default().push(base);
             }
         }
-        there
+        found
     }
 
     /// Begins with a full stream again, because the state directory is new.

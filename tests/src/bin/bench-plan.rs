@@ -52,9 +52,9 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let (mut ready, mut kept) = (0, Vec::new());
     for facts in &all {
-        let there = PoolState { name: "backup/hosts/h/tank", snapshots: None, written: 0, parent: None };
+        let state = PoolState { name: "backup/hosts/h/tank", snapshots: None, written: 0, parent: None };
         let pending: Vec<Pending<'_>> = facts.iter().map(|facts| Pending { facts, refused_at: None }).collect();
-        let plan = plan::zfs(&there, &pending, &Past::default(), false);
+        let plan = plan::zfs(&state, &pending, &Past::default(), false);
         ready += plan.path.len();
         kept.push(plan);
     }
