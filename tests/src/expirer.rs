@@ -1,4 +1,4 @@
-//! Datasets with snapshots on the fake pools, and zsnap-expire that decides about them.
+//! Datasets with snapshots on the fake pools, and runs of zsnap-expire.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -8,12 +8,12 @@ use crate::scene::{Ran, Scene, program, run, tool};
 
 /// 15 June 2025, 12:00 UTC, a Sunday: the newest snapshot of [`Expirer::daily`].
 pub const NOON: u64 = 1_749_988_800;
-/// Seconds of one.
+/// The seconds of a day.
 pub const DAY: u64 = 86_400;
 
 /// The pools `tank` and `backup`, with the dataset `tank/a`.
 pub struct Expirer {
-    /// Where all of it is.
+    /// The scene that contains the pools and the configuration.
     pub scene: Scene,
 }
 
@@ -24,7 +24,7 @@ impl Default for Expirer {
 }
 
 impl Expirer {
-    /// `tank/a` has no snapshots yet, and the configuration is empty.
+    /// Makes the pools. `tank/a` has no snapshots yet, and the configuration is empty.
     pub fn new() -> Expirer {
         let scene = Scene::with_pool();
         run(Command::new(scene.path("bin/zpool")).args(["create", "tank"]), b"").expect(0);
@@ -33,7 +33,7 @@ impl Expirer {
         Expirer { scene }
     }
 
-    /// zsnap-expire, not started; with `expire.toml` unless the arguments name a file.
+    /// Builds the command of zsnap-expire, with `expire.toml` unless the arguments name a configuration.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = match args.contains(&"-c") {
             true => Command::new(program("zsnap-expire")),
@@ -49,30 +49,30 @@ impl Expirer {
         command
     }
 
-    /// Runs it.
+    /// Runs zsnap-expire.
     pub fn expire(&self, args: &[&str]) -> Ran {
         run(&mut self.command(args), b"")
     }
 
-    /// Runs it, and it must print nothing at all: cron would mail it.
+    /// Runs zsnap-expire, which must not print anything, because cron would mail it.
     #[track_caller]
     pub fn silent(&self, args: &[&str]) {
         let ran = self.expire(args).expect(0);
         assert_eq!((ran.err.as_str(), ran.out.as_slice()), ("", &b""[..]));
     }
 
-    /// What it prints: its standard output as text.
+    /// Runs zsnap-expire, which must exit with this status, and returns its standard output.
     #[track_caller]
     pub fn prints(&self, status: i32, args: &[&str]) -> String {
         String::from_utf8(self.expire(args).expect(status).out).unwrap()
     }
 
-    /// Makes a dataset, below one that is there.
+    /// Makes a dataset below an existing one.
     pub fn create(&self, dataset: &str) {
         self.scene.zfs(&["create", dataset]).expect(0);
     }
 
-    /// Takes snapshots at these times, in this order.
+    /// Makes snapshots with these times, in this order.
     pub fn take<'a>(&self, dataset: &str, snapshots: impl IntoIterator<Item = (&'a str, u64)>) {
         let pairs = snapshots.into_iter().flat_map(|(snap, at)| [format!("{dataset}@{snap}"), at.to_string()]);
         let pairs: Vec<String> = pairs.collect();
@@ -80,27 +80,27 @@ impl Expirer {
         self.scene.zfs(&args).expect(0);
     }
 
-    /// `count` snapshots, a day between each and the next, `d0` the newest.
+    /// Makes `count` snapshots, one a day. The newest is `d0`, at [`NOON`].
     pub fn daily(&self, dataset: &str, count: u64) {
         self.daily_until(dataset, count, NOON);
     }
 
-    /// The same, the newest at that time.
+    /// Makes `count` snapshots, one a day. The newest is `d0`, at the time `newest`.
     pub fn daily_until(&self, dataset: &str, count: u64, newest: u64) {
         let names: Vec<String> = (0..count).map(|n| format!("d{n}")).collect();
         let all = names.iter().enumerate().map(|(n, name)| (name.as_str(), newest - n as u64 * DAY));
         self.take(dataset, all.rev());
     }
 
-    /// What is left of a dataset: names without it, oldest first, separated by spaces.
+    /// Returns the remaining snapshots of a dataset: the names after the `@`, oldest first, separated by spaces.
     pub fn left(&self, dataset: &str) -> String {
         let ran = self.scene.zfs(&["list", "-Hp", "-d", "1", "-t", "snapshot", "-o", "name", dataset]).expect(0);
         let names = String::from_utf8(ran.out).unwrap();
         names.lines().map(|name| name.split_once('@').unwrap().1).collect::<Vec<_>>().join(" ")
     }
 
-    /// A program that stands for `zfs`: the script sees its arguments, `$real` is the fake one, and
-    /// `once` succeeds the first time only. Its path.
+    /// Writes a program that replaces `zfs`, and returns its path. The script sees the arguments, `$real` is the fake
+    /// `zfs`, and `once` succeeds the first time only.
     pub fn wrapper(&self, script: &str) -> String {
         let path = self.scene.path("wrapper");
         let real = self.scene.path("bin/zfs").display().to_string();
@@ -114,7 +114,7 @@ impl Expirer {
         path.display().to_string()
     }
 
-    /// How often `zfs destroy` was called since the last time, and with how many names each.
+    /// Returns the number of snapshots in each call of `zfs destroy` since the last time.
     pub fn destroys(&self) -> Vec<usize> {
         let calls = self.scene.zfs_calls();
         let destroys = calls.iter().filter(|call| call[1] == "destroy" && call.len() == 3);
@@ -122,7 +122,7 @@ impl Expirer {
     }
 }
 
-/// Seconds since 1970.
+/// Returns the current time in seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }

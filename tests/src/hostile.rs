@@ -1,6 +1,5 @@
-//! What a host with its own good key might send: streams that harm whoever receives them, with
-//! every checksum right, and the manifests that belong to them. The tests of zsnap-ingest and the
-//! lab with real OpenZFS share them.
+//! What a hostile host with a valid key might send: streams with correct checksums that harm the receiver, and the
+//! manifests that belong to them. They are used by the tests of zsnap-ingest and by the lab with real OpenZFS.
 
 use zsnap_common::names::target::{Dataset, check_component};
 use zsnap_common::stream::Guid;
@@ -10,22 +9,22 @@ use crate::sample;
 use crate::scene::manifest;
 use crate::stream::{Rec, Stream, Sub, kind};
 
-/// A stream and what to expect.
+/// A hostile stream and its expected rejection.
 pub struct Hostile {
-    /// A word for it, which may be a component of a dataset's name.
+    /// Its name, which is valid as a component of a dataset name.
     pub name: String,
-    /// The stream.
+    /// The bytes of the stream.
     pub bytes: Vec<u8>,
-    /// What the refusal says.
+    /// What the rejection contains.
     pub why: &'static str,
 }
 
-/// `src/data@s1`, by a real `zfs send`.
+/// Returns a full stream of `src/data@s1` by a real `zfs send`.
 pub fn full() -> Stream {
     Stream::parse(&sample("full.zfs"))
 }
 
-/// The same with a wrapper around it, as `zfs send -p` makes one.
+/// Puts a stream into a wrapper, as `zfs send -p` does.
 pub fn wrapped(toname: &str, nvlist: &[u8], inner: Stream) -> Stream {
     let mut wrapper = Stream::with_properties(toname, nvlist, []);
     wrapper.records.splice(2..2, inner.records);
@@ -37,7 +36,7 @@ fn renamed(mut stream: Stream, toname: &str) -> Stream {
     stream
 }
 
-/// Where in the full stream a record of this kind is.
+/// Returns the index of the first record of this kind.
 fn first(stream: &Stream, kind: u32) -> usize {
     stream.records.iter().position(|rec| rec.kind() == kind).unwrap()
 }
@@ -49,9 +48,8 @@ fn features(bits: u64) -> impl Fn(&mut Stream) {
     }
 }
 
-/// Streams with one record that says what no `zfs send` says, or what one says wrongly: some corrupt
-/// the memory of a receiving kernel, some make it panic when the file is read, some leave a file that
-/// cannot be read.
+/// Returns streams with one record that no `zfs send` writes, or that one writes by mistake. Some corrupt the memory of
+/// the receiving kernel, some make it panic when the file is read, and some leave a file that cannot be read.
 pub fn poison() -> Vec<Hostile> {
     let mut all = Vec::new();
     let mut add = |name: &str, why: &'static str, change: &dyn Fn(&mut Stream)| {
@@ -59,7 +57,7 @@ pub fn poison() -> Vec<Hostile> {
         change(&mut stream);
         all.push(Hostile { name: format!("poison-{name}"), bytes: stream.bytes(), why });
     };
-    // A file of a megabyte has 128 KiB a block: its first one.
+    // The first block of a file with blocks of 128 KiB.
     let block =
         |s: &Stream| s.records.iter().position(|rec| rec.kind() == kind::WRITE && rec.u64(32) == 131_072).unwrap();
     let embed = move |s: &mut Stream, algorithm: u8, size: u32, length: u64, data: &[u8]| {
@@ -71,16 +69,16 @@ pub fn poison() -> Vec<Hostile> {
         rec.set_u32(52, data.len() as u32);
         s.records[at] = rec.followed_by(data);
     };
-    // 512 zeros by LZ4: the length of what follows, one zero, 506 more as a match of it, and five zeros.
+    // 512 zeros compressed with LZ4: the length of what follows, one zero, 506 more as a match of it, and five zeros.
     const ZEROS: [u8; 16] = [0, 0, 0, 12, 0x1f, 0, 1, 0, 255, 232, 0x50, 0, 0, 0, 0, 0];
 
-    // 12 KiB of the sender's choice behind a bonus buffer of 320 bytes.
+    // 12 KiB of the sender's choice for a bonus buffer of at most 320 bytes.
     add("bonus", "an OBJECT record with bonus length 12288", &|s| {
         let at = s.records.iter().rposition(|rec| rec.kind() == kind::OBJECT).unwrap();
         s.records[at].set_u32(28, 12_288);
         s.records[at].payload = vec![b'A'; 12_288];
     });
-    // Blocks of 64 bytes, or of 512, where the file has 128 KiB.
+    // Blocks of 64 or 512 bytes in a file with blocks of 128 KiB.
     add("embedded", "a WRITE_EMBEDDED record with embedded data without EMBED_DATA", &|s| {
         embed(s, 2, 64, 131_072, &[b'B'; 64]);
     });
@@ -99,14 +97,15 @@ pub fn poison() -> Vec<Hostile> {
         let rec = Rec::new(kind::SPILL).with(8, object).with(16, 1020).with(24, s.records[0].u64(40));
         s.records.insert(at + 1, rec.followed_by(&[b'C'; 1020]));
     });
-    // Compressed by what nobody knows.
+    // An unknown compression.
     add("compression", "ZFS stream with compression 100, which only a newer OpenZFS can know", &|s| {
         features(1 << 22)(s);
         let at = block(s);
         s.records[at].head[50] = 100;
         s.records[at].set_u64(96, 131_072);
     });
-    // Blocks of 128 KiB for a file that is said to be of one of 1536 bytes, or that nothing is said of.
+    // Blocks of 128 KiB for a file whose OBJECT record says a single block of 1536 bytes, or which has no OBJECT
+    // record.
     add("past-end", "a WRITE record with offset 0", &|s| {
         let object = s.records[block(s)].u64(8);
         let of = |rec: &&mut Rec| rec.kind() == kind::OBJECT && rec.u64(8) == object;
@@ -116,7 +115,7 @@ pub fn poison() -> Vec<Hostile> {
         let object = s.records[block(s)].u64(8);
         s.records.retain(|rec| rec.kind() != kind::OBJECT || rec.u64(8) != object);
     });
-    // As `zfs send -e` makes them of a recordsize of 1 MiB or extended attributes.
+    // What `zfs send -e` writes for a recordsize of 1 MiB or for extended attributes.
     add("embedded-large", "send with -L, or without -e", &|s| {
         features(1 << 16 | 1 << 17)(s);
         embed(s, 15, 1 << 20, 1 << 20, &ZEROS);
@@ -127,7 +126,7 @@ pub fn poison() -> Vec<Hostile> {
         let at = s.records.iter().position(|rec| rec.kind() == kind::WRITE_EMBEDDED).unwrap();
         s.records[at].set_u64(16, 0u64.wrapping_sub(1024));
     });
-    // A raw block of 512 bytes, which the kernel encrypts anew for a file with 128 KiB a block.
+    // A raw block of 512 bytes, which the kernel encrypts again for a file with blocks of 128 KiB.
     let mut raw = Stream::parse(&sample("raw-w-full.zfs"));
     let at = block(&raw);
     raw.records[at].set_u64(32, 512);
@@ -139,14 +138,14 @@ pub fn poison() -> Vec<Hostile> {
     all
 }
 
-/// All that must be refused before `zfs` is started.
+/// Returns all streams that must be rejected before `zfs` is started.
 pub fn streams() -> Vec<Hostile> {
     let mut all = poison();
     let mut add = |name: &str, why: &'static str, bytes: Vec<u8>| {
         all.push(Hostile { name: name.to_owned(), bytes, why });
     };
 
-    // Names that lead elsewhere.
+    // Names of other datasets.
     for (name, outer, inner, why) in [
         ("sibling-prefix", "src@s1", "src0/evil@s1", "around one of src0/evil"),
         ("sibling", "src/data@s1", "src/other@s1", "around one of src/other"),
@@ -167,7 +166,7 @@ pub fn streams() -> Vec<Hostile> {
     endless.records[0].head[56..].fill(b'n');
     add("endless-name", "a name without an end", endless.bytes());
 
-    // Several file systems, as zfs send -R makes them; a wrapper in a wrapper.
+    // Several file systems, as zfs send -R sends them; a wrapper in a wrapper.
     add("tree", "several file systems inside", sample("replication-R.zfs"));
     add("tree-increment", "several file systems inside", sample("replication-RI.zfs"));
     let two = [full().records, renamed(full(), "src/other@s1").records].concat();
@@ -175,7 +174,7 @@ pub fn streams() -> Vec<Hostile> {
     let nested = wrapped("src/data@s1", &[], wrapped("src/data@s1", &[], full()));
     add("wrapper-in-wrapper", "a BEGIN record where none may be", nested.bytes());
 
-    // Kinds of stream that need more than their own dataset, or a newer kernel.
+    // Streams that need more than their own dataset, or a newer kernel.
     let mut change = |name: &str, why: &'static str, change: &dyn Fn(&mut Stream)| {
         let mut stream = full();
         change(&mut stream);
@@ -275,7 +274,7 @@ pub fn streams() -> Vec<Hostile> {
     add("empty", "not", Vec::new());
     add("no-stream", "not", b"# nothing of ZFS\n".repeat(30));
 
-    // Dates that would make a snapshot the newest for ever.
+    // Dates that would make a snapshot the newest one forever.
     for (name, created) in [("2100", 4_102_444_800), ("beyond-time", u64::MAX), ("beyond-signed", 1 << 63)] {
         let mut stream = full();
         stream.records[0].set_u64(24, created);
@@ -284,9 +283,9 @@ pub fn streams() -> Vec<Hostile> {
     all
 }
 
-/// Streams with odd, harmless things in them: received, without these.
+/// Returns streams with unusual but harmless contents, which are received without them.
 pub fn odd() -> Vec<(&'static str, Vec<u8>)> {
-    // What -R and -h write into the wrapper: names of other file systems, renames, holds, properties.
+    // What -R and -h write into the wrapper: names of other file systems, renames, properties, holds.
     let of_tree = Stream::parse(&sample("replication-R.zfs")).records[0].payload.clone();
     let mut holds = wrapped("src/data@s1", &[], full());
     holds.records[0].set_u64(16, 2 | 1 << (26 + 2));
@@ -301,7 +300,7 @@ pub fn odd() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// A manifest and a trailer that fit a stream, however strange: written from its first records.
+/// Makes the manifest and the trailer of any stream from its first records, also of an invalid one.
 pub fn described(target: &str, seq: u64, stream: &[u8]) -> (Manifest, Trailer) {
     let number = |at: usize| stream.get(at..at + 8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap()));
     let name = |at: usize| {
@@ -313,7 +312,7 @@ pub fn described(target: &str, seq: u64, stream: &[u8]) -> (Manifest, Trailer) {
     let first = if compound { 2 * 312 + payload } else { 0 };
     let guid = |value: u64| (value != 0).then_some(Guid(value));
     let (from, to) = (guid(number(first + 48)), guid(number(first + 40)));
-    // A manifest that its own reader refuses cannot be made: then an innocent one.
+    // If a manifest with this name would be rejected, it has a valid name instead.
     let fits = name(0).split_once('@').is_some_and(|(fs, snap)| {
         fs.parse::<Dataset>().is_ok() && check_component(snap).is_ok() && name(0).len() < 256
     });
@@ -338,7 +337,7 @@ pub fn described(target: &str, seq: u64, stream: &[u8]) -> (Manifest, Trailer) {
     (manifest, trailer)
 }
 
-/// How many sub-streams, and the last guid, found by their magic number alone.
+/// Returns the number of substreams and the last guid. Substreams are found by their magic number alone.
 fn substreams(stream: &[u8]) -> (u64, u64) {
     let begins = stream.windows(8).enumerate().filter(|(at, w)| {
         *at >= 8

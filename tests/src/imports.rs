@@ -1,4 +1,4 @@
-//! Which file of a crate uses which other one, as the paths in their text say.
+//! Which file of a crate uses which other file, according to the paths in their text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 
 use crate::torture::walk;
 
-/// The repository.
+/// Returns the directory of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The text of a file of the product without comments and unit tests.
+/// Returns the text of a source file without comments and unit tests.
 pub fn code(file: &str) -> String {
     let path = root().join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    // `#[cfg(test)] mod tests;` is one line of many, `mod tests {` the last item.
+    // `#[cfg(test)] mod tests;` can be anywhere, but `mod tests {` is the last item.
     let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let code = code.split("#[cfg(test)]\npub(crate) mod tests {").next().unwrap();
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// A crate: for each module (`durable::outbox`; the root is empty) its file, and the modules that it uses.
+/// The files and imports of a crate by module (`durable::outbox`; the root is the empty string).
 pub struct Imports {
-    /// Paths in the repository.
+    /// The path of each module in the repository.
     pub files: BTreeMap<String, String>,
-    /// Which modules a module uses.
+    /// The modules that each module uses.
     pub uses: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -47,26 +47,26 @@ impl Imports {
         Imports { files, uses }
     }
 
-    /// A way that leads from a module back to itself, apart from the ways between a module and those inside it.
-    pub fn circle(&self) -> Option<Vec<String>> {
+    /// Returns a cycle of modules that use each other, except between a module and those inside it.
+    pub fn cycle(&self) -> Option<Vec<String>> {
         self.files.keys().find_map(|start| {
-            let mut way = vec![start.clone()];
-            self.leads_back(start, &mut way, &mut BTreeSet::new()).then_some(way)
+            let mut path = vec![start.clone()];
+            self.leads_back(start, &mut path, &mut BTreeSet::new()).then_some(path)
         })
     }
 
-    fn leads_back(&self, start: &str, way: &mut Vec<String>, seen: &mut BTreeSet<String>) -> bool {
-        let here = way.last().unwrap().clone();
-        for next in self.uses[&here].iter().filter(|next| !related(&here, next)) {
+    fn leads_back(&self, start: &str, path: &mut Vec<String>, seen: &mut BTreeSet<String>) -> bool {
+        let current = path.last().unwrap().clone();
+        for next in self.uses[&current].iter().filter(|next| !related(&current, next)) {
             if next == start {
                 return true;
             }
             if seen.insert(next.clone()) {
-                way.push(next.clone());
-                if self.leads_back(start, way, seen) {
+                path.push(next.clone());
+                if self.leads_back(start, path, seen) {
                     return true;
                 }
-                way.pop();
+                path.pop();
             }
         }
         false
@@ -79,7 +79,7 @@ fn related(a: &str, b: &str) -> bool {
     a == b || inside(a, b) || inside(b, a)
 }
 
-/// The modules that paths from `crate` and `super` in the text of `module` lead to.
+/// Returns the modules to which paths from `crate` and `super` in the text of `module` lead.
 fn used(module: &str, code: &str, files: &BTreeMap<String, String>) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     for (at, word) in code.match_indices("crate::").chain(code.match_indices("super::")) {
@@ -93,7 +93,7 @@ fn used(module: &str, code: &str, files: &BTreeMap<String, String>) -> BTreeSet<
             if part == "super" { from.pop().map_or((), drop) } else { from.push(part) }
         }
         let to = (0..=from.len()).rev().map(|n| from[..n].join("::")).find(|to| files.contains_key(to)).unwrap();
-        // `use crate::durable::{a, b}` names modules of its own.
+        // `use crate::durable::{a, b}` also uses the modules in braces.
         let group = code[at + path.len()..].strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or("");
         for name in group.split(',').map(|name| name.trim().split("::").next().unwrap()) {
             used.extend(Some(format!("{to}::{name}")).filter(|inner| files.contains_key(inner)));

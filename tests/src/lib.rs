@@ -1,4 +1,4 @@
-//! What the integration tests share.
+//! Shared code of the integration tests.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub mod strace;
 pub mod stream;
 pub mod torture;
 
-/// The real streams in `data/streams`; its README says what each is.
+/// The real streams in `data/streams`, which its README describes.
 pub const SAMPLES: [&str; 14] = [
     "bookmark-i.zfs",
     "compressed-c.zfs",
@@ -41,14 +41,14 @@ pub const SAMPLES: [&str; 14] = [
     "replication-RI.zfs",
 ];
 
-/// One of [`SAMPLES`].
+/// Reads one of [`SAMPLES`], or another stream in `data/streams`.
 pub fn sample(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/streams").join(format!("{name}.zst"));
     let packed = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     zstd::decode_all(packed.as_slice()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-// Not in pool.rs, which the fake `zfs` shares.
+// Not in pool.rs, because that file is also part of the fake `zfs`.
 impl From<&SubStream> for pool::Begin {
     fn from(sub: &SubStream) -> pool::Begin {
         let kind = match sub.kind {

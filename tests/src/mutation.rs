@@ -1,8 +1,8 @@
-//! Streams of real senders with a few fields changed and all checksums right again: what a stream
-//! gate has to judge by its fields alone. The fuzz target in `fuzz` and the tests share them.
+//! Streams of real senders with a few changed fields and correct checksums, so that a stream gate must judge the fields
+//! themselves. They are used by the fuzz target in `fuzz` and by the tests.
 //!
-//! All chance comes through one function, `next(n)`, a number below n: from a seed, so that a
-//! stream can be had again, or from the bytes of a fuzzer, which then learns what to change.
+//! All random choices come from one function, `next(n)`, which returns a number below n: from a seed, so that a stream
+//! can be reproduced, or from the bytes of a fuzzer, which then learns what to change.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ use crate::stream::{Rec, Stream, kind};
 /// A field of a record: its name in OpenZFS without `drr_`, its offset and its width in bytes.
 type Field = (&'static str, usize, usize);
 
-/// What can be changed in a record of a kind. The guid of its snapshot is not among them: it has
-/// nothing to do with the other fields.
+/// Returns the fields that can be changed in a record of a kind. The guid of the snapshot is not among them, because it
+/// does not depend on the other fields.
 pub fn fields(kind: u32) -> &'static [Field] {
     match kind {
         kind::BEGIN => &[("versioninfo", 16, 8), ("creation_time", 24, 8), ("type", 32, 4), ("flags", 36, 4)],
@@ -82,7 +82,7 @@ pub fn fields(kind: u32) -> &'static [Field] {
     }
 }
 
-/// Where sizes, counts, types and flags change their meaning; the others are found beside these.
+/// Values at which sizes, counts, types and flags change their meaning. Their neighbors are tried as well.
 const EDGES: [u64; 34] = [
     0,
     1,
@@ -120,31 +120,31 @@ const EDGES: [u64; 34] = [
     u64::MAX,
 ];
 
-/// The longest payload that a changed record gets, but for one of the format's longest now and
-/// then: longer ones are left as they were.
+/// The maximum payload of a changed record. Now and then it is [`LONGEST`], that of the format. If the fields say more,
+/// the payload is not changed.
 const USUAL: u64 = 256 << 10;
 const LONGEST: u64 = (16 << 20) + 1024;
 
-/// Changes streams.
+/// A generator of changed streams.
 pub struct Mutator {
     samples: Vec<Stream>,
-    /// Records of each kind, by kind: from all samples.
+    /// Records of all samples, grouped by kind.
     kinds: Vec<Vec<Rec>>,
 }
 
 /// A changed stream.
 pub struct Mutant {
-    /// Its records. Checksums are made by [`Stream::bytes`].
+    /// The changed stream. [`Stream::bytes`] computes its checksums.
     pub stream: Stream,
-    /// What was changed, for a message.
+    /// Descriptions of the changes, for messages.
     pub changes: Vec<String>,
 }
 
 impl Mutator {
-    /// Takes streams of real senders.
+    /// Makes a mutator of streams of real senders.
     pub fn new(samples: Vec<Stream>) -> Mutator {
         let mut kinds: Vec<Vec<Rec>> = vec![Vec::new(); 11];
-        // What no sample has, or few: made from nothing.
+        // Synthetic records of the kinds that no sample or few samples have.
         let mut made = [Rec::every_kind(), Rec::every_raw_kind()].concat();
         made.push(Rec::new(kind::REDACT).with(8, 1).with(24, 512));
         let real = samples.iter().flat_map(|s| &s.records).filter(|rec| rec.payload.len() as u64 <= USUAL).cloned();
@@ -158,7 +158,7 @@ impl Mutator {
         Mutator { samples, kinds }
     }
 
-    /// A stream with one to three changes, at times none. `next(n)` is a number below n.
+    /// Makes a stream with one to three changes, or sometimes none. `next(n)` returns a number below n.
     pub fn mutant(&self, next: &mut impl FnMut(u64) -> u64) -> Mutant {
         let sample = pick(next, &self.samples);
         let mut stream = shortened(sample, next);
@@ -174,7 +174,7 @@ impl Mutator {
         Mutant { stream, changes }
     }
 
-    /// Puts a record of another stream in, as if it belonged there.
+    /// Inserts a record of another stream with the guid of this one.
     fn insert(&self, stream: &mut Stream, next: &mut impl FnMut(u64) -> u64) -> String {
         let of_kind = pick(next, &self.kinds);
         let mut rec = pick(next, of_kind).clone();
@@ -182,7 +182,7 @@ impl Mutator {
         let at = if inside.is_empty() { stream.records.len() } else { *pick(next, &inside) };
         let to = stream.records[..at].iter().rev().find(|r| r.kind() == kind::BEGIN).map_or(0, |r| r.u64(40));
         rec.set_toguid(to);
-        let what = format!("a record of kind {} put in", rec.kind());
+        let what = format!("an inserted record of kind {}", rec.kind());
         stream.records.insert(at, rec);
         what
     }
@@ -192,8 +192,8 @@ fn pick<'a, T>(next: &mut impl FnMut(u64) -> u64, of: &'a [T]) -> &'a T {
     &of[next(of.len() as u64) as usize]
 }
 
-/// Where in the stream a record may be put: not before a sub-stream's BEGIN, nor behind its END.
-/// Nowhere, if its BEGIN was changed into something else.
+/// Returns the places where a record may be inserted: after the BEGIN of a substream and up to its END. There are none
+/// if the BEGIN was changed into something else.
 fn inside(stream: &Stream) -> Vec<usize> {
     let mut places = Vec::new();
     let mut open = false;
@@ -210,8 +210,8 @@ fn inside(stream: &Stream) -> Vec<usize> {
     places
 }
 
-/// Up to 16 of its records beside BEGIN and END, few of them long: a judge of streams has nothing
-/// from the others. A block comes with its object, whose block size it has.
+/// Returns a stream with up to 16 of the records besides BEGIN and END, few of them long: more would not test more. A
+/// block is kept with its object, because they have the same block size.
 fn shortened(sample: &Stream, next: &mut impl FnMut(u64) -> u64) -> Stream {
     let first = next(sample.records.len() as u64 - 1) as usize;
     let step = 1 + next(3) as usize;
@@ -238,7 +238,7 @@ fn shortened(sample: &Stream, next: &mut impl FnMut(u64) -> u64) -> Stream {
     Stream { records: records.map(|(rec, _)| rec.clone()).collect() }
 }
 
-/// Turns one feature or flag of a BEGIN round: also those that are what others ask for.
+/// Inverts one feature or flag of a BEGIN, including features that other records require.
 fn feature(stream: &mut Stream, next: &mut impl FnMut(u64) -> u64) -> String {
     let begins: Vec<usize> = (0..stream.records.len()).filter(|n| stream.records[*n].kind() == kind::BEGIN).collect();
     let begin = &mut stream.records[*pick(next, &begins)];
@@ -252,10 +252,10 @@ fn feature(stream: &mut Stream, next: &mut impl FnMut(u64) -> u64) -> String {
     format!("feature {bit} of BEGIN")
 }
 
-/// Changes a field, and gives the record the payload that it then asks for.
+/// Changes a field, and adapts the payload of the record to it.
 fn field(stream: &mut Stream, next: &mut impl FnMut(u64) -> u64) -> String {
-    // A kind first: a stream holds many WRITEs and few of the others. BEGIN and END only now and then:
-    // each stream has them, and most of what they say is not a record's business.
+    // The kind is chosen first, because a stream has many WRITEs and few others. BEGIN and END are chosen now and then:
+    // each stream has them, and most of their fields do not concern other records.
     let mut kinds: Vec<u32> = stream.records.iter().map(Rec::kind).collect();
     kinds.sort_unstable();
     kinds.dedup();
@@ -292,7 +292,7 @@ fn field(stream: &mut Stream, next: &mut impl FnMut(u64) -> u64) -> String {
     format!("{name} of a record of kind {kind}: {old:#x}, now {new:#x}")
 }
 
-/// A number below n from a fuzzer's bytes, four for each; zeros behind their end.
+/// Returns a `next(n)` that uses four bytes of a fuzzer for each number, and zeros after their end.
 pub fn from_bytes(mut bytes: &[u8]) -> impl FnMut(u64) -> u64 {
     move |n| {
         let (word, rest) = bytes.split_at(bytes.len().min(4));
@@ -301,7 +301,7 @@ pub fn from_bytes(mut bytes: &[u8]) -> impl FnMut(u64) -> u64 {
     }
 }
 
-/// The streams of `data/streams`, which is `dir`, and of `kinds` in it, with their names.
+/// Reads the streams in `dir`, which is `data/streams`, and in its `kinds`, with their names.
 pub fn samples_in(dir: &Path) -> Vec<(String, Stream)> {
     let files = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     let mut all: Vec<_> = files(dir).into_iter().chain(files(&dir.join("kinds"))).collect();
@@ -312,8 +312,8 @@ pub fn samples_in(dir: &Path) -> Vec<(String, Stream)> {
     all.iter().map(|path| (name(path), stream(path))).collect()
 }
 
-/// What a gate says of a stream, and the sub-streams that it handed out, each with its bytes and
-/// whether it ended.
+/// The result of the gate for a stream, and the substreams that it passed on, each with its bytes and whether its END
+/// was passed on.
 type Judgement = (Result<StreamFacts, String>, Vec<(SubStream, Vec<u8>, bool)>);
 
 fn judgement(bytes: &[u8], pieces: usize) -> Judgement {
@@ -332,11 +332,11 @@ fn judgement(bytes: &[u8], pieces: usize) -> Judgement {
     (facts, out)
 }
 
-/// What the gate says of a stream, which must be the same if it gets it in pieces of that many
-/// bytes. The error is the message.
+/// Returns the result of the gate for a stream, with the message as the error. It must be the same if the stream comes
+/// in pieces of this many bytes.
 pub fn judged(bytes: &[u8], pieces: usize) -> Result<StreamFacts, String> {
     let whole = judgement(bytes, bytes.len().max(1));
-    assert!(judgement(bytes, pieces) == whole, "in pieces of {pieces} bytes it is another stream");
+    assert!(judgement(bytes, pieces) == whole, "the result differs in pieces of {pieces} bytes");
     whole.0
 }
 
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_alone_decides() {
+    fn the_same_seed_makes_the_same_stream() {
         let (one, other) = (mutator(), mutator());
         for seed in 0..50 {
             let (a, b) = (mutant(&one, seed), mutant(&other, seed));
@@ -377,13 +377,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fuzzers_bytes_decide_and_then_zeros() {
+    fn numbers_come_from_the_fuzzers_bytes_and_then_are_0() {
         let mut next = from_bytes(&[0, 0, 1, 2, 0xff, 0xff, 0xff, 0xff, 9]);
         assert_eq!([next(1000), next(1 << 32), next(7), next(7)], [258, 0xffff_ffff, 2, 0]);
     }
 
     #[test]
-    fn no_record_ends_behind_the_format() {
+    fn no_field_extends_beyond_the_record() {
         for kind in 0..=10 {
             assert!(fields(kind).iter().all(|(_, at, width)| at + width <= RECORD - 32));
         }

@@ -1,4 +1,4 @@
-//! Real NNCP nodes in one directory, and a stick that carries packets between them.
+//! Real NNCP nodes in one directory, and a USB stick that carries packets between them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,27 +7,27 @@ use std::process::Command;
 
 use crate::scene::{Ran, have, run};
 
-/// A node to be.
+/// A node to make.
 #[derive(Clone, Copy, Debug)]
 pub struct Node<'a> {
     /// Its name.
     pub name: &'a str,
-    /// The nodes that it knows, each with more lines for its configuration: `incoming`, say.
+    /// The nodes that it knows, each with more lines of configuration, such as `incoming`.
     pub knows: &'a [(&'a str, String)],
-    /// More for its own configuration: areas.
+    /// More lines for its own configuration, such as areas.
     pub more: &'a str,
 }
 
-/// Some nodes, each with NAME.hjson and NAME-nncp in the directory.
+/// Several nodes, each with NAME.hjson and NAME-nncp in the directory.
 #[derive(Debug)]
 pub struct Nodes {
     dir: PathBuf,
-    /// What `nncp-cfgnew` said.
+    /// The output of `nncp-cfgnew` by node.
     keys: BTreeMap<String, String>,
 }
 
 impl Nodes {
-    /// `None`: NNCP is not installed.
+    /// Makes nodes. Returns `None` if NNCP is not installed.
     pub fn new(dir: &Path, nodes: &[Node]) -> Option<Nodes> {
         if !have("nncp-toss") {
             return None;
@@ -56,7 +56,7 @@ impl Nodes {
         fs::write(self.config(node.name), text).unwrap();
     }
 
-    /// Its configuration file.
+    /// Returns the configuration file of a node.
     pub fn config(&self, node: &str) -> PathBuf {
         self.dir.join(format!("{node}.hjson"))
     }
@@ -65,26 +65,26 @@ impl Nodes {
         self.dir.join(format!("{node}-nncp"))
     }
 
-    /// NNCP's id of a node.
+    /// Returns NNCP's id of a node.
     pub fn id(&self, node: &str) -> &str {
         value(&self.keys[node], "id")
     }
 
-    /// Runs one of NNCP's programs as a node.
+    /// Runs a program of NNCP as a node.
     pub fn nncp(&self, program: &str, node: &str, args: &[&Path]) -> Ran {
-        // As cron and nncp-daemon start it, all that a handler gets is NNCP's own.
+        // Run from /, as cron and nncp-daemon do.
         let mut command = Command::new(program);
         run(command.arg("-cfg").arg(self.config(node)).arg("-quiet").args(args).current_dir("/"), b"")
     }
 
-    /// All packets of one node for another one go there.
+    /// Carries all packets of one node for another one by the stick.
     pub fn carry(&self, from: &str, to: &str) {
         let stick = self.dir.join("stick");
         self.nncp("nncp-xfer", from, &["-node".as_ref(), to.as_ref(), "-mkdir".as_ref(), &stick]).expect(0);
         self.nncp("nncp-xfer", to, &["-node".as_ref(), from.as_ref(), &stick]).expect(0);
     }
 
-    /// The same without a stick, at once.
+    /// Moves all packets of one node for another one directly, which is faster.
     pub fn pass(&self, from: &str, to: &str) {
         let rx = self.spool(to).join(self.id(from)).join("rx");
         fs::create_dir_all(&rx).unwrap();
@@ -98,12 +98,12 @@ impl Nodes {
         self.nncp("nncp-toss", node, &[])
     }
 
-    /// The packets of one node in another one's spool, without NNCP's bookkeeping beside them.
+    /// Returns the packets that a node has received from another one, without NNCP's own files next to them.
     pub fn received(&self, node: &str, from: &str) -> Vec<PathBuf> {
         self.packets(node, from, "rx")
     }
 
-    /// The packets of a node for another one that are still here.
+    /// Returns the packets that a node has not sent to another one yet.
     pub fn to_send(&self, node: &str, to: &str) -> Vec<PathBuf> {
         self.packets(node, to, "tx")
     }
@@ -114,7 +114,7 @@ impl Nodes {
     }
 }
 
-/// What a new area is: its id, and its keys.
+/// Generates an area. Returns its id and its keys.
 pub fn area(name: &str) -> (String, String) {
     let text = generate(&["-area", name]);
     (values(&text, ["id"]), values(&text, ["pub", "prv"]))
@@ -124,10 +124,10 @@ fn generate(more: &[&str]) -> String {
     String::from_utf8(run(Command::new("nncp-cfgnew").arg("-nocomments").args(more), b"").expect(0).out).unwrap()
 }
 
-/// A value of `nncp-cfgnew`'s output; the first one is the node's own.
+/// Returns a value in the output of `nncp-cfgnew`. The first one belongs to the node itself.
 fn value<'a>(config: &'a str, key: &str) -> &'a str {
     let of = |line: &'a str| line.trim_start().strip_prefix(key)?.strip_prefix(": ");
-    config.lines().find_map(of).unwrap_or_else(|| panic!("nncp-cfgnew says no {key}"))
+    config.lines().find_map(of).unwrap_or_else(|| panic!("nncp-cfgnew did not print {key}"))
 }
 
 fn values<const N: usize>(config: &str, keys: [&str; N]) -> String {

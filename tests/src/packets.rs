@@ -1,4 +1,4 @@
-//! OpenPGP messages around any payload, as zsnap-queue would never make one.
+//! OpenPGP messages with payloads that zsnap-queue would never seal.
 
 use std::io::Write;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub fn message(payload: &[u8], signer: Option<&Path>, to: &Path) -> Vec<u8> {
     sealed
 }
 
-/// JSON in a skippable zstd frame with the magic number 0x184D2A50 + `nibble`.
+/// Puts JSON into a skippable zstd frame with the magic number 0x184D2A50 + `nibble`.
 pub fn frame(nibble: u8, json: &str) -> Vec<u8> {
     let length = u32::try_from(json.len()).unwrap();
     [&[0x50 + nibble, 0x2a, 0x4d, 0x18], &length.to_le_bytes()[..], json.as_bytes()].concat()

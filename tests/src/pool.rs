@@ -1,6 +1,6 @@
-//! A ZFS pool as a model: datasets, their snapshots, and what `zfs receive` and the other commands
-//! accept of them. `tests/lab/zfs-script` runs the same operations on the real one, where the
-//! rules come from (OpenZFS `module/zfs/dmu_recv.c`, `lib/libzfs/libzfs_sendrecv.c`).
+//! A model of a ZFS pool: datasets, their snapshots, and what `zfs receive` and the other commands accept.
+//! `tests/lab/zfs-script` runs the same operations on a real pool. The rules are those of OpenZFS
+//! (`module/zfs/dmu_recv.c`, `lib/libzfs/libzfs_sendrecv.c`).
 //!
 //! ```
 //! use zsnap_tests::pool::{Pool, Taken, begin};
@@ -19,10 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::random::Random;
 
-/// The program's words, as it says them on stderr.
+/// The error message that `zfs` prints.
 pub type Refused = String;
 
-/// A snapshot, as `zfs list` tells of it.
+/// A snapshot as `zfs list` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Snapshot {
@@ -36,7 +36,7 @@ pub struct Snapshot {
     pub properties: BTreeMap<String, String>,
 }
 
-/// What a dataset is.
+/// The kind of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -44,79 +44,79 @@ pub enum Kind {
     Volume,
 }
 
-/// What `zfs receive` looks at in a BEGIN record.
+/// What `zfs receive` reads from a BEGIN record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Begin {
-    /// The base; `None`: a full stream.
+    /// The guid of the base, or `None` for a full stream.
     pub from: Option<u64>,
-    /// The snapshot.
+    /// The guid of the snapshot.
     pub to: u64,
     /// File system or volume.
     pub kind: Kind,
-    /// Encrypted as on the sender's disk.
+    /// Whether the stream is raw.
     pub raw: bool,
-    /// Seconds UTC.
+    /// The creation time in seconds UTC.
     pub created: u64,
 }
 
-/// What became of a stream that was not refused.
+/// The outcome of a stream that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// Its snapshot was made.
+    /// The snapshot was made.
     Committed,
-    /// A snapshot of its name and guid was there.
+    /// A snapshot with its name and guid existed.
     Ignored,
 }
 
-/// A receive that goes on.
+/// A receive in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Receiving {
-    /// It makes the dataset, which goes again if it ends early.
+    /// It makes the dataset, which is destroyed if the receive ends early.
     New,
-    /// It is based on that snapshot, which cannot be destroyed meanwhile.
+    /// It is based on the snapshot with this guid, which cannot be destroyed meanwhile.
     Increment(u64),
 }
 
 /// A file system or volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// Which of the two.
+    /// File system or volume.
     pub kind: Kind,
-    /// Encrypted: received raw, or made so.
+    /// Whether it is encrypted: received raw, or created with encryption.
     pub raw: bool,
-    /// Oldest first.
+    /// Its snapshots, oldest first.
     pub snapshots: Vec<Snapshot>,
-    /// What the snapshots hold: the same number, the same content.
+    /// The content of each snapshot. Equal numbers mean equal contents.
     pub contents: Vec<u64>,
-    /// What it holds now.
+    /// Its current content.
     pub head: u64,
-    /// Properties that were set.
+    /// The properties that were set on it.
     pub properties: BTreeMap<String, String>,
     /// The snapshot that it is a clone of.
     pub origin: Option<String>,
-    /// Name, guid and content of the snapshot.
+    /// Its bookmarks by name, with guid and content of the snapshot.
     pub bookmarks: BTreeMap<String, (u64, u64)>,
-    /// A receive into it goes on.
+    /// The receive in progress.
     pub receiving: Option<Receiving>,
 }
 
-/// A pool. Names of datasets begin with its own.
+/// A pool. The names of its datasets begin with its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// Its identity.
+    /// Its guid.
     pub guid: u64,
-    /// Number of the last transaction group.
+    /// The number of the last transaction group.
     pub txg: u64,
-    /// By name. The pool's own is among them.
+    /// All datasets by name, including that of the pool.
     pub datasets: BTreeMap<String, Dataset>,
 }
 
-/// A stream of a file system; `None`: a full one.
+/// Describes a stream of a file system, which is full if `from` is `None`.
 pub fn begin(from: Option<u64>, to: u64) -> Begin {
     Begin { from, to, kind: Kind::Filesystem, raw: false, created: 1_700_000_000 + to % 1_000_000 }
 }
 
-/// The dataset in `dataset@snap`.
+/// Splits `dataset@snap`.
 fn split(name: &str) -> Result<(&str, &str), Refused> {
     match name.split_once('@') {
         Some((dataset, snap)) if valid(dataset) && component(snap) => Ok((dataset, snap)),
@@ -143,7 +143,7 @@ fn within(name: &str, root: &str) -> bool {
 }
 
 impl Dataset {
-    /// Nothing was written to it yet but what `head` stands for.
+    /// Makes a dataset without snapshots, with the content `head`.
     pub fn new(kind: Kind, raw: bool, head: u64) -> Dataset {
         Dataset {
             kind,
@@ -158,12 +158,13 @@ impl Dataset {
         }
     }
 
-    /// The snapshot of that name.
+    /// Returns the snapshot with this name.
     pub fn snapshot(&self, name: &str) -> Option<&Snapshot> {
         self.snapshots.iter().find(|s| s.name == name)
     }
 
-    /// Whether it differs from its newest snapshot: bytes, as `zfs list -o written` tells them.
+    /// Returns the bytes written since the newest snapshot, as `zfs list -o written` shows them: 0 if nothing has
+    /// changed.
     pub fn written(&self) -> u64 {
         if self.contents.last() == Some(&self.head) { 0 } else { 8192 }
     }
@@ -183,29 +184,29 @@ impl Dataset {
 }
 
 impl Pool {
-    /// With its own dataset, and nothing else.
+    /// Makes a pool that has only its own dataset.
     pub fn new(name: &str, guid: u64) -> Pool {
         let datasets = [(name.to_owned(), Dataset::new(Kind::Filesystem, false, guid))].into();
         Pool { guid, txg: 100, datasets }
     }
 
-    /// The dataset, and not one that is only being received.
+    /// Returns a dataset, except a new one that is still being received.
     pub fn get(&self, dataset: &str) -> Option<&Dataset> {
         self.datasets.get(dataset).filter(|d| d.receiving != Some(Receiving::New))
     }
 
-    /// Its snapshots, oldest first; `None`: there is no such dataset.
+    /// Returns the snapshots of a dataset, oldest first, or `None` if it does not exist.
     pub fn snapshots(&self, dataset: &str) -> Option<&[Snapshot]> {
         self.datasets.get(dataset).map(|d| d.snapshots.as_slice())
     }
 
-    /// All at and below `root`, in order of their names.
+    /// Returns `root` and all datasets below it, sorted by name.
     pub fn tree<'a>(&'a self, root: &'a str) -> impl Iterator<Item = (&'a str, &'a Dataset)> {
         let all = self.datasets.iter().map(|(name, dataset)| (name.as_str(), dataset));
         all.filter(move |(name, _)| within(name, root))
     }
 
-    /// A number that was never there.
+    /// Returns a number that was not used before.
     fn unique(&mut self) -> u64 {
         self.txg += 1;
         Random::seeded(self.guid ^ self.txg << 20).number()
@@ -215,7 +216,7 @@ impl Pool {
         self.datasets.get_mut(dataset).ok_or_else(|| format!("cannot open '{dataset}': dataset does not exist"))
     }
 
-    /// `zfs create`.
+    /// Does what `zfs create` does.
     pub fn create(&mut self, dataset: &str, properties: &[(&str, &str)]) -> Result<(), Refused> {
         let why = |what: &str| Err(format!("cannot create '{dataset}': {what}"));
         if !valid(dataset) {
@@ -233,14 +234,14 @@ impl Pool {
         Ok(())
     }
 
-    /// Something is written to it.
+    /// Writes something to a dataset.
     pub fn write(&mut self, dataset: &str) -> Result<(), Refused> {
         let content = self.unique();
         self.present(dataset)?.head = content;
         Ok(())
     }
 
-    /// `zfs snapshot DATASET@NAME`, at `creation` (seconds UTC). Its guid.
+    /// Does what `zfs snapshot DATASET@NAME` does at the time `creation` (seconds UTC). Returns the guid.
     pub fn snapshot(&mut self, name: &str, creation: u64) -> Result<u64, Refused> {
         let (dataset, snap) = split(name)?;
         let guid = self.unique();
@@ -254,7 +255,7 @@ impl Pool {
         Ok(guid)
     }
 
-    /// `zfs clone DATASET@NAME OTHER`.
+    /// Does what `zfs clone DATASET@NAME OTHER` does.
     pub fn clone_of(&mut self, name: &str, clone: &str) -> Result<(), Refused> {
         let (dataset, snap) = split(name)?;
         let of = self.present(dataset)?;
@@ -268,24 +269,24 @@ impl Pool {
         Ok(())
     }
 
-    /// The clones of a snapshot, as `zfs list -o clones` tells them.
+    /// Returns the clones of a snapshot, as `zfs list -o clones` shows them.
     pub fn clones(&self, name: &str) -> Vec<&str> {
         let all = self.datasets.iter().filter(|(_, d)| d.origin.as_deref() == Some(name));
         all.map(|(clone, _)| clone.as_str()).collect()
     }
 
-    /// The snapshot, to hold it, say.
+    /// Returns a snapshot to change it, for example to hold it.
     pub fn snapshot_mut(&mut self, name: &str) -> Option<&mut Snapshot> {
         let (dataset, snap) = name.split_once('@')?;
         self.datasets.get_mut(dataset)?.snapshots.iter_mut().find(|s| s.name == snap)
     }
 
-    /// A user property of a dataset or a snapshot: its own, or that of the next one above.
+    /// Returns a user property of a dataset or snapshot, its own or an inherited one.
     pub fn user_property<'a>(&'a self, name: &'a str, key: &str) -> Option<&'a str> {
         self.user_property_of(name, key).map(|(value, _)| value)
     }
 
-    /// The same, and the name of what it is set on.
+    /// Returns a user property of a dataset or snapshot, and the name of what it is set on.
     pub fn user_property_of<'a>(&'a self, name: &'a str, key: &str) -> Option<(&'a str, &'a str)> {
         let (mut dataset, snap) = name.split_once('@').map_or((name, None), |(dataset, snap)| (dataset, Some(snap)));
         let own = snap.and_then(|snap| self.datasets.get(dataset)?.snapshot(snap)?.properties.get(key));
@@ -300,7 +301,7 @@ impl Pool {
         }
     }
 
-    /// `zfs destroy -n DATASET@NAME[,NAME...]`, which does not look at holds.
+    /// Does what `zfs destroy -n DATASET@NAME[,NAME...]` does, which ignores holds.
     pub fn destroyable(&self, dataset: &str, names: &[&str]) -> Result<(), Refused> {
         let named: Vec<&Snapshot> = match self.datasets.get(dataset) {
             Some(of) => of.snapshots.iter().filter(|s| names.contains(&s.name.as_str())).collect(),
@@ -320,8 +321,8 @@ impl Pool {
         Ok(())
     }
 
-    /// `zfs destroy DATASET@NAME[,NAME...]`, all or none; absent ones are passed over if one is
-    /// there.
+    /// Does what `zfs destroy DATASET@NAME[,NAME...]` does: destroys all or none. Absent ones are ignored if one
+    /// exists.
     pub fn destroy_snapshots(&mut self, dataset: &str, names: &[&str]) -> Result<(), Refused> {
         self.destroyable(dataset, names)?;
         let of = self.present(dataset)?;
@@ -339,7 +340,7 @@ impl Pool {
         Ok(())
     }
 
-    /// `zfs destroy [-r] DATASET`.
+    /// Does what `zfs destroy [-r] DATASET` does.
     pub fn destroy(&mut self, dataset: &str, recursive: bool) -> Result<(), Refused> {
         let has_snapshots = !self.present(dataset)?.snapshots.is_empty();
         if !recursive && (has_snapshots || self.tree(dataset).count() > 1) {
@@ -352,7 +353,7 @@ impl Pool {
         Ok(())
     }
 
-    /// `zfs rollback [-r] DATASET@NAME`.
+    /// Does what `zfs rollback [-r] DATASET@NAME` does.
     pub fn rollback(&mut self, name: &str, destroy_newer: bool) -> Result<(), Refused> {
         let (dataset, snap) = split(name)?;
         let of = self.present(dataset)?;
@@ -370,7 +371,7 @@ impl Pool {
         Ok(())
     }
 
-    /// `zfs rename`, of a dataset with all below it, or of a snapshot.
+    /// Does what `zfs rename` does with a dataset and all below it, or with a snapshot.
     pub fn rename(&mut self, old: &str, new: &str) -> Result<(), Refused> {
         let why = |what: &str| Err(format!("cannot rename '{old}': {what}"));
         if let Ok((dataset, snap)) = split(old) {
@@ -404,7 +405,7 @@ impl Pool {
         Ok(())
     }
 
-    /// `zfs bookmark DATASET@NAME DATASET#BOOKMARK`.
+    /// Does what `zfs bookmark DATASET@NAME DATASET#BOOKMARK` does.
     pub fn bookmark(&mut self, name: &str, bookmark: &str) -> Result<(), Refused> {
         let (dataset, snap) = split(name)?;
         let of = self.present(dataset)?;
@@ -417,7 +418,7 @@ impl Pool {
         Ok(())
     }
 
-    /// `zfs receive DATASET@NAME` of a whole stream that changes something.
+    /// Does what `zfs receive DATASET@NAME` does with a whole stream that changes something.
     pub fn receive(&mut self, name: &str, stream: &Begin) -> Result<Taken, Refused> {
         match self.begin(name, stream)? {
             Taken::Ignored => Ok(Taken::Ignored),
@@ -425,7 +426,7 @@ impl Pool {
         }
     }
 
-    /// What happens when a receive has read its BEGIN. `Taken::Committed`: it goes on, until
+    /// Does what a receive does after it has read the BEGIN. After `Taken::Committed` the receive is in progress until
     /// [`Pool::commit`] or [`Pool::abandon`].
     pub fn begin(&mut self, name: &str, stream: &Begin) -> Result<Taken, Refused> {
         let (dataset, snap) = split(name)?;
@@ -487,7 +488,8 @@ impl Pool {
         Ok(Taken::Committed)
     }
 
-    /// What happens at its END: all or nothing. `changes`: there are records before it.
+    /// Does what a receive does at the END: makes the snapshot or fails. `changes` is whether there were records before
+    /// it.
     pub fn commit(&mut self, name: &str, stream: &Begin, changes: bool) -> Result<(), Refused> {
         let (dataset, snap) = split(name)?;
         self.txg += 1;
@@ -514,7 +516,7 @@ impl Pool {
         Ok(())
     }
 
-    /// A receive into the dataset ended early.
+    /// Does what happens when a receive into a dataset ends early.
     pub fn abandon(&mut self, dataset: &str) {
         if let Some(Some(Receiving::New)) = self.datasets.get_mut(dataset).map(|d| d.receiving.take()) {
             self.datasets.remove(dataset);
@@ -526,10 +528,9 @@ impl Pool {
 mod tests {
     use super::*;
 
-    /// The rules are held to the real ones by `tests/lab/zfs-script`; here only what a script
-    /// cannot do.
+    /// `tests/lab/zfs-script` compares the rules with the real ones. This test does what a script cannot do.
     #[test]
-    fn what_happens_while_a_stream_arrives() {
+    fn a_change_during_a_receive_makes_its_commit_fail() {
         let mut pool = Pool::new("p", 1);
         assert_eq!(pool.begin("p/a@1", &begin(None, 1)), Ok(Taken::Committed));
         assert!(pool.get("p/a").is_none() && pool.snapshots("p/a").unwrap().is_empty());

@@ -1,5 +1,5 @@
-//! A laptop and a backup server in one temporary directory: keys, configurations, and the real
-//! binaries. Every test of the whole plays in one.
+//! A laptop and a backup server in one temporary directory: keys, configurations, and the real binaries. Every test of
+//! several tools uses one.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,36 +15,36 @@ use zsnap_message::keys::{Format, Recipients, SigningKey};
 use zsnap_message::payload::{Base, Epoch, Manifest, PayloadKind, Trailer};
 use zsnap_message::seal::{Sealing, seal};
 
-/// The directory of the binaries that were built with these tests.
+/// Returns the directory of the binaries that were built with these tests.
 pub fn binaries() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.parent().and_then(Path::parent).unwrap().to_owned()
 }
 
-/// Where the program is, built before the tests (`make test` does).
+/// Returns the path of a program, which must have been built before the tests (`make test` does so).
 pub fn program(name: &str) -> PathBuf {
     let path = binaries().join(name);
     assert!(path.exists(), "{} is missing: cargo build --workspace --bins first", path.display());
     path
 }
 
-/// A tool with that configuration, not started. All tests start tools so, or under a program, or tell
-/// them otherwise what to read: never what is in /etc/zsnap on this machine.
+/// Builds the command of a tool with this configuration. All tests start tools in this way, under another program, or
+/// with a configuration of their own, so that no tool reads /etc/zsnap of this machine.
 pub fn tool(name: &str, config: &Path) -> Command {
     let mut command = Command::new(program(name));
     command.arg("--config").arg(config).current_dir("/");
     command
 }
 
-/// A command under another program, such as strace; `before` are that and its arguments. Only program
-/// and arguments of `run` count.
+/// Builds a command that runs `run` under another program, such as strace. `before` is this program with its arguments.
+/// Only the program and the arguments of `run` are used.
 pub fn under<S: AsRef<OsStr>>(before: &[S], run: &Command) -> Command {
     let mut command = Command::new(&before[0]);
     command.args(&before[1..]).arg(run.get_program()).args(run.get_args()).current_dir("/");
     command
 }
 
-/// Whether a real peer is installed. Without it a test says so and passes, but never in CI.
+/// Whether a real peer is installed. Without it a test prints so and passes, but fails in CI.
 pub fn have(peer: &str) -> bool {
     let found =
         std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(peer).is_file()));
@@ -55,22 +55,22 @@ pub fn have(peer: &str) -> bool {
     found
 }
 
-/// Fails for anybody but root. Names of tests that call it end in `_as_root`: `make test` leaves
-/// these to `make test-root`, unless root runs it.
+/// Fails unless root runs the test. The names of tests that call this end in `_as_root`: `make test` skips them unless
+/// root runs it, and `make test-root` runs them.
 #[track_caller]
 pub fn needs_root() {
     assert!(rustix::process::geteuid().is_root(), "only root can do this: make test-root");
 }
 
-/// Puts `zfs` and `zpool`, the fake ones, into a directory, new or with their pools.
+/// Puts the fake `zfs` and `zpool` into a directory, which is made or already contains pools.
 pub fn fake_zfs(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
     for name in ["zfs", "zpool"] {
         let (from, to) = (program("fake-zfs"), dir.join(name));
-        // Not a symlink: it looks for its pools where it was started from.
+        // Not a symbolic link, because the fake looks for its pools in the directory of its executable.
         if fs::hard_link(&from, &to).is_err() {
             fs::copy(&from, &to).unwrap();
-            // A child of another thread may still hold it open for writing: then nobody can start it.
+            // It cannot be started while a child of another thread still has it open for writing.
             while matches!(Command::new(&to).arg("fake").output(), Err(e) if e.kind() == ErrorKind::ExecutableFileBusy)
             {
                 std::thread::sleep(std::time::Duration::from_millis(1));
@@ -79,8 +79,8 @@ pub fn fake_zfs(dir: &Path) {
     }
 }
 
-/// A directory in memory with room for a scene, if programs can be started there: thousands of
-/// runs that sync each file are three times as fast there.
+/// Returns a directory in memory if it has room for a scene and programs can be started there. Thousands of runs that
+/// sync each file are three times as fast there.
 pub fn memory() -> Option<&'static Path> {
     let dir = Path::new("/dev/shm");
     let stat = rustix::fs::statvfs(dir).ok()?;
@@ -89,10 +89,10 @@ pub fn memory() -> Option<&'static Path> {
     (roomy && starts && rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()).then_some(dir)
 }
 
-/// What a program did.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Ran {
-    /// Exit status; 128 + signal if a signal ended it.
+    /// The exit status, or 128 + signal if a signal ended the program.
     pub status: i32,
     /// Its standard output.
     pub out: Vec<u8>,
@@ -101,14 +101,14 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// From what std gives.
+    /// Converts the result of std.
     pub fn of(output: Output) -> Ran {
         use std::os::unix::process::ExitStatusExt;
         let status = output.status.code().or(output.status.signal().map(|s| 128 + s)).unwrap();
         Ran { status, out: output.stdout, err: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
 
-    /// Fails the test unless the status is this one.
+    /// Fails the test unless the status is `status`.
     #[track_caller]
     pub fn expect(self, status: i32) -> Ran {
         assert_eq!(self.status, status, "stderr: {}", self.err);
@@ -122,7 +122,7 @@ impl Ran {
         assert_eq!((ran.err.as_str(), ran.out.len()), ("", 0));
     }
 
-    /// Fails the test unless standard error holds this text.
+    /// Fails the test unless standard error contains this text.
     #[track_caller]
     pub fn says(self, text: &str) -> Ran {
         assert!(self.err.contains(text), "stderr does not say \"{text}\": {}", self.err);
@@ -130,18 +130,18 @@ impl Ran {
     }
 }
 
-/// Runs a command with `input` on its stdin.
+/// Runs a command with `input` as its standard input.
 pub fn run(command: &mut Command, input: &[u8]) -> Ran {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
     let mut stdin = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
-        // A program that ends before it has read all is not a failure of the test.
+        // The program may end before it has read all its input.
         scope.spawn(move || drop(stdin.write_all(input)));
         Ran::of(child.wait_with_output().unwrap())
     })
 }
 
-/// The temporary directory and what is in it.
+/// A temporary directory with all that the tests of zsnap-queue and zsnap-ingest need.
 pub struct Scene {
     dir: tempfile::TempDir,
 }
@@ -153,20 +153,20 @@ impl Default for Scene {
 }
 
 impl Scene {
-    /// Keys for the hosts `laptop` and `other` and for the backup server; a spool that is also
-    /// the incoming directory; `[[command]]` for `laptop/etc` that appends each stream to
-    /// `target/all` (no overlap) and for `laptop/tar` (overlap).
+    /// Makes a scene: keys for the hosts `laptop` and `other` and for the backup server; a spool that is also the
+    /// incoming directory; a `[[command]]` for `laptop/etc` that appends each stream to `target/all` (no overlap) and
+    /// one for `laptop/tar` (overlap).
     pub fn new() -> Scene {
         Scene::inside(&std::env::temp_dir())
     }
 
-    /// The same in memory, if that is possible.
+    /// Makes a scene as [`Scene::new`] does, in memory if possible.
     pub fn in_memory() -> Scene {
         memory().map_or_else(Scene::new, Scene::inside)
     }
 
     fn inside(dir: &Path) -> Scene {
-        // What a group could write is not believed.
+        // zsnap rejects files that a group can write.
         rustix::process::umask(rustix::fs::Mode::from(0o022));
         let scene = Scene { dir: tempfile::Builder::new().prefix("zsnap-").tempdir_in(dir).unwrap() };
         for dir in ["spool", "target", "tar"] {
@@ -192,9 +192,8 @@ impl Scene {
         scene
     }
 
-    /// The same with a pool `backup`, whose `zfs` and `zpool` are the fake ones (see
-    /// `src/bin/fake-zfs`), in `bin`; the store is `backup/hosts`, and each host has
-    /// `create-parents = ["tank"]`. In memory, if that is possible.
+    /// Makes a scene with a pool `backup`, in memory if possible. The fake `zfs` and `zpool` (see `src/bin/fake-zfs`)
+    /// are in `bin`, the store is `backup/hosts`, and each host has `create-parents = ["tank"]`.
     pub fn with_pool() -> Scene {
         let scene = Scene::in_memory();
         fake_zfs(&scene.path("bin"));
@@ -215,14 +214,14 @@ impl Scene {
         run(Command::new(self.path("bin/zfs")).args(args), b"")
     }
 
-    /// How the fake `zfs` and `zpool` were called since the last time: their names and arguments.
+    /// Returns the calls of the fake `zfs` and `zpool` since the last time: their names and arguments.
     pub fn zfs_calls(&self) -> Vec<Vec<String>> {
         let text = fs::read_to_string(self.path("bin/calls")).unwrap_or_default();
         let _ = fs::remove_file(self.path("bin/calls"));
         text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect()
     }
 
-    /// A path inside.
+    /// Returns a path in the directory of the scene.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -239,21 +238,21 @@ impl Scene {
         self.write(name, &text.replace(from, to));
     }
 
-    /// zsnap-queue with the configuration, not started.
+    /// Builds the command of zsnap-queue with the configuration of the scene.
     pub fn queue_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = tool("zsnap-queue", &self.path("queue.toml"));
         command.args(args);
         command
     }
 
-    /// zsnap-ingest with the configuration, not started.
+    /// Builds the command of zsnap-ingest with the configuration of the scene.
     pub fn ingest_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = tool("zsnap-ingest", &self.path("ingest.toml"));
         command.args(args).env_remove("NNCP_SENDER");
         command
     }
 
-    /// Runs zsnap-queue with `input` on its stdin.
+    /// Runs zsnap-queue with `input` as its standard input.
     pub fn queue(&self, args: &[&str], input: &[u8]) -> Ran {
         run(&mut self.queue_command(args), input)
     }
@@ -263,22 +262,23 @@ impl Scene {
         run(&mut self.ingest_command(args), b"")
     }
 
-    /// The queue files of a host in the spool, sorted.
+    /// Returns the queue files of a host in the spool, sorted.
     pub fn spooled(&self, host: &str) -> Vec<PathBuf> {
         files(&self.path("spool").join(host))
     }
 
-    /// The names in quarantine of a host, reasons included.
+    /// Returns the files of a host in quarantine, including the reasons.
     pub fn quarantined(&self, host: &str) -> Vec<PathBuf> {
         files(&self.path("spool/.zsnap-quarantine").join(host))
     }
 
-    /// What the command for `laptop/etc` was given, or nothing if it was never started.
+    /// Returns what the command for `laptop/etc` has received, or nothing if it was never started.
     pub fn applied(&self) -> Vec<u8> {
         fs::read(self.path("target/all")).unwrap_or_default()
     }
 
-    /// Makes every file in the spool old enough not to be still arriving.
+    /// Sets the times of all files of a host in the spool one hour back, so that they are not considered as still
+    /// arriving.
     pub fn age(&self, host: &str) {
         let old = SystemTime::now() - std::time::Duration::from_secs(3600);
         for file in self.spooled(host) {
@@ -286,7 +286,7 @@ impl Scene {
         }
     }
 
-    /// Puts a file made by hand into a host's directory of the spool.
+    /// Writes a file into a host's directory in the spool.
     pub fn deliver(&self, host: &str, name: &str, bytes: &[u8]) -> PathBuf {
         let dir = self.path("spool").join(host);
         fs::create_dir_all(&dir).unwrap();
@@ -294,13 +294,13 @@ impl Scene {
         dir.join(name)
     }
 
-    /// Seals `body` as the manifest says, signed by `signer` (a name of [`Scene::new`]), or not.
+    /// Seals `body` with a manifest, signed by `signer` (a host of [`Scene::new`]) or not signed.
     pub fn seal(&self, manifest: &Manifest, signer: Option<&str>, body: &[u8]) -> Vec<u8> {
         let key = signer.map(|name| SigningKey::load(&self.path(format!("{name}.key")), SystemTime::now()).unwrap());
         self.seal_with(manifest, key.as_ref(), &self.path("backup.cert"), body)
     }
 
-    /// The same with any key and recipient.
+    /// Seals `body` with a manifest and any key and recipient.
     pub fn seal_with(&self, manifest: &Manifest, key: Option<&SigningKey>, to: &Path, body: &[u8]) -> Vec<u8> {
         let trailer =
             Trailer { zsnap: 1, bytes: body.len() as u64, sha256: sha256_hex(body), substreams: None, to: None };
@@ -320,7 +320,7 @@ pub fn seal_with(manifest: &Manifest, trailer: Trailer, key: Option<&SigningKey>
     .0
 }
 
-/// What lies in a directory and is not hidden, sorted; nothing if it is not there.
+/// Returns the entries of a directory that are not hidden, sorted, or nothing if the directory is absent.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut files: Vec<_> = entries.map(|e| e.unwrap().path()).filter(|p| !hidden(p)).collect();
@@ -332,7 +332,7 @@ fn hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// The manifest of a full opaque stream, number `seq`.
+/// Makes the manifest of a full opaque stream with the number `seq`.
 pub fn manifest(target: &str, seq: u64) -> Manifest {
     let target: Target = target.parse().unwrap();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
@@ -351,7 +351,7 @@ pub fn manifest(target: &str, seq: u64) -> Manifest {
     }
 }
 
-/// The name of file number `seq` of a target.
+/// Returns the name of file number `seq` of a target.
 pub fn name(target: &str, seq: u64) -> String {
     QueueName::new(Stamp::from_seq(seq, 1), &target.parse().unwrap(), [0; 16], false).to_string()
 }

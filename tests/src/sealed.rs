@@ -1,4 +1,4 @@
-//! What the tests of sealed files share: keys, manifests, sealing and opening in memory.
+//! Shared code of the tests of sealed files: keys, manifests, sealing and opening in memory.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,8 +18,9 @@ use zsnap_message::seal::{Sealing, seal};
 
 pub const FORMATS: [Format; 2] = [Format::Gpg, Format::Aead];
 
-/// Held in memory, or read twice.
+/// Limits with which a message is held in memory.
 pub const IN_MEMORY: Limits = Limits { verify_buffer: 64 << 20, window_log: 27, max_size: None, max_ratio: 10_000 };
+/// Limits with which a message is read twice.
 pub const TWICE: Limits = Limits { verify_buffer: 0, window_log: 27, max_size: None, max_ratio: 10_000 };
 
 pub fn host(name: &str) -> Host {
@@ -50,7 +51,7 @@ pub fn trailer(data: &[u8]) -> Trailer {
     Trailer { zsnap: 1, bytes: data.len() as u64, sha256: sha256(data), substreams: None, to: None }
 }
 
-/// Bytes that do not compress, the same for the same seed.
+/// Returns bytes that do not compress and depend only on the seed.
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut data = Vec::with_capacity(len + 8);
@@ -64,7 +65,7 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     data
 }
 
-/// A sender `laptop` and a receiver.
+/// The keys of a sender, `laptop`, and of a recipient.
 pub struct Site {
     pub dir: tempfile::TempDir,
     pub recipients: Recipients,
@@ -76,7 +77,7 @@ pub struct Site {
 
 impl Site {
     pub fn new(format: Format) -> Site {
-        // What a group could write is not believed.
+        // zsnap rejects files that a group can write.
         rustix::process::umask(rustix::fs::Mode::from(0o022));
         let dir = tempfile::tempdir().unwrap();
         let (now, aead) = (SystemTime::now(), format == Format::Aead);
@@ -133,8 +134,8 @@ pub fn sealed(data: &[u8], how: &Sealing<'_>) -> Vec<u8> {
     seal(Vec::new(), how, &manifest(), body).unwrap().0
 }
 
-pub fn open(message: &[u8], who: &Trust<'_>, limits: &Limits) -> Result<Vec<u8>, Refusal> {
-    Ok(replayed(verify(Cursor::new(message), who, limits)?))
+pub fn open(message: &[u8], trust: &Trust<'_>, limits: &Limits) -> Result<Vec<u8>, Refusal> {
+    Ok(replayed(verify(Cursor::new(message), trust, limits)?))
 }
 
 pub fn replayed(verified: Verified<Cursor<&[u8]>>) -> Vec<u8> {
@@ -143,7 +144,7 @@ pub fn replayed(verified: Verified<Cursor<&[u8]>>) -> Vec<u8> {
     plain
 }
 
-/// Saves a certificate, with its secret as `NAME.key`.
+/// Saves a certificate as `NAME.cert`, and with its secret keys as `NAME.key`.
 pub fn save(dir: &Path, name: &str, cert: &Cert) {
     let mut bytes = Vec::new();
     cert.as_tsk().serialize(&mut bytes).unwrap();

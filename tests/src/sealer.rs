@@ -1,4 +1,4 @@
-//! Queue files with ZFS streams by the thousand: the keys are read once.
+//! A sealer for thousands of queue files, which loads the keys only once.
 
 use std::time::SystemTime;
 
@@ -11,19 +11,19 @@ use zsnap_message::seal::{Sealing, seal};
 use crate::scene::{Scene, manifest};
 use crate::stream::{Stream, Sub};
 
-/// Signs as one host, for `backup`.
+/// A sealer that signs as one host and encrypts to `backup`.
 pub struct Sealer {
     recipients: Recipients,
     signer: SigningKey,
 }
 
 impl Sealer {
-    /// As `laptop`, with the scene's keys.
+    /// Makes a sealer for `laptop` with the keys of the scene.
     pub fn new(scene: &Scene) -> Sealer {
         Sealer::of(scene, "laptop")
     }
 
-    /// As any host of the scene.
+    /// Makes a sealer for a host of the scene.
     pub fn of(scene: &Scene, host: &str) -> Sealer {
         let now = SystemTime::now();
         Sealer {
@@ -32,7 +32,7 @@ impl Sealer {
         }
     }
 
-    /// File number `seq` of a target, as zsnap-queue makes it: a stream of these, in a wrapper if
+    /// Makes file number `seq` of a target as zsnap-queue does: a ZFS stream of these substreams, in a wrapper if
     /// `compound`.
     pub fn zfs(&self, target: &str, seq: u64, prev: Option<u64>, mut subs: Vec<Sub>, compound: bool) -> Vec<u8> {
         let (first, last) = (&subs[0], &subs[subs.len() - 1]);
@@ -64,7 +64,7 @@ impl Sealer {
         self.seal(&manifest, &body, trailer)
     }
 
-    /// File number `seq` of a target that a command takes; increments name the one before.
+    /// Makes file number `seq` of a target whose streams a command applies. It is an incremental if `prev` is set.
     pub fn opaque(&self, target: &str, seq: u64, prev: Option<u64>, body: &[u8]) -> Vec<u8> {
         let base = if prev.is_some() { Base::Prev } else { Base::None };
         let manifest = Manifest { prev, base, ..manifest(target, seq) };

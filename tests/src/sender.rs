@@ -1,5 +1,5 @@
-//! What the tests of zsnap-queue need of a [`Scene`] besides: the tool without keys or destinations, its state, and
-//! what its files hold.
+//! What the tests of zsnap-queue add to a [`Scene`]: the tool without keys or destinations, its state, and the contents
+//! of its files.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -25,8 +25,8 @@ pub struct Opened {
 }
 
 impl Scene {
-    /// zsnap-queue without keys and destinations, not started. It reads `bare.toml`, which is empty unless the test
-    /// has written it.
+    /// Builds the command of zsnap-queue without keys and destinations. It reads `bare.toml`, which is empty unless the
+    /// test has written it.
     pub fn bare(&self) -> Command {
         let config = self.path("bare.toml");
         if !config.exists() {
@@ -37,7 +37,7 @@ impl Scene {
         command
     }
 
-    /// zsnap-queue with keys and without destinations, not started.
+    /// Builds the command of zsnap-queue with keys and without destinations.
     pub fn sealing(&self) -> Command {
         let mut command = self.bare();
         command.arg("--recipient-file").arg(self.path("backup.cert")).arg("--signer-file").arg(self.path("laptop.key"));
@@ -65,9 +65,10 @@ impl Scene {
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
 
-    /// Lists the files in the outboxes but those that stay for ever.
+    /// Lists the files in the outboxes except the permanent ones.
     pub fn outbox(&self) -> Vec<PathBuf> {
-        let stays = |path: &PathBuf| [".lock", ".dest.json", ".told.json"].iter().any(|name| path.ends_with(name));
-        walk(self.path("queue-state/outbox")).into_iter().filter(|path| !stays(path)).collect()
+        let is_permanent =
+            |path: &PathBuf| [".lock", ".dest.json", ".told.json"].iter().any(|name| path.ends_with(name));
+        walk(self.path("queue-state/outbox")).into_iter().filter(|path| !is_permanent(path)).collect()
     }
 }

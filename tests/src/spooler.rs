@@ -1,5 +1,4 @@
-//! A spooler: a spool, drives and a configuration in one temporary directory, and the real
-//! zsnap-fanout.
+//! A spooler: a spool, drives and a configuration in one temporary directory, and the real zsnap-fanout.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,10 +7,10 @@ use std::process::Command;
 
 use crate::scene::{Ran, memory, name, run, tool, under};
 
-/// Where the numbers of its files begin, in microseconds since 1970.
+/// The offset of the numbers of its files, in microseconds since 1970.
 const FIRST: u64 = 1_700_000_000_000_000;
 
-/// The temporary directory and what is in it.
+/// A temporary directory with all that the tests of zsnap-fanout need.
 pub struct Spooler {
     dir: tempfile::TempDir,
 }
@@ -23,18 +22,18 @@ impl Default for Spooler {
 }
 
 impl Spooler {
-    /// A spool, and no drive yet.
+    /// Makes a spooler without drives.
     pub fn new() -> Spooler {
         Spooler::inside(&std::env::temp_dir())
     }
 
-    /// The same in memory, if that is possible.
+    /// Makes a spooler without drives, in memory if possible.
     pub fn in_memory() -> Spooler {
         memory().map_or_else(Spooler::new, Spooler::inside)
     }
 
     fn inside(dir: &Path) -> Spooler {
-        // What a group could write is not believed.
+        // zsnap rejects files that a group can write.
         rustix::process::umask(rustix::fs::Mode::from(0o022));
         let spooler = Spooler { dir: tempfile::Builder::new().prefix("zsnap-").tempdir_in(dir).unwrap() };
         fs::create_dir(spooler.path("spool")).unwrap();
@@ -42,14 +41,14 @@ impl Spooler {
         spooler
     }
 
-    /// The same with these `dir:` drives.
+    /// Makes a spooler with these `dir:` drives.
     pub fn with(drives: &[&str]) -> Spooler {
         let spooler = Spooler::new();
         drives.iter().for_each(|drive| spooler.drive(drive, ""));
         spooler
     }
 
-    /// A path inside.
+    /// Returns a path in the directory of the spooler.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -59,7 +58,7 @@ impl Spooler {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// The configuration.
+    /// Reads the configuration.
     pub fn config(&self) -> String {
         fs::read_to_string(self.path("fanout.toml")).unwrap()
     }
@@ -88,64 +87,65 @@ impl Spooler {
         self.write(&format!("{dir}/.zsnap-drive"), &format!("{drive}\n"));
     }
 
-    /// Puts file number `n` of a target into the spool; tells its name.
+    /// Puts file number `n` of a target into the spool and returns its name.
     pub fn put(&self, target: &str, n: u64, bytes: impl AsRef<[u8]>) -> String {
         let name = name(target, FIRST + n);
         self.put_as(target.split_once('/').unwrap().0, &name, bytes);
         name
     }
 
-    /// Puts a file of any name into a directory of the spool.
+    /// Puts a file with any name into a directory of the spool.
     pub fn put_as(&self, host: &str, name: &str, bytes: impl AsRef<[u8]>) {
         let dir = self.path("spool").join(host);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join(name), bytes).unwrap();
     }
 
-    /// zsnap-fanout with the configuration, not started.
+    /// Builds the command of zsnap-fanout with the configuration of the spooler.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = tool("zsnap-fanout", &self.path("fanout.toml"));
         command.args(args);
         command
     }
 
-    /// The same under another program, such as strace; `before` are that and its arguments.
+    /// Builds a command that runs zsnap-fanout under another program, such as strace. `before` is this program with its
+    /// arguments.
     pub fn under<S: AsRef<OsStr>>(&self, before: &[S], args: &[&str]) -> Command {
         under(before, &self.command(args))
     }
 
-    /// Runs it.
+    /// Runs zsnap-fanout.
     pub fn fanout(&self, args: &[&str]) -> Ran {
         run(&mut self.command(args), b"")
     }
 
-    /// Runs it; nothing is said, and the status is 0.
+    /// Runs zsnap-fanout, which must exit with 0 and print nothing.
     #[track_caller]
     pub fn silent_run(&self) {
         let ran = self.fanout(&[]).expect(0);
         assert_eq!((ran.err.as_str(), ran.out.len()), ("", 0));
     }
 
-    /// All that a drive holds but its mark: HOST/FILE, hidden files too.
+    /// Lists all files of a drive except its mark, including hidden ones: HOST/FILE.
     pub fn on(&self, drive: &str) -> Vec<String> {
         let mut found = tree(&self.path(drive));
         found.retain(|path| path != ".zsnap-drive");
         found
     }
 
-    /// What waits for a drive: HOST/FILE.
+    /// Lists the files that wait for a drive: HOST/FILE.
     pub fn waiting(&self, drive: &str) -> Vec<String> {
         let mut found = tree(&self.outbox(drive));
         found.retain(|path| path.contains('/'));
         found
     }
 
-    /// The outbox of a drive.
+    /// Returns the outbox of a drive.
     pub fn outbox(&self, drive: &str) -> PathBuf {
         self.path("spool/.zsnap-fanout/out").join(drive)
     }
 
-    /// What lies in the spool itself: HOST/FILE.
+    /// Lists the files in the spool itself: HOST/FILE.
     pub fn left(&self) -> Vec<String> {
         let mut found = tree(&self.path("spool"));
         found.retain(|path| !path.starts_with(".zsnap-fanout/"));
@@ -153,7 +153,7 @@ impl Spooler {
     }
 }
 
-/// All that is not a directory below one, sorted; nothing if it is not there.
+/// Lists all files below a directory, sorted, or nothing if the directory is absent.
 pub fn tree(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().map(Result::unwrap) {

@@ -1,4 +1,4 @@
-//! What strace tells.
+//! Tests under strace: traces, and faults injected into system calls.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::scene::{Ran, have, run};
 use crate::torture::status;
 
-/// strace is here and may trace.
+/// Whether strace is installed and permitted to trace.
 pub fn can_trace() -> bool {
     if !have("strace") {
         return false;
@@ -24,30 +24,29 @@ pub fn can_trace() -> bool {
     works
 }
 
-/// A command under strace, which writes to the file `trace`. Only program and arguments of `run`
-/// count.
+/// Builds a command that runs `run` under strace, which writes to the file `trace`. Only the program and the arguments
+/// of `run` are used.
 pub fn under(options: &[String], trace: &Path, run: &Command) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-y", "-qq", "-s", "0", "-o"]).arg(trace).args(options);
-    // cargo's: the loader would look for each library in all of these directories first.
+    // Set by cargo: the loader would look for each library in all of these directories first.
     strace.env_remove("LD_LIBRARY_PATH");
     strace.arg(run.get_program()).args(run.get_args()).current_dir("/").stdout(Stdio::null());
     strace
 }
 
-/// Runs what [`under`] gives: the status of the command, and the trace.
+/// Runs a command of [`under`]. Returns its status and the trace.
 pub fn traced(strace: &mut Command, trace: &Path) -> (i32, String) {
     let status = status(strace.status().unwrap());
     (status, fs::read_to_string(trace).unwrap())
 }
 
-/// What a call does: its name and the files that it is about, without what is random in their names; and how
-/// many calls of the run had done the same before.
+/// What a call does: its name and the files that it uses, without the random parts of their names; and the number of
+/// earlier calls in the run that did the same.
 type Deed = (String, usize);
 
-/// Where it is done: the name of the call, the path of a file that it is about, below the temporary
-/// directory, if there is one that is the same in each run; and the number among such calls, as strace's
-/// `when=` counts, in each thread by itself.
+/// Where a call is made: its name; the path of a file that it uses, below the temporary directory, if there is one that
+/// is the same in each run; and its number among such calls, which `when=` of strace counts per thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     name: String,
@@ -56,7 +55,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The options of strace that strike there, and only there; `how` as in `signal=KILL`.
+    /// Returns the options of strace that inject a fault into this call only. `how` is for example `signal=KILL`.
     pub fn options(&self, root: &Path, how: &str) -> Vec<String> {
         let path =
             self.path.iter().map(|path| format!("-P{}/{path}", root.display().to_string().trim_end_matches('/')));
@@ -64,17 +63,17 @@ impl Place {
     }
 }
 
-/// What the calls in a trace do, one after the other, and where.
+/// Returns the calls in a trace, in order, with what they do and where.
 fn deeds(trace: &str) -> Vec<(Call, Deed, Place)> {
     let (mut done, mut counted) = (HashMap::<String, usize>::new(), HashMap::new());
     let mut count = |call: Call| {
         let paths = paths(&call);
-        // strace looks at the first path of these only.
+        // strace considers only the first path of these.
         let looks = if ["rename", "link"].contains(&call.name.as_str()) { 1 } else { usize::MAX };
         let inside: Vec<_> = paths.iter().take(looks).filter_map(|path| below_root(path)).collect();
         let same = |path: &&&str| path.split('/').all(|part| known(part) == part);
         let path = inside.iter().find(same).map(|path| (*path).to_owned());
-        // Each path that it is about counts it.
+        // strace counts the call for each path that it uses.
         let mut number = |path: Option<&str>| {
             let counted = counted.entry((call.pid, call.name.clone(), path.map(str::to_owned))).or_insert(0);
             *counted += 1;
@@ -96,21 +95,21 @@ fn deeds(trace: &str) -> Vec<(Call, Deed, Place)> {
     parse(trace).into_iter().map(&mut count).collect()
 }
 
-/// The files that a call is about.
+/// Returns the files that a call uses.
 fn paths(call: &Call) -> Vec<&str> {
-    // Behind the arguments stands the result.
+    // The result follows the arguments.
     let text = call.text.rsplit_once(" = ").map_or(call.text.as_str(), |(arguments, _)| arguments);
     let named = text.split(['<', '>', '"']).skip(1).step_by(2);
     named.filter(|path| !path.starts_with("unfinished") && !path.starts_with("...")).collect()
 }
 
-/// A path below the temporary directory.
+/// Returns a path relative to the temporary directory, if it is inside.
 fn below_root(path: &str) -> Option<&str> {
     let (_, behind) = path.split_once("/zsnap-").filter(|_| path.starts_with('/'))?;
     behind.split_once('/').map(|(_, below)| below)
 }
 
-/// A part of a path without what is random.
+/// Returns a component of a path without its random part.
 fn known(part: &str) -> String {
     let random =
         part.split_once("zsnap-").filter(|(_, id)| !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit()));
@@ -124,10 +123,12 @@ fn known(part: &str) -> String {
     }
 }
 
-/// Strikes all that the calls do which `ours` picks, a call in each run. `run` makes a run, undisturbed or
-/// struck at a place, looks whether all is well, and returns the trace. Which call is at a place may differ
-/// from run to run, so what was struck counts, and what was missed is tried again where an undisturbed run
-/// does it then, or left to another situation where another call comes before it. How much was struck. Of calls that do the same with a file, ZSNAP_TORTURE strikes all, else the first two.
+/// Injects a fault into each call that `ours` selects, one call per run, and returns how many were hit.
+///
+/// `run` makes a run without a fault or with a fault at a place, checks the result, and returns the trace. Which call
+/// is at a place may differ between runs, so this counts what was hit, and tries what was missed again at the place
+/// that it has in a new run without a fault. If the fault hits another call again, the call is skipped. Of the calls
+/// that do the same with a file, the first two are hit, or all with ZSNAP_TORTURE.
 pub fn strike_each(ours: impl Fn(&Call) -> bool, mut run: impl FnMut(Option<&Place>) -> String) -> usize {
     let places = |trace: &str| -> BTreeMap<Deed, Place> {
         deeds(trace).into_iter().filter(|(call, ..)| ours(call)).map(|(_, deed, place)| (deed, place)).collect()
@@ -136,39 +137,39 @@ pub fn strike_each(ours: impl Fn(&Call) -> bool, mut run: impl FnMut(Option<&Pla
     let most = if std::env::var_os("ZSNAP_TORTURE").is_some() { usize::MAX } else { 2 };
     let all = now.keys().filter(|(kind, before)| *before < most || !kind.contains(' '));
     let all: Vec<Deed> = all.cloned().collect();
-    let mut struck = BTreeSet::new();
+    let mut done = BTreeSet::new();
     for deed in all {
         for tries in 0.. {
-            if struck.contains(&deed) {
+            if done.contains(&deed) {
                 break;
             }
-            // Not every run does it.
+            // Not every run makes this call.
             let Some(at) = now.get(&deed) else { break };
-            assert!(tries < 20, "{deed:?} is never struck at {at:?}");
+            assert!(tries < 20, "{deed:?} is never hit at {at:?}");
             let trace = run(Some(at));
             let hit = hit(&trace).is_some();
             if hit {
-                struck.extend(deeds(&trace).into_iter().filter(|(.., place)| place == at).map(|(_, deed, _)| deed));
+                done.extend(deeds(&trace).into_iter().filter(|(.., place)| place == at).map(|(_, deed, _)| deed));
             }
-            // A call of another thread that is at the same place comes first, and keeps it from being made.
+            // A call of another thread at the same place comes first, so this one is not made.
             if hit && tries > 0 {
                 break;
             }
-            if !struck.contains(&deed) {
+            if !done.contains(&deed) {
                 now = places(&run(None));
             }
         }
     }
-    assert!(!struck.is_empty(), "nothing was struck");
-    struck.len()
+    assert!(!done.is_empty(), "nothing was hit");
+    done.len()
 }
 
-/// A line that tells that an injection has struck. There may be one in each thread.
+/// Returns a line of the trace that shows a hit. There may be one in each thread.
 pub fn hit(trace: &str) -> Option<&str> {
     trace.lines().rfind(|line| line.contains("(INJECTED)") || line.contains("killed by SIGKILL"))
 }
 
-/// Waits until a command under strace has been stopped by `inject=CALL:signal=SIGSTOP`; the thread.
+/// Waits until a command under strace has been stopped by `inject=CALL:signal=SIGSTOP`. Returns the thread.
 pub fn stopped(trace: &Path) -> String {
     for _ in 0..6000 {
         let lines = fs::read_to_string(trace).unwrap_or_default();
@@ -180,7 +181,7 @@ pub fn stopped(trace: &Path) -> String {
     panic!("nothing was stopped");
 }
 
-/// Lets it go on, however often it is stopped, to its end.
+/// Continues the stopped thread, however often it is stopped, until the command ends.
 pub fn go_on(mut strace: Child, thread: &str) -> Ran {
     while strace.try_wait().unwrap().is_none() {
         run(Command::new("kill").args(["-CONT", thread]), b"");
@@ -189,22 +190,22 @@ pub fn go_on(mut strace: Child, thread: &str) -> Ran {
     Ran::of(strace.wait_with_output().unwrap())
 }
 
-/// A system call, as strace tells it.
+/// A system call in a trace.
 #[derive(Debug)]
 pub struct Call {
     /// The thread that made it.
     pub pid: u32,
-    /// Which one.
+    /// Its name.
     pub name: String,
-    /// The whole line, or both lines of a call during which others were made.
+    /// The whole line, or both lines of a call that was interrupted by others.
     pub text: String,
-    /// Number of the line on which it began.
+    /// The number of the line on which it began.
     pub began: usize,
-    /// Number of the line on which it ended.
+    /// The number of the line on which it ended.
     pub ended: usize,
 }
 
-/// All calls in a trace that strace wrote with -f.
+/// Returns all calls in a trace that strace wrote with -f.
 pub fn parse(trace: &str) -> Vec<Call> {
     let (mut calls, mut open) = (Vec::<Call>::new(), HashMap::<u32, usize>::new());
     for (number, line) in trace.lines().enumerate() {

@@ -1,14 +1,14 @@
-//! ZFS send streams for tests: made from nothing, or real ones changed.
+//! ZFS send streams for tests: synthetic ones, and changed real ones.
 //!
-//! Nothing here uses the code under test: layout and checksum are written down a second time, so
-//! that a mistake in one shows against the other.
+//! This module does not use the code under test. The layout and the checksum are implemented a second time, so that a
+//! mistake in one implementation is detected by the other.
 //!
 //! ```
 //! use zsnap_tests::stream::{Rec, Stream, Sub};
 //!
 //! // What `zfs send tank/home@a` writes, of a snapshot with the guid 1 ...
 //! let full = Stream::plain(Sub::full("tank/home@a", 1)).bytes();
-//! // ... and `zfs send -I @a tank/home@c`, from a big-endian machine, with data of our own.
+//! // ... and `zfs send -I @a tank/home@c`, from a big-endian machine, with other data.
 //! let compound = Stream::compound(
 //!     "tank/home@c",
 //!     [
@@ -27,9 +27,9 @@
 
 use std::io::{self, Read};
 
-/// Length of a record.
+/// The length of a record.
 pub const RECORD: usize = 312;
-/// How a BEGIN can be told, at its offset 8.
+/// The magic number at offset 8 of a BEGIN.
 pub const MAGIC: u64 = 0x2_f5ba_cbac;
 
 /// Record types.
@@ -49,14 +49,14 @@ pub mod kind {
 }
 use kind::*;
 
-/// Types: `DMU_OT_PLAIN_FILE_CONTENTS` and `DMU_OT_SA`.
+/// Object types: `DMU_OT_PLAIN_FILE_CONTENTS` and `DMU_OT_SA`.
 const FILE: u32 = 19;
 const SYSTEM_ATTRIBUTES: u32 = 44;
-/// How blocks are compressed: not, or by LZ4.
+/// Compression of blocks: none and LZ4.
 const OFF: u8 = 2;
 const LZ4: u8 = 15;
 
-/// Offsets and widths of all numbers in a record, but its type, payload length and checksum.
+/// Returns the offsets and widths of all numbers in a record except its type, payload length and checksum.
 fn fields(kind: u32) -> &'static [(usize, usize)] {
     match kind {
         BEGIN => &[(8, 8), (16, 8), (24, 8), (32, 4), (36, 4), (40, 8), (48, 8)],
@@ -86,7 +86,7 @@ fn fields(kind: u32) -> &'static [(usize, usize)] {
     }
 }
 
-/// Where a record names its snapshot.
+/// Returns the offset of the guid of the snapshot in a record.
 fn toguid_at(kind: u32) -> usize {
     match kind {
         FREEOBJECTS | SPILL | OBJECT_RANGE => 24,
@@ -95,38 +95,38 @@ fn toguid_at(kind: u32) -> usize {
     }
 }
 
-/// A record with its payload. Numbers are read and written in its own byte order.
+/// A record with its payload. Numbers are read and written in the byte order of the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rec {
-    /// Most significant byte first.
+    /// Whether it is big-endian.
     pub big: bool,
-    /// The record itself, [`RECORD`] bytes.
+    /// The record without its payload, [`RECORD`] bytes.
     pub head: Vec<u8>,
-    /// What follows it.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
 impl Rec {
-    /// A record of nothing but its type.
+    /// Makes a record with only its type.
     pub fn new(kind: u32) -> Rec {
         let mut rec = Rec { big: false, head: vec![0; RECORD], payload: Vec::new() };
         rec.set_u32(0, kind);
         rec
     }
 
-    /// A block of data: object 1, offset 0. In a stream it needs an OBJECT record before it.
+    /// Makes a WRITE record: object 1, offset 0. In a stream it needs an OBJECT record before it.
     pub fn write(data: &[u8]) -> Rec {
         Rec::new(WRITE).with(8, 1).with(32, data.len() as u64).followed_by(data)
     }
 
-    /// The same in a raw stream: encrypted and not compressed.
+    /// Makes a WRITE record of a raw stream: encrypted and not compressed.
     pub fn raw_write(data: &[u8]) -> Rec {
         let mut rec = Rec::write(data).with(96, data.len() as u64);
         rec.head[50] = OFF;
         rec
     }
 
-    /// A file, as `zfs send` tells of it before its data.
+    /// Makes the OBJECT record of a file, which `zfs send` writes before its data.
     pub fn object(number: u64, block_size: u32) -> Rec {
         let mut rec = Rec::new(OBJECT).with(8, number).followed_by(&[1; 184]);
         for (at, value) in [(16, FILE), (20, SYSTEM_ATTRIBUTES), (24, block_size), (28, 181)] {
@@ -136,12 +136,12 @@ impl Rec {
         rec
     }
 
-    /// A file of blocks of up to 128 KiB, written over one another: object 1, offset 0.
+    /// Makes the records of a file with blocks of up to 128 KiB, all of object 1 at offset 0.
     pub fn file<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Rec> {
         std::iter::once(Rec::object(1, 131_072)).chain(blocks.into_iter().map(Rec::write)).collect()
     }
 
-    /// [`Rec::object`] in a raw stream: an encrypted bonus buffer of full length.
+    /// Makes the OBJECT record of a file in a raw stream, with an encrypted bonus buffer of full length.
     pub fn raw_object(number: u64, block_size: u32) -> Rec {
         let mut rec = Rec::object(number, block_size).followed_by(&[2; 320]);
         rec.set_u32(36, 320);
@@ -149,7 +149,7 @@ impl Rec {
         rec
     }
 
-    /// Compressed blocks of 128 KiB and of 1 KiB of extended attributes, in 512 bytes each.
+    /// Makes a WRITE of 128 KiB or a SPILL of 1 KiB of extended attributes, compressed to 512 bytes.
     fn packed(kind: u32, algorithm: u8) -> Rec {
         let mut rec = match kind {
             WRITE => Rec::new(WRITE).with(32, 131_072).with(96, 512),
@@ -159,8 +159,7 @@ impl Rec {
         rec.with(8, 2).followed_by(&[3; 512])
     }
 
-    /// One of each kind of record that may be in a sub-stream with the features [`Sub::EVERY`],
-    /// payloads of all sorts.
+    /// Makes records of each kind that a substream with the features [`Sub::EVERY`] may contain, with various payloads.
     pub fn every_kind() -> Vec<Rec> {
         let mut embedded = Rec::new(WRITE_EMBEDDED).with(8, 2).with(16, 131_072).with(24, 131_072);
         embedded.head[40] = LZ4;
@@ -180,7 +179,7 @@ impl Rec {
         ]
     }
 
-    /// The same of a raw sub-stream, with the features [`Sub::EVERY_RAW`].
+    /// Makes records of each kind that a raw substream with the features [`Sub::EVERY_RAW`] may contain.
     pub fn every_raw_kind() -> Vec<Rec> {
         vec![
             Rec::new(OBJECT_RANGE).with(16, 32),
@@ -194,19 +193,19 @@ impl Rec {
         ]
     }
 
-    /// The same, with a 64-bit field set.
+    /// Sets a 64-bit field.
     pub fn with(mut self, at: usize, value: u64) -> Rec {
         self.set_u64(at, value);
         self
     }
 
-    /// The same, with a payload; length fields are left alone.
+    /// Sets the payload. The length fields are not changed.
     pub fn followed_by(mut self, payload: &[u8]) -> Rec {
         self.payload = payload.to_vec();
         self
     }
 
-    /// The next one of a stream, with its payload.
+    /// Reads the next record of a stream with its payload.
     pub fn read(input: &mut impl Read, big: bool) -> io::Result<Rec> {
         let mut rec = Rec { big, head: vec![0; RECORD], payload: Vec::new() };
         input.read_exact(&mut rec.head)?;
@@ -214,7 +213,7 @@ impl Rec {
         Ok(rec)
     }
 
-    /// Reads the payload that belongs to it.
+    /// Reads the payload of the record.
     pub fn read_payload(&mut self, input: &mut impl Read) -> io::Result<()> {
         match self.payload_length() {
             length @ ..=0x0100_0000 => self.payload.resize(length as usize, 0),
@@ -223,7 +222,7 @@ impl Rec {
         input.read_exact(&mut self.payload)
     }
 
-    /// The type.
+    /// Returns the type.
     pub fn kind(&self) -> u32 {
         self.u32(0)
     }
@@ -248,25 +247,25 @@ impl Rec {
         self.set(at, 8, value);
     }
 
-    /// Changes the snapshot that it says it belongs to.
+    /// Sets the guid of the snapshot.
     pub fn set_toguid(&mut self, guid: u64) {
         self.set_u64(toguid_at(self.kind()), guid);
     }
 
-    /// Changes the name in a BEGIN.
+    /// Sets the name in a BEGIN.
     pub fn set_toname(&mut self, name: &str) {
         self.head[56..].fill(0);
         self.head[56..56 + name.len()].copy_from_slice(name.as_bytes());
     }
 
-    /// The number at an offset, of that many bytes.
+    /// Returns the number of `width` bytes at an offset.
     pub fn number(&self, at: usize, width: usize) -> u64 {
         let digit = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
         let bytes = &self.head[at..at + width];
         if self.big { bytes.iter().fold(0, digit) } else { bytes.iter().rev().fold(0, digit) }
     }
 
-    /// Changes the number at an offset, of that many bytes.
+    /// Sets the number of `width` bytes at an offset.
     pub fn set(&mut self, at: usize, width: usize, value: u64) {
         for n in 0..width {
             let place = if self.big { width - 1 - n } else { n };
@@ -284,7 +283,7 @@ impl Rec {
         self.big = !self.big;
     }
 
-    /// Makes the payload as long as the fields say, if that is not beyond what any stream holds.
+    /// Makes the payload as long as the fields say, if the format permits such a length.
     pub fn fit(&mut self) {
         let length = self.payload_length();
         if length <= 16 << 20 {
@@ -292,7 +291,7 @@ impl Rec {
         }
     }
 
-    /// The length of the payload that its fields ask for, in bytes, however long.
+    /// Returns the length of the payload according to the fields, in bytes, however large.
     pub fn payload_length(&self) -> u64 {
         let rounded = |n: u32| u64::from(n).next_multiple_of(8);
         match self.kind() {
@@ -309,26 +308,26 @@ impl Rec {
     }
 }
 
-/// A BEGIN..END to be made.
+/// A substream (BEGIN..END) to make.
 #[derive(Clone, Debug)]
 pub struct Sub {
     /// `fs@snap`.
     pub toname: String,
-    /// The base's guid; 0: full.
+    /// The guid of the base, or 0 for a full stream.
     pub from: u64,
-    /// The snapshot's guid.
+    /// The guid of the snapshot.
     pub to: u64,
-    /// Feature bits: [`Sub::RAW`], [`Sub::COMPRESSED`].
+    /// Feature bits, such as [`Sub::RAW`].
     pub features: u64,
     /// `DRR_FLAG_*`.
     pub flags: u32,
-    /// 2 file system, 3 volume.
+    /// 2 for a file system, 3 for a volume.
     pub objset: u32,
-    /// Seconds UTC.
+    /// The creation time in seconds UTC.
     pub created: u64,
-    /// Payload of the BEGIN, a multiple of 4 bytes.
+    /// The payload of the BEGIN, a multiple of 4 bytes.
     pub payload: Vec<u8>,
-    /// What is between BEGIN and END; their guid is filled in.
+    /// The records between BEGIN and END. Their guid is filled in.
     pub records: Vec<Rec>,
 }
 
@@ -341,23 +340,23 @@ impl Sub {
     pub const LARGE_BLOCKS: u64 = 1 << 19;
     /// Feature of `zfs send -c`.
     pub const COMPRESSED: u64 = 1 << 22;
-    /// Feature of a file system with dnodes of more than 512 bytes.
+    /// Feature of a file system that has dnodes of more than 512 bytes.
     pub const LARGE_DNODE: u64 = 1 << 23;
-    /// Feature of `zfs send -w`, which sets `COMPRESSED` too.
+    /// Feature of `zfs send -w`, which also sets `COMPRESSED`.
     pub const RAW: u64 = 1 << 24;
     /// Feature with `-c` or `-w`: blocks may be compressed by ZSTD.
     pub const ZSTD: u64 = 1 << 25;
-    /// What [`Rec::every_kind`] needs.
+    /// The features that [`Rec::every_kind`] needs.
     pub const EVERY: u64 = Sub::EMBED_DATA | Sub::LZ4 | Sub::COMPRESSED;
-    /// What [`Rec::every_raw_kind`] needs.
+    /// The features that [`Rec::every_raw_kind`] needs.
     pub const EVERY_RAW: u64 = Sub::RAW | Sub::LZ4 | Sub::COMPRESSED;
 
-    /// A full stream of a file system with one block of data, made in November 2023.
+    /// Makes a full stream of a file system with one block of data, dated November 2023.
     pub fn full(toname: &str, to: u64) -> Sub {
         Sub::increment(toname, 0, to)
     }
 
-    /// The same, based on `from`.
+    /// Makes an incremental on `from` of a file system with one block of data, dated November 2023.
     pub fn increment(toname: &str, from: u64, to: u64) -> Sub {
         Sub {
             toname: toname.to_owned(),
@@ -372,31 +371,31 @@ impl Sub {
         }
     }
 
-    /// Other records.
+    /// Sets the records.
     pub fn records(mut self, records: impl Into<Vec<Rec>>) -> Sub {
         self.records = records.into();
         self
     }
 
-    /// More features.
+    /// Adds features.
     pub fn features(mut self, bits: u64) -> Sub {
         self.features |= bits;
         self
     }
 
-    /// Another type of dataset.
+    /// Sets the type of the dataset.
     pub fn objset(mut self, objset: u32) -> Sub {
         self.objset = objset;
         self
     }
 
-    /// Another time of creation, in seconds UTC.
+    /// Sets the creation time in seconds UTC.
     pub fn created(mut self, created: u64) -> Sub {
         self.created = created;
         self
     }
 
-    /// Its BEGIN, records and END.
+    /// Returns the BEGIN, the records and the END.
     pub fn into_records(self) -> Vec<Rec> {
         let mut all = vec![begin(&self.toname, 1, self.features, &self.payload)];
         all[0].set_u64(24, self.created);
@@ -417,7 +416,7 @@ fn begin(toname: &str, header: u64, features: u64, payload: &[u8]) -> Rec {
     rec
 }
 
-/// A stream as its records. Checksums are made by [`Stream::bytes`].
+/// A stream as a list of records. [`Stream::bytes`] computes the checksums.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     /// All records, in order.
@@ -425,17 +424,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// As `zfs send` and `zfs send -i` make them.
+    /// Makes a stream as `zfs send` and `zfs send -i` do.
     pub fn plain(sub: Sub) -> Stream {
         Stream { records: sub.into_records() }
     }
 
-    /// As `zfs send -I` makes them; `toname` is the wrapper's.
+    /// Makes a stream as `zfs send -I` does. `toname` is the name in the wrapper.
     pub fn compound(toname: &str, subs: impl IntoIterator<Item = Sub>) -> Stream {
         Stream::with_properties(toname, &[], subs)
     }
 
-    /// As `zfs send -p` makes them: `nvlist` is the wrapper's payload, a multiple of 4 bytes.
+    /// Makes a stream as `zfs send -p` does. `nvlist` is the payload of the wrapper, a multiple of 4 bytes.
     pub fn with_properties(toname: &str, nvlist: &[u8], subs: impl IntoIterator<Item = Sub>) -> Stream {
         let mut records = vec![begin(toname, 2, 0, nvlist), Rec::new(END)];
         records.extend(subs.into_iter().flat_map(Sub::into_records));
@@ -443,7 +442,7 @@ impl Stream {
         Stream { records }
     }
 
-    /// Takes a real stream apart.
+    /// Splits a real stream into records.
     pub fn parse(mut bytes: &[u8]) -> Stream {
         let big = bytes[8] == 0;
         let mut records = Vec::new();
@@ -457,19 +456,19 @@ impl Stream {
         Stream { records }
     }
 
-    /// In the other byte order; the payloads stay.
+    /// Converts the records to the other byte order. The payloads are not changed.
     pub fn swapped(mut self) -> Stream {
         self.records.iter_mut().for_each(Rec::swap);
         self
     }
 
-    /// The stream, with the checksums that belong in it. As in real streams, a wrapper's two END
-    /// records have none of their own, and its bare END says nothing at all.
+    /// Returns the stream with correct checksums. As in real streams, the two END records of a wrapper have no checksum
+    /// of their own, and the last one has only its type.
     pub fn bytes(&self) -> Vec<u8> {
         self.summed(true)
     }
 
-    /// The same without checksums in the records, as an old sender makes it; only END has one.
+    /// Returns the stream with a checksum only in END, as an old sender writes it.
     pub fn bytes_without_record_checksums(&self) -> Vec<u8> {
         self.summed(false)
     }
@@ -502,22 +501,22 @@ impl Stream {
     }
 }
 
-/// The checksum of a BEGIN..END that is read.
+/// The running checksum of a substream that is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum([u64; 4]);
 
 impl Sum {
-    /// Takes the next record; whether what it says about those before it, and itself, is right.
+    /// Adds the next record. Returns whether its checksums, of itself and of the records before it, are correct.
     pub fn check(&mut self, rec: &Rec) -> bool {
-        let said = |at: usize| [0, 8, 16, 24].map(|n| rec.u64(at + n));
-        let mut right = rec.kind() != END || said(8) == self.0;
+        let stated = |at: usize| [0, 8, 16, 24].map(|n| rec.u64(at + n));
+        let mut correct = rec.kind() != END || stated(8) == self.0;
         if rec.kind() != BEGIN {
             fletcher4(&mut self.0, &rec.head[..280], rec.big);
-            right &= said(280) == [0; 4] || said(280) == self.0;
+            correct &= stated(280) == [0; 4] || stated(280) == self.0;
         }
         fletcher4(&mut self.0, if rec.kind() == BEGIN { &rec.head } else { &rec.head[280..] }, rec.big);
         fletcher4(&mut self.0, &rec.payload, rec.big);
-        right
+        correct
     }
 }
 
@@ -538,7 +537,7 @@ mod tests {
     use crate::{SAMPLES, sample};
 
     #[test]
-    fn a_real_stream_taken_apart_and_put_together_is_the_same() {
+    fn parsing_and_writing_a_real_stream_returns_the_same_bytes() {
         for name in SAMPLES {
             let bytes = sample(name);
             let stream = Stream::parse(&bytes);

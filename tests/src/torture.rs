@@ -1,6 +1,5 @@
-//! Queueing many streams while something goes wrong, and telling afterwards whether zsnap-queue
-//! has kept its promises: status 0 means that the stream arrives, whole; a refusal means that it
-//! never does; nothing half-made stays.
+//! Queues many streams while something goes wrong, and checks afterwards that zsnap-queue has kept its promises: a
+//! stream with status 0 arrives complete, a rejected one never arrives, and no incomplete file remains.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
@@ -19,28 +18,28 @@ use crate::random::{Random, noise};
 use crate::scene::{Scene, files, run};
 use crate::stream::{Rec, Stream, Sub};
 
-/// Where the streams come from.
+/// The source of the streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// ZFS streams on stdin; each an incremental on the newest that was acknowledged.
+    /// ZFS streams on standard input, each an incremental on the last one that was queued.
     Zfs,
-    /// A producer with a state file. Each stream begins with the number of the one that it
-    /// builds on, as the state says.
+    /// A producer with a state file. Each stream begins with the number of the stream that it is based on according to
+    /// the state.
     Producer,
 }
 
-/// Dataset of the streams.
+/// The target of the streams.
 pub const TARGET: &str = "laptop/tank/home";
 
-/// A series of streams into one outbox, to `spool` (`dir:`) and others.
+/// A series of streams for one target, delivered to `spool` (`dir:`) and to other destinations.
 pub struct Play {
-    /// Keys, configuration, directories.
+    /// The keys, configurations and directories.
     pub scene: Scene,
-    /// For everything that is left to chance.
+    /// The source of all random choices.
     pub random: Random,
-    /// Length of each stream.
+    /// The length of each stream.
     pub bytes: usize,
-    /// Options of each run.
+    /// The options of each run.
     pub args: Vec<String>,
     source: Source,
     last: u64,
@@ -52,7 +51,7 @@ pub struct Play {
 }
 
 impl Play {
-    /// Nothing has been queued yet. In memory, if that is possible.
+    /// Starts a series, in memory if possible.
     pub fn new(source: Source) -> Play {
         let scene = Scene::in_memory();
         fs::create_dir(scene.path("drop")).unwrap();
@@ -72,7 +71,7 @@ impl Play {
         }
     }
 
-    /// Adds a command that writes each file into `drop` as a transport should: whole or not at all.
+    /// Adds a destination `cmd:` that writes each file into `drop` as a transport should: completely or not at all.
     pub fn also_drop(mut self) -> Play {
         let drop = self.scene.path("drop");
         let drop = drop.display();
@@ -89,7 +88,7 @@ impl Play {
         self.scene.write("queue.toml", &text);
     }
 
-    /// The next stream's number, and the run that queues it.
+    /// Returns the number of the next stream and the command that queues it.
     pub fn command(&mut self) -> (u64, Command) {
         self.last += 1;
         let id = self.last;
@@ -122,7 +121,7 @@ impl Play {
         (id, command)
     }
 
-    /// Standard input of the run that queues stream `id`.
+    /// Opens the standard input of the run that queues stream `id`.
     pub fn stdin(&self, id: u64) -> Stdio {
         match self.source {
             Source::Zfs => File::open(self.scene.path(format!("input.{id}"))).unwrap().into(),
@@ -134,12 +133,12 @@ impl Play {
         self.scene.path("producer/state")
     }
 
-    /// Standard error of all runs.
+    /// Opens the file that collects the standard error of all runs.
     pub fn errors(&self) -> File {
         File::options().create(true).append(true).open(self.scene.path("stderr")).unwrap()
     }
 
-    /// What was said on standard error since the last call.
+    /// Returns what the runs printed on standard error since the last call.
     pub fn said(&self) -> String {
         let text = fs::read_to_string(self.scene.path("stderr")).unwrap_or_default();
         let _ = fs::remove_file(self.scene.path("stderr"));
@@ -152,8 +151,8 @@ impl Play {
         (id, command.spawn().unwrap())
     }
 
-    /// Notes how the run for stream `id` ended: 0 is a promise, and so are the statuses that
-    /// `refusals` lists. Anything but these and `unknown` fails.
+    /// Records how the run for stream `id` ended: 0 means that the stream must arrive, a status in `refusals` that it
+    /// must not. Fails with a status that is neither one of these nor in `unknown`.
     #[track_caller]
     pub fn ended(&mut self, id: u64, status: i32, refusals: &[i32], unknown: &[i32]) {
         if status == 0 {
@@ -167,7 +166,7 @@ impl Play {
         let _ = fs::remove_file(self.scene.path(format!("input.{id}")));
     }
 
-    /// Queues a stream without disturbance; how long that took.
+    /// Queues a stream without a fault. Returns how long that took.
     pub fn queue(&mut self) -> Duration {
         let start = Instant::now();
         let (id, mut child) = self.start();
@@ -176,21 +175,21 @@ impl Play {
         start.elapsed()
     }
 
-    /// How long a run takes: the median of five.
+    /// Returns the median duration of five runs.
     pub fn measure(&mut self) -> Duration {
         let mut all: Vec<_> = (0..5).map(|_| self.queue()).collect();
         all.sort();
         all[2]
     }
 
-    /// `flush`, which must not fail but may tell of an earlier failure (1).
+    /// Runs `flush`, which must not fail but may report an earlier failure (status 1).
     pub fn flush(&self) {
         let status = status(self.scene.queue_command(["flush"]).stderr(self.errors()).status().unwrap());
         assert!(status == 0 || status == 1, "flush: {status}; {}", self.said());
     }
 
-    /// The next start: sometimes a run, sometimes `flush`, sometimes the next victim. Returns
-    /// how long an undisturbed run took, if that was it.
+    /// Does one of these at random: a run without a fault, `flush`, or nothing, so that the next run with a fault
+    /// follows directly. Returns how long the run took.
     pub fn recover(&mut self) -> Option<Duration> {
         match self.random.below(3) {
             0 => None,
@@ -203,7 +202,7 @@ impl Play {
         }
     }
 
-    /// The next run, undisturbed, must leave everything tidy. How long it took.
+    /// Makes a run without a fault, which must not leave incomplete files. Returns how long it took.
     #[track_caller]
     pub fn recover_now(&mut self) -> Duration {
         self.orphans_gone();
@@ -212,7 +211,7 @@ impl Play {
         took
     }
 
-    /// A producer whose zsnap-queue was killed may still write its state.
+    /// Waits until a producer whose zsnap-queue was killed has ended, because it may still write its state.
     fn orphans_gone(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         while alive_with(&self.state_file()) {
@@ -221,7 +220,8 @@ impl Play {
         }
     }
 
-    /// Nothing half-made may be left, but a producer's copy if only `flush` ran.
+    /// Fails if there is an incomplete file. The copy of a producer's state is permitted if only `flush` ran (`copies`
+    /// is false).
     #[track_caller]
     pub fn tidy(&self, copies: bool) {
         for path in walk(self.scene.path("")) {
@@ -233,8 +233,7 @@ impl Play {
         }
     }
 
-    /// Every file under a final name must be whole; looks at one in `one_in` that it does not
-    /// know yet.
+    /// Fails if a file with a final name is incomplete. Checks one in `one_in` of those that were not checked yet.
     #[track_caller]
     pub fn finals_are_whole(&mut self, one_in: u64) {
         for path in walk(self.scene.path("")) {
@@ -246,8 +245,8 @@ impl Play {
         }
     }
 
-    /// The number of the stream in a queue file, and of that which it builds on (producers only).
-    /// Fails if it is not, to the byte, what was queued.
+    /// Returns the number of the stream in a queue file, and that of its base (producers only). Fails if the stream is
+    /// not byte for byte what was queued.
     #[track_caller]
     pub fn content(&mut self, path: &Path) -> (u64, u64) {
         let ran = run(self.scene.ingest_command(["cat"]).arg(path), b"").expect(0);
@@ -264,16 +263,16 @@ impl Play {
         (id, base)
     }
 
-    /// [`Play::finish`], then [`Play::check`].
+    /// Calls [`Play::finish`] and [`Play::check`].
     pub fn settle(&mut self, copies: &[&Path]) {
         self.finish();
         self.check(copies);
     }
 
-    /// Undisturbed runs deliver all that waits, and leave everything tidy.
+    /// Makes runs without a fault, which must deliver all waiting files and leave no incomplete ones.
     pub fn finish(&mut self) {
         self.orphans_gone();
-        // Not the same thing: `flush` serves all, a run its own dataset.
+        // `flush` delivers the files of all datasets, a run only those of its own.
         self.flush();
         self.queue();
         self.flush();
@@ -286,36 +285,36 @@ impl Play {
         assert!(waiting.is_empty(), "{waiting:?} was not delivered: {errors}");
     }
 
-    /// Everything that was promised must be in `spool`, whole, once, in order; and at least once
-    /// in each of `copies`. Nothing that was refused may be in any.
+    /// Fails unless every queued stream is in `spool`, complete, once and in order, and at least once in each of
+    /// `copies`. A rejected stream must not be in any of them.
     pub fn check(&mut self, copies: &[&Path]) {
         let spool = self.scene.path("spool/laptop");
         let spooled = self.arrived(&spool);
         assert!(spooled.values().all(|bases| bases.len() == 1), "doubled: {spooled:?}");
         for dir in copies.iter().copied().chain([spool.as_path()]) {
-            let there = self.arrived(dir);
+            let found = self.arrived(dir);
             for id in &self.zero {
-                assert!(there.contains_key(id), "stream {id} was promised, but is not in {}", dir.display());
+                assert!(found.contains_key(id), "stream {id} was queued, but is not in {}", dir.display());
             }
             for id in &self.never {
-                assert!(!there.contains_key(id), "stream {id} was refused, but is in {}", dir.display());
+                assert!(!found.contains_key(id), "stream {id} was rejected, but is in {}", dir.display());
             }
         }
         chained(&self.scene);
         if self.source == Source::Producer {
-            // Numbers grow, so each must build on the one before it, or files would be missing.
+            // Numbers increase, so each stream must be based on the one before it. Otherwise files would be missing.
             let mut before = 0;
             for (id, bases) in spooled {
-                assert_eq!(bases, [before], "stream {id} builds on another one than the last");
+                assert_eq!(bases, [before], "stream {id} is not based on the last one");
                 before = id;
             }
             assert_eq!(fs::read_to_string(self.state_file()).unwrap().trim(), before.to_string());
         }
-        eprintln!("{} of {} streams were acknowledged, {} refused", self.zero.len(), self.last, self.never.len());
+        eprintln!("{} of {} streams were queued, {} rejected", self.zero.len(), self.last, self.never.len());
     }
 
     fn arrived(&mut self, dir: &Path) -> BTreeMap<u64, Vec<u64>> {
-        let mut there: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        let mut found: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         let mut files = walk(dir.to_owned());
         files.sort();
         let mut newest = 0;
@@ -325,25 +324,25 @@ impl Play {
                 let (id, base) = self.content(&path);
                 assert!(newest <= id, "{name} holds stream {id}, but one before it {newest}");
                 newest = id;
-                there.entry(id).or_default().push(base);
+                found.entry(id).or_default().push(base);
             }
         }
-        there
+        found
     }
 
-    /// The state is a new one, which knows no stream.
+    /// Begins with a full stream again, because the state directory is new.
     pub fn begin_anew(&mut self) {
         self.newest_zero = 0;
     }
 
-    /// How many streams were refused.
+    /// Returns the number of rejected streams.
     pub fn refused(&self) -> u64 {
         self.never.len() as u64
     }
 }
 
-/// The manifest of each file in `spool` must name the one before it of the same dataset and epoch:
-/// no acknowledged file is missing, and no two have the same predecessor.
+/// Fails unless the manifest of each file in `spool` names the file before it of the same dataset and epoch: no queued
+/// file is missing, and no two have the same predecessor.
 pub fn chained(scene: &Scene) {
     let keyring = Keyring::load(&[scene.path("backup.key")]).unwrap();
     let host = "laptop".parse().unwrap();
@@ -359,12 +358,12 @@ pub fn chained(scene: &Scene) {
     }
 }
 
-/// Exit status; 128 + signal if a signal ended it.
+/// Returns the exit status, or 128 + signal if a signal ended the process.
 pub fn status(status: ExitStatus) -> i32 {
     status.code().or(status.signal().map(|s| 128 + s)).unwrap()
 }
 
-/// Whether a child has ended. It is not waited for, so that its number stays its own.
+/// Whether a child has ended. It is not waited for, so that its process number is not used again.
 pub fn over(child: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::Pid(pid(child.id())), options).unwrap().is_some()
@@ -374,20 +373,20 @@ fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
-/// Sends a signal to a child that was not waited for, or to its whole group.
+/// Sends a signal to a child that was not waited for, or to its process group.
 pub fn send(signal: Signal, child: u32, group: bool) {
     let pid = pid(child);
     let _ = if group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
 }
 
-/// The children of a process, alive or not waited for.
+/// Returns the children of a process, including those that ended and were not waited for.
 pub fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let lists = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
 }
 
-/// Whether a process runs that has this path in its command line.
+/// Whether a process with this path in its command line is running.
 pub fn alive_with(path: &Path) -> bool {
     let mark = path.as_os_str().as_encoded_bytes();
     let has = |entry: fs::DirEntry| {
@@ -396,11 +395,11 @@ pub fn alive_with(path: &Path) -> bool {
     fs::read_dir("/proc").unwrap().any(|entry| has(entry.unwrap()))
 }
 
-/// All files below a directory, whatever their names.
+/// Returns all files below a directory, including hidden ones.
 pub fn walk(dir: PathBuf) -> Vec<PathBuf> {
     let (mut files, mut dirs) = (Vec::new(), vec![dir]);
     while let Some(dir) = dirs.pop() {
-        // It, or what is in it, may go away while we look.
+        // Directories and files may be removed meanwhile.
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => dirs.push(entry.path()),

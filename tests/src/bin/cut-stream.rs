@@ -1,12 +1,13 @@
-//! cut-stream `[volume]` < STREAM - the same stream with a few small records only, checksums mended: real
-//! records in a file of a few KiB. `volume`: it says that it is one of a volume.
+//! cut-stream `[volume]` < STREAM - writes the stream with only a few small records and correct checksums: real records
+//! in a file of a few KiB. With `volume` its BEGIN says that it is a stream of a volume.
 
 use std::io::{self, Read, Write};
 
 use zsnap_tests::stream::{Stream, kind};
 
-/// Longest payload that stays.
+/// The maximum payload of a record that is kept.
 const PAYLOAD: usize = 1024;
+/// The maximum total length of the records of a substream.
 const ALL: usize = 4096;
 
 fn main() {

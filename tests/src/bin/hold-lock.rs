@@ -1,8 +1,8 @@
 //! Holds a tool's lock for the tests.
 //!
-//! `hold-lock STATE_LOCK DOTLOCK`: says `held` and keeps the lock until its standard input ends,
-//! or says who is busy. `hold-lock STATE_LOCK DOTLOCK TIMES DIR`: tries TIMES; whenever it has
-//! the lock it makes DIR and removes it: status 99 if it was there.
+//! `hold-lock STATE_LOCK DOTLOCK` prints `held` and holds the lock until its standard input ends, or prints who holds
+//! it. `hold-lock STATE_LOCK DOTLOCK TIMES DIR` tries TIMES to take the lock. Whenever it has the lock, it makes and
+//! removes DIR. It exits with 99 if DIR existed.
 
 use std::io::{Read, Write};
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! make-hostile OUTDIR - queue files for the lab's part-hostile: `keys/` of the hosts lab and lab0
-//! and of the backup server, `bad/` what must be refused, `odd/` what must lose its properties,
-//! `good/HOST/`, and `raw/` some of the bare streams.
+//! make-hostile OUTDIR - makes queue files for part-hostile of the lab: `keys/` of the hosts lab and lab0 and of the
+//! backup server, `bad/` files that must be rejected, `odd/` files that must be received without their properties,
+//! `good/HOST/`, and `raw/` some of the streams themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn main() {
         keygen(&keys.join(host), Purpose::Sign(&host.parse().unwrap()), false).unwrap();
     }
     keygen(&keys.join("backup"), Purpose::Encrypt, false).unwrap();
-    // As it is with a sender whose clock runs.
+    // The numbers of a sender whose clock is right.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
     let mut seq = u64::try_from(now).unwrap();
     let mut write = |dir: &str, host: &str, dataset: &str, stream: &[u8]| {
@@ -37,7 +37,7 @@ fn main() {
         let file = match hostile.name.as_str() {
             "sibling-prefix" => "escape",
             "child" => "child",
-            // With what zsnap-queue must say of it beside it.
+            // The rejection by zsnap-queue must contain the text in the `.why` file.
             poison if poison.starts_with("poison-") => {
                 fs::write(out.join("raw").join(format!("{poison}.why")), hostile.why).unwrap();
                 poison

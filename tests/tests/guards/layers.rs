@@ -13,7 +13,7 @@ const LAYERS: [&str; 6] = ["names", "cli", "stream", "process", "locks", "durabl
 
 #[test]
 fn files_do_not_use_each_other_in_a_cycle() {
-    let cycles: Vec<_> = CRATES.iter().filter_map(|package| Some((package, Imports::of(package).circle()?))).collect();
+    let cycles: Vec<_> = CRATES.iter().filter_map(|package| Some((package, Imports::of(package).cycle()?))).collect();
     assert!(cycles.is_empty(), "{cycles:?}");
 }
 
@@ -23,9 +23,9 @@ fn layers_of_the_common_crate_use_only_lower_layers() {
     let layer = |module: &str| LAYERS.iter().position(|layer| module.split("::").next() == Some(layer));
     let mut seen = 0;
     for (module, uses) in common.uses.iter().filter(|(module, _)| !module.is_empty()) {
-        let here = layer(module).unwrap_or_else(|| panic!("{module} is in no layer"));
+        let own_layer = layer(module).unwrap_or_else(|| panic!("{module} is in no layer"));
         for used in uses.iter().filter(|used| !used.is_empty()) {
-            assert!(layer(used).unwrap() <= here, "{module} uses {used}");
+            assert!(layer(used).unwrap() <= own_layer, "{module} uses {used}");
             seen += 1;
         }
     }

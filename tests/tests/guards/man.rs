@@ -230,7 +230,7 @@ fn the_examples_of_zsnap_fanout_work() {
         fs::create_dir_all(dir.join(made)).unwrap();
     }
     scene.queue(&["--opaque", "--full", "laptop/etc"], b"hello").expect(0);
-    let here = |text: &str| {
+    let with_local_paths = |text: &str| {
         text.replace("/var/spool/zsnap", &scene.path("spool").display().to_string())
             .replace("/mnt/", &format!("{}/", dir.join("mnt").display()))
             .replace("/incoming", "")
@@ -238,12 +238,12 @@ fn the_examples_of_zsnap_fanout_work() {
     // The configuration of the CONFIGURATION section, with a directory instead of the NNCP node.
     let page = blocks("man/zsnap-fanout.8", ".RS", ".RE");
     let toml = page.iter().find(|block| is_toml(block)).unwrap();
-    let toml = here(toml).replace("nncp-file:backupdisk2", &format!("dir:{}/mnt/disk2", dir.display()));
+    let toml = with_local_paths(toml).replace("nncp-file:backupdisk2", &format!("dir:{}/mnt/disk2", dir.display()));
     scene.write("fanout.toml", &toml.replace("10GiB", "1MiB"));
     let examples = blocks("man/zsnap-fanout.8", ".EX", ".EE");
     assert_eq!(examples.len(), 5);
     for example in examples {
-        let mut example = here(&example).replace("init ", "init --same-filesystem ");
+        let mut example = with_local_paths(&example).replace("init ", "init --same-filesystem ");
         if !example.contains("--spool") {
             example = example.replace("zsnap-fanout", "zsnap-fanout --config ../fanout.toml");
         }
@@ -261,7 +261,7 @@ fn the_examples_of_zsnap_fanout_work() {
     fs::remove_file(&delivered[0]).unwrap();
     shell(&format!("{run} requeue disk1 --since 3d"), &dir);
     let unmount = page.iter().find(|block| block.starts_with("flock ")).unwrap();
-    shell(&here(&unmount.replace("umount /mnt/disk1", run)), &dir);
+    shell(&with_local_paths(&unmount.replace("umount /mnt/disk1", run)), &dir);
     assert!(!delivered[0].exists());
     shell(run, &dir);
     assert!(delivered[0].exists());
@@ -334,8 +334,8 @@ fn the_examples_of_zsnap_expire_work() {
     }
     let rows = plain(&source("man/zsnap-expire.8"));
     let rows = rows.lines().filter(|line| line.starts_with("2026-11-") && line.ends_with("|stays"));
-    let stays: String = rows.map(|row| format!("{}T{}\n", &row[..10], &row[11..13])).collect();
-    assert!(stays.lines().count() == 5 && printed.ends_with(&stays), "{stays}: {printed}");
+    let kept: String = rows.map(|row| format!("{}T{}\n", &row[..10], &row[11..13])).collect();
+    assert!(kept.lines().count() == 5 && printed.ends_with(&kept), "{kept}: {printed}");
     let left = files(&dir.join("archives/laptop"));
     assert_eq!(left.len(), 3);
     assert!(!dir.join("archives/laptop/a.tar").exists());
@@ -445,7 +445,7 @@ fn the_commands_of_the_readme_work() {
         fs::create_dir_all(dir.join(made)).unwrap();
     }
     fs::write(dir.join("files/hosts"), "127.0.0.1 localhost\n").unwrap();
-    let here = |text: &str| {
+    let with_local_paths = |text: &str| {
         text.replace("/etc/zsnap", &dir.join("etc").display().to_string())
             .replace("/var/lib/zsnap", &dir.join("lib").display().to_string())
             .replace("--file=- /etc\n", &format!("--file=- --directory={} files\n", dir.display()))
@@ -454,15 +454,15 @@ fn the_commands_of_the_readme_work() {
     let keygens: Vec<_> = blocks.iter().flat_map(|b| b.lines()).filter(|line| line.contains(" keygen ")).collect();
     assert_eq!(keygens.len(), 2, "{keygens:?}");
     for line in keygens {
-        shell(&here(line), &dir);
+        shell(&with_local_paths(line), &dir);
     }
     let toml = blocks.iter().find(|b| is_toml(b) && tool_of(b) == "zsnap-queue").unwrap();
-    fs::write(dir.join("etc/queue.toml"), here(toml)).unwrap();
+    fs::write(dir.join("etc/queue.toml"), with_local_paths(toml)).unwrap();
     let tar: Vec<_> = blocks.iter().filter(|b| b.contains("--listed-incremental")).collect();
     let [tar] = tar[..] else { panic!("{tar:?}") };
     // A directory replaces the destination of the configuration, an NNCP node.
     let to = format!("zsnap-queue --config etc/queue.toml --state lib/queue --to dir:{}/spool ", dir.display());
-    let line = here(tar).replacen("zsnap-queue ", &to, 1);
+    let line = with_local_paths(tar).replacen("zsnap-queue ", &to, 1);
     for _ in 0..2 {
         let err = shell(&line, &dir);
         assert!(err.is_empty(), "{err}");

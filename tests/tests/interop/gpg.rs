@@ -195,8 +195,8 @@ fn files_of_the_shell_scripts_are_opened() {
                 assert!(matches!(open(&message, &strict, &IN_MEMORY), Err(Refusal::Unsigned)));
             }
         }
-        // Not a ZFS stream, one that was truncated before compression, and two streams: the shell pipeline of the
-        // predecessor did not detect these.
+        // Not a ZFS stream, one that was truncated before compression, and two streams: the pipeline of the shell
+        // scripts (tests/data/seed-queue.sh) does not detect these.
         for bad in [&b"hello"[..], &stream[..stream.len() - 1], b"", &stream.repeat(2)] {
             let args = ["--compress-algo=none", &recipient, "--encrypt"];
             let message = gnupg.ok(&args, &zstd(&["-8", "-c"], bad));
@@ -268,7 +268,7 @@ fn committed_test_vectors_can_be_opened() {
     let keyring = Keyring::load(&[secret("backup.key")]).unwrap();
     let signers = signers(&[("laptop", &secret("laptop.cert"))]);
     let laptop = host("laptop");
-    let who = Trust { keyring: &keyring, signers: &signers, host: &laptop, unsigned: false, now: SystemTime::now() };
+    let trust = Trust { keyring: &keyring, signers: &signers, host: &laptop, unsigned: false, now: SystemTime::now() };
     for (name, kind, len) in [("opaque", PayloadKind::Opaque, 32), ("zfs", PayloadKind::Zfs, zfs_stream().len())] {
         let text = fs::read(dir.join(format!("{name}.manifest.json"))).unwrap();
         let manifest: Manifest = serde_json::from_slice(&text).unwrap();
@@ -277,7 +277,7 @@ fn committed_test_vectors_can_be_opened() {
         assert_eq!(expected.len(), len);
         for format in ["gpg", "aead"] {
             let message = fs::read(dir.join(format!("{name}.{format}"))).unwrap();
-            let verified = verify(Cursor::new(&message[..]), &who, &IN_MEMORY).unwrap();
+            let verified = verify(Cursor::new(&message[..]), &trust, &IN_MEMORY).unwrap();
             assert_eq!(verified.manifest(), Some(&manifest));
             assert_eq!(verified.trailer().unwrap().sha256, sha256(&expected));
             assert_eq!(verified.stream().is_some(), name == "zfs");

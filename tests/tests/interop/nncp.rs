@@ -89,7 +89,7 @@ fn files_arrive_through_nncp_and_a_second_copy_is_absorbed() {
 
 #[test]
 fn a_directory_below_incoming_names_the_host() {
-    // As behind a spooler or in an area: one incoming directory for all hosts.
+    // One incoming directory for all hosts, as after a spooler or in an area.
     let Some(pair) = Pair::new("spool") else { return };
     pair.queue("nncp-file:backup/laptop", &["--full"], b"hello");
     pair.carry();

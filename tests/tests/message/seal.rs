@@ -168,8 +168,8 @@ fn only_a_signer_of_the_host_may_sign_its_messages() {
     keygen(&site.path("desktop"), Purpose::Sign(&host("desktop")), false).unwrap();
     let desktop = signers(&[("desktop", &site.path("desktop.cert"))]);
     for unsigned in [false, true] {
-        let who = Trust { signers: &desktop, unsigned, ..site.trust() };
-        match open(&message, &who, &IN_MEMORY) {
+        let trust = Trust { signers: &desktop, unsigned, ..site.trust() };
+        match open(&message, &trust, &IN_MEMORY) {
             Err(Refusal::UnknownSigner(id)) => assert!(site.signer.fingerprint().ends_with(&id), "{id}"),
             other => panic!("{other:?}"),
         }
@@ -178,8 +178,8 @@ fn only_a_signer_of_the_host_may_sign_its_messages() {
     let theirs = SigningKey::load(&site.path("desktop.key"), SystemTime::now()).unwrap();
     let forged = sealed(b"hello", &Sealing { signer: Some(&theirs), ..site.sealing(Format::Gpg) });
     for unsigned in [false, true] {
-        let who = Trust { signers: &both, unsigned, ..site.trust() };
-        match open(&forged, &who, &IN_MEMORY) {
+        let trust = Trust { signers: &both, unsigned, ..site.trust() };
+        match open(&forged, &trust, &IN_MEMORY) {
             Err(Refusal::WrongHost { said }) => assert_eq!(said, host("desktop")),
             other => panic!("{other:?}"),
         }
@@ -187,8 +187,8 @@ fn only_a_signer_of_the_host_may_sign_its_messages() {
     // A key that may sign for both hosts does not permit a manifest of the other host.
     let shared = signers(&[("desktop", &site.path("laptop.cert")), ("laptop", &site.path("laptop.cert"))]);
     let as_desktop = host("desktop");
-    let who = Trust { signers: &shared, host: &as_desktop, ..site.trust() };
-    assert!(matches!(open(&message, &who, &IN_MEMORY), Err(Refusal::WrongHost { .. })));
+    let trust = Trust { signers: &shared, host: &as_desktop, ..site.trust() };
+    assert!(matches!(open(&message, &trust, &IN_MEMORY), Err(Refusal::WrongHost { .. })));
 }
 
 #[test]
@@ -287,8 +287,8 @@ fn a_key_is_judged_at_the_time_of_the_signature() {
     save(dir, "ends", &cert);
     let message = message_by("ends", now);
     let later = signers(&[("laptop", &site.path("ends.cert"))]);
-    let who = Trust { signers: &later, now: now + 1000 * DAY, ..site.trust() };
-    assert_eq!(open(&message, &who, &IN_MEMORY).unwrap(), b"hello");
+    let trust = Trust { signers: &later, now: now + 1000 * DAY, ..site.trust() };
+    assert_eq!(open(&message, &trust, &IN_MEMORY).unwrap(), b"hello");
 
     // A key that was retired yesterday, one that will be retired tomorrow (after the signature), and a stolen one.
     let (cert, _) = old_key(None);
@@ -384,8 +384,8 @@ fn one_good_signature_suffices_unless_another_is_forged() {
         let at = packets.windows(8).position(|w| w == &b"1790000000000000"[..8]).unwrap();
         packets[at + 7] ^= 1;
         for unsigned in [false, true] {
-            let who = Trust { unsigned, ..site.trust() };
-            let refusal = open(&encrypted(&packets, &backup, false), &who, &IN_MEMORY);
+            let trust = Trust { unsigned, ..site.trust() };
+            let refusal = open(&encrypted(&packets, &backup, false), &trust, &IN_MEMORY);
             assert!(matches!(refusal, Err(Refusal::Forged(_))), "{refusal:?}");
         }
     }

@@ -43,7 +43,7 @@ fn a_symbolic_link_in_place_of_the_journal_is_not_followed() {
 }
 
 #[test]
-fn a_journal_of_another_user_is_held_and_reported_as_root() {
+fn files_are_held_while_another_user_owns_the_journal_as_root() {
     needs_root();
     let scene = scene();
     let nobody = Some(65534);

@@ -1,6 +1,6 @@
-//! Where the fake `zfs` keeps its pools: a directory for each dataset, with a file `@` in it (no
-//! component of a name has an `@`). Each change replaces that file by a rename, under one lock for
-//! all: whenever the program is killed, what was is there, or what shall be.
+//! The pools of the fake `zfs`: a directory for each dataset, which contains a file `@` (no component of a name has an
+//! `@`). Each change replaces that file by a rename, under one lock for all. Whenever the program is killed, the
+//! dataset is in the old or in the new state.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::pool::{Dataset, Kind, Pool, Receiving, Snapshot};
 
 const DATASET: &str = "@";
-/// Locked by whoever receives into the dataset, for as long as it lives.
+/// The file that a process locks as long as it receives into the dataset.
 const RECEIVER: &str = "@receiver";
 const TXG: &str = "@txg";
 const GUID: &str = "@guid";
@@ -22,17 +22,17 @@ pub struct Disk {
     root: PathBuf,
 }
 
-/// The right to change something.
+/// The exclusive right to change pools.
 pub struct Locked(#[expect(dead_code, reason = "unlocks when dropped")] File);
 
 impl Disk {
-    /// In that directory, which is made.
+    /// Opens the pools in a directory, which is made if it is absent.
     pub fn open(root: PathBuf) -> io::Result<Disk> {
         fs::create_dir_all(&root)?;
         Ok(Disk { root })
     }
 
-    /// Waits for the right to change something.
+    /// Waits for the exclusive right to change pools.
     pub fn lock(&self) -> io::Result<Locked> {
         let file = File::create(self.root.join("@lock"))?;
         flock(&file, FlockOperation::LockExclusive)?;
@@ -51,20 +51,20 @@ impl Disk {
         self.save(name, &Pool { guid: pool.guid, txg: 0, datasets: BTreeMap::new() }, &pool)
     }
 
-    /// The names of the pools.
+    /// Returns the names of the pools.
     pub fn pools(&self) -> io::Result<Vec<String>> {
         let names = fs::read_dir(&self.root)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
         let names: io::Result<Vec<String>> = names.collect();
         Ok(names?.into_iter().filter(|name| !name.starts_with('@')).collect())
     }
 
-    /// Guid of a pool that is here.
+    /// Returns the guid of a pool, if it exists.
     pub fn pool_guid(&self, name: &str) -> Option<u64> {
         fs::read_to_string(self.of(name).join(GUID)).ok()?.parse().ok()
     }
 
-    /// The pool, with only these datasets, as far as they are there: `single` ones, and `trees`
-    /// with all below them. To change them, lock first.
+    /// Loads the pool with only these datasets, if they exist: `single` ones, and `trees` with all below them. Lock
+    /// first to change them.
     pub fn load(&self, single: &[&str], trees: &[&str]) -> io::Result<Pool> {
         let any = single.iter().chain(trees).next().copied().unwrap_or_default();
         let name = any.split('/').next().unwrap_or_default();
@@ -80,7 +80,7 @@ impl Disk {
         Ok(pool)
     }
 
-    /// Whether there is such a dataset.
+    /// Reads a dataset. Returns whether it exists.
     fn read(&self, dataset: &str, pool: &mut Pool) -> io::Result<bool> {
         let dir = self.of(dataset);
         let text = match fs::read_to_string(dir.join(DATASET)) {
@@ -108,7 +108,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Marks that we receive into the dataset, for as long as the result lives.
+    /// Marks the dataset as being received into, as long as the returned file is open.
     pub fn receiver(&self, dataset: &str) -> io::Result<File> {
         fs::create_dir_all(self.of(dataset))?;
         let file = File::create(self.of(dataset).join(RECEIVER))?;
@@ -116,7 +116,7 @@ impl Disk {
         Ok(file)
     }
 
-    /// Makes of `before` what is in `after`.
+    /// Writes the differences between `before` and `after`.
     pub fn save(&self, any: &str, before: &Pool, after: &Pool) -> io::Result<()> {
         let name = any.split('/').next().unwrap_or_default();
         if after.txg != before.txg {
@@ -136,7 +136,7 @@ impl Disk {
     }
 }
 
-/// Whether somebody who lives holds it.
+/// Whether a running process holds the lock.
 fn locked(path: &Path) -> bool {
     File::open(path)
         .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
@@ -178,7 +178,7 @@ fn text(dataset: &Dataset) -> String {
     out
 }
 
-/// Values may hold what ends a field or a line here.
+/// The characters that end a field or a line, which values may contain.
 const ESCAPES: [(char, &str); 4] = [('\\', "\\\\"), ('\n', "\\n"), ('\t', "\\t"), ('\r', "\\r")];
 
 fn escaped(value: &str) -> String {
@@ -226,7 +226,7 @@ fn parse(text: &str) -> Option<Dataset> {
                 dataset.contents.push(content.parse().ok()?);
             }
             ["o", origin] => dataset.origin = Some(origin.to_owned()),
-            // Of the snapshot in the line before.
+            // These belong to the snapshot in the line before.
             ["hold", tag] => drop(dataset.snapshots.last_mut()?.holds.insert(tag.to_owned())),
             ["user", key, value] => {
                 dataset.snapshots.last_mut()?.properties.insert(key.to_owned(), plain(value));

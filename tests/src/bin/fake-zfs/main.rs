@@ -1,19 +1,16 @@
-//! `zfs` and `zpool` for the tests: what zsnap and the tests' scripts call, on pools that are
-//! files. The rules are those of `zsnap_tests::pool`, which `tests/lab/zfs-script` holds to the
-//! real ones.
+//! `zfs` and `zpool` for the tests: the subcommands that zsnap and the scripts of the tests call, on pools that are
+//! files. The rules are those of `zsnap_tests::pool`, which `tests/lab/zfs-script` compares with the real ones.
 //!
-//! It is linked under these two names into a directory of its own, where it keeps `pools`, and
-//! adds each call to `calls` (a line: the arguments, separated by tabs). Files there make it fail,
-//! where it receives: `delay` (milliseconds, before the commit), `refuse` (says the content and
-//! exits with 1), `die-before-commit`, `die-after-commit` (by SIGKILL), `fail-after-commit`
-//! (exits with 1 all the same).
+//! It is linked under these two names into a directory of its own, where it keeps `pools` and appends each call to
+//! `calls` (one line with the arguments, separated by tabs). Files in this directory change how it receives: `delay`
+//! (milliseconds before the commit), `refuse` (prints the content and exits with 1), `die-before-commit`,
+//! `die-after-commit` (is killed with SIGKILL), `fail-after-commit` (exits with 1 although it committed).
 //!
-//! Beyond the real program: `zfs write DATASET` writes something to it, `zfs fake` is how to tell
-//! which it is, `zfs snapshot-at DATASET@SNAP SECONDS...` takes snapshots that were made then.
+//! The real program does not have these: `zfs write DATASET` writes something to the dataset, `zfs fake` succeeds and
+//! so identifies the fake, `zfs snapshot-at DATASET@SNAP SECONDS...` makes snapshots with these times.
 
 mod disk;
-// Not those of the library, which would bring OpenPGP, and with it two thirds of the time that
-// a call takes.
+// Included as files, because the library links OpenPGP, which takes two thirds of the time of a call.
 #[path = "../../pool.rs"]
 #[allow(dead_code)]
 mod pool;
@@ -38,11 +35,11 @@ use std::time::SystemTime;
 use disk::Disk;
 use pool::{Dataset, Kind, Pool, Refused};
 
-/// Why it ends with a status other than 0.
+/// The reason for a status other than 0.
 enum Fail {
-    /// Wrong usage: 2.
+    /// A usage error: status 2.
     Usage(String),
-    /// 1.
+    /// Any other error: status 1.
     Refused(Refused),
 }
 
@@ -86,11 +83,11 @@ fn note(home: &Path, program: &str, args: &[String]) -> Done {
     Ok(calls.write_all((line.join("\t") + "\n").as_bytes())?)
 }
 
-/// Those that the tests use.
+/// The properties that the tests use.
 const PROPERTIES: [&str; 8] =
     ["readonly", "canmount", "volmode", "mountpoint", "encryption", "keyformat", "compression", "refquota"];
 
-/// Options and operands. `with`: letters of the options that have a value.
+/// Options and operands. `with` has the letters of the options that have a value.
 struct Args<'a> {
     options: Vec<(char, &'a str)>,
     operands: Vec<&'a str>,
@@ -130,7 +127,7 @@ impl<'a> Args<'a> {
         self.options.iter().find(|(l, _)| *l == letter).map(|(_, value)| *value)
     }
 
-    /// The values of all `-o NAME=VALUE`. A property may be given once, in `-o` or in `-x`.
+    /// Returns the values of all `-o NAME=VALUE`. A property may be specified only once, with `-o` or `-x`.
     fn properties(&self) -> Result<Vec<(&'a str, &'a str)>, Fail> {
         let mut names = BTreeSet::new();
         let mut set = Vec::new();
@@ -204,7 +201,7 @@ fn parent(dataset: &str) -> &str {
     dataset.rsplit_once('/').map_or(dataset, |(parent, _)| parent)
 }
 
-/// What stands before the `@` or `#`.
+/// Returns the part of a name before the `@` or `#`.
 fn dataset_of(name: &str) -> &str {
     name.split(['@', '#']).next().unwrap_or_default()
 }
@@ -308,7 +305,7 @@ fn zfs(disk: &Disk, home: &Path, args: &[String]) -> Done {
     }
 }
 
-/// The names that `a,b%c` stands for.
+/// Expands `a,b%c` to the names of snapshots.
 fn named(dataset: Option<&Dataset>, spec: &str) -> Vec<String> {
     let all: Vec<&str> = dataset.iter().flat_map(|d| &d.snapshots).map(|s| s.name.as_str()).collect();
     let mut names = Vec::new();
@@ -327,14 +324,14 @@ fn named(dataset: Option<&Dataset>, spec: &str) -> Vec<String> {
     names
 }
 
-/// What `zfs list` is asked for.
+/// The request to `zfs list`.
 struct Wanted<'a> {
     columns: Vec<&'a str>,
     types: Vec<&'a str>,
     depth: usize,
 }
 
-/// Rows by dataset and by rank in it, which is the order of the real one.
+/// Rows by dataset and by rank in the dataset, which is the order of the real `zfs list`.
 type Rows = BTreeMap<(String, usize), (u64, String)>;
 
 fn list(disk: &Disk, args: &[String]) -> Done {
@@ -372,12 +369,12 @@ fn list(disk: &Disk, args: &[String]) -> Done {
     if absent.is_empty() { Ok(()) } else { Err(Fail::Refused(absent.join("\n"))) }
 }
 
-/// Whether there is such a one.
+/// Adds the rows of a dataset or snapshot. Returns whether it exists.
 fn list_root(disk: &Disk, name: &str, wanted: &Wanted<'_>, rows: &mut Rows) -> Result<bool, Fail> {
     let Wanted { columns, types, depth } = wanted;
     let root = dataset_of(name);
     let pool = if columns.iter().any(|c| *c == "clones" || c.contains(':')) {
-        // Clones may be anywhere, and properties come from above.
+        // Clones may be anywhere, and properties are inherited.
         disk.load(&[], &[root.split('/').next().unwrap_or_default()])
     } else if *depth < 2 {
         disk.load(&[root], &[])
@@ -424,7 +421,7 @@ fn list_root(disk: &Disk, name: &str, wanted: &Wanted<'_>, rows: &mut Rows) -> R
     Ok(found)
 }
 
-/// `zfs hold`, `zfs release`.
+/// Runs `zfs hold` or `zfs release`.
 fn hold(disk: &Disk, args: &[String], hold: bool) -> Done {
     let args = Args::parse(args, "", "")?;
     let (tag, name) = args.two()?;
@@ -456,7 +453,7 @@ fn holds(disk: &Disk, args: &[String]) -> Done {
     Ok(io::stdout().write_all(lines.as_bytes())?)
 }
 
-/// `zfs set NAME:PROPERTY=VALUE`, of user properties.
+/// Runs `zfs set NAME:PROPERTY=VALUE`, for user properties only.
 fn set(disk: &Disk, args: &[String]) -> Done {
     let args = Args::parse(args, "", "")?;
     let (text, name) = args.two()?;
@@ -467,7 +464,7 @@ fn set(disk: &Disk, args: &[String]) -> Done {
     change_property(disk, name, |properties| drop(properties.insert(key.to_owned(), value.to_owned())))
 }
 
-/// `zfs inherit PROPERTY NAME`.
+/// Runs `zfs inherit PROPERTY NAME`.
 fn inherit(disk: &Disk, args: &[String]) -> Done {
     let args = Args::parse(args, "", "")?;
     let (key, name) = args.two()?;
@@ -485,13 +482,13 @@ fn change_property(disk: &Disk, name: &str, how: impl FnOnce(&mut BTreeMap<Strin
     })
 }
 
-/// `zfs get -H -o value|source PROPERTY NAME`. A value is printed as it is, with all that is in it.
+/// Runs `zfs get -H -o value|source PROPERTY NAME`. A value is printed unchanged, with any characters.
 fn get(disk: &Disk, args: &[String]) -> Done {
     let args = Args::parse(args, "Hp", "o")?;
     let (property, name) = args.two()?;
     let of = dataset_of(name);
     let user = property.contains(':');
-    // User properties come from above.
+    // User properties are inherited.
     let pool = if user { disk.load(&[], &[of.split('/').next().unwrap_or_default()]) } else { disk.load(&[of], &[]) }?;
     let dataset = pool.datasets.get(of).ok_or_else(|| format!("cannot open '{name}': dataset does not exist"))?;
     if let Some((_, snap)) = name.split_once('@') {

@@ -1,5 +1,5 @@
-//! `zfs receive`: reads one BEGIN..END record by record, checks it as the kernel does, and commits
-//! its snapshot whole at END, or nothing.
+//! `zfs receive`: reads one substream record by record, checks it as the kernel does, and commits its snapshot at END,
+//! or nothing.
 
 use std::fs;
 use std::io::{self, BufReader, Read};
@@ -20,7 +20,7 @@ const RESUMING: u64 = 1 << 20;
 const RAW: u64 = 1 << 24;
 
 pub fn receive(disk: &Disk, home: &Path, args: &[String]) -> Done {
-    // Not in here: whatever would overwrite, or put it elsewhere than the operand says.
+    // Options that overwrite, or that receive elsewhere than the operand says, are not implemented.
     let args = Args::parse(args, "uv", "ox")?;
     let name = args.one()?;
     let properties = args.properties()?;
@@ -75,7 +75,7 @@ fn die_if(knob: &Path) {
     }
 }
 
-/// The BEGIN, in whatever byte order.
+/// Reads the BEGIN in either byte order.
 fn first(input: &mut impl Read) -> Result<Rec, Fail> {
     let mut head = vec![0; crate::stream::RECORD];
     input.read_exact(&mut head).map_err(|_| "cannot receive: failed to read from stream".to_owned())?;
@@ -88,7 +88,7 @@ fn first(input: &mut impl Read) -> Result<Rec, Fail> {
     Ok(begin)
 }
 
-/// What it says, and the snapshot's name.
+/// Returns what the BEGIN says and the name of the snapshot.
 fn read(begin: &Rec) -> Result<(Begin, String), Fail> {
     let refused = |why: &str| Err(Fail::Refused(format!("cannot receive: {why}")));
     let features = begin.u64(16) >> 2;
@@ -101,17 +101,17 @@ fn read(begin: &Rec) -> Result<(Begin, String), Fail> {
     let toname: Vec<u8> = begin.head[56..].iter().copied().take_while(|b| *b != 0).collect();
     let toname = String::from_utf8_lossy(&toname).into_owned();
     let Some((_, snap)) = toname.split_once('@') else { return refused("invalid stream (bad snapshot name)") };
-    let said = Begin {
+    let contents = Begin {
         from: Some(begin.u64(48)).filter(|guid| *guid != 0),
         to: begin.u64(40),
         kind: if begin.u32(32) == 3 { Kind::Volume } else { Kind::Filesystem },
         raw: features & RAW != 0,
         created: begin.u64(24),
     };
-    Ok((said, snap.to_owned()))
+    Ok((contents, snap.to_owned()))
 }
 
-/// Everything behind the BEGIN, up to END. Whether there was anything.
+/// Reads everything after the BEGIN up to END. Returns whether there were records in between.
 fn walk(input: &mut impl Read, begin: &Rec) -> Result<bool, Fail> {
     let broken = |what: &str| Fail::Refused(format!("cannot receive stream: {what}"));
     let mut sum = Sum::default();
@@ -130,9 +130,8 @@ fn walk(input: &mut impl Read, begin: &Rec) -> Result<bool, Fail> {
     }
 }
 
-/// A stream whose snapshot is there is read to its END, without a look at what it holds. As with
-/// the real one the kernel has taken one record more than the BEGIN by then: behind a stream
-/// without changes the END is missed.
+/// Skips a stream whose snapshot exists, without a check of its contents. As with the real `zfs`, the kernel has
+/// already read one record after the BEGIN, so that the END of a stream without changes is missed.
 fn skip(input: &mut impl Read, big: bool) -> Done {
     let failed = |_| "cannot receive: failed to read from stream".to_owned();
     if Rec::read(input, big).map_err(failed)?.kind() == kind::END {

@@ -1,4 +1,4 @@
-//! `zfs send`: a stream with the names and guids of the snapshots, and made-up data.
+//! `zfs send`: a stream with the names and guids of the snapshots, and synthetic data.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use crate::stream::{Rec, Stream, Sub};
 use crate::disk::Disk;
 use crate::{Args, Done, dataset_of};
 
-/// More than a pipe holds, so that a receiver can be stopped in between.
+/// More than the buffer of a pipe, so that a receiver can be stopped in between.
 const DATA: usize = 256 << 10;
 
 pub fn send(disk: &Disk, args: &[String]) -> Done {
@@ -44,7 +44,7 @@ pub fn send(disk: &Disk, args: &[String]) -> Done {
     Ok(io::stdout().write_all(&stream.bytes())?)
 }
 
-/// Guid and content of a snapshot.
+/// Returns the guid and the content of a snapshot.
 fn of(dataset: &Dataset, number: usize) -> (u64, u64) {
     (dataset.snapshots[number].guid, dataset.contents[number])
 }
