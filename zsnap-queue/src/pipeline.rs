@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn opaque_bytes_pass_with_their_digest() {
+    fn opaque_streams_pass_unchanged_with_their_digest() {
         let mut out = Vec::new();
         let bytes = vec![9; CHUNK + 1];
         let passed = Begun::opaque().pass(&mut bytes.as_slice(), &mut out, &Progress::new("", None)).unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_zfs_stream_is_bad_data() {
+    fn input_that_is_not_a_zfs_stream_is_a_data_error() {
         for input in [&b""[..], b"x", &[0; 400]] {
             let e = Begun::zfs(&mut { input }).map(|_| ()).unwrap_err();
             assert_eq!(Exit::of(&e), Exit::Data, "{e:#}");
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_as_one() {
+    fn a_full_disk_is_reported_as_the_cause() {
         let (mut out, failure) = Remembering::new(Full);
         assert!(out.write(b"x").is_err());
         let e = failure.explain(anyhow::anyhow!("some layer gave up"), "cannot write");
