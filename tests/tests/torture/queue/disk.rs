@@ -92,12 +92,12 @@ fn assert_both_outcomes(results: &[(bool, bool)], which: impl Fn(&(bool, bool)) 
 // 74: an error of the disk; 73: a file or directory could not be created; 75: no space.
 
 #[test]
-fn a_state_on_a_full_disk_rejects_the_stream_or_delivers_it_as_root() {
+fn a_state_on_a_full_disk_rejects_the_stream_or_queues_it_as_root() {
     assert_both_outcomes(&each_size("queue-state", pages(1..=64), &[73, 74, 75], &[]), |(queued, _)| *queued);
 }
 
 #[test]
-fn a_state_without_inodes_rejects_the_stream_or_delivers_it_as_root() {
+fn a_state_without_inodes_rejects_the_stream_or_queues_it_as_root() {
     // The links for so many destinations need more names than the commit.
     let more = ["cmd:cat >/dev/null", "cmd:cat > /dev/null", "cmd:cat  > /dev/null"];
     let results = each_size("queue-state", inodes(2..=40), &[73, 74, 75], &more);
