@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_is_the_latest_date_so_far() {
+    fn a_snapshot_counts_as_of_the_latest_date_so_far() {
         for (days, counts) in [
             (&[1, 2, 3, 3, 4][..], &[1, 2, 3, 3, 4][..]),
             (&[5, 1, 2, 6, 3], &[5, 5, 5, 6, 6]),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn in_each_layer_dates_agree_with_the_order() {
+    fn in_each_layer_dates_agree_with_the_order_of_the_pool() {
         for (days, expected) in [
             (&[1, 2, 2, 3][..], &[&[0, 1, 2, 3][..]][..]),
             (&[5, 1, 2, 6, 3], &[&[0, 3], &[1, 2, 4]]),
@@ -166,7 +166,7 @@ mod tests {
 
     /// Tests which back-dated snapshots stay under a policy that keeps the last one of each ten days.
     #[test]
-    fn what_the_policy_keeps_of_a_layer_stays() {
+    fn snapshots_that_the_policy_keeps_of_a_layer_stay() {
         let decide = |all: &[Snapshot<'_>], _| -> Vec<Verdict> {
             let ten = |s: &Snapshot<'_>| s.creation / DAY / 10;
             let last = |s: &Snapshot<'_>| !all.iter().any(|t| ten(t) == ten(s) && t.by_time(s).is_gt());
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_before_a_back_dated_one_stays_with_it() {
+    fn the_snapshot_before_a_kept_back_dated_one_is_kept() {
         for (days, stay, with_witnesses) in [
             (&[1, 2, 5, 3][..], &[3][..], &[2, 3][..]),
             // Of those with the same date, the last one before it stays, not the first.

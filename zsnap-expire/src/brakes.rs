@@ -138,7 +138,8 @@ mod tests {
     use crate::reason::Reason;
     use jiff::tz::TimeZone;
 
-    /// Decides on `all` snapshots, of which the oldest `doomed` go and the newest `future` are dated in 2100.
+    /// Decides on `all` snapshots, of which the oldest `doomed` would be destroyed and the newest `future` are dated in
+    /// 2100.
     fn braked(all: usize, doomed: usize, future: usize, most: &str) -> Option<Braked> {
         let clock = Clock { now: 1_700_000_000, zone: TimeZone::UTC };
         let creation = |i| if i + future >= all { 4_102_444_800 } else { i as i64 };
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_that_looks_like_a_mistake_is_not_carried_out() {
+    fn a_decision_beyond_a_safety_limit_is_stopped() {
         for (all, doomed, future, most, why) in [
             (100, 50, 0, "50%", None),
             (100, 51, 0, "50%", Some(Braked::TooMany(51, 100))),
@@ -170,17 +171,17 @@ mod tests {
         }
     }
 
-    /// Decides on `good` snapshots, of which the first `goes` go, and then `back` snapshots that are back-dated by
-    /// `back_by` seconds and go if `they_go`.
     #[test]
-    fn back_dated_ones_count_on_neither_side() {
+    fn back_dated_snapshots_do_not_count_in_a_share() {
         let clock = Clock { now: 1_700_000_000, zone: TimeZone::UTC };
-        let brake = |good: u64, goes: u64, back: u64, most: &str, back_by: i64, they_go: bool| {
+        // Decides on `good` snapshots, of which the first `doomed` would be destroyed, and then `back` snapshots that
+        // are back-dated by `back_by` seconds and would be destroyed if `back_doomed`.
+        let brake = |good: u64, doomed: u64, back: u64, most: &str, back_by: i64, back_doomed: bool| {
             let made = |n: u64| Snapshot { createtxg: n, creation: 1_000_000 + n as i64, ..Snapshot::default() };
             let mut snapshots: Vec<_> = (1..=good).map(made).collect();
             snapshots.extend((1..=back).map(|n| Snapshot { creation: 1_000_000 - back_by, ..made(good + n) }));
             crate::backdated::find(&mut snapshots, &clock);
-            let verdict = |n: u64| match n <= goes || n > good && they_go {
+            let verdict = |n: u64| match n <= doomed || n > good && back_doomed {
                 true => Verdict::destroy(Reason::NoRule),
                 false => Verdict::keep(Reason::Newest),
             };
@@ -191,12 +192,12 @@ mod tests {
         assert_eq!(brake(30, 15, 1000, "50%", 1, true), None);
         assert_eq!(brake(30, 2, 30, "none", 90_000, true), None);
         assert_eq!(brake(30, 2, 31, "none", 90_000, true), None);
-        // A count limits all snapshots that go, including back-dated ones.
+        // A count limits all snapshots that would be destroyed, including back-dated ones.
         assert_eq!(brake(30, 2, 9, "10", 1, true), Some(Braked::TooMany(11, 39)));
     }
 
     #[test]
-    fn limits_are_numbers_and_shares() {
+    fn max_destroy_is_a_number_or_a_share() {
         assert_eq!("none".parse(), Ok(MaxDestroy::NoLimit));
         assert_eq!("100%".parse(), Ok(MaxDestroy::Percent(100)));
         for text in ["", "101%", "%", "-1", "x"] {

@@ -144,7 +144,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn ages_read_and_print() {
+    fn ages_are_parsed_and_printed() {
         for text in ["48h", "15d", "4w", "6m", "5y", "1y6m", "2y5m7d3h"] {
             assert_eq!(text.parse::<Age>().unwrap().to_string(), text);
         }
@@ -157,7 +157,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_day_before_is_the_same_time_of_the_day() {
+    fn an_age_is_counted_back_in_civil_time() {
         let berlin = clock("Europe/Berlin");
         for (at, age, before) in [
             // The clocks went forward on 2026-03-29, back on 2026-10-25.

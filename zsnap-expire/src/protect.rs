@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_knows_which_is_the_newest_whatever_the_clock_said() {
+    fn the_newest_snapshot_is_that_of_the_pool_and_not_of_the_clock() {
         let all = [snap("a@1", 1), snap("a@2", 2), snap("a@3", 3), Snapshot { creation: 2_000_000, ..snap("a@4", 4) }];
         let newest = Guards { newest: 2, ..Guards::default() };
         let (future, newest_of, among) = (vec![Reason::Future], vec![Reason::Newest], vec![Reason::Among(2)]);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn back_dated_ones_take_no_protection_away() {
+    fn back_dated_snapshots_remove_no_protection_from_others() {
         let tags = ["zrep".to_owned()];
         let guards = Guards { newest: 2, tags: &tags, ..Guards::default() };
         let good = |name, txg: u64| Snapshot { creation: txg as i64, sent: Sent::Time, ..snap(name, txg) };
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_protects() {
+    fn each_reason_protects_a_snapshot() {
         let older = |s: Snapshot<'static>| [s, snap("a@newest", 99)];
         let first = |s: Snapshot<'static>, guards: &Guards<'_>| {
             let kept = protected(&older(s), guards);

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_listing_of_the_names_that_are_known_is_believed() {
+    fn a_listing_with_other_names_or_fields_is_rejected() {
         let good = "a@zrep_000001\t1\t-\na@zrep_000002\t-\t-\na@x\t-\t-\n";
         let read = |text| read(["zrep", "off"], false, true, text);
         assert_eq!(read(good), Some([Sent::Time, Sent::No, Sent::Unasked]));
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_word_of_its_own_tag_counts_first() {
+    fn the_property_of_the_snapshots_own_tag_has_precedence() {
         let text = "a@zrep_000001\t-\t17\na@zrep_000002\t1\t-\na@x\tword\t-\n";
         let read = |everywhere, counts| read(["off", "zrep"], everywhere, counts, text).unwrap();
         assert_eq!(read(false, true), [Sent::Time, Sent::No, Sent::Unasked]);

@@ -164,13 +164,13 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(args: &[&str], tables: &str, says: &str) {
+    fn assert_rejected(args: &[&str], tables: &str, says: &str) {
         let e = drives(args, tables).unwrap_err();
         assert!(e.to_string().contains(says), "{e}");
     }
 
     #[test]
-    fn a_table_goes_before_the_options() {
+    fn the_table_of_a_drive_overrides_the_options() {
         let tables = "[to.b]\ndest = \"dir:/b\"\n\
             [to.a]\ndest = \"nncp-file:n\"\nnice = \"P\"\nhosts = [\"lap*\", \"srv\"]\nkeep = \"14d\"\nmin-free = \"1G\"\nverify = true";
         let found = drives(&["--min-free=7"], tables).unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_takes_the_place_of_the_tables() {
+    fn drives_of_the_command_line_replace_the_tables() {
         let found = drives(&["--to=y=dir:/y", "--to=x=cmd:a=b"], "[to.a]\ndest = \"dir:/a\"").unwrap();
         assert_eq!(
             found.iter().map(|d| format!("{}={}", d.name, d.dest)).collect::<Vec<_>>(),
@@ -195,23 +195,27 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_two_copies_is_refused() {
+    fn drives_that_cannot_hold_separate_copies_are_rejected() {
         assert!(drives(&[], "").unwrap().is_empty());
-        refused(&["--to=x=-"], "", "standard output");
-        refused(&["--to=x=dir:/a", "--to=x=dir:/b"], "", "given twice");
-        refused(&["--to=x=dir:/a", "--to=y=dir:/a"], "", "x and y are both dir:/a");
-        refused(&["--to=x=cmd:a b", "--to=y=cmd:a b"], "", "x and y are both cmd:a b");
+        assert_rejected(&["--to=x=-"], "", "standard output");
+        assert_rejected(&["--to=x=dir:/a", "--to=x=dir:/b"], "", "given twice");
+        assert_rejected(&["--to=x=dir:/a", "--to=y=dir:/a"], "", "x and y are both dir:/a");
+        assert_rejected(&["--to=x=cmd:a b", "--to=y=cmd:a b"], "", "x and y are both cmd:a b");
         let tables = "[to.a]\ndest = \"dir:/a\"\n[to.b]\ndest = \"dir:/a/\"\nnncp-config = \"/b.hjson\"";
-        refused(&[], tables, "a and b are both dir:/a");
+        assert_rejected(&[], tables, "a and b are both dir:/a");
         let tables = "[to.a]\ndest = \"nncp-file:n\"\n[to.b]\ndest = \"nncp-file:n\"\n";
-        refused(&[], tables, "both nncp-file:n");
+        assert_rejected(&[], tables, "both nncp-file:n");
         assert!(drives(&[], &format!("{tables}nncp-config = \"/b.hjson\"")).is_ok());
-        refused(&[], &format!("{tables}nncp-config = \"b.hjson\""), "b: nncp-config b.hjson: give its path from / on");
-        refused(&["--to=x=nncp-file:n", "--nncp-config=b.hjson"], "", "x: nncp-config b.hjson: ");
+        assert_rejected(
+            &[],
+            &format!("{tables}nncp-config = \"b.hjson\""),
+            "b: nncp-config b.hjson: give its path from / on",
+        );
+        assert_rejected(&["--to=x=nncp-file:n", "--nncp-config=b.hjson"], "", "x: nncp-config b.hjson: ");
     }
 
     #[test]
-    fn a_name_is_a_directory_that_is_not_hidden() {
+    fn a_drive_name_is_a_visible_directory_name() {
         for (name, good) in
             [("disk1", true), ("a.b-c_D", true), ("", false), (".x", false), ("-x", false), ("a/b", false)]
         {

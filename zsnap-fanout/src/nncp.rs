@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_packets_are_counted() {
+    fn only_lines_of_sent_packets_are_counted() {
         let hash = "A2".repeat(26);
         assert!(is_sent(&format!("\ttx {hash} 1.2 MiB (nice: B)")));
         for other in

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn scarce_is_what_too_few_drives_have() {
+    fn a_file_on_too_few_drives_is_scarce() {
         // File 1 waits for one of three destinations, 2 for two, 3 for all; 4 is in the spool.
         let waiting =
             [vec![queued(1, 0), queued(2, 0), queued(3, 0)], vec![queued(2, 0), queued(3, 0)], vec![queued(3, 0)]];
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn late_is_what_waits_and_what_comes_no_more() {
+    fn a_drive_is_late_if_a_file_waits_too_long_or_none_arrives() {
         let row = |waiting: Option<u64>, delivered: Option<u64>, expects| Row {
             waiting: sum(&waiting.map(|written| queued(1, written)).into_iter().collect::<Vec<_>>()),
             seen: Seen { delivered, ..Seen::default() },
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_has_every_column() {
+    fn every_row_of_fanout_status_has_every_column() {
         let rows = [Row::default(), Row { packets: Some(3), notes: vec!["x".into()], ..Row::default() }];
         for form in [Form::Table, Form::Json, Form::Prometheus] {
             let report = report(&rows, form, 1000);

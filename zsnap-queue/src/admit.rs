@@ -139,7 +139,7 @@ mod tests {
     }
 
     const FULL: Body = Body::Opaque { increment: false };
-    const INCREMENT: Body = Body::Opaque { increment: true };
+    const INCREMENTAL: Body = Body::Opaque { increment: true };
 
     fn chain(seq: u64, guids: &[u64]) -> Chain {
         let kind = (seq > 0).then_some(PayloadKind::Zfs);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_increment_needs_a_base_that_was_acknowledged() {
+    fn an_incremental_needs_a_base_that_was_queued() {
         let adopted = Chain { adopted: true, ..chain(7, &[1, 2]) };
         let opaque = Chain { kind: Some(PayloadKind::Opaque), ..chain(7, &[]) };
         let new = Chain::default();
@@ -161,9 +161,9 @@ mod tests {
             (&adopted, zfs(Some(3), 4), Some(Base::Prev)),
             (&Chain { adopted: true, ..Chain::default() }, zfs(Some(3), 4), Some(Base::Prev)),
             (&new, FULL, Some(Base::None)),
-            (&new, INCREMENT, None),
-            (&adopted, INCREMENT, None),
-            (&opaque, INCREMENT, Some(Base::Prev)),
+            (&new, INCREMENTAL, None),
+            (&adopted, INCREMENTAL, None),
+            (&opaque, INCREMENTAL, Some(Base::Prev)),
             (&opaque, FULL, Some(Base::None)),
         ] {
             let place = admit(past, &target(), &body, 100);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_both_remedies_and_what_simplesnap_does() {
+    fn the_rejection_names_both_remedies_and_what_simplesnap_does() {
         let why = admit(&chain(7, &[1]), &target(), &zfs(Some(0xff), 3), 100).unwrap_err();
         for part in
             ["255", "zfs destroy tank/home@", "zsnap-queue adopt laptop/tank/home", "skips the remaining datasets"]
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_full_stream_is_warned_of() {
+    fn a_second_full_stream_has_a_warning() {
         let warned = |past: &Chain, to| admit(past, &target(), &zfs(None, to), 9).unwrap().warning.is_some();
         assert!(warned(&chain(7, &[1]), 2));
         // The receiver recognizes the repeated stream as already received.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_snapshots_are_remembered_once() {
+    fn queued_snapshots_are_remembered_once() {
         let before = Chain { adopted: true, ends: guids([1, 3]), ..chain(7, &[1, 2, 3]) };
         let next = before.acknowledge(9, PayloadKind::Zfs, Some(Guid(3)), &guids([2, 5, 4]));
         assert_eq!(next, Chain { ends: guids([1, 3, 4]), ..Chain { seq: 9, ..chain(7, &[1, 2, 5, 3, 4]) } });
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_stream_evicts_neither_its_own_base_nor_what_others_began_with() {
+    fn a_long_stream_evicts_neither_its_base_nor_the_ends_of_others() {
         for long in [REMEMBERED as u64 - 1, REMEMBERED as u64, 100_000] {
             let first = Chain::default().acknowledge(7, PayloadKind::Zfs, None, &guids([1]));
             let second = first.acknowledge(8, PayloadKind::Zfs, Some(Guid(1)), &guids([2]));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn many_streams_are_not_remembered_without_end() {
+    fn the_number_of_remembered_snapshots_is_limited() {
         let full = guids(1..=REMEMBERED as u64);
         let ends = full[REMEMBERED - ENDS..].to_vec();
         let mut all = Chain { guids: full, ends, ..chain(7, &[]) };

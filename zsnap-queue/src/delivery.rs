@@ -254,7 +254,7 @@ mod tests {
     const NAME: &str = "bakfsfmt2-1700000000.000000001.1_h@a";
 
     #[test]
-    fn an_outbox_outlives_its_place_in_the_configuration() {
+    fn an_outbox_is_drained_after_its_removal_from_the_configuration() {
         let dir = tempfile::tempdir().unwrap();
         let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
         let host: Host = "h".parse().unwrap();
@@ -271,14 +271,15 @@ mod tests {
         let old = found.iter().find(|destination| !destination.configured).unwrap();
         assert_eq!((&old.dest, old.transport.nice.as_deref()), (&destinations[0].dest, Some("B")));
 
-        // Away: each of the two commands prints the notice once, because somebody may read only one of them.
+        // While the destination is away, each of the two commands prints the notice once, because their readers may
+        // differ.
         let outcome = |destination: &Destination| deliver(&boxes, vec![destination.clone()], false).remove(0);
         let bare = || deliver(&boxes, vec![old.clone()], true).remove(0).reported;
         assert!(bare() && !bare());
         let first = outcome(old);
         assert!(first.reported && first.delivered.is_empty());
         assert!(!outcome(old).reported && !bare() && !outcome(old).reported);
-        // Another cause is printed.
+        // A change of the cause is printed.
         fs::write(&drive, "").unwrap();
         assert!(outcome(old).reported && !outcome(old).reported);
         fs::remove_file(&drive).unwrap();
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_mount_point_is_not_filled() {
+    fn no_file_is_delivered_to_an_empty_mount_point() {
         assert!(look(Path::new("/proc"), None).unwrap().mounted);
         let dir = tempfile::tempdir().unwrap();
         let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_dies_is_an_error_of_its_destination() {
+    fn a_thread_that_panics_is_an_error_of_its_destination() {
         let destinations =
             configured(&["cmd:true".parse().unwrap(), "cmd:false".parse().unwrap()], &Transport::default());
         let outcomes = all_at_once(destinations, |destination| {
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_that_hangs_is_told() {
+    fn a_delivery_that_hangs_is_reported_by_each_command_once() {
         let dir = tempfile::tempdir().unwrap();
         let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
         let destinations = configured(&["cmd:true".parse().unwrap()], &Transport::default());

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn opaque_streams_say_what_they_build_on() {
+    fn opaque_streams_must_specify_what_they_build_on() {
         for (args, good) in [
             ("--opaque h/a", false),
             ("--opaque --full h/a", true),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_binds_zfs_streams_only() {
+    fn the_prefix_is_required_only_for_zfs_streams() {
         let target = |args: &str| job(&format!("{BASE} --strip p/q {args}")).map(|j| j.target.to_string()).ok();
         assert_eq!(target("p/q/h/a"), Some("h/a".into()));
         assert_eq!(target("h/a"), None);

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opaque_bytes_pass_with_their_digest() {
+    fn opaque_streams_pass_unchanged_with_their_digest() {
         let mut out = Vec::new();
         let bytes = vec![9; CHUNK + 1];
         let passed = Begun::opaque().pass(&mut bytes.as_slice(), &mut out, &Progress::new("", None)).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_zfs_stream_is_bad_data() {
+    fn input_that_is_not_a_zfs_stream_is_a_data_error() {
         for input in [&b""[..], b"x", &[0; 400]] {
             let e = Begun::zfs(&mut { input }).map(|_| ()).unwrap_err();
             assert_eq!(Exit::of(&e), Exit::Data, "{e:#}");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_as_one() {
+    fn a_full_disk_is_reported_as_the_cause() {
         let failed = |e| Exit::of(&seal_failed("cannot write")(e));
         assert_eq!(failed(SealError::Out(io::ErrorKind::StorageFull.into())), Exit::TryAgain);
         assert_eq!(failed(Exit::Data.error("bad").into()), Exit::Data);

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_advances_only_by_what_was_settled() {
+    fn the_state_advances_only_with_the_settled_copy() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("s");
         assert!(!has_state(&file).unwrap());
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_stream_gets_no_copy_and_must_leave_state() {
+    fn a_full_stream_starts_without_a_copy_and_must_leave_a_state() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("s");
         fs::write(&file, "old").unwrap();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_others_is_refused() {
+    fn a_directory_that_others_can_write_to_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         // FILE may be absent.
         let file = dir.path().join("s");
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_takes_only_copies() {
+    fn a_sweep_removes_only_copies_of_the_state() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["s", "s.zsnap-7", "s.zsnap-", "s.zsnap-x", "t.zsnap-7", "s.bak"] {
             fs::write(dir.path().join(name), "").unwrap();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_placeholder_is_replaced_wherever_it_stands() {
+    fn the_placeholder_is_replaced_everywhere_in_an_argument() {
         let path = Path::new("/x y");
         assert_eq!(replaced("--a={state}:{state}".as_ref(), path), "--a=/x y:/x y");
         assert!(takes_state(&["a".into(), "-f{state}".into()]) && !takes_state(&["{stat}".into()]));

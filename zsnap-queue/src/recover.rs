@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn q1_to_q3_temporaries_go() {
+    fn q1_to_q3_temporary_files_are_removed() {
         let f = fixture();
         fs::write(f.split().join(".zsnap-0123456789abcdef"), "half").unwrap();
         assert_eq!(f.recover().unwrap(), Acknowledged::default());
@@ -117,12 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn q4_a_file_that_was_not_acknowledged_is_withdrawn() {
+    fn q4_a_file_that_was_not_committed_is_withdrawn() {
         for opaque in [false, true] {
             let f = fixture();
             f.commit(OLD, "gone", &["x"], None);
             f.publish(&f.name(NEW, "tank/a", opaque));
-            // A file of another dataset is left alone.
+            // A file of another dataset is ignored.
             let other = f.name(NEW, "tank/b", opaque);
             f.publish(&other);
             f.recover().unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn q5_to_q7_an_acknowledged_file_gets_all_its_links() {
+    fn q5_to_q7_a_committed_file_gets_all_its_links() {
         for opaque in [false, true] {
             let f = fixture();
             let name = f.name(NEW, "tank/a", opaque);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_files_are_never_dropped_for_want_of_a_destination() {
+    fn a_committed_file_without_a_destination_is_never_removed() {
         let f = fixture();
         let name = f.name(NEW, "tank/a", false);
         f.publish(&name);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_state_changes_nothing() {
+    fn an_unreadable_state_changes_nothing_and_its_remedy_loses_no_file() {
         let f = fixture();
         let name = f.name(NEW, "tank/a", false);
         f.publish(&name);

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn age_counts_what_was_not_queued_and_what_was_not_delivered() {
+    fn a_target_is_late_if_nothing_is_queued_or_a_file_waits_too_long() {
         let late = |rows: &[Row]| late(rows, &[], Duration::from_secs(100), 1000);
         let words = |rows: &[Row]| late(rows).join("; ");
         assert_eq!(words(&[row(900, true, None), row(950, true, Some(900))]), "");
@@ -191,10 +191,10 @@ mod tests {
             words(&[row(950, true, Some(899))]),
             "h/a: 1 file waits for dir:/x, the oldest since 1970-01-01 00:14:59Z, longer than --max-age"
         );
-        // No longer configured, or spelled differently.
+        // The destination is no longer configured, or is spelled differently.
         let gone = "h/a: 1 file waits for dir:/x, which is not in the configuration any more, the oldest since ";
         assert!(words(&[row(950, false, Some(1))]).starts_with(gone));
-        // Written while the clock was wrong.
+        // The files were written while the clock was wrong.
         let future = "since 1970-01-02 03:46:40Z, a future time: set the clock";
         assert_eq!(words(&[row(100_000, true, None)]), format!("h/a: nothing was queued {future}"));
         assert!(words(&[row(950, true, Some(100_000))]).ends_with(future));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_has_every_column() {
+    fn every_row_of_queue_status_has_every_column() {
         let mut without = row(0, true, None);
         without.to = None;
         let report = report(&[row(900, true, Some(3)), without], 1000);

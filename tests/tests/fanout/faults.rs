@@ -1,5 +1,5 @@
-//! One drive fails, the others finish: full disks, broken disks, copies that differ. The message
-//! names the drive, the path, and what to do.
+//! One drive fails and the others finish: full disks, broken disks, copies that differ. The message names the drive,
+//! the path, and what to do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use zsnap_tests::scene::{Ran, needs_root, run};
 use zsnap_tests::spooler::Spooler;
 use zsnap_tests::strace::{can_trace, parse};
 
-/// A mounted file system, unmounted on drop.
+/// A mounted file system, which is unmounted on drop.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -35,13 +35,14 @@ fn names<const N: usize>(files: [&String; N]) -> Vec<String> {
     files.map(|name| format!("laptop/{name}")).to_vec()
 }
 
+/// Asserts that a run printed one line, which contains these texts.
 #[track_caller]
 fn one_line(ran: &Ran, texts: &[&str]) {
     assert!(ran.err.lines().count() == 1 && texts.iter().all(|text| ran.err.contains(text)), "{}", ran.err);
 }
 
 #[test]
-fn a_full_drive_takes_what_fits_and_in_order_the_rest_when_it_has_room_as_root() {
+fn a_full_drive_gets_what_fits_and_the_rest_in_order_later_as_root() {
     let spooler = Spooler::with(&["disk1", "disk2"]);
     fs::create_dir(spooler.path("full")).unwrap();
     let _mount = Mount::tmpfs(&spooler.path("full"), "1m");
@@ -59,10 +60,10 @@ fn a_full_drive_takes_what_fits_and_in_order_the_rest_when_it_has_room_as_root()
         &ran,
         &[&format!("full: {a2}: {path}: 600.0 KiB do not fit"), "make room there; the next run tries again"],
     );
-    let mut theirs = spooler.on("full");
-    theirs.retain(|path| path != "somebody's");
-    // Nothing partial, and nothing of the dataset behind the file that did not fit.
-    assert_eq!(theirs, names([&a1, &b3, &b5]));
+    let mut delivered = spooler.on("full");
+    delivered.retain(|path| path != "somebody's");
+    // There is no partial file, and no file that follows the one that did not fit in its dataset.
+    assert_eq!(delivered, names([&a1, &b3, &b5]));
     assert_eq!(spooler.waiting("full"), names([&a2, &a4]));
     for disk in ["disk1", "disk2"] {
         assert_eq!(spooler.on(disk), names([&a1, &a2, &b3, &a4, &b5]));
@@ -76,9 +77,9 @@ fn a_full_drive_takes_what_fits_and_in_order_the_rest_when_it_has_room_as_root()
     assert_eq!(fs::read(spooler.path("full/laptop").join(a2)).unwrap(), vec![2; 600 << 10]);
 }
 
-/// Nothing but delivering makes room there.
+/// Only a delivery makes room in a full spool.
 #[test]
-fn a_spool_that_is_full_or_cannot_be_locked_is_drained_all_the_same_as_root() {
+fn a_spool_that_is_full_or_cannot_be_locked_is_still_drained_as_root() {
     let spooler = Spooler::with(&["disk1"]);
     let _mount = Mount::tmpfs(&spooler.path("spool"), "1m");
     let mark = [spooler.path("disk1/.zsnap-drive"), spooler.path("mark")];
@@ -96,7 +97,7 @@ fn a_spool_that_is_full_or_cannot_be_locked_is_drained_all_the_same_as_root() {
     fs::remove_file(spooler.path("spool/somebody's")).unwrap();
     spooler.silent_run();
     assert_eq!(spooler.on("disk1"), names([&one, &two]));
-    // A lock file that cannot be made for another reason.
+    // The lock file cannot be made for another reason.
     away(true);
     let three = spooler.put("laptop/a", 3, "x");
     spooler.silent_run();
@@ -111,10 +112,10 @@ fn a_spool_that_is_full_or_cannot_be_locked_is_drained_all_the_same_as_root() {
 }
 
 #[test]
-fn what_cannot_be_kept_is_not_delivered_again_and_again() {
+fn a_file_that_cannot_be_kept_is_not_delivered_repeatedly() {
     let spooler = Spooler::new();
-    let took = spooler.path("took").display().to_string();
-    spooler.to("tape", &format!("cmd:cat >> {took}"), "keep = \"9d\"");
+    let received = spooler.path("took").display().to_string();
+    spooler.to("tape", &format!("cmd:cat >> {received}"), "keep = \"9d\"");
     fs::create_dir_all(spooler.path("spool/.zsnap-fanout/kept")).unwrap();
     fs::set_permissions(spooler.path("spool/.zsnap-fanout"), PermissionsExt::from_mode(0o700)).unwrap();
     spooler.write("spool/.zsnap-fanout/kept/tape", "");
@@ -126,15 +127,15 @@ fn what_cannot_be_kept_is_not_delivered_again_and_again() {
         &["tape: nothing is delivered, because delivered files cannot be kept: ", &path, "; the next run tries again"],
     );
     spooler.silent_run();
-    assert_eq!((fs::exists(&took).unwrap(), spooler.waiting("tape").len()), (false, 1));
+    assert_eq!((fs::exists(&received).unwrap(), spooler.waiting("tape").len()), (false, 1));
     fs::remove_file(&path).unwrap();
     spooler.silent_run();
-    assert_eq!((fs::read_to_string(&took).unwrap().as_str(), spooler.waiting("tape").len()), ("x", 0));
+    assert_eq!((fs::read_to_string(&received).unwrap().as_str(), spooler.waiting("tape").len()), ("x", 0));
 }
 
-/// Others write to the drive at the same time: the room that was there is gone in the middle.
+/// Others write to the drive at the same time and use up the space during a copy.
 #[test]
-fn a_copy_that_is_cut_off_by_a_full_disk_leaves_nothing_as_root() {
+fn a_copy_that_fills_the_disk_leaves_no_partial_file_as_root() {
     let spooler = Spooler::new();
     fs::create_dir(spooler.path("full")).unwrap();
     let _mount = Mount::tmpfs(&spooler.path("full"), "2m");
@@ -145,7 +146,7 @@ fn a_copy_that_is_cut_off_by_a_full_disk_leaves_nothing_as_root() {
         return;
     }
     let name = spooler.put("laptop/a", 1, vec![1; 1 << 20]);
-    // No room for the whole file, which fstatfs tells as if there were.
+    // There is no room for the whole file, but fstatfs reports enough.
     // struct statfs: f_type, f_bsize, f_blocks, f_bfree, f_bavail.
     let statfs: String =
         [0x0102_1994_u64, 4096, 1 << 20, 1 << 20, 1 << 20].map(|n| format!("{:016x}", n.swap_bytes())).concat();
@@ -162,7 +163,7 @@ fn a_copy_that_is_cut_off_by_a_full_disk_leaves_nothing_as_root() {
 }
 
 #[test]
-fn some_room_stays_free() {
+fn min_free_of_a_drive_stays_free() {
     let spooler = Spooler::with(&["disk1"]);
     spooler.drive("disk2", "min-free = \"1000T\"");
     let name = spooler.put("laptop/a", 1, vec![1; 5000]);
@@ -173,15 +174,15 @@ fn some_room_stays_free() {
     spooler.edit("1000T", "1K");
     spooler.silent_run();
     assert_eq!(spooler.on("disk2"), names([&name]));
-    // For all drives at once.
+    // The option sets it for all drives.
     spooler.put("laptop/a", 2, "x");
     let ran = spooler.fanout(&["--min-free", "1000T"]).expect(1);
     one_line(&ran, &["disk1: ", "1000.0 TiB stay so (min-free)"]);
 }
 
-/// A disk whose medium fails under the file system: here a loop device whose file cannot grow.
+/// The medium fails under the file system: here a loop device whose file cannot grow.
 #[test]
-fn a_drive_that_cannot_write_any_more_holds_up_no_other_as_root() {
+fn a_drive_with_a_failed_medium_delays_no_other_as_root() {
     let spooler = Spooler::with(&["good"]);
     for dir in ["medium", "broken"] {
         fs::create_dir(spooler.path(dir)).unwrap();
@@ -198,16 +199,16 @@ fn a_drive_that_cannot_write_any_more_holds_up_no_other_as_root() {
     let ran = spooler.fanout(&[]).expect(1);
     let path = spooler.path("broken").display().to_string();
     let lines: Vec<_> = ran.err.lines().collect();
-    let tells = |line: &&str| {
+    let is_report = |line: &&str| {
         line.contains("broken: bakfsfmt2-") && line.contains(&path) && line.contains("next run tries again")
     };
-    assert!(lines.iter().take(3).all(tells) && lines.len() <= 4, "{lines:?}");
+    assert!(lines.iter().take(3).all(is_report) && lines.len() <= 4, "{lines:?}");
     assert_eq!(spooler.on("good").len(), 8);
-    // What is not known to be on the disk still waits.
+    // Files that are not known to be on the disk still wait.
     let waiting = spooler.waiting("broken").len();
     assert!(waiting > 0);
     drop(mount);
-    // With a disk that works: all of them, whole.
+    // With a working disk all of them are delivered, complete.
     drop(Command::new("umount").arg(spooler.path("medium")).output());
     fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
     run(Command::new("/sbin/mkfs.ext4").args(["-q", "-F"]).arg(&image), b"").expect(0);
@@ -228,7 +229,7 @@ fn a_drive_that_cannot_write_any_more_holds_up_no_other_as_root() {
 }
 
 #[test]
-fn errors_of_the_disk_are_told_with_the_path_and_nothing_is_lost() {
+fn errors_of_a_disk_are_reported_with_the_path_and_lose_no_file() {
     if !can_trace() {
         return;
     }
@@ -270,7 +271,7 @@ fn errors_of_the_disk_are_told_with_the_path_and_nothing_is_lost() {
 }
 
 #[test]
-fn when_a_batch_cannot_be_made_durable_each_file_is_tried_alone() {
+fn files_of_a_batch_that_cannot_be_synced_are_synced_one_by_one() {
     if !can_trace() {
         return;
     }
@@ -279,7 +280,7 @@ fn when_a_batch_cannot_be_made_durable_each_file_is_tried_alone() {
     let trace = spooler.path("trace");
     let before =
         ["strace", "-f", "-qq", "-e", "trace=syncfs,fsync,renameat2", "-e", "inject=syncfs:error=EIO:when=1", "-o"];
-    // They were split by a run before which the drive was away.
+    // An earlier run split the files while the drive was away.
     fs::rename(spooler.path("disk1/.zsnap-drive"), spooler.path("mark")).unwrap();
     spooler.silent_run();
     fs::rename(spooler.path("mark"), spooler.path("disk1/.zsnap-drive")).unwrap();
@@ -289,7 +290,7 @@ fn when_a_batch_cannot_be_made_durable_each_file_is_tried_alone() {
     let mut calls = parse(&fs::read_to_string(&trace).unwrap());
     calls.retain(|call| call.name != "renameat2" || call.text.contains("fmt2-"));
     assert_eq!(calls.iter().filter(|call| call.name == "syncfs" && call.text.contains("EIO")).count(), 1);
-    // Each link stands behind an fsync of its own.
+    // An fsync of its own precedes each rename.
     let kinds: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
     let first = kinds.iter().position(|kind| *kind == "syncfs").unwrap();
     let links = kinds.iter().filter(|kind| **kind == "renameat2").count();
@@ -305,8 +306,7 @@ fn a_copy_that_reads_back_differently_is_not_published() {
     let spooler = Spooler::new();
     spooler.drive("disk1", "verify = true");
     let name = spooler.put("laptop/a", 1, vec![7; 12 << 20]);
-    // The thread that compares reads the copy and the original in turns, a MiB each; no other thread reads
-    // so often.
+    // The comparing thread reads copy and original in turn, one MiB each; no other thread reads so often.
     for (when, differs) in [(21, true), (1000, false)] {
         let poke = format!("inject=pread64:poke_exit=@arg2=00:when={when}");
         let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &poke];
@@ -328,9 +328,9 @@ fn a_copy_that_reads_back_differently_is_not_published() {
     assert_eq!(spooler.on("disk1"), names([&name]));
 }
 
-/// Two files of one name that has no room for `~1`, while a drive is away.
+/// Two files have the same name, which has no room for `~1`, while a drive is away.
 #[test]
-fn a_name_that_is_too_long_to_be_numbered_holds_up_nothing_else() {
+fn a_name_that_is_too_long_for_a_suffix_delays_no_other_file() {
     let spooler = Spooler::with(&["here", "away"]);
     fs::rename(spooler.path("away"), spooler.path("shelf")).unwrap();
     let begin = "bakfsfmt2-1700000000.000001000.1_laptop@tank@";
@@ -338,14 +338,14 @@ fn a_name_that_is_too_long_to_be_numbered_holds_up_nothing_else() {
     spooler.put_as("laptop", &long, "first");
     spooler.silent_run();
     spooler.put_as("laptop", &long, "second");
-    // Of the same dataset, of another one, of another host.
+    // Files of the same dataset, of another one, and of another host.
     let label = long.split_once('_').unwrap().1;
     let later = format!("bakfsfmt2-1700000001.000000001.1_{label}");
     spooler.put_as("laptop", &later, "later");
     let others = [spooler.put("laptop/tank", 3, "3"), spooler.put("other/tank", 4, "4")];
     let ran = spooler.fanout(&[]).expect(1);
     one_line(&ran, &[&format!("laptop/{long}: "), "another file has this name", "it stays in the spool"]);
-    let told = |name: &String| name.contains(&format!("laptop/{long}"));
+    let is_long = |name: &String| name.contains(&format!("laptop/{long}"));
     let mut expected = vec![
         format!("laptop/{}", others[0]),
         format!("laptop/{long}"),
@@ -360,25 +360,25 @@ fn a_name_that_is_too_long_to_be_numbered_holds_up_nothing_else() {
     spooler.silent_run();
     let late = spooler.fanout(&["status"]).expect(0);
     assert!(String::from_utf8_lossy(&late.out).lines().any(|line| line.starts_with("(spool)  waiting")), "{late:?}");
-    // When the drive has taken the first one, there is a place for the second.
+    // After the drive has got the first one, the second can be delivered.
     fs::rename(spooler.path("shelf"), spooler.path("away")).unwrap();
     spooler.silent_run();
     assert_eq!((spooler.on("away"), spooler.waiting("away").len()), (expected, 0));
     for drive in ["here", "away"] {
-        // As zsnap-ingest does.
+        // zsnap-ingest removes the file.
         fs::remove_file(spooler.path(drive).join("laptop").join(&long)).unwrap();
     }
     spooler.silent_run();
     for drive in ["here", "away"] {
-        assert_eq!(spooler.on(drive).iter().filter(|name| told(name)).count(), 1);
+        assert_eq!(spooler.on(drive).iter().filter(|name| is_long(name)).count(), 1);
         assert_eq!(fs::read_to_string(spooler.path(drive).join("laptop").join(&long)).unwrap(), "second");
     }
     assert!(spooler.left().is_empty());
 }
 
-/// One file of a batch cannot be made durable.
+/// One file of a batch cannot be synced.
 #[test]
-fn a_file_that_cannot_be_synced_stays_and_the_others_go_on() {
+fn a_file_that_cannot_be_synced_stays_and_the_others_are_delivered() {
     if !can_trace() {
         return;
     }

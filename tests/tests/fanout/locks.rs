@@ -1,5 +1,5 @@
-//! Several runs at once: a slow drive holds up neither the others nor the next run, and scripts
-//! with dotlockfile are left in peace. A FIFO says when the slow drive goes on.
+//! Several runs at once: a slow drive delays neither the others nor the next run, and scripts that use dotlockfile
+//! are respected. A FIFO decides when the slow drive continues.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -12,7 +12,7 @@ use zsnap_tests::scene::{Ran, have, run};
 use zsnap_tests::spooler::Spooler;
 use zsnap_tests::strace::{can_trace, go_on, stopped};
 
-/// A drive `good`, and one that takes each file only when the FIFO says so.
+/// A spooler with a drive `good`, and one that receives each file only after a line from the FIFO.
 fn with_a_slow_drive() -> Spooler {
     let spooler = Spooler::with(&["good"]);
     run(Command::new("mkfifo").arg(spooler.path("fifo")), b"").expect(0);
@@ -26,6 +26,7 @@ fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
+/// Waits until a condition holds.
 fn wait_for(what: &str, is: impl Fn() -> bool) {
     for _ in 0..6000 {
         if is() {
@@ -36,6 +37,7 @@ fn wait_for(what: &str, is: impl Fn() -> bool) {
     panic!("{what} does not come");
 }
 
+/// Lets the slow drive continue with one file.
 fn go(spooler: &Spooler) {
     let say = format!("echo > {}", spooler.path("fifo").display());
     run(Command::new("timeout").args(["60", "sh", "-c", &say]), b"").expect(0);
@@ -46,13 +48,13 @@ fn lines(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_slow_drive_holds_up_neither_the_others_nor_the_next_run() {
+fn a_slow_drive_delays_neither_the_others_nor_the_next_run() {
     let spooler = with_a_slow_drive();
     let first = spooler.put("laptop/a", 1, "1");
     let slow = start(&mut spooler.command::<&str>([]));
     wait_for("the slow drive", || lines(&spooler.path("began")).len() == 1);
     wait_for("the other drive", || spooler.on("good").len() == 1);
-    // The next run: in order, for all but that drive, and it knows why.
+    // The next run delivers in order to all but that drive, and reports why with -v.
     let second = spooler.put("laptop/a", 2, "2");
     spooler.silent_run();
     assert_eq!((spooler.on("good").len(), lines(&spooler.path("began")).len()), (2, 1));
@@ -60,7 +62,7 @@ fn a_slow_drive_holds_up_neither_the_others_nor_the_next_run() {
     let who = format!("slow: pid {} ({}) ", slow.id(), lock.display());
     let ran = spooler.fanout(&["-v"]).expect(0).says(&format!("{who}works on it"));
     assert!(!ran.err.contains("the spool"), "{}", ran.err);
-    // It has worked for longer than it may: told until it ends.
+    // The first run has worked longer than allowed, which is reported until it ends.
     for _ in 0..2 {
         let ran = spooler.fanout(&["--max-run", "0s"]).expect(75);
         assert!(
@@ -73,7 +75,7 @@ fn a_slow_drive_holds_up_neither_the_others_nor_the_next_run() {
     let old = SystemTime::now() - Duration::from_secs(25 * 3600);
     fs::File::options().write(true).open(&lock).unwrap().set_modified(old).unwrap();
     spooler.fanout(&[]).expect(75).says("has been working on it for 25 hours");
-    // It ends, and has seen what came meanwhile.
+    // The first run ends after it has delivered the file that arrived meanwhile.
     go(&spooler);
     wait_for("the second file", || lines(&spooler.path("began")).len() == 2);
     go(&spooler);
@@ -85,7 +87,7 @@ fn a_slow_drive_holds_up_neither_the_others_nor_the_next_run() {
 }
 
 #[test]
-fn a_run_that_is_told_to_stop_loses_nothing() {
+fn a_terminated_run_loses_no_file() {
     let spooler = with_a_slow_drive();
     let files = [1, 2].map(|n| spooler.put("laptop/a", n, n.to_string()));
     let slow = start(&mut spooler.command::<&str>([]));
@@ -102,7 +104,7 @@ fn a_run_that_is_told_to_stop_loses_nothing() {
 }
 
 #[test]
-fn a_drive_that_takes_too_long_for_a_file_is_given_up() {
+fn a_delivery_that_exceeds_its_timeout_is_given_up() {
     let spooler = with_a_slow_drive();
     spooler.put("laptop/a", 1, "1");
     let ran = spooler.fanout(&["--delivery-timeout", "10s"]).expect(1).says("slow: cmd ");
@@ -111,7 +113,7 @@ fn a_drive_that_takes_too_long_for_a_file_is_given_up() {
 }
 
 #[test]
-fn while_the_spool_is_split_only_that_waits() {
+fn while_another_run_splits_the_spool_only_new_files_wait() {
     let spooler = Spooler::with(&["disk1"]);
     let mark = spooler.path("disk1/.zsnap-drive");
     fs::remove_file(&mark).unwrap();
@@ -121,7 +123,7 @@ fn while_the_spool_is_split_only_that_waits() {
     let second = spooler.put("laptop/a", 2, "2");
     let path = spooler.path("spool/.zsnap-fanout/lock");
     let lock = Lock::try_new(&path).unwrap().unwrap();
-    // What is in the outboxes goes on.
+    // Files in the outboxes are delivered.
     spooler.silent_run();
     assert_eq!((spooler.on("disk1").len(), spooler.left()), (1, vec![format!("laptop/{second}")]));
     let who = format!("the spool: pid {} ({}) ", std::process::id(), path.display());
@@ -132,9 +134,9 @@ fn while_the_spool_is_split_only_that_waits() {
     assert_eq!((spooler.on("disk1").len(), spooler.left().len()), (2, 0));
 }
 
-/// As `flock .../.lock umount` does, which may hang.
+/// `flock .../.lock umount` writes no pid into the lock, and may hang.
 #[test]
-fn who_holds_a_lock_without_a_pid_is_not_named_nor_too_old() {
+fn a_lock_without_a_pid_has_no_named_holder_and_no_maximum_age() {
     let spooler = with_a_new_file();
     for lock in [spooler.path("spool/.zsnap-fanout/lock"), spooler.outbox("disk1").join(".lock")] {
         let file = fs::File::options().write(true).open(lock).unwrap();
@@ -181,7 +183,7 @@ fn scripts_with_dotlockfile_and_the_split_exclude_each_other() {
         ));
         assert_eq!((spooler.left().len(), spooler.on("disk1").len()), (1, before));
         assert_eq!(dotlockfile(&["-u"], &lock), 0);
-        // The other way round: it is stopped in the middle of the split.
+        // Conversely, the run is stopped in the middle of the split.
         let trace = spooler.path("trace");
         let stop = "inject=renameat2:signal=SIGSTOP:when=1";
         let (host, file) = (spooler.path("spool/laptop"), trace.to_str().unwrap());
@@ -199,7 +201,7 @@ fn scripts_with_dotlockfile_and_the_split_exclude_each_other() {
 }
 
 #[test]
-fn a_signal_says_nothing_of_the_drive_that_it_stopped() {
+fn a_signal_that_stops_a_delivery_is_not_noted_for_the_drive() {
     let spooler = with_a_slow_drive();
     let file = spooler.put("laptop/a", 1, "1");
     let slow = start(&mut spooler.command::<&str>([]));
@@ -213,7 +215,7 @@ fn a_signal_says_nothing_of_the_drive_that_it_stopped() {
     assert!(shown.contains("slow") && !shown.contains("SIGTERM"), "{shown}");
 }
 
-/// A drive that has been delivered to, and a file that is new in the spool.
+/// A spooler with a drive that has got a file, and a new file in the spool.
 fn with_a_new_file() -> Spooler {
     let spooler = Spooler::with(&["disk1"]);
     spooler.put("laptop/a", 1, "1");
@@ -222,9 +224,9 @@ fn with_a_new_file() -> Spooler {
     spooler
 }
 
-/// A run that came between the look and the delivery would find nothing to be sure of.
+/// A run between the check of the drive and the delivery could rely on nothing.
 #[test]
-fn a_drive_is_locked_once_from_the_look_at_it_to_the_delivery() {
+fn a_drive_is_locked_once_for_its_check_and_the_delivery() {
     if !can_trace() {
         return;
     }
@@ -238,9 +240,9 @@ fn a_drive_is_locked_once_from_the_look_at_it_to_the_delivery() {
     assert_eq!(trace.matches("LOCK_EX").count(), 1, "{trace}");
 }
 
-/// Where another run hangs with it, this one would join it.
+/// If another run hangs with the drive, this one would hang as well.
 #[test]
-fn a_drive_whose_lock_is_held_is_not_looked_at() {
+fn a_drive_whose_lock_is_held_is_not_accessed() {
     if !can_trace() {
         return;
     }
@@ -248,18 +250,18 @@ fn a_drive_whose_lock_is_held_is_not_looked_at() {
     let lock = Lock::try_new(&spooler.outbox("disk1").join(".lock")).unwrap().unwrap();
     let (trace, disk) = (spooler.path("trace"), spooler.path("disk1").display().to_string());
     let under = ["strace", "-f", "-qq", "-P", &disk, "-e", "trace=%file", "-o", trace.to_str().unwrap()];
-    let looks = || {
+    let accesses = || {
         assert_eq!(run(&mut spooler.under(&under, &[]), b"").expect(0).err, "");
         !fs::read_to_string(&trace).unwrap().is_empty()
     };
-    assert!(!looks(), "{}", fs::read_to_string(&trace).unwrap());
+    assert!(!accesses(), "{}", fs::read_to_string(&trace).unwrap());
     drop(lock);
-    assert!(looks() && spooler.on("disk1").len() == 2);
+    assert!(accesses() && spooler.on("disk1").len() == 2);
 }
 
-/// Another run has left it to the one that holds the lock, which had found nothing.
+/// Another run leaves the new file to the holder of the lock, which has already found the outbox empty.
 #[test]
-fn what_comes_while_a_drive_is_locked_for_nothing_is_delivered() {
+fn a_file_that_arrives_before_the_lock_is_released_is_delivered() {
     if !can_trace() {
         return;
     }
@@ -267,7 +269,7 @@ fn what_comes_while_a_drive_is_locked_for_nothing_is_delivered() {
     spooler.put("laptop/a", 1, "1");
     spooler.silent_run();
     let (trace, lock) = (spooler.path("trace"), spooler.outbox("disk1").join(".lock"));
-    // The lock's file is emptied when it is taken, and before it is released.
+    // The lock file is truncated when the lock is acquired, and before it is released.
     let under = ["strace", "-f", "-P", lock.to_str().unwrap(), "-e", "trace=ftruncate"];
     let under = [&under[..], &["-e", "inject=ftruncate:signal=SIGSTOP:when=2", "-o", trace.to_str().unwrap()]].concat();
     let running = start(&mut spooler.under(&under, &[]));
@@ -279,9 +281,9 @@ fn what_comes_while_a_drive_is_locked_for_nothing_is_delivered() {
     assert_eq!(spooler.on("disk1").len(), 2);
 }
 
-/// While a file that was delivered is moved to what is kept, its name in the outbox is free.
+/// While a delivered file is moved to the kept ones, its name in the outbox is free.
 #[test]
-fn a_file_that_comes_under_a_name_that_is_being_kept_is_not_removed() {
+fn a_new_file_with_the_name_of_one_being_kept_is_not_removed() {
     if !can_trace() {
         return;
     }

@@ -1,4 +1,4 @@
-//! zsnap-fanout: what each drive gets, what waits, and what it reports.
+//! zsnap-fanout: which files each drive gets, which wait, and what it reports.
 
 mod faults;
 mod locks;

@@ -1,5 +1,5 @@
-//! Nothing is written to a wrong place, and nothing is lost for it: mount points without their
-//! drive, other drives, symlinks; and nobody but the spool's owner distributes it.
+//! zsnap-fanout writes no file to a wrong place and loses none because of one: mount points without their drive,
+//! other drives, symlinks. Only the spool's owner distributes its files.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -19,7 +19,7 @@ fn unmount(args: &[&str], at: &Path) {
     assert!(Command::new("umount").args(args).arg(at).status().unwrap().success());
 }
 
-/// A drive at `mnt/incoming` that is a file system of its own, in the file `image`.
+/// A spooler with a drive at `mnt/incoming` that is a file system of its own, in the file `image`.
 fn on_a_device() -> Spooler {
     let spooler = Spooler::with(&["disk1"]);
     fs::create_dir(spooler.path("mnt")).unwrap();
@@ -30,15 +30,16 @@ fn on_a_device() -> Spooler {
     spooler
 }
 
+/// Mounts the drive.
 fn plug(spooler: &Spooler) {
     mount(&["-o", "loop", spooler.path("image").to_str().unwrap(), spooler.path("mnt").to_str().unwrap()]);
 }
 
 #[test]
-fn a_drive_that_comes_and_goes_as_root() {
+fn only_the_mounted_and_marked_drive_gets_files_as_root() {
     let spooler = on_a_device();
     let mnt = spooler.path("mnt");
-    // New, and not marked yet.
+    // The drive is new and has no mark.
     spooler.fanout(&["init", "disk2"]).expect(78).says("/mnt/incoming: mount the drive, and make the directory");
     fs::create_dir(mnt.join("incoming")).unwrap();
     let one = spooler.put("laptop/a", 1, "1");
@@ -51,7 +52,7 @@ fn a_drive_that_comes_and_goes_as_root() {
     spooler.silent_run();
     assert_eq!(tree(&mnt), ["incoming/.zsnap-drive", &format!("incoming/laptop/{one}")]);
     unmount(&[], &mnt);
-    // Its mount point is empty; then even with the directory in it, which somebody made by mistake.
+    // The mount point is empty; then it contains the directory, which somebody made by mistake.
     let two = spooler.put("laptop/a", 2, "2");
     spooler.silent_run();
     fs::create_dir(mnt.join("incoming")).unwrap();
@@ -65,7 +66,7 @@ fn a_drive_that_comes_and_goes_as_root() {
         .says("/mnt/incoming has no .zsnap-drive: the drive is not mounted");
     spooler.fanout(&["init", "disk2"]).expect(78).says("/spool: mount the drive, or say --same-filesystem");
     assert_eq!(spooler.waiting("disk2"), [format!("laptop/{two}"), format!("laptop/{three}")]);
-    // Another drive at its mount point.
+    // Another drive is mounted there.
     mount(&["-t", "tmpfs", "tmpfs", mnt.to_str().unwrap()]);
     fs::create_dir(mnt.join("incoming")).unwrap();
     fs::write(mnt.join("incoming/.zsnap-drive"), "disk7\n").unwrap();
@@ -74,7 +75,7 @@ fn a_drive_that_comes_and_goes_as_root() {
     let ran = spooler.fanout(&["init", "disk2"]).expect(78).says("is the drive \"disk7\" already: mount the right one");
     assert!(ran.err.contains("or remove ") && tree(&mnt) == ["incoming/.zsnap-drive"], "{}", ran.err);
     unmount(&[], &mnt);
-    // The right one.
+    // The right drive is mounted again.
     plug(&spooler);
     spooler.silent_run();
     assert_eq!(tree(&mnt.join("incoming/laptop")), [one, two, three]);
@@ -83,7 +84,7 @@ fn a_drive_that_comes_and_goes_as_root() {
 }
 
 #[test]
-fn a_drive_that_is_pulled_out_in_the_middle_of_a_run_as_root() {
+fn a_drive_that_is_unmounted_during_a_run_loses_no_file_as_root() {
     if !can_trace() {
         return;
     }
@@ -91,7 +92,7 @@ fn a_drive_that_is_pulled_out_in_the_middle_of_a_run_as_root() {
     let (mnt, trace) = (spooler.path("mnt"), spooler.path("trace"));
     fs::create_dir(mnt.join("incoming")).unwrap();
     spooler.mark("mnt/incoming", "disk2");
-    // 64 files are one batch. The drive that is always here has got them before.
+    // 64 files are one batch. The host pattern excludes the drive that is always mounted.
     spooler.edit("[to.disk2]", "hosts = ['none']\n[to.disk2]");
     let files: Vec<_> = (0..100).map(|n| format!("laptop/{}", spooler.put("laptop/a", n, n.to_string()))).collect();
     let stop = "inject=copy_file_range:signal=SIGSTOP:when=1";
@@ -100,7 +101,7 @@ fn a_drive_that_is_pulled_out_in_the_middle_of_a_run_as_root() {
     let thread = stopped(&trace);
     unmount(&["-l"], &mnt);
     assert_eq!(go_on(running, &thread).expect(0).err, "");
-    // Nothing came below the mount point. What was on its way is on the drive, the rest waits.
+    // Nothing was written below the mount point. The batch in progress is on the drive, the rest waits.
     assert!(fs::read_dir(&mnt).unwrap().next().is_none());
     assert_eq!(spooler.waiting("disk2"), files[64..]);
     plug(&spooler);
@@ -113,18 +114,18 @@ fn a_drive_that_is_pulled_out_in_the_middle_of_a_run_as_root() {
 }
 
 #[test]
-fn a_directory_that_is_no_drive_is_left_alone() {
+fn a_directory_without_the_right_mark_gets_no_files() {
     let spooler = Spooler::with(&["disk1"]);
     spooler.to("disk2", &format!("dir:{}", spooler.path("absent/incoming").display()), "");
     spooler.to("node", "nncp-file:node", "");
     spooler.to("file", &format!("dir:{}", spooler.path("fanout.toml").display()), "");
     let files = [1, 2].map(|n| format!("laptop/{}", spooler.put("laptop/a", n, "x")));
-    // Not there is away; in order, if it comes some day. What can never be one is told.
+    // An absent directory is away, which is not an error. A file that can never be a drive is reported.
     let ran = spooler.fanout(&[]).expect(1);
     assert!(ran.err.contains("file: ") && ran.err.contains("fanout.toml: Not a directory"), "{}", ran.err);
     assert!(!ran.err.contains("disk2") && !spooler.path("absent").exists());
     assert_eq!((spooler.on("disk1"), spooler.waiting("disk2")), (files.to_vec(), files.to_vec()));
-    // A symlink to the drive is the administrator's affair.
+    // The administrator may use a symlink to the drive.
     fs::create_dir_all(spooler.path("real/incoming")).unwrap();
     symlink(spooler.path("real"), spooler.path("absent")).unwrap();
     spooler.mark("real/incoming", "disk2");
@@ -141,12 +142,12 @@ fn a_directory_that_is_no_drive_is_left_alone() {
         spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
     }
     assert_eq!(fs::read_to_string(spooler.path("new/.zsnap-drive")).unwrap(), "new\n");
-    // One left a temporary that was killed; whoever is running has the lock of his.
+    // A killed process left a temporary file, which is removed; a running one holds a lock on its own.
     spooler.write("new/.zsnap-0123456789abcdef", "");
     spooler.write("new/.zsnap-mine", "");
     spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
     assert_eq!(tree(&spooler.path("new")), [".zsnap-drive", ".zsnap-mine"]);
-    // What is not a regular file is neither waited for nor told.
+    // A mark that is not a regular file neither blocks init nor is its content printed.
     let init = |says: &str| {
         let mut command = spooler.under(&["timeout", "60"], &["init", "new", "--same-filesystem", "--to", &to]);
         let ran = run(&mut command, b"");
@@ -161,7 +162,7 @@ fn a_directory_that_is_no_drive_is_left_alone() {
     run(Command::new("mkfifo").arg(&fifo), b"").expect(0);
     init("is the drive \"\" already: mount the right one, or remove ");
     spooler.fanout(&["init", "new", "--same-filesystem", "--to", &to]).expect(0);
-    // The mark itself is not a symlink: it would be the same wherever it lies.
+    // A symlink is not accepted as a mark: it would be the same in every directory.
     fs::remove_file(spooler.path("disk1/.zsnap-drive")).unwrap();
     symlink(spooler.path("new/.zsnap-drive"), spooler.path("disk1/.zsnap-drive")).unwrap();
     let ran = spooler.fanout(&["-v", "--to", &format!("new=dir:{}", spooler.path("disk1").display())]);
@@ -169,9 +170,9 @@ fn a_directory_that_is_no_drive_is_left_alone() {
     assert_eq!(spooler.on("disk1").len(), 2);
 }
 
-/// Where it has its mount point most likely. The spool is elsewhere.
+/// Most mount points are on the root file system. The spool is on another one.
 #[test]
-fn the_file_system_of_the_root_directory_is_no_drive_as_root() {
+fn init_rejects_a_directory_on_the_root_file_system_as_root() {
     let spooler = Spooler::new();
     let root = tempfile::Builder::new().prefix("zsnap-").tempdir_in("/").unwrap();
     mount(&["-t", "tmpfs", "tmpfs", spooler.path("spool").to_str().unwrap()]);
@@ -182,7 +183,7 @@ fn the_file_system_of_the_root_directory_is_no_drive_as_root() {
 }
 
 #[test]
-fn the_directory_of_a_host_on_the_drive_is_no_symlink() {
+fn a_host_directory_on_a_drive_must_not_be_a_symlink_or_a_file() {
     let spooler = Spooler::with(&["disk1", "disk2"]);
     fs::create_dir(spooler.path("elsewhere")).unwrap();
     symlink(spooler.path("elsewhere"), spooler.path("disk1/laptop")).unwrap();
@@ -203,7 +204,7 @@ fn the_directory_of_a_host_on_the_drive_is_no_symlink() {
 }
 
 #[test]
-fn nobody_but_the_owner_of_the_spool_distributes_it_as_root() {
+fn only_the_owner_of_the_spool_distributes_its_files_as_root() {
     needs_root();
     let spooler = Spooler::with(&["disk1"]);
     let name = spooler.put("laptop/a", 1, "x");
@@ -221,12 +222,12 @@ fn nobody_but_the_owner_of_the_spool_distributes_it_as_root() {
         assert_eq!(tree(&spooler.path("spool")), [format!("laptop/{name}")], "{args:?}");
     }
     assert!(!spooler.path("spool/.zsnap-fanout").exists() && spooler.on("disk1").is_empty());
-    // Root in the spool of another user: refused as well, with who should do it.
+    // Root is rejected in the spool of another user, with the user to use instead.
     for path in ["spool", "spool/laptop", &format!("spool/laptop/{name}")] {
         chown(spooler.path(path), Some(65534), None).unwrap();
     }
     spooler.fanout(&[]).expect(78).says("spool belongs to nobody, and only nobody can").says("runuser -u nobody --");
-    // The owner, who must be able to write to the drive.
+    // The owner must be able to write to the drive.
     fs::set_permissions(spooler.path("disk1"), fs::Permissions::from_mode(0o755)).unwrap();
     let ran = nobody(&[]).expect(1).says("disk1/laptop: Permission denied").says("correct its owner or mode");
     assert!(ran.err.contains(&format!("disk1: {name}: ")), "{}", ran.err);
@@ -236,7 +237,7 @@ fn nobody_but_the_owner_of_the_spool_distributes_it_as_root() {
 }
 
 #[test]
-fn files_and_directories_of_other_owners_stay_as_root() {
+fn files_and_directories_of_other_owners_stay_in_the_spool_as_root() {
     needs_root();
     let spooler = Spooler::with(&["disk1"]);
     let good = spooler.put("laptop/a", 1, "good");
@@ -245,8 +246,8 @@ fn files_and_directories_of_other_owners_stay_as_root() {
     chown(spooler.path("spool/laptop").join(&bad), Some(65534), None).unwrap();
     chown(spooler.path("spool/server"), Some(65534), None).unwrap();
     let ran = spooler.fanout(&[]).expect(1);
-    let told = format!("laptop/{bad}: belongs to user 65534, its directory to user 0; ignored");
-    assert!(ran.err.contains(&told), "{}", ran.err);
+    let message = format!("laptop/{bad}: belongs to user 65534, its directory to user 0; ignored");
+    assert!(ran.err.contains(&message), "{}", ran.err);
     let ran = ran.says("server: belongs to another user than the spool; ignored: correct its owner");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
     assert_eq!(spooler.on("disk1"), [format!("laptop/{good}")]);
@@ -259,8 +260,8 @@ fn files_and_directories_of_other_owners_stay_as_root() {
     assert_eq!(spooler.on("disk1").len(), 3);
 }
 
-/// All of it belongs to nobody, who then runs zsnap-fanout.
-fn nobodys(spooler: &Spooler) -> impl Fn(&[&str]) -> Ran {
+/// Makes the user nobody the owner of everything, and returns a function that runs zsnap-fanout as nobody.
+fn owned_by_nobody(spooler: &Spooler) -> impl Fn(&[&str]) -> Ran {
     needs_root();
     run(Command::new("chown").args(["-R", "65534"]).arg(spooler.path("")), b"").expect(0);
     fs::set_permissions(spooler.path(""), fs::Permissions::from_mode(0o755)).unwrap();
@@ -269,30 +270,30 @@ fn nobodys(spooler: &Spooler) -> impl Fn(&[&str]) -> Ran {
 }
 
 #[test]
-fn what_the_owner_may_not_read_or_change_is_told_with_the_remedy_as_root() {
+fn denied_access_is_reported_to_the_owner_with_a_remedy_as_root() {
     let spooler = Spooler::new();
     spooler.drive("disk1", "keep = \"9d\"");
     let one = spooler.put("srv/a", 1, "x");
-    let nobody = nobodys(&spooler);
-    // A host's directory: not read, it is not an empty one.
+    let nobody = owned_by_nobody(&spooler);
+    // A host's directory that cannot be read is not treated as empty.
     let mode = |mode| fs::set_permissions(spooler.path("spool/srv"), fs::Permissions::from_mode(mode)).unwrap();
     mode(0);
     let ran = nobody(&[]).expect(1);
-    let told = format!(
+    let message = format!(
         "srv: {}: Permission denied (os error 13); ignored: correct its owner or mode",
         spooler.path("spool/srv").display()
     );
-    assert!(ran.err.contains(&told) && ran.err.lines().count() == 1, "{}", ran.err);
+    assert!(ran.err.contains(&message) && ran.err.lines().count() == 1, "{}", ran.err);
     assert_eq!(nobody(&["-v"]).expect(0).says("srv: ").err.matches("ignored").count(), 1);
     mode(0o700);
-    // Beside a temporary that it may not remove: whoever's it is, the drive is in order.
+    // A temporary file that it may not remove does not concern the drive.
     fs::create_dir(spooler.path("disk1/usb")).unwrap();
     spooler.write("disk1/usb/.zsnap-0123456789abcdef", "");
     assert_eq!(nobody(&[]).expect(0).err, "");
     assert!(
         spooler.path("disk1/srv").join(&one).exists() && spooler.path("disk1/usb/.zsnap-0123456789abcdef").exists()
     );
-    // What is kept: it is not delivered and then not kept.
+    // The directory of kept files: a file that could not be kept is not delivered.
     let two = spooler.put("srv/a", 2, "x");
     run(Command::new("chown").args(["-R", "65534"]).arg(spooler.path("spool/srv")), b"").expect(0);
     run(Command::new("chown").args(["-R", "0"]).arg(spooler.path("spool/.zsnap-fanout/kept")), b"").expect(0);
@@ -308,7 +309,7 @@ fn what_the_owner_may_not_read_or_change_is_told_with_the_remedy_as_root() {
         (spooler.waiting("disk1"), spooler.path("disk1/srv").join(&two).exists()),
         (vec![format!("srv/{two}")], false)
     );
-    // All of it.
+    // The whole state.
     let state = spooler.path("spool/.zsnap-fanout");
     chown(&state, Some(0), None).unwrap();
     let remedy = format!("{0} belongs to user 0: chown -R 65534 {0}", state.display());
@@ -331,7 +332,7 @@ fn a_drive_within_the_spool_or_around_it_gets_nothing() {
         }
         assert!(!spooler.path(dir).join(".zsnap-drive").exists());
     }
-    // However it was marked.
+    // The same holds if the directory has a mark.
     spooler.mark("spool", "loop");
     spooler.to("loop", &format!("dir:{}", spooler.path("link").display()), "");
     let ran = spooler.fanout(&[]).expect(1).says("loop: ").says("contain each other");
@@ -340,7 +341,7 @@ fn a_drive_within_the_spool_or_around_it_gets_nothing() {
 }
 
 #[test]
-fn an_unreadable_spool_is_no_empty_one_as_root() {
+fn an_unreadable_spool_is_not_treated_as_an_empty_one_as_root() {
     needs_root();
     let spooler = Spooler::with(&["disk1"]);
     fs::set_permissions(spooler.path(""), fs::Permissions::from_mode(0o755)).unwrap();
@@ -350,7 +351,7 @@ fn an_unreadable_spool_is_no_empty_one_as_root() {
         let ran = run(&mut command, b"").expect(78).says("--spool: no directory to take files from");
         assert!(ran.err.contains("Permission denied"), "{}", ran.err);
     }
-    // Nor is one of which a part is unreadable; that part is late whatever it holds.
+    // A spool with an unreadable part is not empty either; that part counts as late whatever it contains.
     spooler.put("laptop/a", 1, "x");
     for (dir, mode) in [("spool", 0o755), ("spool/laptop", 0)] {
         fs::set_permissions(spooler.path(dir), fs::Permissions::from_mode(mode)).unwrap();

@@ -1,4 +1,4 @@
-//! A run of zsnap-fanout: what goes where, what is left alone, and what the operator hears.
+//! A run of zsnap-fanout: which drives get which files, what is ignored, and what is reported.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use zsnap_tests::scene::{Ran, have, run};
 use zsnap_tests::spooler::{Spooler, tree};
 
-/// Runs it at another time; `None`: faketime is not installed.
+/// Runs zsnap-fanout at another time; `None`: faketime is not installed.
 fn at(spooler: &Spooler, time: &str, args: &[&str]) -> Option<Ran> {
     if !have("faketime") {
         return None;
@@ -16,12 +16,12 @@ fn at(spooler: &Spooler, time: &str, args: &[&str]) -> Option<Ran> {
 }
 
 #[test]
-fn every_drive_gets_every_file_and_the_spool_is_empty_then() {
+fn every_drive_gets_every_file_and_the_spool_is_empty_afterwards() {
     let spooler = Spooler::with(&["disk1", "disk2"]);
     let digest = format!("bakfsfmt2-1700000000.000000001.7_laptop@~{}", "0f".repeat(16));
-    let seeds = "backupsfmt2-1612345678.123456789_server@tank@home".to_owned();
+    let script_name = "backupsfmt2-1612345678.123456789_server@tank@home".to_owned();
     spooler.put_as("laptop", &digest, "digest");
-    spooler.put_as("server", &seeds, "seed");
+    spooler.put_as("server", &script_name, "seed");
     let many: Vec<_> = (0..20).map(|n| spooler.put("laptop/a/b c", n, n.to_string())).collect();
     spooler.put("laptop/big", 1, vec![7; 3_000_001]);
     spooler.silent_run();
@@ -34,12 +34,12 @@ fn every_drive_gets_every_file_and_the_spool_is_empty_then() {
         let file = spooler.path(disk).join("laptop").join(&digest);
         assert_eq!(fs::read(&file).unwrap(), b"digest");
         assert_eq!((fs::metadata(&file).unwrap().nlink(), fs::metadata(&file).unwrap().mode() & 0o777), (1, 0o600));
-        assert_eq!(fs::read(spooler.path(disk).join("server").join(&seeds)).unwrap(), b"seed");
+        assert_eq!(fs::read(spooler.path(disk).join("server").join(&script_name)).unwrap(), b"seed");
         assert!(spooler.waiting(disk).is_empty());
     }
     let one = |disk: &str| fs::metadata(spooler.path(disk).join("laptop").join(&digest)).unwrap().ino();
     assert_ne!(one("disk1"), one("disk2"), "two drives share one file");
-    // Nothing of the files is left in the spool; and nothing to do is in order.
+    // No file is left in the spool; a run with nothing to do succeeds.
     assert!(!tree(&spooler.path("spool")).iter().any(|path| path.contains("fmt2-")));
     spooler.silent_run();
     let ran = spooler.fanout(&["-v"]).expect(0);
@@ -47,11 +47,11 @@ fn every_drive_gets_every_file_and_the_spool_is_empty_then() {
 }
 
 #[test]
-fn a_second_file_of_one_name_is_a_copy_unless_it_is_the_same() {
+fn a_second_file_of_one_name_gets_a_suffix_unless_it_is_identical() {
     let spooler = Spooler::with(&["disk1", "disk2"]);
     let name = spooler.put("laptop/a", 1, "one");
     spooler.silent_run();
-    // NNCP brings it again; disk2 is away, so that there all wait.
+    // NNCP delivers it again; disk2 is away, so that all files wait for it.
     fs::rename(spooler.path("disk2/.zsnap-drive"), spooler.path("mark")).unwrap();
     for (as_name, bytes) in [(&name, "one"), (&name, "two"), (&format!("{name}.0"), "three"), (&name, "two")] {
         spooler.put_as("laptop", as_name, bytes);
@@ -74,7 +74,7 @@ fn a_second_file_of_one_name_is_a_copy_unless_it_is_the_same() {
 }
 
 #[test]
-fn a_drive_gets_the_files_of_its_hosts_only() {
+fn a_drive_gets_only_the_files_of_its_hosts() {
     let spooler = Spooler::new();
     spooler.drive("disk1", "hosts = [\"lap*\", \"srv\"]");
     spooler.drive("disk2", "hosts = [\"srv\"]");
@@ -95,11 +95,11 @@ fn a_drive_gets_the_files_of_its_hosts_only() {
 }
 
 #[test]
-fn what_is_no_queue_file_is_untouched_and_told_once() {
+fn names_that_are_not_queue_files_are_ignored_and_reported_once() {
     let spooler = Spooler::with(&["disk1"]);
     let name = spooler.put("laptop/a", 1, "good");
     let at = |path: &str| spooler.path("spool").join(path);
-    // Known and silent: of us, of NNCP, of others who hide theirs.
+    // Known names are not reported: those of zsnap, of NNCP, and hidden ones.
     for known in [".zsnap-0123456789abcdef", ".nncp.x", "nncpfile12345", ".hidden", "x.part"] {
         spooler.put_as("laptop", known, "temporary");
     }
@@ -108,21 +108,21 @@ fn what_is_no_queue_file_is_untouched_and_told_once() {
     spooler.put_as("lost+found", "#12", "");
     spooler.put_as(".stfolder", "x", "");
     spooler.silent_run();
-    // Strange, but nobody need do anything.
+    // Strange names are reported but need no action.
     spooler.put_as("laptop", "notes=1.txt", "mine");
     spooler.put_as("laptop", "bakfsfmt2-x_laptop@a", "misspelt");
     spooler.put_as("no@host", "x", "");
     fs::create_dir(at("laptop/directory")).unwrap();
     fs::write(at("file"), "").unwrap();
     symlink(spooler.path("disk1"), at("link")).unwrap();
-    // Named as queue files.
+    // These have names of queue files.
     let odd = |n: u64, dataset: &str| zsnap_tests::scene::name(&format!("laptop/{dataset}"), n);
     symlink("/etc/passwd", at("laptop").join(odd(2, "symlink"))).unwrap();
     fs::create_dir(at("laptop").join(odd(3, "dir"))).unwrap();
     spooler.put_as("laptop", &odd(4, "links"), "two names");
     fs::hard_link(at("laptop").join(odd(4, "links")), at("laptop/other-name")).unwrap();
-    let strayed = zsnap_tests::scene::name("server/a", 5);
-    spooler.put_as("laptop", &strayed, "of another host");
+    let misplaced = zsnap_tests::scene::name("server/a", 5);
+    spooler.put_as("laptop", &misplaced, "of another host");
     let before = spooler.left();
     let mut ran = spooler.fanout(&[]).expect(1);
     for (what, why) in [
@@ -136,14 +136,14 @@ fn what_is_no_queue_file_is_untouched_and_told_once() {
         (&format!("laptop/{}", odd(2, "symlink")), "is a symbolic link; ignored"),
         (&format!("laptop/{}", odd(3, "dir")), "is not a regular file; ignored"),
         (&format!("laptop/{}", odd(4, "links")), "has 2 names (hard links); ignored"),
-        (&format!("laptop/{strayed}"), "is a file of server, not of laptop; ignored"),
+        (&format!("laptop/{misplaced}"), "is a file of server, not of laptop; ignored"),
     ] {
         ran = ran.says(&format!(" {what}: {why}"));
     }
     assert_eq!(ran.err.lines().count(), 11, "{}", ran.err);
     assert_eq!(spooler.left(), before);
     spooler.silent_run();
-    // Nor again behind a run that found another one at work and did not look.
+    // They are not reported again after a run that did not list the spool because another one held the lock.
     let lock = zsnap_common::locks::flock::Lock::try_new(&at(".zsnap-fanout/lock")).unwrap().unwrap();
     spooler.silent_run();
     drop(lock);
@@ -152,18 +152,18 @@ fn what_is_no_queue_file_is_untouched_and_told_once() {
 }
 
 #[test]
-fn what_lasts_is_told_when_it_is_new_and_daily() {
+fn persistent_conditions_are_reported_when_new_and_daily() {
     let spooler = Spooler::with(&["away"]);
     spooler.to("bad", "cmd:echo no tape >&2; exit 3", "");
     fs::remove_dir_all(spooler.path("away")).unwrap();
     let name = spooler.put("laptop/a", 1, "x");
     let ran = spooler.fanout(&[]).expect(1);
-    let tells = format!("bad: {name}: cmd failed (exit status: 3): no tape; the next run tries again");
-    assert!(ran.err.contains(&tells) && ran.err.lines().count() == 1, "{}", ran.err);
+    let message = format!("bad: {name}: cmd failed (exit status: 3): no tape; the next run tries again");
+    assert!(ran.err.contains(&message) && ran.err.lines().count() == 1, "{}", ran.err);
     spooler.silent_run();
-    // Whoever asks hears all: of the drive that is away, too.
-    spooler.fanout(&["-v"]).expect(0).says(&tells).says("away is away: ").says("/away is not there");
-    // Another number is not a change, another cause is. Mended and broken again is new.
+    // With -v everything is reported, also the drive that is away.
+    spooler.fanout(&["-v"]).expect(0).says(&message).says("away is away: ").says("/away is not there");
+    // Another number is not a change, another cause is. A condition that ended and came back is new.
     spooler.edit("exit 3", "exit 4");
     spooler.silent_run();
     for (from, to) in [("no tape", "dust"), ("exit 4", "kill -9 $$")] {
@@ -185,7 +185,7 @@ fn what_lasts_is_told_when_it_is_new_and_daily() {
 }
 
 #[test]
-fn many_failures_are_told_briefly() {
+fn many_failures_of_a_drive_are_summarized() {
     let spooler = Spooler::new();
     spooler.to("bad", "cmd:exit 3", "");
     (0..10).for_each(|n| drop(spooler.put(&format!("laptop/d{n}"), n, "x")));
@@ -195,7 +195,7 @@ fn many_failures_are_told_briefly() {
 }
 
 #[test]
-fn a_new_drive_gets_files_from_now_on() {
+fn a_new_drive_gets_only_new_files() {
     let spooler = Spooler::with(&["disk1"]);
     spooler.put("laptop/a", 1, "x");
     spooler.silent_run();
@@ -206,7 +206,7 @@ fn a_new_drive_gets_files_from_now_on() {
 }
 
 #[test]
-fn what_is_kept_can_be_sent_again_by_days() {
+fn kept_files_can_be_requeued_by_day() {
     let spooler = Spooler::new();
     spooler.drive("disk1", "keep = \"3d\"");
     spooler.drive("disk2", "");
@@ -221,7 +221,7 @@ fn what_is_kept_can_be_sent_again_by_days() {
     let days =
         |from: usize| (from..=20).map(|day| format!("disk1/2026-11-{day}/{}", names[day - 18])).collect::<Vec<_>>();
     assert_eq!(kept(), days(18));
-    // The drive has lost all; only what it got since the 19th is wanted.
+    // The drive has lost all files; only those that it got since the 19th are requeued.
     for name in &names {
         fs::remove_file(spooler.path("disk1").join(name)).unwrap();
     }
@@ -230,10 +230,10 @@ fn what_is_kept_can_be_sent_again_by_days() {
     assert_eq!(spooler.waiting("disk1"), names[1..]);
     assert_eq!(at(&spooler, "@2026-11-20 12:00:00", &[]).unwrap().expect(0).err, "");
     assert_eq!(spooler.on("disk1"), names[1..]);
-    // It got this one on two days.
+    // The drive has got this file on two days.
     fs::remove_file(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-20").join(&names[1])).unwrap();
     assert_eq!(kept(), days(18));
-    // By age; what the drive has still is recognised.
+    // Requeued by age; the files that the drive still has are recognised.
     requeue("disk1", "@2026-11-20 12:00:00", "2d").expect(0);
     assert_eq!(spooler.waiting("disk1"), names);
     assert_eq!(at(&spooler, "@2026-11-20 12:00:00", &[]).unwrap().expect(0).err, "");
@@ -242,14 +242,14 @@ fn what_is_kept_can_be_sent_again_by_days() {
     for again in &names[..2] {
         fs::remove_file(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-20").join(again)).unwrap();
     }
-    // Nothing of these days; a drive that keeps nothing; no day; no drive.
+    // No file of these days, a drive without kept files, an invalid day, an unknown drive.
     requeue("disk1", "@2026-11-20 12:00:00", "2026-11-21")
         .expect(1)
         .says("nothing that disk1 got since 2026-11-21 is kept");
     requeue("disk2", "@2026-11-20 12:00:00", "9d").expect(1).says("give keep a longer time");
     requeue("disk1", "@2026-11-20 12:00:00", "yesterday").expect(2).says("is not a day");
     requeue("disk9", "@2026-11-20 12:00:00", "1d").expect(2).says("no drive is called disk9; there are disk1, disk2");
-    // Three days before the newest, and not a day longer. The drive's own copies stay.
+    // Files are kept for three days before the newest and no longer. The drive's own copies stay.
     assert_eq!(at(&spooler, "@2026-11-22 12:00:00", &[]).unwrap().expect(0).err, "");
     assert_eq!(kept(), days(18));
     fs::create_dir(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-21")).unwrap();
@@ -258,7 +258,7 @@ fn what_is_kept_can_be_sent_again_by_days() {
         .expect(0)
         .says("disk1: what was delivered on 2026-11-18 is no longer kept");
     assert_eq!((kept(), spooler.on("disk1").len()), (days(19), 3));
-    // Forgetting the key loses nothing.
+    // Without the key `keep` the kept files stay.
     spooler.edit("keep = \"3d\"", "");
     assert_eq!(at(&spooler, "@2026-12-24 00:00:00", &[]).unwrap().expect(0).err, "");
     assert_eq!(kept(), days(19));
@@ -276,7 +276,7 @@ fn a_drive_is_retired_only_when_it_is_no_longer_configured() {
     spooler.silent_run();
     spooler.fanout(&["retire", "disk2"]).expect(78).says("disk2 is in the configuration: remove it there first");
     spooler.fanout(&["retire", "disk9"]).expect(2).says("no drive disk9 has an outbox");
-    // Misspelt: nothing is done at all, and the remedy is told each time.
+    // With a misspelt name nothing is done, and the remedy is reported each time.
     spooler.edit("[to.disk2]", "[to.dsik2]");
     let late = spooler.put("laptop/a", 3, "late");
     for _ in 0..2 {
@@ -299,12 +299,12 @@ fn a_drive_is_retired_only_when_it_is_no_longer_configured() {
     assert_eq!(retired.len(), 2, "{retired:?}");
     assert_eq!(retired[1], format!("laptop/{waits}"));
     assert!(retired[0].starts_with("kept/2") && retired[0].ends_with(&kept));
-    // disk1 has it already, and knows it.
+    // disk1 already has the file, which is recognised.
     let put_away = format!("spool/.zsnap-fanout/retired/disk2/laptop/{waits}");
     fs::rename(spooler.path(put_away), spooler.path("spool/laptop").join(&waits)).unwrap();
     spooler.silent_run();
     assert_eq!((spooler.on("disk1").len(), spooler.left().len()), (3, 0));
-    // What waits for another drive, too, is not lost.
+    // A file that also waits for another drive is not among the only copies.
     spooler.drive("disk3", "");
     fs::remove_file(spooler.path("disk1/.zsnap-drive")).unwrap();
     fs::remove_file(spooler.path("disk3/.zsnap-drive")).unwrap();
@@ -317,7 +317,7 @@ fn a_drive_is_retired_only_when_it_is_no_longer_configured() {
 }
 
 #[test]
-fn a_configuration_that_could_lose_files_is_refused() {
+fn a_configuration_that_could_lose_files_is_rejected() {
     let spooler = Spooler::with(&["disk1"]);
     let name = spooler.put("laptop/a", 1, "x");
     let dest = format!("dir:{}", spooler.path("disk1").display());
@@ -333,7 +333,7 @@ fn a_configuration_that_could_lose_files_is_refused() {
     spooler.fanout(&["--to", &format!("disk1={dest}")]).expect(78).says("no spool: specify --spool");
     spooler.fanout(&["--spool", "/nowhere", "--to", &format!("disk1={dest}")]).expect(78).says("/nowhere");
     assert_eq!((spooler.left(), spooler.on("disk1").len()), (vec![format!("laptop/{name}")], 0));
-    // All on the command line.
+    // All settings are on the command line.
     let spool = spooler.path("spool");
     let to = format!("disk1={dest}");
     let mut command = spooler.command(["--to", &to, "--spool", spool.to_str().unwrap()]);
@@ -342,21 +342,21 @@ fn a_configuration_that_could_lose_files_is_refused() {
 }
 
 #[test]
-fn what_it_keeps_is_nobody_elses_to_read() {
+fn the_state_is_private_and_a_writable_one_is_rejected() {
     let spooler = Spooler::with(&["disk1"]);
     spooler.put("laptop/a", 1, "x");
     spooler.silent_run();
     let state = spooler.path("spool/.zsnap-fanout");
     assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
     fs::set_permissions(&state, fs::Permissions::from_mode(0o770)).unwrap();
-    // What waits lies nowhere else: it must not be removed.
+    // Waiting files may have no other copy, so the remedy must not be to remove the state.
     let (ran, state) = (spooler.fanout(&[]).expect(78), state.display());
     assert!(ran.err.contains(&format!("others can write to {state}: chmod 700 {state}")), "{}", ran.err);
     assert!(!ran.err.contains("remove"), "{}", ran.err);
 }
 
 #[test]
-fn a_host_may_be_called_like_anything_in_an_outbox() {
+fn a_host_may_have_the_name_of_a_state_file() {
     let spooler = Spooler::with(&["disk1"]);
     for host in ["lock", "seen.json", "told.json", "dest.json", "kept"] {
         spooler.put(&format!("{host}/a"), 1, host);
@@ -369,7 +369,7 @@ fn a_host_may_be_called_like_anything_in_an_outbox() {
 }
 
 #[test]
-fn a_clock_that_was_once_ahead_takes_nothing_of_what_is_kept() {
+fn a_clock_that_was_once_ahead_expires_no_kept_files() {
     let spooler = Spooler::new();
     spooler.drive("disk1", "keep = \"14d\"");
     let kept = || tree(&spooler.path("spool/.zsnap-fanout/kept/disk1"));
@@ -379,7 +379,7 @@ fn a_clock_that_was_once_ahead_takes_nothing_of_what_is_kept() {
         assert_eq!(ran.expect(0).err, "");
         assert_eq!(kept().len(), n + 1, "{:?}", kept());
     }
-    // As long as it is right days are counted.
+    // Days are counted while the clock is right.
     assert_eq!(at(&spooler, "@2026-11-25 12:00:00", &[]).unwrap().expect(0).err, "");
     assert_eq!(kept().len(), 5);
     spooler.put("laptop/a", 9, "x");

@@ -1,4 +1,4 @@
-//! What lies in the spool cannot be linked into the outboxes: one file, or all of them.
+//! Files of the spool that cannot be linked into the outboxes: one, or all.
 
 use std::fs;
 
@@ -6,16 +6,16 @@ use zsnap_tests::scene::run;
 use zsnap_tests::spooler::{Spooler, tree};
 use zsnap_tests::strace::can_trace;
 
-/// Each of them would be told, and moved back by itself.
+/// Otherwise each file would be reported and moved back separately.
 #[test]
-fn a_spool_without_room_for_links_is_told_once_and_goes_on_where_it_was() {
+fn a_spool_without_room_for_links_is_reported_once_and_split_later() {
     if !can_trace() {
         return;
     }
     for error in ["ENOSPC", "EDQUOT", "EROFS"] {
         let spooler = Spooler::with(&["disk1", "disk2"]);
         let files = [1, 2, 3].map(|n| format!("laptop/{}", spooler.put("laptop/a", n, n.to_string())));
-        // The first one is of the lock file.
+        // The first linkat is that of the lock file.
         let inject = format!("inject=linkat:error={error}:when=2+");
         let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject];
         let ran = run(&mut spooler.under(&before, &[]), b"").expect(1);
@@ -28,9 +28,9 @@ fn a_spool_without_room_for_links_is_told_once_and_goes_on_where_it_was() {
     }
 }
 
-/// There may be a hundred thousand of them.
+/// An outbox may have a hundred thousand files.
 #[test]
-fn to_take_back_one_file_the_others_in_the_outbox_are_not_looked_at() {
+fn moving_one_file_back_examines_no_others_in_the_outbox() {
     if !can_trace() {
         return;
     }
@@ -47,6 +47,6 @@ fn to_take_back_one_file_the_others_in_the_outbox_are_not_looked_at() {
     let before = [&before[..], &[trace.to_str().unwrap()]].concat();
     run(&mut spooler.under(&before, &[]), b"").expect(1).says("another file has this name");
     let trace = fs::read_to_string(&trace).unwrap();
-    let looked = |name: &str| trace.lines().any(|call| call.contains("out/away/laptop") && call.contains(name));
-    assert_eq!((looked(&long), looked(&other)), (true, false), "{trace}");
+    let examined = |name: &str| trace.lines().any(|call| call.contains("out/away/laptop") && call.contains(name));
+    assert_eq!((examined(&long), examined(&other)), (true, false), "{trace}");
 }

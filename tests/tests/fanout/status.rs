@@ -1,5 +1,4 @@
-//! What the operator sees: `status` and `check` of zsnap-fanout. The numbers are right, and nothing
-//! is changed.
+//! `status` and `check` of zsnap-fanout report the right numbers and change nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,8 +13,7 @@ use zsnap_tests::strace::{can_trace, go_on, stopped};
 
 type Rows = BTreeMap<String, Value>;
 
-/// Runs it, and sees that nothing was changed, and that what is late is said beside the report, and
-/// nothing else.
+/// Runs `status` and asserts that it changed nothing, and that standard error has what is late and nothing else.
 #[track_caller]
 fn ask(spooler: &Spooler, args: &[&str]) -> Ran {
     let before = tree(&spooler.path(""));
@@ -32,7 +30,7 @@ fn rows(spooler: &Spooler, args: &[&str]) -> Rows {
     rows.into_iter().map(|row| (row["drive"].as_str().unwrap().to_owned(), row)).collect()
 }
 
-/// Fails unless these columns of a row have these values.
+/// Asserts that these columns of a row have these values.
 #[track_caller]
 fn has(rows: &Rows, drive: &str, columns: &[(&str, Value)]) {
     for (column, value) in columns {
@@ -40,7 +38,7 @@ fn has(rows: &Rows, drive: &str, columns: &[(&str, Value)]) {
     }
 }
 
-/// An age in hours, to which a slow machine adds some seconds.
+/// Asserts an age in hours, to which a slow machine may add some seconds.
 #[track_caller]
 fn hours(row: &Value, column: &str, expected: u64) {
     let age = row[column].as_u64().unwrap_or_else(|| panic!("no {column}: {row}"));
@@ -56,7 +54,8 @@ fn table(spooler: &Spooler, args: &[&str]) -> String {
     String::from_utf8(ask(spooler, args).expect(0).out).unwrap()
 }
 
-/// disk1 has all; disk2 is away and lacks three; tape fails and lacks one of them; one is in the spool.
+/// A spooler where disk1 has all files, disk2 is away and lacks three, tape fails and lacks one of them, and one
+/// file is in the spool.
 fn some_states() -> Spooler {
     let spooler = Spooler::with(&["disk1", "disk2"]);
     spooler.to("tape", "cmd:case $ZSNAP_FILE in *@b) echo no tape >&2; exit 3;; esac", "");
@@ -78,7 +77,7 @@ fn some_states() -> Spooler {
 }
 
 #[test]
-fn before_the_first_run_there_is_nothing() {
+fn before_the_first_run_all_drives_are_empty() {
     let spooler = Spooler::with(&["disk1"]);
     let rows = rows(&spooler, &[]);
     let null = Value::Null;
@@ -87,12 +86,12 @@ fn before_the_first_run_there_is_nothing() {
     has(&rows, "disk1", &[("delivered_age", null.clone()), ("seen_age", 0.into()), ("note", null)]);
     assert_eq!(rows["disk1"]["destination"], format!("dir:{}", spooler.path("disk1").display()));
     assert_eq!(rows.len(), 2);
-    // Who asks expects backups.
+    // --max-age expects backups.
     ask(&spooler, &["--max-age", "1d"]).expect(1);
 }
 
 #[test]
-fn the_numbers_are_right() {
+fn status_counts_waiting_and_scarce_files() {
     let spooler = some_states();
     let now = rows(&spooler, &[]);
     let columns = |state: &str, files: u64, bytes: u64, scarce: u64, scarce_bytes: u64| {
@@ -104,7 +103,7 @@ fn the_numbers_are_right() {
             ("scarce_bytes", scarce_bytes.into()),
         ]
     };
-    // Scarce: on fewer than two drives. b is on disk1 alone; the one in the spool on none.
+    // A file on fewer than two drives is scarce. b is on disk1 alone; the file in the spool is on none.
     has(&now, "(spool)", &columns("waiting", 1, 500, 2, 2500));
     has(&now, "disk1", &columns("delivered", 0, 0, 0, 0));
     has(&now, "disk2", &columns("away", 3, 6000, 1, 2000));
@@ -113,7 +112,7 @@ fn the_numbers_are_right() {
     hours(&now["disk2"], "waiting_age", 7);
     hours(&now["(spool)"], "scarce_age", 7);
     has(&now, "disk1", &[("waiting_age", Value::Null), ("nncp_packets", Value::Null), ("note", Value::Null)]);
-    // From its name: when it was made, not when it was delivered.
+    // The time in the name is when the file was made, not when it was delivered.
     has(&now, "disk1", &[("newest", 1_700_000_000.into())]);
     hours(&now["disk1"], "delivered_age", 0);
     has(&now, "disk2", &[("seen_age", Value::Null), ("delivered_age", Value::Null)]);
@@ -123,7 +122,7 @@ fn the_numbers_are_right() {
     for (copies, scarce) in [("1", 1), ("2", 2), ("3", 4), ("9", 4)] {
         has(&rows(&spooler, &["--copies", copies]), "(spool)", &[("scarce_files", scarce.into())]);
     }
-    // Back, and mended: all is delivered, and the notes are gone.
+    // disk2 is back and tape works: all files are delivered, and the notes are gone.
     fs::rename(spooler.path("shelf"), spooler.path("disk2")).unwrap();
     spooler.edit("exit 3", "exit 0");
     spooler.silent_run();
@@ -136,7 +135,7 @@ fn the_numbers_are_right() {
 }
 
 #[test]
-fn when_a_drive_was_here_and_when_it_got_something() {
+fn status_reports_when_a_drive_was_present_and_when_it_got_a_file() {
     let spooler = Spooler::with(&["disk1"]);
     if !have("faketime") {
         return;
@@ -158,7 +157,7 @@ fn when_a_drive_was_here_and_when_it_got_something() {
     hours(&now["disk1"], "delivered_age", 9);
     hours(&now["disk1"], "seen_age", 5);
     hours(&now["disk1"], "waiting_age", 2);
-    // What waits for too long, or what came too long ago.
+    // A file waits for too long, or the last delivery was too long ago.
     for (max, late) in [("10h", ""), ("8h", "it took nothing since "), ("1h", "1 file waits, the oldest since ")] {
         let ran = ask(&spooler, &["--max-age", max]).expect(i32::from(!late.is_empty()));
         let words = format!("zsnap-fanout: disk1: {late}");
@@ -171,7 +170,7 @@ fn when_a_drive_was_here_and_when_it_got_something() {
 }
 
 #[test]
-fn a_time_in_the_future_is_not_known() {
+fn an_age_of_a_future_time_is_unknown() {
     let spooler = Spooler::with(&["disk1", "disk2"]);
     spooler.put("laptop/a", 1, "x");
     spooler.silent_run();
@@ -190,7 +189,7 @@ fn a_time_in_the_future_is_not_known() {
     has(&now, "disk2", &[("note", Value::Null)]);
     ask(&spooler, &["--max-age", "1d", "disk1"]).expect(1);
     ask(&spooler, &["--max-age", "1d", "disk2"]).expect(0);
-    // So was the clock of whoever wrote a file.
+    // The clock of the program that wrote a file was ahead as well.
     let name = spooler.put("laptop/a", 2, "x");
     let file = fs::File::options().write(true).open(spooler.path("spool/laptop").join(name)).unwrap();
     file.set_modified(ahead).unwrap();
@@ -198,20 +197,20 @@ fn a_time_in_the_future_is_not_known() {
     ask(&spooler, &["--max-age", "1d", "disk2"]).expect(1);
 }
 
-/// F is on disk2 and waits for disk1; then drives come, and hosts go.
+/// A file is on disk2 and waits for disk1; then drives are added and hosts removed.
 #[test]
-fn a_drive_has_only_what_was_split_to_it() {
+fn a_drive_counts_as_a_copy_only_of_files_split_to_it() {
     let spooler = Spooler::new();
     spooler.drive("disk1", "keep = \"9d\"");
     spooler.drive("disk2", "");
-    // A first run takes what lies there, in any order, and older than the run.
+    // The first run splits files in any order that are older than the run.
     for (n, hours) in [(1, 30), (2, 40), (3, 20)] {
         let name = spooler.put("laptop/a", n, "x");
         make_older(&spooler, &format!("laptop/{name}"), hours);
     }
     spooler.silent_run();
     let scarce = || rows(&spooler, &[])["(spool)"]["scarce_files"].as_u64().unwrap();
-    // What cannot be noted is distributed all the same.
+    // A file is distributed even if this cannot be noted.
     let in_the_way = spooler.outbox("disk2").join(".since.json");
     fs::rename(&in_the_way, spooler.path("note")).unwrap();
     fs::create_dir(&in_the_way).unwrap();
@@ -227,14 +226,14 @@ fn a_drive_has_only_what_was_split_to_it() {
     make_older(&spooler, &format!("laptop/{name}"), 10);
     spooler.silent_run();
     assert_eq!(scarce(), 1);
-    // A new drive has not got it, before and after it gets its first file of the host, an old one.
+    // A new drive does not have the file, neither before nor after it gets its first file of the host, an older one.
     spooler.drive("disk3", "");
     assert_eq!(scarce(), 1);
     let name = spooler.put("laptop/b", 5, "x");
     make_older(&spooler, &format!("laptop/{name}"), 50);
     spooler.silent_run();
     assert_eq!(spooler.on("disk3").len(), 1);
-    // The old one's second copy is not known for sure.
+    // It is uncertain whether the older file has a second copy.
     assert_eq!(scarce(), 2);
     spooler.put("laptop/b", 6, "x");
     spooler.silent_run();
@@ -242,11 +241,11 @@ fn a_drive_has_only_what_was_split_to_it() {
     back("disk1");
     spooler.silent_run();
     assert_eq!(scarce(), 0);
-    // Sent again: disk3 never had what came before it, and of disk2 one is not noted.
+    // After requeue: disk3 never had the files from before it was added, and one file of disk2 is not noted.
     spooler.fanout(&["requeue", "disk1", "--since", "2d"]).expect(0);
     assert_eq!((scarce(), spooler.waiting("disk1").len()), (6, 7));
     spooler.silent_run();
-    // Narrowed: what waits there still need not be on two drives, since one alone takes the host.
+    // Only one drive gets the host's files now, so files that still wait for disk1 need not be on two drives.
     spooler.write("fanout.toml", spooler.config().split_once("[to.disk3]").unwrap().0);
     fs::remove_dir_all(spooler.outbox("disk3")).unwrap();
     away("disk1");
@@ -257,7 +256,7 @@ fn a_drive_has_only_what_was_split_to_it() {
     let both = spooler.config();
     spooler.edit("[to.disk1]", "[to.disk1]\nhosts = ['server']");
     assert_eq!(scarce(), 0);
-    // What comes meanwhile it never gets, though nothing waits there and its hosts are wide again.
+    // disk1 never gets a file that arrives meanwhile, although its hosts include the host again later.
     away("disk2");
     let name = spooler.put("laptop/a", 8, "x");
     make_older(&spooler, &format!("laptop/{name}"), 1);
@@ -275,7 +274,7 @@ fn a_drive_has_only_what_was_split_to_it() {
 }
 
 #[test]
-fn what_cannot_be_read_is_not_empty() {
+fn an_unreadable_directory_is_not_reported_as_empty() {
     if !can_trace() {
         return;
     }
@@ -296,9 +295,9 @@ fn what_cannot_be_read_is_not_empty() {
     assert!(failed.ends_with(" 1"), "{failed}");
 }
 
-/// A run moves files on between any two looks of status, which must not overlook one.
+/// A run may move files between any two listings of status, which must not miss one.
 #[test]
-fn a_file_that_moves_on_is_seen() {
+fn status_counts_files_that_a_run_moves_meanwhile() {
     if !can_trace() {
         return;
     }
@@ -328,7 +327,7 @@ fn a_file_that_moves_on_is_seen() {
 }
 
 #[test]
-fn the_forms_of_the_report() {
+fn status_prints_a_table_json_and_prometheus_metrics() {
     let spooler = some_states();
     let text = table(&spooler, &[]);
     let lines: Vec<_> = text.lines().collect();
@@ -363,7 +362,7 @@ fn the_forms_of_the_report() {
     assert!(!text.contains("exit status: 3"), "{text}");
     spooler.fanout(&["status", "--json", "--prometheus"]).expect(2);
 
-    // Some drives only, and the spool; the order of the columns is the same for all.
+    // Only the named drives and the spool are reported; the order of the columns is the same for all.
     let two = rows(&spooler, &["disk2", "tape"]);
     assert_eq!(two.keys().collect::<Vec<_>>(), ["(spool)", "disk2", "tape"]);
     assert_eq!(
@@ -371,14 +370,14 @@ fn the_forms_of_the_report() {
         two["tape"].as_object().unwrap().keys().collect::<Vec<_>>()
     );
     spooler.fanout(&["status", "disk9"]).expect(2).says("no drive is called disk9");
-    // It has got something just now, but one waits.
+    // The drive has just got a file, but another one waits.
     for (max, status) in [("8h", 0), ("6h", 1)] {
         ask(&spooler, &["--max-age", max, "tape"]).expect(status);
     }
-    // Only if it is late; and a drive that is not is no reason.
+    // --quiet prints only if a named drive is late.
     assert!(!ask(&spooler, &["--max-age", "1h", "--quiet"]).expect(1).out.is_empty());
     assert!(ask(&spooler, &["--max-age", "1d", "--quiet", "disk1"]).expect(0).out.is_empty());
-    // What was offered to no drive concerns each.
+    // A file that was not split yet concerns every drive.
     let never = spooler.put("server/a", 5, "x");
     make_older(&spooler, &format!("server/{never}"), 50);
     assert!(!ask(&spooler, &["--max-age", "1d", "--quiet", "disk1"]).expect(1).out.is_empty());
@@ -387,18 +386,18 @@ fn the_forms_of_the_report() {
 }
 
 #[test]
-fn an_outbox_that_nobody_serves_is_seen() {
+fn status_reports_an_outbox_without_a_configured_drive() {
     let spooler = some_states();
     spooler.edit("[to.disk2]", "[to.dsik2]");
     let now = rows(&spooler, &[]);
     has(&now, "disk2", &[("state", "unknown".into()), ("waiting_files", 3.into())]);
     assert!(now["disk2"]["note"].as_str().unwrap().contains("zsnap-fanout retire"));
     has(&now, "dsik2", &[("state", "away".into()), ("waiting_files", 0.into())]);
-    // An NNCP without its programs is no reason to tell nothing.
+    // Without the programs of NNCP the rest is still reported.
     spooler.to("node", "nncp-file:node", "");
     let now = rows(&spooler, &["--nncp-stat-program", "/nowhere/nncp-stat"]);
     assert!(now["node"]["note"].as_str().unwrap().contains("/nowhere/nncp-stat"), "{}", now["node"]);
-    // Nor is one that hangs a reason to hang; and nothing is told twice.
+    // nncp-stat hangs, and a signal ends status and check; below, nothing is reported twice.
     let stat = spooler.path("nncp-stat");
     fs::write(&stat, "#!/bin/sh\nkill -TERM $PPID; sleep 1000\n").unwrap();
     fs::set_permissions(&stat, fs::Permissions::from_mode(0o755)).unwrap();
@@ -415,7 +414,7 @@ fn an_outbox_that_nobody_serves_is_seen() {
 }
 
 #[test]
-fn check_finds_what_would_go_wrong() {
+fn check_reports_errors_that_a_run_would_have() {
     let spooler = Spooler::with(&["disk1"]);
     spooler.put("laptop/a", 1, "x");
     let check = |status: i32, findings: &[&str]| {
@@ -428,7 +427,7 @@ fn check_finds_what_would_go_wrong() {
     };
     check(0, &[]);
     spooler.fanout(&["-v", "check"]).expect(0).says("spool: good").says("disk1: good");
-    // In order, but to be known.
+    // These are reported but are not errors.
     spooler.drive("disk2", "");
     fs::remove_file(spooler.path("disk2/.zsnap-drive")).unwrap();
     check(0, &["disk2: away: "]);
@@ -436,7 +435,7 @@ fn check_finds_what_would_go_wrong() {
     fs::create_dir_all(spooler.path("spool/.zsnap-fanout/kept/disk1/2026-11-20")).unwrap();
     check(0, &["disk2: away: ", "kept/disk1 holds kept files, and without keep they stay: remove them"]);
     let good = spooler.config();
-    // Not in order.
+    // These are errors.
     spooler.to("node", "nncp-file:node", "nncp-config = '/nowhere.hjson'");
     let program = |name: &str| format!("{name}-program = '/nowhere/{name}'\n");
     spooler.to("exec", "nncp-exec:node:zsnap", "");
@@ -462,7 +461,7 @@ fn check_finds_what_would_go_wrong() {
 }
 
 #[test]
-fn check_finds_a_drive_that_cannot_be_written_to_as_root() {
+fn check_reports_a_drive_that_is_not_writable_as_root() {
     needs_root();
     let spooler = Spooler::new();
     let at = spooler.path("disk1");
@@ -473,9 +472,9 @@ fn check_finds_a_drive_that_cannot_be_written_to_as_root() {
     run(Command::new("mount").args(["-o", "remount,ro"]).arg(&at), b"").expect(0);
     let ran = spooler.fanout(&["check"]);
     let name = spooler.put("laptop/a", 1, "x");
-    let told = spooler.fanout(&[]);
+    let delivery = spooler.fanout(&[]);
     run(Command::new("umount").arg(&at), b"").expect(0);
     ran.expect(78).says("disk1: ").says("is not writable: correct its owner or mode: Read-only file system");
-    told.expect(1).says(&format!("disk1: {name}: ")).says("Read-only file system").says("look at the drive");
+    delivery.expect(1).says(&format!("disk1: {name}: ")).says("Read-only file system").says("look at the drive");
     assert_eq!(spooler.waiting("disk1").len(), 1);
 }

@@ -41,7 +41,7 @@ fn sealed(scene: &Scene, target: &str, seq: u64, prev: Option<u64>, guids: &[u64
 }
 
 /// The snapshots of a dataset, oldest first.
-fn there(scene: &Scene, target: &str) -> String {
+fn snapshots(scene: &Scene, target: &str) -> String {
     let dataset = format!("backup/hosts/{target}");
     let ran = scene.zfs(&["list", "-H", "-d", "1", "-t", "snapshot", "-o", "name", "-s", "createtxg", &dataset]);
     let out = String::from_utf8(ran.out).unwrap();
@@ -75,8 +75,8 @@ fn streams_are_received_in_the_order_of_their_chain() {
     fs::copy(&first, first.with_file_name(format!("{}.0", name("laptop/tank/home", SEQ + 1)))).unwrap();
     let ran = scene.ingest(&[]).expect(0);
     assert_eq!(ran.err, "");
-    assert_eq!(there(&scene, "laptop/tank/home"), "s1 s2 s3 s4 s5 s6");
-    assert_eq!(there(&scene, "laptop/tank/home/mail"), "s101");
+    assert_eq!(snapshots(&scene, "laptop/tank/home"), "s1 s2 s3 s4 s5 s6");
+    assert_eq!(snapshots(&scene, "laptop/tank/home/mail"), "s101");
     assert_eq!(left(&scene, "laptop"), 0);
 }
 
@@ -89,7 +89,7 @@ fn a_dead_end_of_a_forked_chain_is_not_received() {
     put(&scene, "laptop/tank/home", 3, Some(2), &[1, 3]);
     put(&scene, "laptop/tank/home", 4, Some(3), &[3, 4]);
     scene.ingest(&[]).expect(1).says("went on from its base @s1 without it");
-    assert_eq!(there(&scene, "laptop/tank/home"), "s1 s3 s4");
+    assert_eq!(snapshots(&scene, "laptop/tank/home"), "s1 s3 s4");
     assert_eq!(left(&scene, "laptop"), 1);
 }
 
@@ -122,7 +122,7 @@ fn messages_about_broken_chains_propose_a_remedy_that_works() {
     scene.zfs(&["rename", home, &format!("{home}.old")]).expect(0);
     put(&scene, "laptop/tank/home", 7, Some(6), &[0, 7]);
     scene.ingest(&[]).expect(0);
-    assert_eq!(there(&scene, "laptop/tank/home"), "s7");
+    assert_eq!(snapshots(&scene, "laptop/tank/home"), "s7");
     // The snapshots of the old dataset are absent, and these files may be their only copies.
     let kept = put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
     put(&scene, "laptop/tank/home", 2, Some(1), &[2, 3]);
@@ -140,7 +140,7 @@ fn messages_about_broken_chains_propose_a_remedy_that_works() {
     assert!(String::from_utf8(ran.out).unwrap().ends_with("/tar and pool backup\n"));
     scene.ingest(&["retry", "laptop"]).expect(0);
     scene.ingest(&[]).expect(0);
-    assert_eq!(there(&scene, "laptop/tank/home"), "s1 s2");
+    assert_eq!(snapshots(&scene, "laptop/tank/home"), "s1 s2");
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_pool_that_was_rolled_back_receives_the_files_again() {
     scene.zfs(&["rollback", "-r", &format!("backup/hosts/{home}@s1")]).expect(0);
     all(&scene);
     scene.ingest(&["-v"]).expect(0).says("was the pool rewound?");
-    assert_eq!(there(&scene, home), "s1 s2 s3");
+    assert_eq!(snapshots(&scene, home), "s1 s2 s3");
     // The dataset was changed by hand: the remedy is reported, and not done.
     scene.zfs(&["write", &format!("backup/hosts/{home}")]).expect(0);
     put(&scene, home, 4, Some(3), &[3, 4]);
@@ -170,12 +170,12 @@ fn a_pool_that_was_rolled_back_receives_the_files_again() {
     );
     scene.zfs(&["rollback", &format!("backup/hosts/{home}@s3")]).expect(0);
     scene.ingest(&[]).expect(0);
-    assert_eq!(there(&scene, home), "s1 s2 s3 s4");
+    assert_eq!(snapshots(&scene, home), "s1 s2 s3 s4");
     // A snapshot that was made by hand after the newest one does no harm.
     scene.zfs(&["snapshot", &format!("backup/hosts/{home}@mine")]).expect(0);
     put(&scene, home, 5, Some(4), &[4, 5]);
     scene.ingest(&[]).expect(0);
-    assert_eq!(there(&scene, home), "s1 s2 s3 s4 mine s5");
+    assert_eq!(snapshots(&scene, home), "s1 s2 s3 s4 mine s5");
     // No rollback of snapshots is proposed that may have been received, which is unknown once the journal is empty.
     scene.ingest(&["adopt", home]).expect(0);
     scene.zfs(&["write", &format!("backup/hosts/{home}")]).expect(0);
@@ -259,13 +259,13 @@ fn waiting_files_are_read_once_and_again_before_they_are_applied() {
     fs::write(&path, serde_json::to_vec(&known).unwrap()).unwrap();
     put(&scene, home, 1, None, &[0, 1]);
     scene.ingest(&[]).expect(1).says("in quarantine");
-    assert_eq!(there(&scene, home), "s1");
+    assert_eq!(snapshots(&scene, home), "s1");
     assert_eq!(left(&scene, "laptop"), 1999);
     assert_eq!(scene.quarantined("laptop").len(), 2);
     // With the real file 2 the chain continues.
     put(&scene, home, 2, Some(1), &[1, 2]);
     scene.ingest(&[]).expect(0);
-    assert_eq!(there(&scene, home), "s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11");
+    assert_eq!(snapshots(&scene, home), "s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11");
     assert_eq!(left(&scene, "laptop"), 1990);
 }
 
@@ -296,7 +296,7 @@ fn max_files_and_max_bytes_limit_a_run_and_the_next_run_continues() {
     assert_eq!((left(&scene, "laptop"), left(&scene, "other")), (2, 0));
     scene.ingest(&[]).expect(0);
     assert_eq!(left(&scene, "laptop"), 0);
-    assert_eq!(there(&scene, "laptop/tank/home"), "s1 s2 s3 s4 s5");
+    assert_eq!(snapshots(&scene, "laptop/tank/home"), "s1 s2 s3 s4 s5");
     // A limit of less than one file still admits one file.
     scene.edit("ingest.toml", "max-files = 3", "max-bytes = \"1\"");
     put(&scene, "laptop/tank/home", 6, Some(5), &[5, 6]);
@@ -323,7 +323,7 @@ fn a_lost_or_damaged_journal_is_rebuilt() {
     fs::remove_file(&journal).unwrap();
     put(&scene, home, 2, Some(1), &[2, 3]);
     scene.ingest(&[]).expect(0).says("no journal; rebuilt from 3 snapshots");
-    assert_eq!(there(&scene, home), "s1 s2 s3");
+    assert_eq!(snapshots(&scene, home), "s1 s2 s3");
     // On which snapshot the next file builds is unknown, so none may be destroyed.
     let needed = journal.ancestors().nth(3).unwrap().join("needed-guids");
     assert!(fs::read_to_string(&needed).unwrap().contains(&format!("all {home}\n")));

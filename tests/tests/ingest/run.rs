@@ -151,7 +151,7 @@ fn a_damaged_file_is_quarantined_once_old_and_retry_puts_it_back() {
 }
 
 #[test]
-fn trust_recipient_accepts_unsigned_files_but_no_signature_of_another_host() {
+fn trust_recipient_accepts_unsigned_files_but_no_foreign_signature() {
     let scene = Scene::new();
     scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\ntrust = \"recipient\"\n");
     let etc = manifest("laptop/etc", SEQ);

@@ -1,4 +1,4 @@
-//! Crashes at every moment, and whole histories: `make torture` runs them with many more crashes.
+//! Crashes at every moment, and complete histories; `make torture` runs them with many more crashes.
 
 mod fanout;
 mod histories;

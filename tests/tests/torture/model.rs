@@ -1,10 +1,10 @@
-//! Random histories of backups, 20,000 of them: what zsnap-ingest's planner makes of them on a pool that
-//! follows ZFS's rules, run by run, against a reference that tries every order. Files come late,
-//! twice, out of order, or never; queue runs fail, or are only reported to have failed; runs of
-//! zsnap-ingest end at any step; snapshots expire on the target, which is rolled back and renamed.
+//! Compares what zsnap-ingest's planner does with 20,000 random histories of backups, run by run, on a pool that
+//! follows the rules of ZFS, with a reference that tries every order. Files arrive late, twice, out of order, or never;
+//! queue runs fail, or only seem to have failed; runs of zsnap-ingest end at any step; snapshots are pruned on the
+//! target, which is rolled back and renamed.
 //!
-//! The order of a run's steps is that of `zsnap-ingest/src/host.rs` and `apply.rs`; `histories.rs` plays
-//! such histories with the program itself.
+//! The order of a run's steps is that of `zsnap-ingest/src/host.rs` and `apply.rs`; `histories` plays such histories
+//! with the program itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,30 +19,30 @@ use zsnap_tests::random::{Random, moments};
 
 const STORE: &str = "backup/hosts";
 
-/// One dataset of a host, and what its zsnap-queue knows.
+/// A dataset of a host, and what its zsnap-queue knows.
 struct Source {
     target: Target,
-    /// Names below the store: itself, and the parents that ingest may make.
+    /// The name of the dataset on the pool.
     dataset: String,
-    /// The base is a bookmark: increments pass over what lies between.
+    /// The base is a bookmark: incrementals skip the snapshots between.
     bookmarks: bool,
-    /// Files as the shell scripts make them.
+    /// The files have no manifest, as those of the shell scripts.
     no_manifest: bool,
-    /// Guids of all snapshots that ever were; the guid tells its place.
+    /// The guids of all snapshots that were ever made, in ascending order.
     taken: Vec<u64>,
-    /// Those that simplesnap still keeps.
+    /// The snapshots that simplesnap still keeps.
     kept: Vec<u64>,
     seq: u64,
     acknowledged: Option<u64>,
     /// The next stream must be a full one.
     full: bool,
-    /// All queue files that were made and not lost on the way.
+    /// All queue files that were made and not lost in transit.
     made: Vec<File>,
-    /// What was ever on the target, in order; what was rolled back is not.
+    /// The snapshots that were received on the target and not rolled back, in order.
     received: Vec<u64>,
-    /// Every snapshot that came to be on the target.
+    /// Every snapshot that was ever on the target.
     ever: BTreeSet<u64>,
-    /// Something happened that a sender must be told of: rolled back, renamed, or lost.
+    /// Something happened that the operator of the sender must know: a rollback, a rename, or a lost file.
     disturbed: bool,
 }
 
@@ -61,13 +61,13 @@ struct World {
     incoming: Vec<File>,
     quarantine: Vec<File>,
     journals: BTreeMap<usize, Past>,
-    /// What needed-guids says; `None`: a run goes on, or ended too early.
+    /// The content of needed-guids; `None`: a run is in progress or ended too early.
     needed: Option<BTreeSet<u64>>,
-    /// Steps until the run ends, if it is not to reach its end.
+    /// The number of steps after which the run ends, unless it reaches its end.
     steps: Option<u64>,
 }
 
-/// The run ended in the middle.
+/// The error that ends a run after a step.
 struct Crash;
 
 fn source(host: &str, dataset: &str, number: usize, random: &mut Random) -> Source {
@@ -136,7 +136,7 @@ impl World {
         self.random.below(one_in) == 0
     }
 
-    /// simplesnap's run over one dataset, and zsnap-queue's.
+    /// Runs simplesnap and zsnap-queue over one dataset.
     fn back_up(&mut self) {
         let at = self.random.below(self.sources.len() as u64) as usize;
         let (lost, false_alarm) = (self.chance(6), self.chance(8));
@@ -164,7 +164,7 @@ impl World {
             links = vec![link(None, guid)];
         }
         if lost {
-            // It stays on the source, and the next stream begins where this one did.
+            // The snapshot stays on the source, and the next stream begins where this one did.
             return;
         }
         source.seq += 1;
@@ -205,7 +205,7 @@ impl World {
         self.incoming.insert(place, file);
     }
 
-    /// zsnap-expire: only when needed-guids is complete, never the newest, never what is needed.
+    /// As zsnap-expire: destroys snapshots if needed-guids is complete, but neither the newest nor needed ones.
     fn expire(&mut self) {
         let Some(needed) = self.needed.clone() else { return };
         let at = self.random.below(self.sources.len() as u64) as usize;
@@ -254,8 +254,8 @@ impl World {
         }
     }
 
-    /// A run of zsnap-ingest, which may end after any step; the next one goes on. Each whole run must do
-    /// what the reference says.
+    /// Runs zsnap-ingest, which may end after any step; the next run continues. Each whole run must do what the
+    /// reference says.
     fn ingest(&mut self, whole: bool) {
         let want = self.reference();
         self.steps = if whole { None } else { Some(self.random.below(12)) };
@@ -279,7 +279,7 @@ impl World {
         }
     }
 
-    /// What came to be there since the last look must be newer than all that was.
+    /// Asserts that snapshots that were received since the last call are newer than all earlier ones.
     fn note(&mut self, at: usize) {
         let here: Vec<u64> = self.snapshots(at).iter().map(|s| s.guid.0).filter(|&guid| guid < 1 << 40).collect();
         assert_eq!(here.iter().collect::<BTreeSet<_>>().len(), here.len(), "there twice");
@@ -324,7 +324,7 @@ impl World {
         }
         self.step()?;
         let bases = self.incoming.iter().flat_map(|file| &file.facts.links).filter_map(|link| link.from);
-        // Of a journal that was rebuilt nobody knows which snapshot is the chain's, and which was made by hand.
+        // With a rebuilt journal it is unknown which snapshots belong to the chain and which were made by hand.
         let ends = self.journals.values().flat_map(|past| match past.raw {
             None => past.committed.clone(),
             Some(_) => past.committed.last().copied().into_iter().collect(),
@@ -337,7 +337,7 @@ impl World {
         let dataset = self.sources[at].dataset.clone();
         let files: Vec<File> = self.incoming.iter().filter(|file| file.source == at).cloned().collect();
         let snapshots = self.snapshots(at);
-        // A journal that is not there is rebuilt from the pool.
+        // An absent journal is rebuilt from the pool.
         let rebuilt = Past { committed: snapshots.iter().map(|s| s.guid).collect(), ..Past::default() };
         let mut past = self.journals.get(&at).cloned().unwrap_or(rebuilt);
         let parent = plan::missing_parent(&self.sources[at].target, |parent| {
@@ -431,8 +431,8 @@ impl World {
         all.iter().map(snapshot).collect()
     }
 
-    /// Newest snapshot and number of snapshots that a whole run must come to, for each dataset: by
-    /// trying every order, and taking the best that ends with the file of the highest number.
+    /// The newest snapshot and the number of snapshots that each dataset must have after a whole run: found by trying
+    /// every order and choosing the best one that ends with the file of the highest number.
     fn reference(&self) -> Vec<(usize, (Option<u64>, usize))> {
         let mut heads = BTreeMap::new();
         let mut want = Vec::new();
@@ -445,7 +445,7 @@ impl World {
                 self.incoming.iter().filter(|f| f.source == at && !self.is_needless(f, &here)).collect();
             let mut start: Vec<Option<u64>> = match self.pool.get(&source.dataset) {
                 None => vec![None],
-                // Snapshots by hand on top change nothing.
+                // Newer snapshots that were made by hand change nothing.
                 Some(d) => {
                     let same = d.snapshots.iter().zip(&d.contents).filter(|(_, c)| **c == d.head);
                     same.map(|(s, _)| Some(s.guid)).rev().collect()
@@ -463,7 +463,7 @@ impl World {
         want
     }
 
-    /// Pruned on purpose, or the replay of a full stream.
+    /// Whether a file is present already, was pruned on purpose, or replays a full stream.
     fn is_needless(&self, file: &File, here: &[Snapshot]) -> bool {
         let source = &self.sources[file.source];
         let to = file.facts.links.last().unwrap().to.0;
@@ -475,7 +475,7 @@ impl World {
             || place.is_some_and(|place| source.received[place + 1..].iter().any(|&guid| is_here(guid)))
     }
 
-    /// Highest number of a file, newest snapshot, and how many come, on the best way from `head`.
+    /// The highest number of a file, the newest snapshot, and the number of snapshots of the best way from `head`.
     fn best(&self, head: Option<u64>, files: &[&File], here: &[Snapshot]) -> (u64, Option<u64>, usize) {
         let mut best = (0, head, 0);
         for file in files {
@@ -508,7 +508,7 @@ impl World {
             if source.disturbed || source.bookmarks {
                 continue;
             }
-            // Nothing stood in the way, so all is there that was ever sent, and nothing waits.
+            // Nothing was disturbed, so every snapshot that was ever sent is present, and no file waits.
             let sent: BTreeSet<u64> = source.made.iter().flat_map(|f| &f.facts.links).map(|link| link.to.0).collect();
             let parent = source.dataset.rsplit_once('/').unwrap().0;
             if !parent.ends_with("/tank") || self.pool.get(parent).is_some() {
@@ -520,10 +520,10 @@ impl World {
 }
 
 #[test]
-fn every_history_ends_as_the_reference_says() {
+fn every_run_of_a_random_history_does_what_the_reference_says() {
     let seeds = match std::env::var("ZSNAP_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        // 20,000; a million by `make torture`.
+        // 20,000, or a million with `make torture`.
         Err(_) => (0..moments() * 100).collect(),
     };
     for seed in seeds {

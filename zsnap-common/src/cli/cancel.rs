@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_ends_a_blocked_read_and_the_process_dies_of_it() {
+    fn a_signal_ends_a_blocked_read_or_write_and_kills_the_process() {
         for (signal, number) in [(Signal::TERM, 15), (Signal::INT, 2), (Signal::HUP, 1)] {
             let mut child = run("blocked_read", Stdio::piped(), Stdio::null());
             send_when_ready(&mut child, signal);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_signal_kills_at_once() {
+    fn a_second_signal_kills_the_process_at_once() {
         let mut child = run("deaf", Stdio::null(), Stdio::null());
         send_when_ready(&mut child, Signal::TERM);
         send_when_ready(&mut child, Signal::INT);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shell_sees_128_and_the_signal_and_nohup_is_honoured() {
+    fn the_shell_sees_128_plus_the_signal_and_nohup_is_respected() {
         let exe = std::env::current_exe().unwrap();
         let shell = |script: &str| {
             let mut command = Command::new("/bin/sh");
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn without_install_it_just_reads_and_writes() {
+    fn without_install_an_interruptible_only_reads_and_writes() {
         let (reader, writer) = pipe();
         let thread = std::thread::spawn(move || Interruptible::new(writer).write_all(&[7; 300_000]));
         let mut all = Vec::new();
@@ -363,14 +363,14 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_pipe_is_an_error() {
+    fn a_write_to_a_broken_pipe_is_an_error() {
         let (reader, writer) = pipe();
         drop(reader);
         assert_eq!(Interruptible::new(writer).write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
-    fn patience_ends_where_the_other_end_does_nothing() {
+    fn a_patient_read_or_write_times_out_if_the_other_end_does_nothing() {
         let (mut reader, writer) = pipe();
         let mut writer = Interruptible::patient(writer, Duration::from_millis(30));
         assert_eq!(writer.write_all(&vec![7; 10_000_000]).unwrap_err().kind(), io::ErrorKind::TimedOut);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_signal_is_found_however_deep() {
+    fn the_signal_is_found_in_nested_errors() {
         let error = io::Error::other(io::Error::other(Cancelled(15)));
         assert_eq!(Cancelled::find(&anyhow::Error::from(error).context("a").context("b")), Some(15));
         let nested = anyhow::Error::from(io::Error::other(Cancelled(2))).context("inner");

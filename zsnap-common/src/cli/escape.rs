@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hostile_text_is_one_line_of_ascii() {
+    fn hostile_text_is_escaped_to_one_line_of_ascii() {
         assert_eq!(escape("a\nb\t\x1b[2J\u{7f}\u{e4}\\'\""), "a\\nb\\t\\x1b[2J\\x7f\\xc3\\xa4\\'\"");
         assert_eq!(escape_bytes(b"\0\xff~ "), "\\x00\\xff~ ");
         let long = escape(&"x".repeat(5000));

@@ -170,14 +170,14 @@ mod tests {
     }
 
     #[test]
-    fn the_outermost_status_wins() {
+    fn the_outermost_status_of_an_error_decides() {
         let e = Exit::Data.error("inner");
         let e = Err::<(), _>(e).or_exit(Exit::TryAgain, "outer").unwrap_err();
         assert_eq!(Exit::of(&e), Exit::TryAgain);
     }
 
     #[test]
-    fn the_worst_of_several_decides_whatever_its_number() {
+    fn exit_statuses_are_ordered_by_severity_and_not_by_number() {
         use Exit::{CantCreate, Config, Data, Done, Io, Refused, SomeFailed, TryAgain, Unavailable, Usage};
         let mildest_first = [Done, SomeFailed, TryAgain, Data, Unavailable, CantCreate, Io, Refused, Config, Usage];
         for pair in mildest_first.windows(2) {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn every_end_has_its_status() {
+    fn run_tool_returns_the_status_of_each_result() {
         assert_eq!(run_tool("zsnap-test", || Ok(Exit::SomeFailed)), ExitCode::from(1));
         assert_eq!(run_tool("zsnap-test", || Err(Exit::Data.error("cut\nshort"))), ExitCode::from(65));
         let usage = |args: &'static [&str]| {

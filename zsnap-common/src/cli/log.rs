@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syslog_that_is_gone_or_hangs_stops_nothing() {
+    fn an_absent_or_hanging_syslog_does_not_block_logging() {
         let dir = tempfile::tempdir().unwrap();
         let mut gone = log(false, dir.path().join("none"));
         gone.tell_syslog(&line(Severity::LOG_ERR, None, "x"));
@@ -202,28 +202,28 @@ mod tests {
     }
 
     #[test]
-    fn stderr_gets_what_matters() {
-        let said = |verbose, severity, child| {
+    fn stderr_gets_information_only_with_verbose() {
+        let printed = |verbose, severity, child| {
             let mut stderr = Vec::new();
             log(verbose, PathBuf::new()).tell_stderr(&line(severity, child, "m"), &mut stderr);
             String::from_utf8(stderr).unwrap()
         };
-        assert_eq!(said(false, Severity::LOG_ERR, None), "zsnap-ingest: m\n");
-        assert_eq!(said(false, Severity::LOG_WARNING, None), "zsnap-ingest: m\n");
-        assert_eq!(said(false, Severity::LOG_INFO, None), "");
-        assert_eq!(said(true, Severity::LOG_INFO, Some("zfs")), "zsnap-ingest[zfs]: m\n");
-        assert_eq!(said(false, Severity::LOG_INFO, Some("zfs")), "");
+        assert_eq!(printed(false, Severity::LOG_ERR, None), "zsnap-ingest: m\n");
+        assert_eq!(printed(false, Severity::LOG_WARNING, None), "zsnap-ingest: m\n");
+        assert_eq!(printed(false, Severity::LOG_INFO, None), "");
+        assert_eq!(printed(true, Severity::LOG_INFO, Some("zfs")), "zsnap-ingest[zfs]: m\n");
+        assert_eq!(printed(false, Severity::LOG_INFO, Some("zfs")), "");
     }
 
     #[test]
-    fn a_closed_stderr_is_no_panic() {
+    fn a_closed_stderr_does_not_panic() {
         let (reader, mut writer) = std::os::unix::net::UnixStream::pair().unwrap();
         drop(reader);
         log(true, PathBuf::new()).tell_stderr(&line(Severity::LOG_ERR, None, "m"), &mut writer);
     }
 
     #[test]
-    fn anything_can_be_logged_before_init() {
+    fn logging_before_init_does_not_fail() {
         error("e");
         child_line("zfs", b"\xff");
     }

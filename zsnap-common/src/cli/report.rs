@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_aligned_and_harmless() {
+    fn a_table_is_aligned_and_has_no_control_characters() {
         let text = report().render(Form::Table);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "DATASET      WAITING  OLDEST AGE SECONDS");
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn long_text_stands_below_the_table() {
+    fn notes_are_printed_below_the_table() {
         let mut report = report();
         report.columns.insert(1, "remedy");
         report.rows[0].insert(1, Cell::Note("look\nhere".into()));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_json() {
+    fn json_is_ascii_and_keeps_all_values() {
         let mut report = report();
         report.rows[0][0] = Cell::Text("\u{9b}2J\u{7f}\u{1f600}\n".into());
         let text = report.render(Form::Json);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn prometheus_leaves_out_what_is_unknown() {
+    fn prometheus_omits_unknown_values_and_escapes_labels() {
         let text = report().render(Form::Prometheus);
         assert!(text.contains("# TYPE zsnap_queue_waiting gauge\n"));
         assert!(text.contains("zsnap_queue_oldest_age_seconds{dataset=\"laptop/tank\"} 90061\n"));
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_lies_ahead_is_late() {
+    fn a_future_time_is_late() {
         let (now, day) = (1_795_320_325, 86_400);
         let late = |time| is_late(time, now, Duration::from_secs(100));
         assert!(!late(now) && !late(now - 100) && late(now - 101) && late(0));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn units_are_the_largest_that_fit() {
+    fn times_sizes_and_ages_have_the_largest_unit_that_fits() {
         assert_eq!((time(1_795_320_325), time(u64::MAX)), ("2026-11-22 04:05:25Z".into(), u64::MAX.to_string()));
         for (n, shown) in
             [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (u64::MAX, "16383.9 PiB"), (5 << 20, "5.0 MiB")]

@@ -90,13 +90,13 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(path: &Path, says: &str) {
+    fn assert_rejected(path: &Path, says: &str) {
         let e = open(path).unwrap_err();
         assert!(e.to_string().contains(says), "{e}");
     }
 
     #[test]
-    fn nobody_else_may_change_or_replace_it() {
+    fn a_file_that_others_may_change_or_replace_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "x").unwrap();
@@ -104,27 +104,27 @@ mod tests {
         assert!(open(&file).is_ok());
         for open_to_others in [0o664, 0o646] {
             mode(&file, open_to_others);
-            refused(&file, "may be changed by others: chmod go-w");
+            assert_rejected(&file, "may be changed by others: chmod go-w");
         }
         mode(&file, 0o600);
-        for (of_directory, fine) in [(0o755, true), (0o1777, true), (0o775, false), (0o757, false)] {
+        for (of_directory, accepted) in [(0o755, true), (0o1777, true), (0o775, false), (0o757, false)] {
             mode(dir.path(), of_directory);
-            assert_eq!(open(&file).is_ok(), fine, "{of_directory:o}");
+            assert_eq!(open(&file).is_ok(), accepted, "{of_directory:o}");
         }
-        refused(&file, "its directory");
+        assert_rejected(&file, "its directory");
         // Both the directory of a symlink and that of its destination count.
         let other = tempfile::tempdir().unwrap();
         symlink(&file, other.path().join("link")).unwrap();
-        refused(&other.path().join("link"), "its directory");
+        assert_rejected(&other.path().join("link"), "its directory");
         mode(dir.path(), 0o700);
         assert!(open(&other.path().join("link")).is_ok());
         mode(other.path(), 0o777);
-        refused(&other.path().join("link"), "its directory");
-        refused(dir.path(), "is not a regular file");
+        assert_rejected(&other.path().join("link"), "its directory");
+        assert_rejected(dir.path(), "is not a regular file");
     }
 
     #[test]
-    fn it_does_not_belong_to_another_user_as_root() {
+    fn a_file_of_another_user_is_rejected_as_root() {
         assert!(rustix::process::geteuid().is_root(), "only root can do this: make test-root");
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
@@ -132,9 +132,9 @@ mod tests {
         mode(&file, 0o644);
         assert!(open(&file).is_ok());
         chown(&file, Some(65534), None).unwrap();
-        refused(&file, "belongs to user 65534");
+        assert_rejected(&file, "belongs to user 65534");
         chown(&file, Some(0), None).unwrap();
         chown(dir.path(), Some(65534), None).unwrap();
-        refused(&file, "belongs to user 65534");
+        assert_rejected(&file, "belongs to user 65534");
     }
 }

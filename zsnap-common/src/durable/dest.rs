@@ -248,7 +248,7 @@ mod tests {
     use crate::process::hung::hung;
 
     #[test]
-    fn what_parses_prints_the_same() {
+    fn a_destination_prints_as_it_was_written() {
         for text in [
             "-",
             "dir:/mnt/disk 1",
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_a_destination() {
+    fn other_texts_are_not_destinations() {
         for text in [
             "",
             "x",
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_niceness_is_no_option() {
+    fn a_niceness_that_looks_like_an_option_is_rejected() {
         for good in ["B", "PRIORITY", "B+5", "n-10", "96", "MAX"] {
             assert_eq!(nice(good).as_deref(), Ok(good));
         }
@@ -306,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_timed_out_is_no_hang() {
+    fn a_timeout_that_was_answered_is_not_a_hang() {
         let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
         assert!(!hangs(&anyhow::Error::from(timed_out).context("copying")));
         assert!(hangs(&hung("x").context("y")) && hung("x").to_string() == "x");
     }
 
     #[test]
-    fn who_may_be_killed_while_it_works_is_warned() {
+    fn a_short_timeout_for_a_command_has_a_warning() {
         let warned = |dest: &str, timeout| {
             let how = Transport { timeout: patience(Duration::from_secs(timeout)), ..Transport::default() };
             dest.parse::<Dest>().unwrap().warning(&how).is_some()
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_is_the_digest_of_the_text() {
+    fn the_id_of_a_destination_is_the_digest_of_its_text() {
         // printf %s nncp-file:spooler | sha256sum
         assert_eq!("nncp-file:spooler".parse::<Dest>().unwrap().id(), "9d3dbc564e7b");
     }

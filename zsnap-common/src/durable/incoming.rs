@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_files_are_opened() {
+    fn only_regular_files_with_one_name_are_opened() {
         let (dir, incoming) = scene();
         assert!(incoming.open_file("file".as_ref()).is_ok());
         assert!(matches!(incoming.open_file("absent".as_ref()), Err(Unsafe::Gone)));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_all_or_an_error() {
+    fn names_up_to_returns_all_names_or_an_error() {
         let (dir, incoming) = scene();
         fs::write(dir.path().join("another"), b"").unwrap();
         assert_eq!(incoming.names_up_to(2).unwrap(), ["another", "file"]);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_opened_is_removed() {
+    fn a_file_is_removed_only_if_it_is_the_opened_one() {
         let (dir, incoming) = scene();
         let file = incoming.open_file("file".as_ref()).unwrap();
         fs::write(dir.path().join("other"), b"y").unwrap();
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn moving_never_replaces() {
+    fn moving_never_replaces_a_file() {
         let (dir, incoming) = scene();
         let to = incoming.private_inside("q".as_ref()).unwrap();
         let file = incoming.open_file("file".as_ref()).unwrap();
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_directory_is_only_ours() {
+    fn a_private_directory_that_others_can_write_to_is_rejected() {
         use std::os::unix::fs::PermissionsExt;
         let (dir, incoming) = scene();
         incoming.private_inside("q".as_ref()).unwrap();

@@ -79,7 +79,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn the_oldest_are_kept_and_the_others_counted() {
+    fn the_oldest_queue_files_are_listed_and_the_others_counted() {
         let dir = tempfile::tempdir().unwrap();
         let queue = |number: u32| format!("bakfsfmt2-{number}.000000000.1_h@etc");
         // The older prefix would sort last by its letters.

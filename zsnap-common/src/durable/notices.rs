@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_is_told_when_it_is_new_changed_or_a_day_old() {
+    fn a_problem_is_printed_when_it_is_new_changed_or_a_day_old() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/told.json");
         let run = |clock: u64, problems: &[(&str, &str)]| {
@@ -149,15 +149,15 @@ mod tests {
         assert!(run(3000, &[("h/f", "broken")]));
         assert!(!run(3000 + AGAIN_AFTER - 1, &[("h/f", "broken")]));
         assert!(run(3000 + AGAIN_AFTER, &[("h/f", "broken")]));
-        // Fixed, and back.
+        // The problem is fixed and comes back.
         assert!(!run(100_000, &[]));
         assert!(run(100_001, &[("h/f", "broken")]));
-        // A clock that was set back hides nothing.
+        // A clock that was set back hides no problem.
         assert!(run(100, &[("h/f", "broken")]));
     }
 
     #[test]
-    fn what_comes_twice_in_a_run_is_told_once() {
+    fn a_problem_that_occurs_twice_in_a_run_is_printed_once() {
         let dir = tempfile::tempdir().unwrap();
         let mut notices = Notices::read(dir.path().join("told.json"), 1000, false);
         notices.problem("h/...", "more");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_oddity_is_told_once_and_numbers_are_no_change() {
+    fn an_oddity_is_printed_once_and_other_numbers_are_not_a_change() {
         let dir = tempfile::tempdir().unwrap();
         let run = |clock: u64, words: &str| {
             let mut notices = Notices::read(dir.path().join("told.json"), clock, false);

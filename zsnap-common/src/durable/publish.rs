@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_whole_and_never_replaces() {
+    fn a_file_appears_complete_and_never_replaces_another() {
         let dir = tempfile::tempdir().unwrap();
         let new = NewFile::create_in(dir.path()).unwrap();
         new.file().write_all(b"one").unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_takes_only_what_dead_writers_left() {
+    fn a_sweep_removes_only_temporary_files_of_dead_writers() {
         let dir = tempfile::tempdir().unwrap();
         let living = NewFile::create_in(dir.path()).unwrap();
         fs::write(dir.path().join(".zsnap-0123456789abcdef"), b"dead").unwrap();
@@ -295,9 +295,9 @@ mod tests {
         sweep(&dir.path().join("absent")).unwrap();
     }
 
-    /// Sweeps while another writer works, as beside other processes of the same host.
+    /// Sweeps while another writer works, as other processes on the same machine do.
     #[test]
-    fn a_sweep_bears_writers_that_end_meanwhile() {
+    fn a_sweep_tolerates_writers_that_end_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_made_private() {
+    fn directories_are_created_private() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b");
         make_dirs(&deep).unwrap();

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tools_lock_has_both() {
+    fn the_lock_of_a_tool_has_a_flock_and_a_dotlock() {
         let dir = dir();
         let path = dir.path().join("lock");
         let dotlock = dir.path().join("lock.dotlock");
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_instance_left_is_stale_though_its_pid_lives_again() {
+    fn a_dotlock_of_a_dead_instance_is_stale_although_its_pid_is_reused() {
         let dir = dir();
         let path = dir.path().join("lock");
         let dotlock = dir.path().join("lock.dotlock");

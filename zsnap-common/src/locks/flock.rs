@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn one_holds_it_and_says_who() {
+    fn only_one_process_holds_a_lock_and_its_pid_is_reported() {
         let dir = dir();
         let path = dir.path().join("lock");
         let lock = Lock::try_new(&path).unwrap().unwrap();
@@ -161,13 +161,13 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
         let again = Lock::try_new(&path).unwrap().unwrap();
         assert!(holder(&path).0 < Duration::from_secs(3600));
-        // A lock that was taken while the clock was ahead must be reported.
+        // A lock that was acquired while the clock was ahead must be reported.
         let ahead = SystemTime::now() + Duration::from_secs(400 * 86_400);
         File::options().write(true).open(&path).unwrap().set_modified(ahead).unwrap();
         assert_eq!(holder(&path).0, Duration::MAX);
         assert_eq!(for_how_long(Duration::MAX), "since a time in the future");
         assert_eq!(for_how_long(Duration::from_secs(7200)), "for 2 hours");
-        // The last holder died, and then a script took the lock: the dead process is not reported as the holder.
+        // The last holder died, and a script acquired the lock: the dead process is not reported as the holder.
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         dead.wait().unwrap();
         drop(again);
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn children_do_not_inherit_it() {
+    fn children_do_not_inherit_a_lock() {
         let dir = dir();
         let path = dir.path().join("lock");
         let lock = Lock::try_new(&path).unwrap().unwrap();

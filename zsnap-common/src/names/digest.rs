@@ -44,7 +44,7 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_empty_digest_is_the_known_one() {
+    fn sha256_of_empty_input_is_the_known_digest() {
         let known = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(super::sha256_hex(b""), known);
     }

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_star_stays_in_its_component() {
+    fn one_star_matches_within_a_component_and_two_across() {
         for (glob, text, fits) in [
             ("laptop/etc", "laptop/etc", true),
             ("laptop/etc", "laptop/etc2", false),

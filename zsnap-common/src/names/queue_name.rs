@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_of_the_seeds_are_read() {
+    fn both_prefixes_of_the_replaced_scripts_are_read() {
         let name = parse("backupsfmt2-1700000000.123456789.42_host1@tank@home");
         assert_eq!(name.to_string(), "bakfsfmt2-1700000000.123456789.42_host1@tank@home");
         assert_eq!(name.stamp.seq(), 1_700_000_000_123_456);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_queue_file_is_told_apart() {
+    fn files_of_transports_and_foreign_names_are_classified() {
         for transport in
             [".zsnap-x", "nncpfile1234", "bakfsfmt2-1.2.3_h@d.nncp.meta", "bakfsfmt2-1.2.3_h@d.nncp.chunk12", "x.part"]
         {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_has_several_readings() {
+    fn the_name_of_a_copy_has_several_readings() {
         let name = parse("bakfsfmt2-1.2.3_h@tank@home.0");
         assert_eq!(name.readings().collect::<Vec<_>>(), [name.clone(), parse("bakfsfmt2-1.2.3_h@tank@home")]);
         assert_eq!(
@@ -260,14 +260,14 @@ mod tests {
         let stamp = Stamp::from_seq(1_700_000_000_000_001, 7);
         let of = |target: String| QueueName::new(stamp, &target.parse().unwrap(), [1; 16], false);
         assert!(matches!(of("h/tank".into()).label, Label::Dataset(_)));
-        for hidden in [
+        for misleading in [
             format!("h/{}", "d".repeat(200)),
             "h/a.part".into(),
             "h/a.nncp.chunk3".into(),
             "h/a.nncp.meta".into(),
             "h/a.why.json".into(),
         ] {
-            let name = of(hidden);
+            let name = of(misleading);
             assert!(matches!(name.label, Label::Digest(_)));
             assert_eq!(parse(&name.to_string()), name);
         }
@@ -275,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_that_we_write_reads_back(
+        fn a_generated_name_reads_back(
             seq in 0u64..4_000_000_000_000_000, pid in any::<u32>(), digest in any::<[u8; 16]>(), opaque in any::<bool>(),
             target in "[a-z_][A-Za-z0-9_.:-]{0,39}/[A-Za-z0-9_: -]{1,60}(/[A-Za-z0-9_: -]{1,70}){0,3}",
         ) {
@@ -289,7 +289,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_classified_and_what_parses_prints(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn any_bytes_are_classified_and_parsed_names_read_back(
+            bytes in proptest::collection::vec(any::<u8>(), 0..80),
+        ) {
             let mut name = b"bakfsfmt2-1.2.3_".to_vec();
             name.extend(bytes);
             if let Entry::Queue(parsed) = classify(&name) {

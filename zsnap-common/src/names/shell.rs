@@ -16,7 +16,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_shell_takes_each_as_one_argument() {
+    fn a_shell_reads_each_quoted_word_as_one_argument() {
         for word in [
             "backup/hosts/h/d@s-1.2:3_4",
             "",

@@ -197,7 +197,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
-    fn names_of_zfs_are_taken_and_no_others() {
+    fn only_names_that_zfs_allows_are_targets() {
         for good in ["laptop/tank", "h/tank/a b", "h/tank/-a", "h/tank/.a", "h/a..b", "h_1/x:y", "h/ "] {
             assert_eq!(good.parse::<Target>().map(|t| t.to_string()), Ok(good.to_owned()));
         }
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_dataset_is_never_an_option() {
+    fn a_dataset_name_never_looks_like_an_option() {
         for good in ["tank", "tank/home", "tank/-r", "tank/a b", "t", "T-1/x:y"] {
             assert_eq!(check_dataset(good), Ok(()), "{good}");
         }
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_those_of_zfs() {
+    fn the_lengths_of_names_are_limited_as_in_zfs() {
         assert!(format!("{}/a", "h".repeat(40)).parse::<Target>().is_ok());
         assert!(format!("{}/a", "h".repeat(41)).parse::<Target>().is_err());
         assert!("d".repeat(255).parse::<Dataset>().is_ok());

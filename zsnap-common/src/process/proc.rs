@@ -36,7 +36,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_group_has_those_members_that_live() {
+    fn group_lists_the_living_members_of_a_process_group() {
         let mut leader =
             Command::new("sh").args(["-c", "sleep 1000 & exec sleep 1000"]).process_group(0).spawn().unwrap();
         let id = leader.id();

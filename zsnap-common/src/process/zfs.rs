@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_zfs_list_are_read() {
+    fn lines_of_zfs_list_are_parsed_strictly() {
         let (of, read) = snapshot("tank", "tank/a b@__simplesnap_x__\t13447218371902839\t42\t1700000000").unwrap();
         let (name, guid) = ("__simplesnap_x__".into(), Guid(13447218371902839));
         assert_eq!((of, read), ("tank/a b", Snapshot { name, guid, createtxg: 42, creation: 1_700_000_000 }));
@@ -300,30 +300,30 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_said_to_be_absent_is_absent() {
-        let said = |script: &str| output(Path::new("/bin/sh"), &["-c", script]);
-        assert_eq!(said("echo yes").unwrap().as_deref(), Some("yes\n"));
-        assert_eq!(said("echo \"cannot open 'a/b': dataset does not exist\" >&2; exit 1").unwrap(), None);
-        assert_eq!(said("echo \"cannot open 'a': no such pool\" >&2; exit 1").unwrap(), None);
+    fn a_dataset_is_absent_only_if_zfs_reports_exactly_that() {
+        let run = |script: &str| output(Path::new("/bin/sh"), &["-c", script]);
+        assert_eq!(run("echo yes").unwrap().as_deref(), Some("yes\n"));
+        assert_eq!(run("echo \"cannot open 'a/b': dataset does not exist\" >&2; exit 1").unwrap(), None);
+        assert_eq!(run("echo \"cannot open 'a': no such pool\" >&2; exit 1").unwrap(), None);
         let open = "echo \"cannot open 'a/it does not exist'";
         for failure in [
             "kill -9 $$",
             "exit 1",
             "echo suspended >&2; exit 1",
             "echo \"cannot open 'a': dataset does not exist\" >&2; exit 2",
-            // Here the name says so, not the program, or a line that is not the last.
+            // Here the name contains these words, not the message, or the line is not the last one.
             &format!("{open}: pool I/O is currently suspended\" >&2; exit 1"),
             &format!("{open}\" >&2; exit 1"),
             "echo it does not exist >&2; exit 1",
             &format!("{open}: dataset does not exist\" >&2; echo internal error >&2; exit 1"),
         ] {
-            assert_eq!(Exit::of(&said(failure).unwrap_err()), Exit::Unavailable, "{failure}");
+            assert_eq!(Exit::of(&run(failure).unwrap_err()), Exit::Unavailable, "{failure}");
         }
-        assert_eq!(said(&format!("{open}: dataset does not exist\" >&2; exit 1")).unwrap(), None);
+        assert_eq!(run(&format!("{open}: dataset does not exist\" >&2; exit 1")).unwrap(), None);
     }
 
     #[test]
-    fn a_program_that_hangs_or_never_stops_talking_is_killed() {
+    fn a_program_that_hangs_or_prints_without_end_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("zfs");
         // The second script must first close its stdout, so it gets time for that on a busy machine.

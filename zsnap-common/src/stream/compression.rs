@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn algorithms_are_those_that_openzfs_can_decompress() {
+    fn only_codes_that_openzfs_can_decompress_are_algorithms() {
         let all: Vec<u8> = (0..=255).filter(|code| is_algorithm(*code)).collect();
         assert_eq!(all, [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
         assert!(all.iter().all(|code| is_known(*code)));
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_algorithms_need_their_feature() {
+    fn newer_compression_algorithms_need_their_feature() {
         for code in 0..=255 {
             assert_eq!(is_announced(code, 0), code < 15, "{code}");
             assert_eq!(is_announced(code, 1 << 17), code != 16, "{code}");

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_are_those_of_the_definition() {
+    fn fletcher4_sums_agree_with_the_definition() {
         // Words 1, 2, 3: a = 1 3 6, b = 1 4 10, c = 1 5 15, d = 1 6 21.
         for (order, bytes) in
             [(Order::Little, [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]), (Order::Big, [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3])]
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_do_not_matter_and_sums_wrap() {
+    fn fletcher4_sums_wrap_and_do_not_depend_on_pieces() {
         let bytes: Vec<u8> = (0..40_000u32).map(|n| (n * 7 + 250) as u8 | 0x80).collect();
         let mut whole = Fletcher4::new(Order::Little);
         whole.add(&bytes);

@@ -312,21 +312,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_are_numbered_as_in_the_format() {
+    fn record_types_are_numbered_as_in_the_format() {
         for (number, (kind, _)) in Type::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, number);
         }
     }
 
     #[test]
-    fn records_have_the_article_that_fits() {
+    fn record_names_have_the_right_article() {
         let all = [Type::Begin, Type::Object, Type::WriteEmbedded, Type::End, Type::ObjectRange].map(Type::a_record);
         let want = ["a BEGIN", "an OBJECT", "a WRITE_EMBEDDED", "an END", "an OBJECT_RANGE"];
         assert_eq!(all, want.map(|words| format!("{words} record")));
     }
 
     #[test]
-    fn names_are_dataset_and_snapshot() {
+    fn toname_is_split_into_dataset_and_snapshot() {
         let of = |name: &str| toname(format!("{name}\0rest").as_bytes()).ok();
         assert_eq!(of("tank/a b@x:y"), Some(("tank/a b".to_owned(), "x:y".to_owned())));
         for bad in ["", "tank", "@s", "tank@", "t@a@b", "tank/../x@s", "tank@..", "tank@a/b", "tank@%", "t//a@s"] {

@@ -10,7 +10,7 @@ fn fresh() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn an_epoch_begins_once() {
+fn an_epoch_begins_with_the_first_open_only() {
     let (_dir, path) = fresh();
     let first = State::open(&path, 7).unwrap();
     assert_eq!((first.epoch.started, first.epoch.id.len()), (7, 32));
@@ -36,14 +36,14 @@ fn unreadable_state_never_begins_a_new_epoch() {
 }
 
 #[test]
-fn state_of_others_is_refused() {
+fn a_state_that_others_can_write_to_is_rejected() {
     let (dir, path) = fresh();
     State::open(&path, 7).unwrap();
     let planted = path.join("outbox/to/0123456789ab");
     publish::make_dirs(&planted).unwrap();
     fs::write(planted.join(".dest.json"), "{}").unwrap();
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    let refused = |says: &str| {
+    let assert_rejected = |says: &str| {
         let e = State::open(&path, 7).map(|_| ()).unwrap_err();
         assert!(Exit::of(&e) == Exit::Config && e.to_string().contains(says), "{e:#}");
     };
@@ -54,17 +54,17 @@ fn state_of_others_is_refused() {
         (planted.join(".dest.json"), 0o620, 0o600),
     ] {
         mode(&at, open);
-        refused("look for what others may have put there");
+        assert_rejected("look for what others may have put there");
         mode(&at, shut);
     }
     mode(dir.path(), 0o777);
-    refused("");
+    assert_rejected("");
     mode(dir.path(), 0o700);
     State::open(&path, 7).unwrap();
 }
 
 #[test]
-fn a_directory_that_another_user_planted_is_refused_as_root() {
+fn a_file_of_another_user_in_the_state_is_rejected_as_root() {
     assert!(rustix::process::geteuid().is_root(), "only root can do this: make test-root");
     let (_dir, path) = fresh();
     State::open(&path, 7).unwrap();
@@ -78,7 +78,7 @@ fn a_directory_that_another_user_planted_is_refused_as_root() {
 }
 
 #[test]
-fn a_commit_reads_back_and_damage_is_told() {
+fn a_commit_reads_back_and_a_damaged_one_is_an_error() {
     let (_dir, path) = fresh();
     let state = State::open(&path, 7).unwrap();
     let target: Target = "h/tank/a b".parse().unwrap();

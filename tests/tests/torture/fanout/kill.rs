@@ -1,5 +1,5 @@
-//! Death at random moments, again and again on the same state, so that every recovery starts
-//! from what the one before it left.
+//! Kills at random moments, repeatedly on the same state, so that every recovery starts from what the one before it
+//! left.
 
 use std::fs;
 use std::thread::sleep;
@@ -11,9 +11,9 @@ use zsnap_tests::torture::{children, over, send, status};
 
 use super::play::{DISKS, KEEPS, Play};
 
-/// The orphan of a run that is killed alone goes on. What comes too late makes the next one come earlier.
+/// If a run is killed alone, its orphan continues. A kill that comes too late makes the next one come earlier.
 #[test]
-fn the_run_its_child_or_both_are_killed() {
+fn killing_the_run_its_child_or_both_loses_no_file() {
     let (mut runs, mut orphans, mut more) = (0, 0, 0);
     while runs < moments() / 2 {
         let mut play = Play::new();
@@ -43,15 +43,15 @@ fn the_run_its_child_or_both_are_killed() {
                 runs += 1;
             }
             victims.iter().for_each(|victim| send(Signal::KILL, *victim, true));
-            // Of run and child together one delivery dies.
+            // If both are killed, only one delivery is interrupted.
             play.kills += u64::from(hit || !victims.is_empty());
             let status = status(run.wait().unwrap());
             let what = format!("moment {moment}: run killed {the_run}, children {victims:?}, status {status}");
-            let said = play.said();
+            let messages = play.messages();
             let bad = !the_run && victims.is_empty() && status != 0;
-            assert!([0, 1, 137].contains(&status) && !bad && !said.contains("panicked"), "{what}: {said}");
-            play.nothing_lost(&what);
-            // Else the next death comes on top.
+            assert!([0, 1, 137].contains(&status) && !bad && !messages.contains("panicked"), "{what}: {messages}");
+            play.assert_nothing_lost(&what);
+            // Otherwise the next kill hits the unrecovered state.
             if play.random.below(2) == 0 {
                 let took = play.recover(&what);
                 length = length.mul_f64(0.9) + took.mul_f64(0.11).max(Duration::from_millis(1));
@@ -59,12 +59,12 @@ fn the_run_its_child_or_both_are_killed() {
         }
         more += play.end();
     }
-    eprintln!("{runs} runs were killed, {orphans} left a child behind; NNCP was given {more} files once more");
+    eprintln!("{runs} runs were killed, {orphans} left a child behind; NNCP got {more} files once more");
 }
 
-/// A drive has lost everything, and `requeue`, which is to send it again, is killed.
+/// A drive has lost all files, and `requeue`, which is to send them again, is killed.
 #[test]
-fn requeue_is_killed() {
+fn killing_requeue_loses_no_file() {
     let (n, mut hits, mut length) = (moments().div_ceil(20), 0, Duration::from_millis(4));
     let mut play = Play::without_nncp();
     let args = ["requeue", KEEPS, "--since", "1d"];
@@ -85,9 +85,9 @@ fn requeue_is_killed() {
         }
         requeue.wait().unwrap();
         if play.random.below(2) == 0 {
-            play.done(&[], 0);
+            play.run_undisturbed(&[], 0);
         }
-        play.done(&args, 0);
-        play.recover(&format!("death {hits}"));
+        play.run_undisturbed(&args, 0);
+        play.recover(&format!("kill {hits}"));
     }
 }

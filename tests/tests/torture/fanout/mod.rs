@@ -1,5 +1,5 @@
-//! zsnap-fanout loses nothing and doubles nothing, whatever dies at whatever moment, also of
-//! several runs at once: each `dir:` drive has each file once, NNCP at most once more per death.
+//! zsnap-fanout loses and doubles no file, whatever is killed at whatever moment, also with several runs at once: each
+//! `dir:` drive gets each file once, and NNCP gets at most one more for each kill.
 
 mod kill;
 mod play;

@@ -1,6 +1,5 @@
-//! A spool and its drives, while something goes wrong; and whether zsnap-fanout has kept its
-//! promises: every file that came is somewhere, whole, until every drive has it, and then each
-//! drive has it once.
+//! A spool and its drives while something goes wrong, and checks that zsnap-fanout keeps its promises: every file that
+//! arrived is somewhere, complete, until every drive has it, and then each drive has it once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -18,30 +17,30 @@ use zsnap_tests::scene::name;
 use zsnap_tests::spooler::Spooler;
 use zsnap_tests::torture::{alive_with, status, walk};
 
-/// Drives of the sort `dir:`; the first one keeps, the second one verifies.
+/// The `dir:` drives; the first one keeps delivered files, the second one verifies.
 pub const DISKS: [&str; 2] = ["disk1", "disk2"];
-/// The one that keeps.
+/// The drive that keeps delivered files.
 pub const KEEPS: &str = DISKS[0];
-/// The drive behind NNCP, which is a node of that name.
+/// The drive behind NNCP, which is also the name of its node.
 const FAR: &str = "far";
-/// The node that sends to it.
+/// The NNCP node that sends to it.
 const NEAR: &str = "near";
-/// Where that drive's files arrive.
+/// The directory in which that drive's files arrive.
 const INCOMING: &str = "incoming";
 
-/// Whose files come. One looks like a copy of another.
+/// The targets of the files. The name of one looks like a copy of another.
 pub const TARGETS: [&str; 5] =
     ["laptop/tank/home", "laptop/tank/v1", "laptop/tank/v1.0", "other/tank/db", "other/tank/db/logs"];
 
-/// What came under a name: `HOST/NAME`, and the digest of the bytes.
+/// The content that arrived under a name: `HOST/NAME`, and the digest of the bytes.
 type Content = (String, String);
 
-/// What happened to it.
+/// The counts of a content.
 #[derive(Debug, Default)]
 struct Came {
-    /// So many times it came.
+    /// How often it arrived.
     times: u64,
-    /// So many times NNCP was given it.
+    /// How often NNCP got it.
     handed: u64,
 }
 
@@ -49,19 +48,19 @@ struct Came {
 pub struct Play {
     pub scene: Spooler,
     pub random: Random,
-    /// So many times something was killed.
+    /// How often something was killed.
     pub kills: u64,
     nodes: Option<Nodes>,
     seq: u64,
     came: BTreeMap<Content, Came>,
-    /// The names that came, newest last, and from which noise all that came under them was made.
+    /// The names that arrived, newest last, and from which noise their contents were made.
     names: Vec<(String, Vec<(u64, usize)>)>,
-    /// Digests of files that were looked at, by device, inode, length and times.
+    /// Digests of files that were read, by device, inode, length and time of modification.
     known: HashMap<[i128; 4], String>,
 }
 
 impl Play {
-    /// With the two disks only.
+    /// Creates a play with the two disks only.
     pub fn without_nncp() -> Play {
         let scene = Spooler::in_memory();
         for disk in DISKS {
@@ -74,7 +73,7 @@ impl Play {
         Play { scene, random: Random::new(), kills: 0, nodes: None, seq, came, names, known: HashMap::new() }
     }
 
-    /// With a drive behind NNCP as well, if there is NNCP.
+    /// Creates a play that also has a drive behind NNCP, if NNCP is installed.
     pub fn new() -> Play {
         let mut play = Play::without_nncp();
         let incoming = play.scene.path(INCOMING);
@@ -89,18 +88,18 @@ impl Play {
         play
     }
 
-    /// All drives.
+    /// The names of all drives.
     pub fn drives(&self) -> impl Iterator<Item = &'static str> + use<> {
         DISKS.into_iter().chain(self.nodes.is_some().then_some(FAR))
     }
 
-    /// A path in what zsnap-fanout keeps.
+    /// A path in the state of zsnap-fanout.
     pub fn state(&self, name: &str) -> PathBuf {
         self.scene.path("spool/.zsnap-fanout").join(name)
     }
 
-    /// Puts a file into the spool, whole and at once, as NNCP does; `false`: one of this name lies
-    /// there still.
+    /// Puts a complete file into the spool atomically, as NNCP does. Returns `false` if one of this name is still
+    /// there.
     fn put(&mut self, path: &str, (id, length): (u64, usize)) -> bool {
         let to = self.scene.path("spool").join(path);
         let new = to.with_file_name(".new");
@@ -117,14 +116,14 @@ impl Play {
         true
     }
 
-    /// A file of a new name.
+    /// Puts a file with a new name into the spool.
     pub fn new_file(&mut self, target: &str, length: usize) {
         self.seq += 1_000_000;
         let path = format!("{}/{}", target.split('/').next().unwrap(), name(target, self.seq));
         assert!(self.put(&path, (self.seq, length)));
     }
 
-    /// One of the newest names comes again: with bytes that it had, or with others.
+    /// Puts a file with one of the newest names into the spool again, with the same bytes or with others.
     pub fn again(&mut self) {
         let some = self.names.len().min(8) as u64;
         if some == 0 {
@@ -138,7 +137,7 @@ impl Play {
         self.put(&path, noise);
     }
 
-    /// Some files: empty, of one byte, small, large, and such as came before.
+    /// Puts some files into the spool: empty, of one byte, small, large, and some that arrived before.
     pub fn some(&mut self) {
         for _ in 0..1 + self.random.below(3) {
             let target = TARGETS[self.random.below(TARGETS.len() as u64) as usize];
@@ -156,12 +155,12 @@ impl Play {
         }
     }
 
-    /// A disk is unplugged, or is there again.
+    /// Unplugs a disk or plugs it in again.
     pub fn plug(&self, disk: &str, here: bool) {
         self.scene.mark(disk, if here { disk } else { "another" });
     }
 
-    /// Takes a disk from the configuration.
+    /// Removes a disk from the configuration.
     pub fn unconfigure(&self, disk: &str) {
         let text = self.scene.config();
         let mut tables: Vec<_> = text.split("[to.").collect();
@@ -169,54 +168,54 @@ impl Play {
         self.scene.write("fanout.toml", &tables.join("[to."));
     }
 
-    /// A run, or another verb, not started.
+    /// The command of a run or another verb, not started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.scene.command(args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.errors());
         command
     }
 
-    /// Standard error of all runs.
+    /// The file for the standard error of all runs.
     pub fn errors(&self) -> File {
         File::options().create(true).append(true).open(self.scene.path("stderr")).unwrap()
     }
 
-    /// What was said on standard error since the last call.
-    pub fn said(&self) -> String {
+    /// What was printed on standard error since the last call.
+    pub fn messages(&self) -> String {
         let text = fs::read_to_string(self.scene.path("stderr")).unwrap_or_default();
         let _ = fs::remove_file(self.scene.path("stderr"));
         text
     }
 
-    /// Starts a run, or another verb.
+    /// Starts a run or another verb.
     pub fn start(&self, args: &[&str]) -> Child {
         self.command(args).spawn().unwrap()
     }
 
-    /// Does it undisturbed, with that status.
+    /// Runs a command undisturbed and asserts its status.
     #[track_caller]
-    pub fn done(&self, args: &[&str], expected: i32) {
+    pub fn run_undisturbed(&self, args: &[&str], expected: i32) {
         let status = status(self.command(args).status().unwrap());
-        let said = self.said();
-        assert_eq!(status, expected, "{args:?}: {said}");
-        assert!(status != 0 || said.is_empty(), "{args:?}: 0, but: {said}");
+        let messages = self.messages();
+        assert_eq!(status, expected, "{args:?}: {messages}");
+        assert!(status != 0 || messages.is_empty(), "{args:?}: status 0, but: {messages}");
     }
 
-    /// A child of a run that was killed goes on, and ends.
-    pub fn orphans_gone(&self) {
+    /// Waits until the children of killed runs have ended.
+    pub fn wait_for_orphans(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         while self.nodes.as_ref().is_some_and(|nodes| alive_with(&nodes.config(NEAR))) {
             assert!(Instant::now() < until, "an nncp-file does not end");
             sleep(Duration::from_millis(1));
         }
-        // One that died, or that has not become its own program yet, may hold a lock for a moment more,
-        // and whoever finds it held leaves the work to its holder.
+        // A killed process, or a fork that has not called exec yet, may hold a lock for a moment, and a run that finds
+        // it held leaves the work to its holder.
         let is_lock = |path: &PathBuf| path.ends_with("lock") || path.ends_with(".lock");
         let locks = walk(self.scene.path("spool/.zsnap-fanout")).into_iter().filter(is_lock);
         locks.for_each(|lock| flock(File::open(lock).unwrap(), FlockOperation::LockExclusive).unwrap());
     }
 
-    /// The name under which a file came whose name may end in `.N` or `~N` now, or in several.
+    /// The name under which a file arrived whose name may now have one or more suffixes `.N` or `~N`.
     fn came_as(&self, host: &str, name: &str) -> String {
         let mut path = format!("{host}/{name}");
         let came = |path: &String| {
@@ -229,8 +228,8 @@ impl Play {
         path
     }
 
-    /// The files below `dir`, in a directory of their host each: what they are, and where. Every
-    /// file under a queue file's name must be, to the byte, one that came under that name.
+    /// The contents of the queue files below `dir`, in the directories of their hosts, with their paths. Asserts that
+    /// every such file is, to the byte, one that arrived under that name.
     #[track_caller]
     pub fn there(&mut self, dir: &Path) -> BTreeMap<Content, Vec<PathBuf>> {
         let mut there: BTreeMap<Content, Vec<PathBuf>> = BTreeMap::new();
@@ -250,7 +249,7 @@ impl Play {
         there
     }
 
-    /// Unpacks what NNCP was given, and counts it.
+    /// Unpacks the files that NNCP got and counts them.
     #[track_caller]
     fn toss(&mut self) {
         let Some(nodes) = &self.nodes else { return };
@@ -263,7 +262,7 @@ impl Play {
         }
     }
 
-    /// The queue files that are not yet where they are to go.
+    /// The queue files that are not delivered yet.
     pub fn waiting(&self) -> Vec<PathBuf> {
         let gone = ["kept", "retired"].map(|dir| self.state(dir));
         let mut waiting = walk(self.scene.path("spool"));
@@ -274,13 +273,13 @@ impl Play {
         waiting
     }
 
-    /// No run is in progress. Each file that came must be in the spool, in `split`, or for each drive in
-    /// its outbox or on the drive (and then, where this is promised, among what is kept); and on
-    /// each disk once at most.
+    /// Asserts, while no run is in progress, that each file that arrived is in the spool, in `split`, or, for each
+    /// drive, in its outbox or on the drive (and then, where this is promised, among the kept files); and on each disk
+    /// at most once.
     #[track_caller]
-    pub fn nothing_lost(&mut self, what: &str) {
-        self.orphans_gone();
-        // A file is somewhere under its name as soon as it is anywhere.
+    pub fn assert_nothing_lost(&mut self, what: &str) {
+        self.wait_for_orphans();
+        // In the spool and in `split` a file has its own name.
         let (spool, split) = (self.scene.path("spool"), self.state("split"));
         let mut safe = self.there(&split);
         for host in ["laptop", "other"] {
@@ -303,31 +302,30 @@ impl Play {
                     tossed = true;
                 }
                 let has = if drive == FAR { self.came[&content].handed > 0 } else { copies.is_some() };
-                assert!(has, "{what}: {content:?} is neither in the outbox of {drive} nor on it: {}", self.said());
+                assert!(has, "{what}: {content:?} is neither in the outbox of {drive} nor on it: {}", self.messages());
                 let is_kept = kept.as_ref().is_none_or(|kept| kept.contains_key(&content));
-                assert!(is_kept, "{what}: {content:?} was delivered to {drive}, but is not kept: {}", self.said());
+                assert!(is_kept, "{what}: {content:?} was delivered to {drive}, but is not kept: {}", self.messages());
             }
         }
     }
 
-    /// One undisturbed run, in which nothing goes wrong, brings everything to its end, and leaves
-    /// nothing half-made. How long it took.
+    /// Asserts that one undisturbed run delivers everything and leaves no temporary files. Returns how long it took.
     #[track_caller]
     pub fn recover(&mut self, what: &str) -> Duration {
-        self.orphans_gone();
+        self.wait_for_orphans();
         DISKS.iter().for_each(|disk| self.plug(disk, true));
-        let before = self.said();
+        let before = self.messages();
         let start = Instant::now();
         let ran = status(self.command(&[]).status().unwrap());
         let length = start.elapsed();
-        let said = self.said();
-        assert!(ran == 0 && said.is_empty(), "{what} ({before}): then status {ran}: {said}");
+        let messages = self.messages();
+        assert!(ran == 0 && messages.is_empty(), "{what} ({before}): then status {ran}: {messages}");
         self.all_delivered(what);
         length
     }
 
-    /// Each disk has each file once, under its own name or `NAME.N`, and nothing waits or was left
-    /// behind; NNCP was given each at least once, and in all at most one more for each death.
+    /// Asserts that each disk has each file once, under its own name or `NAME.N`, and that nothing waits or was left
+    /// behind.
     #[track_caller]
     pub fn all_delivered(&mut self, what: &str) {
         for path in walk(self.scene.path("")) {
@@ -336,7 +334,7 @@ impl Play {
             assert!(!temporary, "{what}: {} was left behind", path.display());
         }
         assert!(self.waiting().is_empty(), "{what}: still waiting: {:?}", self.waiting());
-        self.nothing_lost(what);
+        self.assert_nothing_lost(what);
         for disk in DISKS {
             let there = self.there(&self.scene.path(disk));
             assert_eq!(there.len(), self.came.len(), "{what}: {disk} lacks files");
@@ -346,7 +344,8 @@ impl Play {
         }
     }
 
-    /// The end: everything is looked at again. How often NNCP was given a file more than it came.
+    /// Checks everything again at the end, and that NNCP got each file at least once and in all at most one more for
+    /// each kill. Returns how many more files NNCP got than arrived.
     #[track_caller]
     pub fn end(&mut self) -> u64 {
         self.known.clear();
@@ -357,10 +356,10 @@ impl Play {
         }
         let mut more = 0;
         for (content, came) in &self.came {
-            assert!(came.handed > 0, "NNCP was never given {content:?}");
+            assert!(came.handed > 0, "NNCP never got {content:?}");
             more += came.handed.saturating_sub(came.times);
         }
-        assert!(more <= self.kills, "NNCP was given {more} more, after {} deaths", self.kills);
+        assert!(more <= self.kills, "NNCP got {more} more, after {} kills", self.kills);
         more
     }
 }

@@ -1,33 +1,33 @@
-//! Death and errors at each system call of a run (strace injects them).
+//! Kills and errors at each system call of a run (strace injects them).
 
 use std::fs;
 
-use zsnap_tests::strace::{Call, can_trace, hit, strike_each as each, traced, under};
+use zsnap_tests::strace::{Call, can_trace, hit, strike_each as for_each_call, traced, under};
 use zsnap_tests::torture::walk;
 
 use super::play::{DISKS, KEEPS, Play, TARGETS};
 
-/// What is there before each run that is struck.
+/// The state before each run into which strace injects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Before {
-    /// Nothing but new files: the first run.
+    /// Only new files: this is the first run.
     Nothing,
     /// New files in the spool.
     Spool,
     /// Files in `split` that have no link in the outbox of the second disk.
     Split,
-    /// Files in the outbox of that disk only, which was away. Its thread makes the calls then, and
-    /// hardly another one: strace counts those of each thread from one.
+    /// Files only in the outbox of that disk, which was away. Then the disk's thread makes nearly all calls; strace
+    /// counts the calls of each thread from one.
     Outbox(&'static str),
 }
 
-/// A run, or another verb, under strace: its status and the trace.
-fn strike(play: &Play, options: &[String], args: &[&str]) -> (i32, String) {
+/// Runs a verb under strace. Returns its status and the trace.
+fn run_traced(play: &Play, options: &[String], args: &[&str]) -> (i32, String) {
     let trace = play.scene.path("trace");
     traced(under(options, &trace, &play.command(args)).stderr(play.errors()), &trace)
 }
 
-/// A few, of one host or of two; `many` are synced together.
+/// Puts a few files into the spool; `many` of one host are synced together, otherwise they are of two hosts.
 fn new_files(play: &mut Play, many: bool) {
     for bytes in [5000, 0, 1, 100, 100].into_iter().take(if many { 5 } else { 2 }) {
         play.new_file(TARGETS[0], bytes);
@@ -43,19 +43,19 @@ fn prepare(play: &mut Play, before: Before) {
         Before::Nothing | Before::Spool => {}
         Before::Split => {
             let (status, trace) =
-                strike(play, &["-etrace=linkat".into(), "-einject=linkat:signal=KILL:when=4".into()], &[]);
+                run_traced(play, &["-etrace=linkat".into(), "-einject=linkat:signal=KILL:when=4".into()], &[]);
             assert_eq!(status, 137, "not killed: {trace}");
             assert!(!walk(play.state("split")).is_empty());
         }
         Before::Outbox(disk) => {
             play.plug(disk, false);
-            play.done(&[], 0);
+            play.run_undisturbed(&[], 0);
             play.plug(disk, true);
         }
     }
 }
 
-/// A play that is at the beginning.
+/// A play before the first run, or after an undisturbed one.
 fn begin(before: Before) -> Play {
     let mut play = Play::without_nncp();
     if before != Before::Nothing {
@@ -65,8 +65,8 @@ fn begin(before: Before) -> Play {
     play
 }
 
-/// Strikes all that a run does with the spool and the disks, and with threads and processes.
-fn strike_each(before: Before, calls: &str, how: &str) {
+/// Injects into each call of a run that concerns the spool, the disks, threads or processes.
+fn inject_each(before: Before, calls: &str, how: &str) {
     if !can_trace() {
         return;
     }
@@ -76,8 +76,8 @@ fn strike_each(before: Before, calls: &str, how: &str) {
         let process = ["clone3", "clone", "exit_group", "exit"].contains(&call.name.as_str());
         process || ["/spool", "/disk1", "/disk2"].iter().any(|dir| call.text.contains(dir))
     };
-    let struck = each(ours, |at| {
-        // Now and then, so that there are few files to be looked at.
+    let injected = for_each_call(ours, |at| {
+        // A new play from time to time keeps the number of files to check small.
         runs += 1;
         if before == Before::Nothing || runs % 40 == 0 {
             play = begin(before);
@@ -85,114 +85,113 @@ fn strike_each(before: Before, calls: &str, how: &str) {
         prepare(&mut play, before);
         let what = format!("{before:?}, {at:?}, {how}");
         let mut options = vec![format!("-etrace={calls}")];
-        // Three times as fast, but no signal can be injected.
-        options.extend((how != DEATH).then(|| "--seccomp-bpf".to_owned()));
+        // This is three times as fast, but cannot inject signals.
+        options.extend((how != KILL).then(|| "--seccomp-bpf".to_owned()));
         options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), how)));
-        let (status, trace) = strike(&play, &options, &[]);
-        let said = play.said();
-        let what = format!("{what}: {:?}, status {status}, {said}", hit(&trace));
-        // 127: what struck the loader.
-        assert!([0, 1, 69, 73, 74, 75, 78, 127, 137].contains(&status) && !said.contains("panicked"), "{what}");
-        assert!(status != 137 || how == DEATH, "{what}");
-        assert!(at.is_some() || (status, said.as_str()) == (0, ""), "{what}");
+        let (status, trace) = run_traced(&play, &options, &[]);
+        let messages = play.messages();
+        let what = format!("{what}: {:?}, status {status}, {messages}", hit(&trace));
+        // 127: the injection hit the loader.
+        assert!([0, 1, 69, 73, 74, 75, 78, 127, 137].contains(&status) && !messages.contains("panicked"), "{what}");
+        assert!(status != 137 || how == KILL, "{what}");
+        assert!(at.is_some() || (status, messages.as_str()) == (0, ""), "{what}");
         match status {
             0 => assert!(play.waiting().is_empty(), "{what}: {:?} wait", play.waiting()),
             137 => {}
-            _ => assert!(!said.is_empty(), "{what}: nothing was said"),
+            _ => assert!(!messages.is_empty(), "{what}: nothing was reported"),
         }
-        play.nothing_lost(&what);
-        if how != DEATH {
+        play.assert_nothing_lost(&what);
+        if how != KILL {
             // A temporary that cannot be removed waits for the next delivery.
             play.new_file(TARGETS[0], 10);
         }
         play.recover(&what);
         trace
     });
-    eprintln!("{before:?}, {how}: {struck} calls struck");
+    eprintln!("{before:?}, {how}: {injected} calls struck");
     play.end();
 }
 
-/// What makes, names, fills and removes files, locks, and starts and ends threads and processes.
+/// The calls that create, name, write and remove files, lock, and start and end threads and processes.
 const CALLS: &str = "openat,ioctl,write,copy_file_range,ftruncate,utimensat,flock,fsync,syncfs,link,linkat,rename,\
     renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,clone3,clone,exit,exit_group";
-/// What may fail with an error of the disk.
+/// The calls that may fail with an error of the disk.
 const FAILING: &str = "openat,read,getdents64,statx,newfstatat,ioctl,write,copy_file_range,flock,fsync,\
     syncfs,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat";
-/// What needs room.
-const NEEDY: &str = "openat,write,copy_file_range,fsync,syncfs,linkat,rename,renameat,renameat2,mkdir,mkdirat";
-const DEATH: &str = "signal=KILL";
-const BROKEN: &str = "error=EIO";
+/// The calls that need space.
+const NEEDING_SPACE: &str = "openat,write,copy_file_range,fsync,syncfs,linkat,rename,renameat,renameat2,mkdir,mkdirat";
+const KILL: &str = "signal=KILL";
+const IO_ERROR: &str = "error=EIO";
 const NO_SPACE: &str = "error=ENOSPC";
 
 #[test]
-fn death_in_the_first_run() {
-    strike_each(Before::Nothing, CALLS, DEATH);
+fn a_kill_at_each_call_of_the_first_run_loses_no_file() {
+    inject_each(Before::Nothing, CALLS, KILL);
 }
 
 #[test]
-fn death_in_the_recovery() {
-    strike_each(Before::Split, CALLS, DEATH);
+fn a_kill_at_each_call_of_the_recovery_loses_no_file() {
+    inject_each(Before::Split, CALLS, KILL);
 }
 
 #[test]
-fn death_in_the_delivery() {
+fn a_kill_at_each_call_of_the_delivery_loses_no_file() {
     for disk in DISKS {
-        strike_each(Before::Outbox(disk), CALLS, DEATH);
+        inject_each(Before::Outbox(disk), CALLS, KILL);
     }
 }
 
 #[test]
-fn errors_in_a_run() {
-    strike_each(Before::Spool, FAILING, BROKEN);
-    strike_each(Before::Spool, NEEDY, NO_SPACE);
+fn an_error_at_each_call_of_a_run_loses_no_file() {
+    inject_each(Before::Spool, FAILING, IO_ERROR);
+    inject_each(Before::Spool, NEEDING_SPACE, NO_SPACE);
 }
 
 #[test]
-fn errors_in_the_recovery() {
-    strike_each(Before::Split, FAILING, BROKEN);
+fn an_error_at_each_call_of_the_recovery_loses_no_file() {
+    inject_each(Before::Split, FAILING, IO_ERROR);
 }
 
 #[test]
-fn errors_in_the_delivery() {
+fn an_error_at_each_call_of_the_delivery_loses_no_file() {
     for disk in DISKS {
-        strike_each(Before::Outbox(disk), FAILING, BROKEN);
+        inject_each(Before::Outbox(disk), FAILING, IO_ERROR);
     }
-    strike_each(Before::Outbox(DISKS[1]), NEEDY, NO_SPACE);
+    inject_each(Before::Outbox(DISKS[1]), NEEDING_SPACE, NO_SPACE);
 }
 
 #[test]
-fn too_many_open_files_and_interruptions() {
+fn emfile_and_eintr_at_each_call_lose_no_file() {
     let opens = "openat";
-    strike_each(Before::Spool, opens, "error=EMFILE");
-    strike_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE");
-    strike_each(Before::Outbox(DISKS[1]), "read,pread64,write,copy_file_range", "error=EINTR");
+    inject_each(Before::Spool, opens, "error=EMFILE");
+    inject_each(Before::Outbox(DISKS[0]), opens, "error=EMFILE");
+    inject_each(Before::Outbox(DISKS[1]), "read,pread64,write,copy_file_range", "error=EINTR");
 }
 
-/// Death at each call of another verb that has to do with the spool: as often as there is one.
-/// `after` looks at what it has left.
-fn strike_verb(args: &[&str], mut prepare: impl FnMut() -> Play, mut after: impl FnMut(&mut Play, &str)) {
+/// Kills another verb at each call that concerns the spool. `after` checks what it has left.
+fn kill_verb(args: &[&str], mut prepare: impl FnMut() -> Play, mut after: impl FnMut(&mut Play, &str)) {
     if !can_trace() {
         return;
     }
-    let struck = each(
+    let injected = for_each_call(
         |call| call.text.contains("/spool"),
         |at| {
             let mut play = prepare();
             let mut options = vec![format!("-etrace={CALLS}")];
-            options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), DEATH)));
-            let (status, trace) = strike(&play, &options, args);
+            options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), KILL)));
+            let (status, trace) = run_traced(&play, &options, args);
             let what = format!("{args:?}, {at:?}, status {status}");
             assert_eq!(status, if hit(&trace).is_some() { 137 } else { 0 }, "{what}: {trace}");
-            play.said();
+            play.messages();
             after(&mut play, &what);
             trace
         },
     );
-    eprintln!("{args:?}: {struck} calls struck");
+    eprintln!("{args:?}: {injected} calls struck");
 }
 
 #[test]
-fn death_in_requeue() {
+fn a_kill_at_each_call_of_requeue_loses_no_file() {
     let args = ["requeue", KEEPS, "--since=1d"];
     let prepare = || {
         let mut play = begin(Before::Nothing);
@@ -203,16 +202,16 @@ fn death_in_requeue() {
         }
         play
     };
-    strike_verb(&args, prepare, |play, what| {
-        play.done(&[], 0);
-        play.done(&args, 0);
+    kill_verb(&args, prepare, |play, what| {
+        play.run_undisturbed(&[], 0);
+        play.run_undisturbed(&args, 0);
         play.recover(what);
     });
 }
 
-/// What waits for a drive, and what is kept for it, is put away together.
+/// The files that wait for a drive and those that are kept for it are put away together.
 #[test]
-fn death_in_retire() {
+fn a_kill_at_each_call_of_retire_loses_no_file() {
     let args = ["retire", KEEPS];
     let prepare = || {
         let mut play = begin(Before::Nothing);
@@ -220,20 +219,20 @@ fn death_in_retire() {
         play.recover("undisturbed");
         new_files(&mut play, false);
         play.plug(KEEPS, false);
-        play.done(&[], 0);
+        play.run_undisturbed(&[], 0);
         play.unconfigure(KEEPS);
         play
     };
-    strike_verb(&args, prepare, |play, what| {
+    kill_verb(&args, prepare, |play, what| {
         let mut run = play.command(&args);
         let status = zsnap_tests::torture::status(run.status().unwrap());
-        let said = play.said();
-        // 2: it has no outbox any more.
-        assert!(status == 0 || status == 2 && said.contains("no drive"), "{what}: then {status}, {said}");
+        let messages = play.messages();
+        // 2: the drive has no outbox any more.
+        assert!(status == 0 || status == 2 && messages.contains("no drive"), "{what}: then {status}, {messages}");
         let retired = play.state("retired");
         let files = play.there(&retired).len();
-        assert_eq!(files, 6, "{what}: only so many files are put away");
+        assert_eq!(files, 6, "{what}: another number of files is put away");
         assert!(!play.state("kept").join(KEEPS).exists(), "{what}: what was kept was not put away");
-        play.done(&[], 0);
+        play.run_undisturbed(&[], 0);
     });
 }

@@ -1,4 +1,4 @@
-//! Several runs at once, and `requeue` beside them.
+//! Several runs at once, together with `requeue`.
 
 use std::fs::{self, File};
 use std::process::Child;
@@ -12,7 +12,7 @@ use zsnap_tests::torture::{over, send, status};
 
 use super::play::{KEEPS, Play, TARGETS};
 
-/// Two or three at once, and now and then `requeue`, while files come.
+/// Starts two or three runs at once, and sometimes `requeue`, while files arrive.
 fn start(play: &mut Play) -> Vec<Child> {
     let mut running = Vec::new();
     for _ in 0..2 + play.random.below(2) {
@@ -27,6 +27,7 @@ fn start(play: &mut Play) -> Vec<Child> {
     running
 }
 
+/// A play after an undisturbed run.
 fn play() -> Play {
     let mut play = Play::new();
     play.some();
@@ -35,37 +36,37 @@ fn play() -> Play {
 }
 
 #[test]
-fn runs_at_once_lose_and_double_nothing() {
-    rounds(moments().div_ceil(4)).for_each(lose_and_double_nothing);
+fn concurrent_runs_lose_and_double_no_file() {
+    rounds(moments().div_ceil(4)).for_each(run_concurrently);
 }
 
-fn lose_and_double_nothing(rounds: u64) {
+fn run_concurrently(rounds: u64) {
     let mut play = play();
     for round in 0..rounds {
         let what = format!("round {round}");
         for mut child in start(&mut play) {
             let status = status(child.wait().unwrap());
-            assert_eq!(status, 0, "{what}: {}", play.said());
+            assert_eq!(status, 0, "{what}: {}", play.messages());
         }
-        assert_eq!(play.said(), "", "{what}");
-        play.nothing_lost(&what);
+        assert_eq!(play.messages(), "", "{what}");
+        play.assert_nothing_lost(&what);
         if play.random.below(4) == 0 {
             play.recover(&what);
         }
     }
-    assert_eq!(play.end(), 0, "NNCP was given files twice though nothing died");
+    assert_eq!(play.end(), 0, "NNCP got files twice although nothing was killed");
 }
 
 #[test]
-fn runs_at_once_are_killed() {
-    rounds(moments().div_ceil(4)).for_each(killed_so_often);
+fn killing_concurrent_runs_loses_no_file() {
+    rounds(moments().div_ceil(4)).for_each(kill_runs);
 }
 
-fn killed_so_often(n: u64) {
+fn kill_runs(n: u64) {
     let (mut play, mut hits, mut pause) = (play(), 0, Duration::from_millis(5));
-    // What comes too late makes the next one come earlier.
+    // A kill that comes too late makes the next one come earlier.
     while hits < n {
-        let what = format!("after {hits} deaths");
+        let what = format!("after {hits} kills");
         let mut running = start(&mut play);
         for _ in 0..1 + play.random.below(2) {
             sleep(play.random.within(pause));
@@ -80,22 +81,22 @@ fn killed_so_often(n: u64) {
         }
         for child in &mut running {
             let status = status(child.wait().unwrap());
-            assert!([0, 137].contains(&status), "{what}: {status}, {}", play.said());
+            assert!([0, 137].contains(&status), "{what}: {status}, {}", play.messages());
         }
-        assert_eq!(play.said(), "", "{what}");
-        play.nothing_lost(&what);
+        assert_eq!(play.messages(), "", "{what}");
+        play.assert_nothing_lost(&what);
         if play.random.below(3) == 0 {
             play.recover(&what);
         }
     }
     let more = play.end();
-    eprintln!("{hits} were killed; NNCP was given {more} files once more");
+    eprintln!("{hits} were killed; NNCP got {more} files once more");
 }
 
-/// Of files that another run still splits no link is delivered: if that run dies, the next one makes
-/// all of the links once more, and NNCP would get all of the files twice.
+/// While another run splits files, none of their links is delivered: if that run is killed, the next one makes all
+/// links again, and NNCP would get all files twice.
 #[test]
-fn what_another_run_splits_is_not_delivered() {
+fn files_that_another_run_splits_are_not_delivered() {
     let mut play = play();
     for _ in 0..5 {
         play.new_file(TARGETS[0], 100);
@@ -115,8 +116,8 @@ fn what_another_run_splits_is_not_delivered() {
     assert!(waiting >= 3 * 5);
     let lock = File::open(play.state("lock")).unwrap();
     flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
-    play.done(&[], 0);
-    assert_eq!(play.waiting().len(), waiting, "delivered while another run splits");
+    play.run_undisturbed(&[], 0);
+    assert_eq!(play.waiting().len(), waiting, "files were delivered while another run splits them");
     drop(lock);
     play.recover("then");
     assert_eq!(play.end(), 0);

@@ -1,8 +1,7 @@
-//! Whole histories: hosts that make snapshots and queue them, with runs that fail on the way,
-//! a transport that loses, delays, repeats and reorders, a target that is pruned, rolled back and
-//! written to, and a zsnap-ingest that is killed. After each run the pool and what is left in the
-//! incoming directory must be what a simple model says: every snapshot that can be there is
-//! there, none twice, nothing older came back, and no file is gone that was still needed.
+//! Complete histories: hosts make snapshots and queue them, with runs that fail; a transport loses, delays, repeats
+//! and reorders files; the target is pruned, rolled back and written to; zsnap-ingest is killed. After each run the
+//! pool and the incoming directory must be what a simple model says: every snapshot that can be present is present,
+//! none twice, nothing older came back, and no file was removed that was still needed.
 
 mod model;
 mod sender;
@@ -15,15 +14,15 @@ use zsnap_tests::random::{Random, moments};
 
 use world::World;
 
-/// So many histories share one incoming directory.
+/// The number of histories that share one incoming directory.
 const TOGETHER: usize = 50;
 
 #[test]
-fn histories_end_as_they_must() {
+fn after_each_run_the_pool_is_what_the_model_says() {
     let mut random = Random::new();
     let start = Instant::now();
     let seeds: Vec<u64> = (0..moments().div_ceil(TOGETHER as u64)).map(|_| random.number()).collect();
-    let told: Vec<world::Notices> = seeds
+    let counts: Vec<world::Counts> = seeds
         .chunks(2)
         .flat_map(|pair| {
             let play = |&seed| move || World::new(TOGETHER, Random::seeded(seed)).play();
@@ -33,10 +32,10 @@ fn histories_end_as_they_must() {
             })
         })
         .collect();
-    let sum = |of: fn(&world::Notices) -> usize| told.iter().map(of).sum::<usize>();
+    let sum = |of: fn(&world::Counts) -> usize| counts.iter().map(of).sum::<usize>();
     eprintln!(
         "{} histories in {:?}: {} files came, {} snapshots were received, {} files stayed; {} of {} runs were killed",
-        TOGETHER * told.len(),
+        TOGETHER * counts.len(),
         start.elapsed(),
         sum(|t| t.files),
         sum(|t| t.snapshots),
@@ -44,6 +43,6 @@ fn histories_end_as_they_must() {
         sum(|t| t.killed),
         sum(|t| t.runs),
     );
-    // Otherwise they would have tested little.
-    assert!(sum(|t| t.snapshots) > 5 * told.len() * TOGETHER && sum(|t| t.stayed) > told.len());
+    // Otherwise the histories tested little.
+    assert!(sum(|t| t.snapshots) > 5 * counts.len() * TOGETHER && sum(|t| t.stayed) > counts.len());
 }

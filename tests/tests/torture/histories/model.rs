@@ -1,5 +1,5 @@
-//! What must come of the files that are there: a dataset as the numbers of its snapshots. Written
-//! from the promise, and small enough to be right: all ways are tried.
+//! The model of what must become of the present files: a dataset is the list of the numbers of its snapshots. It is
+//! written from what zsnap-ingest promises and simple enough to be right: it tries all ways.
 
 /// A queue file.
 #[derive(Clone, Debug, PartialEq)]
@@ -8,14 +8,14 @@ pub struct File {
     pub name: String,
     /// Its number.
     pub order: u64,
-    /// Base of its first sub-stream; `None`: full.
+    /// The base of its first substream; `None`: full.
     pub from: Option<usize>,
     /// The snapshots in it.
     pub tos: Vec<usize>,
 }
 
 impl File {
-    /// Base and snapshot of each sub-stream.
+    /// The base and the snapshot of each substream.
     fn links(&self) -> impl Iterator<Item = (Option<usize>, usize)> + '_ {
         let froms = std::iter::once(self.from).chain(self.tos.iter().map(|to| Some(*to)));
         froms.zip(self.tos.iter().copied())
@@ -29,19 +29,19 @@ impl File {
 /// The dataset on the target.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
-    /// The sender's snapshots, in the order in which they came; `None`: there is no dataset.
+    /// The sender's snapshots in the order in which they were received; `None`: the dataset does not exist.
     pub present: Option<Vec<usize>>,
-    /// All that ever came and were not undone by a rollback.
+    /// All snapshots that were ever received and not undone by a rollback.
     pub committed: Vec<usize>,
-    /// Something was written to it since its newest snapshot.
+    /// The dataset was written to since its newest snapshot.
     pub written: bool,
-    /// Its newest snapshot was made here.
+    /// Its newest snapshot was made on the target.
     pub local: bool,
-    /// Snapshots were lost by a rollback, and nothing came since.
+    /// Snapshots were lost by a rollback, and none was received since.
     pub rewound: bool,
 }
 
-/// How good a way is: the highest number of a file on it, then how many snapshots it brings.
+/// The value of a way: the highest number of a file on it, then the number of its snapshots.
 type Worth = (u64, usize);
 
 impl Dataset {
@@ -53,7 +53,7 @@ impl Dataset {
         self.present.as_ref().is_some_and(|present| present.contains(&number))
     }
 
-    /// Brings nothing new: its last snapshot is there, or was pruned since.
+    /// Whether a file has nothing new: its last snapshot is present, or was pruned since.
     pub fn needless(&self, file: &File) -> bool {
         let place = |number: usize| self.committed.iter().position(|c| *c == number);
         let pruned = |at| self.committed.iter().skip(at + 1).any(|later| self.has(*later));
@@ -67,14 +67,14 @@ impl Dataset {
         (self.local, self.rewound) = (false, false);
     }
 
-    /// It has these snapshots now.
+    /// Records that the dataset has these snapshots now.
     pub fn observe(&mut self, now: &[usize]) {
         for number in &now[self.present.as_ref().map_or(0, Vec::len)..] {
             self.commit(*number);
         }
     }
 
-    /// Goes back to one of its snapshots.
+    /// Rolls back to one of its snapshots.
     pub fn rollback(&mut self, to: usize) {
         if let Some(present) = &mut self.present {
             let at = present.iter().position(|number| *number == to).unwrap();
@@ -88,14 +88,14 @@ impl Dataset {
         (self.written, self.local) = (false, false);
     }
 
-    /// What one file brings when it is applied to `newest`.
+    /// The snapshots that a file adds when it is applied to `newest`.
     fn rest<'f>(&self, newest: Option<usize>, file: &'f File) -> Option<&'f [usize]> {
         let skip = file.links().position(|(from, _)| from == newest)?;
         let rest = &file.tos[skip..];
         (!rest.iter().any(|to| self.has(*to))).then_some(rest)
     }
 
-    /// The best way on from `newest`: the snapshots that come, in order.
+    /// The best way from `newest`: its value, and its snapshots in order.
     fn way(&self, newest: Option<usize>, files: &[File]) -> (Worth, Vec<usize>) {
         let mut best = ((0, 0), Vec::new());
         for file in files.iter().filter(|file| !self.needless(file)) {
@@ -109,15 +109,15 @@ impl Dataset {
         best
     }
 
-    /// The best way on from an older snapshot, which is as good as the newest if it holds the same.
+    /// The best way from an older snapshot with the same content as the newest one.
     fn beside(&self, files: &[File], content: &impl Fn(usize) -> usize) -> Option<Vec<usize>> {
         let newest = self.newest()?;
         let bases = self.present.iter().flatten().rev().filter(|base| content(**base) == content(newest));
         bases.map(|base| self.way(Some(*base), files).1).find(|way| !way.is_empty())
     }
 
-    /// Applies what can be applied, and takes away what has come to nothing.
-    /// Whether anything came.
+    /// Applies the files that can be applied and removes those that are needless. Returns whether a snapshot was
+    /// received.
     pub fn run(&mut self, files: &mut Vec<File>, content: &impl Fn(usize) -> usize) -> bool {
         files.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
         let mut any = false;

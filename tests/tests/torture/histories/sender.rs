@@ -1,5 +1,4 @@
-//! One dataset on a host that is backed up: its snapshots, and the runs that queue them, as
-//! simplesnap and zsnap-queue do.
+//! A dataset of a host: its snapshots, and the runs that queue them as simplesnap and zsnap-queue do.
 
 use std::collections::BTreeSet;
 
@@ -10,45 +9,45 @@ use zsnap_tests::stream::{Rec, Sub};
 
 use super::model::File;
 
-/// A snapshot that was made once. Its number is its place in [`Sender::snapshots`].
+/// A snapshot. Its number is its place in [`Sender::snapshots`].
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Its identity.
     pub guid: u64,
     /// Its name.
     pub name: String,
-    /// Number of the first snapshot that holds the same.
+    /// The number of the first snapshot with the same content.
     pub content: usize,
 }
 
-/// How bases are kept at the source.
+/// How the source keeps bases.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Habit {
-    /// simplesnap: `-I` from the oldest; after a success all but the newest go.
+    /// simplesnap: `-I` from the oldest; after a success all but the newest are destroyed.
     Oldest,
-    /// simplesnap with createbookmarks: only a bookmark of the newest stays, come what may.
+    /// simplesnap with createbookmarks: only a bookmark of the newest is kept, even after a failure.
     Bookmark,
-    /// By hand: several stay, any of them is the base, with -i or -I.
+    /// By hand: several are kept, and any of them is the base, with -i or -I.
     Any,
 }
 
-/// The dataset.
+/// A dataset that is sent.
 pub struct Sender {
     /// HOST/DATASET.
     pub target: String,
-    /// All that ever were.
+    /// All snapshots that were ever made.
     pub snapshots: Vec<Snapshot>,
     habit: Habit,
-    /// What can be a base, oldest first.
+    /// The snapshots that can be a base, oldest first.
     held: Vec<usize>,
-    /// What zsnap-queue has acknowledged.
-    acknowledged: BTreeSet<usize>,
+    /// The snapshots that zsnap-queue has queued.
+    queued_snapshots: BTreeSet<usize>,
     seq: u64,
     prev: Option<u64>,
 }
 
 impl Sender {
-    /// Nothing was queued yet.
+    /// Creates a sender that has queued nothing yet.
     pub fn new(target: &str, random: &mut Random) -> Sender {
         let habit = [Habit::Oldest, Habit::Bookmark, Habit::Any][random.below(3) as usize];
         Sender {
@@ -56,15 +55,16 @@ impl Sender {
             snapshots: Vec::new(),
             habit,
             held: Vec::new(),
-            acknowledged: BTreeSet::new(),
+            queued_snapshots: BTreeSet::new(),
             seq: 1_700_000_000_000_000 + random.below(1_000_000),
             prev: None,
         }
     }
 
+    /// Makes a snapshot and returns its number.
     fn snapshot(&mut self, random: &mut Random) -> usize {
         let number = self.snapshots.len();
-        // Now and then nothing has changed.
+        // Sometimes nothing has changed.
         let content = match self.snapshots.last() {
             Some(last) if random.below(10) == 0 => last.content,
             _ => number,
@@ -73,10 +73,10 @@ impl Sender {
         number
     }
 
-    /// One run. The file, if one was queued: what came of the run at the source is another matter.
+    /// Runs a backup. Returns the file if one was queued, even if the run seems to fail at the source.
     pub fn backup(&mut self, random: &mut Random, sealer: &Sealer) -> Option<(File, Vec<u8>)> {
         if random.below(6) == 0 && self.habit != Habit::Bookmark {
-            // Of another tool.
+            // A snapshot of another tool.
             let other = self.snapshot(random);
             self.held.push(other);
         }
@@ -85,12 +85,12 @@ impl Sender {
             Habit::Any if !self.held.is_empty() => Some(self.held[random.below(self.held.len() as u64) as usize]),
             _ => self.held.first().copied(),
         };
-        // zsnap-queue refuses what it cannot carry on. Until the operator has destroyed such
-        // bases, nothing more comes.
-        if base.is_some_and(|base| !self.acknowledged.contains(&base)) {
+        // zsnap-queue rejects a stream whose base it has not queued. Until the operator has destroyed such bases,
+        // nothing more is queued.
+        if base.is_some_and(|base| !self.queued_snapshots.contains(&base)) {
             self.hold(new);
             if random.below(2) == 0 {
-                self.held.retain(|held| self.acknowledged.contains(held));
+                self.held.retain(|held| self.queued_snapshots.contains(held));
             }
             return None;
         }
@@ -100,7 +100,7 @@ impl Sender {
         tos.push(new);
         let (queued, succeeded) = match random.below(10) {
             0 => (false, false),
-            // Committed, and killed before it could say so.
+            // The stream is committed, but zsnap-queue is killed before it exits.
             1 => (true, false),
             _ => (true, true),
         };
@@ -114,6 +114,7 @@ impl Sender {
         queued.then(|| self.queue(base, tos, random, sealer))
     }
 
+    /// Makes a snapshot available as a base.
     fn hold(&mut self, new: usize) {
         if self.habit == Habit::Bookmark {
             self.held.clear();
@@ -122,7 +123,7 @@ impl Sender {
     }
 
     fn queue(&mut self, base: Option<usize>, tos: Vec<usize>, random: &mut Random, sealer: &Sealer) -> (File, Vec<u8>) {
-        self.acknowledged.extend(&tos);
+        self.queued_snapshots.extend(&tos);
         self.seq += 1 + random.below(1_000_000);
         let fs = self.target.split_once('/').unwrap().1;
         let toname = |number: usize| format!("{fs}@{}", self.snapshots[number].name);

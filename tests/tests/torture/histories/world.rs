@@ -1,4 +1,4 @@
-//! Some histories in one incoming directory, with one zsnap-ingest and one pool.
+//! Several histories in one incoming directory, with one zsnap-ingest and one pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,12 +15,12 @@ use zsnap_tests::torture::{alive_with, children, over, send, status, walk};
 use super::model::{Dataset, File};
 use super::sender::{Sender, Snapshot as Sent};
 
-/// Days in a history.
+/// The number of rounds of a history.
 const ROUNDS: u64 = 5;
 
-/// What happened.
+/// The counts of what happened.
 #[derive(Debug, Default)]
-pub struct Notices {
+pub struct Counts {
     pub files: usize,
     pub snapshots: usize,
     pub stayed: usize,
@@ -31,9 +31,9 @@ pub struct Notices {
 /// One dataset of a host, from its source to its target.
 struct Line {
     sender: Sender,
-    /// On the way: the round in which it comes, and its content.
+    /// The files in transit: the round in which each arrives, and its content.
     transit: Vec<(u64, File, Vec<u8>)>,
-    /// In the incoming directory.
+    /// The files in the incoming directory.
     here: Vec<File>,
     model: Dataset,
 }
@@ -44,7 +44,7 @@ impl Line {
         format!("backup/hosts/{}", self.sender.target)
     }
 
-    /// The line whose dataset must be there first.
+    /// The target whose dataset must exist first.
     fn parent(&self) -> Option<&str> {
         let parent = self.sender.target.rsplit_once('/').unwrap().0;
         parent.contains("/tank/").then_some(parent)
@@ -55,6 +55,7 @@ impl Line {
 struct Needed(BTreeSet<String>);
 
 impl Needed {
+    /// Whether the list keeps a snapshot.
     fn keeps(&self, line: &Line, number: usize) -> bool {
         let target = &line.sender.target;
         let host = target.split('/').next().unwrap();
@@ -64,20 +65,20 @@ impl Needed {
     }
 }
 
-/// All of them.
+/// All histories.
 pub struct World {
     scene: Scene,
     random: Random,
     sealer: Sealer,
-    /// By host.
+    /// The datasets by host.
     hosts: BTreeMap<String, Vec<Line>>,
     round: u64,
     length: Duration,
-    told: Notices,
+    counts: Counts,
 }
 
 impl World {
-    /// Three hosts for each history.
+    /// Creates histories of three hosts each.
     pub fn new(histories: usize, mut random: Random) -> World {
         let scene = Scene::with_pool();
         fs::remove_dir_all(scene.path("spool")).unwrap();
@@ -105,11 +106,11 @@ impl World {
         scene.write("ingest.toml", &config);
         let sealer = Sealer::new(&scene);
         let length = Duration::from_secs(1);
-        World { scene, random, sealer, hosts, round: 0, length, told: Notices::default() }
+        World { scene, random, sealer, hosts, round: 0, length, counts: Counts::default() }
     }
 
-    /// Plays them to their end.
-    pub fn play(mut self) -> Notices {
+    /// Plays the histories to their end.
+    pub fn play(mut self) -> Counts {
         while self.round < ROUNDS {
             self.sources();
             self.target();
@@ -120,17 +121,18 @@ impl World {
             self.whole_run();
             self.round += 1;
         }
-        // What was not lost comes in the end.
+        // Every file that was not lost arrives in the end.
         self.round = u64::MAX;
         self.deliver();
         self.whole_run();
         self.whole_run();
         let lines = || self.hosts.values().flatten();
-        self.told.stayed = lines().map(|line| line.here.len()).sum();
-        self.told.snapshots = lines().map(|line| line.model.committed.len()).sum();
-        self.told
+        self.counts.stayed = lines().map(|line| line.here.len()).sum();
+        self.counts.snapshots = lines().map(|line| line.model.committed.len()).sum();
+        self.counts
     }
 
+    /// Backs up the datasets and sends the files.
     fn sources(&mut self) {
         let random = &mut self.random;
         for line in self.hosts.values_mut().flatten() {
@@ -138,7 +140,7 @@ impl World {
                 continue;
             }
             let Some((file, bytes)) = line.sender.backup(random, &self.sealer) else { continue };
-            // Lost, in time, late, twice.
+            // Files are lost, arrive in time or late, or arrive several times.
             let copies = [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3][random.below(13) as usize];
             for _ in 0..copies {
                 let late = [0, 0, 0, 0, 0, 1, 1, 2, 3][random.below(9) as usize];
@@ -147,7 +149,7 @@ impl World {
         }
     }
 
-    /// Into the incoming directory, as NNCP names them.
+    /// Moves the files that arrive into the incoming directory, with names as NNCP chooses them.
     fn deliver(&mut self) {
         for (host, lines) in &mut self.hosts {
             let dir = self.scene.path("spool").join(host);
@@ -155,21 +157,21 @@ impl World {
                 let (due, later) = line.transit.drain(..).partition(|(round, ..)| *round <= self.round);
                 line.transit = later;
                 for (_, mut file, bytes) in due {
-                    let taken = |name: &String| dir.join(name).exists();
+                    let exists = |name: &String| dir.join(name).exists();
                     let copy = |n: &usize| format!("{}.{n}", file.name);
-                    if taken(&file.name) {
-                        file.name = (0..).map(|n| copy(&n)).find(|name| !taken(name)).unwrap();
+                    if exists(&file.name) {
+                        file.name = (0..).map(|n| copy(&n)).find(|name| !exists(name)).unwrap();
                     }
                     fs::write(dir.join(".zsnap-new"), bytes).unwrap();
                     fs::rename(dir.join(".zsnap-new"), dir.join(&file.name)).unwrap();
                     line.here.push(file);
-                    self.told.files += 1;
+                    self.counts.files += 1;
                 }
             }
         }
     }
 
-    /// What happens on the target meanwhile.
+    /// Changes the target between the runs.
     fn target(&mut self) {
         let needed = self.needed();
         let (random, scene) = (&mut self.random, &self.scene);
@@ -179,7 +181,7 @@ impl World {
             let called = |number: usize| line.sender.snapshots[number].name.clone();
             let newest = *present.last().unwrap();
             match random.below(24) {
-                // As zsnap-expire: old ones go, but none that a file still needs.
+                // As zsnap-expire does: destroys old snapshots, but none that a file still needs.
                 0..6 => {
                     let Some(needed) = &needed else { continue };
                     let free = |n: &usize| *n != newest && !needed.keeps(line, *n) && random.below(2) == 0;
@@ -213,7 +215,7 @@ impl World {
         }
     }
 
-    /// What needed-guids says; `None`: there is none that is complete.
+    /// The content of needed-guids; `None` if there is no complete one.
     fn needed(&self) -> Option<Needed> {
         let state = self.scene.path("ingest-state");
         let pools = fs::read_dir(state).into_iter().flatten().map(|entry| entry.unwrap().path());
@@ -231,13 +233,14 @@ impl World {
         self.scene.ingest_command([""; 0]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap()
     }
 
+    /// Runs zsnap-ingest to its end and compares the result with the model.
     fn whole_run(&mut self) {
         let start = Instant::now();
         let status = status(self.start().wait().unwrap());
         self.length = start.elapsed();
-        self.told.runs += 1;
-        let said = fs::read_to_string(self.scene.path("stderr")).unwrap();
-        assert!(status <= 1 && !said.contains("panicked"), "status {status}: {said}");
+        self.counts.runs += 1;
+        let messages = fs::read_to_string(self.scene.path("stderr")).unwrap();
+        assert!(status <= 1 && !messages.contains("panicked"), "status {status}: {messages}");
         for lines in self.hosts.values_mut() {
             expect(lines);
         }
@@ -249,27 +252,27 @@ impl World {
             let mut expected: Vec<&String> = lines.iter().flat_map(|line| &line.here).map(|file| &file.name).collect();
             expected.sort();
             for line in lines {
-                let context = || story(line, &said);
+                let context = || describe(line, &messages);
                 assert_eq!(there.get(&line.name()), line.model.present.as_ref(), "{}", context());
             }
-            assert_eq!(names.iter().collect::<Vec<_>>(), expected, "{}", story_of(lines, &said));
+            assert_eq!(names.iter().collect::<Vec<_>>(), expected, "{}", describe_all(lines, &messages));
         }
         let bad = walk(self.scene.path("spool/.zsnap-quarantine"));
         let why = || bad.iter().filter_map(|path| fs::read_to_string(path).ok()).collect::<String>();
-        assert!(bad.is_empty(), "in quarantine: {}; {said}", why());
+        assert!(bad.is_empty(), "in quarantine: {}; {messages}", why());
         let needed = self.needed().expect("needed-guids is not complete after a whole run");
         for line in self.hosts.values().flatten() {
-            // After a rollback the journal names what is gone, until something comes.
+            // After a rollback the journal names lost snapshots until the next one is received.
             let last = line.model.committed.last().filter(|_| !line.model.rewound);
             for base in line.here.iter().filter_map(|file| file.from).chain(last.copied()) {
-                assert!(needed.keeps(line, base), "{base} is needed; {}", story(line, &said));
+                assert!(needed.keeps(line, base), "{base} is needed; {}", describe(line, &messages));
             }
         }
     }
 
-    /// Kills the run, or what it started, or both, at some moment.
+    /// Kills a run, its children, or both at a random moment.
     fn killed_run(&mut self) {
-        self.told.runs += 1;
+        self.counts.runs += 1;
         let mut run = self.start();
         sleep(self.random.within(self.length));
         let (the_run, the_children) = [(true, false), (false, true), (true, true)][self.random.below(3) as usize];
@@ -281,10 +284,10 @@ impl World {
             send(Signal::KILL, *victim, true);
         }
         let status = status(run.wait().unwrap());
-        let said = fs::read_to_string(self.scene.path("stderr")).unwrap();
-        assert!([0, 1, 69, 137].contains(&status) && !said.contains("panicked"), "status {status}: {said}");
-        self.told.killed += usize::from(status == 137 || !victims.is_empty());
-        // What it started may live on for a moment.
+        let messages = fs::read_to_string(self.scene.path("stderr")).unwrap();
+        assert!([0, 1, 69, 137].contains(&status) && !messages.contains("panicked"), "status {status}: {messages}");
+        self.counts.killed += usize::from(status == 137 || !victims.is_empty());
+        // Grandchildren may live for a moment longer.
         let until = Instant::now() + Duration::from_secs(60);
         while alive_with(&self.scene.path("")) {
             assert!(Instant::now() < until, "a receiver does not end");
@@ -301,7 +304,7 @@ impl World {
                 let now = there.get(&line.name()).cloned().unwrap_or_default();
                 let (old, whole) = (before.present.clone().unwrap_or_default(), line.model.present.clone());
                 let whole = whole.unwrap_or_default();
-                let context = || format!("{now:?} of {old:?} to {whole:?}; {}", story(line, &said));
+                let context = || format!("{now:?} of {old:?} to {whole:?}; {}", describe(line, &messages));
                 assert!(now.starts_with(&old) && whole.starts_with(&now), "{}", context());
                 line.model = before;
                 line.model.observe(&now);
@@ -311,16 +314,16 @@ impl World {
                     std::mem::take(&mut line.here).into_iter().partition(|file| dir.join(&file.name).exists());
                 line.here = here;
                 for file in gone {
-                    assert!(line.model.needless(&file), "{file:?} is gone; {}", story(line, &said));
+                    assert!(line.model.needless(&file), "{file:?} was removed; {}", describe(line, &messages));
                 }
                 if let (Some(needed), Some(last), false) = (&needed, now.last(), line.model.rewound) {
-                    assert!(needed.keeps(line, *last), "complete too early; {}", story(line, &said));
+                    assert!(needed.keeps(line, *last), "complete too early; {}", describe(line, &messages));
                 }
             }
         }
     }
 
-    /// The sender's snapshots that each dataset has, in their order.
+    /// The numbers of the sender's snapshots that each dataset has, in order.
     fn there(&self) -> BTreeMap<String, Vec<usize>> {
         let args = ["list", "-Hp", "-r", "-t", "snapshot", "-s", "createtxg", "-o", "name,guid", "backup/hosts"];
         let text = String::from_utf8(self.scene.zfs(&args).expect(0).out).unwrap();
@@ -341,7 +344,7 @@ impl World {
                 Some((number, sent)) => {
                     assert_eq!(snap, sent.name);
                     let all: &mut Vec<(usize, usize)> = there.entry(dataset.to_owned()).or_default();
-                    // Not behind a newer one, unless nothing was written between them.
+                    // A snapshot does not follow a newer one, unless both have the same content.
                     let before = all.last().is_none_or(|last| last.0 < *number || last.1 == sent.content);
                     let once = all.iter().all(|(other, _)| other != number);
                     assert!(before && once, "{dataset}: {number} after {all:?}");
@@ -354,7 +357,7 @@ impl World {
     }
 }
 
-/// What a run must come to for a host.
+/// Applies to the model what a run must do for a host.
 fn expect(lines: &mut [Line]) {
     loop {
         let mut any = false;
@@ -375,13 +378,13 @@ fn expect(lines: &mut [Line]) {
     }
 }
 
-/// For whoever looks why a test failed.
-fn story(line: &Line, said: &str) -> String {
+/// Describes a dataset for the message of a failed test.
+fn describe(line: &Line, messages: &str) -> String {
     let host = line.sender.target.split('/').next().unwrap();
-    let said: Vec<&str> = said.lines().filter(|text| text.contains(host)).collect();
-    format!("{}: {:?}\nwaiting: {:#?}\nsaid: {}", line.sender.target, line.model, line.here, said.join("\n"))
+    let messages: Vec<&str> = messages.lines().filter(|text| text.contains(host)).collect();
+    format!("{}: {:?}\nwaiting: {:#?}\nmessages: {}", line.sender.target, line.model, line.here, messages.join("\n"))
 }
 
-fn story_of(lines: &[Line], said: &str) -> String {
-    lines.iter().map(|line| story(line, said)).collect::<Vec<_>>().join("\n")
+fn describe_all(lines: &[Line], messages: &str) -> String {
+    lines.iter().map(|line| describe(line, messages)).collect::<Vec<_>>().join("\n")
 }

@@ -1,4 +1,4 @@
-//! Death at random moments, again and again on the same state.
+//! Kills at random moments, repeatedly on the same state.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use zsnap_tests::torture::{children, over, send, status};
 
 use super::play::Play;
 
-/// Until half as many runs were hit as there are moments, and a quarter as many of their children: what
+/// Kills until half as many runs were hit as there are moments, and a quarter as many of their children. A kill that
 /// comes too late makes the next one come earlier.
 #[test]
-fn the_run_the_receiver_or_both_are_killed() {
-    rounds(moments()).for_each(killed_so_often);
+fn killing_the_run_the_receiver_or_both_loses_no_file() {
+    rounds(moments()).for_each(kill_runs);
 }
 
-fn killed_so_often(n: u64) {
+fn kill_runs(n: u64) {
     let mut play = Play::new();
     for of in [0, 1, 2] {
         play.zfs(of, 2);
@@ -45,11 +45,11 @@ fn killed_so_often(n: u64) {
         }
         let status = status(run.wait().unwrap());
         let what = format!("moment {moment}: run killed {the_run}, receivers {victims:?}, status {status}");
-        let said = play.said();
-        assert!([0, 1, 69, 137].contains(&status) && !said.contains("panicked"), "{what}: {said}");
-        play.orphans_gone();
+        let messages = play.messages();
+        assert!([0, 1, 69, 137].contains(&status) && !messages.contains("panicked"), "{what}: {messages}");
+        play.wait_for_orphans();
         play.check(&what);
-        // Else the next death comes on top.
+        // Otherwise the next kill hits the unrecovered state.
         if play.random.below(2) == 0 {
             let took = play.recover(&what);
             length = length.mul_f64(0.9) + took.mul_f64(0.15).max(Duration::from_millis(1));

@@ -1,6 +1,5 @@
-//! zsnap-ingest loses nothing and applies nothing twice, whatever dies at whatever moment: it, the
-//! receiver, or both; and it gets on by itself afterwards, as ARCHITECTURE.md, "What a crash
-//! leaves", promises row by row.
+//! zsnap-ingest loses no file and applies none twice, whatever is killed at whatever moment: itself, the receiver, or
+//! both. Afterwards it recovers by itself, as each row of ARCHITECTURE.md, "What a crash leaves", promises.
 
 mod kill;
 mod play;

@@ -1,4 +1,4 @@
-//! Files for a zsnap-ingest that is disturbed, and whether it has kept its promises.
+//! Delivers files to a zsnap-ingest that is disturbed, and checks that it keeps its promises.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,39 +13,39 @@ use zsnap_tests::sealer::Sealer;
 use zsnap_tests::stream::{Rec, Sub};
 use zsnap_tests::torture::{alive_with, status, walk};
 
-/// What the hosts send: the second one waits for its parent, the first; the third's parent is made.
+/// The targets of the hosts: the second one waits for its parent, the first; the third one's parent is created.
 pub const TARGETS: [&str; 3] = ["laptop/tank/home", "laptop/tank/home/joe", "other/tank/db"];
-/// A command that no stream may be given to twice.
+/// The target of a command, which must receive each stream only once.
 const COMMAND: &str = "laptop/etc";
 
 /// A file that was delivered.
 #[derive(Clone, Debug)]
 enum Sent {
-    /// All snapshots of the target up to that number.
+    /// The snapshots of a target up to that number.
     Zfs(usize, usize),
     /// A stream for the command.
     Opaque,
-    /// What must not be applied.
+    /// A file that must not be applied.
     Bad,
 }
 
-/// Hosts and backup server.
+/// The hosts and the backup server.
 pub struct Play {
     pub scene: Scene,
     pub random: Random,
     sealer: Sealer,
     /// Guids of each target's snapshots, as they were sent.
     pub chains: [Vec<u64>; 3],
-    /// How many of them were seen on the pool.
+    /// The number of snapshots of each target that were seen on the pool.
     seen: [usize; 3],
     seq: u64,
     prev: BTreeMap<&'static str, u64>,
-    /// What was delivered and not seen to be gone.
+    /// The delivered files that were not yet seen to be removed.
     sent: BTreeMap<PathBuf, Sent>,
 }
 
 impl Play {
-    /// Nothing was sent yet.
+    /// Creates a scene in which nothing was sent yet.
     pub fn new() -> Play {
         let scene = Scene::with_pool();
         let target = scene.path("target").display().to_string();
@@ -61,6 +61,7 @@ impl Play {
         Play { scene, random: Random::new(), sealer, chains, seen: [0; 3], seq, prev, sent: BTreeMap::new() }
     }
 
+    /// Delivers a file under a temporary name first.
     fn deliver(&mut self, target: &str, bytes: &[u8], what: Sent) -> PathBuf {
         let host = target.split('/').next().unwrap();
         let name = name(target, self.seq);
@@ -71,12 +72,13 @@ impl Play {
         path
     }
 
+    /// The number of the next file of a target, and that of the previous one.
     fn next(&mut self, target: &'static str) -> (u64, Option<u64>) {
         self.seq += 1_000_000;
         (self.seq, self.prev.insert(target, self.seq))
     }
 
-    /// A queue file with the next snapshots of a target, not delivered.
+    /// Seals the next snapshots of a target in one queue file without delivering it.
     pub fn sealed(&mut self, of: usize, snapshots: usize) -> Vec<u8> {
         let (seq, prev) = self.next(TARGETS[of]);
         let fs = TARGETS[of].split_once('/').unwrap().1;
@@ -105,13 +107,13 @@ impl Play {
         self.deliver(COMMAND, &bytes, Sent::Opaque)
     }
 
-    /// Delivers what must come to quarantine.
+    /// Delivers a file that must be quarantined.
     pub fn bad(&mut self) -> PathBuf {
         self.seq += 1_000_000;
         self.deliver(TARGETS[0], b"nothing that was ever encrypted", Sent::Bad)
     }
 
-    /// Delivers once more what lies there.
+    /// Delivers another copy of a waiting file.
     pub fn again(&mut self) {
         let Some((path, what)) = self.sent.iter().next().map(|(path, what)| (path.clone(), what.clone())) else {
             return;
@@ -124,7 +126,7 @@ impl Play {
         }
     }
 
-    /// Some files of any kind.
+    /// Delivers some files of random kinds.
     pub fn some(&mut self) {
         for of in 0..3 {
             if self.random.below(2) == 0 {
@@ -142,7 +144,7 @@ impl Play {
         }
     }
 
-    /// The host `other` begins anew, on a pool that has nothing of it.
+    /// Destroys the datasets of the host `other` and lets it start again with a full stream.
     pub fn other_anew(&mut self) {
         let _ = self.scene.zfs(&["destroy", "-r", "backup/hosts/other"]);
         self.chains[2].clear();
@@ -150,25 +152,25 @@ impl Play {
         self.prev.remove(TARGETS[2]);
     }
 
-    /// A run, not started.
+    /// The command of a run, not started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = self.scene.ingest_command(args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.errors());
         command
     }
 
-    /// Standard error of a run.
+    /// The file for the standard error of a run.
     pub fn errors(&self) -> File {
         File::create(self.scene.path("stderr")).unwrap()
     }
 
-    /// What the last run said.
-    pub fn said(&self) -> String {
+    /// What the last run printed on standard error.
+    pub fn messages(&self) -> String {
         fs::read_to_string(self.scene.path("stderr")).unwrap()
     }
 
-    /// How many snapshots of a target the pool has. Fails if they are not the first ones that were
-    /// sent, in order, each once.
+    /// The number of snapshots of a target on the pool. Asserts that they are the first ones that were sent, in
+    /// order, each once.
     #[track_caller]
     pub fn on_pool(&self, of: usize) -> usize {
         let dataset = format!("backup/hosts/{}", TARGETS[of]);
@@ -179,7 +181,7 @@ impl Play {
         guids.len()
     }
 
-    /// Whether the journal has that snapshot.
+    /// Whether the journal contains a snapshot of a target.
     pub fn in_journal(&self, of: usize, number: usize) -> bool {
         let (host, dataset) = TARGETS[of].split_once('/').unwrap();
         let path = format!("journal/{host}/{}.json", dataset.replace('/', "@"));
@@ -187,7 +189,7 @@ impl Play {
         text.contains(&format!("{:016x}", self.chains[of][number - 1]))
     }
 
-    /// What ingest keeps for the pool.
+    /// The state directory of the pool.
     pub fn pool_state(&self) -> PathBuf {
         let state = self.scene.path("ingest-state");
         let dirs = fs::read_dir(&state).into_iter().flatten().map(|entry| entry.unwrap().path());
@@ -195,7 +197,7 @@ impl Play {
         pools.next().unwrap_or_else(|| state.join("none"))
     }
 
-    /// The lines of needed-guids; `None`: it is not there.
+    /// The lines of needed-guids; `None` if it is absent.
     pub fn needed(&self) -> Option<Vec<String>> {
         let text = fs::read_to_string(self.pool_state().join("needed-guids")).ok()?;
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -209,10 +211,10 @@ impl Play {
         self.needed().is_some_and(|lines| lines[0].ends_with(" complete"))
     }
 
-    /// How often the command took a file.
-    pub fn taken(&self, path: &std::path::Path) -> usize {
+    /// How often the command received a file.
+    pub fn times_applied(&self, path: &std::path::Path) -> usize {
         let name = path.file_name().unwrap().to_string_lossy().to_string();
-        // A copy of a copy, too.
+        // This also holds for a copy of a copy.
         let base = name.trim_end_matches(".0");
         let done = files(&self.scene.path("target"));
         done.iter()
@@ -220,21 +222,21 @@ impl Play {
             .count()
     }
 
-    /// What the command's journal says of the stream that it got last.
+    /// The command's journal entry of the last stream.
     pub fn command_journal(&self) -> serde_json::Value {
         let text = fs::read(self.scene.path(".zsnap/target.json")).unwrap_or_else(|_| b"{}".to_vec());
         serde_json::from_slice::<serde_json::Value>(&text).unwrap()[COMMAND].clone()
     }
 
-    /// Number of the file that may have been applied.
+    /// The number of the file that may have been applied.
     fn being_applied(&self) -> Option<u64> {
         let journal = self.command_journal();
         if journal["applying"] == true { journal["seq"].as_u64() } else { None }
     }
 
-    /// Waits until nothing runs any more that a killed run has started; it may even be a copy of
-    /// the run, which is about to become its child, and holds the lock until then.
-    pub fn orphans_gone(&self) {
+    /// Waits until all processes have ended that a killed run started. One may even be a fork of the run that has not
+    /// called exec yet and holds the lock until then.
+    pub fn wait_for_orphans(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         while alive_with(&self.scene.path("")) {
             assert!(Instant::now() < until, "a receiver does not end");
@@ -242,7 +244,7 @@ impl Play {
         }
     }
 
-    /// What must hold whenever nothing runs.
+    /// Asserts what must hold whenever no run is in progress.
     #[track_caller]
     pub fn check(&mut self, what: &str) {
         let now = [0, 1, 2].map(|of| self.on_pool(of));
@@ -256,21 +258,23 @@ impl Play {
             let name = path.file_name().unwrap().to_string_lossy().to_string();
             match sent {
                 Sent::Zfs(of, number) => {
-                    assert!(now[of] >= number, "{what}: {name} is gone, but not received");
-                    assert!(self.in_journal(of, number), "{what}: {name} is gone, but not in the journal");
+                    assert!(now[of] >= number, "{what}: {name} was removed, but not received");
+                    assert!(self.in_journal(of, number), "{what}: {name} was removed, but is not in the journal");
                 }
-                Sent::Opaque => assert_eq!(self.taken(&path), 1, "{what}: {name} is gone, but not applied once"),
+                Sent::Opaque => {
+                    assert_eq!(self.times_applied(&path), 1, "{what}: {name} was removed, but not applied once")
+                }
                 Sent::Bad => {
                     let bad = self.scene.path("spool/.zsnap-quarantine/laptop");
                     let there = files(&bad).iter().filter(|path| path.display().to_string().contains(&name)).count();
                     let explained = bad.join(&name).exists() && bad.join(format!("{name}.why.json")).exists();
-                    assert!(explained && there == 2, "{what}: {name} is gone, but not once in quarantine");
+                    assert!(explained && there == 2, "{what}: {name} was removed, but is not in quarantine once");
                 }
             }
             self.sent.remove(&path);
         }
         for path in self.sent.keys() {
-            assert!(self.taken(path) <= 1, "{what}: {} was applied twice", path.display());
+            assert!(self.times_applied(path) <= 1, "{what}: {} was applied twice", path.display());
         }
         if let Some(lines) = self.needed().filter(|_| self.complete()) {
             for (of, target) in TARGETS.iter().enumerate().filter(|(of, _)| now[*of] > 0) {
@@ -281,28 +285,28 @@ impl Play {
         }
     }
 
-    /// Runs that are not disturbed bring all to its end.
+    /// Runs zsnap-ingest undisturbed and asserts that it applies everything. Returns how long that took.
     #[track_caller]
     pub fn recover(&mut self, what: &str) -> Duration {
-        self.orphans_gone();
+        self.wait_for_orphans();
         if let Some(seq) = self.being_applied() {
-            // The operator looks.
+            // The operator decides whether the stream was applied.
             let path = self.scene.path("spool/laptop").join(name(COMMAND, seq));
-            let verdict = if self.taken(&path) > 0 { "--applied" } else { "--not-applied" };
+            let verdict = if self.times_applied(&path) > 0 { "--applied" } else { "--not-applied" };
             let ran = status(self.command(&["adopt", COMMAND, verdict]).status().unwrap());
-            assert_eq!(ran, 0, "{what}: adopt: {}", self.said());
+            assert_eq!(ran, 0, "{what}: adopt: {}", self.messages());
         }
         let start = Instant::now();
         let ran = status(self.command(&["-v"]).status().unwrap());
         let length = start.elapsed();
-        let said = format!("status {ran}: {}", self.said());
-        assert!(ran <= 1 && !said.contains("panicked"), "{what}: then {said}");
+        let messages = format!("status {ran}: {}", self.messages());
+        assert!(ran <= 1 && !messages.contains("panicked"), "{what}: then {messages}");
         self.check(what);
         for (of, target) in TARGETS.iter().enumerate() {
             let (there, sent) = (self.on_pool(of), self.chains[of].len());
-            assert_eq!(there, sent, "{what}: {target} is not complete: {said}");
+            assert_eq!(there, sent, "{what}: {target} is not complete: {messages}");
         }
-        assert!(self.sent.is_empty(), "{what}: left: {:?}: {said}", self.sent);
+        assert!(self.sent.is_empty(), "{what}: left: {:?}: {messages}", self.sent);
         assert!(self.complete(), "{what}: needed-guids is not complete");
         for path in walk(self.scene.path("")) {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();

@@ -1,6 +1,6 @@
-//! Death and errors at each system call of a run (strace injects them), and the rows of
-//! ARCHITECTURE.md, "What a crash leaves": what each death left is recognised, and all rows must
-//! have been seen, each with the recovery that is promised.
+//! Kills and errors at each system call of a run (strace injects them), and the rows of ARCHITECTURE.md, "What a
+//! crash leaves": the test recognises the row that each kill leaves, and all rows must occur, each with the recovery
+//! that is promised.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,31 +12,32 @@ use zsnap_tests::strace::{self, Call, can_trace, hit, strike_each as each, under
 
 use super::play::{Play, TARGETS};
 
-/// What makes, names, fills and removes files, and starts programs.
+/// The calls that create, name, write and remove files, and start programs.
 const CALLS: &str =
     "openat,write,fsync,syncfs,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,clone3,clone,vfork,pipe2";
-/// Those without which nothing is durable.
+/// The calls that make changes durable.
 const NAMES: &str = "fsync,syncfs,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat";
-const DEATH: &str = "signal=KILL";
-const BROKEN: &str = "error=EIO";
+const KILL: &str = "signal=KILL";
+const IO_ERROR: &str = "error=EIO";
 const NO_SPACE: &str = "error=ENOSPC";
 
-/// The files of a run: one of each sort.
+/// The files of a run, one of each kind.
 struct Files {
     /// Two snapshots in one file.
     package: PathBuf,
-    /// A first stream, for which parents are made.
+    /// A first stream, for which parent datasets are created.
     first: PathBuf,
     opaque: PathBuf,
     bad: PathBuf,
 }
 
+/// Delivers the files of a run.
 fn deliver(play: &mut Play) -> Files {
     play.other_anew();
     Files { package: play.zfs(0, 2), first: play.zfs(2, 1), opaque: play.opaque(), bad: play.bad() }
 }
 
-/// Runs a command under strace, but not what it starts; its status and the trace.
+/// Traces a command with strace, but not the programs that it starts. Returns its status and the trace.
 fn traced(scene: &Scene, options: &[String], command: Command) -> (i32, String) {
     let trace = scene.path("trace");
     let mut strace = under(&[options, &["-bexecve".to_owned()]].concat(), &trace, &command);
@@ -44,13 +45,13 @@ fn traced(scene: &Scene, options: &[String], command: Command) -> (i32, String) 
     strace::traced(strace.stderr(fs::File::create(scene.path("stderr")).unwrap()), &trace)
 }
 
-/// Whether a call has to do with the run's files, or starts programs.
+/// Whether a call concerns the run's files or starts a program.
 fn ours(call: &Call) -> bool {
     let starts = ["clone3", "clone", "vfork", "pipe2"].contains(&call.name.as_str());
     starts || ["/ingest-state", "/spool", "/.zsnap", "/target"].iter().any(|dir| call.text.contains(dir))
 }
 
-/// The rows of the table that a death has come to.
+/// The rows of the table that a kill left.
 fn rows(play: &Play, files: &Files) -> BTreeSet<&'static str> {
     let mut rows = BTreeSet::new();
     let sent = play.chains[0].len();
@@ -69,7 +70,7 @@ fn rows(play: &Play, files: &Files) -> BTreeSet<&'static str> {
         rows.insert("I3 a parent without a child");
     }
     let applying = play.command_journal()["applying"] == true;
-    match (files.opaque.exists(), applying, play.taken(&files.opaque)) {
+    match (files.opaque.exists(), applying, play.times_applied(&files.opaque)) {
         (true, true, 0) => drop(rows.insert("C4 said, not applied")),
         (true, true, 1) => drop(rows.insert("C4 applied, not said")),
         (true, false, 1) => drop(rows.insert("C5 in the journal, the file is there")),
@@ -100,8 +101,8 @@ const ROWS: [&str; 13] = [
     "X a reason without its file",
 ];
 
-/// Strikes each of the calls in turn, in a run of its own. The rows that were seen.
-fn strike_each(calls: &str, how: &str) -> BTreeSet<&'static str> {
+/// Injects into each call in turn, in a run of its own. Returns the rows that occurred.
+fn inject_each(calls: &str, how: &str) -> BTreeSet<&'static str> {
     if !can_trace() {
         return ROWS.into();
     }
@@ -114,45 +115,45 @@ fn strike_each(calls: &str, how: &str) -> BTreeSet<&'static str> {
     play.zfs(2, 1);
     play.recover("undisturbed");
     let mut seen = BTreeSet::new();
-    let struck = each(ours, |at| {
+    let injected = each(ours, |at| {
         let files = deliver(&mut play);
         let mut options = vec![format!("-etrace={calls}")];
         options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), how)));
         let (status, text) = traced(&play.scene, &options, play.command(&["--jobs=1"]));
         let what = format!("{at:?}, {how}: {:?}, status {status}", hit(&text));
-        let said = play.said();
-        assert!(at.is_some() || status == 1, "{what}: {said}");
-        assert!(![101, 134, 139].contains(&status) && !said.contains("panicked"), "{what}: {said}");
-        play.orphans_gone();
+        let messages = play.messages();
+        assert!(at.is_some() || status == 1, "{what}: {messages}");
+        assert!(![101, 134, 139].contains(&status) && !messages.contains("panicked"), "{what}: {messages}");
+        play.wait_for_orphans();
         play.check(&what);
-        if how == DEATH && at.is_some() {
+        if how == KILL && at.is_some() {
             seen.extend(rows(&play, &files));
         }
         play.recover(&what);
         text
     });
-    eprintln!("{how}: {struck} calls struck");
+    eprintln!("{how}: {injected} calls struck");
     seen
 }
 
 #[test]
-fn death_at_each_call_and_every_row_of_the_table() {
-    let seen = strike_each(CALLS, DEATH);
+fn a_kill_at_each_call_recovers_and_leaves_every_row_of_the_table() {
+    let seen = inject_each(CALLS, KILL);
     let missing: Vec<_> = ROWS.iter().filter(|row| !seen.contains(*row)).collect();
-    assert!(missing.is_empty(), "no death came to {missing:?}");
+    assert!(missing.is_empty(), "no kill left {missing:?}");
 }
 
 #[test]
-fn errors_at_each_call() {
-    strike_each(NAMES, BROKEN);
+fn an_io_error_at_each_call_loses_no_file() {
+    inject_each(NAMES, IO_ERROR);
 }
 
 #[test]
-fn no_space_at_each_call() {
-    strike_each("fsync,linkat,renameat,renameat2,mkdir,mkdirat", NO_SPACE);
+fn a_full_disk_at_each_call_loses_no_file() {
+    inject_each("fsync,linkat,renameat,renameat2,mkdir,mkdirat", NO_SPACE);
 }
 
-/// A journal is a help, no more: the pool knows what it holds.
+/// The pool itself knows what it holds, so a journal can be rebuilt.
 #[test]
 fn a_lost_or_damaged_journal_is_rebuilt() {
     let mut play = Play::new();
@@ -167,13 +168,13 @@ fn a_lost_or_damaged_journal_is_rebuilt() {
         play.zfs(0, 1);
         play.again();
         play.recover("without its journal");
-        assert!(play.said().contains("rebuilt from"), "{}", play.said());
+        assert!(play.messages().contains("rebuilt from"), "{}", play.messages());
     }
 }
 
-/// exec: from the link on the file is ours; before, nothing is left, and NNCP has it still.
+/// From the link on, exec is responsible for the file; before it nothing is left, and NNCP still has the file.
 #[test]
-fn death_at_each_call_of_exec() {
+fn a_kill_at_each_call_of_exec_loses_no_file() {
     if !can_trace() {
         return;
     }
@@ -184,16 +185,16 @@ fn death_at_each_call_of_exec() {
     let packet = |play: &mut Play| fs::write(play.scene.path("stdin"), play.sealed(0, 1)).unwrap();
     let published = |play: &Play| files(&play.scene.path("ingest-state/exec/laptop")).len();
     packet(&mut play);
-    assert_eq!(traced(&play.scene, &["-etrace=none".into()], play.command(&args)).0, 0, "{}", play.said());
+    assert_eq!(traced(&play.scene, &["-etrace=none".into()], play.command(&args)).0, 0, "{}", play.messages());
     let mut rows = BTreeSet::new();
-    let struck = each(ours, |at| {
+    let injected = each(ours, |at| {
         packet(&mut play);
         let mut options = vec![format!("-etrace={CALLS}")];
-        options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), DEATH)));
+        options.extend(at.into_iter().flat_map(|at| at.options(&play.scene.path(""), KILL)));
         let (status, text) = traced(&play.scene, &options, play.command(&args));
         let what = format!("exec, {at:?}, status {status}");
-        assert!(at.is_some() || status == 0, "{what}: {}", play.said());
-        play.orphans_gone();
+        assert!(at.is_some() || status == 0, "{what}: {}", play.messages());
+        play.wait_for_orphans();
         play.check(&what);
         let there = play.on_pool(0) == play.chains[0].len();
         rows.insert(match (published(&play), there) {
@@ -202,18 +203,18 @@ fn death_at_each_call_of_exec() {
             (1, false) => "E published",
             (_, _) => "E published and received",
         });
-        assert!(status != 0 || there, "{what}: 0, and not received");
-        // NNCP comes again with what was not acknowledged.
+        assert!(status != 0 || there, "{what}: status 0, but not received");
+        // NNCP delivers a file again if exec failed.
         if status != 0 {
             let (again, _) = traced(&play.scene, &["-etrace=none".into()], play.command(&args));
-            assert_eq!(again, 0, "{what}: {}", play.said());
+            assert_eq!(again, 0, "{what}: {}", play.messages());
         }
         play.recover(&what);
         assert_eq!(published(&play), 0, "{what}: left in exec");
         text
     });
-    eprintln!("exec: {struck} calls struck");
+    eprintln!("exec: {injected} calls struck");
     for row in ["E nothing", "E published", "E published and received"] {
-        assert!(rows.contains(row), "no death came to {row}");
+        assert!(rows.contains(row), "no kill left {row}");
     }
 }

@@ -1,4 +1,4 @@
-//! Destinations that fail, are away, or hang hold up nothing but themselves, and lose nothing.
+//! Destinations that fail, are away, or hang delay no others and lose no file.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use zsnap_tests::scene::{files, run};
 use zsnap_tests::torture::{Play, Source, send, status};
 
-/// Files that wait, by destination.
+/// The number of waiting files by destination.
 fn waiting(play: &Play) -> Vec<(String, u64)> {
     let ran = run(&mut play.scene.queue_command(["status", "--json"]), b"").expect(0);
     let rows: Value = serde_json::from_slice(&ran.out).unwrap();
@@ -21,21 +21,21 @@ fn waiting(play: &Play) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
+fn failing_destinations_delay_no_others_and_get_their_files_later() {
     let mut play = Play::new(Source::Zfs);
     play.bytes = 1024;
     let path = |name: &str| play.scene.path(name);
-    let (tried, taken, mended, away) = (path("tried"), path("taken"), path("mended"), path("away"));
+    let (tried, taken, works, away) = (path("tried"), path("taken"), path("mended"), path("away"));
     let hang = format!("sleep 1000.{}", std::process::id());
     let (failing, unplugged, hanging) = (
         format!(
             "cmd:echo $ZSNAP_FILE >> {}; test -e {} && echo $ZSNAP_FILE >> {}",
             tried.display(),
-            mended.display(),
+            works.display(),
             taken.display()
         ),
         format!("dir:{}", away.display()),
-        format!("cmd:test -e {} || {hang}; cat > /dev/null", mended.display()),
+        format!("cmd:test -e {} || {hang}; cat > /dev/null", works.display()),
     );
     let spool = format!("dir:{}", path("spool").display());
     for dest in [&failing, &unplugged, &hanging] {
@@ -48,17 +48,17 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
         all
     };
 
-    // The good one gets the file while another hangs. A signal then stops the delivery, but not
-    // the promise.
+    // The good destination gets the file while another one hangs. A signal then stops the delivery, and the status is
+    // still 0.
     let (id, mut child) = play.start();
     let start = Instant::now();
-    let told = |play: &Play| {
+    let both_reported = |play: &Play| {
         let said = fs::read_to_string(play.scene.path("stderr")).unwrap_or_default();
         [&failing, &unplugged].iter().all(|dest| said.contains(&format!("not delivered to {dest}")))
     };
-    while files(&play.scene.path("spool/laptop")).is_empty() || waiting(&play) != all(1) || !told(&play) {
+    while files(&play.scene.path("spool/laptop")).is_empty() || waiting(&play) != all(1) || !both_reported(&play) {
         let hangs = child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(120);
-        assert!(hangs, "{:?} wait, and it says: {}", waiting(&play), play.said());
+        assert!(hangs, "{:?} wait, messages: {}", waiting(&play), play.said());
         sleep(Duration::from_millis(20));
     }
     send(Signal::TERM, child.id(), false);
@@ -69,7 +69,7 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
         assert!(said.contains(&format!("not delivered to {dest}")), "{said}");
     }
 
-    // Later ones wait behind the first one, and each run says only what is new.
+    // Later files wait behind the first one, and each run reports only what is new.
     play.args.push("--delivery-timeout=10s".into());
     play.queue();
     let said = play.said();
@@ -79,7 +79,7 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
     assert_eq!(waiting(&play), all(3));
     let table = String::from_utf8(play.scene.queue(&["status"], b"").expect(0).out).unwrap();
     assert!(table.contains(&unplugged), "{table}");
-    assert!(!hangs(&hang), "what hung is still there");
+    assert!(!hangs(&hang), "the hanging command still runs");
     let lines = |path: &PathBuf| fs::read_to_string(path).unwrap().lines().map(String::from).collect::<Vec<_>>();
     let names: Vec<String> = files(&play.scene.path("spool/laptop"))
         .iter()
@@ -88,8 +88,8 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
     assert_eq!(names.len(), 3);
     assert_eq!(lines(&tried), vec![names[0].clone(); 3]);
 
-    // All is well again.
-    fs::write(&mended, "").unwrap();
+    // All destinations work again.
+    fs::write(&works, "").unwrap();
     fs::create_dir(&away).unwrap();
     run(&mut play.scene.queue_command(["flush", "--delivery-timeout=60s"]), b"").expect(0);
     assert_eq!(waiting(&play), all(0));
@@ -97,7 +97,7 @@ fn what_cannot_be_delivered_waits_and_holds_up_nothing_else() {
     play.settle(&[&away]);
 }
 
-/// Whether a process with this command line is there.
+/// Whether a process with this command line exists.
 fn hangs(command: &str) -> bool {
     let command = command.replace(' ', "\0");
     let line = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();

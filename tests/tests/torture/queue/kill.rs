@@ -1,5 +1,5 @@
-//! Death at random moments, again and again on the same state, so that every recovery starts
-//! from what the one before it left.
+//! Kills at random moments, repeatedly on the same state, so that every recovery starts from what the one before it
+//! left.
 
 use std::fs;
 use std::thread::sleep;
@@ -13,15 +13,15 @@ use zsnap_tests::torture::{Play, Source, children, over, send, status};
 const KILLED: i32 = 128 + 9;
 const TERMINATED: i32 = 128 + 15;
 
-/// Sends `signal` at moments spread over a run, until half as many runs were hit as there are moments:
-/// what comes too late makes the next one come earlier.
-fn strike(source: Source, signal: Signal, group: bool) {
+/// Sends `signal` at random moments of a run until half as many runs were hit as there are moments. A signal that
+/// comes too late makes the next one come earlier.
+fn signal_runs(source: Source, signal: Signal, group: bool) {
     for hits in rounds(moments() / 2) {
-        strike_so_often(hits, Play::new(source).also_drop(), signal, group);
+        signal_rounds(hits, Play::new(source).also_drop(), signal, group);
     }
 }
 
-fn strike_so_often(n: u64, mut play: Play, signal: Signal, group: bool) {
+fn signal_rounds(n: u64, mut play: Play, signal: Signal, group: bool) {
     let mut hits = 0;
     let mut length = play.measure();
     eprintln!("an undisturbed run takes {length:?}");
@@ -37,12 +37,12 @@ fn strike_so_often(n: u64, mut play: Play, signal: Signal, group: bool) {
         }
         let status = status(child.wait().unwrap());
         if signal == Signal::KILL {
-            // Nobody can tell whether it had been committed.
+            // It is unknown whether the stream was committed.
             play.ended(id, status, &[], &[KILLED]);
         } else {
-            // Of a group, the producer may have ended before zsnap-queue sees its own signal.
-            let refusals = if group { [TERMINATED, 69].as_slice() } else { &[TERMINATED] };
-            play.ended(id, status, refusals, &[]);
+            // If the group gets the signal, the producer may end before zsnap-queue handles its own.
+            let rejections = if group { [TERMINATED, 69].as_slice() } else { &[TERMINATED] };
+            play.ended(id, status, rejections, &[]);
         }
         play.finals_are_whole(10);
         if let Some(took) = play.recover() {
@@ -51,11 +51,11 @@ fn strike_so_often(n: u64, mut play: Play, signal: Signal, group: bool) {
     }
     let drop = play.scene.path("drop");
     play.settle(&[&drop]);
-    in_order(&drop);
+    assert_in_order(&drop);
 }
 
-/// What the command took for the first time came in the order of the names.
-fn in_order(drop: &std::path::Path) {
+/// Asserts that the command received the files for the first time in the order of their names.
+fn assert_in_order(drop: &std::path::Path) {
     let text = fs::read_to_string(drop.join("order")).unwrap();
     let mut seen: Vec<&str> = Vec::new();
     for name in text.lines() {
@@ -67,27 +67,27 @@ fn in_order(drop: &std::path::Path) {
 }
 
 #[test]
-fn zsnap_queue_is_killed() {
-    strike(Source::Zfs, Signal::KILL, false);
+fn killing_zsnap_queue_loses_no_queued_stream() {
+    signal_runs(Source::Zfs, Signal::KILL, false);
 }
 
 #[test]
-fn zsnap_queue_is_killed_with_a_producer() {
-    strike(Source::Producer, Signal::KILL, false);
+fn killing_zsnap_queue_with_a_producer_loses_no_queued_stream() {
+    signal_runs(Source::Producer, Signal::KILL, false);
 }
 
 #[test]
-fn zsnap_queue_is_terminated() {
-    strike(Source::Zfs, Signal::TERM, false);
+fn terminating_zsnap_queue_rejects_the_stream_or_queues_it() {
+    signal_runs(Source::Zfs, Signal::TERM, false);
 }
 
 #[test]
-fn the_process_group_is_terminated() {
-    strike(Source::Producer, Signal::TERM, true);
+fn terminating_the_process_group_rejects_the_stream_or_queues_it() {
+    signal_runs(Source::Producer, Signal::TERM, true);
 }
 
-/// Kills a child of each run somewhere in its life, alone or with all that it started, until so many were hit.
-fn strike_child(n: u64, play: &mut Play, refusals: &[i32]) {
+/// Kills a child of each run at a random moment, alone or with its process group, until `n` were hit.
+fn kill_children(n: u64, play: &mut Play, rejections: &[i32]) {
     let mut hits = 0;
     let mut life = Duration::from_millis(20);
     while hits < n {
@@ -97,7 +97,7 @@ fn strike_child(n: u64, play: &mut Play, refusals: &[i32]) {
         }
         let born = Instant::now();
         if play.random.below(4) == 0 {
-            // This one may live, so that we know for how long.
+            // This child is not killed, to measure how long one lives.
             while !children(child.id()).is_empty() {
                 sleep(Duration::from_micros(200));
             }
@@ -115,7 +115,7 @@ fn strike_child(n: u64, play: &mut Play, refusals: &[i32]) {
             }
         }
         let status = status(child.wait().unwrap());
-        play.ended(id, status, refusals, &[]);
+        play.ended(id, status, rejections, &[]);
         play.finals_are_whole(10);
         play.recover();
     }
@@ -123,33 +123,33 @@ fn strike_child(n: u64, play: &mut Play, refusals: &[i32]) {
 }
 
 #[test]
-fn the_producer_is_killed() {
+fn killing_the_producer_rejects_its_stream() {
     for hits in rounds(moments() / 2) {
         let mut play = Play::new(Source::Producer);
-        strike_child(hits, &mut play, &[69]);
+        kill_children(hits, &mut play, &[69]);
         play.settle(&[]);
         assert!(play.refused() > 0);
     }
 }
 
 #[test]
-fn the_transport_is_killed() {
+fn killing_the_transport_loses_and_reorders_no_file() {
     for hits in rounds(moments() / 2) {
         let mut play = Play::new(Source::Zfs).also_drop();
-        strike_child(hits, &mut play, &[]);
+        kill_children(hits, &mut play, &[]);
         assert!(play.said().contains("not delivered to cmd:"));
         let drop = play.scene.path("drop");
         play.settle(&[&drop]);
-        in_order(&drop);
+        assert_in_order(&drop);
     }
 }
 
 #[test]
-fn nncp_is_killed() {
-    rounds(moments() / 2).for_each(nncp_is_killed_so_often);
+fn killing_nncp_loses_no_file() {
+    rounds(moments() / 2).for_each(kill_nncp);
 }
 
-fn nncp_is_killed_so_often(hits: u64) {
+fn kill_nncp(hits: u64) {
     let mut play = Play::new(Source::Zfs);
     let incoming = play.scene.path("incoming");
     let knows = [("laptop", format!("incoming: {}\n", incoming.display()))];
@@ -159,7 +159,7 @@ fn nncp_is_killed_so_often(hits: u64) {
     fs::create_dir(&incoming).unwrap();
     play.also_to("nncp-file:backup");
     play.args.push(format!("--nncp-config={}", nodes.config("laptop").display()));
-    strike_child(hits, &mut play, &[]);
+    kill_children(hits, &mut play, &[]);
     assert!(play.said().contains("not delivered to nncp-file:"));
     play.finish();
     nodes.pass("laptop", "backup");

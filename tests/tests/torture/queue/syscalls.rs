@@ -1,12 +1,11 @@
-//! Death and errors at each system call of a run (strace injects them), and the order of these
-//! calls.
+//! Kills and errors at each system call of a run (strace injects them), and the order of these calls.
 
 use std::fs;
 
-use zsnap_tests::strace::{self, Call, can_trace, hit, parse, strike_each as each, under};
+use zsnap_tests::strace::{self, Call, can_trace, hit, parse, strike_each as for_each_call, under};
 use zsnap_tests::torture::{Play, Source, walk};
 
-/// Runs the play's next stream under strace; the run's status and the trace.
+/// Queues the next stream under strace. Returns its number, the status and the trace.
 fn traced(play: &mut Play, options: &[String]) -> (u64, i32, String) {
     let trace = play.scene.path("trace");
     let (id, run) = play.command();
@@ -15,14 +14,14 @@ fn traced(play: &mut Play, options: &[String]) -> (u64, i32, String) {
     (id, status, text)
 }
 
-/// What is there before each run that is struck.
+/// The state before each run into which strace injects.
 #[derive(Clone, Copy, PartialEq)]
 enum Before {
     /// No state at all.
     Nothing,
-    /// The state that the runs before it left.
+    /// The state that earlier runs left.
     Queued,
-    /// The state of a run that was killed right behind its commit.
+    /// The state that a run left which was killed right after its commit.
     Committed,
 }
 
@@ -45,15 +44,15 @@ fn prepare(play: &mut Play, before: Before) {
 
 const DATASET: &str = "queue-state/datasets/laptop/tank@home";
 
-/// Strikes all that a run does with the state and the spool.
-fn strike_each(source: Source, before: Before, calls: &str, how: &str) {
+/// Injects into each call of a run that concerns the state, the spool or the producer.
+fn inject_each(source: Source, before: Before, calls: &str, how: &str) {
     if !can_trace() {
         return;
     }
     let mut play = Play::new(source);
     play.bytes = 20 << 10;
     play.queue();
-    let struck = each(
+    let injected = for_each_call(
         |call| ["/queue-state", "/spool", "/producer"].iter().any(|dir| call.text.contains(dir)),
         |at| {
             prepare(&mut play, before);
@@ -63,7 +62,7 @@ fn strike_each(source: Source, before: Before, calls: &str, how: &str) {
             let hit = hit(&trace);
             let what = format!("{at:?}, {how}: {hit:?}");
             assert!(at.is_some() || status == 0, "undisturbed, but {status}: {}", play.said());
-            // Whether the new state.json survives a power cut cannot be known then.
+            // It is unknown whether the new state.json survives a power failure.
             let undecided = hit.is_some_and(|line| line.contains("fsync") && line.contains(&format!("{DATASET}>")));
             match status {
                 101 | 134 | 139 => panic!("{what}: status {status}, {}", play.said()),
@@ -76,65 +75,65 @@ fn strike_each(source: Source, before: Before, calls: &str, how: &str) {
             let waits = walk(play.scene.path("queue-state/outbox"))
                 .iter()
                 .any(|path| path.to_string_lossy().contains("bakfsfmt2-"));
-            assert!(status != 0 || !waits || !said.is_empty(), "{what}: not delivered, and nothing was said");
+            assert!(status != 0 || !waits || !said.is_empty(), "{what}: not delivered, and nothing was reported");
             play.finals_are_whole(1);
             play.recover_now();
             trace
         },
     );
-    eprintln!("{calls}, {how}: {struck} calls struck");
+    eprintln!("{calls}, {how}: {injected} calls struck");
     play.settle(&[]);
 }
 
-/// The calls that make, name, fill and remove files.
+/// The calls that create, name, write and remove files.
 const CALLS: &str = "fsync,linkat,rename,renameat,unlink,unlinkat,mkdir,mkdirat,openat,write,copy_file_range";
-/// Those without which nothing is durable.
+/// The calls that make changes durable.
 const NAMES: &str = "fsync,linkat,rename,renameat,unlink,unlinkat";
-const DEATH: &str = "signal=KILL";
+const KILL: &str = "signal=KILL";
 const NO_SPACE: &str = "error=ENOSPC";
-const BROKEN: &str = "error=EIO";
+const IO_ERROR: &str = "error=EIO";
 
 #[test]
-fn death_in_the_first_run() {
-    strike_each(Source::Zfs, Before::Nothing, CALLS, DEATH);
+fn a_kill_at_each_call_of_the_first_run_loses_no_queued_stream() {
+    inject_each(Source::Zfs, Before::Nothing, CALLS, KILL);
 }
 
 #[test]
-fn errors_in_the_first_run() {
-    strike_each(Source::Zfs, Before::Nothing, CALLS, BROKEN);
+fn an_error_at_each_call_of_the_first_run_loses_no_queued_stream() {
+    inject_each(Source::Zfs, Before::Nothing, CALLS, IO_ERROR);
     let makes = "fsync,linkat,renameat,mkdir,mkdirat,write,copy_file_range";
-    strike_each(Source::Zfs, Before::Nothing, makes, NO_SPACE);
+    inject_each(Source::Zfs, Before::Nothing, makes, NO_SPACE);
 }
 
 #[test]
-fn death_and_errors_with_a_producer() {
-    strike_each(Source::Producer, Before::Queued, NAMES, DEATH);
-    strike_each(Source::Producer, Before::Queued, NAMES, BROKEN);
+fn a_kill_or_error_with_a_producer_loses_no_queued_stream() {
+    inject_each(Source::Producer, Before::Queued, NAMES, KILL);
+    inject_each(Source::Producer, Before::Queued, NAMES, IO_ERROR);
 }
 
 #[test]
-fn death_and_errors_in_the_recovery() {
-    strike_each(Source::Producer, Before::Committed, NAMES, DEATH);
-    strike_each(Source::Zfs, Before::Committed, NAMES, BROKEN);
+fn a_kill_or_error_in_the_recovery_loses_no_queued_stream() {
+    inject_each(Source::Producer, Before::Committed, NAMES, KILL);
+    inject_each(Source::Zfs, Before::Committed, NAMES, IO_ERROR);
 }
 
 #[test]
-fn death_and_errors_in_the_delivery() {
-    for how in [DEATH, BROKEN, NO_SPACE] {
-        strike_each(Source::Zfs, Before::Queued, CALLS, how);
+fn a_kill_or_error_in_the_delivery_loses_no_queued_stream() {
+    for how in [KILL, IO_ERROR, NO_SPACE] {
+        inject_each(Source::Zfs, Before::Queued, CALLS, how);
     }
 }
 
-/// The first call of that name, after `from`, whose text holds all of `parts`.
+/// The first call of this name after line `after` whose text contains all of `parts`.
 #[track_caller]
 fn next<'a>(calls: &'a [Call], after: usize, name: &str, parts: &[&str]) -> &'a Call {
     let found = calls.iter().find(|c| c.began > after && c.name == name && parts.iter().all(|p| c.text.contains(p)));
     found.unwrap_or_else(|| panic!("no {name} of {parts:?} after line {after}"))
 }
 
-/// What is promised to be on the disk was written and synced before anything refers to it.
+/// Data is written and synced before anything refers to it.
 #[test]
-fn every_step_is_durable_before_the_next() {
+fn every_step_of_a_run_is_durable_before_the_next() {
     if !can_trace() {
         return;
     }
@@ -182,12 +181,12 @@ fn every_step_is_durable_before_the_next() {
         let at = next(&calls, at, "unlinkat", &["outbox/to/", "bakfsfmt2-"]).ended;
         let at = next(&calls, at, "fsync", &[&outbox]).ended;
         next(&calls, at, "exit_group", &["(0)"]);
-        // Each new directory is durable before the commit refers to what is in it.
+        // Each new directory is durable before the commit refers to its content.
         for made in calls.iter().filter(|c| c.name == "mkdir" && c.text.ends_with("= 0")) {
             let path = made.text.split('"').nth(1).unwrap();
             let parent = std::path::Path::new(path).parent().unwrap();
             let fsync = next(&calls, made.ended, "fsync", &[&format!("<{}>", parent.display())]);
-            assert!(fsync.ended < commit, "{path} is not durable when the stream is acknowledged");
+            assert!(fsync.ended < commit, "{path} is not durable at the commit");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Many at once.
+//! Many runs of zsnap-queue at once.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -9,12 +9,12 @@ use zsnap_tests::random::{moments, noise};
 use zsnap_tests::scene::{Scene, files, run};
 use zsnap_tests::torture::{chained, status, walk};
 
-/// Eight datasets at once, and four runs for one more, from the very first run on.
+/// Runs for eight datasets and four runs for one more dataset start at once, from the first run on.
 #[test]
-fn many_at_once_lose_and_double_nothing() {
+fn concurrent_runs_lose_and_double_no_stream() {
     for round in 0..moments().div_ceil(20) {
         let scene = Scene::new();
-        let mut acknowledged = HashMap::new();
+        let mut queued = HashMap::new();
         for again in 0..2 {
             let targets = (0..8).map(|i| format!("laptop/set/{i}")).chain((0..4).map(|_| "laptop/same".to_owned()));
             let start = |(i, target): (u64, String)| {
@@ -36,22 +36,18 @@ fn many_at_once_lose_and_double_nothing() {
                     assert_eq!((status, said.as_str()), (0, ""), "round {round}, {target}");
                 }
                 if status == 0 {
-                    acknowledged.insert(sha256_hex(&fs::read(&input).unwrap()), target);
+                    queued.insert(sha256_hex(&fs::read(&input).unwrap()), target);
                 }
             }
-            assert!(same > 0, "round {round}: four kept one another from queueing anything");
+            assert!(same > 0, "round {round}: none of the four runs queued a stream");
         }
         chained(&scene);
         let spooled = files(&scene.path("spool/laptop"));
         for path in &spooled {
             let plain = run(scene.ingest_command(["cat"]).arg(path), b"").expect(0).out;
-            assert!(
-                acknowledged.remove(&sha256_hex(&plain)).is_some(),
-                "{} was refused, or is doubled",
-                path.display()
-            );
+            assert!(queued.remove(&sha256_hex(&plain)).is_some(), "{} was rejected, or is doubled", path.display());
         }
-        assert!(acknowledged.is_empty(), "not delivered: {acknowledged:?}");
+        assert!(queued.is_empty(), "not delivered: {queued:?}");
         let stays = |name: &str| [".lock", ".dest.json"].contains(&name);
         for path in walk(scene.path("queue-state/outbox")) {
             assert!(stays(path.file_name().unwrap().to_str().unwrap()), "{} was left behind", path.display());

@@ -58,7 +58,7 @@ fn with(config: &str, args: &[&str]) -> Result<(Cli, Tables)> {
 }
 
 #[test]
-fn the_file_supplies_what_the_command_line_lacks() {
+fn the_file_supplies_options_that_the_command_line_lacks() {
     let config = "to = [\"a\", \"b\"]\nlevel = 8\nthreads = 5\nquick = true\nmust = \"x\"\n[hosts.h]\ntrust = \"t\"\n";
     let (cli, tables) = with(config, &["h/d"]).unwrap();
     assert_eq!((cli.to, cli.level, cli.threads, cli.quick), (vec!["a".into(), "b".into()], Some(8), 5, true));
@@ -94,7 +94,7 @@ fn the_file_supplies_what_the_command_line_lacks() {
 }
 
 #[test]
-fn what_is_wrong_on_the_command_line_is_blamed_on_it() {
+fn errors_of_the_command_line_are_usage_errors() {
     let usage = |config: &str, args: &[&str]| {
         let error = with(config, args).unwrap_err();
         assert!(error.downcast_ref::<clap::Error>().is_some(), "{error:#}");
@@ -106,7 +106,7 @@ fn what_is_wrong_on_the_command_line_is_blamed_on_it() {
 }
 
 #[test]
-fn errors_have_file_and_line() {
+fn errors_of_the_file_have_path_and_line() {
     for (config, line, says) in [
         ("must = \"x\"\nleve = 1", 2, "unknown key \"leve\""),
         ("\n\nconfig = \"x\"", 3, "unknown key"),
@@ -129,7 +129,7 @@ fn errors_have_file_and_line() {
 }
 
 #[test]
-fn a_named_file_must_be_there_and_the_default_need_not() {
+fn a_named_file_must_exist_but_the_default_file_may_be_absent() {
     let args = |list: &[&str]| list.iter().map(OsString::from).collect();
     let none = Path::new("/nonexistent/t.toml");
     assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none, |_| true, |_| 0, &[]).is_ok());
@@ -147,7 +147,7 @@ fn a_named_file_must_be_there_and_the_default_need_not() {
 }
 
 #[test]
-fn no_file_is_taken_that_others_may_change() {
+fn a_file_that_others_may_change_is_rejected() {
     use std::os::unix::fs::PermissionsExt;
     let file = tempfile::NamedTempFile::new().unwrap();
     let args = || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();

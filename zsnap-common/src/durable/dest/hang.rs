@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_counts_while_it_is_there_and_is_the_same() {
+    fn a_process_counts_only_while_the_same_process_exists() {
         let outbox = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let mut hang = nothing();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn each_dataset_waits_behind_those_that_hung_before_it() {
+    fn datasets_that_hung_are_tried_last_in_the_order_of_their_hangs() {
         let mut hang = nothing();
         let labels = |hang: &Hang| hang.lines().into_iter().map(|(_, label)| label).collect::<Vec<_>>();
         let of = |items: &[&Item]| items.iter().map(|item| item.parsed.label.clone()).collect::<Vec<_>>();

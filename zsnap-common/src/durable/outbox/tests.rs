@@ -54,7 +54,7 @@ impl Fixture {
 }
 
 #[test]
-fn each_outbox_gets_a_link_and_loses_it_on_delivery() {
+fn each_outbox_gets_a_link_that_its_delivery_removes() {
     let f = fixture();
     let file = name(1, "a");
     f.queue(&file, &["x", "y"]);
@@ -73,7 +73,7 @@ fn each_outbox_gets_a_link_and_loses_it_on_delivery() {
 }
 
 #[test]
-fn a_failure_stops_its_dataset_and_no_other() {
+fn a_failed_delivery_stops_only_its_dataset() {
     let f = fixture();
     for file in [name(3, "a"), name(1, "a"), name(2, "b"), name(4, "b")] {
         f.queue(&file, &["x"]);
@@ -90,7 +90,7 @@ fn a_failure_stops_its_dataset_and_no_other() {
 }
 
 #[test]
-fn a_destination_that_is_away_loses_nothing() {
+fn a_destination_that_is_away_is_tried_once_and_loses_no_file() {
     let f = fixture();
     f.queue(&name(1, "a"), &["x"]);
     f.queue(&name(1, "b"), &["x"]);
@@ -104,7 +104,7 @@ fn a_destination_that_is_away_loses_nothing() {
 }
 
 #[test]
-fn what_is_not_split_everywhere_is_not_delivered_nor_overtaken() {
+fn a_partly_split_file_is_neither_delivered_nor_overtaken() {
     let f = fixture();
     f.queue(&name(1, "a"), &["x"]);
     f.queue(&name(2, "a"), &["x"]);
@@ -121,7 +121,7 @@ fn what_is_not_split_everywhere_is_not_delivered_nor_overtaken() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_delivered_all_the_same() {
+fn files_with_a_name_in_use_get_a_suffix_and_are_delivered() {
     let f = fixture();
     let file = name(1, "a");
     let keep = f.dir.path().join("kept");
@@ -129,22 +129,22 @@ fn a_name_that_is_taken_is_delivered_all_the_same() {
     // The same file again, as after a crash before its entry in SPLIT was removed: nothing is added.
     f.queue(&file, &["x"]);
     assert_eq!(f.waiting("x"), [file.as_str()]);
-    let come = |bytes: &str| {
+    let arrive = |bytes: &str| {
         fs::write(f.boxes.split_dir(&host()).join(&file), bytes).unwrap();
         assert!(f.boxes.split(&host(), &[&file], &["x".into()]).unwrap().is_empty());
     };
     for bytes in ["other", "third", "other"] {
-        come(bytes);
+        arrive(bytes);
     }
     let all = [file.clone(), format!("{file}~1"), format!("{file}~2")];
     assert_eq!(f.waiting("x"), all);
-    // One of them is not split yet, and what comes after it waits; another file of that name does not count.
+    // One of them is not split yet, and later files wait; another file of that name does not count.
     let (outbox, split) = (f.boxes.dir("x").join("h"), f.boxes.split_dir(&host()));
     fs::hard_link(outbox.join(&file), split.join(&file)).unwrap();
-    let none = f.drain("x", None, &mut |_| panic!("to be split yet"));
+    let none = f.drain("x", None, &mut |_| panic!("delivered before it was split"));
     assert!(none.delivered.is_empty());
     f.boxes.unsplit(&host(), &[&file]).unwrap();
-    // One after the other, and under the original name.
+    // They are delivered one after the other under the original name.
     let failed = f.drain("x", None, &mut |_| Err(Exit::Unavailable.error("no")));
     assert_eq!(failed.failed.len(), 1);
     let done = f.drain("x", Some(&keep), &mut |_| Ok(Delivered::New));
@@ -159,7 +159,7 @@ fn a_name_that_is_taken_is_delivered_all_the_same() {
 }
 
 #[test]
-fn a_digest_is_no_number_of_a_copy() {
+fn a_digest_in_a_name_is_not_the_number_of_a_copy() {
     let digest = name(1, &format!("~{:032}", 7));
     assert_eq!(original(&digest), (digest.as_str(), 0));
     assert_eq!(original(&format!("{digest}~12")), (digest.as_str(), 12));
@@ -167,13 +167,13 @@ fn a_digest_is_no_number_of_a_copy() {
 }
 
 #[test]
-fn links_made_while_the_drain_runs_are_seen() {
+fn links_that_are_made_during_a_drain_are_delivered() {
     let f = fixture();
     f.queue(&name(1, "a"), &["x"]);
     let mut more = vec![name(2, "a")];
     let done = f.drain("x", None, &mut |_| {
         if let Some(file) = more.pop() {
-            // The writer finds the lock held, and leaves the file to us.
+            // The writer finds the lock held and leaves the file to this drain.
             f.queue(&file, &["x"]);
             let other = f.drain("x", None, &mut |_| Ok(Delivered::New));
             assert!(other.busy && other.delivered.is_empty());
@@ -184,7 +184,7 @@ fn links_made_while_the_drain_runs_are_seen() {
 }
 
 #[test]
-fn delivered_files_can_be_kept() {
+fn delivered_files_are_kept_on_request() {
     let f = fixture();
     let file = name(1, "a");
     let keep = f.dir.path().join("kept/x/2026-11-22");
@@ -198,7 +198,7 @@ fn delivered_files_can_be_kept() {
 }
 
 #[test]
-fn each_batch_is_kept_by_its_own_time() {
+fn each_batch_is_kept_under_its_own_day() {
     let f = fixture();
     f.queue(&name(1, "a"), &["x"]);
     f.queue(&name(2, "a"), &["x"]);
@@ -215,7 +215,7 @@ fn each_batch_is_kept_by_its_own_time() {
 }
 
 #[test]
-fn foreign_files_are_left_alone() {
+fn foreign_files_in_an_outbox_are_ignored() {
     let f = fixture();
     f.queue(&name(1, "a"), &["x"]);
     let dir = f.boxes.dir("x").join("h");
@@ -235,7 +235,7 @@ fn long() -> String {
 }
 
 #[test]
-fn a_file_that_finds_no_name_holds_up_no_other() {
+fn a_file_without_a_free_name_delays_no_other_file() {
     let f = fixture();
     let long = long();
     f.queue(&long, &["x"]);
@@ -253,7 +253,7 @@ fn a_file_that_finds_no_name_holds_up_no_other() {
     assert_eq!((done.delivered, f.waiting("x").len()), (all.to_vec(), 0));
     assert_eq!(f.drain("y", None, &mut |_| Ok(Delivered::New)).delivered, all[1..]);
     assert!(f.boxes.split(&host(), &all[..1], &to).unwrap().is_empty());
-    // Withdrawn from all outboxes.
+    // The file is withdrawn from all outboxes.
     fs::hard_link(f.boxes.dir("y").join("h").join(&long), f.boxes.split_dir(&host()).join(&long)).unwrap();
     f.boxes.withdraw(&host(), &long, &to).unwrap();
     assert_eq!((f.waiting("x"), f.waiting("y"), f.waiting("z")), (vec![], vec![], all[1..].to_vec()));
@@ -261,7 +261,7 @@ fn a_file_that_finds_no_name_holds_up_no_other() {
 }
 
 #[test]
-fn a_file_that_cannot_be_kept_for_want_of_a_name_is_not_delivered_again() {
+fn a_file_that_cannot_be_kept_for_lack_of_a_name_is_delivered_once() {
     let f = fixture();
     let (long, keep) = (long(), f.dir.path().join("kept"));
     f.queue(&long, &["x"]);
@@ -274,7 +274,7 @@ fn a_file_that_cannot_be_kept_for_want_of_a_name_is_not_delivered_again() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_holds_up_its_label_only() {
+fn an_unreadable_file_delays_only_its_dataset() {
     let f = fixture();
     for file in [name(1, "a"), name(2, "a"), name(3, "b")] {
         f.queue(&file, &["x"]);
@@ -305,7 +305,7 @@ fn a_file_that_cannot_be_read_holds_up_its_label_only() {
 }
 
 #[test]
-fn a_destination_that_hangs_is_tried_once() {
+fn a_hanging_destination_is_tried_once_in_a_drain() {
     let f = fixture();
     f.queue(&name(1, "a"), &["x"]);
     f.queue(&name(2, "b"), &["x"]);

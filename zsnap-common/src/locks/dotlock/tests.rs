@@ -32,7 +32,7 @@ fn dead() -> u32 {
 }
 
 #[test]
-fn it_holds_our_pid_for_all_to_read_and_leaves_nothing() {
+fn a_dotlock_contains_our_pid_readable_by_all_and_is_removed() {
     let (dir, path) = dir();
     let ours = take(&path).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
@@ -43,7 +43,7 @@ fn it_holds_our_pid_for_all_to_read_and_leaves_nothing() {
 }
 
 #[test]
-fn a_living_pid_holds_it_however_old() {
+fn a_dotlock_of_a_living_process_is_held_whatever_its_age() {
     let (dir, path) = dir();
     fs::write(&path, "1\n").unwrap();
     make_older(&path, 10_000);
@@ -54,7 +54,7 @@ fn a_living_pid_holds_it_however_old() {
 }
 
 #[test]
-fn stale_locks_are_broken() {
+fn stale_dotlocks_are_broken() {
     let (dir, path) = dir();
     for text in [format!("{}\n", dead()), format!(" {}", dead()), format!("{}\n", std::process::id())] {
         fs::write(&path, text).unwrap();
@@ -73,7 +73,7 @@ fn stale_locks_are_broken() {
 }
 
 #[test]
-fn what_was_known_to_be_left_is_broken_and_nothing_else() {
+fn a_dotlock_is_broken_if_its_id_is_the_noted_one() {
     let (_dir, path) = dir();
     fs::write(&path, "1\n").unwrap();
     let id: FileId = FileId::of(&rustix::fs::stat(&path).unwrap()).to_string().parse().unwrap();
@@ -83,7 +83,7 @@ fn what_was_known_to_be_left_is_broken_and_nothing_else() {
 }
 
 #[test]
-fn a_fresh_lock_in_the_place_of_the_stale_one_is_put_back() {
+fn a_new_dotlock_in_place_of_the_stale_one_is_put_back() {
     let (dir, path) = dir();
     fs::write(&path, format!("{}\n", dead())).unwrap();
     let (fd, name) = open_dir(&path).unwrap();
@@ -98,25 +98,25 @@ fn a_fresh_lock_in_the_place_of_the_stale_one_is_put_back() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_an_error_with_its_path() {
+fn a_dotlock_that_is_not_a_regular_file_is_an_error_with_its_path() {
     let (_dir, path) = dir();
-    let refused = || {
+    let assert_rejected = || {
         let error = DotLock::take(&path, None).unwrap_err();
         assert_eq!(Exit::of(&error), Exit::Config);
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     };
     rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    refused();
+    assert_rejected();
     fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("/nowhere", &path).unwrap();
-    refused();
+    assert_rejected();
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    refused();
+    assert_rejected();
 }
 
 #[test]
-fn a_lock_that_is_no_more_ours_is_not_removed() {
+fn a_dotlock_that_is_no_longer_ours_is_not_removed() {
     let (_dir, path) = dir();
     let ours = take(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -126,7 +126,7 @@ fn a_lock_that_is_no_more_ours_is_not_removed() {
 }
 
 #[test]
-fn the_directory_must_be_safe() {
+fn a_dotlock_in_an_unsafe_directory_is_rejected() {
     let (dir, path) = dir();
     let mode = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
     for unsafe_mode in [0o777, 0o770, 0o707] {
@@ -142,7 +142,7 @@ fn the_directory_must_be_safe() {
 }
 
 #[test]
-fn a_directory_of_another_user_is_refused_as_root() {
+fn a_dotlock_in_a_directory_of_another_user_is_rejected_as_root() {
     assert!(geteuid().is_root(), "only root can do this: make test-root");
     let (dir, path) = dir();
     assert!(take(&path).is_ok());
@@ -151,7 +151,7 @@ fn a_directory_of_another_user_is_refused_as_root() {
 }
 
 #[test]
-fn a_lock_of_another_user_is_never_broken_as_root() {
+fn a_dotlock_of_another_user_is_never_broken_as_root() {
     assert!(geteuid().is_root(), "only root can do this: make test-root");
     let (dir, path) = dir();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();

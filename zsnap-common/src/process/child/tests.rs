@@ -49,7 +49,7 @@ fn programs_are_found_on_the_fixed_path() {
 }
 
 #[test]
-fn environment_and_signals_are_clean() {
+fn children_have_a_clean_environment_and_default_signals() {
     let mut env: Vec<_> = output(shell("env; pwd")).lines().map(str::to_owned).collect();
     env.retain(|line| !line.starts_with("PWD=") && !line.starts_with("_=") && !line.starts_with("SHLVL="));
     env.sort();
@@ -60,7 +60,7 @@ fn environment_and_signals_are_clean() {
 }
 
 #[test]
-fn a_flood_on_stderr_never_blocks() {
+fn a_flood_on_stderr_never_blocks_the_child() {
     let mut child = spawn(shell(
         "i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done; printf 'a\\nb\\033' >&2; exit 3",
     ));
@@ -72,7 +72,7 @@ fn a_flood_on_stderr_never_blocks() {
 }
 
 #[test]
-fn a_child_that_is_given_up_is_dead_before_its_pipe_closes() {
+fn a_dropped_child_is_killed_before_its_stdin_closes() {
     let dir = tempfile::tempdir().unwrap();
     // nncp-file also commits at the end of its input what it has read until then. In the second command, a script
     // stands in between.
@@ -86,19 +86,19 @@ fn a_child_that_is_given_up_is_dead_before_its_pipe_closes() {
         child.stdout().unwrap().read_exact(&mut [0; 3]).unwrap();
         drop(child);
         drop(stdin);
-        // A survivor would have read the end of its input by now.
+        // A surviving child would have read the end of its input by now.
         let sync = output(shell("sleep 0.2; echo"));
         assert!(sync == "\n" && !dir.path().join("done").exists(), "{script}");
     }
     let mut command = shell("cat > x; echo > done");
     command.current_dir(dir.path()).stdin(Stdio::piped());
-    // Here stdin is not even taken.
+    // Here the test does not even take stdin.
     drop(spawn(command));
     assert!(!dir.path().join("done").exists());
 }
 
 #[test]
-fn a_timeout_kills() {
+fn a_child_that_exceeds_its_timeout_is_killed() {
     let mut child = spawn(shell("echo hangs >&2; exec sleep 1000"));
     let pid = child.id().to_string();
     let error = child.wait(Some(Duration::ZERO)).unwrap_err();
@@ -109,7 +109,7 @@ fn a_timeout_kills() {
 }
 
 #[test]
-fn how_it_ended_is_told() {
+fn the_signal_of_a_child_and_a_failed_start_are_reported() {
     assert_eq!(spawn(shell("kill -9 $$")).wait(None).unwrap().signal(), Some(9));
     let error = Child::spawn(command(Path::new("/no/such")), "x").err().unwrap();
     assert_eq!(Exit::of(&error), Exit::Unavailable);
@@ -117,7 +117,7 @@ fn how_it_ended_is_told() {
 }
 
 #[test]
-fn a_grandchild_that_holds_stderr_holds_up_nobody() {
+fn a_grandchild_that_holds_stderr_does_not_delay_the_wait() {
     let mut child = spawn(shell("echo word >&2; sleep 1000 & echo $! >&2"));
     child.wait(None).unwrap();
     let words = child.last_words();
@@ -127,7 +127,7 @@ fn a_grandchild_that_holds_stderr_holds_up_nobody() {
 }
 
 #[test]
-fn a_user_runs_programs_as_itself() {
+fn run_as_accepts_the_own_user_and_rejects_others() {
     let us = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap();
     let mut same = shell("echo $HOME");
     run_as(&mut same, &us.name).unwrap();
@@ -139,7 +139,7 @@ fn a_user_runs_programs_as_itself() {
 }
 
 #[test]
-fn another_user_has_no_groups_of_ours_as_root() {
+fn run_as_drops_the_supplementary_groups_as_root() {
     assert!(nix::unistd::geteuid().is_root(), "only root can do this: make test-root");
     let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
     let mut other = shell("id -u; id -G; echo $HOME $USER");

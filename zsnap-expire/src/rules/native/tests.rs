@@ -8,12 +8,12 @@ use crate::calendar::tests::at;
 /// zone | now, or "newest" if ages count from the newest | rules | snapshots: kept by a rule (+), kept by
 /// a rule as the oldest (o), destroyed (-), dated in the future (f)
 const TABLE: &str = "
-    # Just so old is too old, from the newest and from now.
+    # A snapshot exactly as old as the age is too old, relative to the newest and to now.
     UTC | newest | all=24h | -2026-11-19T12:00 -2026-11-20T12:00 +2026-11-20T12:00:01 +2026-11-21T12:00
     UTC | 2026-11-22T12:00 | all=24h | -2026-11-20T12:00 -2026-11-21T12:00 +2026-11-21T12:00:01
     UTC | 2026-11-22T12:00 | daily=2d | -2026-11-20T12:00 -2026-11-20T13:00 +2026-11-20T14:00 +2026-11-21T12:00
     UTC | 2026-11-22T12:00 | all=1h yearly=1y | -2024-11-21T12:00 +2025-12-31T12:00 -2026-11-20T11:00 +2026-11-20T14:00
-    # The last of each period, as many as there are, and the oldest while some are left.
+    # The last of each period up to the count, and the oldest while a count is left.
     UTC | newest | last=2 | -2026-11-20T12:00 +2026-11-21T12:00 +2026-11-21T12:00
     UTC | newest | hourly=2 | -2026-11-20T11:10 -2026-11-20T12:00 +2026-11-20T12:59 -2026-11-20T13:00 +2026-11-20T13:01
     UTC | newest | hourly=3 | o2026-11-20T12:00 +2026-11-20T12:59 -2026-11-20T13:00 +2026-11-20T13:01
@@ -23,7 +23,7 @@ const TABLE: &str = "
     UTC | newest | weekly=2 | -2026-11-14T12:00 +2026-11-15T23:59 -2026-11-16T00:00 +2026-11-22T12:00
     UTC | newest | monthly=2 | -2026-09-30T12:00 -2026-10-01T12:00 +2026-10-31T23:59 +2026-11-01T00:00
     UTC | newest | yearly=1 | -2025-12-31T23:59 -2026-01-01T00:00 +2026-12-31T23:59
-    # Ages keep no oldest. Every rule by itself: one snapshot can be the last of a day and of a week.
+    # Ages keep no oldest. Rules are independent: one snapshot can be the last of a day and of a week.
     UTC | newest | daily=30d | -2026-11-20T00:00 +2026-11-20T12:00 +2026-11-21T12:00
     UTC | newest | daily=1 weekly=2 | -2026-11-14T12:00 +2026-11-15T12:00 -2026-11-21T12:00 +2026-11-22T12:00
     # Week 53 of 2026 ends on Sunday, 3 January 2027; 29 December 2025 is of week 1 of 2026.
@@ -33,12 +33,12 @@ const TABLE: &str = "
     Europe/Berlin | newest | daily=9 | +2026-11-20T22:59Z -2026-11-20T23:00Z +2026-11-21T22:59Z
     America/New_York | newest | daily=9 | o2026-11-20T22:59Z -2026-11-20T23:00Z +2026-11-21T04:59Z +2026-11-21T05:00Z
     Europe/Berlin | newest | hourly=9 | o2026-10-25T00:10Z -2026-10-25T01:10Z +2026-10-25T01:59Z +2026-10-25T02:00Z
-    # What is dated more than a day ahead counts for nothing.
+    # A snapshot dated more than a day ahead uses up no count.
     UTC | 2026-11-22T12:00 | last=1 | -2026-11-21T12:00 +2026-11-23T12:00 f2026-11-23T12:00:01 f2100-01-01T00:00
 ";
 
 #[test]
-fn each_rule_keeps_what_it_says() {
+fn each_row_of_the_table_keeps_the_marked_snapshots() {
     for line in TABLE.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let [zone, now, rules, signed] = line.split(" | ").collect::<Vec<_>>().try_into().unwrap();
         let rules: Vec<Rule> = rules.split(' ').map(|rule| rule.parse().unwrap()).collect();
@@ -67,17 +67,17 @@ fn each_rule_keeps_what_it_says() {
     }
 }
 
-/// rules | snapshots in the order of making: kept by a rule (+), destroyed (-), each with the day of November
+/// rules | snapshots in the order of the pool: kept by a rule (+), destroyed (-), each with the day of November
 /// 2026 and the hour in UTC
 const BACK_DATED: &str = "
-    # A back-dated one is the last of no period, and takes no count.
+    # A back-dated snapshot is never the last of a period and uses up no count.
     daily=9 | +20T12 +21T12 -20T23:59 -19T23
     daily=2 | -19T12 +20T12 -19T13 -20T11 +21T12
     weekly=9d | +10T12 -17T12 -15T23 +17T13 -16T12
     daily=2 | -18T12 +19T12 +20T12 -18T23 -19T23 -17T23
-    # The oldest is one that is not back-dated.
+    # The oldest is a snapshot that is not back-dated.
     daily=9 | +20T12 -01T00 -02T00 +21T12
-    # As long as the one that was made before it: all of a time, the newest so many.
+    # Under all= and last= a back-dated one stays as long as the one that was made before it.
     all=24h | -20T11 -01T00 +20T13 +01T00 +21T12 +19T00
     last=2 | -20T11 -01T00 +20T13 +01T00 +21T12 +19T00
     last=9 | +20T11 +01T00 +20T13
@@ -86,7 +86,7 @@ const BACK_DATED: &str = "
 ";
 
 #[test]
-fn a_back_dated_one_changes_nothing_for_the_others() {
+fn a_back_dated_snapshot_changes_no_other_native_verdict() {
     for line in BACK_DATED.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (rules, signed) = line.split_once(" | ").unwrap();
         let rules: Vec<Rule> = rules.split(' ').map(|rule| rule.parse().unwrap()).collect();
@@ -105,7 +105,7 @@ fn a_back_dated_one_changes_nothing_for_the_others() {
 }
 
 #[test]
-fn rules_read_and_print() {
+fn native_rules_are_parsed_and_printed() {
     for text in ["all=48h", "last=10", "hourly=24", "daily=15d", "weekly=4w", "monthly=6m", "yearly=5y", "yearly=1y6m"]
     {
         assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);

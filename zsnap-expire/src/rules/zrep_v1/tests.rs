@@ -21,7 +21,7 @@ fn rows<const N: usize>(table: &'static str) -> Vec<[&'static str; N]> {
 
 /// zone | rules | creation | expiration, in civil time
 const EXPIRE: &str = "
-    # The seed's own rules. 22 November 2026 is a Sunday, and 7 is the Saturday.
+    # The default rules. 22 November 2026 is a Sunday; weekday 7 is Saturday.
     UTC | seed | 2026-11-22T12:00 | 2026-11-24T12:00
     UTC | seed | 2026-11-22T19:59:59 | 2026-11-24T19:59:59
     UTC | seed | 2026-11-22T20:00 | 2026-12-07T20:00
@@ -37,12 +37,12 @@ const EXPIRE: &str = "
     UTC | seed | 2026-01-03T19:00 | 2026-01-05T19:00
     UTC | seed | 2026-01-10T20:00 | 2026-02-07T20:00
     UTC | seed | 2026-01-04T20:00 | 2026-01-19T20:00
-    # The zone says which day it is: 22:30 on Saturday in Berlin, 16:30 in New York.
+    # The zone decides which day it is: 22:30 on Saturday in Berlin, 16:30 in New York.
     Europe/Berlin | seed | 2026-11-21T21:30Z | 2026-12-19T22:30
     America/New_York | seed | 2026-11-21T21:30Z | 2026-11-23T16:30
     America/New_York | * * 31 12 * 1 days | 2026-01-01T03:00Z | 2026-01-01T22:00
     UTC | * * 31 12 * 1 days | 2026-01-01T03:00Z | never
-    # Months and years end with the month at the latest.
+    # Months and years end at the end of a shorter month.
     UTC | * * * * * 1 months | 2026-01-31T10:00 | 2026-02-28T10:00
     UTC | * * * * * 1 months | 2024-01-31T10:00 | 2024-02-29T10:00
     UTC | * * * * * 1 months | 2026-12-31T10:00 | 2027-01-31T10:00
@@ -50,7 +50,7 @@ const EXPIRE: &str = "
     UTC | * * * * * 13 months | 2026-12-31T10:00 | 2028-01-31T10:00
     UTC | * * * * * 1 years | 2024-02-29T10:00 | 2025-02-28T10:00
     UTC | * * * * * 4 years | 2024-02-29T10:00 | 2028-02-29T10:00
-    # All units, one of them as well, with a sign and without.
+    # All units, in the singular and the plural, with and without a sign.
     UTC | * * * * * 2 weeks | 2026-11-22T12:00 | 2026-12-06T12:00
     UTC | * * * * * +90 minutes | 2026-11-22T12:00 | 2026-11-22T13:30
     UTC | * * * * * 30 seconds | 2026-11-22T12:00 | 2026-11-22T12:00:30
@@ -66,7 +66,7 @@ const EXPIRE: &str = "
     UTC | * * * * * 0 days | 2026-11-22T12:00 | 2026-11-22T12:00
     UTC | * * * * * -1 days | 2026-11-22T12:00 | 2026-11-21T12:00
     UTC | * * * * * 19998 years | 2026-11-22T12:00 | 9999-12-31T23:59:59.999999999
-    # The clock on the wall goes on, whatever is done to it.
+    # Lengths are counted in civil time, across changes of the clock.
     Europe/Berlin | * * * * * 48 hours | 2026-03-28T12:00 | 2026-03-30T12:00
     Europe/Berlin | * * * * * 48 hours | 2026-10-24T12:00 | 2026-10-26T12:00
     Europe/Berlin | * * * * * 1 hour | 2026-03-29T01:30 | 2026-03-29T02:30
@@ -90,11 +90,11 @@ const EXPIRE: &str = "
     UTC | * * * * 1,sat 1 day | 2026-11-21T12:00 | 2026-11-22T12:00
     UTC | * * * * Sun-3 1 day | 2026-11-24T12:00 | 2026-11-25T12:00
     UTC | * 12-12 * * * 1 day | 2026-11-24T12:00 | 2026-11-25T12:00
-    # Friday the 13th: both days must match, not one of them as in cron.
+    # Friday the 13th: both day fields must match, not one of them as in cron.
     UTC | * * 13 * 6 1 day | 2026-11-13T12:00 | 2026-11-14T12:00
     UTC | * * 13 * 6 1 day | 2026-11-20T12:00 | never
     UTC | * * 13 * 6 1 day | 2026-10-13T12:00 | never
-    # From the bottom to the top, and the first that matches is it.
+    # Rules are tried from the bottom to the top, and the first that matches decides.
     UTC | * * * * * 1 day; * * * * * 2 days | 2026-11-22T12:00 | 2026-11-24T12:00
     UTC | * 12 * * * 5 years; * * * * * 1 day | 2026-11-22T12:00 | 2026-11-23T12:00
     UTC | * * * * * 1 day; * 12 * * * 5 years | 2026-11-22T12:00 | 2031-11-22T12:00
@@ -104,7 +104,7 @@ const EXPIRE: &str = "
 ";
 
 #[test]
-fn what_was_made_then_expires_then() {
+fn each_snapshot_of_the_table_expires_at_the_given_time() {
     for [zone, lines, made, then] in rows(EXPIRE) {
         let clock = Clock { now: 0, zone: TimeZone::get(zone).unwrap() };
         let expires = expires(&rules(lines), clock.civil(at(&clock.zone, made)));
@@ -123,25 +123,25 @@ const STAY: &str = "
     UTC | 2026-11-22T12:00 | seed | -2026-11-07T12:00 +2026-11-07T23:59 -2026-10-24T20:00 +2026-10-31T20:00 -2026-05-02T20:00 +2026-06-06T20:00
     UTC | 2026-11-22T12:00 | seed | +2022-01-01T20:00 -2021-01-02T20:00 -2022-01-08T20:00 -2022-01-01T19:00 -2022-01-02T20:00
     UTC | 2026-11-22T20:00 | seed | -2026-11-20T19:59 -2026-11-07T19:59 +2026-11-20T20:00 +2026-11-08T20:00 +2026-11-21T00:00
-    # 48 hours by the clock on the wall are 47, or 49.
+    # 48 hours of civil time are 47 or 49 hours.
     Europe/Berlin | 2026-03-30T12:00 | * * * * * 48 hours | -2026-03-28T12:00 +2026-03-28T12:01
     Europe/Berlin | 2026-10-26T12:00 | * * * * * 48 hours | -2026-10-24T12:00 +2026-10-24T12:01
     America/New_York | 2026-03-09T12:00 | * * * * * 48 hours | -2026-03-07T12:00 +2026-03-07T12:01
     America/New_York | 2026-11-02T12:00 | * * * * * 48 hours | -2026-10-31T12:00 +2026-10-31T12:01
     Australia/Lord_Howe | 2026-04-05T12:00 | * * * * * 1 day | -2026-04-04T12:00 +2026-04-04T12:01
-    # Of what was made at the first half past two, an hour has gone when the clock shows half past three.
+    # An hour after the first 2:30 is over when the clock shows 3:30.
     Europe/Berlin | 2026-10-25T01:30Z | * * * * * 1 hour | +2026-10-25T00:30Z -2026-10-24T23:30Z
     Europe/Berlin | 2026-10-25T02:30Z | * * * * * 1 hour | -2026-10-25T00:30Z -2026-10-25T01:30Z +2026-10-25T01:31Z
-    # Half past two was never; at three it has gone by.
+    # 2:30 did not exist; at 3:00 it is over.
     Europe/Berlin | 2026-03-29T01:59 | * * * * * 1 hour | -2026-03-29T00:59 +2026-03-29T01:30
     Europe/Berlin | 2026-03-29T03:00 | * * * * * 1 hour | -2026-03-29T01:30 -2026-03-29T01:59
-    # The last of February.
+    # The end of February.
     UTC | 2026-02-28T12:00 | * * * * * 1 month | -2026-01-28T12:00 -2026-01-31T12:00 +2026-01-31T12:01 +2026-02-01T00:00
     UTC | 2026-03-01T00:00 | * * * * * 1 month | -2026-01-31T12:00 -2026-02-01T00:00 +2026-02-01T00:01
     UTC | 2028-02-28T12:00 | * * * * * 4 years | +2024-02-29T12:00 -2024-02-28T12:00
     UTC | 2028-02-29T12:00 | * * * * * 4 years | -2024-02-29T12:00 +2024-03-01T12:00
     UTC | 2100-03-01T00:00 | * * * * * 1 month | -2100-01-31T12:00 +2100-02-28T12:00
-    # What expires when it is made, and before.
+    # Snapshots that expire when they are made, or before.
     UTC | 2026-11-22T12:00 | * * * * * 0 days | -2026-11-22T12:00 +2026-11-22T12:01
     UTC | 2026-11-22T12:00 | * * * * * -1 hour | -2026-11-22T12:59 -2026-11-22T13:00 +2026-11-22T13:01 f2026-11-24T13:00
     # A rule of years below one of an hour.
@@ -149,7 +149,7 @@ const STAY: &str = "
 ";
 
 #[test]
-fn what_has_expired_goes() {
+fn expired_snapshots_of_the_table_are_destroyed() {
     for [zone, now, lines, signed] in rows(STAY) {
         let zone = TimeZone::get(zone).unwrap();
         let clock = Clock { now: at(&zone, now), zone };
@@ -188,7 +188,7 @@ fn sunday_is_1_and_saturday_7() {
 }
 
 #[test]
-fn what_is_no_rule_says_why() {
+fn an_invalid_dated_rule_is_rejected_with_the_reason() {
     for (line, says) in [
         ("", "six fields"),
         ("* * * * *", "six fields"),

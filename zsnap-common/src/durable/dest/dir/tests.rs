@@ -14,7 +14,7 @@ fn item(name: &str, file: &File) -> Item {
     Item { name: name.into(), entry: name.into(), parsed: name.parse().unwrap(), file: file.try_clone().unwrap() }
 }
 
-fn give(to: &Path, file: &File, drive: Option<&str>) -> Result<Delivered> {
+fn deliver(to: &Path, file: &File, drive: Option<&str>) -> Result<Delivered> {
     one(to, &item(NAME, file), &Transport { drive: drive.map(str::to_owned), ..Transport::default() }, &|_| {})
 }
 
@@ -25,52 +25,52 @@ fn listing(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_file_arrives_once_and_other_bytes_get_another_name() {
+fn a_file_arrives_once_and_other_content_gets_another_name() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = source(from.path(), &[7; 100_000]);
-    assert_eq!(give(to.path(), &file, None).unwrap(), Delivered::New);
-    assert_eq!(give(to.path(), &file, None).unwrap(), Delivered::Already);
+    assert_eq!(deliver(to.path(), &file, None).unwrap(), Delivered::New);
+    assert_eq!(deliver(to.path(), &file, None).unwrap(), Delivered::Already);
     let host = to.path().join("h");
     assert_eq!(fs::read(host.join(NAME)).unwrap(), [7; 100_000]);
     assert_eq!(fs::metadata(host.join(NAME)).unwrap().permissions().mode() & 0o777, 0o600);
     let mut other = vec![7; 100_000];
     other[99_999] = 8;
     let other = source(from.path(), &other);
-    assert_eq!(give(to.path(), &other, None).unwrap(), Delivered::New);
-    assert_eq!(give(to.path(), &other, None).unwrap(), Delivered::Already);
+    assert_eq!(deliver(to.path(), &other, None).unwrap(), Delivered::New);
+    assert_eq!(deliver(to.path(), &other, None).unwrap(), Delivered::Already);
     assert_eq!(listing(&host), [NAME.to_owned(), format!("{NAME}.0")]);
 }
 
 #[test]
-fn nothing_is_made_where_the_drive_is_away() {
+fn nothing_is_created_while_the_drive_is_away() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = source(from.path(), b"x");
-    let away = |to: &Path, drive| matches!(give(to, &file, drive).unwrap(), Delivered::Away(_));
+    let away = |to: &Path, drive| matches!(deliver(to, &file, drive).unwrap(), Delivered::Away(_));
     assert!(away(&to.path().join("absent"), None));
     assert!(away(to.path(), Some("disk1")));
     fs::write(to.path().join(MARKER), "disk2\n").unwrap();
     assert!(away(to.path(), Some("disk1")));
     assert_eq!(listing(to.path()), [MARKER]);
-    assert_eq!(give(to.path(), &file, Some("disk2")).unwrap(), Delivered::New);
+    assert_eq!(deliver(to.path(), &file, Some("disk2")).unwrap(), Delivered::New);
 }
 
 #[test]
-fn no_symlink_leads_out_of_the_directory() {
+fn symlinks_are_not_followed_out_of_the_directory() {
     let (from, to, elsewhere) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = source(from.path(), b"x");
     std::os::unix::fs::symlink(elsewhere.path(), to.path().join("h")).unwrap();
-    assert!(give(to.path(), &file, None).is_err());
+    assert!(deliver(to.path(), &file, None).is_err());
     fs::remove_file(to.path().join("h")).unwrap();
     fs::create_dir(to.path().join("h")).unwrap();
     std::os::unix::fs::symlink(elsewhere.path().join("new"), to.path().join("h").join(NAME)).unwrap();
-    assert_eq!(give(to.path(), &file, None).unwrap(), Delivered::New);
+    assert_eq!(deliver(to.path(), &file, None).unwrap(), Delivered::New);
     assert_eq!(listing(&to.path().join("h")), [NAME.to_owned(), format!("{NAME}.0")]);
     assert!(listing(elsewhere.path()).is_empty());
 }
 
 #[test]
-fn what_killed_deliveries_left_is_removed() {
+fn temporary_files_of_killed_deliveries_are_removed() {
     let to = tempfile::tempdir().unwrap();
     for dir in ["h", "no host@"] {
         fs::create_dir(to.path().join(dir)).unwrap();
