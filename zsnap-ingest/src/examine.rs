@@ -21,9 +21,6 @@ use crate::shared::{MemoryReservation, seconds};
 /// A damaged file that was modified more recently than this may still be arriving.
 const ARRIVING: Duration = Duration::from_secs(600);
 
-/// A day, in seconds.
-const DAY: u64 = 24 * 3600;
-
 /// Whether a damaged file that was modified at that time may still be arriving. A time more than a day ahead does not
 /// count, because whoever writes the file now did not set it.
 fn is_arriving(modified: SystemTime, now: SystemTime) -> bool {
@@ -117,17 +114,8 @@ impl<'a> HostRun<'a> {
         match no {
             // A signal must end the run, whatever it interrupted.
             Rejection::Io(e) => cancel::check().map_err(anyhow::Error::from).and(Err(e.into())),
-            Rejection::Held(_, why) => {
-                file.entry.what = What::Held(why);
-                Ok(None)
-            }
-            Rejection::Ahead { until, why } => {
-                (file.entry.what, file.entry.again) = (What::Held(why), Some(until));
-                Ok(None)
-            }
-            // An upgraded version may know it.
-            Rejection::Newer(why) => {
-                (file.entry.what, file.entry.again) = (What::Held(why), Some(shared.seconds().saturating_add(DAY)));
+            Rejection::Held { why, again, .. } => {
+                (file.entry.what, file.entry.again) = (What::Held(why), again);
                 Ok(None)
             }
             Rejection::Damaged(why) => {

@@ -18,7 +18,7 @@ use zsnap_common::names::target::{Host, Target};
 
 use crate::cli::Options;
 use crate::config::Config;
-use crate::opened::{Opened, Rejection};
+use crate::opened::Opened;
 use crate::run;
 
 /// Receives the file on stdin. `sender` is the sender according to NNCP.
@@ -40,11 +40,9 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     let mut name = name_for(&host, target.as_ref(), now);
     let file = Arc::new(new.file().try_clone().or_exit(Exit::Io, "exec")?);
     let opened = Opened::verify(config, &host, true, &file, config.verify_buffer, now);
-    let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|no| match no {
-        Rejection::Damaged(why) => Exit::Data.error(why),
-        Rejection::Bad(exit, why) | Rejection::Held(exit, why) => exit.error(why),
-        Rejection::Ahead { why, .. } | Rejection::Newer(why) => Exit::TryAgain.error(why),
-        Rejection::Io(e) => Exit::Io.error(e.to_string()),
+    let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|rejection| {
+        let (exit, why) = rejection.explained();
+        exit.error(why)
     })?;
     if matches!(name.label, Label::Digest(_)) {
         name = name_for(&host, Some(&target), now);

@@ -16,7 +16,7 @@ use zsnap_common::names::target::Host;
 
 use crate::cli::{OneFile, Options, TrustLevel};
 use crate::config::{Config, Tables};
-use crate::opened::{Opened, Rejection};
+use crate::opened::Opened;
 
 /// Checks the file. Writes its uncompressed stream (`cat`), or a description of it, to stdout.
 pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) -> Result<Exit> {
@@ -41,13 +41,8 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
         }
         Ok(opened)
     });
-    let opened = opened.map_err(|no| {
-        let (exit, why) = match no {
-            Rejection::Damaged(why) => (Exit::Data, why),
-            Rejection::Bad(exit, why) | Rejection::Held(exit, why) => (exit, why),
-            Rejection::Ahead { why, .. } | Rejection::Newer(why) => (Exit::TryAgain, why),
-            Rejection::Io(e) => (Exit::Io, e.to_string()),
-        };
+    let opened = opened.map_err(|rejection| {
+        let (exit, why) = rejection.explained();
         exit.error(format!("{}: {why}", which.path.display()))
     })?;
     if cat {

@@ -37,19 +37,37 @@ pub enum Rejection {
     Damaged(String),
     /// To be moved to quarantine. The exit status is for exec: a forgery is distinguished from damage.
     Bad(Exit, String),
-    /// It is held. The message contains the remedy, and the exit status is for exec.
-    Held(Exit, String),
-    /// It is held until no date in it lies ahead any more.
-    Ahead {
-        /// When to verify it again, in seconds since 1970.
-        until: u64,
+    /// It is held.
+    Held {
+        /// The exit status, for exec.
+        exit: Exit,
         /// The reason and the remedy.
         why: String,
+        /// When to examine it again although neither it nor the configuration has changed: seconds since 1970. By then
+        /// a future date in it has passed, or zsnap-ingest may have been upgraded.
+        again: Option<u64>,
     },
-    /// It is held until zsnap-ingest is upgraded. The message says so.
-    Newer(String),
     /// Reading failed, or a resource of this machine is exhausted: to be tried again.
     Io(std::io::Error),
+}
+
+/// A day, in seconds: an upgraded version may know a file that this one does not.
+const DAY: u64 = 24 * 3600;
+
+impl Rejection {
+    /// Returns the rejection of a file that is held until it, the configuration, a key or a certificate changes.
+    fn held(exit: Exit, why: String) -> Rejection {
+        Rejection::Held { exit, why, again: None }
+    }
+
+    /// Returns the exit status and the reason, for the commands that handle one file.
+    pub fn explained(self) -> (Exit, String) {
+        match self {
+            Rejection::Damaged(why) => (Exit::Data, why),
+            Rejection::Bad(exit, why) | Rejection::Held { exit, why, .. } => (exit, why),
+            Rejection::Io(e) => (Exit::Io, e.to_string()),
+        }
+    }
 }
 
 impl Opened {
@@ -65,13 +83,13 @@ impl Opened {
     ) -> Result<Opened, Rejection> {
         let Some(table) = config.hosts.get(host) else {
             let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
-            return Err(Rejection::Held(Exit::Refused, why));
+            return Err(Rejection::held(Exit::Refused, why));
         };
         let bounds = config.bounds(host);
         if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(Rejection::Io)? {
             let size = file.metadata().map_err(Rejection::Io)?.len();
             if bounds.max_size.is_some_and(|most| size > most) {
-                return Err(explain(Refusal::TooLarge(format!("it has {size} bytes")), host));
+                return Err(explain(Refusal::TooLarge(format!("it has {size} bytes")), host, now));
             }
             let opened = Opened::Plain(file.clone(), walk(file)?);
             return opened.check_times(host, now).map(|()| opened);
@@ -86,13 +104,13 @@ impl Opened {
         let limits = Limits { verify_buffer: keep, window_log: config.window_log, max_size, max_ratio };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
         let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| match refusal {
-            refusal @ (Refusal::Io(_) | Refusal::Newer(_) | Refusal::Clock(_)) => explain(refusal, host),
+            refusal @ (Refusal::Io(_) | Refusal::Newer(_) | Refusal::Clock(_)) => explain(refusal, host, now),
             // With too little memory anything may fail, and not every library reports the cause.
             refusal if !memory::is_enough(memory::most(config.jobs, config.window_log, config.verify_buffer)) => {
                 let short = payload::out_of_memory();
                 Rejection::Io(std::io::Error::new(short.kind(), format!("{short}; not believed until then: {refusal}")))
             }
-            refusal => explain(refusal, host),
+            refusal => explain(refusal, host, now),
         })?;
         let opened = Opened::Sealed(Box::new(verified));
         opened.check_times(host, now).map(|()| opened)
@@ -149,7 +167,7 @@ impl Opened {
         let length = format!("{store}/{target}@").len() + longest;
         if length > MAX_NAME {
             let why = format!("a snapshot's name would have {length} bytes below {store}, and ZFS allows {MAX_NAME}");
-            return Err(Rejection::Held(Exit::Data, format!("{why}; a shorter store helps")));
+            return Err(Rejection::held(Exit::Data, format!("{why}; a shorter store helps")));
         }
         Ok(())
     }
@@ -197,8 +215,8 @@ impl Opened {
 }
 
 /// Converts a refusal to what it means for the file.
-fn explain(refusal: Refusal, host: &Host) -> Rejection {
-    let held = Rejection::Held;
+fn explain(refusal: Refusal, host: &Host, now: SystemTime) -> Rejection {
+    let held = Rejection::held;
     match refusal {
         Refusal::Damaged(why) => Rejection::Damaged(format!("damaged: {why}")),
         Refusal::Malformed(why) => Rejection::Bad(Exit::Data, format!("not as a queue file should be: {why}")),
@@ -226,9 +244,11 @@ fn explain(refusal: Refusal, host: &Host) -> Rejection {
             Exit::Refused,
             format!("{why}; if {host} means it, raise max-size or max-ratio in [hosts.{host}], or window-log"),
         ),
-        Refusal::Newer(why) => {
-            Rejection::Newer(format!("made by a newer zsnap-queue: {why}; upgrade zsnap-ingest here"))
-        }
+        Refusal::Newer(why) => Rejection::Held {
+            exit: Exit::TryAgain,
+            why: format!("made by a newer zsnap-queue: {why}; upgrade zsnap-ingest here"),
+            again: Some(seconds(now).saturating_add(DAY)),
+        },
         Refusal::Clock(signed) => ahead("signed", seconds(signed), host),
         Refusal::Io(e) => Rejection::Io(e),
     }
@@ -242,7 +262,8 @@ fn ahead(what: &str, date: u64, host: &Host) -> Rejection {
     let sooner = "to have it sooner, set the clock there and queue a new stream: a full one (zsnap-queue --opaque \
                   --full), of a ZFS dataset a new snapshot sent with zfs send -i from the newest one that is here, or in \
                   full; then remove this file";
-    Rejection::Ahead { until, why: format!("{what} more than a day ahead ({date}): {whose}; {sooner}") }
+    let why = format!("{what} more than a day ahead ({date}): {whose}; {sooner}");
+    Rejection::Held { exit: Exit::TryAgain, why, again: Some(until) }
 }
 
 /// Calls `each` for every piece of the file, from its present position.
