@@ -109,13 +109,13 @@ fn five_thousand_snapshots_in_one_stream() {
 #[test]
 fn check_warns_of_what_is_true_of_one_stream_only() {
     let scene = Scene::new();
-    assert_eq!(scene.queue(&["check"], b"").expect(0).err, "");
+    scene.queue(&["check"], b"").expect(0).prints("ok    options\n");
     scene.edit("queue.toml", "to = [", "full = true\noverlap = true\nto = [");
-    let ran =
-        scene.queue(&["check"], b"").expect(0).says("options: full = true calls").says("options: overlap = true says");
-    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    let ran = scene.queue(&["check", "--quiet"], b"").expect(1);
+    let ran = ran.prints("warn  options: full = true calls").prints("warn  options: overlap = true says");
+    assert_eq!(String::from_utf8_lossy(&ran.out).lines().count(), 2, "{ran:?}");
     scene.edit("queue.toml", "full = true\noverlap = true", "increment = true");
-    scene.queue(&["check"], b"").expect(0).says("options: increment = true lets");
+    scene.queue(&["check"], b"").expect(1).prints("options: increment = true lets");
 }
 
 #[test]
