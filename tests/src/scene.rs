@@ -128,6 +128,14 @@ impl Ran {
         assert!(self.err.contains(text), "stderr does not say \"{text}\": {}", self.err);
         self
     }
+
+    /// Fails the test unless standard output contains this text.
+    #[track_caller]
+    pub fn prints(self, text: &str) -> Ran {
+        let out = String::from_utf8_lossy(&self.out);
+        assert!(out.contains(text), "stdout does not contain \"{text}\": {out}; stderr: {}", self.err);
+        self
+    }
 }
 
 /// Runs a command with `input` as its standard input.

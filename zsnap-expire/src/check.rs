@@ -1,34 +1,41 @@
-//! `check`: prints what the configuration means, and reports what would stop a run.
+//! `check`: reports what the configuration means, and what would stop a run.
 
 use anyhow::Result;
-use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::findings::{Findings, can_be_made};
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, can_be_made, failure};
 use zsnap_common::cli::options;
 use zsnap_common::process::zfs::Zfs;
 
-use crate::cli::Cli;
-use crate::config::Config;
-use crate::table;
+use crate::cli::Options;
+use crate::config::{Config, Tables};
+use crate::run;
 
-/// Prints what the configuration means, and logs findings. The exit status is 78 if there are any.
-pub fn check(cli: &Cli, config: &Config) -> Result<Exit> {
-    let mut text = format!("days begin in {}\n", config.clock.zone_name());
+/// Prints the findings; see [`Findings::exit`] for the status. `now` is in seconds since 1970.
+pub fn check(o: &Options, asked: CheckOptions, tables: Tables, now: i64) -> Result<Exit> {
+    let mut findings = Findings::new(asked);
+    let (config, errors) = Config::examine(o, tables, now);
+    if errors.is_empty() {
+        findings.add("days", [Finding::Note(format!("begin in {}", config.clock.zone_name()))]);
+    } else {
+        findings.add("configuration", errors.into_iter().map(Finding::from));
+    }
     for (glob, policy) in config.policies() {
         let received = if policy.received { ", received" } else { "" };
         let (method, newest) = (&policy.method, policy.newest);
-        text += &format!("{glob}: {method}, and the newest {newest}{received}; {}\n", policy.max_destroy);
+        let meaning = format!("{method}, and the newest {newest}{received}; {}", policy.max_destroy);
+        findings.add(glob, [Finding::Note(meaning)]);
     }
-    table::write(&text).or_exit(Exit::Io, "standard output")?;
-    let o = &cli.options;
     if o.filter {
-        return Ok(Exit::Done);
+        return findings.exit();
     }
-    let mut findings = Findings::default();
-    findings.add("programs", Zfs::find(&o.zfs, &o.zpool).map(|_| Vec::new()));
+    findings.add("programs", failure(Zfs::find(&o.zfs, &o.zpool)));
     let state = options::state_dir(o.state.as_deref(), "expire").and_then(|dir| can_be_made(&dir));
-    findings.add("state", state.map(|()| Vec::new()));
-    if o.needed.is_empty() && !o.no_needed && config.policies().any(|(_, policy)| policy.received) {
-        findings.add("received datasets", Ok(vec!["a run needs --needed, see zsnap-expire(8)".into()]));
+    findings.add("state", failure(state));
+    for path in &o.needed {
+        findings.add("needed", failure(run::list(path)));
     }
-    Ok(findings.exit())
+    if o.needed.is_empty() && !o.no_needed && config.policies().any(|(_, policy)| policy.received) {
+        findings.add("received datasets", [Finding::Warning("a run needs --needed, see zsnap-expire(8)".into())]);
+    }
+    findings.exit()
 }

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use regex::Regex;
+use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::units::duration;
 
 use crate::brakes::MaxDestroy;
@@ -47,7 +48,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Check the configuration and report which policy applies to which datasets
-    Check,
+    Check(CheckOptions),
 }
 
 /// Valid before and after a subcommand.

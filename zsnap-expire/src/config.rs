@@ -111,63 +111,99 @@ impl Config {
     }
 
     /// Combines the options and files. `now` is in seconds since 1970.
+    ///
+    /// # Errors
+    /// The first of the errors of [`Config::examine`].
     pub fn load(options: &Options, tables: Tables, now: i64) -> Result<Config> {
-        let zone = options.timezone.clone().map_or_else(system_zone, Ok)?;
-        let clock = Clock { now: options.at.map_or(now, |at| at.as_second()), zone };
-        let (newest, given) = (options.newest(), options.rules());
-        let reference = relative_to(&options.relative_to).unwrap_or_default();
-        let native = |keep: Vec<Rule>| Policy {
-            method: Method::Rules(keep, reference),
-            newest: newest.unwrap_or(NEWEST),
-            received: false,
-            // With --filter, another program destroys what is printed, even with -n or --at: keep the limit.
-            max_destroy: options.max_destroy.unwrap_or(if !options.filter && (options.noop || options.at.is_some()) {
-                MaxDestroy::NoLimit
-            } else {
-                MaxDestroy::Percent(50)
-            }),
-            tags: options.tags.clone(),
-        };
-        let zrep = options.config.as_deref().filter(|path| !is_toml(path));
-        if let Some(path) = zrep {
-            if !given.is_empty() {
-                return Err(Exit::Usage.error("a file of zrep-expire has its own rules: leave --keep RULE out"));
-            }
-            let method = read_zrep(path)?;
-            let exact = matches!(method, Method::Spacing(_));
-            // A filter does not know what zrep has sent, and with tags the first version destroys only what was sent.
-            let no_tags = options.zrep_ignore || options.filter && !exact;
-            let policy = Policy {
-                method,
-                newest: newest.unwrap_or(NEWEST_ZREP),
-                received: false,
-                max_destroy: options.max_destroy.unwrap_or(MaxDestroy::NoLimit),
-                tags: if no_tags { Vec::new() } else { options.tags.clone() },
-            };
-            return Ok(Config { policies: vec![one("**", policy)?], clock, exact });
-        }
-        let mut policies = Vec::new();
-        if !given.is_empty() {
-            policies.push(one("**", native(given.clone()))?);
-        }
-        for (glob, table) in tables.policy {
-            // --keep replaces only the rules, not facts about the datasets, such as that they were received.
-            let keep = if given.is_empty() { table.keep } else { given.clone() };
-            let plain = native(Vec::new());
-            let policy = Policy {
-                method: Method::Rules(keep, table.relative_to.unwrap_or(reference)),
-                newest: table.newest.or(newest).unwrap_or(NEWEST).max(1),
-                received: table.received,
-                max_destroy: table.max_destroy.unwrap_or(plain.max_destroy),
-                ..plain
-            };
-            policies.push(one(&glob, policy)?);
-        }
-        if policies.is_empty() {
-            return Err(Exit::Config.error("no policy: specify --keep RULE, or -c FILE with a table [policy.\"GLOB\"]"));
-        }
-        Ok(Config { policies, clock, exact: false })
+        let (config, errors) = Config::examine(options, tables, now);
+        errors.into_iter().next().map_or(Ok(config), Err)
     }
+
+    /// Combines the options and files. `now` is in seconds since 1970. Returns what can be used of the configuration,
+    /// and everything that is wrong with it.
+    pub fn examine(options: &Options, tables: Tables, now: i64) -> (Config, Vec<anyhow::Error>) {
+        let mut errors = Vec::new();
+        let zone = options.timezone.clone().map_or_else(system_zone, Ok);
+        let zone = zone.map_err(|e| errors.push(e)).unwrap_or(TimeZone::UTC);
+        let clock = Clock { now: options.at.map_or(now, |at| at.as_second()), zone };
+        let mut config = Config { policies: Vec::new(), clock, exact: false };
+        let zrep = options.config.as_deref().filter(|path| !is_toml(path));
+        let policies = match zrep {
+            Some(path) => match of_zrep(path, options) {
+                Ok((policy, exact)) => {
+                    config.exact = exact;
+                    vec![("**".to_owned(), policy)]
+                }
+                Err(e) => {
+                    errors.push(e);
+                    return (config, errors);
+                }
+            },
+            None => native(options, tables),
+        };
+        if policies.is_empty() {
+            errors
+                .push(Exit::Config.error("no policy: specify --keep RULE, or -c FILE with a table [policy.\"GLOB\"]"));
+        }
+        for (glob, policy) in policies {
+            match one(&glob, policy) {
+                Ok(one) => config.policies.push(one),
+                Err(e) => errors.push(e),
+            }
+        }
+        (config, errors)
+    }
+}
+
+/// Returns the policy of a file of zrep-expire, and whether it is one of its second version.
+fn of_zrep(path: &Path, options: &Options) -> Result<(Policy, bool)> {
+    if !options.rules().is_empty() {
+        return Err(Exit::Usage.error("a file of zrep-expire has its own rules: leave --keep RULE out"));
+    }
+    let method = read_zrep(path)?;
+    let exact = matches!(method, Method::Spacing(_));
+    // A filter does not know what zrep has sent, and with tags the first version destroys only what was sent.
+    let no_tags = options.zrep_ignore || options.filter && !exact;
+    let policy = Policy {
+        method,
+        newest: options.newest().unwrap_or(NEWEST_ZREP),
+        received: false,
+        max_destroy: options.max_destroy.unwrap_or(MaxDestroy::NoLimit),
+        tags: if no_tags { Vec::new() } else { options.tags.clone() },
+    };
+    Ok((policy, exact))
+}
+
+/// Returns the policies of `--keep RULE` and of the tables, with their globs.
+fn native(options: &Options, tables: Tables) -> Vec<(String, Policy)> {
+    let (newest, given) = (options.newest(), options.rules());
+    let reference = relative_to(&options.relative_to).unwrap_or_default();
+    let policy = |keep: Vec<Rule>, reference| Policy {
+        method: Method::Rules(keep, reference),
+        newest: newest.unwrap_or(NEWEST),
+        received: false,
+        // With --filter, another program destroys what is printed, even with -n or --at: keep the limit.
+        max_destroy: options.max_destroy.unwrap_or(if !options.filter && (options.noop || options.at.is_some()) {
+            MaxDestroy::NoLimit
+        } else {
+            MaxDestroy::Percent(50)
+        }),
+        tags: options.tags.clone(),
+    };
+    let all = (!given.is_empty()).then(|| ("**".to_owned(), policy(given.clone(), reference)));
+    let of_table = |(glob, table): (String, Table)| {
+        // --keep replaces only the rules, not facts about the datasets, such as that they were received.
+        let keep = if given.is_empty() { table.keep } else { given.clone() };
+        let general = policy(keep, table.relative_to.unwrap_or(reference));
+        let policy = Policy {
+            newest: table.newest.unwrap_or(general.newest).max(1),
+            received: table.received,
+            max_destroy: table.max_destroy.unwrap_or(general.max_destroy),
+            ..general
+        };
+        (glob, policy)
+    };
+    all.into_iter().chain(tables.policy.into_iter().map(of_table)).collect()
 }
 
 fn one(text: &str, policy: Policy) -> Result<(String, Glob, Policy)> {

@@ -54,10 +54,10 @@ fn start() -> anyhow::Result<Exit> {
     }
     log::set_verbose(o.verbose || o.debug);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let config = Config::load(o, tables, i64::try_from(now).unwrap_or(i64::MAX))?;
-    match cli.verb {
-        Some(Verb::Check) => check::check(&cli, &config),
-        None if o.filter => filter::filter(o, &config),
-        None => run::run(&cli, &config),
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    if let Some(Verb::Check(asked)) = &cli.verb {
+        return check::check(o, *asked, tables, now);
     }
+    let config = Config::load(o, tables, now)?;
+    if o.filter { filter::filter(o, &config) } else { run::run(&cli, &config) }
 }

@@ -186,7 +186,7 @@ fn needed(cli: &Cli, zfs: &Zfs, chosen: &[Chosen<'_>]) -> Result<Option<Needed>>
 }
 
 /// Reads a list of needed snapshots, and returns its path and text.
-fn list(path: &Path) -> Result<(String, String)> {
+pub fn list(path: &Path) -> Result<(String, String)> {
     let called = path.display().to_string();
     if called.is_empty() {
         // $(zsnap-ingest status --needed-file) prints nothing if there is no list.

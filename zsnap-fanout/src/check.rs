@@ -1,9 +1,8 @@
 //! `check`: reports whether a run would work. Each finding includes its remedy.
 
 use anyhow::Result;
-use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::cli::findings::{Findings, writable};
+use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, failure, writable};
 use zsnap_common::durable::dest::{self, Dest};
 use zsnap_common::process::child;
 
@@ -12,58 +11,76 @@ use crate::drive::{self, Drive, Tables};
 use crate::kept;
 use crate::nncp;
 use crate::run::PATIENCE;
+use crate::seen::Seen;
 use crate::spool::Spool;
 
-/// Logs each finding as an error. The exit status is 78 if there are any.
-pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
-    let mut findings = Findings::default();
-    let drives = drive::configured(options, tables).and_then(|drives| match &drives[..] {
-        [] => Err(Exit::Config.error("none: specify --to NAME=DEST, or a table [to.NAME]")),
-        _ => Ok(drives),
-    });
-    let spool = match Spool::open(options.spool.as_deref()) {
-        Ok(spool) => {
-            let configured = drives.as_ref().map_or(Ok(()), |drives| spool.all_configured(drives));
-            findings.add("spool", configured.map(|()| Vec::new()));
-            Some(spool)
-        }
-        Err(e) => {
-            findings.add("spool", Err(e));
-            None
-        }
-    };
-    match drives {
-        Ok(drives) => {
-            drives.iter().for_each(|drive| findings.add(&drive.name, examine(options, drive, spool.as_ref())));
-        }
-        Err(e) => findings.add("drives", Err(e)),
+/// Prints the findings; see [`Findings::exit`] for the status.
+pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<Exit> {
+    let mut findings = Findings::new(asked);
+    let (drives, mut errors) = drive::examine(options, tables);
+    if drives.is_empty() && errors.is_empty() {
+        errors.push(Exit::Config.error("none: specify --to NAME=DEST, or a table [to.NAME]"));
     }
-    cancel::check()?;
-    Ok(findings.exit())
+    let spool = Spool::open(options.spool.as_deref());
+    match &spool {
+        // An outbox may belong to a destination whose table is wrong.
+        Ok(spool) if errors.is_empty() => match spool.not_configured(&drives) {
+            Ok(unknown) => findings.add("spool", unknown.into_iter().map(Finding::from)),
+            Err(e) => findings.add("spool", [e.into()]),
+        },
+        Ok(_) => findings.add("spool", []),
+        Err(e) => findings.add("spool", [Finding::Failure(format!("{e:#}"))]),
+    }
+    if !errors.is_empty() {
+        findings.add("destinations", errors.into_iter().map(Finding::from));
+    }
+    for drive in &drives {
+        findings.add(&drive.name, examine(options, drive, spool.as_ref().ok()));
+    }
+    findings.exit()
 }
 
-fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Result<Vec<String>> {
-    let mut warnings: Vec<_> = drive.dest.warning(&drive.transport).into_iter().collect();
-    drive.dest.is_equipped(&drive.transport)?;
-    let outbox = spool.map(|spool| spool.outboxes().dir(&drive.name)).unwrap_or_default();
-    let look = dest::look(&drive.dest, &drive.transport, &outbox, PATIENCE)?;
-    spool.map_or(Ok(()), |spool| spool.is_apart(look.real()))?;
-    // nncp-stat fails if the node does not exist.
-    match nncp::packets(drive, &options.nncp_stat_program) {
-        Err(e) if child::find(&options.nncp_stat_program).is_err() => warnings.push(format!("{e:#}; status needs it")),
-        packets => drop(packets?),
+fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Finding> {
+    let mut findings: Vec<_> = drive.dest.warning(&drive.transport).map(Finding::Note).into_iter().collect();
+    let equipped = failure(drive.dest.is_equipped(&drive.transport));
+    if equipped.is_empty() {
+        // nncp-stat fails if the node does not exist.
+        findings.extend(match nncp::packets(drive, &options.nncp_stat_program) {
+            Err(e) if child::find(&options.nncp_stat_program).is_err() => {
+                vec![Finding::Warning(format!("{e:#}; status needs it"))]
+            }
+            packets => failure(packets),
+        });
     }
-    if let Some(why) = look.away {
-        let name = &drive.name;
-        warnings.push(format!("away: {why}; if it is mounted and new: zsnap-fanout init {name}"));
-    } else if let Dest::Dir(path) = &drive.dest {
-        writable(path)?;
+    findings.extend(equipped);
+    let outbox = spool.map(|spool| spool.outboxes().dir(&drive.name)).unwrap_or_default();
+    let was_here = spool.is_some() && Seen::read(&outbox).at.is_some();
+    match dest::look(&drive.dest, &drive.transport, &outbox, PATIENCE) {
+        Err(e) => findings.push(e.into()),
+        Ok(look) => {
+            findings.extend(failure(spool.map_or(Ok(()), |spool| spool.is_apart(look.real()))));
+            match (look.away, &drive.dest) {
+                // A drive of a rotation is often away. But one that was never here may lack its mark.
+                (Some(why), _) if was_here => findings.push(Finding::Note(format!("away: {why}"))),
+                (Some(why), _) => findings.push(Finding::Warning(format!(
+                    "away: {why}; if it is mounted and new: zsnap-fanout init {}",
+                    drive.name
+                ))),
+                (None, Dest::Dir(path)) => findings.extend(failure(writable(path))),
+                (None, _) => {}
+            }
+        }
     }
     if let (None, Some(spool)) = (drive.keep, spool) {
         let kept = spool.kept(&drive.name);
-        if !kept::days(&kept)?.is_empty() {
-            warnings.push(format!("{} holds kept files, and without keep they stay: remove them", kept.display()));
-        }
+        findings.extend(match kept::days(&kept) {
+            Ok(days) if days.is_empty() => vec![],
+            Ok(_) => vec![Finding::Warning(format!(
+                "{} holds kept files, and without keep they stay: remove them",
+                kept.display()
+            ))],
+            Err(e) => vec![e.into()],
+        });
     }
-    Ok(warnings)
+    findings
 }

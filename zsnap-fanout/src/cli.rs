@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::units::{duration, size};
 use zsnap_common::durable::dest::nice;
 
@@ -110,7 +111,7 @@ pub enum Verb {
         name: String,
     },
     /// Check configuration, spool, programs and destinations
-    Check,
+    Check(CheckOptions),
 }
 
 /// Of `status`.

@@ -80,12 +80,22 @@ impl Drive {
 /// Returns the configured destinations, sorted by name.
 ///
 /// # Errors
-/// [`Exit::Config`] if, for example, two names have the same address: they would be counted as two copies.
+/// The first of the errors of [`examine`].
 pub fn configured(options: &Options, tables: Tables) -> Result<Vec<Drive>> {
-    let mut drives = Vec::new();
+    let (drives, errors) = examine(options, tables);
+    errors.into_iter().next().map_or(Ok(drives), Err)
+}
+
+/// Returns the configured destinations, sorted by name, and everything that is wrong with them. Each error has the
+/// status [`Exit::Config`]. Two names with the same address are one, because they would be counted as two copies.
+pub fn examine(options: &Options, tables: Tables) -> (Vec<Drive>, Vec<anyhow::Error>) {
+    let (mut drives, mut errors) = (Vec::new(), Vec::new());
     if options.to.is_empty() {
         for (name, table) in tables.to {
-            drives.push(from_table(name, table, options)?);
+            match from_table(name, table, options) {
+                Ok(drive) => drives.push(drive),
+                Err(e) => errors.push(e),
+            }
         }
     } else {
         // The option `--to` replaces all tables.
@@ -93,28 +103,31 @@ pub fn configured(options: &Options, tables: Tables) -> Result<Vec<Drive>> {
         drives.sort_by(|a, b| a.name.cmp(&b.name));
     }
     for (i, drive) in drives.iter().enumerate() {
-        if drive.dest == Dest::Stdout {
-            return Err(Exit::Config.error(format!("{}: standard output takes no finished files", drive.name)));
-        }
-        // Child processes run in /, so a relative path would not be found.
-        if let Some(relative) = drive.transport.nncp_config.as_ref().filter(|file| file.is_relative()) {
-            let (name, file) = (&drive.name, relative.display());
-            return Err(Exit::Config.error(format!("{name}: nncp-config {file}: give its path from / on")));
-        }
-        let same = |other: &&Drive| {
-            let network = matches!(drive.dest, Dest::Dir(_) | Dest::Command(_))
-                || other.transport.nncp_config == drive.transport.nncp_config;
-            other.name == drive.name || other.dest == drive.dest && network
-        };
-        if let Some(other) = drives.iter().take(i).find(same) {
-            let (a, b, dest) = (&other.name, &drive.name, &drive.dest);
-            return Err(Exit::Config.error(match a == b {
-                true => format!("the drive {a} is given twice: one name, one drive"),
-                false => format!("the drives {a} and {b} are both {dest}: two names would pass for two copies"),
-            }));
-        }
+        errors.extend(wrong(drive, drives.get(..i).unwrap_or_default()).map(|why| Exit::Config.error(why)));
     }
-    Ok(drives)
+    (drives, errors)
+}
+
+/// Returns what is wrong with a destination, alone or together with those before it.
+fn wrong(drive: &Drive, before: &[Drive]) -> Option<String> {
+    if drive.dest == Dest::Stdout {
+        return Some(format!("{}: standard output takes no finished files", drive.name));
+    }
+    // Child processes run in /, so a relative path would not be found.
+    if let Some(relative) = drive.transport.nncp_config.as_ref().filter(|file| file.is_relative()) {
+        return Some(format!("{}: nncp-config {}: give its path from / on", drive.name, relative.display()));
+    }
+    let same = |other: &&Drive| {
+        let network = matches!(drive.dest, Dest::Dir(_) | Dest::Command(_))
+            || other.transport.nncp_config == drive.transport.nncp_config;
+        other.name == drive.name || other.dest == drive.dest && network
+    };
+    let other = before.iter().find(same)?;
+    let (a, b, dest) = (&other.name, &drive.name, &drive.dest);
+    Some(match a == b {
+        true => format!("the drive {a} is given twice: one name, one drive"),
+        false => format!("the drives {a} and {b} are both {dest}: two names would pass for two copies"),
+    })
 }
 
 fn plain(Name(name): Name, dest: Dest, options: &Options) -> Drive {

@@ -41,8 +41,8 @@ fn start() -> anyhow::Result<Exit> {
     let options = cli.options;
     let now = SystemTime::now();
     let verb = cli.verb.unwrap_or(Verb::Run);
-    if let Verb::Check = verb {
-        return check::check(&options, tables);
+    if let Verb::Check(asked) = verb {
+        return check::check(&options, asked, tables);
     }
     let drives = drive::configured(&options, tables)?;
     if let Verb::Retire { name } = verb {
@@ -66,7 +66,7 @@ fn start() -> anyhow::Result<Exit> {
         Verb::Requeue { name, since } => {
             kept::requeue(&Spool::open(options.spool.as_deref())?, find(&drives, &name)?, since, seconds(now))
         }
-        Verb::Run | Verb::Retire { .. } | Verb::Check => {
+        Verb::Run | Verb::Retire { .. } | Verb::Check(_) => {
             many_files();
             run::run(&options, &drives, now)
         }

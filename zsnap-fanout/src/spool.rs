@@ -66,14 +66,19 @@ impl Spool {
     /// Checks that each outbox belongs to a configured destination. Otherwise files would wait unnoticed
     /// for a destination whose name was misspelled or was removed from the configuration.
     pub fn all_configured(&self, drives: &[Drive]) -> Result<()> {
-        for name in self.outboxes().names().or_exit(Exit::Io, "cannot read the outboxes")? {
-            if !drives.iter().any(|drive| drive.name == name) {
-                return Err(Exit::Config.error(format!(
-                    "the drive {name} has an outbox, but is not in the configuration: correct its name there, or zsnap-fanout retire {name}"
-                )));
-            }
-        }
-        Ok(())
+        self.not_configured(drives)?.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Returns an error for each outbox that belongs to no configured destination.
+    pub fn not_configured(&self, drives: &[Drive]) -> Result<Vec<anyhow::Error>> {
+        let mut names = self.outboxes().names().or_exit(Exit::Io, "cannot read the outboxes")?;
+        names.retain(|name| !drives.iter().any(|drive| drive.name == *name));
+        let error = |name: String| {
+            Exit::Config.error(format!(
+                "the drive {name} has an outbox, but is not in the configuration: correct its name there, or zsnap-fanout retire {name}"
+            ))
+        };
+        Ok(names.into_iter().map(error).collect())
     }
 
     /// Checks that a destination and the spool do not contain each other: files delivered into the spool

@@ -1,69 +1,75 @@
 //! `check`: reports what would stop a run before it does, with the remedies.
 
-use std::io::{self, Write};
-
 use anyhow::Result;
-use zsnap_common::cli::escape::escape;
-use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::trusted;
+use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, can_be_made, failure, writable};
+use zsnap_common::cli::{options, trusted};
+use zsnap_common::process::child;
 
 use crate::beside;
 use crate::cli::Options;
 use crate::command;
-use crate::config::{Config, Tables};
+use crate::config::{CommandTable, Config, Tables};
 
-/// Prints a line for each finding. Returns 78 if one is a problem.
-pub fn check(options: &Options, tables: Tables) -> Result<Exit> {
-    let config = Config::load(options, tables)?;
-    let mut problems = Vec::new();
-    match &config.incoming {
-        None => problems.push("no incoming directory: specify --incoming".to_owned()),
-        Some(dir) if !dir.is_dir() => problems.push(format!("{} is absent (a drive that is away?)", dir.display())),
-        Some(_) => {}
-    }
-    if let Some((store, zfs)) = &config.store {
-        if zfs.datasets(store)?.is_none() {
-            problems.push(format!("{store} is absent: import the pool, or zfs create {store}"));
-        }
-    } else if config.commands.is_empty() {
-        problems.push("nothing receives: specify --store for ZFS streams, or a [[command]]".to_owned());
-    }
-    if config.hosts.is_empty() {
-        problems.push("no host may send: add [hosts.NAME] with its signers".to_owned());
-    }
-    for command in &config.commands {
-        let target = command.target.display();
-        if let Err(e) = command::check_target(&command.target) {
-            problems.push(format!("[[command]] target: {e}"));
-        } else {
-            if let Err(e) = beside::check(&command.target, false) {
-                problems.push(format!("[[command]] target {target}: {e}"));
+/// Prints the findings; see [`Findings::exit`] for the status.
+pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<Exit> {
+    let mut findings = Findings::new(asked);
+    let fail = |text: &str| Finding::Failure(text.to_owned());
+    findings.add(
+        "incoming",
+        match &options.incoming {
+            None => vec![fail("no incoming directory: specify --incoming")],
+            Some(dir) if !dir.is_dir() => {
+                vec![Finding::Warning(format!("{} is absent: create it, or attach its drive", dir.display()))]
             }
-            // Whoever can write to the target's parent directory can remove the journal; then streams would be applied
-            // again.
-            if let Err(e) = trusted::check_directory(&command.target) {
-                problems.push(format!("[[command]] target {target}: {e}"));
+            Some(dir) => failure(writable(dir)),
+        },
+    );
+    let state = options::state_dir(options.state.as_deref(), "ingest").and_then(|dir| can_be_made(&dir));
+    findings.add("state", failure(state));
+    if tables.hosts.is_empty() {
+        findings.add("hosts", [fail("none may send: add [hosts.NAME] with its signers")]);
+    }
+    if options.store.is_none() && tables.command.is_empty() {
+        findings.add("receivers", [fail("none: specify --store for ZFS streams, or a [[command]]")]);
+    }
+    for command in &tables.command {
+        findings.add(&format!("[[command]] {}", command.target.display()), examine(command));
+    }
+    match Config::examine(options, tables) {
+        Ok(config) => {
+            findings.add("keys, certificates and programs", []);
+            if let Some((store, zfs)) = &config.store {
+                findings.add(
+                    "store",
+                    match zfs.datasets(store) {
+                        Ok(Some(_)) => vec![],
+                        Ok(None) => {
+                            vec![Finding::Warning(format!("{store} is absent: import the pool, or zfs create {store}"))]
+                        }
+                        Err(e) => vec![e.into()],
+                    },
+                );
             }
         }
-        if let Some(Err(e)) = command.run.first().map(|program| zsnap_common::process::child::find(program.as_ref())) {
-            problems.push(format!("[[command]] run: {e:#}"));
-        }
-        let mut nothing = std::process::Command::new("");
-        if let Some(Err(e)) = command.user.as_ref().map(|user| zsnap_common::process::child::run_as(&mut nothing, user))
-        {
-            problems.push(format!("[[command]] user: {e:#}"));
-        }
+        Err(errors) => findings.add("keys, certificates and programs", errors.into_iter().map(Finding::from)),
     }
-    let mut out = io::stdout().lock();
-    let mut print = || -> io::Result<()> {
-        for problem in &problems {
-            writeln!(out, "problem: {}", escape(problem))?;
-        }
-        if problems.is_empty() {
-            writeln!(out, "all is well: keys, certificates, directories and programs")?;
-        }
-        out.flush()
-    };
-    print().or_exit(Exit::Io, "stdout")?;
-    Ok(if problems.is_empty() { Exit::Done } else { Exit::Config })
+    findings.exit()
+}
+
+fn examine(command: &CommandTable) -> Vec<Finding> {
+    let target = command::check_target(&command.target).map_err(|e| format!("target: {e}"));
+    let mut failed: Vec<String> = target.err().into_iter().collect();
+    if failed.is_empty() {
+        failed.extend(beside::check(&command.target, false).err().map(|e| format!("target: {e}")));
+        // Whoever can write to the target's parent directory can remove the journal; then streams would be applied
+        // again.
+        failed.extend(trusted::check_directory(&command.target).err().map(|e| format!("target: {e}")));
+    }
+    let program = command.run.first().map(|program| child::find(program.as_ref()));
+    failed.extend(program.and_then(Result::err).map(|e| format!("run: {e:#}")));
+    let mut nothing = std::process::Command::new("");
+    let user = command.user.as_ref().map(|user| child::run_as(&mut nothing, user));
+    failed.extend(user.and_then(Result::err).map(|e| format!("user: {e:#}")));
+    failed.into_iter().map(Finding::Failure).collect()
 }

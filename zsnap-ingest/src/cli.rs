@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::units::{duration, size};
 use zsnap_common::names::target::{Host, NameError, Target};
 
@@ -165,7 +166,7 @@ pub enum Verb {
         aead: bool,
     },
     /// Check configuration, keys, directories and programs, and print how to fix them
-    Check,
+    Check(CheckOptions),
 }
 
 /// What `status` tells, and when its status is 1.

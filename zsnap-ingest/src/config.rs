@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Deserialize;
 use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::findings::of_parts;
 use zsnap_common::cli::options;
 use zsnap_common::cli::units::{self, size};
 use zsnap_common::names::digest::sha256_hex;
@@ -184,60 +185,46 @@ pub struct Config {
 
 impl Config {
     /// Loads keys and certificates, and finds the programs.
+    ///
+    /// # Errors
+    /// The first of the errors of [`Config::examine`].
     pub fn load(options: &Options, tables: Tables) -> Result<Config> {
-        let store = match &options.store {
-            Some(store) => {
-                let dataset: Dataset = store.parse().or_exit(Exit::Config, "--store")?;
-                // The store begins the last argument of `zfs receive`, where it would be taken for an option.
-                if store.starts_with('-') {
-                    return Err(Exit::Config.error(format!("--store: no pool is called \"{store}\"")));
-                }
-                Some((dataset.into(), Zfs::find(&options.zfs, &options.zpool)?))
-            }
-            None => None,
-        };
-        for command in &tables.command {
-            let program = command.run.first().map_or("", String::as_str);
-            if !program.starts_with('/') {
-                return Err(Exit::Config.error(format!(
-                    "[[command]] run: \"{program}\" is not an absolute path; write where the program is"
-                )));
-            }
-            if !command.target.is_absolute() {
-                let target = command.target.display();
-                return Err(Exit::Config.error(format!("[[command]] target: \"{target}\" is not an absolute path")));
-            }
-        }
-        let mut nodes = BTreeMap::new();
+        Config::examine(options, tables).map_err(|errors| {
+            errors.into_iter().next().unwrap_or_else(|| Exit::Config.error("the configuration cannot be used"))
+        })
+    }
+
+    /// Loads keys and certificates, and finds the programs.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn examine(options: &Options, tables: Tables) -> Result<Config, Vec<anyhow::Error>> {
+        let mut errors = Vec::new();
+        let store = note(&mut errors, store(options)).flatten();
+        errors.extend(tables.command.iter().flat_map(wrong_paths));
+        errors.extend(wrong_hosts(&tables.hosts));
+        let general = note(&mut errors, properties(&options.set, &options.exclude, "--"));
+        let mut host_properties = BTreeMap::new();
         for (host, table) in &tables.hosts {
-            if let Some(other) = table.nncp_sender.as_ref().and_then(|node| nodes.insert(node, host)) {
-                return Err(Exit::Config.error(format!(
-                    "[hosts.{other}] and [hosts.{host}] have the same nncp-sender: who is it that sends?"
-                )));
-            }
-            if table.trust == TrustLevel::Signature && table.signers.is_empty() {
-                return Err(Exit::Config.error(format!(
-                    "[hosts.{host}] lists no signers; add signers = [\"…{host}.cert\"] (zsnap-queue keygen makes one)"
-                )));
-            }
+            let own = properties(&table.set, &table.exclude, &format!("[hosts.{host}] "));
+            host_properties.extend(note(&mut errors, own).map(|own| (host.clone(), own)));
         }
-        let general = properties(&options.set, &options.exclude, "--")?;
-        let of_host = |(host, table): (&Host, &HostTable)| {
-            Ok((host.clone(), properties(&table.set, &table.exclude, &format!("[hosts.{host}] "))?))
+        let keyring = keyring(options).map_err(|e| errors.extend(e)).ok();
+        let signers = signers(&tables.hosts).map_err(|e| errors.extend(e)).ok();
+        let state = note(&mut errors, options::state_dir(options.state.as_deref(), "ingest"));
+        // What cannot be read is among the errors already.
+        let fingerprint = if errors.is_empty() { note(&mut errors, fingerprint(options, &tables)) } else { None };
+        let (Some(keyring), Some(signers), Some(state), Some(properties), Some(fingerprint)) =
+            (keyring, signers, state, general, fingerprint)
+        else {
+            return Err(errors);
         };
-        let host_properties = tables.hosts.iter().map(of_host).collect::<Result<_>>()?;
-        if options.keys.is_empty() {
-            return Err(Exit::Config.error("no key to decrypt with; specify --keys (zsnap-ingest keygen makes one)"));
-        }
-        let fingerprint = fingerprint(options, &tables)?;
-        let of: HashMap<Host, Vec<PathBuf>> =
-            tables.hosts.iter().map(|(host, table)| (host.clone(), table.signers.clone())).collect();
         Ok(Config {
             incoming: options.incoming.clone(),
             store,
-            state: options::state_dir(options.state.as_deref(), "ingest")?,
-            keyring: Keyring::load(&options.keys)?,
-            signers: Signers::load(&of)?,
+            state,
+            keyring,
+            signers,
             hosts: tables.hosts,
             commands: tables.command,
             verify_buffer: options.verify_buffer,
@@ -252,7 +239,7 @@ impl Config {
                 max_size: options.max_size,
                 max_ratio: options.max_ratio,
             },
-            properties: general,
+            properties,
             host_properties,
         })
     }
@@ -279,6 +266,70 @@ impl Config {
         let name = target.to_string();
         self.commands.iter().find(|command| command.matches.matches(&name))
     }
+}
+
+/// Returns the value, or adds the error to `errors`.
+fn note<T>(errors: &mut Vec<anyhow::Error>, result: Result<T>) -> Option<T> {
+    result.map_err(|e| errors.push(e)).ok()
+}
+
+/// Loads the keys that decrypt.
+fn keyring(options: &Options) -> Result<Keyring, Vec<anyhow::Error>> {
+    if options.keys.is_empty() {
+        let message = "no key to decrypt with; specify --keys (zsnap-ingest keygen makes one)";
+        return Err(vec![Exit::Config.error(message)]);
+    }
+    let alone = |file| Keyring::load(std::slice::from_ref(file));
+    Keyring::load(&options.keys).map_err(|e| of_parts(e, options.keys.iter().map(alone)))
+}
+
+/// Loads the certificates that verify signatures.
+fn signers(hosts: &BTreeMap<Host, HostTable>) -> Result<Signers, Vec<anyhow::Error>> {
+    let of: HashMap<Host, Vec<PathBuf>> =
+        hosts.iter().map(|(host, table)| (host.clone(), table.signers.clone())).collect();
+    let files = hosts.iter().flat_map(|(host, table)| table.signers.iter().map(move |file| (host, file)));
+    let alone = |(host, file): (&Host, &PathBuf)| Signers::load(&[(host.clone(), vec![file.clone()])].into());
+    Signers::load(&of).map_err(|e| of_parts(e, files.map(alone)))
+}
+
+/// Returns the store and the programs for it; `None` if there is none.
+fn store(options: &Options) -> Result<Option<(String, Zfs)>> {
+    let Some(store) = &options.store else { return Ok(None) };
+    let dataset: Dataset = store.parse().or_exit(Exit::Config, "--store")?;
+    // The store begins the last argument of `zfs receive`, where it would be taken for an option.
+    if store.starts_with('-') {
+        return Err(Exit::Config.error(format!("--store: no pool is called \"{store}\"")));
+    }
+    Ok(Some((dataset.into(), Zfs::find(&options.zfs, &options.zpool)?)))
+}
+
+/// Returns an error for each path of a command that is not absolute.
+fn wrong_paths(command: &CommandTable) -> Vec<anyhow::Error> {
+    let mut errors = Vec::new();
+    let program = command.run.first().map_or("", String::as_str);
+    if !program.starts_with('/') {
+        errors.push(format!("[[command]] run: \"{program}\" is not an absolute path; write where the program is"));
+    }
+    if !command.target.is_absolute() {
+        errors.push(format!("[[command]] target: \"{}\" is not an absolute path", command.target.display()));
+    }
+    errors.into_iter().map(|why| Exit::Config.error(why)).collect()
+}
+
+/// Returns an error for each host that cannot be told from another one, or that nobody may sign for.
+fn wrong_hosts(hosts: &BTreeMap<Host, HostTable>) -> Vec<anyhow::Error> {
+    let (mut nodes, mut errors) = (BTreeMap::new(), Vec::new());
+    for (host, table) in hosts {
+        if let Some(other) = table.nncp_sender.as_ref().and_then(|node| nodes.insert(node, host)) {
+            errors.push(format!("[hosts.{other}] and [hosts.{host}] have the same nncp-sender: who is it that sends?"));
+        }
+        if table.trust == TrustLevel::Signature && table.signers.is_empty() {
+            errors.push(format!(
+                "[hosts.{host}] lists no signers; add signers = [\"…{host}.cert\"] (zsnap-queue keygen makes one)"
+            ));
+        }
+    }
+    errors.into_iter().map(|why| Exit::Config.error(why)).collect()
 }
 
 fn properties(set: &[String], exclude: &[String], place: &str) -> Result<Vec<AllowedProperty>> {

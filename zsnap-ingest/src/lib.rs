@@ -84,7 +84,7 @@ fn start() -> Result<Exit> {
             writeln!(std::io::stdout().lock(), "{fingerprint}").or_exit(Exit::Io, "stdout")?;
             Ok(Exit::Done)
         }
-        Verb::Check => check::check(&options, tables),
+        Verb::Check(asked) => check::check(&options, asked, tables),
     }
 }
 

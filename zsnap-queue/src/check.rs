@@ -1,11 +1,14 @@
 //! `check`: reports whether the bare command would work. Each finding includes its remedy.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, Result};
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::cli::findings::{Findings, can_be_made, writable};
+use zsnap_common::cli::findings::{
+    CheckOptions, Finding, Findings, can_be_made, failure, of_parts, warnings, writable,
+};
 use zsnap_common::cli::options;
 use zsnap_common::durable::dest::{self, Dest};
 use zsnap_message::keys::{Recipients, SigningKey};
@@ -18,33 +21,37 @@ use crate::state;
 /// How long the examination of a directory may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Logs each finding as an error. The exit status is 78 if there are any.
-pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
-    let mut findings = Findings::default();
-    findings.add(
-        "recipients",
-        match o.recipient_file.as_slice() {
-            [] => Err(Exit::Config.error("none: name certificates with --recipient-file")),
-            files => Recipients::load(files, o.format, now).map(|r| r.warnings),
-        },
-    );
+/// Prints the findings; see [`Findings::exit`] for the status.
+pub fn check(o: &Options, asked: CheckOptions, now: SystemTime) -> Result<Exit> {
+    let mut findings = Findings::new(asked);
+    findings.add("recipients", recipients(o, now));
     findings.add(
         "signer",
-        match (&o.signer_file, o.unsigned) {
+        warnings(match (&o.signer_file, o.unsigned) {
             (Some(file), false) => SigningKey::load(file, now).map(|key| key.warnings),
             (None, true) => Ok(vec!["files are not signed: whoever has the certificates can make such files".into()]),
             _ => Err(Exit::Config.error("give either --signer-file (zsnap-queue keygen makes one) or --unsigned")),
-        },
+        }),
     );
-    findings.add("options", Ok(one_run_only(o)));
-    findings.add("state", readable(o).map(|()| Vec::new()));
+    findings.add("options", warnings(Ok(one_run_only(o))));
+    findings.add("state", state(o));
     if o.to.is_empty() {
-        findings.add("destinations", Err(Exit::Config.error("none: name one with --to")));
+        findings.add("destinations", [Exit::Config.error("none: name one with --to").into()]);
     }
     for dest in &o.to {
         findings.add(&dest.to_string(), destination(o, dest));
     }
-    Ok(findings.exit())
+    findings.exit()
+}
+
+fn recipients(o: &Options, now: SystemTime) -> Vec<Finding> {
+    match Recipients::load(&o.recipient_file, o.format, now) {
+        Ok(recipients) => warnings(Ok(recipients.warnings)),
+        Err(e) => {
+            let alone = |file: &PathBuf| Recipients::load(std::slice::from_ref(file), o.format, now);
+            of_parts(e, o.recipient_file.iter().map(alone)).into_iter().map(Finding::from).collect()
+        }
+    }
 }
 
 /// Warns of options for one run or one dataset that are set for all in the configuration.
@@ -64,31 +71,36 @@ fn one_run_only(o: &Options) -> Vec<String> {
     warnings
 }
 
-/// Checks that the state is readable, all of it, and that the directory is writable or can be created.
-fn readable(o: &Options) -> anyhow::Result<()> {
-    let dir = options::state_dir(o.state.as_deref(), "queue")?;
-    let Some(state) = existing(&dir)? else {
-        return can_be_made(&dir);
+/// Checks that the state of every dataset is readable, and that the directory is writable or can be created.
+fn state(o: &Options) -> Vec<Finding> {
+    let read = || {
+        let dir = options::state_dir(o.state.as_deref(), "queue")?;
+        let Some(state) = existing(&dir)? else {
+            return can_be_made(&dir).map(|()| Vec::new());
+        };
+        let targets = state.targets()?;
+        let datasets = targets.iter().flat_map(|target| failure(state.acknowledged(target)));
+        Ok(failure(writable(&dir)).into_iter().chain(datasets).collect())
     };
-    writable(&dir)?;
-    for target in state.targets()? {
-        state.acknowledged(&target)?;
-    }
-    Ok(())
+    read().unwrap_or_else(|e: anyhow::Error| vec![e.into()])
 }
 
-/// Examines a destination, and returns warnings.
-fn destination(o: &Options, dest: &Dest) -> anyhow::Result<Vec<String>> {
+fn destination(o: &Options, dest: &Dest) -> Vec<Finding> {
     let how = job::transport(o);
     let Dest::Dir(path) = dest else {
-        return dest.is_equipped(&how).map(|()| dest.warning(&how).into_iter().collect());
+        let note = dest.warning(&how).map(Finding::Note);
+        return note.into_iter().chain(failure(dest.is_equipped(&how))).collect();
     };
-    // If the destination hangs, it hangs in this call, which has a timeout.
-    let outboxes = state::outboxes(&options::state_dir(o.state.as_deref(), "queue")?);
-    dest::look(dest, &how, &outboxes.dir(&dest.id()), PATIENCE)?;
-    let meta = fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;
-    if !meta.is_dir() {
-        return Err(Exit::Config.error(format!("{} is not a directory", path.display())));
-    }
-    writable(path).map(|()| Vec::new())
+    let usable = || {
+        // If the destination hangs, it hangs in this call, which has a timeout.
+        let outboxes = state::outboxes(&options::state_dir(o.state.as_deref(), "queue")?);
+        dest::look(dest, &how, &outboxes.dir(&dest.id()), PATIENCE)?;
+        let meta =
+            fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;
+        if !meta.is_dir() {
+            return Err(Exit::Config.error(format!("{} is not a directory", path.display())));
+        }
+        writable(path)
+    };
+    failure(usable())
 }

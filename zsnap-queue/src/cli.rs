@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::units;
 use zsnap_common::durable::dest::{Dest, nice};
 use zsnap_common::names::target::Host;
@@ -141,7 +142,7 @@ pub enum Command {
         targets: Vec<OsString>,
     },
     /// Check configuration, keys, permissions, programs and destinations
-    Check,
+    Check(CheckOptions),
 }
 
 #[derive(Args, Debug)]

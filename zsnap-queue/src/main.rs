@@ -49,7 +49,7 @@ fn run() -> anyhow::Result<Exit> {
         Command::Flush => flush::flush(&cli.options),
         Command::Status(status) => status::status(&cli.options, status, seconds),
         Command::Adopt { targets } => flush::adopt(&cli.options, targets, seconds),
-        Command::Check => check::check(&cli.options, now),
+        Command::Check(asked) => check::check(&cli.options, *asked, now),
         Command::Keygen(new) => {
             let fingerprint = keys::keygen(&new.out, Purpose::Sign(&new.host), new.aead)?;
             writeln!(std::io::stdout(), "{fingerprint}").or_exit(Exit::Io, "standard output")?;

@@ -305,7 +305,7 @@ fn configuration_errors_are_reported_with_line_and_remedy() {
     assert!(e.prints(0, &["-a", RULES, "check"]).contains("**: daily=3, and the newest 2"));
     for glob in ["", "tank/", "tank/a@*"] {
         e.scene.write("expire.toml", &format!("[policy.\"{glob}\"]\nkeep = [\"last=1\"]\n"));
-        e.expire(&["check"]).expect(78).says("is for no dataset");
+        e.expire(&["check"]).expect(78).prints("is for no dataset");
     }
     e.scene.write("expire.toml", "");
     // An unknown zone must not be treated as UTC.
@@ -325,11 +325,13 @@ fn configuration_errors_are_reported_with_line_and_remedy() {
 fn check_reports_what_a_run_lacks() {
     let e = Expirer::new();
     e.scene.write("expire.toml", "[policy.\"tank/**\"]\nkeep = [\"last=1\"]\nreceived = true\n");
-    e.expire(&["check"]).expect(0).says("a run needs --needed");
-    assert_eq!(e.expire(&["check", "--no-needed"]).expect(0).err, "");
-    e.expire(&["check", "--no-needed", "--zfs", "/none/zfs"]).expect(78).says("/none/zfs");
+    e.expire(&["check"]).expect(1).prints("warn  received datasets: a run needs --needed");
+    e.expire(&["check", "--no-needed"]).expect(0).prints("ok    programs\nok    state\n");
+    let missing = e.scene.path("none.needed").display().to_string();
+    e.expire(&["check", "--needed", &missing]).expect(78).prints(&format!("fail  needed: {missing}: no list"));
+    e.expire(&["check", "--no-needed", "--zfs", "/none/zfs"]).expect(78).prints("fail  programs: /none/zfs");
     let state = e.scene.path("expire.toml/state");
-    e.expire(&["check", "--no-needed", "--state", state.to_str().unwrap()]).expect(78).says("state: ");
+    e.expire(&["check", "--no-needed", "--state", state.to_str().unwrap()]).expect(78).prints("fail  state: ");
 }
 
 #[test]

@@ -149,7 +149,9 @@ fn errors_in_files_of_zrep_expire_are_reported_with_their_line() {
     ] {
         e.scene.write("wrong.conf", text);
         for args in [&["-c", "wrong.conf", "tank/a"][..], &["-c", "wrong.conf", "check"]] {
-            e.expire(args).expect(78).says(&format!("wrong.conf:{line}: ")).says(says);
+            let ran = e.expire(args).expect(78);
+            let text = String::from_utf8_lossy(&ran.out) + ran.err.as_str();
+            assert!(text.contains(&format!("wrong.conf:{line}: ")) && text.contains(says), "{args:?}: {text}");
         }
     }
     e.expire(&["-c", "spacing.conf", "--keep", "daily=1", "tank/a"]).expect(2).says("leave --keep RULE out");

@@ -182,7 +182,7 @@ fn properties_that_are_not_allowed_are_reported_with_their_table() {
         ("exclude = [\"-F\"]", "[hosts.laptop] exclude: \"-F\""),
     ] {
         add_to_laptop(&scene, line);
-        scene.ingest(&["check"]).expect(78).says(says);
+        scene.ingest(&["check"]).expect(78).prints(says);
         scene.ingest(&[]).expect(78).says(says);
         scene.edit("ingest.toml", &format!("{line}\n"), "");
     }
@@ -194,5 +194,5 @@ fn properties_that_are_not_allowed_are_reported_with_their_table() {
 #[test]
 fn a_store_that_looks_like_an_option_is_rejected() {
     let scene = Scene::with_pool();
-    scene.ingest(&["check", "--store=-F"]).expect(78).says("no pool is called \"-F\"");
+    scene.ingest(&["check", "--store=-F"]).expect(78).prints("no pool is called \"-F\"");
 }
