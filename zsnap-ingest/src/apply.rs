@@ -1,17 +1,20 @@
-//! Passes a verified file to its receiver. The order of the steps is that of ARCHITECTURE.md, "What a crash leaves":
-//! check that the snapshot exists, then write the journal; after that, the caller removes the file.
+//! The effects of a run: passes a verified file to its receiver, writes the journals, removes the file. The order of
+//! the steps is that of ARCHITECTURE.md, "What a crash leaves": check that the snapshot exists, then write the journal;
+//! after that, the caller removes the file.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::sync::PoisonError;
 
 use anyhow::Result;
-use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::shown;
 use zsnap_common::names::target::Target;
 
 use crate::config::CommandTable;
+use crate::inbox::Place;
 use crate::opened::Opened;
 use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
@@ -95,8 +98,28 @@ pub fn run_command(
     command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, |out| opened.replay(out))
 }
 
+/// Records in the journal of a pool that the snapshots of a file that is not applied exist already.
+pub fn learn(shared: &Shared<'_>, tree: &Tree, past: &mut Past, facts: &Facts) -> Result<()> {
+    let (Some(pool), before, target) = (shared.pool.as_ref(), past.clone(), &facts.target) else { return Ok(()) };
+    past.learn(facts, tree.snapshots(&tree.name(target)));
+    past.done(facts);
+    if *past == before {
+        return Ok(());
+    }
+    journal::write(&journal::dataset_path(&shared.config.state, pool.guid, target), past)
+}
+
+/// Removes a file, if it is still the one that was opened.
+pub fn remove(place: &Place, name: &OsStr, fd: &File) -> Result<()> {
+    if !place.dir.remove_if_same(name, fd).or_exit(Exit::Io, "removing an applied file")? {
+        log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(name).display()));
+    }
+    Ok(())
+}
+
 /// Records in the journal that a stream was not passed to its command, because what was applied came after it.
-pub fn passed(shared: &Shared<'_>, table: &CommandTable, facts: &Facts) -> Result<()> {
+pub fn passed(shared: &Shared<'_>, facts: &Facts) -> Result<()> {
+    let Some(table) = shared.config.command_for(&facts.target) else { return Ok(()) };
     let alone = shared.target(&table.target);
     let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = beside::read(&table.target)?;

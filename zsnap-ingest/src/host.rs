@@ -5,28 +5,24 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use anyhow::Result;
 use zsnap_common::cli::cancel;
-use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
-use zsnap_common::durable::incoming::shown;
-use zsnap_common::durable::listing::Listing;
-use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
 
-use crate::file::{File, INCOMING, Place};
-use crate::known::{Entry, Known, Seen};
+use crate::examine::HeldFile;
+use crate::inbox::{Inbox, Place};
 use crate::plan::{Past, Standing};
 use crate::pool::Tree;
 use crate::shared::Shared;
 
 mod act;
-pub mod standings;
+mod standings;
 
 use standings::Planned;
 
 /// A step that is still to be done.
 enum Todo {
-    /// Verify a new file.
-    Look(usize),
+    /// Examine a new file.
+    Examine(usize),
     /// Plan the targets of these files, which have the same label.
     Label(Vec<usize>),
     /// Plan a target, and schedule what the plan says.
@@ -40,73 +36,31 @@ enum Todo {
 /// One host in one run.
 pub struct HostRun<'a> {
     /// What the hosts of the run share.
-    pub shared: &'a Shared<'a>,
-    /// The name of the host.
-    pub host: Host,
+    shared: &'a Shared<'a>,
+    inbox: Inbox,
     /// What the pool contains of the host.
-    pub tree: Tree,
-    /// The files, ordered by label and then by number.
-    pub files: Vec<File<'a>>,
-    /// Whether an incoming directory is configured, but away.
-    pub is_away: bool,
-    /// What is known of files in the incoming directory that is away.
-    pub absent: BTreeMap<String, Entry>,
-    /// How many queue files exist beyond those that were listed: more than one run processes.
-    pub beyond: u64,
-    /// When a new file was last seen, or else when the host was first seen: seconds since 1970.
-    pub last_came: u64,
+    tree: Tree,
     /// The journals of its datasets, as far as they were read.
-    pub pasts: BTreeMap<Target, Past>,
-    /// The directories that contain its files.
-    pub places: Vec<Place>,
-    /// The files, by index, whose target is not known because they are new or held.
-    pub silent: BTreeSet<usize>,
-    by_target: BTreeMap<Target, Vec<usize>>,
-    known: Known,
+    pasts: BTreeMap<Target, Past>,
+    /// The verified files that are held open until they are applied, by index.
+    held: BTreeMap<usize, HeldFile<'a>>,
     todo: VecDeque<Todo>,
     /// Targets for which a program or disk failed: nothing more is applied to them in this run.
-    pub stopped: BTreeSet<Target>,
+    stopped: BTreeSet<Target>,
     /// How many files were decrypted in this run.
-    pub looked: u64,
+    looked: u64,
     /// How many bytes of queue files were read in this run.
-    pub read: u64,
+    bytes: u64,
 }
 
 impl<'a> HostRun<'a> {
-    /// Lists the host's files without decrypting any. `absent`: an incoming directory is configured but away, so what
+    /// Lists the host's files without decrypting any. `is_away`: an incoming directory is configured but away, so what
     /// is known of its files is kept.
-    pub fn open(shared: &'a Shared<'a>, host: Host, places: Vec<Place>, absent: bool) -> Result<HostRun<'a>> {
-        let now = shared.seconds();
-        let (config, pool) = (shared.config, shared.pool.as_ref());
-        let known = Known::read(&config.state, pool.map(|p| p.guid), &host, &config.fingerprint, now);
-        let elsewhere = |(key, _): &(&String, &Entry)| absent && key.starts_with(INCOMING);
-        let mut run = HostRun {
-            shared,
-            tree: Tree::default(),
-            host,
-            files: Vec::new(),
-            is_away: absent,
-            beyond: 0,
-            absent: known.files.iter().filter(elsewhere).map(|(k, e)| (k.clone(), e.clone())).collect(),
-            last_came: known.last_came,
-            pasts: BTreeMap::new(),
-            places,
-            known,
-            todo: VecDeque::new(),
-            stopped: BTreeSet::new(),
-            looked: 0,
-            read: 0,
-            silent: BTreeSet::new(),
-            by_target: BTreeMap::new(),
-        };
-        for place in 0..run.places.len() {
-            run.list(place)?;
-        }
-        run.files.sort_by_cached_key(|file| (file.queue.label.to_string(), file.queue.clone(), file.name.clone()));
-        if run.files.iter().any(|file| file.entry.first == now) {
-            run.last_came = now;
-        }
-        if !run.files.is_empty() {
+    pub fn open(shared: &'a Shared<'a>, host: Host, places: Vec<Place>, is_away: bool) -> Result<HostRun<'a>> {
+        let inbox = Inbox::open(shared, host, places, is_away)?;
+        let (pasts, held, todo, stopped) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new(), BTreeSet::new());
+        let mut run = HostRun { shared, inbox, tree: Tree::default(), pasts, held, todo, stopped, looked: 0, bytes: 0 };
+        if !run.inbox.is_empty() {
             run.load_tree()?;
         }
         run.first_steps();
@@ -116,74 +70,38 @@ impl<'a> HostRun<'a> {
     /// Reads what the pool contains of the host.
     pub fn load_tree(&mut self) -> Result<()> {
         if let Some(pool) = self.shared.pool.as_ref() {
-            self.tree = pool.tree(&self.host)?;
+            self.tree = pool.tree(self.inbox.host())?;
         }
         Ok(())
     }
 
-    fn list(&mut self, at: usize) -> Result<()> {
-        let Some(place) = self.places.get(at) else { return Ok(()) };
-        let listing = Listing::of(&place.dir, Listing::MOST).or_exit(Exit::Io, "--incoming")?;
-        for (queue, name) in listing.queue {
-            let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
-            let entry = self.known.entry(&place.key(&name), Seen::of(&stat), self.shared.seconds());
-            self.files.push(File {
-                place: at,
-                name,
-                queue,
-                entry,
-                settled: None,
-                is_gone: false,
-                kept: None,
-                refused: false,
-            });
-        }
-        self.beyond += listing.more;
-        if listing.more > 0 {
-            let text = format!(
-                "{}: {} holds more than {} queue files; what is newer waits until those are gone",
-                self.host,
-                quoted(&place.dir.path().to_string_lossy()),
-                Listing::MOST
-            );
-            self.shared.notices().problem_in_words(&format!("{}/.", self.host), &text);
-        }
-        for name in &listing.foreign {
-            let what = format!("{}/{}", self.host, shown(name));
-            self.shared.notices().problem(&what, "is not the name of a queue file; ignored");
-        }
-        if listing.more_foreign > 0 {
-            let what = format!("{}/...", self.host);
-            self.shared.notices().problem(&what, "holds more files that are not queue files; ignored");
-        }
-        Ok(())
+    /// Returns the name of the host.
+    pub fn host(&self) -> &Host {
+        self.inbox.host()
     }
 
-    /// Indexes a file by its target, or as silent if its target is not known.
-    pub fn note(&mut self, at: usize) {
-        match self.files[at].facts().map(|facts| facts.target.clone()) {
-            Some(target) => {
-                self.silent.remove(&at);
-                let of = self.by_target.entry(target).or_default();
-                if let Err(place) = of.binary_search(&at) {
-                    of.insert(place, at);
-                }
-            }
-            None => drop(self.silent.insert(at)),
-        }
+    /// Returns its files.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
     }
 
-    /// Schedules the first steps, label by label: all files of a label are verified before the first one is applied,
+    /// Returns what the pool contains of the host.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Returns the targets for which a program or disk failed in this run.
+    pub fn stopped(&self) -> &BTreeSet<Target> {
+        &self.stopped
+    }
+
+    /// Schedules the first steps, label by label: all files of a label are examined before the first one is applied,
     /// because a later one may allow a better path.
     fn first_steps(&mut self) {
-        let mut labels: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for at in 0..self.files.len() {
-            labels.entry(self.files[at].queue.label.to_string()).or_default().push(at);
-            self.note(at);
-        }
-        for label in labels.into_values() {
-            let due = |&&at: &&usize| self.files[at].entry.is_due(self.shared.seconds());
-            self.todo.extend(label.iter().filter(due).map(|&at| Todo::Look(at)));
+        let now = self.shared.seconds();
+        for label in self.inbox.labels() {
+            let due = label.iter().filter(|&&at| self.inbox.file(at).entry().is_due(now));
+            self.todo.extend(due.map(|&at| Todo::Examine(at)));
             self.todo.push_back(Todo::Label(label));
         }
         self.todo.push_back(Todo::Again);
@@ -197,19 +115,20 @@ impl<'a> HostRun<'a> {
         cancel::check()?;
         let Some(todo) = self.todo.pop_front() else { return Ok(false) };
         match todo {
-            Todo::Look(at) => {
-                self.files[at].kept = self.verify(at)?.and_then(|kept| kept.hold(self.shared));
+            Todo::Examine(at) => {
+                let file = self.examine(at)?.and_then(|file| file.hold(self.shared));
+                self.held.extend(file.map(|file| (at, file)));
             }
             Todo::Label(files) => {
-                let targets: BTreeSet<Target> =
-                    files.iter().filter_map(|&at| self.files[at].facts()).map(|facts| facts.target.clone()).collect();
+                let facts = files.iter().filter_map(|&at| self.inbox.file(at).facts());
+                let targets: BTreeSet<Target> = facts.map(|facts| facts.target.clone()).collect();
                 self.plan_all(targets);
             }
             Todo::Plan(target) => self.plan(target)?,
             Todo::Act(target, at, standing) => self.act(&target, at, standing)?,
             Todo::Again => {
                 let mut open = Vec::new();
-                for target in self.targets() {
+                for target in self.inbox.targets() {
                     if !self.acts(&target)?.is_empty() {
                         open.push(target);
                     }
@@ -221,20 +140,6 @@ impl<'a> HostRun<'a> {
             }
         }
         Ok(true)
-    }
-
-    /// Returns the files that are known to be for a target, except those that are gone.
-    pub fn of(&self, target: &Target) -> impl Iterator<Item = usize> + '_ {
-        let all = self.by_target.get(target).map_or(&[][..], Vec::as_slice);
-        let target = target.clone();
-        all.iter().copied().filter(move |&at| {
-            !self.files[at].is_gone && self.files[at].facts().is_some_and(|facts| facts.target == target)
-        })
-    }
-
-    /// Returns the targets of the files that remain, parents first.
-    pub fn targets(&self) -> Vec<Target> {
-        self.by_target.keys().filter(|target| self.of(target).next().is_some()).cloned().collect()
     }
 
     fn plan_all(&mut self, targets: impl IntoIterator<Item = Target, IntoIter: DoubleEndedIterator>) {
@@ -258,7 +163,7 @@ impl<'a> HostRun<'a> {
         };
         let needless = standings.iter().filter(|(_, standing)| standing.is_needless()).map(|(&at, _)| at);
         let path = path.into_iter().filter(|_| !self.stopped.contains(target));
-        let acts = needless.chain(path).filter(|&at| self.files[at].is_open());
+        let acts = needless.chain(path).filter(|&at| self.inbox.file(at).is_open());
         Ok(acts.filter_map(|at| Some((at, standings.get(&at)?.clone()))).collect())
     }
 
@@ -276,8 +181,8 @@ impl<'a> HostRun<'a> {
         }
         if acts.is_empty() {
             // Files that wait are not held open: memory and file descriptors are for files that can be applied.
-            for at in self.of(&target).collect::<Vec<_>>() {
-                self.files[at].kept = None;
+            for at in self.inbox.of(&target) {
+                self.held.remove(&at);
             }
             return Ok(());
         }
@@ -295,31 +200,17 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    /// Returns HOST/FILE, for messages.
-    pub fn key(&self, at: usize) -> String {
-        format!("{}/{}", self.host, shown(&self.files[at].name))
-    }
-
     /// Reports which files stay and why, and saves what is known of them.
     pub fn finish(&mut self) -> Result<()> {
         for (at, standing) in self.standings()? {
-            let key = self.key(at);
+            let key = self.inbox.key(at);
             if standing.is_reported() {
-                let long = self.shared.is_long(self.files[at].entry.first);
+                let long = self.shared.is_long(self.inbox.file(at).entry().first);
                 self.shared.notices().problem(&key, &standing.message(long));
             } else {
                 log::info(format!("{key}: {}: {}", standing.word(), standing.why()));
             }
         }
-        self.write_known()
-    }
-
-    fn write_known(&mut self) -> Result<()> {
-        let here = self.files.iter().filter(|file| !file.is_gone);
-        let entries = here.filter_map(|file| Some((self.places.get(file.place)?.key(&file.name), file.entry.clone())));
-        let files = entries.chain(std::mem::take(&mut self.absent)).collect();
-        self.known.files = files;
-        self.known.last_came = self.last_came;
-        self.known.write(&self.shared.config.state, self.shared.pool.as_ref().map(|p| p.guid), &self.host)
+        self.inbox.save(self.shared)
     }
 }

@@ -37,9 +37,9 @@ pub struct Entry {
     /// The reason of the last failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// The result of verifying the file.
-    pub what: What,
-    /// When (seconds since 1970) to verify a held file again although neither it nor the configuration has changed,
+    /// The result of examining the file.
+    pub what: Knowledge,
+    /// When (seconds since 1970) to examine a held file again although neither it nor the configuration has changed,
     /// for example because a future date in it has passed by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<u64>,
@@ -51,7 +51,7 @@ pub struct Entry {
 impl Entry {
     /// Returns the entry of a new file, first seen at `first` (seconds since 1970).
     pub fn new(seen: Seen, first: u64) -> Entry {
-        Entry { seen, first, attempts: 0, failure: None, what: What::New, again: None, refused_at: None }
+        Entry { seen, first, attempts: 0, failure: None, what: Knowledge::New, again: None, refused_at: None }
     }
 
     /// Describes the failures of a file: how often a program or disk failed, and why.
@@ -60,20 +60,21 @@ impl Entry {
         format!("failed over {name} for {} times: {why}", self.attempts)
     }
 
-    /// Whether a run verifies the file: it is new, or it is time to verify it again.
+    /// Whether a run examines the file: it is new, or it is time to examine it again.
     pub fn is_due(&self, now: u64) -> bool {
-        self.what == What::New || self.again.is_some_and(|again| again <= now)
+        self.what == Knowledge::New || self.again.is_some_and(|again| again <= now)
     }
 }
 
-/// The result of verifying a file.
+/// The result of examining a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum What {
-    /// Not verified yet.
+pub enum Knowledge {
+    /// Not examined yet.
     New,
     /// The file was verified, and states these facts.
-    Says(Facts),
+    #[serde(rename = "says")]
+    Facts(Facts),
     /// The file stays: it is not proven to come from its host, or cannot be received as it is. Contains the reason and
     /// the remedy.
     Held(String),
@@ -118,7 +119,7 @@ impl Known {
         if known.fingerprint != fingerprint {
             known.fingerprint = fingerprint.to_owned();
             for entry in known.files.values_mut() {
-                entry.what = What::New;
+                entry.what = Knowledge::New;
                 entry.again = None;
                 entry.refused_at = None;
             }
@@ -158,20 +159,20 @@ mod tests {
         let seen = Seen::of(&rustix::fs::stat(&file).unwrap());
         let mut known = Known::read(dir.path(), None, &host, "a", 5);
         assert_eq!(known.last_came, 5);
-        let held = Entry { what: What::Held("no key".into()), ..known.entry("incoming/f", seen, 5) };
+        let held = Entry { what: Knowledge::Held("no key".into()), ..known.entry("incoming/f", seen, 5) };
         known.files.insert("incoming/f".into(), held.clone());
         known.write(dir.path(), None, &host).unwrap();
         let again = Known::read(dir.path(), None, &host, "a", 9);
         assert_eq!(again, known);
         assert_eq!(again.entry("incoming/f", seen, 9), held);
-        assert_eq!(Known::read(dir.path(), None, &host, "b", 9).entry("incoming/f", seen, 9).what, What::New);
+        assert_eq!(Known::read(dir.path(), None, &host, "b", 9).entry("incoming/f", seen, 9).what, Knowledge::New);
         assert_eq!(Known::read(dir.path(), None, &host, "b", 9).entry("incoming/f", seen, 9).first, 5);
         assert!(!held.is_due(u64::MAX) && again.entry("incoming/new", seen, 9).is_due(9));
         let ahead = Entry { again: Some(100), ..held };
         assert!(!ahead.is_due(99) && ahead.is_due(100));
         std::fs::write(&file, "y").unwrap();
         let changed = Seen::of(&rustix::fs::stat(&file).unwrap());
-        assert_eq!(again.entry("incoming/f", changed, 9).what, What::New);
+        assert_eq!(again.entry("incoming/f", changed, 9).what, Knowledge::New);
         std::fs::write(dir.path().join("facts/h.json"), "{").unwrap();
         assert!(Known::read(dir.path(), None, &host, "a", 9).files.is_empty());
     }

@@ -12,7 +12,7 @@ use zsnap_common::stream::Guid;
 
 use crate::host::HostRun;
 use crate::journal;
-use crate::known::{Entry, What};
+use crate::known::{Entry, Knowledge};
 use crate::plan::Past;
 
 /// Returns the path of the file for a pool.
@@ -24,21 +24,22 @@ pub fn path(state: &Path, pool: Guid) -> PathBuf {
 pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, now: u64) -> Result<()> {
     let mut lines = BTreeSet::new();
     for host in hosts {
-        for file in host.files.iter().filter(|file| !file.is_gone) {
-            let named = file.named().map_or_else(|| host.host.to_string(), |target| target.to_string());
-            pending(&mut lines, &file.entry, &named);
+        let (name, inbox, tree) = (host.host(), host.inbox(), host.tree());
+        for (_, file) in inbox.remaining() {
+            let named = file.named().map_or_else(|| name.to_string(), |target| target.to_string());
+            pending(&mut lines, file.entry(), &named);
         }
-        for entry in host.absent.values() {
-            pending(&mut lines, entry, host.host.as_str());
+        for entry in inbox.absent().values() {
+            pending(&mut lines, entry, name.as_str());
         }
         // The newest snapshot, even if no journal has it: it was committed when a run ended early, or remained after a
         // rollback.
-        for target in host.tree.targets(&host.host) {
-            let newest = host.tree.snapshots(&host.tree.name(&target)).last();
+        for target in tree.targets(name) {
+            let newest = tree.snapshots(&tree.name(&target)).last();
             lines.extend(newest.map(|s| format!("{} {target}", s.guid)));
         }
         // A program failed, so it is unknown what is on the pool.
-        lines.extend(host.stopped.iter().map(|target| format!("all {target}")));
+        lines.extend(host.stopped().iter().map(|target| format!("all {target}")));
     }
     chains(&mut lines, state, pool)?;
     let word = if complete { "complete" } else { "running" };
@@ -59,11 +60,11 @@ pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, no
 /// file whose facts are not known needs everything.
 fn pending(lines: &mut BTreeSet<String>, entry: &Entry, named: &str) {
     match &entry.what {
-        What::Says(facts) => {
+        Knowledge::Facts(facts) => {
             let bases = facts.links.iter().filter_map(|link| link.from);
             lines.extend(bases.map(|from| format!("{from} {}", facts.target)));
         }
-        What::New | What::Held(_) => drop(lines.insert(format!("all {named}"))),
+        Knowledge::New | Knowledge::Held(_) => drop(lines.insert(format!("all {named}"))),
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::report::{Cell, Form, Report};
-use zsnap_common::durable::incoming::shown;
 use zsnap_common::names::target::Host;
 
 use crate::config::Config;
@@ -20,10 +19,10 @@ pub fn preview(config: &Config, only: &[Host], json: bool, now: SystemTime) -> R
     let columns = vec!["file", "verdict", "dataset", "bytes", "since", "behind", "why"];
     let mut report = Report { columns, rows: Vec::new(), metric: "" };
     for mut host in run::survey(&shared)? {
-        if only.is_empty() || only.contains(&host.host) {
+        if only.is_empty() || only.contains(host.host()) {
             while host.step()? {}
-            if let Err(e) = rows(&mut host, &mut report.rows) {
-                shared.passed(&host.host, e)?;
+            if let Err(e) = rows(&shared, &mut host, &mut report.rows) {
+                shared.passed(host.host(), e)?;
             }
         }
     }
@@ -31,22 +30,21 @@ pub fn preview(config: &Config, only: &[Host], json: bool, now: SystemTime) -> R
     Ok(shared.exit())
 }
 
-fn rows(host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) -> Result<()> {
-    let shared = host.shared;
+fn rows(shared: &Shared<'_>, host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) -> Result<()> {
     for (at, standing) in host.standings()? {
-        let file = &host.files[at];
+        let file = host.inbox().file(at);
         let state = standing.state();
-        shared.notices().any |= state.needs_attention() || state != State::Away && shared.is_long(file.entry.first);
+        shared.notices().any |= state.needs_attention() || state != State::Away && shared.is_long(file.entry().first);
         let front = match &standing {
-            Standing::Waiting { behind: Some(behind), .. } => Cell::Text(shown(&host.files[*behind].name)),
+            Standing::Waiting { behind: Some(behind), .. } => Cell::Text(host.inbox().file(*behind).shown()),
             _ => Cell::None,
         };
         rows.push(vec![
-            Cell::Text(host.key(at)),
+            Cell::Text(host.inbox().key(at)),
             Cell::Text(standing.word().to_owned()),
             file.facts().map_or(Cell::None, |facts| Cell::Text(facts.target.to_string())),
-            Cell::Bytes(file.entry.seen.size),
-            Cell::Time(file.entry.first),
+            Cell::Bytes(file.entry().seen.size),
+            Cell::Time(file.entry().first),
             front,
             Cell::Note(standing.why().to_owned()),
         ]);

@@ -22,8 +22,8 @@ use zsnap_common::names::target::{Host, Target};
 use crate::beside;
 use crate::cli::Options;
 use crate::config::{CommandTable, Config};
-use crate::file::Place;
 use crate::host::HostRun;
+use crate::inbox::Place;
 use crate::journal::{self, TargetJournal};
 use crate::leftovers;
 use crate::needed;
@@ -201,24 +201,24 @@ fn run(config: &Config, only: Option<&Host>, remember: bool) -> Result<Exit> {
     let mut hosts = survey(&shared)?;
     // A host that could not be listed has files of which nothing is known.
     let (complete, known) = (hosts.len(), !shared.has_failed());
-    let pool = shared.pool.as_ref().map(|pool| pool.guid);
+    let pool = shared.pool_guid();
     let needed = |hosts: &[HostRun<'_>], complete| match pool {
         Some(pool) => needed::write(&config.state, pool, hosts, complete, shared.seconds()),
         None => Ok(()),
     };
-    if hosts.iter().any(|host| !host.files.is_empty()) {
+    if hosts.iter().any(|host| !host.inbox().is_empty()) {
         needed(&hosts, false)?;
     }
-    let (work, mut rest) = hosts.into_iter().partition(|host| only.is_none_or(|only| *only == host.host));
+    let (work, mut rest) = hosts.into_iter().partition(|host| only.is_none_or(|only| only == host.host()));
     hosts = work_off(config.jobs, work)?;
     for host in &mut hosts {
         if let Err(e) = host.finish() {
-            shared.passed(&host.host, e)?;
+            shared.passed(host.host(), e)?;
         }
         silence(&shared, host);
     }
     hosts.append(&mut rest);
-    let all_listed = hosts.iter().all(|host| host.beyond == 0);
+    let all_listed = hosts.iter().all(|host| host.inbox().beyond() == 0);
     needed(&hosts, known && all_listed && hosts.len() == complete)?;
     if remember {
         shared.notices().write(|_| false)?;
@@ -253,8 +253,9 @@ fn work_off<'a>(jobs: usize, hosts: Vec<HostRun<'a>>) -> Result<Vec<HostRun<'a>>
 /// Reports a host that has sent nothing for longer than its max-age: it looks exactly like a host that has nothing to
 /// send.
 fn silence(shared: &Shared<'_>, host: &HostRun<'_>) {
-    let Some(max) = shared.config.hosts.get(&host.host).and_then(|table| table.max_age) else { return };
-    let (last, now) = (host.last_came, shared.seconds());
+    let name = host.host();
+    let Some(max) = shared.config.hosts.get(name).and_then(|table| table.max_age) else { return };
+    let (last, now) = (host.inbox().last_came(), shared.seconds());
     if report::is_late(last, now, max) {
         let message = match report::ago(last, now) {
             Some(_) => {
@@ -262,11 +263,10 @@ fn silence(shared: &Shared<'_>, host: &HostRun<'_>) {
             }
             None => format!(
                 "something came last at {}, which lies ahead, so nobody knows how long ago that was: set this clock if \
-                 it is wrong, and see whether {} still sends; when something comes, this is over",
-                report::time(last),
-                host.host
+                 it is wrong, and see whether {name} still sends; when something comes, this is over",
+                report::time(last)
             ),
         };
-        shared.notices().problem(host.host.as_str(), &message);
+        shared.notices().problem(name.as_str(), &message);
     }
 }

@@ -14,6 +14,7 @@ use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::durable::notices::Notices;
+use zsnap_common::stream::Guid;
 
 use crate::config::Config;
 use crate::plan::Standing;
@@ -82,6 +83,11 @@ impl<'a> Shared<'a> {
     /// age is unknown because that time lies ahead.
     pub fn is_long(&self, since: u64) -> bool {
         report::is_late(since, self.seconds(), self.config.max_wait)
+    }
+
+    /// Returns the identity of the pool of the store; `None`: it is away, or no store is configured.
+    pub fn pool_guid(&self) -> Option<Guid> {
+        self.pool.as_ref().map(|pool| pool.guid)
     }
 
     /// Returns the standing of a ZFS stream while the store is away; `None`: it is not away, or none is configured.

@@ -18,9 +18,9 @@ use crate::beside;
 use crate::chain::Chain;
 use crate::cli::{Only, StatusOptions};
 use crate::config::Config;
-use crate::file::INCOMING;
 use crate::host::HostRun;
-use crate::known::{Entry, What};
+use crate::inbox::INCOMING;
+use crate::known::{Entry, Knowledge};
 use crate::plan::{Applied, Past, State};
 use crate::shared::Shared;
 use crate::{journal, needed, quarantine, run};
@@ -112,14 +112,14 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
             }
         }
         for host in pool.hosts() {
-            if !hosts.iter().any(|run| run.host == host) {
+            if !hosts.iter().any(|run| *run.host() == host) {
                 hosts.push(HostRun::open(shared, host, Vec::new(), false)?);
             }
         }
     }
     for host in &mut hosts {
         if let Err(e) = received(host, &mut rows) {
-            shared.passed(&host.host, e)?;
+            shared.passed(host.host(), e)?;
         }
     }
     for table in &config.commands {
@@ -135,35 +135,35 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
         }
     }
     for host in &mut hosts {
-        if let Err(e) = pending(host, &mut rows) {
-            shared.passed(&host.host, e)?;
+        if let Err(e) = pending(shared, host, &mut rows) {
+            shared.passed(host.host(), e)?;
         }
     }
     for root in config.incoming.iter().map(|path| path.as_path()).chain([config.state.join("exec").as_path()]) {
         in_quarantine(root, &mut rows)?;
     }
-    for host in hosts.iter().filter(|host| config.hosts.contains_key(&host.host)) {
-        if !rows.keys().any(|name| host_of(name) == host.host.as_str()) {
-            let row = rows.entry(format!("{}/-", host.host)).or_default();
-            row.came = Some(host.last_came);
-            let known = host.last_came != shared.seconds();
-            let since = if known { format!("since {}", report::time(host.last_came)) } else { "yet".into() };
+    for host in hosts.iter().filter(|host| config.hosts.contains_key(host.host())) {
+        if !rows.keys().any(|name| host_of(name) == host.host().as_str()) {
+            let row = rows.entry(format!("{}/-", host.host())).or_default();
+            let last_came = host.inbox().last_came();
+            row.came = Some(last_came);
+            let known = last_came != shared.seconds();
+            let since = if known { format!("since {}", report::time(last_came)) } else { "yet".into() };
             let state = shared.away().map_or(State::Ok, |away| away.state());
             row.is(state, format!("nothing came {since}"));
         }
     }
     for host in &hosts {
-        if host.beyond > 0 {
-            let row = rows.entry(format!("{}/-", host.host)).or_default();
-            let what = format!(
-                "{} more queue files lie here than a run looks at; they wait until others are gone",
-                host.beyond
-            );
+        let beyond = host.inbox().beyond();
+        if beyond > 0 {
+            let row = rows.entry(format!("{}/-", host.host())).or_default();
+            let what =
+                format!("{beyond} more queue files lie here than a run looks at; they wait until others are gone");
             row.is(State::Held, what);
         }
         // Nobody can know now what the directory contains.
-        if host.is_away && config.hosts.contains_key(&host.host) {
-            for (_, row) in rows.iter_mut().filter(|(name, _)| host_of(name) == host.host.as_str()) {
+        if host.inbox().is_away() && config.hosts.contains_key(host.host()) {
+            for (_, row) in rows.iter_mut().filter(|(name, _)| host_of(name) == host.host().as_str()) {
                 row.is(State::Away, INCOMING_AWAY);
             }
         }
@@ -173,11 +173,12 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
 
 /// Adds the datasets of a host that are on the pool.
 fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
-    if host.files.is_empty() {
+    if host.inbox().is_empty() {
         host.load_tree()?;
     }
-    for target in host.tree.targets(&host.host) {
-        let newest = host.tree.snapshots(&host.tree.name(&target)).last();
+    let tree = host.tree();
+    for target in tree.targets(host.host()) {
+        let newest = tree.snapshots(&tree.name(&target)).last();
         let (newest, snapshot) = newest.map(|s| (s.creation, s.name.clone())).unzip();
         rows.insert(target.to_string(), Chain { newest, snapshot, ..Chain::default() });
     }
@@ -185,16 +186,16 @@ fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Resul
 }
 
 /// Adds the files of a host that wait, including those in an incoming directory that is away.
-fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
+fn pending(shared: &Shared<'_>, host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
     for (at, standing) in host.standings()? {
-        let file = &host.files[at];
-        let row = row_of(rows, &host.host, &file.entry, &file.queue);
-        row.waits(&file.entry);
-        row.is(standing.state(), standing.message(host.shared.is_long(file.entry.first)));
+        let file = host.inbox().file(at);
+        let row = row_of(rows, host.host(), file.entry(), file.queue());
+        row.waits(file.entry());
+        row.is(standing.state(), standing.message(shared.is_long(file.entry().first)));
     }
-    for (key, entry) in &host.absent {
+    for (key, entry) in host.inbox().absent() {
         if let Name::Queue(queue) = classify(key.trim_start_matches(INCOMING).as_bytes()) {
-            let row = row_of(rows, &host.host, entry, &queue);
+            let row = row_of(rows, host.host(), entry, &queue);
             row.waits(entry);
             row.is(State::Away, INCOMING_AWAY);
         }
@@ -204,7 +205,7 @@ fn pending(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result
 
 fn row_of<'r>(rows: &'r mut BTreeMap<String, Chain>, host: &Host, entry: &Entry, queue: &QueueName) -> &'r mut Chain {
     let name = match &entry.what {
-        What::Says(facts) => facts.target.to_string(),
+        Knowledge::Facts(facts) => facts.target.to_string(),
         _ => named(rows, host, queue),
     };
     rows.entry(name).or_default()

@@ -364,6 +364,12 @@ fn needed_guids_lists_the_bases_of_waiting_files_and_the_ends_of_chains() {
         assert!(all.contains(line), "{line}: {text}");
     }
     assert_eq!(*lines.last().unwrap(), format!("end {}", all.len()));
+    // The drive with the incoming directory is away: what waits there still needs its base.
+    fs::rename(scene.path("spool"), scene.path("unplugged")).unwrap();
+    scene.ingest(&[]).expect(0);
+    let away = fs::read_to_string(&path).unwrap();
+    assert!(away.contains(" complete\n") && away.contains("0000000000000003 laptop/tank/home\n"), "{away}");
+    assert!(away.contains("all other\n"), "{away}");
 }
 
 #[test]

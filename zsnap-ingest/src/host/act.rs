@@ -1,32 +1,127 @@
-//! Does what the plan says with a file.
+//! The steps with one file: examines it, and does what the plan says with it.
 
 use std::fs::File as Fd;
+use std::sync::Arc;
 
 use anyhow::Result;
+use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
+use zsnap_common::durable::incoming::Unsafe;
 use zsnap_common::names::target::Target;
 
 use super::HostRun;
 use crate::apply::{self, Received};
-use crate::file::HeldFile;
-use crate::journal;
+use crate::examine::{self, HeldFile};
+use crate::known::{Knowledge, Seen};
+use crate::opened::Rejection;
 use crate::plan::{Facts, Standing};
+use crate::quarantine;
 
-impl HostRun<'_> {
-    /// Verifies a file if it is not held open, and does what the plan says with it.
-    pub(super) fn act(&mut self, target: &Target, at: usize, standing: Standing) -> Result<()> {
-        let planned = self.files[at].facts().cloned();
-        let kept = match self.files[at].kept.take() {
-            Some(kept) => Some(kept),
-            None => self.verify(at)?,
+impl<'a> HostRun<'a> {
+    /// Examines a file, and records what it says or why it is rejected. Returns its content if it may be applied.
+    pub(super) fn examine(&mut self, at: usize) -> Result<Option<HeldFile<'a>>> {
+        if let Some(standing) = self.postponed(at) {
+            // That a file is held says more than that this is not its turn.
+            if !matches!(self.inbox.file(at).entry().what, Knowledge::Held(_)) {
+                self.inbox.settle(at, standing);
+            }
+            return Ok(None);
+        }
+        self.read(at).or_else(|e| self.failed_over(at, e).map(|()| None))
+    }
+
+    /// Returns the standing of a file that is not examined in this run; `None`: it is examined.
+    fn postponed(&self, at: usize) -> Option<Standing> {
+        let bounds = self.shared.config.bounds(self.inbox.host());
+        let bytes = self.bytes.saturating_add(self.inbox.file(at).entry().seen.size);
+        let enough = self.looked >= bounds.max_files || bounds.max_bytes.is_some_and(|most| bytes > most);
+        // At least one file is always processed; otherwise one that exceeds max-bytes would never be.
+        let enough = (self.looked > 0 && enough)
+            .then(|| Standing::Skipped("enough of this host for one run (max-files, max-bytes)".into()));
+        self.away(at).or(enough)
+    }
+
+    fn read(&mut self, at: usize) -> Result<Option<HeldFile<'a>>> {
+        let (place, file) = (self.inbox.place(at), self.inbox.file(at));
+        let fd = match place.dir.open_file(file.name()) {
+            Ok(fd) => Arc::new(fd),
+            Err(Unsafe::Gone) => {
+                self.inbox.gone(at);
+                return Ok(None);
+            }
+            Err(Unsafe::Not(what)) => {
+                let why = format!(
+                    "it {what}; a queue file is a regular file with one name, and its directory's owner owns it"
+                );
+                // This is checked in every run: it is cheap, and depends not only on the file itself.
+                self.inbox.learn(at, Knowledge::Held(why), Some(0));
+                return Ok(None);
+            }
+            Err(Unsafe::Io(e)) => return Err(e.into()),
         };
-        let same = planned.filter(|facts| self.files[at].facts() == Some(facts));
+        self.looked += 1;
+        self.bytes = self.bytes.saturating_add(file.entry().seen.size);
+        self.inbox.opened(at, Seen::of(&rustix::fs::fstat(&*fd)?));
+        let (place, file) = (self.inbox.place(at), self.inbox.file(at));
+        match examine::examine(self.shared, self.inbox.host(), place, file, &fd) {
+            Ok((facts, content)) => {
+                self.inbox.learn(at, Knowledge::Facts(facts), None);
+                Ok(Some(content))
+            }
+            Err(rejection) => self.reject(at, &fd, rejection).map(|()| None),
+        }
+    }
+
+    fn reject(&mut self, at: usize, fd: &Fd, rejection: Rejection) -> Result<()> {
+        self.inbox.learn(at, Knowledge::New, None);
+        let (why, damaged) = match rejection {
+            // A signal must end the run, whatever it interrupted.
+            Rejection::Io(e) => return cancel::check().map_err(anyhow::Error::from).and(Err(e.into())),
+            Rejection::Held { why, again, .. } => {
+                self.inbox.learn(at, Knowledge::Held(why), again);
+                return Ok(());
+            }
+            Rejection::Damaged(why) => (why, true),
+            Rejection::Bad(_, why) => (why, false),
+        };
+        if damaged && examine::is_arriving(self.inbox.place(at), fd).or_exit(Exit::Io, "queue file")? {
+            self.inbox.settle(at, arriving(&why));
+            return Ok(());
+        }
+        self.quarantine(at, fd, &why).map_err(|e| e.context(why))
+    }
+
+    /// Moves a file to quarantine, unless it has changed since it was opened.
+    fn quarantine(&mut self, at: usize, fd: &Fd, why: &str) -> Result<()> {
+        let (host, place, file) = (self.inbox.host(), self.inbox.place(at), self.inbox.file(at));
+        if self.shared.dry {
+            self.inbox.settle(at, Standing::Refused(why.to_owned()));
+        } else if Seen::of(&rustix::fs::fstat(fd)?) != file.entry().seen {
+            // A file that is still being written would continue to grow in quarantine.
+            self.inbox.settle(at, arriving(why));
+        } else if quarantine::put(&place.root, &place.dir, host.as_str().as_ref(), file.name(), fd, why)? {
+            self.inbox.gone(at);
+            self.shared.notices().event(format!("{}: in quarantine: {why}", self.inbox.key(at)));
+        } else {
+            self.inbox.settle(at, replaced());
+        }
+        Ok(())
+    }
+
+    /// Examines a file if it is not held open, and does what the plan says with it.
+    pub(super) fn act(&mut self, target: &Target, at: usize, standing: Standing) -> Result<()> {
+        let planned = self.inbox.file(at).facts().cloned();
+        let kept = match self.held.remove(&at) {
+            Some(kept) => Some(kept),
+            None => self.examine(at)?,
+        };
+        let same = planned.filter(|facts| self.inbox.file(at).facts() == Some(facts));
         let (Some(facts), Some(kept)) = (same, kept) else {
-            // Somebody has changed the file since it was planned. It is verified again only once; otherwise somebody
+            // Somebody has changed the file since it was planned. It is examined again only once; otherwise somebody
             // who changes it again and again could keep the run busy forever.
-            if self.files[at].is_open() {
-                self.files[at].settled = Some(Standing::Skipped("it was replaced meanwhile".into()));
+            if self.inbox.file(at).is_open() {
+                self.inbox.settle(at, replaced());
             }
             self.plan_again();
             return Ok(());
@@ -34,7 +129,8 @@ impl HostRun<'_> {
         let result = match standing {
             Standing::Ready { skip, again } => {
                 if again {
-                    log::warn(format!("{}: was received before, and is gone: was the pool rewound?", self.key(at)));
+                    let key = self.inbox.key(at);
+                    log::warn(format!("{key}: was received before, and is gone: was the pool rewound?"));
                 }
                 self.apply(&facts, at, kept, skip)
             }
@@ -56,7 +152,7 @@ impl HostRun<'_> {
         let HeldFile { opened, fd, room: _room, slot: _slot } = kept;
         if opened.stream().is_none() {
             let Some(table) = shared.config.command_for(target) else { return Ok(()) };
-            apply::run_command(shared, table, target, &self.files[at].name, opened)?;
+            apply::run_command(shared, table, target, self.inbox.file(at).name(), opened)?;
             return self.remove(at, &fd);
         }
         let Some(pool) = shared.pool.as_ref() else { return Ok(()) };
@@ -65,42 +161,30 @@ impl HostRun<'_> {
             Received::All => self.remove(at, &fd),
             Received::Modified => {
                 let name = self.tree.name(target);
-                self.files[at].entry.refused_at = self.tree.there(&name, None).head();
-                self.files[at].refused = true;
+                self.inbox.refused(at, self.tree.there(&name, None).head());
                 self.plan_again();
                 Ok(())
             }
         }
     }
 
-    /// Removes a file that contains nothing new, and records that in the journal.
+    /// Removes a file that contains nothing new, and records that in the journal. `is_stale`: what was applied came
+    /// after it.
     fn remove_needless(&mut self, facts: &Facts, at: usize, fd: &Fd, is_stale: bool) -> Result<()> {
-        let target = &facts.target;
         let why = if is_stale { "what was applied came after it" } else { "it is there already" };
         if is_stale {
-            if let Some(table) = self.shared.config.command_for(target) {
-                apply::passed(self.shared, table, facts)?;
-            }
+            apply::passed(self.shared, facts)?;
         }
-        if let (Some(pool), Some(past)) = (self.shared.pool.as_ref(), self.pasts.get_mut(target)) {
-            let before = past.clone();
-            past.learn(facts, self.tree.snapshots(&self.tree.name(target)));
-            past.done(facts);
-            if *past != before {
-                journal::write(&journal::dataset_path(&self.shared.config.state, pool.guid, target), past)?;
-            }
+        if let Some(past) = self.pasts.get_mut(&facts.target) {
+            apply::learn(self.shared, &self.tree, past, facts)?;
         }
-        log::info(format!("{}: removed: {why}", self.key(at)));
+        log::info(format!("{}: removed: {why}", self.inbox.key(at)));
         self.remove(at, fd)
     }
 
     fn remove(&mut self, at: usize, fd: &Fd) -> Result<()> {
-        let file = &mut self.files[at];
-        let Some(place) = self.places.get(file.place) else { return Ok(()) };
-        file.is_gone = true;
-        if !place.dir.remove_if_same(&file.name, fd).or_exit(Exit::Io, "removing an applied file")? {
-            log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(&file.name).display()));
-        }
+        apply::remove(self.inbox.place(at), self.inbox.file(at).name(), fd)?;
+        self.inbox.gone(at);
         Ok(())
     }
 
@@ -114,13 +198,18 @@ impl HostRun<'_> {
     }
 
     /// Records and reports that a program or disk failed while a file was processed.
-    pub fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
+    fn failed_over(&mut self, at: usize, e: anyhow::Error) -> Result<()> {
         let why = format!("{e:#}");
-        self.shared.passed(self.key(at), e)?;
-        let file = &mut self.files[at];
-        file.entry.attempts += 1;
-        file.entry.failure = Some(why);
-        file.settled = file.failure().map(Standing::Failed);
+        self.shared.passed(self.inbox.key(at), e)?;
+        self.inbox.failed(at, why);
         Ok(())
     }
+}
+
+fn arriving(why: &str) -> Standing {
+    Standing::Skipped(format!("{why}; it may still be arriving"))
+}
+
+fn replaced() -> Standing {
+    Standing::Skipped("it was replaced meanwhile".into())
 }

@@ -5,16 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
 use zsnap_common::cli::log;
-use zsnap_common::durable::incoming::shown;
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Target;
 
 use crate::config::CommandTable;
-use crate::file::File;
 use crate::host::HostRun;
 use crate::journal;
-use crate::known::What;
-use crate::plan::{self, Head, Past, Pending, Plan, Standing};
+use crate::plan::{self, Past, Plan, Standing};
 use crate::{beside, command, pool::Pool};
 
 /// The plan for a target, with the indices of the host's files.
@@ -29,8 +26,8 @@ pub struct Planned {
 impl HostRun<'_> {
     /// Plans the files that are known to be for a target.
     pub fn planned(&mut self, target: &Target) -> Result<Planned> {
-        let is_zfs = |&at: &usize| self.files[at].facts().is_some_and(|facts| !facts.links.is_empty());
-        let (zfs, opaque): (Vec<usize>, Vec<usize>) = self.of(target).partition(is_zfs);
+        let is_zfs = |&at: &usize| self.inbox.file(at).facts().is_some_and(|facts| !facts.links.is_empty());
+        let (zfs, opaque): (Vec<usize>, Vec<usize>) = self.inbox.of(target).partition(is_zfs);
         let mut planned = Planned::default();
         for (files, zfs) in [(zfs, true), (opaque, false)] {
             if files.is_empty() {
@@ -55,36 +52,31 @@ impl HostRun<'_> {
         Ok(planned)
     }
 
-    /// Looks for what a file waits for among the files that are held or were not verified. It is recognized by name:
-    /// the number that the file builds on, and a matching target.
+    /// Looks for what a file waits for among the files whose content is not known.
     fn behind_silent(&self, at: usize, why: String) -> Standing {
-        let facts = self.files.get(at).and_then(File::facts);
-        let prev = facts.and_then(|facts| facts.number.as_ref()?.prev);
-        let front = prev.and_then(|prev| {
-            self.silent.iter().copied().find(|&front| {
-                let file = &self.files[front];
-                // The number is compared first, because thousands of files may wait for thousands.
-                let fits = file.queue.stamp.seq() == prev && !file.is_gone;
-                fits && facts.is_some_and(|facts| file.queue.may_be(&facts.target))
-            })
-        });
+        let front = self.inbox.file(at).facts().and_then(|facts| self.inbox.silent_base(facts));
         let Some(front) = front else { return Standing::Waiting { why, behind: None } };
         let stands = match self.unplanned(front).map(|standing| standing.message(false)) {
             Some(message) if !message.is_empty() => message,
             _ => "the next run reads it".to_owned(),
         };
-        let name = shown(&self.files[front].name);
+        let name = self.inbox.file(front).shown();
         Standing::Waiting { why: format!("behind {name}, which is here: {stands}"), behind: Some(front) }
+    }
+
+    /// Returns the standing of a file that is, by its name, for a pool that is away. Such a file need not be examined
+    /// in every run until the drive returns.
+    pub(super) fn away(&self, at: usize) -> Option<Standing> {
+        let named = self.inbox.file(at).named().filter(|named| self.shared.config.command_for(named).is_none());
+        named.and(self.shared.away())
     }
 
     /// Returns the standing of a file about which the plan does not decide; `None`: it decides.
     fn unplanned(&self, at: usize) -> Option<Standing> {
-        let file = &self.files[at];
-        let standing = match (&file.settled, &file.entry.what) {
-            (Some(settled), _) => settled.clone(),
-            (None, What::Says(_)) => return None,
-            (None, What::Held(why)) => Standing::Held(why.clone()),
-            (None, What::New) => self.away(at).unwrap_or(Standing::New),
+        let file = self.inbox.file(at);
+        let standing = match file.standing()? {
+            Standing::New => self.away(at).unwrap_or(Standing::New),
+            standing => standing,
         };
         Some(standing.after(file.failure()))
     }
@@ -93,38 +85,24 @@ impl HostRun<'_> {
     pub fn standings(&mut self) -> Result<Vec<(usize, Standing)>> {
         // By index of the file: its position in the order (first file of its target, turn), and the standing.
         let mut all: BTreeMap<usize, ((usize, usize), Standing)> = BTreeMap::new();
-        for target in self.targets() {
+        for target in self.inbox.targets() {
             let Planned { standings, path } = self.planned(&target)?;
             let first = standings.keys().next().copied().unwrap_or(0);
             let turns: HashMap<usize, usize> = path.iter().enumerate().map(|(turn, &at)| (at, turn + 1)).collect();
             for (at, standing) in standings {
                 let last = turns.get(&at).copied().unwrap_or(usize::MAX);
                 let turn = if standing.is_needless() { 0 } else { last };
-                all.insert(at, ((first, turn), standing.after(self.files[at].failure())));
+                all.insert(at, ((first, turn), standing.after(self.inbox.file(at).failure())));
             }
             if self.shared.dry && !path.is_empty() {
                 self.tree.expect(&target);
             }
         }
-        for at in (0..self.files.len()).filter(|&at| !self.files[at].is_gone) {
-            if let Some(standing) = self.unplanned(at) {
-                all.insert(at, ((at, 0), standing));
-            }
-        }
+        let unplanned = self.inbox.remaining().filter_map(|(at, _)| Some((at, ((at, 0), self.unplanned(at)?))));
+        all.extend(unplanned);
         let mut all: Vec<_> = all.into_iter().collect();
         all.sort_by_key(|&(_, (place, _))| place);
         Ok(all.into_iter().map(|(at, (_, standing))| (at, standing)).collect())
-    }
-
-    /// Returns what the planner needs to know of these files. `head`: the present state of their dataset.
-    fn pending(&self, files: &[usize], head: Option<Head>) -> Vec<Pending<'_>> {
-        let pending = |&at: &usize| {
-            let file = &self.files[at];
-            // A rejected file is attempted once in a run, however often the dataset changes meanwhile.
-            let refused_at = if file.refused { head } else { file.entry.refused_at };
-            file.facts().map(|facts| Pending { facts, refused_at })
-        };
-        files.iter().filter_map(pending).collect()
     }
 
     fn zfs(&mut self, target: &Target, files: &[usize]) -> Result<Result<Plan, Standing>> {
@@ -142,16 +120,12 @@ impl HostRun<'_> {
         let create = config.hosts.get(&target.host).map_or(&[][..], |table| &table.create_parents);
         let parent = self.tree.missing_parent(target, create);
         // A file that was not read may bring what another one waits for.
-        let unread = self.beyond > 0
-            || self.silent.iter().any(|&at| {
-                let file = &self.files[at];
-                !file.is_gone && file.queue.may_be(target)
-            });
+        let unread = self.inbox.has_silent(target);
         let name = self.tree.name(target);
         let none = Past::default();
         let past = self.pasts.get(target).unwrap_or(&none);
         let there = self.tree.there(&name, parent.as_ref());
-        Ok(Ok(plan::zfs(&there, &self.pending(files, there.head()), past, unread)))
+        Ok(Ok(plan::zfs(&there, &self.inbox.pending(files, there.head()), past, unread)))
     }
 
     /// Reads the journal of a target. If it is lost or damaged, it is rebuilt from the snapshots on the pool.
@@ -200,6 +174,6 @@ impl HostRun<'_> {
                 quoted(&target.to_string())
             ))
         })?;
-        Ok(plan::opaque(&self.pending(files, None), applied.get(&target.to_string()), table.overlap))
+        Ok(plan::opaque(&self.inbox.pending(files, None), applied.get(&target.to_string()), table.overlap))
     }
 }

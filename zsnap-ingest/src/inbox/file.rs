@@ -1,17 +1,15 @@
-//! A queue file during a run: where it is, what is known of it, and what was done with it.
+//! A queue file during a run, and the directory that contains it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File as Fd;
 use std::sync::Arc;
 
 use zsnap_common::durable::incoming::{Incoming, shown};
 use zsnap_common::names::queue_name::{Label, QueueName};
 use zsnap_common::names::target::Target;
 
-use crate::known::{Entry, What};
-use crate::opened::Opened;
+use super::INCOMING;
+use crate::known::{Entry, Knowledge};
 use crate::plan::{Facts, Standing};
-use crate::shared::{MemoryReservation, OpenSlot, Shared};
 
 /// A directory that contains files of one host.
 pub struct Place {
@@ -23,8 +21,6 @@ pub struct Place {
     pub exec: bool,
 }
 
-/// The prefix of the keys of files in the incoming directory.
-pub const INCOMING: &str = "incoming/";
 const EXEC: &str = "exec/";
 
 impl Place {
@@ -35,43 +31,75 @@ impl Place {
 }
 
 /// A queue file during a run.
-pub struct File<'a> {
+pub struct File {
     /// The index of its directory in the host's places.
-    pub place: usize,
+    pub(super) place: usize,
     /// Its name as stored.
-    pub name: OsString,
+    pub(super) name: OsString,
     /// Its name as parsed.
-    pub queue: QueueName,
+    pub(super) queue: QueueName,
     /// What this and earlier runs know of it.
-    pub entry: Entry,
+    pub(super) entry: Entry,
     /// What this run has found out about it apart from what the plan says; `None`: the plan decides.
-    pub settled: Option<Standing>,
+    pub(super) settled: Option<Standing>,
     /// Whether it was applied, removed, or moved to quarantine.
-    pub is_gone: bool,
-    /// The verified file, if it was verified in this run and has been held open since.
-    pub kept: Option<HeldFile<'a>>,
+    pub(super) is_gone: bool,
     /// Whether `zfs receive` rejected it in this run because the dataset was modified: it is not attempted again in
     /// this run.
-    pub refused: bool,
+    pub(super) was_refused: bool,
 }
 
-impl File<'_> {
+impl File {
+    pub(super) fn new(place: usize, name: OsString, queue: QueueName, entry: Entry) -> File {
+        File { place, name, queue, entry, settled: None, is_gone: false, was_refused: false }
+    }
+
+    /// Returns the name as stored.
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// Returns the name as text, for messages.
+    pub fn shown(&self) -> String {
+        shown(&self.name)
+    }
+
+    /// Returns the name as parsed.
+    pub fn queue(&self) -> &QueueName {
+        &self.queue
+    }
+
+    /// Returns what this and earlier runs know of it.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
     /// Returns what the file says about its place in a chain, if that is known.
     pub fn facts(&self) -> Option<&Facts> {
         match &self.entry.what {
-            What::Says(facts) => Some(facts),
+            Knowledge::Facts(facts) => Some(facts),
             _ => None,
         }
     }
 
-    /// Whether the plan decides about it.
+    /// Returns its standing if that does not depend on other files; `None`: the plan decides.
+    pub fn standing(&self) -> Option<Standing> {
+        let known = || match &self.entry.what {
+            Knowledge::Facts(_) => None,
+            Knowledge::Held(why) => Some(Standing::Held(why.clone())),
+            Knowledge::New => Some(Standing::New),
+        };
+        self.settled.clone().or_else(known)
+    }
+
+    /// Whether nothing was done with it in this run.
     pub fn is_open(&self) -> bool {
         self.settled.is_none() && !self.is_gone
     }
 
     /// Returns its last failure, if a program or disk has failed while it was processed.
     pub fn failure(&self) -> Option<String> {
-        (self.entry.attempts > 0).then(|| self.entry.failed_over(&shown(&self.name)))
+        (self.entry.attempts > 0).then(|| self.entry.failed_over(&self.shown()))
     }
 
     /// Returns the target in its name, if the name contains one.
@@ -80,24 +108,5 @@ impl File<'_> {
             Label::Dataset(dataset) => Some(Target { host: self.queue.host.clone(), dataset: dataset.clone() }),
             Label::Digest(_) => None,
         }
-    }
-}
-
-/// A verified file that is held open.
-pub struct HeldFile<'a> {
-    /// Its verified content, which can write the stream.
-    pub opened: Opened,
-    /// The open file. A file is removed by name only if it is still this one.
-    pub fd: Arc<Fd>,
-    /// The memory that it uses.
-    pub room: Option<MemoryReservation<'a>>,
-    /// Its slot among the files that are held until they are applied.
-    pub slot: Option<OpenSlot<'a>>,
-}
-
-impl<'a> HeldFile<'a> {
-    /// Holds the file until it is applied. If too many are held already, it is closed, and will be verified again.
-    pub fn hold(self, shared: &'a Shared<'_>) -> Option<HeldFile<'a>> {
-        shared.slot().map(|slot| HeldFile { slot: Some(slot), ..self })
     }
 }
