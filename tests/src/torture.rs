@@ -220,8 +220,8 @@ impl Play {
         }
     }
 
-    /// Fails if there is an incomplete file. The copy of a producer's state is permitted if only `flush` ran (`copies`
-    /// is false).
+    /// Fails if there is an incomplete file or one that is still to be split. The copy of a producer's state is
+    /// permitted if only `flush` ran (`copies` is false).
     #[track_caller]
     pub fn tidy(&self, copies: bool) {
         for path in walk(self.scene.path("")) {
