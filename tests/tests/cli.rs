@@ -106,24 +106,49 @@ fn five_thousand_snapshots_in_one_stream() {
     assert!(scene.ingest(&["cat", file.to_str().unwrap()]).expect(0).out == stream);
 }
 
+/// Backups must not stop because an older configuration has such a key.
 #[test]
-fn check_warns_of_what_is_true_of_one_stream_only() {
+fn a_key_that_concerns_one_run_is_obeyed_and_reported() {
     let scene = Scene::new();
     assert_eq!(scene.queue(&["check"], b"").expect(0).err, "");
-    scene.edit("queue.toml", "to = [", "full = true\noverlap = true\nto = [");
-    let ran =
-        scene.queue(&["check"], b"").expect(0).says("options: full = true calls").says("options: overlap = true says");
-    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
-    scene.edit("queue.toml", "full = true\noverlap = true", "increment = true");
-    scene.queue(&["check"], b"").expect(0).says("options: increment = true lets");
+    scene.edit("queue.toml", "to = [", "opaque = true\nfull = true\nincrement = false\njson = true\nto = [");
+    let ran = scene.queue(&["laptop/etc"], b"hello").expect(0);
+    let place = scene.path("queue.toml").display().to_string();
+    let warning = |line: usize, key: &str| {
+        format!(
+            "zsnap-queue: {place}:{line}: {key} concerns one run, and a later version refuses it here: remove the key, \
+             and specify --{key} on the command line\n"
+        )
+    };
+    assert_eq!(ran.err, warning(5, "full") + &warning(7, "json"));
+    assert!(ran.out.starts_with(b"{"));
+    // An option that contradicts the key, of the tool or of a subcommand, drops it.
+    scene.queue(&["status", "--prometheus"], b"").expect(0).says("json concerns one run");
+    assert_eq!(scene.queue(&["laptop/etc", "--increment", "--overlap"], b"more").expect(0).err, ran.err);
+    scene.queue(&["laptop/etc", "--unsigned"], b"again").expect(0);
+    let file = scene.spooled("laptop").pop().unwrap();
+    scene.ingest(&["verify", file.to_str().unwrap()]).expect(77).says("not signed");
+}
+
+/// A path in a configuration file is relative to the file, not to the working directory.
+#[test]
+fn a_configuration_can_be_moved_with_its_directory() {
+    let scene = Scene::new();
+    let text = fs::read_to_string(scene.path("queue.toml")).unwrap();
+    let relative = |line: &str| match line.starts_with("to") {
+        true => line.to_owned(),
+        false => line.replace(&format!("{}/", scene.path("").display()), ""),
+    };
+    scene.write("queue.toml", &text.lines().map(|line| relative(line) + "\n").collect::<String>());
+    let mut queue = scene.queue_command(["--opaque", "--full", "laptop/etc"]);
+    zsnap_tests::scene::run(queue.current_dir("/"), b"hello").expect(0);
+    assert_eq!(scene.spooled("laptop").len(), 1);
 }
 
 #[test]
 fn what_reaches_the_arguments_of_nncp_is_checked() {
     let scene = Scene::new();
-    for wrong in
-        ["--nice=-cfg", "--nice=B 5", "--nncp-config=nncp.hjson", "--to=nncp-file:-cfg", "--to=nncp-file:n/../x"]
-    {
+    for wrong in ["--nice=-cfg", "--nice=B 5", "--to=nncp-file:-cfg", "--to=nncp-file:n/../x"] {
         scene.queue(&[wrong, "flush"], b"").expect(2);
     }
     scene.queue(&["--nice=B+5", "--nncp-config=/nncp.hjson", "flush"], b"").expect(0);
@@ -229,13 +254,14 @@ fn what_is_configured_wrong_is_78_before_anything_is_read() {
 #[test]
 fn a_wrong_command_line_is_2_before_anything_is_read() {
     let scene = Scene::new();
-    let rows: [&[&str]; 10] = [
+    let rows: [&[&str]; 11] = [
         &["--strip", "tank/other", "tank/simplesnap/laptop/tank/home"],
         &["--strip", "tank/simple", "tank/simplesnap/laptop/tank/home"],
         &["--opaque", "--increment", "laptop/etc"],
         &["--opaque", "laptop/etc"],
         &["--full", "laptop/etc"],
-        &["--opaque", "--full", "--unsigned", "laptop/etc"],
+        &["--opaque", "--full", "--unsigned", "--signer-file", "laptop.key", "laptop/etc"],
+        &["--opaque", "--full", "--increment", "laptop/etc"],
         &["--to", "dir:relative", "laptop/etc"],
         &["--no-such-option", "laptop/etc"],
         &["laptop/etc", "laptop/home"],

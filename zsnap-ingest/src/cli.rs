@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use zsnap_common::cli::options::ONE_RUN;
 use zsnap_common::cli::units::{duration, size};
 use zsnap_common::names::target::{Host, NameError, Target};
 
@@ -23,6 +24,7 @@ pub struct Cli {
 
 /// The options, valid before and after a subcommand.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command, or keys in ingest.toml")]
 pub struct Options {
     /// Configuration file; the options below may be set there
     #[arg(long, global = true, value_name = "FILE")]
@@ -82,16 +84,16 @@ pub struct Options {
     #[arg(long, global = true, value_name = "NAME")]
     pub host: Option<Host>,
     /// The program zfs
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zfs")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zfs")]
     pub zfs: PathBuf,
     /// The program zpool
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zpool")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zpool")]
     pub zpool: PathBuf,
     /// Print status and plan as a JSON array
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,
     /// Report each action on standard error
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = ONE_RUN)]
     pub verbose: bool,
 }
 

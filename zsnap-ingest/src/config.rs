@@ -1,14 +1,14 @@
 //! The configuration, validated. Code that uses this module does not deal with TOML.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::options;
-use zsnap_common::cli::units::{self, size};
+use zsnap_common::cli::units::{self, like_option, size};
 use zsnap_common::names::digest::sha256_hex;
 use zsnap_common::names::glob::Glob;
 use zsnap_common::names::target::{Dataset, Host, Target};
@@ -31,6 +31,15 @@ pub struct Tables {
     /// The commands that receive opaque streams; the first that matches is used.
     #[serde(default)]
     pub command: Vec<CommandTable>,
+}
+
+impl options::Tables for Tables {
+    fn resolve(&mut self, dir: &Path) {
+        let signers = self.hosts.values_mut().flat_map(|table| &mut table.signers);
+        for path in signers.chain(self.command.iter_mut().map(|command| &mut command.target)) {
+            *path = dir.join(&*path);
+        }
+    }
 }
 
 /// The table `[hosts.NAME]`.
@@ -88,30 +97,12 @@ pub struct CommandTable {
     pub overlap: bool,
 }
 
-fn maybe_duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    units::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
-}
-
 fn glob<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Glob, D::Error> {
     String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
 }
 
-/// Parses a string or a number in the same way as the option of the same name.
-fn like_option<'de, D: serde::Deserializer<'de>, T>(
-    d: D,
-    parse: fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a string or a number")]
-    enum Given {
-        Text(String),
-        Number(i64),
-    }
-    let parsed = match Given::deserialize(d)? {
-        Given::Text(text) => parse(&text),
-        Given::Number(number) => parse(&number.to_string()),
-    };
-    parsed.map(Some).map_err(serde::de::Error::custom)
+fn maybe_duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    like_option(d, units::duration)
 }
 
 fn some_count<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
@@ -202,10 +193,6 @@ impl Config {
                 return Err(Exit::Config.error(format!(
                     "[[command]] run: \"{program}\" is not an absolute path; write where the program is"
                 )));
-            }
-            if !command.target.is_absolute() {
-                let target = command.target.display();
-                return Err(Exit::Config.error(format!("[[command]] target: \"{target}\" is not an absolute path")));
             }
         }
         let mut nodes = BTreeMap::new();

@@ -35,7 +35,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::options;
+use zsnap_common::cli::options::{self, ConfigFile};
 use zsnap_common::durable::incoming::Incoming;
 use zsnap_message::keys::{self, Purpose};
 
@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start() -> Result<Exit> {
-    let (cli, tables): (Cli, Tables) = options::parse("ingest")?;
+    let (cli, tables): (Cli, Tables) = ConfigFile::of("ingest").parse()?;
     zsnap_common::cli::log::set_verbose(cli.options.verbose);
     let options = cli.options;
     match cli.verb.unwrap_or(Verb::Run) {

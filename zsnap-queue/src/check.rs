@@ -36,7 +36,6 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
             _ => Err(Exit::Config.error("give either --signer-file (zsnap-queue keygen makes one) or --unsigned")),
         },
     );
-    findings.add("options", Ok(one_run_only(o)));
     findings.add("state", readable(o).map(|()| Vec::new()));
     if o.to.is_empty() {
         findings.add("destinations", Err(Exit::Config.error("none: name one with --to")));
@@ -45,23 +44,6 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
         findings.add(&dest.to_string(), destination(o, dest));
     }
     Ok(findings.exit())
-}
-
-/// Warns of options for one run or one dataset that are set for all in the configuration.
-fn one_run_only(o: &Options) -> Vec<String> {
-    let remedy = "take it out of the configuration, and say it where that stream is queued";
-    let mut warnings = Vec::new();
-    if o.full {
-        warnings.push(format!("full = true calls every opaque stream complete, also one that is not: {remedy}"));
-    }
-    if o.increment {
-        warnings.push(format!("increment = true lets no chain of opaque streams begin: {remedy}"));
-    }
-    if o.overlap {
-        warnings
-            .push(format!("overlap = true says of every dataset that a repeated incremental does no harm: {remedy}"));
-    }
-    warnings
 }
 
 /// Checks that the state is readable, all of it, and that the directory is writable or can be created.

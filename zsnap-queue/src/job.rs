@@ -49,8 +49,8 @@ impl Job {
         if o.recipient_file.is_empty() {
             return usage("--recipient-file is missing: whose certificate is the file encrypted to?");
         }
-        if o.signer_file.is_some() == o.unsigned {
-            return usage("give either --signer-file or --unsigned");
+        if o.signer_file.is_none() && !o.unsigned {
+            return usage("specify --signer-file or --unsigned");
         }
         if o.to.is_empty() {
             return usage("--to is missing: where does the file go?");
@@ -88,12 +88,7 @@ pub fn lenient(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
 }
 
 fn source(o: &Options, argv: &[OsString]) -> anyhow::Result<Source> {
-    let wanted = match (o.full, o.increment) {
-        (true, true) => return usage("--full and --increment exclude each other"),
-        (true, false) => Some(Wanted::Full),
-        (false, true) => Some(Wanted::Increment),
-        (false, false) => None,
-    };
+    let wanted = if o.full { Some(Wanted::Full) } else { o.increment.then_some(Wanted::Increment) };
     if !o.opaque {
         if wanted.is_some() || o.overlap || o.producer_state.is_some() || !argv.is_empty() {
             return usage("--full, --increment, --overlap, --producer-state and a producer need --opaque");
@@ -148,7 +143,8 @@ mod tests {
 
     fn job(args: &str) -> Result<Job, Exit> {
         let argv = ["zsnap-queue"].into_iter().chain(args.split_whitespace());
-        Job::new(&Cli::try_parse_from(argv).unwrap()).map_err(|e| Exit::of(&e))
+        let cli = Cli::try_parse_from(argv).map_err(|_| Exit::Usage)?;
+        Job::new(&cli).map_err(|e| Exit::of(&e))
     }
 
     const BASE: &str = "--recipient-file c --unsigned --to dir:/x";
