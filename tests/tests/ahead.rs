@@ -104,7 +104,7 @@ fn a_command_is_as_new_as_the_file_was_made_not_as_its_number() {
     holds(&row(&scene, "laptop/etc", &age, 1), "remedy", "lies ahead");
     // And what is honest is not removed for it.
     deliver(&scene, ahead + 3, &manifest("laptop/etc", ahead + 3));
-    scene.ingest(&[]).expect(1).says("conflict").says("zsnap-ingest adopt laptop/etc");
+    scene.ingest(&[]).expect(1).says("conflict").says("zsnap-ingest forget laptop/etc");
     assert_eq!(scene.spooled("laptop").len(), 1);
 }
 

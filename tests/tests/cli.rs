@@ -216,15 +216,15 @@ fn what_is_configured_wrong_is_78_before_anything_is_read() {
         fs::set_permissions(scene.path(to), fs::Permissions::from_mode(mode)).unwrap();
     }
     let mut rows = vec![
-        ("--recipient-file", "missing.cert", "missing.cert"),
-        ("--recipient-file", "empty.cert", "empty.cert"),
-        ("--recipient-file", "rubbish.cert", "rubbish.cert"),
-        ("--recipient-file", "laptop.cert", "laptop.cert"),
-        ("--signer-file", "missing.key", "missing.key"),
-        ("--signer-file", "laptop.cert", "laptop.cert"),
-        ("--signer-file", "backup.key", "backup.key"),
-        ("--signer-file", "loose.key", "chmod"),
-        ("--signer-file", "group.key", "chmod"),
+        ("--encrypt-to", "missing.cert", "missing.cert"),
+        ("--encrypt-to", "empty.cert", "empty.cert"),
+        ("--encrypt-to", "rubbish.cert", "rubbish.cert"),
+        ("--encrypt-to", "laptop.cert", "laptop.cert"),
+        ("--signing-key", "missing.key", "missing.key"),
+        ("--signing-key", "laptop.cert", "laptop.cert"),
+        ("--signing-key", "backup.key", "backup.key"),
+        ("--signing-key", "loose.key", "chmod"),
+        ("--signing-key", "group.key", "chmod"),
         ("--config", "missing.toml", "missing.toml"),
         ("--config", "unknown.toml", "unknown.toml:2: "),
         ("--config", "wrong.toml", "wrong.toml:3: "),
@@ -232,7 +232,7 @@ fn what_is_configured_wrong_is_78_before_anything_is_read() {
     if have("gpg") {
         gpg_cert(&scene, "expired", false);
         gpg_cert(&scene, "revoked", true);
-        rows.extend([("--recipient-file", "expired.cert", "expired"), ("--recipient-file", "revoked.cert", "revoked")]);
+        rows.extend([("--encrypt-to", "expired.cert", "expired"), ("--encrypt-to", "revoked.cert", "revoked")]);
     }
     scene.write("unknown.toml", "level = 3\nlevle = 4\n");
     scene.write("wrong.toml", "\n\nunsigned = \"x\"\n");
@@ -260,7 +260,7 @@ fn a_wrong_command_line_is_2_before_anything_is_read() {
         &["--opaque", "--increment", "laptop/etc"],
         &["--opaque", "laptop/etc"],
         &["--full", "laptop/etc"],
-        &["--opaque", "--full", "--unsigned", "--signer-file", "laptop.key", "laptop/etc"],
+        &["--opaque", "--full", "--unsigned", "--signing-key", "laptop.key", "laptop/etc"],
         &["--opaque", "--full", "--increment", "laptop/etc"],
         &["--to", "dir:relative", "laptop/etc"],
         &["--no-such-option", "laptop/etc"],
@@ -353,9 +353,9 @@ fn what_zsnap_ingest_cannot_use_is_told_in_one_line() {
         (2, vec!["verify", "renamed"], "--host"),
         (74, vec!["--host", "laptop", "verify", "missing"], "missing"),
         (77, vec!["--host", "other", "verify", "renamed"], ""),
-        (78, vec!["--keys", "loose.key"], "chmod"),
-        (78, vec!["--keys", "missing.key"], "missing.key"),
-        (78, vec!["--keys", "laptop.key"], "laptop.key"),
+        (78, vec!["--decryption-key", "loose.key"], "chmod"),
+        (78, vec!["--decryption-key", "missing.key"], "missing.key"),
+        (78, vec!["--decryption-key", "laptop.key"], "laptop.key"),
         (78, vec!["--config", "top.toml"], "top.toml:1: "),
         (78, vec!["--config", "table.toml"], "table.toml:2: "),
         (78, vec!["--config", "command.toml"], "command.toml:1: "),
@@ -378,8 +378,8 @@ fn what_zsnap_ingest_cannot_use_is_told_in_one_line() {
     }
     for args in [
         &["--no-such-option"][..],
-        &["adopt", "../etc"],
-        &["adopt", "laptop"],
+        &["forget", "../etc"],
+        &["forget", "laptop"],
         &["retry"],
         &["--max-run", "7"],
         &["nothing"],

@@ -130,11 +130,11 @@ fn broken_chains_say_what_to_do() {
     // Old ones do not bring the old state back; what they hold was there.
     scene.zfs(&["rename", home, &format!("{home}.old2")]).expect(0);
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
-    let remedy = "zsnap-ingest adopt laptop/tank/home; zsnap-ingest retry laptop";
+    let remedy = "zsnap-ingest forget laptop/tank/home; zsnap-ingest retry laptop";
     scene.ingest(&[]).expect(1).says("in quarantine: a replay").says(remedy);
     // Also where a command would take what is not a ZFS stream.
     scene.edit("ingest.toml", "match = \"laptop/tar\"", "match = \"laptop/**\"");
-    let ran = scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
+    let ran = scene.ingest(&["forget", "laptop/tank/home"]).expect(0);
     assert!(String::from_utf8(ran.out).unwrap().ends_with("/tar and pool backup\n"));
     scene.ingest(&["retry", "laptop"]).expect(0);
     scene.ingest(&[]).expect(0);
@@ -172,7 +172,7 @@ fn a_pool_that_was_rolled_back_takes_the_files_again() {
     scene.ingest(&[]).expect(0);
     assert_eq!(there(&scene, home), "s1 s2 s3 s4 mine s5");
     // Nor is it proposed to roll back what may have been received, as nobody knows once the journal is emptied.
-    scene.ingest(&["adopt", home]).expect(0);
+    scene.ingest(&["forget", home]).expect(0);
     scene.zfs(&["write", &format!("backup/hosts/{home}")]).expect(0);
     put(&scene, home, 6, Some(5), &[3, 6]);
     let ran = scene.ingest(&[]).expect(1).says("since its base @s3, and has @s4 behind that; to keep both: zfs rename");

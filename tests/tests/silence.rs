@@ -66,8 +66,8 @@ fn status_remembers_what_is_held_until_file_or_configuration_change() {
     holds(&plan[1], "why", "which is here: held: encrypted to");
     // What it proposes.
     let root = scene.path("").display().to_string();
-    let keys = format!("keys = [\"{root}lost.key\", ");
-    scene.edit("ingest.toml", "keys = [", &keys);
+    let keys = format!("decryption-key = [\"{root}lost.key\", ");
+    scene.edit("ingest.toml", "decryption-key = [", &keys);
     scene.ingest(&[]).expect(0);
     assert_eq!((row(&scene, "laptop/etc", 0)["state"].as_str(), scene.applied()), (Some("ok"), b"xx".to_vec()));
     // What is not a file of its own is left alone, and that is no secret either.

@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "DATASET")]
     pub store: Option<String>,
     /// OpenPGP secret key that decrypts; may be repeated
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long = "decryption-key", aliases = ["decryption-keys", "keys"], global = true, value_name = "FILE")]
     pub keys: Vec<PathBuf>,
     /// Directory of the state [default: /var/lib/zsnap/ingest]
     #[arg(long, global = true, value_name = "DIR")]
@@ -147,7 +147,8 @@ pub enum Verb {
         what: Vec<String>,
     },
     /// Forget what was applied to a target, so that its next full stream starts a new chain
-    Adopt {
+    #[command(alias = "adopt")]
+    Forget {
         /// For a command that was interrupted: it was applied
         #[arg(long)]
         applied: bool,
@@ -212,8 +213,8 @@ pub struct OneFile {
     /// The queue file
     pub path: PathBuf,
     /// Accept signatures of this certificate, too; may be repeated
-    #[arg(long, value_name = "FILE")]
-    pub signer_file: Vec<PathBuf>,
+    #[arg(long, alias = "signer-file", value_name = "FILE")]
+    pub signers: Vec<PathBuf>,
     /// Accept an unsigned file
     #[arg(long)]
     pub unsigned: bool,

@@ -214,7 +214,9 @@ impl Config {
         };
         let host_properties = tables.hosts.iter().map(of_host).collect::<Result<_>>()?;
         if options.keys.is_empty() {
-            return Err(Exit::Config.error("no key to decrypt with; specify --keys (zsnap-ingest keygen makes one)"));
+            return Err(
+                Exit::Config.error("no key to decrypt with; specify --decryption-key (zsnap-ingest keygen makes one)")
+            );
         }
         let fingerprint = fingerprint(options, &tables)?;
         let of: HashMap<Host, Vec<PathBuf>> =
@@ -285,7 +287,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         keygen(&dir.path().join("backup"), Purpose::Encrypt, false).unwrap();
         let key = dir.path().join("backup.key").display().to_string();
-        let all = ["zsnap-ingest", "--state=/nonexistent", "--keys", &key].into_iter().chain(args.iter().copied());
+        let all =
+            ["zsnap-ingest", "--state=/nonexistent", "--decryption-key", &key].into_iter().chain(args.iter().copied());
         let options = crate::cli::Cli::try_parse_from(all).unwrap().options;
         Config::load(&options, toml::from_str(tables).unwrap()).unwrap()
     }

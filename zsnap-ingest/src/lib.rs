@@ -74,9 +74,9 @@ fn start() -> Result<Exit> {
             preview::preview(&config, &hosts, options.json, SystemTime::now())
         }
         Verb::Retry { all, what } => retry(&options, all, &what),
-        Verb::Adopt { applied, not_applied, target } => {
+        Verb::Forget { applied, not_applied, target } => {
             let config = Config::load(&options, tables)?;
-            run::adopt(&config, &options, &target, applied, not_applied)
+            run::forget(&config, &options, &target, applied, not_applied)
         }
         Verb::Keygen { out, aead } => {
             let fingerprint = keys::keygen(&out, Purpose::Encrypt, aead)?;

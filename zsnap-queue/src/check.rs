@@ -23,17 +23,17 @@ pub fn check(o: &Options, now: SystemTime) -> anyhow::Result<Exit> {
     let mut findings = Findings::default();
     findings.add(
         "recipients",
-        match o.recipient_file.as_slice() {
-            [] => Err(Exit::Config.error("none: name certificates with --recipient-file")),
+        match o.encrypt_to.as_slice() {
+            [] => Err(Exit::Config.error("none: name certificates with --encrypt-to")),
             files => Recipients::load(files, o.format, now).map(|r| r.warnings),
         },
     );
     findings.add(
         "signer",
-        match (&o.signer_file, o.unsigned) {
+        match (&o.signing_key, o.unsigned) {
             (Some(file), false) => SigningKey::load(file, now).map(|key| key.warnings),
             (None, true) => Ok(vec!["files are not signed: whoever has the certificates can make such files".into()]),
-            _ => Err(Exit::Config.error("give either --signer-file (zsnap-queue keygen makes one) or --unsigned")),
+            _ => Err(Exit::Config.error("give either --signing-key (zsnap-queue keygen makes one) or --unsigned")),
         },
     );
     findings.add("state", readable(o).map(|()| Vec::new()));

@@ -44,13 +44,13 @@ pub struct Options {
     #[arg(long, global = true, value_name = "PREFIX")]
     pub strip: Option<String>,
     /// Encrypt to the certificates in FILE; may be repeated
-    #[arg(long, global = true, value_name = "FILE")]
-    pub recipient_file: Vec<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", alias = "recipient-file")]
+    pub encrypt_to: Vec<PathBuf>,
     /// Sign with the secret key in FILE
-    #[arg(long, global = true, value_name = "FILE")]
-    pub signer_file: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", alias = "signer-file")]
+    pub signing_key: Option<PathBuf>,
     /// Do not sign: anyone who has the certificates can create such files
-    #[arg(long, global = true, conflicts_with = "signer_file")]
+    #[arg(long, global = true, conflicts_with = "signing_key")]
     pub unsigned: bool,
     /// Destination of the file: dir:PATH, nncp-file:NODE[/SUB], nncp-exec:NODE:HANDLE, cmd:COMMAND, or - alone; may be repeated
     #[arg(long, global = true, value_name = "DEST")]

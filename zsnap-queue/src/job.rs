@@ -46,11 +46,11 @@ impl Job {
             return usage("name the stream: zsnap-queue HOST/DATASET (see zsnap-queue --help)");
         };
         let target = if o.opaque { lenient(operand, o.strip.as_deref()) } else { strict(operand, o.strip.as_deref()) }?;
-        if o.recipient_file.is_empty() {
-            return usage("--recipient-file is missing: whose certificate is the file encrypted to?");
+        if o.encrypt_to.is_empty() {
+            return usage("--encrypt-to is missing: whose certificate is the file encrypted to?");
         }
-        if o.signer_file.is_none() && !o.unsigned {
-            return usage("specify --signer-file or --unsigned");
+        if o.signing_key.is_none() && !o.unsigned {
+            return usage("specify --signing-key or --unsigned");
         }
         if o.to.is_empty() {
             return usage("--to is missing: where does the file go?");
@@ -147,23 +147,23 @@ mod tests {
         Job::new(&cli).map_err(|e| Exit::of(&e))
     }
 
-    const BASE: &str = "--recipient-file c --unsigned --to dir:/x";
+    const BASE: &str = "--encrypt-to c --unsigned --to dir:/x";
 
     #[test]
     fn a_stream_needs_target_recipient_signer_and_destination() {
         assert!(job(&format!("{BASE} h/a")).is_ok());
         for wrong in [
             BASE,
-            "--recipient-file c --unsigned h/a",
-            "--recipient-file c --to dir:/x h/a",
+            "--encrypt-to c --unsigned h/a",
+            "--encrypt-to c --to dir:/x h/a",
             "--unsigned --to dir:/x h/a",
-            "--recipient-file c --unsigned --signer-file k --to dir:/x h/a",
-            "--recipient-file c --unsigned --to dir:/x --to - h/a",
-            "--recipient-file c --unsigned --to - --json h/a",
-            "--recipient-file c --unsigned --to - --opaque --producer-state s h/a -- tar -g{state}",
-            "--recipient-file c --unsigned --to dir:/x h",
-            "--recipient-file c --unsigned --to dir:/x --strip p h/a",
-            "--recipient-file c --unsigned --to dir:/x h/a -- tar",
+            "--encrypt-to c --unsigned --signing-key k --to dir:/x h/a",
+            "--encrypt-to c --unsigned --to dir:/x --to - h/a",
+            "--encrypt-to c --unsigned --to - --json h/a",
+            "--encrypt-to c --unsigned --to - --opaque --producer-state s h/a -- tar -g{state}",
+            "--encrypt-to c --unsigned --to dir:/x h",
+            "--encrypt-to c --unsigned --to dir:/x --strip p h/a",
+            "--encrypt-to c --unsigned --to dir:/x h/a -- tar",
         ] {
             assert_eq!(job(wrong).err(), Some(Exit::Usage), "{wrong}");
         }

@@ -129,7 +129,7 @@ fn a_bad_key_is_found_before_anything_is_read() {
     let h = host();
     let run = |recipient: &str, signer: &str| {
         let mut command = h.bare();
-        command.arg("--recipient-file").arg(h.path(recipient)).arg("--signer-file").arg(h.path(signer));
+        command.arg("--encrypt-to").arg(h.path(recipient)).arg("--signing-key").arg(h.path(signer));
         command.arg("--to=cmd:true").arg(DATA);
         ends(&feed(command, &stream("full")), 78)
     };
@@ -479,7 +479,7 @@ fn state_that_cannot_be_read_stops_everything() {
 fn the_configuration_file_is_the_command_line() {
     let h = host();
     let config = format!(
-        "strip = \"tank/simplesnap\"\nrecipient-file = [{:?}]\nsigner-file = {:?}\nto = [\"dir:{}\"]\n",
+        "strip = \"tank/simplesnap\"\nencrypt-to = [{:?}]\nsigning-key = {:?}\nto = [\"dir:{}\"]\n",
         h.path("backup.cert"),
         h.path("laptop.key"),
         h.path("to").display()

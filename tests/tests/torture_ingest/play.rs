@@ -289,8 +289,8 @@ impl Play {
             // The operator looks.
             let path = self.scene.path("spool/laptop").join(name(COMMAND, seq));
             let verdict = if self.taken(&path) > 0 { "--applied" } else { "--not-applied" };
-            let ran = status(self.command(&["adopt", COMMAND, verdict]).status().unwrap());
-            assert_eq!(ran, 0, "{what}: adopt: {}", self.said());
+            let ran = status(self.command(&["forget", COMMAND, verdict]).status().unwrap());
+            assert_eq!(ran, 0, "{what}: forget: {}", self.said());
         }
         let start = Instant::now();
         let ran = status(self.command(&["-v"]).status().unwrap());

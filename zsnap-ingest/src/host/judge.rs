@@ -230,7 +230,7 @@ impl HostRun<'_> {
         }
         let applied = beside::read(&table.target).map_err(|e| {
             Judgement::Is(Verdict::Broken(format!(
-                "{e:#}; look at the target, then: zsnap-ingest adopt {}, and queue a new --full",
+                "{e:#}; look at the target, then: zsnap-ingest forget {}, and queue a new --full",
                 quoted(&target.to_string())
             )))
         })?;
