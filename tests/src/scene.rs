@@ -188,10 +188,10 @@ impl Scene {
         zsnap_message::keys::keygen(&scene.path("backup"), zsnap_message::keys::Purpose::Encrypt, true).unwrap();
         let root = scene.dir.path().display().to_string();
         scene.write("queue.toml", &format!(
-            "state = \"{root}/queue-state\"\nrecipient-file = [\"{root}/backup.cert\"]\nsigner-file = \"{root}/laptop.key\"\nto = [\"dir:{root}/spool\"]\n"
+            "state = \"{root}/queue-state\"\nencrypt-to = [\"{root}/backup.cert\"]\nsigning-key = \"{root}/laptop.key\"\nto = [\"dir:{root}/spool\"]\n"
         ));
         scene.write("ingest.toml", &format!(
-            "state = \"{root}/ingest-state\"\nincoming = \"{root}/spool\"\nkeys = [\"{root}/backup.key\"]\n\
+            "state = \"{root}/ingest-state\"\nincoming = \"{root}/spool\"\ndecryption-key = [\"{root}/backup.key\"]\n\
              [hosts.laptop]\nsigners = [\"{root}/laptop.cert\"]\n[hosts.other]\nsigners = [\"{root}/other.cert\"]\n\
              [[command]]\nmatch = \"laptop/etc\"\nrun = [\"/bin/sh\", \"-c\", \"cat >> {root}/target/all\"]\ntarget = \"{root}/target\"\n\
              [[command]]\nmatch = \"laptop/tar\"\nrun = [\"/bin/tar\", \"--extract\", \"--listed-incremental=/dev/null\", \"--directory={root}/tar\"]\n\

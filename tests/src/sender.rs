@@ -40,7 +40,7 @@ impl Scene {
     /// Builds the command of zsnap-queue with keys and without destinations.
     pub fn sealing(&self) -> Command {
         let mut command = self.bare();
-        command.arg("--recipient-file").arg(self.path("backup.cert")).arg("--signer-file").arg(self.path("laptop.key"));
+        command.arg("--encrypt-to").arg(self.path("backup.cert")).arg("--signing-key").arg(self.path("laptop.key"));
         command
     }
 

@@ -8,5 +8,6 @@ pub mod log;
 pub mod options;
 pub mod progress;
 pub mod report;
+pub mod suggest;
 pub mod trusted;
 pub mod units;

@@ -1,5 +1,5 @@
 //! The command line, which includes that of zrep-expire. Every long option is also a key of
-//! `/etc/zsnap/expire.toml`, except those for a single run ([`OF_ONE_RUN`]).
+//! `/etc/zsnap/expire.toml`, except those for a single run ([`ONE_RUN`]).
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,14 +11,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use regex::Regex;
 use zsnap_common::cli::findings::CheckOptions;
+use zsnap_common::cli::options::ONE_RUN;
 use zsnap_common::cli::units::duration;
 
 use crate::brakes::MaxDestroy;
 use crate::rules::rule::Rule;
-
-/// Options that would be dangerous if they held in every run, so they are not keys of the file.
-pub const OF_ONE_RUN: [&str; 2] = ["force", "no-needed"];
-const ONE_RUN: &str = "Options of one run, never keys in expire.toml";
 
 /// Destroy ZFS snapshots that no retention rule keeps
 #[derive(Debug, Parser)]
@@ -65,17 +62,17 @@ pub struct Options {
     #[arg(short, long, global = true, value_name = "N|RULE")]
     pub keep: Vec<Keep>,
     /// Destroy nothing; print what a run would do with each snapshot, and why
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub noop: bool,
     /// Print what the run does with each snapshot, and why, before it destroys any; with --filter
     /// on standard error
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub verbose: bool,
     /// The same as --verbose
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub debug: bool,
     /// With a file of zrep-expire's second version: all file systems; with --keep RULE: all datasets
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub all: bool,
     /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots
     /// whose names are TAG_ and 6 hex digits may go
@@ -87,13 +84,14 @@ pub struct Options {
     /// Read lines of NAME, tab and SECONDS-SINCE-1970, print the names that no rule keeps, and destroy nothing
     #[arg(long, global = true, conflicts_with_all = [
         "noop", "all", "json", "timeline", "needed", "no_needed"
-    ])]
+    ], help_heading = ONE_RUN
+    )]
     pub filter: bool,
     /// With --filter: print the names that are kept
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub invert: bool,
     /// With --filter: records end with a zero byte, in and out, not with a newline
-    #[arg(short = '0', long, global = true)]
+    #[arg(short = '0', long, global = true, help_heading = ONE_RUN)]
     pub null: bool,
     /// With --filter: names that have the same first group of REGEX are one dataset, and others stay;
     /// by default those that have the same text before their last at sign
@@ -103,7 +101,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
     pub timezone: Option<TimeZone>,
     /// Print what a run at TIME, such as 2026-12-24T18:00Z, would do with today's snapshots; destroy nothing
-    #[arg(long, global = true, value_name = "TIME", value_parser = time)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = time, help_heading = ONE_RUN)]
     pub at: Option<Timestamp>,
     /// Ages in rules count back from the newest snapshot of the dataset, or from now
     #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"])]
@@ -124,10 +122,10 @@ pub struct Options {
     pub no_needed: bool,
     /// Print a JSON array of datasets: what is kept and destroyed, why, and how much space that frees. Add
     /// -n to destroy nothing
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,
     /// Draw a row for each dataset that shows what is kept and destroyed. Add -n to destroy nothing
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub timeline: bool,
     /// Directory of the state and the lock [default: /var/lib/zsnap/expire]
     #[arg(long, global = true, value_name = "DIR")]
@@ -139,10 +137,10 @@ pub struct Options {
     #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub max_run: Duration,
     /// The program zfs
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zfs")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zfs")]
     pub zfs: PathBuf,
     /// The program zpool
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zpool")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zpool")]
     pub zpool: PathBuf,
 }
 

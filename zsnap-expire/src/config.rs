@@ -10,7 +10,7 @@ use anyhow::Result;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer};
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::trusted;
+use zsnap_common::cli::{options, trusted, units};
 use zsnap_common::names::glob::Glob;
 
 use crate::brakes::MaxDestroy;
@@ -33,12 +33,15 @@ pub struct Tables {
     policy: BTreeMap<String, Table>,
 }
 
+impl options::Tables for Tables {}
+
 /// A table `[policy."GLOB"]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Table {
     #[serde(deserialize_with = "rules")]
     keep: Vec<Rule>,
+    #[serde(default, deserialize_with = "count")]
     newest: Option<u64>,
     #[serde(default)]
     received: bool,
@@ -62,7 +65,11 @@ fn reference<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Reference>, D::Er
 }
 
 fn max_destroy<'de, D: Deserializer<'de>>(d: D) -> Result<Option<MaxDestroy>, D::Error> {
-    String::deserialize(d)?.parse().map(Some).map_err(serde::de::Error::custom)
+    units::like_option(d, str::parse)
+}
+
+fn count<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    units::like_option(d, |text| text.parse().map_err(|_| format!("\"{text}\" is not a count; write 5")))
 }
 
 fn relative_to(text: &str) -> Option<Reference> {

@@ -27,7 +27,8 @@ pub mod zrep;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use zsnap_common::cli::exit::{Exit, run_tool};
-use zsnap_common::cli::{log, options};
+use zsnap_common::cli::log;
+use zsnap_common::cli::options::ConfigFile;
 
 use crate::cli::{Cli, Verb};
 use crate::config::{Config, Tables};
@@ -44,7 +45,8 @@ fn kind(value: &str) -> u8 {
 }
 
 fn start() -> anyhow::Result<Exit> {
-    let (cli, tables): (Cli, Tables) = options::parse_if("expire", config::is_toml, kind, &cli::OF_ONE_RUN)?;
+    let file = ConfigFile { refuse_one_run: true, is_toml: config::is_toml, kind, ..ConfigFile::of("expire") };
+    let (cli, tables): (Cli, Tables) = file.parse()?;
     let o = &cli.options;
     if !o.filter && (o.invert || o.null || o.group.is_some()) {
         return Err(Exit::Usage.error("--invert, --null and --group are for --filter: nothing was destroyed"));

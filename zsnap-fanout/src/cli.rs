@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use zsnap_common::cli::findings::CheckOptions;
-use zsnap_common::cli::units::{duration, size};
+use zsnap_common::cli::options::ONE_RUN;
+use zsnap_common::cli::units::{absolute, duration, size};
 use zsnap_common::durable::dest::nice;
 
 use crate::day::Since;
@@ -25,6 +26,7 @@ pub struct Cli {
 
 /// The options, valid before and after a subcommand.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command, or keys in fanout.toml")]
 pub struct Options {
     /// Configuration file; the options of `zsnap-fanout --help` may be set there [default: /etc/zsnap/fanout.toml]
     #[arg(long, global = true, value_name = "FILE")]
@@ -48,17 +50,17 @@ pub struct Options {
     /// Niceness of NNCP packets
     #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
     pub nice: Option<String>,
-    /// Configuration file of NNCP; an absolute path
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Configuration file of NNCP
+    #[arg(long, global = true, value_name = "FILE", value_parser = absolute)]
     pub nncp_config: Option<PathBuf>,
     /// The program nncp-file
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "nncp-file")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-file")]
     pub nncp_file_program: PathBuf,
     /// The program nncp-exec
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "nncp-exec")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-exec")]
     pub nncp_exec_program: PathBuf,
     /// The program nncp-stat, which shows what is still in the spool of NNCP
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "nncp-stat")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-stat")]
     pub nncp_stat_program: PathBuf,
     /// Stop a delivery that reads and writes nothing for TIME; the next run tries again; 0: never
     #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = duration)]
@@ -73,10 +75,10 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE")]
     pub dotlock: Option<PathBuf>,
     /// Print status as a JSON array of objects
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,
     /// Report each action on standard error
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = ONE_RUN)]
     pub verbose: bool,
 }
 

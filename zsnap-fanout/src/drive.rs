@@ -2,13 +2,13 @@
 //! `[to.NAME]`; no other module handles TOML.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use serde::{Deserialize, Deserializer};
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::cli::units;
+use zsnap_common::cli::{options, units};
 use zsnap_common::durable::dest::{self, Dest, Transport};
 use zsnap_common::names::glob::Glob;
 use zsnap_common::names::target::Host;
@@ -22,6 +22,14 @@ use crate::name::Name;
 pub struct Tables {
     #[serde(default)]
     to: BTreeMap<Name, Table>,
+}
+
+impl options::Tables for Tables {
+    fn resolve(&mut self, dir: &Path) {
+        for config in self.to.values_mut().filter_map(|table| table.nncp_config.as_mut()) {
+            *config = dir.join(&*config);
+        }
+    }
 }
 
 /// A table `[to.NAME]`. Its keys take precedence over the options of the same names.
@@ -44,15 +52,15 @@ struct Table {
 }
 
 fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    units::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+    units::like_option(d, units::duration)
 }
 
 fn nice<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
-    dest::nice(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+    units::like_option(d, dest::nice)
 }
 
 fn size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
-    units::size(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
+    units::like_option(d, units::size)
 }
 
 /// A destination with a name and an outbox.
@@ -112,10 +120,6 @@ pub fn examine(options: &Options, tables: Tables) -> (Vec<Drive>, Vec<anyhow::Er
 fn wrong(drive: &Drive, before: &[Drive]) -> Option<String> {
     if drive.dest == Dest::Stdout {
         return Some(format!("{}: standard output takes no finished files", drive.name));
-    }
-    // Child processes run in /, so a relative path would not be found.
-    if let Some(relative) = drive.transport.nncp_config.as_ref().filter(|file| file.is_relative()) {
-        return Some(format!("{}: nncp-config {}: give its path from / on", drive.name, relative.display()));
     }
     let same = |other: &&Drive| {
         let network = matches!(drive.dest, Dest::Dir(_) | Dest::Command(_))
@@ -185,7 +189,7 @@ mod tests {
     #[test]
     fn the_table_of_a_drive_overrides_the_options() {
         let tables = "[to.b]\ndest = \"dir:/b\"\n\
-            [to.a]\ndest = \"nncp-file:n\"\nnice = \"P\"\nhosts = [\"lap*\", \"srv\"]\nkeep = \"14d\"\nmin-free = \"1G\"\nverify = true";
+            [to.a]\ndest = \"nncp-file:n\"\nnice = \"P\"\nhosts = [\"lap*\", \"srv\"]\nkeep = \"14d\"\nmin-free = 1073741824\nverify = true\ndelivery-timeout = 0";
         let found = drives(&["--min-free=7"], tables).unwrap();
         let [a, b] = &found[..] else { panic!("{found:?}") };
         assert_eq!((a.name.as_str(), b.name.as_str()), ("a", "b"));
@@ -219,12 +223,9 @@ mod tests {
         let tables = "[to.a]\ndest = \"nncp-file:n\"\n[to.b]\ndest = \"nncp-file:n\"\n";
         assert_rejected(&[], tables, "both nncp-file:n");
         assert!(drives(&[], &format!("{tables}nncp-config = \"/b.hjson\"")).is_ok());
-        assert_rejected(
-            &[],
-            &format!("{tables}nncp-config = \"b.hjson\""),
-            "b: nncp-config b.hjson: give its path from / on",
-        );
-        assert_rejected(&["--to=x=nncp-file:n", "--nncp-config=b.hjson"], "", "x: nncp-config b.hjson: ");
+        let mut file: Tables = toml::from_str(&format!("{tables}nncp-config = \"b.hjson\"")).unwrap();
+        options::Tables::resolve(&mut file, Path::new("/etc/zsnap"));
+        assert_eq!(file.to[&Name("b".into())].nncp_config.as_deref(), Some(Path::new("/etc/zsnap/b.hjson")));
     }
 
     #[test]

@@ -22,7 +22,8 @@ use cli::{Cli, Verb};
 use drive::{Drive, Tables};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use zsnap_common::cli::exit::{Exit, run_tool};
-use zsnap_common::cli::{log, options};
+use zsnap_common::cli::log;
+use zsnap_common::cli::options::ConfigFile;
 use zsnap_common::durable::dest::{self, worker};
 
 use crate::run::seconds;
@@ -36,7 +37,7 @@ fn start() -> anyhow::Result<Exit> {
     if let Some((path, outbox)) = worker::asked() {
         return worker::serve(&path, &outbox);
     }
-    let (cli, tables): (Cli, Tables) = options::parse("fanout")?;
+    let (cli, tables): (Cli, Tables) = ConfigFile::of("fanout").parse()?;
     log::set_verbose(cli.options.verbose);
     let options = cli.options;
     let now = SystemTime::now();

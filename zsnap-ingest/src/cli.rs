@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zsnap_common::cli::findings::CheckOptions;
+use zsnap_common::cli::options::ONE_RUN;
 use zsnap_common::cli::units::{duration, size};
 use zsnap_common::names::target::{Host, NameError, Target};
 
@@ -24,6 +25,7 @@ pub struct Cli {
 
 /// The options, valid before and after a subcommand.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command, or keys in ingest.toml")]
 pub struct Options {
     /// Configuration file; the options below may be set there
     #[arg(long, global = true, value_name = "FILE")]
@@ -35,7 +37,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "DATASET")]
     pub store: Option<String>,
     /// OpenPGP secret key that decrypts; may be repeated
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long = "decryption-key", aliases = ["decryption-keys", "keys"], global = true, value_name = "FILE")]
     pub keys: Vec<PathBuf>,
     /// Directory of the state [default: /var/lib/zsnap/ingest]
     #[arg(long, global = true, value_name = "DIR")]
@@ -83,16 +85,16 @@ pub struct Options {
     #[arg(long, global = true, value_name = "NAME")]
     pub host: Option<Host>,
     /// The program zfs
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zfs")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zfs")]
     pub zfs: PathBuf,
     /// The program zpool
-    #[arg(long, global = true, value_name = "PROGRAM", default_value = "zpool")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zpool")]
     pub zpool: PathBuf,
     /// Print status and plan as a JSON array
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,
     /// Report each action on standard error
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = ONE_RUN)]
     pub verbose: bool,
 }
 
@@ -146,7 +148,8 @@ pub enum Verb {
         what: Vec<String>,
     },
     /// Forget what was applied to a target, so that its next full stream starts a new chain
-    Adopt {
+    #[command(alias = "adopt")]
+    Forget {
         /// For a command that was interrupted: it was applied
         #[arg(long)]
         applied: bool,
@@ -211,8 +214,8 @@ pub struct OneFile {
     /// The queue file
     pub path: PathBuf,
     /// Accept signatures of this certificate, too; may be repeated
-    #[arg(long, value_name = "FILE")]
-    pub signer_file: Vec<PathBuf>,
+    #[arg(long, alias = "signer-file", value_name = "FILE")]
+    pub signers: Vec<PathBuf>,
     /// Accept an unsigned file
     #[arg(long)]
     pub unsigned: bool,

@@ -1,7 +1,7 @@
 //! The configuration, validated. Code that uses this module does not deal with TOML.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::findings::of_parts;
 use zsnap_common::cli::options;
-use zsnap_common::cli::units::{self, size};
+use zsnap_common::cli::units::{self, like_option, size};
 use zsnap_common::names::digest::sha256_hex;
 use zsnap_common::names::glob::Glob;
 use zsnap_common::names::target::{Dataset, Host, Target};
@@ -32,6 +32,15 @@ pub struct Tables {
     /// The commands that receive opaque streams; the first that matches is used.
     #[serde(default)]
     pub command: Vec<CommandTable>,
+}
+
+impl options::Tables for Tables {
+    fn resolve(&mut self, dir: &Path) {
+        let signers = self.hosts.values_mut().flat_map(|table| &mut table.signers);
+        for path in signers.chain(self.command.iter_mut().map(|command| &mut command.target)) {
+            *path = dir.join(&*path);
+        }
+    }
 }
 
 /// The table `[hosts.NAME]`.
@@ -89,30 +98,12 @@ pub struct CommandTable {
     pub overlap: bool,
 }
 
-fn maybe_duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    units::duration(&String::deserialize(d)?).map(Some).map_err(serde::de::Error::custom)
-}
-
 fn glob<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Glob, D::Error> {
     String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
 }
 
-/// Parses a string or a number in the same way as the option of the same name.
-fn like_option<'de, D: serde::Deserializer<'de>, T>(
-    d: D,
-    parse: fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a string or a number")]
-    enum Given {
-        Text(String),
-        Number(i64),
-    }
-    let parsed = match Given::deserialize(d)? {
-        Given::Text(text) => parse(&text),
-        Given::Number(number) => parse(&number.to_string()),
-    };
-    parsed.map(Some).map_err(serde::de::Error::custom)
+fn maybe_duration<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    like_option(d, units::duration)
 }
 
 fn some_count<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
@@ -201,7 +192,7 @@ impl Config {
     pub fn examine(options: &Options, tables: Tables) -> Result<Config, Vec<anyhow::Error>> {
         let mut errors = Vec::new();
         let store = note(&mut errors, store(options)).flatten();
-        errors.extend(tables.command.iter().flat_map(wrong_paths));
+        errors.extend(tables.command.iter().filter_map(wrong_program));
         errors.extend(wrong_hosts(&tables.hosts));
         let general = note(&mut errors, properties(&options.set, &options.exclude, "--"));
         let mut host_properties = BTreeMap::new();
@@ -276,7 +267,7 @@ fn note<T>(errors: &mut Vec<anyhow::Error>, result: Result<T>) -> Option<T> {
 /// Loads the keys that decrypt.
 fn keyring(options: &Options) -> Result<Keyring, Vec<anyhow::Error>> {
     if options.keys.is_empty() {
-        let message = "no key to decrypt with; specify --keys (zsnap-ingest keygen makes one)";
+        let message = "no key to decrypt with; specify --decryption-key (zsnap-ingest keygen makes one)";
         return Err(vec![Exit::Config.error(message)]);
     }
     let alone = |file| Keyring::load(std::slice::from_ref(file));
@@ -303,17 +294,13 @@ fn store(options: &Options) -> Result<Option<(String, Zfs)>> {
     Ok(Some((dataset.into(), Zfs::find(&options.zfs, &options.zpool)?)))
 }
 
-/// Returns an error for each path of a command that is not absolute.
-fn wrong_paths(command: &CommandTable) -> Vec<anyhow::Error> {
-    let mut errors = Vec::new();
+/// Returns an error if the program of a command cannot be found from its path.
+fn wrong_program(command: &CommandTable) -> Option<anyhow::Error> {
     let program = command.run.first().map_or("", String::as_str);
-    if !program.starts_with('/') {
-        errors.push(format!("[[command]] run: \"{program}\" is not an absolute path; write where the program is"));
-    }
-    if !command.target.is_absolute() {
-        errors.push(format!("[[command]] target: \"{}\" is not an absolute path", command.target.display()));
-    }
-    errors.into_iter().map(|why| Exit::Config.error(why)).collect()
+    (!program.starts_with('/')).then(|| {
+        Exit::Config
+            .error(format!("[[command]] run: \"{program}\" is not an absolute path; write where the program is"))
+    })
 }
 
 /// Returns an error for each host that cannot be told from another one, or that nobody may sign for.
@@ -349,7 +336,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         keygen(&dir.path().join("backup"), Purpose::Encrypt, false).unwrap();
         let key = dir.path().join("backup.key").display().to_string();
-        let all = ["zsnap-ingest", "--state=/nonexistent", "--keys", &key].into_iter().chain(args.iter().copied());
+        let all =
+            ["zsnap-ingest", "--state=/nonexistent", "--decryption-key", &key].into_iter().chain(args.iter().copied());
         let options = crate::cli::Cli::try_parse_from(all).unwrap().options;
         Config::load(&options, toml::from_str(tables).unwrap()).unwrap()
     }

@@ -63,9 +63,9 @@ fn without_store(options: &Options) -> Options {
 
 /// Adds what the command line specifies to the host's table.
 fn trusting(mut tables: Tables, host: &Host, which: &OneFile) -> Tables {
-    if !which.signer_file.is_empty() || which.unsigned || tables.hosts.contains_key(host) {
+    if !which.signers.is_empty() || which.unsigned || tables.hosts.contains_key(host) {
         let table = tables.hosts.entry(host.clone()).or_default();
-        table.signers.extend(which.signer_file.iter().cloned());
+        table.signers.extend(which.signers.iter().cloned());
         if which.unsigned {
             table.trust = TrustLevel::Recipient;
         }

@@ -36,7 +36,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::options;
+use zsnap_common::cli::options::{self, ConfigFile};
 use zsnap_common::durable::incoming::Incoming;
 use zsnap_message::keys::{self, Purpose};
 
@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start() -> Result<Exit> {
-    let (cli, tables): (Cli, Tables) = options::parse("ingest")?;
+    let (cli, tables): (Cli, Tables) = ConfigFile::of("ingest").parse()?;
     zsnap_common::cli::log::set_verbose(cli.options.verbose);
     let options = cli.options;
     match cli.verb.unwrap_or(Verb::Run) {
@@ -75,9 +75,9 @@ fn start() -> Result<Exit> {
             preview::preview(&config, &hosts, options.json, SystemTime::now())
         }
         Verb::Retry { all, what } => retry(&options, all, &what),
-        Verb::Adopt { applied, not_applied, target } => {
+        Verb::Forget { applied, not_applied, target } => {
             let config = Config::load(&options, tables)?;
-            run::adopt(&config, &options, &target, applied, not_applied)
+            run::forget(&config, &options, &target, applied, not_applied)
         }
         Verb::Keygen { out, aead } => {
             let fingerprint = keys::keygen(&out, Purpose::Encrypt, aead)?;

@@ -61,7 +61,7 @@ pub fn take_lock(state: &Path, options: &Options) -> Result<ToolLock> {
 
 /// Forgets what was applied of `target`, and reports it. With `applied` or `not_applied` it only settles whether an
 /// interrupted command's stream was applied.
-pub fn adopt(config: &Config, options: &Options, target: &Target, applied: bool, not_applied: bool) -> Result<Exit> {
+pub fn forget(config: &Config, options: &Options, target: &Target, applied: bool, not_applied: bool) -> Result<Exit> {
     let _lock = take_lock(&config.state, options)?;
     let command = config.command_for(target);
     if applied || not_applied {

@@ -101,13 +101,13 @@ fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
     let mut hosts = run::survey(shared)?;
     if let Some(pool) = &shared.pool {
         for (name, path) in journal::of_pool(&config.state, pool.guid)? {
-            // `adopt` empties the journal. The file name of a long dataset's journal does not contain the dataset; the
+            // `forget` empties the journal. The file name of a long dataset's journal does not contain the dataset; the
             // pool shows it.
             let forgotten = journal::read::<Past>(&path).is_ok_and(|past| past.is_none_or(|p| p.committed.is_empty()));
             if !forgotten && !name.contains('~') {
                 let mut row = Chain::default();
-                let adopt = format!("zsnap-ingest adopt {}", quoted(&name));
-                row.is(State::Gone, format!("is not on the pool any more; to forget it: {adopt}"));
+                let forget = format!("zsnap-ingest forget {}", quoted(&name));
+                row.is(State::Gone, format!("is not on the pool any more; to forget it: {forget}"));
                 rows.insert(name, row);
             }
         }

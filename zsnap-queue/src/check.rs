@@ -27,13 +27,12 @@ pub fn check(o: &Options, asked: CheckOptions, now: SystemTime) -> Result<Exit> 
     findings.add("recipients", recipients(o, now));
     findings.add(
         "signer",
-        warnings(match (&o.signer_file, o.unsigned) {
+        warnings(match (&o.signing_key, o.unsigned) {
             (Some(file), false) => SigningKey::load(file, now).map(|key| key.warnings),
             (None, true) => Ok(vec!["files are not signed: whoever has the certificates can make such files".into()]),
-            _ => Err(Exit::Config.error("give either --signer-file (zsnap-queue keygen makes one) or --unsigned")),
+            _ => Err(Exit::Config.error("give either --signing-key (zsnap-queue keygen makes one) or --unsigned")),
         }),
     );
-    findings.add("options", warnings(Ok(one_run_only(o))));
     findings.add("state", state(o));
     if o.to.is_empty() {
         findings.add("destinations", [Exit::Config.error("none: name one with --to").into()]);
@@ -45,30 +44,13 @@ pub fn check(o: &Options, asked: CheckOptions, now: SystemTime) -> Result<Exit> 
 }
 
 fn recipients(o: &Options, now: SystemTime) -> Vec<Finding> {
-    match Recipients::load(&o.recipient_file, o.format, now) {
+    match Recipients::load(&o.encrypt_to, o.format, now) {
         Ok(recipients) => warnings(Ok(recipients.warnings)),
         Err(e) => {
             let alone = |file: &PathBuf| Recipients::load(std::slice::from_ref(file), o.format, now);
-            of_parts(e, o.recipient_file.iter().map(alone)).into_iter().map(Finding::from).collect()
+            of_parts(e, o.encrypt_to.iter().map(alone)).into_iter().map(Finding::from).collect()
         }
     }
-}
-
-/// Warns of options for one run or one dataset that are set for all in the configuration.
-fn one_run_only(o: &Options) -> Vec<String> {
-    let remedy = "take it out of the configuration, and say it where that stream is queued";
-    let mut warnings = Vec::new();
-    if o.full {
-        warnings.push(format!("full = true calls every opaque stream complete, also one that is not: {remedy}"));
-    }
-    if o.increment {
-        warnings.push(format!("increment = true lets no chain of opaque streams begin: {remedy}"));
-    }
-    if o.overlap {
-        warnings
-            .push(format!("overlap = true says of every dataset that a repeated incremental does no harm: {remedy}"));
-    }
-    warnings
 }
 
 /// Checks that the state of every dataset is readable, and that the directory is writable or can be created.

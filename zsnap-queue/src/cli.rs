@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use zsnap_common::cli::findings::CheckOptions;
+use zsnap_common::cli::options::ONE_RUN;
 use zsnap_common::cli::units;
 use zsnap_common::durable::dest::{Dest, nice};
 use zsnap_common::names::target::Host;
@@ -44,13 +45,13 @@ pub struct Options {
     #[arg(long, global = true, value_name = "PREFIX")]
     pub strip: Option<String>,
     /// Encrypt to the certificates in FILE; may be repeated
-    #[arg(long, global = true, value_name = "FILE")]
-    pub recipient_file: Vec<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", alias = "recipient-file")]
+    pub encrypt_to: Vec<PathBuf>,
     /// Sign with the secret key in FILE
-    #[arg(long, global = true, value_name = "FILE")]
-    pub signer_file: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", alias = "signer-file")]
+    pub signing_key: Option<PathBuf>,
     /// Do not sign: anyone who has the certificates can create such files
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "signing_key")]
     pub unsigned: bool,
     /// Destination of the file: dir:PATH, nncp-file:NODE[/SUB], nncp-exec:NODE:HANDLE, cmd:COMMAND, or - alone; may be repeated
     #[arg(long, global = true, value_name = "DEST")]
@@ -78,13 +79,13 @@ pub struct Options {
     #[arg(long, global = true)]
     pub opaque: bool,
     /// With --opaque: the stream is complete in itself
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub full: bool,
     /// With --opaque: the stream builds on the one queued before
-    #[arg(long, global = true)]
+    #[arg(long, global = true, conflicts_with = "full", help_heading = ONE_RUN)]
     pub increment: bool,
     /// With --increment: the stream may be received twice without harm
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub overlap: bool,
     /// State file of the producer, which gets a copy as {state}; the copy replaces FILE when the stream is safe
     #[arg(long, global = true, value_name = "FILE")]
@@ -101,14 +102,14 @@ pub struct Options {
     /// Niceness of NNCP packets
     #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
     pub nice: Option<String>,
-    /// Configuration file of NNCP; an absolute path
+    /// Configuration file of NNCP
     #[arg(long, global = true, value_name = "FILE", value_parser = units::absolute)]
     pub nncp_config: Option<PathBuf>,
     /// The program nncp-file
-    #[arg(long, global = true, default_value = "nncp-file", value_name = "PROGRAM")]
+    #[arg(long, global = true, default_value = "nncp-file", value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName)]
     pub nncp_file_program: PathBuf,
     /// The program nncp-exec
-    #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM")]
+    #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName)]
     pub nncp_exec_program: PathBuf,
     /// Stop a delivery that reads and writes nothing for TIME, and leave it to flush; 0: never
     #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = units::duration)]
@@ -120,10 +121,10 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Machine-readable output: one JSON object for the queued file, an array for status
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,
     /// Report each action on standard error
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub verbose: bool,
 }
 

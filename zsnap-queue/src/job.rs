@@ -46,11 +46,11 @@ impl Job {
             return usage("name the stream: zsnap-queue HOST/DATASET (see zsnap-queue --help)");
         };
         let target = if o.opaque { lenient(operand, o.strip.as_deref()) } else { strict(operand, o.strip.as_deref()) }?;
-        if o.recipient_file.is_empty() {
-            return usage("--recipient-file is missing: whose certificate is the file encrypted to?");
+        if o.encrypt_to.is_empty() {
+            return usage("--encrypt-to is missing: whose certificate is the file encrypted to?");
         }
-        if o.signer_file.is_some() == o.unsigned {
-            return usage("give either --signer-file or --unsigned");
+        if o.signing_key.is_none() && !o.unsigned {
+            return usage("specify --signing-key or --unsigned");
         }
         if o.to.is_empty() {
             return usage("--to is missing: where does the file go?");
@@ -88,12 +88,7 @@ pub fn lenient(operand: &OsStr, strip: Option<&str>) -> anyhow::Result<Target> {
 }
 
 fn source(o: &Options, argv: &[OsString]) -> anyhow::Result<Source> {
-    let wanted = match (o.full, o.increment) {
-        (true, true) => return usage("--full and --increment exclude each other"),
-        (true, false) => Some(Wanted::Full),
-        (false, true) => Some(Wanted::Increment),
-        (false, false) => None,
-    };
+    let wanted = if o.full { Some(Wanted::Full) } else { o.increment.then_some(Wanted::Increment) };
     if !o.opaque {
         if wanted.is_some() || o.overlap || o.producer_state.is_some() || !argv.is_empty() {
             return usage("--full, --increment, --overlap, --producer-state and a producer need --opaque");
@@ -148,26 +143,27 @@ mod tests {
 
     fn job(args: &str) -> Result<Job, Exit> {
         let argv = ["zsnap-queue"].into_iter().chain(args.split_whitespace());
-        Job::new(&Cli::try_parse_from(argv).unwrap()).map_err(|e| Exit::of(&e))
+        let cli = Cli::try_parse_from(argv).map_err(|_| Exit::Usage)?;
+        Job::new(&cli).map_err(|e| Exit::of(&e))
     }
 
-    const BASE: &str = "--recipient-file c --unsigned --to dir:/x";
+    const BASE: &str = "--encrypt-to c --unsigned --to dir:/x";
 
     #[test]
     fn a_stream_needs_target_recipient_signer_and_destination() {
         assert!(job(&format!("{BASE} h/a")).is_ok());
         for wrong in [
             BASE,
-            "--recipient-file c --unsigned h/a",
-            "--recipient-file c --to dir:/x h/a",
+            "--encrypt-to c --unsigned h/a",
+            "--encrypt-to c --to dir:/x h/a",
             "--unsigned --to dir:/x h/a",
-            "--recipient-file c --unsigned --signer-file k --to dir:/x h/a",
-            "--recipient-file c --unsigned --to dir:/x --to - h/a",
-            "--recipient-file c --unsigned --to - --json h/a",
-            "--recipient-file c --unsigned --to - --opaque --producer-state s h/a -- tar -g{state}",
-            "--recipient-file c --unsigned --to dir:/x h",
-            "--recipient-file c --unsigned --to dir:/x --strip p h/a",
-            "--recipient-file c --unsigned --to dir:/x h/a -- tar",
+            "--encrypt-to c --unsigned --signing-key k --to dir:/x h/a",
+            "--encrypt-to c --unsigned --to dir:/x --to - h/a",
+            "--encrypt-to c --unsigned --to - --json h/a",
+            "--encrypt-to c --unsigned --to - --opaque --producer-state s h/a -- tar -g{state}",
+            "--encrypt-to c --unsigned --to dir:/x h",
+            "--encrypt-to c --unsigned --to dir:/x --strip p h/a",
+            "--encrypt-to c --unsigned --to dir:/x h/a -- tar",
         ] {
             assert_eq!(job(wrong).err(), Some(Exit::Usage), "{wrong}");
         }

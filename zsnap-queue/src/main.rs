@@ -20,7 +20,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cli::{Cli, Command};
 use serde::Deserialize;
 use zsnap_common::cli::exit::{Exit, OrExit, run_tool};
-use zsnap_common::cli::{log, options};
+use zsnap_common::cli::log;
+use zsnap_common::cli::options::{self, ConfigFile};
 use zsnap_common::durable::dest::worker;
 use zsnap_message::keys::{self, Purpose};
 
@@ -28,6 +29,8 @@ use zsnap_message::keys::{self, Purpose};
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tables {}
+
+impl options::Tables for Tables {}
 
 fn main() -> ExitCode {
     run_tool("zsnap-queue", run)
@@ -37,7 +40,7 @@ fn run() -> anyhow::Result<Exit> {
     if let Some((path, outbox)) = worker::asked() {
         return worker::serve(&path, &outbox);
     }
-    let (cli, Tables {}): (Cli, Tables) = options::parse("queue")?;
+    let (cli, Tables {}): (Cli, Tables) = ConfigFile::of("queue").parse()?;
     log::set_verbose(cli.options.verbose);
     let Some(command) = &cli.command else { return run::queue(&cli) };
     if cli.target.is_some() || !cli.producer.is_empty() {

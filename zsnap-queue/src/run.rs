@@ -93,8 +93,8 @@ struct Keys {
 
 impl Keys {
     fn load(o: &Options, now: SystemTime) -> anyhow::Result<Keys> {
-        let recipients = Recipients::load(&o.recipient_file, o.format, now)?;
-        let signer = o.signer_file.as_ref().map(|file| SigningKey::load(file, now)).transpose()?;
+        let recipients = Recipients::load(&o.encrypt_to, o.format, now)?;
+        let signer = o.signing_key.as_ref().map(|file| SigningKey::load(file, now)).transpose()?;
         recipients.warnings.iter().chain(signer.iter().flat_map(|s| &s.warnings)).for_each(log::warn);
         if o.format == Format::Aead {
             log::info("--format aead: no GnuPG reads this file; sq decrypt does");

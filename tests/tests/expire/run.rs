@@ -283,8 +283,12 @@ fn configuration_errors_are_reported_with_line_and_remedy() {
         ("\n\nkeep = \"dayly=1\"\n", 3, "dayly=1"),
         ("nonsense = 1\n", 1, "unknown key"),
         // Options that concern one run are rejected in the file.
-        ("json = true\nforce = true\n", 2, "force concerns one run: specify --force on the command line"),
-        ("no-needed = true\n", 1, "no-needed concerns one run: specify --no-needed on the command line"),
+        ("json = false\nforce = true\n", 2, "force concerns one run: remove the key, and specify --force"),
+        ("no-needed = true\n", 1, "no-needed concerns one run: remove the key, and specify --no-needed"),
+        ("noop = true\n", 1, "noop concerns one run: remove the key, and specify --noop on the command line"),
+        ("max_destroy = 3\n", 1, "unknown key \"max_destroy\"; did you mean \"max-destroy\"?"),
+        ("[policy.\"x\"]\nkep = [\"last=1\"]\n", 2, "unknown key \"kep\"; did you mean \"keep\"?"),
+        ("timezone = Europe/Berlin\n", 1, "Europe/Berlin is not in quotes: write \"Europe/Berlin\""),
     ] {
         e.scene.write("expire.toml", text);
         for args in [&["check"][..], &[], &["--filter"]] {
@@ -358,8 +362,8 @@ fn options_that_contradict_each_other_destroy_nothing() {
     }
     e.expire(&["--filter", RULES, "tank/a"]).expect(2).says("standard input");
     assert_eq!(e.left("tank/a").split(' ').count(), 6);
-    // An option of the command line overrides the ones of the file that contradict it.
-    e.scene.write("expire.toml", "needed = [\"none\"]\njson = true\n[policy.\"tank/**\"]\nkeep = [\"last=2\"]\n");
+    // An option of the command line overrides the keys of the file that contradict it.
+    e.scene.write("expire.toml", "needed = [\"none\"]\n[policy.\"tank/**\"]\nkeep = [\"last=2\"]\n");
     e.expire(&[]).expect(75);
     e.silent(&["--filter"]);
     e.expire(&["--no-needed"]).expect(0);

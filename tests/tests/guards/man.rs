@@ -190,7 +190,7 @@ fn the_examples_of_zsnap_queue_work() {
     let queued = fs::read_dir(dir.join("spool/laptop")).unwrap().count();
     assert_eq!(queued, 2);
     let restore =
-        "zsnap-ingest --keys ../backup.key cat --host laptop --signer-file laptop.cert packet | cmp - full.zfs";
+        "zsnap-ingest --decryption-key ../backup.key cat --host laptop --signers laptop.cert packet | cmp - full.zfs";
     shell(restore, &dir);
 }
 
@@ -388,7 +388,7 @@ fn is_toml(block: &str) -> bool {
 /// Returns the tool that a configuration belongs to.
 fn tool_of(toml: &str) -> &'static str {
     match toml {
-        _ if toml.contains("recipient-file") => "zsnap-queue",
+        _ if toml.contains("encrypt-to") => "zsnap-queue",
         _ if toml.contains("[to.") => "zsnap-fanout",
         _ if toml.contains("[policy.") => "zsnap-expire",
         _ => "zsnap-ingest",

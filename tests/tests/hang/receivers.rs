@@ -22,7 +22,7 @@ fn queue(scene: &Scene, host: &str, dataset: &str, guid: u64, big: bool) {
     }
     let key = scene.path(format!("{host}.key"));
     let target = format!("s/{host}/{dataset}");
-    let args = ["--signer-file", key.to_str().unwrap(), "--strip", "s", &target];
+    let args = ["--signing-key", key.to_str().unwrap(), "--strip", "s", &target];
     scene.queue(&args, &Stream::plain(sub).bytes()).expect(0);
 }
 
@@ -181,7 +181,7 @@ fn a_command_that_hangs_before_it_reads_is_killed_and_run_again() {
 #[test]
 fn a_command_that_hangs_after_reading_a_part_may_have_been_applied() {
     let scene = command_hangs(&vec![7; 4 << 20], "head -c 1000; sleep 1000", "took nothing for 10 s and was killed");
-    scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
+    scene.ingest(&[]).expect(1).says("forget laptop/etc --applied or --not-applied");
 }
 
 /// The command has read a part of the stream when it exits, the file is damaged, or zsnap-ingest is terminated.
@@ -227,7 +227,7 @@ fn a_command_that_read_a_part_may_have_been_applied() {
         }
         fs::remove_file(scene.path("go")).unwrap();
         // The file is not applied again until the operator decides.
-        scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
+        scene.ingest(&[]).expect(1).says("forget laptop/etc --applied or --not-applied");
         assert!(scene.applied().len() < noise.len() && scene.spooled("laptop").len() == 1);
     }
 }
@@ -235,6 +235,6 @@ fn a_command_that_read_a_part_may_have_been_applied() {
 #[test]
 fn a_command_that_hangs_after_reading_all_may_have_been_applied() {
     let scene = command_hangs(b"hello", "cat > /dev/null; sleep 1000", "did not end in 10 s and was killed");
-    scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
+    scene.ingest(&[]).expect(1).says("forget laptop/etc --applied or --not-applied");
     assert!(scene.applied().is_empty());
 }

@@ -105,7 +105,7 @@ fn the_age_of_a_commands_target_comes_from_created_not_from_the_number() {
     assert_contains(&row(&scene, "laptop/etc", &age, 1), "remedy", "lies ahead");
     // A file with an honest `created` is not removed because of that one.
     deliver(&scene, ahead + 3, &manifest("laptop/etc", ahead + 3));
-    scene.ingest(&[]).expect(1).says("conflict").says("zsnap-ingest adopt laptop/etc");
+    scene.ingest(&[]).expect(1).says("conflict").says("zsnap-ingest forget laptop/etc");
     assert_eq!(scene.spooled("laptop").len(), 1);
 }
 

@@ -156,7 +156,7 @@ fn datasets_get_the_properties_of_the_configuration_and_no_others() {
     scene.edit("ingest.toml", "[hosts.laptop]", "set = [\"compression=lz4\", \"refquota=1G\"]\n[hosts.laptop]");
     for host in ["laptop", "other"] {
         let key = scene.path(format!("{host}.key"));
-        let args = ["--signer-file", key.to_str().unwrap(), "--strip", "s", &format!("s/{host}/tank")];
+        let args = ["--signing-key", key.to_str().unwrap(), "--strip", "s", &format!("s/{host}/tank")];
         // The stream has properties of its own, which are dropped.
         scene.queue(&args, &zsnap_tests::sample("full-props-p.zfs")).expect(0);
     }

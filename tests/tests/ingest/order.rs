@@ -132,11 +132,11 @@ fn messages_about_broken_chains_propose_a_remedy_that_works() {
     // Old files do not bring back the old state: their snapshots were received before.
     scene.zfs(&["rename", home, &format!("{home}.old2")]).expect(0);
     put(&scene, "laptop/tank/home", 1, None, &[0, 1, 2]);
-    let remedy = "zsnap-ingest adopt laptop/tank/home; zsnap-ingest retry laptop";
+    let remedy = "zsnap-ingest forget laptop/tank/home; zsnap-ingest retry laptop";
     scene.ingest(&[]).expect(1).says("in quarantine: a replay").says(remedy);
-    // `adopt` works also where a command would receive opaque streams.
+    // `forget` works also where a command would receive opaque streams.
     scene.edit("ingest.toml", "match = \"laptop/tar\"", "match = \"laptop/**\"");
-    let ran = scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
+    let ran = scene.ingest(&["forget", "laptop/tank/home"]).expect(0);
     assert!(String::from_utf8(ran.out).unwrap().ends_with("/tar and pool backup\n"));
     scene.ingest(&["retry", "laptop"]).expect(0);
     scene.ingest(&[]).expect(0);
@@ -177,7 +177,7 @@ fn a_pool_that_was_rolled_back_receives_the_files_again() {
     scene.ingest(&[]).expect(0);
     assert_eq!(snapshots(&scene, home), "s1 s2 s3 s4 mine s5");
     // No rollback of snapshots is proposed that may have been received, which is unknown once the journal is empty.
-    scene.ingest(&["adopt", home]).expect(0);
+    scene.ingest(&["forget", home]).expect(0);
     scene.zfs(&["write", &format!("backup/hosts/{home}")]).expect(0);
     put(&scene, home, 6, Some(5), &[3, 6]);
     let ran = scene.ingest(&[]).expect(1).says("since its base @s3, and has @s4 behind that; to keep both: zfs rename");

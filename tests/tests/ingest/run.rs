@@ -222,9 +222,9 @@ fn files_of_an_epoch_that_began_earlier_are_kept_until_adopt() {
     scene.ingest(&[]).expect(0);
     deliver(1_600_000_000, SEQ - 1, b"2");
     deliver(1_600_000_000, SEQ + 1, b"3");
-    scene.ingest(&[]).expect(1).says("began before").says("zsnap-ingest adopt laptop/etc");
+    scene.ingest(&[]).expect(1).says("began before").says("zsnap-ingest forget laptop/etc");
     assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"1"[..], 2));
-    scene.ingest(&["adopt", "laptop/etc"]).expect(0);
+    scene.ingest(&["forget", "laptop/etc"]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!((scene.applied().as_slice(), scene.spooled("laptop").len()), (&b"123"[..], 0));
 }
@@ -264,14 +264,14 @@ fn an_interrupted_command_waits_for_the_operator() {
     );
     assert_eq!(scene.ingest(&[]).status, 137);
     scene.edit("ingest.toml", "cat > /dev/null; kill -9 $PPID; sleep 5; ", "");
-    scene.ingest(&[]).expect(1).says("adopt laptop/etc --applied or --not-applied");
+    scene.ingest(&[]).expect(1).says("forget laptop/etc --applied or --not-applied");
     assert!(scene.applied().is_empty());
-    scene.ingest(&["adopt", "--not-applied", "laptop/etc"]).expect(0);
+    scene.ingest(&["forget", "--not-applied", "laptop/etc"]).expect(0);
     scene.ingest(&[]).expect(0);
     assert_eq!(scene.applied(), b"hello");
     // Without an interrupted command these flags do not empty the journal.
     for flag in ["--applied", "--not-applied"] {
-        scene.ingest(&["adopt", flag, "laptop/etc"]).expect(2).says("no command was interrupted");
+        scene.ingest(&["forget", flag, "laptop/etc"]).expect(2).says("no command was interrupted");
     }
     let journal = fs::read_to_string(scene.path(".zsnap/target.json")).unwrap();
     assert!(journal.contains("laptop/etc"), "{journal}");

@@ -66,8 +66,8 @@ fn status_reports_held_files_until_the_file_or_configuration_changes() {
     assert_contains(&plan[1], "why", "which is here: held: encrypted to");
     // The remedy that the message proposes.
     let root = scene.path("").display().to_string();
-    let keys = format!("keys = [\"{root}lost.key\", ");
-    scene.edit("ingest.toml", "keys = [", &keys);
+    let keys = format!("decryption-key = [\"{root}lost.key\", ");
+    scene.edit("ingest.toml", "decryption-key = [", &keys);
     scene.ingest(&[]).expect(0);
     assert_eq!((row(&scene, "laptop/etc", 0)["state"].as_str(), scene.applied()), (Some("ok"), b"xx".to_vec()));
     // A symbolic link is ignored, which is reported as well.

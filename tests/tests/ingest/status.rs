@@ -162,7 +162,7 @@ fn status_reports_every_state_of_a_commands_target_with_its_remedy() {
     interrupted["laptop/etc"]["applying"] = true.into();
     interrupted["laptop/etc"]["seq"] = two.into();
     fs::write(&journal, interrupted.to_string()).unwrap();
-    let row = assert_state(&scene, "broken", "zsnap-ingest adopt laptop/etc --applied", 1);
+    let row = assert_state(&scene, "broken", "zsnap-ingest forget laptop/etc --applied", 1);
     assert_eq!(row["newest"], one / 1_000_000, "a file that may have been applied counts as applied");
     fs::write(&journal, text).unwrap();
 
@@ -239,8 +239,8 @@ fn status_reads_the_newest_snapshot_from_the_pool() {
     scene.zfs(&["destroy", "-r", "backup/hosts/laptop/tank/home"]).expect(0);
     let gone = row(0);
     assert_eq!(gone["state"], "gone");
-    assert!(gone["newest"].is_null() && gone["remedy"].as_str().unwrap().ends_with("adopt laptop/tank/home"));
-    scene.ingest(&["adopt", "laptop/tank/home"]).expect(0);
+    assert!(gone["newest"].is_null() && gone["remedy"].as_str().unwrap().ends_with("forget laptop/tank/home"));
+    scene.ingest(&["forget", "laptop/tank/home"]).expect(0);
     let (_, keys) = rows(&scene, &["status"], 0);
     assert_eq!(keys, ["laptop/-", "old/tank", "other/-"]);
 }

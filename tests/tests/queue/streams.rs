@@ -131,7 +131,7 @@ fn a_bad_key_is_a_configuration_error_and_creates_no_state() {
     let h = Scene::new();
     let run = |recipient: &str, signer: &str| {
         let mut command = h.bare();
-        command.arg("--recipient-file").arg(h.path(recipient)).arg("--signer-file").arg(h.path(signer));
+        command.arg("--encrypt-to").arg(h.path(recipient)).arg("--signing-key").arg(h.path(signer));
         command.arg("--to=cmd:true").arg(DATA);
         run(&mut command, &real("full")).expect(78).err
     };
@@ -477,7 +477,7 @@ fn unreadable_state_stops_queueing_but_not_delivery() {
 fn the_configuration_file_replaces_command_line_options() {
     let h = Scene::new();
     let config = format!(
-        "strip = \"tank/simplesnap\"\nrecipient-file = [{:?}]\nsigner-file = {:?}\nto = [\"dir:{}\"]\n",
+        "strip = \"tank/simplesnap\"\nencrypt-to = [{:?}]\nsigning-key = {:?}\nto = [\"dir:{}\"]\n",
         h.path("backup.cert"),
         h.path("laptop.key"),
         h.path("spool").display()

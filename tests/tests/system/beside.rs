@@ -31,7 +31,7 @@ fn a_symbolic_link_in_place_of_the_journal_is_not_followed() {
     scene.ingest(&[]).expect(1).says("held: ").says(&says);
     let plan = String::from_utf8(scene.ingest(&["plan"]).expect(1).out).unwrap();
     assert!(plan.contains("held") && plan.contains(&says), "{plan}");
-    assert!(scene.ingest(&["adopt", "laptop/etc"]).status != 0);
+    assert!(scene.ingest(&["forget", "laptop/etc"]).status != 0);
     assert!(scene.path(DEAD).exists() && fs::read_dir(scene.path("elsewhere")).unwrap().count() == 1);
     assert!(scene.applied().is_empty() && scene.spooled("laptop").len() == 1);
     fs::remove_file(scene.path("srv/.zsnap")).unwrap();

@@ -108,24 +108,49 @@ fn a_stream_of_five_thousand_snapshots_is_queued_and_opened() {
     assert!(scene.ingest(&["cat", file.to_str().unwrap()]).expect(0).out == stream);
 }
 
+/// Backups must not stop because an older configuration has such a key.
 #[test]
-fn check_warns_of_configured_options_that_suit_one_stream_only() {
+fn a_key_that_concerns_one_run_is_obeyed_and_reported() {
     let scene = Scene::new();
-    scene.queue(&["check"], b"").expect(0).prints("ok    options\n");
-    scene.edit("queue.toml", "to = [", "full = true\noverlap = true\nto = [");
-    let ran = scene.queue(&["check", "--quiet"], b"").expect(1);
-    let ran = ran.prints("warn  options: full = true calls").prints("warn  options: overlap = true says");
-    assert_eq!(String::from_utf8_lossy(&ran.out).lines().count(), 2, "{ran:?}");
-    scene.edit("queue.toml", "full = true\noverlap = true", "increment = true");
-    scene.queue(&["check"], b"").expect(1).prints("options: increment = true lets");
+    assert_eq!(scene.queue(&["check"], b"").expect(0).err, "");
+    scene.edit("queue.toml", "to = [", "opaque = true\nfull = true\nincrement = false\njson = true\nto = [");
+    let ran = scene.queue(&["laptop/etc"], b"hello").expect(0);
+    let place = scene.path("queue.toml").display().to_string();
+    let warning = |line: usize, key: &str| {
+        format!(
+            "zsnap-queue: {place}:{line}: {key} concerns one run, and a later version refuses it here: remove the key, \
+             and specify --{key} on the command line\n"
+        )
+    };
+    assert_eq!(ran.err, warning(5, "full") + &warning(7, "json"));
+    assert!(ran.out.starts_with(b"{"));
+    // An option that contradicts the key, of the tool or of a subcommand, drops it.
+    scene.queue(&["status", "--prometheus"], b"").expect(0).says("json concerns one run");
+    assert_eq!(scene.queue(&["laptop/etc", "--increment", "--overlap"], b"more").expect(0).err, ran.err);
+    scene.queue(&["laptop/etc", "--unsigned"], b"again").expect(0);
+    let file = scene.spooled("laptop").pop().unwrap();
+    scene.ingest(&["verify", file.to_str().unwrap()]).expect(77).says("not signed");
+}
+
+/// A path in a configuration file is relative to the file, not to the working directory.
+#[test]
+fn a_configuration_can_be_moved_with_its_directory() {
+    let scene = Scene::new();
+    let text = fs::read_to_string(scene.path("queue.toml")).unwrap();
+    let relative = |line: &str| match line.starts_with("to") {
+        true => line.to_owned(),
+        false => line.replace(&format!("{}/", scene.path("").display()), ""),
+    };
+    scene.write("queue.toml", &text.lines().map(|line| relative(line) + "\n").collect::<String>());
+    let mut queue = scene.queue_command(["--opaque", "--full", "laptop/etc"]);
+    zsnap_tests::scene::run(queue.current_dir("/"), b"hello").expect(0);
+    assert_eq!(scene.spooled("laptop").len(), 1);
 }
 
 #[test]
 fn invalid_values_for_nncp_are_usage_errors() {
     let scene = Scene::new();
-    for wrong in
-        ["--nice=-cfg", "--nice=B 5", "--nncp-config=nncp.hjson", "--to=nncp-file:-cfg", "--to=nncp-file:n/../x"]
-    {
+    for wrong in ["--nice=-cfg", "--nice=B 5", "--to=nncp-file:-cfg", "--to=nncp-file:n/../x"] {
         scene.queue(&[wrong, "flush"], b"").expect(2);
     }
     scene.queue(&["--nice=B+5", "--nncp-config=/nncp.hjson", "flush"], b"").expect(0);
@@ -193,15 +218,15 @@ fn a_wrong_configuration_exits_with_78_before_anything_is_read() {
         fs::set_permissions(scene.path(to), fs::Permissions::from_mode(mode)).unwrap();
     }
     let mut rows = vec![
-        ("--recipient-file", "missing.cert", "missing.cert"),
-        ("--recipient-file", "empty.cert", "empty.cert"),
-        ("--recipient-file", "rubbish.cert", "rubbish.cert"),
-        ("--recipient-file", "laptop.cert", "laptop.cert"),
-        ("--signer-file", "missing.key", "missing.key"),
-        ("--signer-file", "laptop.cert", "laptop.cert"),
-        ("--signer-file", "backup.key", "backup.key"),
-        ("--signer-file", "loose.key", "chmod"),
-        ("--signer-file", "group.key", "chmod"),
+        ("--encrypt-to", "missing.cert", "missing.cert"),
+        ("--encrypt-to", "empty.cert", "empty.cert"),
+        ("--encrypt-to", "rubbish.cert", "rubbish.cert"),
+        ("--encrypt-to", "laptop.cert", "laptop.cert"),
+        ("--signing-key", "missing.key", "missing.key"),
+        ("--signing-key", "laptop.cert", "laptop.cert"),
+        ("--signing-key", "backup.key", "backup.key"),
+        ("--signing-key", "loose.key", "chmod"),
+        ("--signing-key", "group.key", "chmod"),
         ("--config", "missing.toml", "missing.toml"),
         ("--config", "unknown.toml", "unknown.toml:2: "),
         ("--config", "wrong.toml", "wrong.toml:3: "),
@@ -209,7 +234,7 @@ fn a_wrong_configuration_exits_with_78_before_anything_is_read() {
     if have("gpg") {
         gpg_cert(&scene, "expired", false);
         gpg_cert(&scene, "revoked", true);
-        rows.extend([("--recipient-file", "expired.cert", "expired"), ("--recipient-file", "revoked.cert", "revoked")]);
+        rows.extend([("--encrypt-to", "expired.cert", "expired"), ("--encrypt-to", "revoked.cert", "revoked")]);
     }
     scene.write("unknown.toml", "level = 3\nlevle = 4\n");
     scene.write("wrong.toml", "\n\nunsigned = \"x\"\n");
@@ -231,13 +256,14 @@ fn a_wrong_configuration_exits_with_78_before_anything_is_read() {
 #[test]
 fn a_usage_error_exits_with_2_before_anything_is_read() {
     let scene = Scene::new();
-    let rows: [&[&str]; 10] = [
+    let rows: [&[&str]; 11] = [
         &["--strip", "tank/other", "tank/simplesnap/laptop/tank/home"],
         &["--strip", "tank/simple", "tank/simplesnap/laptop/tank/home"],
         &["--opaque", "--increment", "laptop/etc"],
         &["--opaque", "laptop/etc"],
         &["--full", "laptop/etc"],
-        &["--opaque", "--full", "--unsigned", "laptop/etc"],
+        &["--opaque", "--full", "--unsigned", "--signing-key", "laptop.key", "laptop/etc"],
+        &["--opaque", "--full", "--increment", "laptop/etc"],
         &["--to", "dir:relative", "laptop/etc"],
         &["--no-such-option", "laptop/etc"],
         &["laptop/etc", "laptop/home"],
@@ -329,9 +355,9 @@ fn zsnap_ingest_reports_unusable_input_in_one_line() {
         (2, vec!["verify", "renamed"], "--host"),
         (74, vec!["--host", "laptop", "verify", "missing"], "missing"),
         (77, vec!["--host", "other", "verify", "renamed"], ""),
-        (78, vec!["--keys", "loose.key"], "chmod"),
-        (78, vec!["--keys", "missing.key"], "missing.key"),
-        (78, vec!["--keys", "laptop.key"], "laptop.key"),
+        (78, vec!["--decryption-key", "loose.key"], "chmod"),
+        (78, vec!["--decryption-key", "missing.key"], "missing.key"),
+        (78, vec!["--decryption-key", "laptop.key"], "laptop.key"),
         (78, vec!["--config", "top.toml"], "top.toml:1: "),
         (78, vec!["--config", "table.toml"], "table.toml:2: "),
         (78, vec!["--config", "command.toml"], "command.toml:1: "),
@@ -354,8 +380,8 @@ fn zsnap_ingest_reports_unusable_input_in_one_line() {
     }
     for args in [
         &["--no-such-option"][..],
-        &["adopt", "../etc"],
-        &["adopt", "laptop"],
+        &["forget", "../etc"],
+        &["forget", "laptop"],
         &["retry"],
         &["--max-run", "7"],
         &["nothing"],

@@ -75,7 +75,7 @@ impl Recipients {
             all.certs.push(cert);
         }
         if all.certs.is_empty() {
-            return Err(Exit::Config.error("no certificate to encrypt to: name one with --recipient-file"));
+            return Err(Exit::Config.error("no certificate to encrypt to: name one with --encrypt-to"));
         }
         Ok(all)
     }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer};
+
 /// Parses a duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is not a duration; write 7d, 36h or 90m");
@@ -14,10 +16,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| wrong())
 }
 
-/// Parses an absolute path. Child programs need one, because they run in `/`, wherever we were started.
+/// Parses a path, and makes it absolute. Child programs need that, because they run in `/`, wherever we were started.
 pub fn absolute(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { Err(format!("\"{text}\" is not a path from / on")) }
+    std::path::absolute(text).map_err(|e| e.to_string())
+}
+
+/// Parses a key of a table of the configuration file as the option of the same name: a string or a whole number.
+pub fn like_option<'de, D: Deserializer<'de>, T>(
+    d: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a whole number")]
+    enum Given {
+        Text(String),
+        Number(i64),
+    }
+    let parsed = match Given::deserialize(d)? {
+        Given::Text(text) => parse(&text),
+        Given::Number(number) => parse(&number.to_string()),
+    };
+    parsed.map(Some).map_err(serde::de::Error::custom)
 }
 
 /// Parses a size in bytes: a number, alone or with `K`, `M`, `G` or `T` (also `KiB` and so on), which are

@@ -170,7 +170,7 @@ impl HostRun<'_> {
         }
         let applied = beside::read(&table.target).map_err(|e| {
             Standing::Broken(format!(
-                "{e:#}; look at the target, then: zsnap-ingest adopt {}, and queue a new --full",
+                "{e:#}; look at the target, then: zsnap-ingest forget {}, and queue a new --full",
                 quoted(&target.to_string())
             ))
         })?;

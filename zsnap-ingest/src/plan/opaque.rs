@@ -45,7 +45,7 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
         let mut standing = match &past {
             Some(past) if past.applying && !overlap => Standing::Broken(format!(
                 "{} was being applied when the run ended, and may have been; look at its target, then: zsnap-ingest \
-                 adopt {} --applied or --not-applied",
+                 forget {} --applied or --not-applied",
                 numbered(past.seq, target),
                 quoted(&target.to_string())
             )),
@@ -86,7 +86,7 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
         return match file.epoch.started.cmp(&past.epoch.started) {
             Ordering::Less => Standing::Conflict(format!(
                 "the state of {} that numbered it began before the one of {}, which was applied: that was lost \
-                 while the clock was slow, or two machines use one identity; to go on with this one: zsnap-ingest adopt \
+                 while the clock was slow, or two machines use one identity; to go on with this one: zsnap-ingest forget \
                  {}, or else remove the file",
                 target.host,
                 numbered(past.seq, target),
@@ -109,7 +109,7 @@ fn one(target: &Target, file: &Number, past: Option<&Applied>, is_twin: bool, ov
             numbered(past.seq, target),
             target.host,
             match full {
-                true => format!(", or to go on with it: zsnap-ingest adopt {}", quoted(&target.to_string())),
+                true => format!(", or to go on with it: zsnap-ingest forget {}", quoted(&target.to_string())),
                 false => String::new(),
             }
         )),

@@ -259,7 +259,7 @@ impl After<'_> {
             Some(Link { from: None, to, .. }) => match world.there.snapshots {
                 None if world.is_replay(file) => Standing::Refused(format!(
                     "a replay: snapshot {to} was received before, and its dataset is gone since; to take it all the \
-                     same: zsnap-ingest adopt {}; zsnap-ingest retry {}",
+                     same: zsnap-ingest forget {}; zsnap-ingest retry {}",
                     quoted(&target.to_string()),
                     quoted(target.host.as_str())
                 )),

@@ -293,8 +293,8 @@ impl Play {
             // The operator decides whether the stream was applied.
             let path = self.scene.path("spool/laptop").join(name(COMMAND, seq));
             let verdict = if self.times_applied(&path) > 0 { "--applied" } else { "--not-applied" };
-            let ran = status(self.command(&["adopt", COMMAND, verdict]).status().unwrap());
-            assert_eq!(ran, 0, "{what}: adopt: {}", self.messages());
+            let ran = status(self.command(&["forget", COMMAND, verdict]).status().unwrap());
+            assert_eq!(ran, 0, "{what}: forget: {}", self.messages());
         }
         let start = Instant::now();
         let ran = status(self.command(&["-v"]).status().unwrap());

@@ -17,8 +17,12 @@ struct Cli {
     threads: u32,
     #[arg(long, global = true)]
     quick: bool,
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ONE_RUN)]
     once: bool,
+    #[arg(long, global = true, alias = "old-path")]
+    path: Option<PathBuf>,
+    #[arg(long, global = true, value_hint = clap::ValueHint::CommandName)]
+    program: Option<PathBuf>,
     #[arg(long, global = true, value_parser = ["red", "green"])]
     color: Vec<String>,
     #[arg(long, global = true, conflicts_with = "color")]
@@ -34,27 +38,52 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Status,
+    Status {
+        #[arg(long, conflicts_with_all = ["quick", "color"])]
+        bare: bool,
+    },
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Tables {
+struct TestTables {
     hosts: BTreeMap<String, Host>,
+}
+
+impl Tables for TestTables {
+    fn resolve(&mut self, dir: &Path) {
+        self.hosts.values_mut().for_each(|host| host.key = dir.join(&host.key));
+    }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Host {
     trust: String,
+    #[serde(default)]
+    key: PathBuf,
 }
 
-fn with(config: &str, args: &[&str]) -> Result<(Cli, Tables)> {
+fn file() -> ConfigFile {
+    ConfigFile { refuse_one_run: true, kind: |value| u8::from(value.parse::<u64>().is_ok()), ..ConfigFile::of("test") }
+}
+
+fn parse_from(args: Vec<OsString>, default: &Path) -> Result<(Cli, TestTables)> {
+    file().parse_from(args, default).map(|(cli, tables, _)| (cli, tables))
+}
+
+fn with(config: &str, args: &[&str]) -> Result<(Cli, TestTables)> {
+    let (cli, tables, warnings) = read_as(file(), config, args)?;
+    assert!(warnings.is_empty(), "{warnings:?}");
+    Ok((cli, tables))
+}
+
+fn read_as(file: ConfigFile, config: &str, args: &[&str]) -> Result<(Cli, TestTables, Vec<String>)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.toml");
     std::fs::write(&path, config).unwrap();
     let args = ["tool"].iter().chain(args).map(OsString::from).collect();
-    parse_from(args, &path, |_| true, |value| u8::from(value.parse::<u64>().is_ok()), &["once"])
+    file.parse_from(args, &path)
 }
 
 #[test]
@@ -66,7 +95,7 @@ fn the_file_supplies_options_that_the_command_line_lacks() {
     assert_eq!(tables.hosts["h"].trust, "t");
     let (cli, _) = with(config, &["--to", "c", "status", "--level", "1"]).unwrap();
     assert_eq!((cli.to, cli.level, cli.threads), (vec!["c".into()], Some(1), 5));
-    assert!(matches!(cli.verb, Some(Verb::Status)));
+    assert!(matches!(cli.verb, Some(Verb::Status { .. })));
     assert!(!cli.once && with(config, &["--once"]).unwrap().0.once);
     // A key that is `false` counts as absent.
     assert!(!with(&format!("once = false\n{config}"), &[]).unwrap().0.once);
@@ -94,6 +123,51 @@ fn the_file_supplies_options_that_the_command_line_lacks() {
 }
 
 #[test]
+fn an_option_on_the_command_line_drops_the_keys_that_it_contradicts() {
+    for config in ["quick = true\nmust = \"x\"", "color = \"red\"\nmust = \"x\""] {
+        let (cli, _) = with(config, &["status", "--bare"]).unwrap();
+        assert!(!cli.quick && cli.color.is_empty() && matches!(cli.verb, Some(Verb::Status { bare: true })));
+        let (cli, _) = with(config, &["status"]).unwrap();
+        assert!(cli.quick || cli.color == ["red"]);
+    }
+}
+
+#[test]
+fn a_key_that_concerns_one_run_is_obeyed_with_a_warning() {
+    let obeying = ConfigFile { refuse_one_run: false, ..file() };
+    let (cli, _, warnings) = read_as(obeying, "must = \"x\"\nonce = true", &[]).unwrap();
+    assert!(cli.once);
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(
+        warning.contains("t.toml:2: once concerns one run") && warning.ends_with("specify --once on the command line")
+    );
+    let (cli, _, warnings) = read_as(obeying, "must = \"x\"\nonce = false", &[]).unwrap();
+    assert!(!cli.once && warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn paths_in_the_file_are_relative_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.toml");
+    let read = |config: &str, args: &[&str]| {
+        std::fs::write(&path, config).unwrap();
+        let args = ["tool", "--must", "x"].iter().chain(args).map(OsString::from).collect();
+        parse_from(args, &path).unwrap()
+    };
+    let (cli, tables) = read("path = \"a/b\"\nprogram = \"bin/p\"\n[hosts.h]\ntrust = \"t\"\nkey = \"k\"", &[]);
+    assert_eq!((cli.path, cli.program), (Some(dir.path().join("a/b")), Some(dir.path().join("bin/p"))));
+    assert_eq!(tables.hosts["h"].key, dir.path().join("k"));
+    // The older name of the key. A program without a slash is searched for. An absolute path stays as it is.
+    let (cli, _) = read("old-path = \"/a/b\"\nprogram = \"p\"", &[]);
+    assert_eq!((cli.path, cli.program), (Some("/a/b".into()), Some("p".into())));
+    // Paths on the command line are relative to the working directory.
+    let (cli, _) = read("path = \"a/b\"", &["--path", "c", "--program", "d/e"]);
+    assert_eq!((cli.path, cli.program), (Some("c".into()), Some("d/e".into())));
+    // An empty path is not the directory of the file.
+    assert!(with("path = \"\"\nmust = \"x\"", &[]).is_err());
+}
+
+#[test]
 fn errors_of_the_command_line_are_usage_errors() {
     let usage = |config: &str, args: &[&str]| {
         let error = with(config, args).unwrap_err();
@@ -108,13 +182,30 @@ fn errors_of_the_command_line_are_usage_errors() {
 #[test]
 fn errors_of_the_file_have_path_and_line() {
     for (config, line, says) in [
-        ("must = \"x\"\nleve = 1", 2, "unknown key \"leve\""),
+        ("must = \"x\"\nleve = 1", 2, "unknown key \"leve\"; did you mean \"level\"?"),
+        ("Threads = 1", 1, "unknown key \"Threads\"; did you mean \"threads\"?"),
+        ("old_path = \"x\"", 1, "unknown key \"old_path\"; did you mean \"path\", formerly \"old-path\"?"),
+        ("nonsense = 1", 1, "unknown key \"nonsense\"; see the manual for the keys"),
+        // A key that is refused is not proposed.
+        ("onse = true", 1, "see the manual"),
         ("\n\nconfig = \"x\"", 3, "unknown key"),
-        ("level = 1\nonce = true", 2, "once concerns one run: specify --once on the command line"),
+        ("help = true", 1, "unknown key"),
+        ("level = 1\nonce = true", 2, "once concerns one run: remove the key, and specify --once on the command line"),
         ("quick = 1", 1, "true or false"),
-        ("to = [1.5]", 1, "string or a number"),
-        ("a = ", 1, ""),
-        ("level = 1\n[hosts.h]\ntrust = \"t\"\nx = 1\n", 4, "unknown field"),
+        ("to = [1.5]", 1, "to is a string or a whole number"),
+        ("a = ", 1, "string values must be quoted"),
+        ("to = \"x", 1, "invalid basic string"),
+        ("\nto = dir:/x # there", 2, "dir:/x is not in quotes: write \"dir:/x\""),
+        ("to = [\"a\",\n/b]", 2, "/b is not in quotes: write \"/b\""),
+        ("to = nncp", 1, "nncp is not in quotes: write \"nncp\""),
+        ("to = tank/home", 1, "tank/home is not in quotes: write \"tank/home\""),
+        ("level = 14d", 1, "14d is not in quotes: write \"14d\""),
+        ("quick = True", 1, "True is not a value: write true"),
+        ("quick = no", 1, "no is not a value: write false"),
+        ("level = 1\n[hosts.h]\ntrust = \"t\"\nx = 1\n", 4, "unknown field `x`"),
+        ("[hosts.h]\ntrsut = \"t\"\n", 2, "unknown key \"trsut\"; did you mean \"trust\"?"),
+        ("[host.h]\ntrust = \"t\"\n", 1, "unknown key \"host\"; did you mean \"hosts\"?"),
+        ("[hosts.h]\ntrust = \"t\"\nlevel = 1\n", 3, "\"level\" is not a key of this table: write it above the first"),
         ("to = [\n \"ü\" ]\n[other]\n", 3, "unknown field"),
         ("\nlevel = \"y\"", 2, "invalid value 'y' for '--level"),
         ("color = [\n\"red\",\n\"blue\"]", 3, "invalid value 'blue' for '--color"),
@@ -132,17 +223,10 @@ fn errors_of_the_file_have_path_and_line() {
 fn a_named_file_must_exist_but_the_default_file_may_be_absent() {
     let args = |list: &[&str]| list.iter().map(OsString::from).collect();
     let none = Path::new("/nonexistent/t.toml");
-    assert!(parse_from::<Cli, Tables>(args(&["tool", "--must", "x"]), none, |_| true, |_| 0, &[]).is_ok());
-    let e = parse_from::<Cli, Tables>(
-        args(&["tool", "--must", "x", "--config", "/nonexistent/u"]),
-        none,
-        |_| true,
-        |_| 0,
-        &[],
-    )
-    .unwrap_err();
+    assert!(parse_from(args(&["tool", "--must", "x"]), none).is_ok());
+    let e = parse_from(args(&["tool", "--must", "x", "--config", "/nonexistent/u"]), none).unwrap_err();
     assert_eq!(Exit::of(&e), Exit::Config);
-    let e = parse_from::<Cli, Tables>(args(&["tool"]), none, |_| true, |_| 0, &[]).unwrap_err();
+    let e = parse_from(args(&["tool"]), none).unwrap_err();
     assert!(e.downcast_ref::<clap::Error>().is_some());
 }
 
@@ -151,9 +235,9 @@ fn a_file_that_others_may_change_is_rejected() {
     use std::os::unix::fs::PermissionsExt;
     let file = tempfile::NamedTempFile::new().unwrap();
     let args = || ["tool", "--must", "x", "--config"].iter().map(OsString::from).chain([file.path().into()]).collect();
-    assert!(parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0, &[]).is_ok());
+    assert!(parse_from(args(), Path::new("/")).is_ok());
     std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
-    let e = parse_from::<Cli, Tables>(args(), Path::new("/"), |_| true, |_| 0, &[]).unwrap_err();
+    let e = parse_from(args(), Path::new("/")).unwrap_err();
     assert_eq!(Exit::of(&e), Exit::Config);
     assert_eq!(format!("{e:#}"), format!("{}: may be changed by others: chmod go-w", file.path().display()));
     let fifo = file.path().with_extension("fifo");
