@@ -79,7 +79,7 @@ impl Policy {
     /// Decides by spacing, separately for each tag. The newest snapshots stay, whatever their names, and are not
     /// among those that are spaced.
     fn spaced(&self, windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
-        let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
+        let mut verdicts = vec![Verdict::keep(Reason::OtherName); snapshots.len()];
         let mut order: Vec<usize> = (0..snapshots.len()).collect();
         order.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
         // Back-dated snapshots do not count as the newest, and are spaced with the rest.
@@ -106,8 +106,6 @@ impl Policy {
         for tag in &self.tags {
             walk(&|name| is_tagged(name, tag), &|snapshot| snapshot.sent == Sent::No);
         }
-        let others = verdicts.iter_mut().filter(|verdict| verdict.reasons.is_empty());
-        others.for_each(|verdict| *verdict = Verdict::keep(Reason::OtherName));
         verdicts
     }
 }

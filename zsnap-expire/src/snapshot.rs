@@ -2,8 +2,6 @@
 
 use std::cmp::Ordering;
 
-use smallvec::{SmallVec, smallvec};
-
 use crate::reason::Reason;
 
 /// How far ahead of the clock the date of a snapshot may be, in seconds. Beyond that, it is a mistake.
@@ -104,33 +102,24 @@ pub fn is_tagged(name: &str, tag: &str) -> bool {
     digits.is_some_and(|rest| rest.len() >= 6 && rest.as_bytes()[..6].iter().all(hex))
 }
 
-/// A list of reasons. It usually has one, which needs no allocation: with a million snapshots, allocating would
-/// take most of the time.
-pub type Reasons = SmallVec<[Reason; 1]>;
-
 /// Whether a snapshot stays, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether it stays.
     pub keep: bool,
     /// All reasons to keep it, or if it goes, those to destroy it: at least one.
-    pub reasons: Reasons,
+    pub reasons: Vec<Reason>,
 }
 
 impl Verdict {
-    /// Creates a verdict without a reason, which has to be replaced. Until then the snapshot stays.
-    pub(crate) fn undecided() -> Verdict {
-        Verdict { keep: true, reasons: Reasons::new() }
-    }
-
     /// Creates a verdict to destroy a snapshot, for one reason.
     pub fn destroy(reason: Reason) -> Verdict {
-        Verdict { keep: false, reasons: smallvec![reason] }
+        Verdict { keep: false, reasons: vec![reason] }
     }
 
     /// Creates a verdict to keep a snapshot, for one reason.
     pub fn keep(reason: Reason) -> Verdict {
-        Verdict { keep: true, reasons: smallvec![reason] }
+        Verdict { keep: true, reasons: vec![reason] }
     }
 
     /// Adds a reason to keep the snapshot. If it was to be destroyed, this overrides it.

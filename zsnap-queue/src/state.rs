@@ -9,9 +9,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::trusted;
 use zsnap_common::durable::outbox::Outboxes;
@@ -291,15 +292,10 @@ fn known_version(version: u32, path: &Path) -> anyhow::Result<()> {
     Err(Exit::TryAgain.error(format!("{} has version {version}: a newer zsnap-queue wrote it", path.display())))
 }
 
-/// HMAC-SHA-256 (RFC 2104), for keys of at most 64 bytes.
 fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
-    let padded = |with: u8| {
-        let mut block = [with; 64];
-        block.iter_mut().zip(key).for_each(|(b, k)| *b ^= k);
-        block
-    };
-    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().into()
+    // HMAC accepts keys of every length, so there is no error.
+    let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(message).finalize());
+    mac.map(|mac| mac.into_bytes().into()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ pub fn die_of(signal: i32) {
 
 /// Waits until `fd` is ready for `what`. Returns an error once a signal has arrived, and one of kind
 /// `TimedOut` when `patience` is over.
-fn ready(fd: BorrowedFd<'_>, what: PollFlags, patience: Option<Duration>) -> io::Result<()> {
+pub fn ready(fd: BorrowedFd<'_>, what: PollFlags, patience: Option<Duration>) -> io::Result<()> {
     // A `patience` that the clock cannot represent is not a limit.
     let until = patience.and_then(|patience| Instant::now().checked_add(patience));
     loop {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -51,9 +51,9 @@ fn noted(lock: &Path) -> Noted {
 
 /// Takes the flock of an open file; `false` if another process holds it.
 pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
-    match fs2::FileExt::try_lock_exclusive(file) {
-        Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(false),
-        locked => locked.map(|()| true),
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        locked => Ok(locked.map(|()| true)?),
     }
 }
 
@@ -102,7 +102,7 @@ impl Drop for Lock {
         // The next holder may be a script with flock(1), which writes no pid into the file.
         let _ = self.file.set_len(0);
         // Closing is not enough while a child of another thread is between fork and exec.
-        let _ = fs2::FileExt::unlock(&self.file);
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -192,7 +192,7 @@ mod tests {
             scope.spawn(|| {
                 began.wait();
                 sleep(Duration::from_millis(30));
-                fs2::FileExt::unlock(&child).unwrap();
+                rustix::fs::flock(&child, FlockOperation::Unlock).unwrap();
             });
             began.wait();
             assert!(Lock::try_new(&path).unwrap().is_some());

@@ -3,14 +3,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::hung::hung;
 use crate::cli::cancel;
@@ -92,7 +96,10 @@ pub fn run_as(command: &mut Command, user: &str) -> anyhow::Result<()> {
 pub struct Child {
     label: String,
     child: std::process::Child,
-    pump: Option<JoinHandle<()>>,
+    /// The pidfd of the child, which is readable when the child has ended.
+    exit: OwnedFd,
+    /// Disconnected when the thread that logs the child's stderr has ended.
+    pumping: Option<Receiver<()>>,
     said: Arc<Mutex<VecDeque<String>>>,
     /// The child has ended and was waited for, or it was left behind and is never waited for again.
     over: bool,
@@ -104,17 +111,23 @@ impl Child {
     pub fn spawn(mut command: Command, label: &str) -> anyhow::Result<Child> {
         command.stderr(Stdio::piped());
         let what = format!("cannot start {}", Path::new(command.get_program()).display());
-        let child = command.spawn().or_exit(Exit::Unavailable, &what)?;
+        let mut child = command.spawn().or_exit(Exit::Unavailable, &what)?;
         // The command's copies of our pipe ends must not outlive this call.
         drop(command);
-        let said = Arc::new(Mutex::new(VecDeque::new()));
-        let mut child =
-            Child { label: label.to_owned(), child, pump: None, said: said.clone(), over: false, left_behind: None };
+        let exit = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+            .or_else(|e| child.kill().and_then(|()| child.wait()).map(drop).and(Err(e.into())));
+        let (exit, said) = (exit.or_exit(Exit::Unavailable, &what)?, Arc::default());
+        let label = label.to_owned();
+        let mut child = Child { label, child, exit, pumping: None, said, over: false, left_behind: None };
         if let Some(stderr) = child.child.stderr.take() {
-            let label = label.to_owned();
-            let pumping = std::thread::Builder::new().spawn(move || pump(stderr, &label, &said));
+            let (label, said, (ended, pumping)) = (child.label.clone(), child.said.clone(), channel::<()>());
+            let pumped = std::thread::Builder::new().spawn(move || {
+                pump(stderr, &label, &said);
+                drop(ended);
+            });
             // If no thread can be created, the child is dropped, which kills it.
-            child.pump = Some(pumping.or_exit(Exit::Unavailable, what)?);
+            pumped.or_exit(Exit::Unavailable, what)?;
+            child.pumping = Some(pumping);
         }
         Ok(child)
     }
@@ -138,14 +151,9 @@ impl Child {
     /// Waits until the child ends. A signal to us (`cancel`) or the `timeout` kills it, which is an error.
     /// (A pipe to its stdin that was not taken is not closed before it has ended.)
     pub fn wait(&mut self, timeout: Option<Duration>) -> anyhow::Result<ExitStatus> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.wait_a_while()? {
-                return Ok(status);
-            }
-            if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
-                return Err(self.give_up(&format!("did not end in {} s", start.elapsed().as_secs())));
-            }
+        match self.wait_at_most(timeout)? {
+            Some(status) => Ok(status),
+            None => Err(self.give_up(&format!("did not end in {} s", timeout.unwrap_or_default().as_secs()))),
         }
     }
 
@@ -160,18 +168,14 @@ impl Child {
         let Some(patience) = patience else { return self.wait(None) };
         // `done` has a cost, so it is called rarely if `patience` is long.
         let pause = (patience / 8).min(Duration::from_secs(30));
-        let (mut before, mut since, mut looked) = (done(), Instant::now(), Instant::now());
+        let (mut before, mut since) = (done(), Instant::now());
         loop {
-            if let Some(status) = self.wait_a_while()? {
+            if let Some(status) = self.wait_at_most(Some(pause))? {
                 return Ok(status);
             }
-            if looked.elapsed() < pause {
-                continue;
-            }
-            looked = Instant::now();
             let now = done();
             if now != before {
-                (before, since) = (now, looked);
+                (before, since) = (now, Instant::now());
             } else if since.elapsed() >= patience {
                 let error = self.give_up(&format!("read and wrote nothing for {} s", patience.as_secs()));
                 return Err(hung(error));
@@ -179,27 +183,26 @@ impl Child {
         }
     }
 
-    /// Returns the status of the child if it ends within 200 ms. A signal to us (`cancel`) kills it.
-    fn wait_a_while(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        let until = Instant::now() + Duration::from_millis(200);
-        let ended = self.ended_before(until).or_exit(Exit::Io, &self.label)?;
-        let cancelled = if ended.is_none() { cancel::check().err() } else { None };
-        if let Some(cancelled) = cancelled {
-            self.kill();
-            return Err(anyhow::Error::from(cancelled).context(self.label.clone()));
+    /// Returns the status of the child, or `None` if it does not end within `time`. A signal to us (`cancel`) kills it.
+    fn wait_at_most(&mut self, time: Option<Duration>) -> anyhow::Result<Option<ExitStatus>> {
+        let waited = cancel::ready(self.exit.as_fd(), PollFlags::IN, time);
+        match (self.try_wait().or_exit(Exit::Io, &self.label)?, waited) {
+            (None, Err(e)) if e.kind() != io::ErrorKind::TimedOut => {
+                self.kill();
+                Err(anyhow::Error::from(e).context(self.label.clone()))
+            }
+            // If it has ended, that counts, even if there was a signal too.
+            (status, _) => Ok(status),
         }
-        Ok(ended)
     }
 
     /// Sends SIGTERM to the child, and kills it if it does not end within 10 seconds.
     pub fn stop(&mut self) {
-        if let (false, Some(pid)) = (self.over, self.pid()) {
-            let _ = rustix::process::kill_process(pid, Signal::TERM);
-            let _ = self.ended_before(Instant::now() + DEATH);
-        }
         if !self.over {
-            self.kill();
+            let _ = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
+            let _ = self.wait_for_end(DEATH);
         }
+        self.kill();
     }
 
     /// Whether the child has ended and was waited for, or was left behind.
@@ -210,10 +213,6 @@ impl Child {
     /// The process id of what was killed and did not end: the child, or another process of its group.
     pub fn left_behind(&self) -> Option<u32> {
         self.left_behind
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
 
     /// Kills a child that hangs. Returns the error ([`Exit::Unavailable`]), which states `what` it did ("did not
@@ -247,22 +246,24 @@ impl Child {
         if self.over {
             return;
         }
-        let (id, mut leads) = (self.child.id(), false);
-        if let Some(pid) = self.pid() {
-            // The child was not waited for yet, so the pid cannot belong to another process.
-            leads = rustix::process::getpgid(Some(pid)) == Ok(pid);
-            if leads {
-                let _ = rustix::process::kill_process_group(pid, Signal::KILL);
-            }
+        // The child was not waited for yet, so the pid cannot belong to another process.
+        let (id, pid) = (self.child.id(), Pid::from_child(&self.child));
+        let leads = rustix::process::getpgid(Some(pid)) == Ok(pid);
+        if leads {
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         }
         let _ = self.child.kill();
         let until = Instant::now() + DEATH;
-        let dead = matches!(self.ended_before(until), Ok(Some(_)));
+        let dead = matches!(self.wait_for_end(DEATH), Ok(Some(_)));
         self.over = true;
         self.left_behind = if dead { None } else { Some(id) };
         // The processes that it started die with it or a little later, unless the kernel does not let them go.
-        if dead && leads && poll_before(until, || proc::group(id).is_empty().then_some(())).is_none() {
-            self.left_behind = proc::group(id).first().copied();
+        while let (true, true, Some(one)) = (dead, leads, proc::group(id).first()) {
+            if Instant::now() >= until {
+                self.left_behind = Some(*one);
+                break;
+            }
+            sleep(Duration::from_millis(5));
         }
     }
 
@@ -273,19 +274,26 @@ impl Child {
 
     /// Returns the last lines of the child's stderr, escaped; call after `wait`.
     pub fn last_lines(&self) -> Vec<String> {
-        if let Some(pump) = self.pump.as_ref().filter(|_| self.over) {
-            let until = Instant::now() + LAST_GASP;
-            poll_before(until, || pump.is_finished().then_some(()));
+        if let Some(pumping) = self.pumping.as_ref().filter(|_| self.over) {
+            let _ = pumping.recv_timeout(LAST_GASP);
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.iter().cloned().collect()
     }
 
-    fn ended_before(&mut self, until: Instant) -> std::io::Result<Option<ExitStatus>> {
+    /// Returns the status of the child, or `None` if it does not end within `time`, even if a signal arrives.
+    fn wait_for_end(&mut self, time: Duration) -> io::Result<Option<ExitStatus>> {
+        let until = Instant::now() + time;
+        let left = || Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
+        while poll(&mut [PollFd::new(&self.exit, PollFlags::IN)], left().as_ref()) == Err(Errno::INTR) {}
+        self.try_wait()
+    }
+
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         // `std::process::Child::wait` would close stdin first.
-        let ended = poll_before(until, || self.child.try_wait().transpose()).transpose()?;
-        self.over |= ended.is_some();
-        Ok(ended)
+        let status = self.child.try_wait()?;
+        self.over |= status.is_some();
+        Ok(status)
     }
 }
 
@@ -331,23 +339,6 @@ pub fn output(mut command: Command, label: &str, patience: Duration, most: u64) 
     let text = String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
     let last_line = child.last_lines().pop().unwrap_or_default();
     Ok(Output { status, text, words: child.last_words(), last_line })
-}
-
-/// Calls `ask` until it returns an answer, or until `until`. The pauses are a sixteenth of the time that has passed, so
-/// that the answer is late by a small part of that time, even if it comes soon.
-fn poll_before<T>(until: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let start = Instant::now();
-    loop {
-        let now = Instant::now();
-        if let Some(answer) = ask() {
-            return Some(answer);
-        }
-        if now >= until {
-            return None;
-        }
-        let pause = ((now - start) / 16).clamp(Duration::from_micros(500), Duration::from_millis(50));
-        sleep(pause.min(until - now));
-    }
 }
 
 /// Logs the child's stderr until its end. Nothing stops it earlier, because a child must never block on its stderr.

@@ -120,7 +120,8 @@ pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
         (snapshot.counts_as(), snapshot.createtxg, snapshot.name)
     };
     order.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
-    let mut verdicts = vec![Verdict::undecided(); snapshots.len()];
+    // Each of them is replaced.
+    let mut verdicts = vec![Verdict::keep(Reason::First); snapshots.len()];
     let mut last: Option<DateTime> = None;
     for i in order {
         let snapshot = snapshots[i].borrow();
