@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "all of this is test code")]
 
 mod nncp;
-mod senders;
 mod streams;
 
 use std::fs;
