@@ -48,6 +48,8 @@ pub fn apply(
     timeout: Duration,
     feed: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
+    // The plan has read the journal as well, but without the lock that this thread holds now: other hosts may have
+    // written their entries since, and these must stay.
     let mut all = beside::read(&command.target)?;
     let before = all.get(&target.to_string()).cloned();
     let mut entry = Applied::of(&Number::of(manifest), before.clone());

@@ -7,32 +7,32 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use zsnap_common::cli::report;
+use zsnap_common::names::target::Host;
 
 use crate::inbox::{File, Place};
 use crate::opened::{Opened, Rejection};
 use crate::plan::Facts;
 use crate::shared::{MemoryReservation, OpenSlot, Shared, seconds};
-use zsnap_common::names::target::Host;
 
 /// A damaged file that was modified more recently than this may still be arriving.
 const ARRIVING: Duration = Duration::from_secs(600);
 
-/// A verified file that is held open.
-pub struct HeldFile<'a> {
+/// A verified file that is open.
+pub struct VerifiedFile<'a> {
     /// Its verified content, which can write the stream.
     pub opened: Opened,
     /// The open file. A file is removed by name only if it is still this one.
     pub fd: Arc<Fd>,
     /// The memory that it uses.
     pub room: Option<MemoryReservation<'a>>,
-    /// Its slot among the files that are held until they are applied.
+    /// Its slot among the files that are kept open until they are applied.
     pub slot: Option<OpenSlot<'a>>,
 }
 
-impl<'a> HeldFile<'a> {
-    /// Holds the file until it is applied. If too many are held already, it is closed, and will be verified again.
-    pub fn hold(self, shared: &'a Shared<'_>) -> Option<HeldFile<'a>> {
-        shared.slot().map(|slot| HeldFile { slot: Some(slot), ..self })
+impl<'a> VerifiedFile<'a> {
+    /// Keeps the file open until it is applied. If too many are open already, it is closed, and will be verified again.
+    pub fn keep_open(self, shared: &'a Shared<'_>) -> Option<VerifiedFile<'a>> {
+        shared.slot().map(|slot| VerifiedFile { slot: Some(slot), ..self })
     }
 }
 
@@ -43,7 +43,7 @@ pub fn examine<'a>(
     place: &Place,
     file: &File,
     fd: &Arc<Fd>,
-) -> Result<(Facts, HeldFile<'a>), Rejection> {
+) -> Result<(Facts, VerifiedFile<'a>), Rejection> {
     let mut room = shared.room(file.entry().seen.size);
     let keep = room.as_ref().map_or(0, MemoryReservation::bytes);
     let opened = Opened::verify(shared.config, host, place.exec, fd, keep, shared.now)?;
@@ -53,7 +53,7 @@ pub fn examine<'a>(
         room.shrink(opened.kept());
     }
     let facts = Facts::of(target, file.queue().stamp.seq(), opened.manifest(), opened.stream());
-    Ok((facts, HeldFile { opened, fd: fd.clone(), room, slot: None }))
+    Ok((facts, VerifiedFile { opened, fd: fd.clone(), room, slot: None }))
 }
 
 /// Whether a damaged file may still be arriving. A time of modification more than a day ahead does not count, because

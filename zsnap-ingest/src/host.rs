@@ -8,7 +8,7 @@ use zsnap_common::cli::cancel;
 use zsnap_common::cli::log;
 use zsnap_common::names::target::{Host, Target};
 
-use crate::examine::HeldFile;
+use crate::examine::VerifiedFile;
 use crate::inbox::{Inbox, Place};
 use crate::plan::{Past, Standing};
 use crate::pool::Tree;
@@ -42,9 +42,11 @@ pub struct HostRun<'a> {
     tree: Tree,
     /// The journals of its datasets, as far as they were read.
     pasts: BTreeMap<Target, Past>,
-    /// The verified files that are held open until they are applied, by index.
-    held: BTreeMap<usize, HeldFile<'a>>,
+    /// The verified files that are kept open until they are applied, by index.
+    open_files: BTreeMap<usize, VerifiedFile<'a>>,
     todo: VecDeque<Todo>,
+    /// The plans that were made since something changed that a plan depends on.
+    plans: BTreeMap<Target, Planned>,
     /// Targets for which a program or disk failed: nothing more is applied to them in this run.
     stopped: BTreeSet<Target>,
     /// How many files were decrypted in this run.
@@ -58,8 +60,9 @@ impl<'a> HostRun<'a> {
     /// is known of its files is kept.
     pub fn open(shared: &'a Shared<'a>, host: Host, places: Vec<Place>, is_away: bool) -> Result<HostRun<'a>> {
         let inbox = Inbox::open(shared, host, places, is_away)?;
-        let (pasts, held, todo, stopped) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new(), BTreeSet::new());
-        let mut run = HostRun { shared, inbox, tree: Tree::default(), pasts, held, todo, stopped, looked: 0, bytes: 0 };
+        let (pasts, open_files, todo, stopped) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new(), BTreeSet::new());
+        let (tree, plans) = (Tree::default(), BTreeMap::new());
+        let mut run = HostRun { shared, inbox, tree, pasts, open_files, todo, plans, stopped, looked: 0, bytes: 0 };
         if !run.inbox.is_empty() {
             run.load_tree()?;
         }
@@ -114,10 +117,13 @@ impl<'a> HostRun<'a> {
     pub fn step(&mut self) -> Result<bool> {
         cancel::check()?;
         let Some(todo) = self.todo.pop_front() else { return Ok(false) };
+        if let Todo::Examine(_) | Todo::Act(..) = todo {
+            self.plans.clear();
+        }
         match todo {
             Todo::Examine(at) => {
-                let file = self.examine(at)?.and_then(|file| file.hold(self.shared));
-                self.held.extend(file.map(|file| (at, file)));
+                let file = self.examine(at)?.and_then(|file| file.keep_open(self.shared));
+                self.open_files.extend(file.map(|file| (at, file)));
             }
             Todo::Label(files) => {
                 let facts = files.iter().filter_map(|&at| self.inbox.file(at).facts());
@@ -153,16 +159,15 @@ impl<'a> HostRun<'a> {
         if self.shared.dry {
             return Ok(Vec::new());
         }
-        let Planned { standings, path } = match self.planned(target) {
-            Ok(planned) => planned,
-            Err(_) if self.stopped.contains(target) => return Ok(Vec::new()),
-            Err(e) => {
+        if let Err(e) = self.make_plan(target) {
+            if !self.stopped.contains(target) {
                 self.fail(target, None, e)?;
-                return Ok(Vec::new());
             }
-        };
+            return Ok(Vec::new());
+        }
+        let Some(Planned { standings, path }) = self.plans.get(target) else { return Ok(Vec::new()) };
         let needless = standings.iter().filter(|(_, standing)| standing.is_needless()).map(|(&at, _)| at);
-        let path = path.into_iter().filter(|_| !self.stopped.contains(target));
+        let path = path.iter().copied().filter(|_| !self.stopped.contains(target));
         let acts = needless.chain(path).filter(|&at| self.inbox.file(at).is_open());
         Ok(acts.filter_map(|at| Some((at, standings.get(&at)?.clone()))).collect())
     }
@@ -177,12 +182,13 @@ impl<'a> HostRun<'a> {
             if let Err(e) = self.tree.refresh(pool.zfs, &name) {
                 return self.fail(&target, None, e);
             }
+            self.plans.clear();
             acts = self.acts(&target)?;
         }
         if acts.is_empty() {
-            // Files that wait are not held open: memory and file descriptors are for files that can be applied.
+            // Files that wait are not kept open: memory and file descriptors are for files that can be applied.
             for at in self.inbox.of(&target) {
-                self.held.remove(&at);
+                self.open_files.remove(&at);
             }
             return Ok(());
         }

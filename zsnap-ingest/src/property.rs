@@ -2,7 +2,8 @@
 //! user properties. Properties that would mount or share it, run programs from it, change its encryption or make it
 //! writable are never allowed, whoever wrote the configuration.
 //!
-//! The names, values and kinds are those of zfsprops(7); the grammar of user properties is that of OpenZFS
+//! The names and kinds are those of zfsprops(7); OpenZFS itself checks the values, except those that could do harm. The
+//! grammar of user properties is that of OpenZFS
 //! `zfs_prop_user` (`module/zcommon/zfs_prop.c`).
 
 use zsnap_common::cli::units::size;
@@ -19,79 +20,67 @@ pub struct AllowedProperty {
     of: Option<Kind>,
 }
 
-/// The values that are allowed for a property.
-enum Values {
-    /// One of these words.
-    Words(&'static [&'static str]),
-    /// The compression algorithms and levels of OpenZFS.
-    Compression,
-    /// A size in bytes, or `none`.
-    Limit,
-    /// A power of two from 512 bytes to 16 MiB.
-    Block,
-    /// A power of two from 512 bytes to 16 MiB, or 0.
-    BlockOrNone,
-}
-use Values::{Block, BlockOrNone, Compression, Limit, Words};
-
 /// A native property.
 struct Native {
     name: &'static str,
     of: Option<Kind>,
-    values: Values,
+    /// The values that do no harm; `None`: all values that OpenZFS accepts.
+    only: Option<&'static [&'static str]>,
     /// Whether it can be excluded: OpenZFS inherits it, and an inherited value can do no harm that the owner of the
     /// store did not choose.
     excludable: bool,
 }
 
-const fn native(name: &'static str, of: Option<Kind>, values: Values) -> Native {
-    Native { name, of, values, excludable: true }
+const fn any(name: &'static str, of: Option<Kind>) -> Native {
+    Native { name, of, only: None, excludable: true }
+}
+
+const fn only(name: &'static str, of: Option<Kind>, values: &'static [&'static str]) -> Native {
+    Native { name, of, only: Some(values), excludable: true }
 }
 
 /// Describes a property that cannot be excluded: OpenZFS does not inherit it, or the value that zsnap-ingest sets must
 /// stay.
-const fn fixed(name: &'static str, of: Option<Kind>, values: Values) -> Native {
-    Native { name, of, values, excludable: false }
+const fn fixed(native: Native) -> Native {
+    Native { excludable: false, ..native }
 }
 
 const BOTH: Option<Kind> = None;
 const FS: Option<Kind> = Some(Kind::Filesystem);
 const VOLUME: Option<Kind> = Some(Kind::Volume);
-const SWITCH: Values = Words(&["on", "off"]);
-const OFF: Values = Words(&["off"]);
-const CACHE: Values = Words(&["all", "none", "metadata"]);
+const OFF: &[&str] = &["off"];
 
 const NATIVE: &[Native] = &[
-    native("atime", FS, SWITCH),
-    fixed("canmount", FS, Words(&["off", "noauto"])),
+    any("atime", FS),
+    fixed(only("canmount", FS, &["off", "noauto"])),
     // "off" is not allowed: a backup that cannot detect that it is damaged is not a backup.
-    native("checksum", BOTH, Words(&["on", "fletcher4", "sha256", "sha512", "skein", "edonr", "blake3"])),
-    native("compression", BOTH, Compression),
-    native("copies", BOTH, Words(&["1", "2", "3"])),
-    native("dedup", BOTH, OFF),
-    native("devices", FS, OFF),
-    native("exec", FS, OFF),
-    native("logbias", BOTH, Words(&["latency", "throughput"])),
-    native("mountpoint", FS, Words(&["none", "legacy"])),
-    native("primarycache", BOTH, CACHE),
-    fixed("quota", FS, Limit),
-    fixed("readonly", BOTH, Words(&["on"])),
-    native("recordsize", FS, Block),
-    native("redundant_metadata", BOTH, Words(&["all", "most", "some", "none"])),
-    fixed("refquota", FS, Limit),
-    fixed("refreservation", BOTH, Words(&["none"])),
-    native("relatime", FS, SWITCH),
-    fixed("reservation", BOTH, Words(&["none"])),
-    native("secondarycache", BOTH, CACHE),
-    native("setuid", FS, OFF),
-    native("sharenfs", FS, OFF),
-    native("sharesmb", FS, OFF),
-    native("snapdev", BOTH, Words(&["hidden"])),
-    native("snapdir", FS, Words(&["hidden", "disabled"])),
-    native("special_small_blocks", FS, BlockOrNone),
-    native("sync", BOTH, Words(&["standard", "always", "disabled"])),
-    fixed("volmode", VOLUME, Words(&["none"])),
-    native("xattr", FS, Words(&["on", "off", "dir", "sa"])),
+    only("checksum", BOTH, &["on", "fletcher4", "sha256", "sha512", "skein", "edonr", "blake3"]),
+    any("compression", BOTH),
+    any("copies", BOTH),
+    only("dedup", BOTH, OFF),
+    only("devices", FS, OFF),
+    only("exec", FS, OFF),
+    any("logbias", BOTH),
+    only("mountpoint", FS, &["none", "legacy"]),
+    any("primarycache", BOTH),
+    fixed(any("quota", FS)),
+    fixed(only("readonly", BOTH, &["on"])),
+    any("recordsize", FS),
+    any("redundant_metadata", BOTH),
+    fixed(any("refquota", FS)),
+    fixed(only("refreservation", BOTH, &["none"])),
+    any("relatime", FS),
+    fixed(only("reservation", BOTH, &["none"])),
+    any("secondarycache", BOTH),
+    only("setuid", FS, OFF),
+    only("sharenfs", FS, OFF),
+    only("sharesmb", FS, OFF),
+    only("snapdev", BOTH, &["hidden"]),
+    only("snapdir", FS, &["hidden", "disabled"]),
+    any("special_small_blocks", FS),
+    any("sync", BOTH),
+    fixed(only("volmode", VOLUME, &["none"])),
+    any("xattr", FS),
 ];
 
 /// OpenZFS limits: a name has less than ZAP_MAXNAMELEN (256) bytes, a value less than ZAP_MAXVALUELEN (8192).
@@ -113,9 +102,13 @@ impl AllowedProperty {
             return Ok(AllowedProperty { name: name.into(), value: Some(value.into()), of: BOTH });
         }
         let native = find(name)?;
-        let value = native.values.read(value).ok_or_else(|| {
-            format!("\"{text}\" is not for received datasets: {name} may be {}; {SEE}", native.values.described())
-        })?;
+        let word = |value: &str| value.starts_with(|c: char| c.is_ascii_alphanumeric()) && !value.contains(is_odd);
+        if !native.only.map_or_else(|| word(value), |only| only.contains(&value)) {
+            let may = native.only.map_or("a word or number".to_owned(), |only| only.join(" or "));
+            return Err(format!("\"{text}\" is not for received datasets: {name} may be {may}; {SEE}"));
+        }
+        // Not every version of OpenZFS knows the units that sizes may have elsewhere in the configuration.
+        let value = size(value).map_or_else(|_| value.to_owned(), |bytes| bytes.to_string());
         Ok(AllowedProperty { name: name.into(), value: Some(value), of: native.of })
     }
 
@@ -176,43 +169,9 @@ fn check_user(name: &str) -> Result<(), String> {
     }
 }
 
-impl Values {
-    /// Returns the value in the form that `zfs` receives, if it is allowed.
-    fn read(&self, value: &str) -> Option<String> {
-        let block = |bytes: &u64| bytes.is_power_of_two() && (512..=16 << 20).contains(bytes);
-        let allowed = match self {
-            Words(words) => words.contains(&value),
-            Compression => compression(value),
-            Limit if value == "none" => true,
-            Limit => return size(value).ok().map(|bytes| bytes.to_string()),
-            BlockOrNone if value == "0" => true,
-            Block | BlockOrNone => return size(value).ok().filter(block).map(|bytes| bytes.to_string()),
-        };
-        allowed.then(|| value.to_owned())
-    }
-
-    fn described(&self) -> String {
-        match self {
-            Words(words) => words.join(" or "),
-            Compression => "on, off, lz4, lzjb, zle, gzip[-N], zstd[-N] or zstd-fast[-N]".into(),
-            Limit => "a size or none".into(),
-            Block => "a power of two from 512 to 16M".into(),
-            BlockOrNone => "0 or a power of two from 512 to 16M".into(),
-        }
-    }
-}
-
-fn compression(value: &str) -> bool {
-    let level = |prefix: &str| -> Option<u32> {
-        let digits = value.strip_prefix(prefix)?;
-        // OpenZFS compares levels as words: no sign and no leading zero.
-        digits.parse().ok().filter(|level: &u32| level.to_string() == digits)
-    };
-    ["on", "off", "lz4", "lzjb", "zle", "gzip", "zstd", "zstd-fast"].contains(&value)
-        || level("gzip-").is_some_and(|n| (1..=9).contains(&n))
-        || level("zstd-").is_some_and(|n| (1..=19).contains(&n))
-        || level("zstd-fast-")
-            .is_some_and(|n| (1..=10).contains(&n) || (n % 10 == 0 && n > 0 && n <= 100) || n == 500 || n == 1000)
+/// Whether no value of a native property contains this character.
+fn is_odd(c: char) -> bool {
+    !c.is_ascii_alphanumeric() && c != '-' && c != '.'
 }
 
 #[cfg(test)]
@@ -224,6 +183,7 @@ mod tests {
         for (text, given) in [
             ("readonly=on", "readonly=on"),
             ("quota=10GiB", "quota=10737418240"),
+            ("copies=2", "copies=2"),
             ("refquota=none", "refquota=none"),
             ("recordsize=1M", "recordsize=1048576"),
             ("special_small_blocks=0", "special_small_blocks=0"),
@@ -250,9 +210,8 @@ mod tests {
              sharenfs=on sharenfs=rw sharesmb=on volmode=full snapdir=visible snapdev=visible encryption=off \
              keylocation=file:///k keyformat=raw pbkdf2iters=1 origin=p/x@y overlay=on zoned=on jailed=on dedup=on \
              checksum=off checksum=noparity version=5 volsize=1G userquota@joe=1G snapshot_limit=none \
-             compression=gzip-09 compression=gzip-+1 compression=gzip-10 compression=zstd-0 compression=zstd-fast-0 \
-             compression=zstd-fast-110 recordsize=1000 recordsize=256 recordsize=32M recordsize=0 quota=-1 \
-             quota=lots copies=4 ATIME=off =x -F -F=x -a:b=c A:b=c a:b=\u{e9}";
+             compression= compression=-9 compression=gzip+1 quota=-1 quota=1,5G copies=\u{b2} \
+             ATIME=off =x -F -F=x -a:b=c A:b=c a:b=\u{e9}";
         let odd = ["", "mountpoint=none ", " atime=off", "atime =off", "a:b=\n", "a b:c=d"];
         for text in words.split(' ').filter(|word| !word.is_empty()).chain(odd) {
             assert!(AllowedProperty::set(text).is_err(), "{text:?}");

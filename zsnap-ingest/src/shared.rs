@@ -20,9 +20,9 @@ use crate::config::Config;
 use crate::plan::Standing;
 use crate::pool::Pool;
 
-/// The most verified files that are held open until they are applied; others are verified again. This is far below the
+/// The most verified files that are kept open until they are applied; others are verified again. This is far below the
 /// usual limit of 1024 open files per process.
-const HELD: usize = 200;
+const MAX_OPEN: usize = 200;
 
 /// Appended to the subject of a notice about a failure. It keeps the subject distinct from those of other notices:
 /// file names, which others choose, cannot contain it.
@@ -58,7 +58,7 @@ impl<'a> Shared<'a> {
     pub fn new(config: &'a Config, now: SystemTime, dry: bool) -> Result<Shared<'a>> {
         let notices = Mutex::new(Notices::read(config.state.join("told.json"), seconds(now), dry));
         let memory = AtomicU64::new(config.verify_buffer);
-        let slots = AtomicUsize::new(HELD);
+        let slots = AtomicUsize::new(MAX_OPEN);
         let pool = Pool::open(config)?;
         let (worst, has_failed, targets) = (Mutex::new(Exit::Done), AtomicBool::new(false), Mutex::default());
         Ok(Shared { config, pool, now, dry, notices, worst, has_failed, memory, slots, targets })
@@ -140,7 +140,7 @@ impl<'a> Shared<'a> {
         Some(MemoryReservation { memory: &self.memory, bytes })
     }
 
-    /// Reserves a slot for one more verified file that is held open, if any is left.
+    /// Reserves a slot for one more verified file that is kept open, if any is left.
     pub fn slot(&self) -> Option<OpenSlot<'_>> {
         self.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         Some(OpenSlot(&self.slots))
@@ -183,7 +183,7 @@ impl Drop for MemoryReservation<'_> {
     }
 }
 
-/// One of the files that may be held open, which is released on drop.
+/// One of the files that may be kept open, which is released on drop.
 pub struct OpenSlot<'a>(&'a AtomicUsize);
 
 impl Drop for OpenSlot<'_> {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use zsnap_common::names::queue_name::{QueueName, Stamp};
 use zsnap_message::keys::SigningKey;
 use zsnap_tests::hostile::described;
 use zsnap_tests::scene::{Ran, Scene, fake_zfs, have, name, run, seal_with, under};
@@ -370,6 +371,36 @@ fn needed_guids_lists_the_bases_of_waiting_files_and_the_ends_of_chains() {
     let away = fs::read_to_string(&path).unwrap();
     assert!(away.contains(" complete\n") && away.contains("0000000000000003 laptop/tank/home\n"), "{away}");
     assert!(away.contains("all other\n"), "{away}");
+}
+
+/// Names that hide the dataset come last, and so does what a run has read of them.
+#[test]
+fn what_is_read_later_in_a_run_counts_for_what_waits_since_earlier() {
+    let scene = Scene::with_pool();
+    let home = "laptop/tank/home";
+    put(&scene, home, 2, Some(1), &[1, 2]);
+    let hidden = QueueName::new(Stamp::from_seq(SEQ + 1, 1), &home.parse().unwrap(), [7; 16], true);
+    scene.deliver("laptop", &hidden.to_string(), &sealed(&scene, home, 1, None, &[0, 1]));
+    assert_eq!(scene.ingest(&[]).expect(0).err, "");
+    assert_eq!((there(&scene, home).as_str(), left(&scene, "laptop")), ("s1 s2", 0));
+}
+
+/// The command for `laptop/etc`, which comes first, rolls back a dataset that the run has listed before.
+#[test]
+fn a_file_is_not_removed_because_of_a_snapshot_that_is_gone_by_then() {
+    let scene = Scene::with_pool();
+    let home = "laptop/tank/home";
+    put(&scene, home, 1, None, &[0, 1]);
+    let second = put(&scene, home, 2, Some(1), &[1, 2]);
+    let bytes = fs::read(&second).unwrap();
+    scene.ingest(&[]).expect(0);
+    let zfs = scene.path("bin/zfs").display().to_string();
+    scene.edit("ingest.toml", "cat >> ", &format!("{zfs} rollback -r backup/hosts/{home}@s1; cat >> "));
+    let etc = zsnap_tests::scene::manifest("laptop/etc", SEQ);
+    scene.deliver("laptop", &name("laptop/etc", SEQ), &scene.seal(&etc, Some("laptop"), b"x"));
+    fs::write(&second, bytes).unwrap();
+    scene.ingest(&[]).expect(0).says("was received before, and is gone");
+    assert_eq!((there(&scene, home).as_str(), left(&scene, "laptop")), ("s1 s2", 0));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use zsnap_common::names::target::Target;
 
 use super::HostRun;
 use crate::apply::{self, Received};
-use crate::examine::{self, HeldFile};
+use crate::examine::{self, VerifiedFile};
 use crate::known::{Knowledge, Seen};
 use crate::opened::Rejection;
 use crate::plan::{Facts, Standing};
@@ -20,7 +20,7 @@ use crate::quarantine;
 
 impl<'a> HostRun<'a> {
     /// Examines a file, and records what it says or why it is rejected. Returns its content if it may be applied.
-    pub(super) fn examine(&mut self, at: usize) -> Result<Option<HeldFile<'a>>> {
+    pub(super) fn examine(&mut self, at: usize) -> Result<Option<VerifiedFile<'a>>> {
         if let Some(standing) = self.postponed(at) {
             // That a file is held says more than that this is not its turn.
             if !matches!(self.inbox.file(at).entry().what, Knowledge::Held(_)) {
@@ -42,7 +42,7 @@ impl<'a> HostRun<'a> {
         self.away(at).or(enough)
     }
 
-    fn read(&mut self, at: usize) -> Result<Option<HeldFile<'a>>> {
+    fn read(&mut self, at: usize) -> Result<Option<VerifiedFile<'a>>> {
         let (place, file) = (self.inbox.place(at), self.inbox.file(at));
         let fd = match place.dir.open_file(file.name()) {
             Ok(fd) => Arc::new(fd),
@@ -109,10 +109,10 @@ impl<'a> HostRun<'a> {
         Ok(())
     }
 
-    /// Examines a file if it is not held open, and does what the plan says with it.
+    /// Examines a file if it is not open, and does what the plan says with it.
     pub(super) fn act(&mut self, target: &Target, at: usize, standing: Standing) -> Result<()> {
         let planned = self.inbox.file(at).facts().cloned();
-        let kept = match self.held.remove(&at) {
+        let kept = match self.open_files.remove(&at) {
             Some(kept) => Some(kept),
             None => self.examine(at)?,
         };
@@ -146,10 +146,10 @@ impl<'a> HostRun<'a> {
     }
 
     /// Passes a file to its receiver.
-    fn apply(&mut self, facts: &Facts, at: usize, kept: HeldFile<'_>, skip: usize) -> Result<()> {
+    fn apply(&mut self, facts: &Facts, at: usize, kept: VerifiedFile<'_>, skip: usize) -> Result<()> {
         let target = &facts.target;
         let shared = self.shared;
-        let HeldFile { opened, fd, room: _room, slot: _slot } = kept;
+        let VerifiedFile { opened, fd, room: _room, slot: _slot } = kept;
         if opened.stream().is_none() {
             let Some(table) = shared.config.command_for(target) else { return Ok(()) };
             apply::run_command(shared, table, target, self.inbox.file(at).name(), opened)?;

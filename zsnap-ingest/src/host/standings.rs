@@ -24,8 +24,16 @@ pub struct Planned {
 }
 
 impl HostRun<'_> {
-    /// Plans the files that are known to be for a target.
-    pub fn planned(&mut self, target: &Target) -> Result<Planned> {
+    /// Plans the files that are known to be for a target, if no plan is there that still holds.
+    pub(super) fn make_plan(&mut self, target: &Target) -> Result<()> {
+        if !self.plans.contains_key(target) {
+            let planned = self.planned(target)?;
+            self.plans.insert(target.clone(), planned);
+        }
+        Ok(())
+    }
+
+    fn planned(&mut self, target: &Target) -> Result<Planned> {
         let is_zfs = |&at: &usize| self.inbox.file(at).facts().is_some_and(|facts| !facts.links.is_empty());
         let (zfs, opaque): (Vec<usize>, Vec<usize>) = self.inbox.of(target).partition(is_zfs);
         let mut planned = Planned::default();
@@ -86,13 +94,14 @@ impl HostRun<'_> {
         // By index of the file: its position in the order (first file of its target, turn), and the standing.
         let mut all: BTreeMap<usize, ((usize, usize), Standing)> = BTreeMap::new();
         for target in self.inbox.targets() {
-            let Planned { standings, path } = self.planned(&target)?;
+            self.make_plan(&target)?;
+            let Some(Planned { standings, path }) = self.plans.get(&target) else { continue };
             let first = standings.keys().next().copied().unwrap_or(0);
             let turns: HashMap<usize, usize> = path.iter().enumerate().map(|(turn, &at)| (at, turn + 1)).collect();
-            for (at, standing) in standings {
+            for (&at, standing) in standings {
                 let last = turns.get(&at).copied().unwrap_or(usize::MAX);
                 let turn = if standing.is_needless() { 0 } else { last };
-                all.insert(at, ((first, turn), standing.after(self.inbox.file(at).failure())));
+                all.insert(at, ((first, turn), standing.clone().after(self.inbox.file(at).failure())));
             }
             if self.shared.dry && !path.is_empty() {
                 self.tree.expect(&target);
