@@ -382,7 +382,7 @@ fn what_is_read_later_in_a_run_counts_for_what_waits_since_earlier() {
     let hidden = QueueName::new(Stamp::from_seq(SEQ + 1, 1), &home.parse().unwrap(), [7; 16], true);
     scene.deliver("laptop", &hidden.to_string(), &sealed(&scene, home, 1, None, &[0, 1]));
     assert_eq!(scene.ingest(&[]).expect(0).err, "");
-    assert_eq!((there(&scene, home).as_str(), left(&scene, "laptop")), ("s1 s2", 0));
+    assert_eq!((snapshots(&scene, home).as_str(), left(&scene, "laptop")), ("s1 s2", 0));
 }
 
 /// The command for `laptop/etc`, which comes first, rolls back a dataset that the run has listed before.
@@ -400,7 +400,7 @@ fn a_file_is_not_removed_because_of_a_snapshot_that_is_gone_by_then() {
     scene.deliver("laptop", &name("laptop/etc", SEQ), &scene.seal(&etc, Some("laptop"), b"x"));
     fs::write(&second, bytes).unwrap();
     scene.ingest(&[]).expect(0).says("was received before, and is gone");
-    assert_eq!((there(&scene, home).as_str(), left(&scene, "laptop")), ("s1 s2", 0));
+    assert_eq!((snapshots(&scene, home).as_str(), left(&scene, "laptop")), ("s1 s2", 0));
 }
 
 #[test]
