@@ -6,11 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use regex::Regex;
-use zsnap_common::cli::options::ONE_RUN;
+use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::units::duration;
 
 use crate::brakes::MaxDestroy;
@@ -56,7 +56,7 @@ pub struct Options {
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// N: keep the newest N of each dataset [default: 2, with a file of zrep-expire 5]. RULE: keep what
-    /// the rule says, instead of the configured policies: all=48h, daily=15d, weekly=4w, monthly=6m,
+    /// the rule says, instead of the configured policies: all=48h, daily=15d, weekly=4w, monthly=6mo,
     /// yearly=5y, or with counts last=10, daily=15. May be repeated
     #[arg(short, long, global = true, value_name = "N|RULE")]
     pub keep: Vec<Keep>,
@@ -75,10 +75,10 @@ pub struct Options {
     pub all: bool,
     /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots
     /// whose names are TAG_ and 6 hex digits may go
-    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep", value_parser = tag)]
+    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep", value_parser = tag, help_heading = ADVANCED)]
     pub tags: Vec<String>,
     /// Ignore the properties of zrep: snapshots of any name may be destroyed, sent or not
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = ADVANCED)]
     pub zrep_ignore: bool,
     /// Read lines of NAME, tab and SECONDS-SINCE-1970, print the names that no rule keeps, and destroy nothing
     #[arg(long, global = true, conflicts_with_all = [
@@ -103,7 +103,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "TIME", value_parser = time, help_heading = ONE_RUN)]
     pub at: Option<Timestamp>,
     /// Ages in rules count back from the newest snapshot of the dataset, or from now
-    #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"])]
+    #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"], help_heading = ADVANCED)]
     pub relative_to: String,
     /// Destroy nothing of a dataset of which more than N, or P% (if it has more than 20 snapshots),
     /// would be destroyed [default: 50%; with -n, --at or a file of zrep-expire none, with --filter and --at 50%]
@@ -127,19 +127,19 @@ pub struct Options {
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub timeline: bool,
     /// Directory of the state and the lock [default: /var/lib/zsnap/expire]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = ADVANCED)]
     pub state: Option<PathBuf>,
     /// Lock file in the format of dotlockfile [default: in the state directory]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = ADVANCED)]
     pub dotlock: Option<PathBuf>,
     /// Report a running instance that is older than TIME as an error
-    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = ADVANCED)]
     pub max_run: Duration,
     /// The program zfs
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zfs")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "zfs", help_heading = ADVANCED)]
     pub zfs: PathBuf,
     /// The program zpool
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zpool")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "zpool", help_heading = ADVANCED)]
     pub zpool: PathBuf,
 }
 

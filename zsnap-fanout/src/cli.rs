@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use zsnap_common::cli::options::ONE_RUN;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::units::{absolute, duration, size};
 use zsnap_common::durable::dest::nice;
 
@@ -47,31 +47,31 @@ pub struct Options {
     #[arg(long, global = true)]
     pub verify: bool,
     /// Niceness of NNCP packets
-    #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
+    #[arg(long, global = true, value_name = "NICE", value_parser = nice, help_heading = ADVANCED)]
     pub nice: Option<String>,
     /// Configuration file of NNCP
-    #[arg(long, global = true, value_name = "FILE", value_parser = absolute)]
+    #[arg(long, global = true, value_name = "FILE", value_parser = absolute, help_heading = ADVANCED)]
     pub nncp_config: Option<PathBuf>,
     /// The program nncp-file
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-file")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "nncp-file", help_heading = ADVANCED)]
     pub nncp_file_program: PathBuf,
     /// The program nncp-exec
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-exec")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "nncp-exec", help_heading = ADVANCED)]
     pub nncp_exec_program: PathBuf,
     /// The program nncp-stat, which shows what is still in the spool of NNCP
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-stat")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "nncp-stat", help_heading = ADVANCED)]
     pub nncp_stat_program: PathBuf,
     /// Stop a delivery that reads and writes nothing for TIME; the next run tries again; 0: never
-    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = duration, help_heading = ADVANCED)]
     pub delivery_timeout: Duration,
     /// Files on fewer than N destinations are scarce; status counts them
-    #[arg(long, global = true, value_name = "N", default_value_t = 2)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 2, help_heading = ADVANCED)]
     pub copies: u64,
     /// Report a running instance that is older than TIME as an error
-    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = ADVANCED)]
     pub max_run: Duration,
     /// Lock file in the format of dotlockfile, held while files are taken from the spool [default: inside it]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = ADVANCED)]
     pub dotlock: Option<PathBuf>,
     /// Print status as a JSON array of objects
     #[arg(long, global = true, help_heading = ONE_RUN)]

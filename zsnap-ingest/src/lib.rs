@@ -35,6 +35,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
 use zsnap_common::cli::options::{self, ConfigFile};
 use zsnap_common::durable::incoming::Incoming;
 use zsnap_message::keys::{self, Purpose};
@@ -49,7 +50,7 @@ pub fn main() -> ExitCode {
 
 fn start() -> Result<Exit> {
     let (cli, tables): (Cli, Tables) = ConfigFile::of("ingest").parse()?;
-    zsnap_common::cli::log::set_verbose(cli.options.verbose);
+    log::set_verbose(cli.options.verbose);
     let options = cli.options;
     match cli.verb.unwrap_or(Verb::Run) {
         Verb::Run => {
@@ -81,6 +82,11 @@ fn start() -> Result<Exit> {
         Verb::Keygen { out, aead } => {
             let fingerprint = keys::keygen(&out, Purpose::Encrypt, aead)?;
             writeln!(std::io::stdout().lock(), "{fingerprint}").or_exit(Exit::Io, "stdout")?;
+            log::outcome(format_args!(
+                "{0}.key is the secret key, to be named by decryption-key here; keep a copy in a safe, copy {0}.cert to the \
+                 machines that are backed up, and list it there as encrypt-to",
+                out.display()
+            ));
             Ok(Exit::Done)
         }
         Verb::Check => check::check(&options, tables),
@@ -103,5 +109,6 @@ fn retry(options: &Options, all: bool, what: &[String]) -> Result<Exit> {
     if moved == 0 && !all {
         return Err(Exit::Data.error(format!("nothing in quarantine is called {}", what.join(" or "))));
     }
+    log::outcome(format_args!("{moved} files were put back; the next run examines them again"));
     Ok(Exit::Done)
 }

@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use zsnap_common::cli::options::ONE_RUN;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::units;
 use zsnap_common::durable::dest::{Dest, nice};
 use zsnap_common::names::target::Host;
@@ -66,13 +66,13 @@ pub struct Options {
     )]
     pub format: Format,
     /// zstd level; raw and compressed streams use level 1
-    #[arg(long, global = true, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
+    #[arg(long, global = true, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19), help_heading = ADVANCED)]
     pub level: i32,
     /// Compression threads; 0: as many as the cores and --memory allow
-    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = ADVANCED)]
     pub threads: u32,
     /// Memory for compression
-    #[arg(long, global = true, default_value = "256MiB", value_name = "SIZE", value_parser = units::size)]
+    #[arg(long, global = true, default_value = "256MiB", value_name = "SIZE", value_parser = units::size, help_heading = ADVANCED)]
     pub memory: u64,
     /// Accept a stream of any bytes, not only of zfs send
     #[arg(long, global = true)]
@@ -90,7 +90,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE")]
     pub producer_state: Option<PathBuf>,
     /// Exit statuses of the producer that count as success
-    #[arg(long, global = true, value_name = "LIST", value_delimiter = ',', default_value = "0")]
+    #[arg(long, global = true, value_name = "LIST", value_delimiter = ',', default_value = "0", help_heading = ADVANCED)]
     pub producer_ok: Vec<i32>,
     /// Hide the dataset's name in the file's name
     #[arg(long, global = true)]
@@ -99,22 +99,22 @@ pub struct Options {
     #[arg(long, global = true, value_name = "USER")]
     pub user: Option<String>,
     /// Niceness of NNCP packets
-    #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
+    #[arg(long, global = true, value_name = "NICE", value_parser = nice, help_heading = ADVANCED)]
     pub nice: Option<String>,
     /// Configuration file of NNCP
-    #[arg(long, global = true, value_name = "FILE", value_parser = units::absolute)]
+    #[arg(long, global = true, value_name = "FILE", value_parser = units::absolute, help_heading = ADVANCED)]
     pub nncp_config: Option<PathBuf>,
     /// The program nncp-file
-    #[arg(long, global = true, default_value = "nncp-file", value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName)]
+    #[arg(long, global = true, default_value = "nncp-file", value_name = "PROGRAM", value_hint = ValueHint::CommandName, help_heading = ADVANCED)]
     pub nncp_file_program: PathBuf,
     /// The program nncp-exec
-    #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName)]
+    #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM", value_hint = ValueHint::CommandName, help_heading = ADVANCED)]
     pub nncp_exec_program: PathBuf,
     /// Stop a delivery that reads and writes nothing for TIME, and leave it to flush; 0: never
-    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = units::duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = units::duration, help_heading = ADVANCED)]
     pub delivery_timeout: Duration,
     /// Directory of the state and the outbox [default: /var/lib/zsnap/queue]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = ADVANCED)]
     pub state: Option<PathBuf>,
     /// Configuration file [default: /etc/zsnap/queue.toml]
     #[arg(long, global = true, value_name = "FILE")]

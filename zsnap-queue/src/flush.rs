@@ -65,7 +65,7 @@ pub fn adopt(o: &Options, targets: &[OsString], now: u64) -> anyhow::Result<Exit
             );
         };
         adopt_one(&dataset)?;
-        log::info(format_args!("{target}: the next incremental will be accepted"));
+        log::outcome(format_args!("{target}: the next incremental is accepted whatever its base"));
     }
     Ok(Exit::Done)
 }

@@ -106,7 +106,8 @@ fn a_back_dated_one_changes_nothing_for_the_others() {
 
 #[test]
 fn rules_read_and_print() {
-    for text in ["all=48h", "last=10", "hourly=24", "daily=15d", "weekly=4w", "monthly=6m", "yearly=5y", "yearly=1y6m"]
+    for text in
+        ["all=48h", "last=10", "hourly=24", "daily=15d", "weekly=4w", "monthly=6mo", "yearly=5y", "yearly=1y6mo"]
     {
         assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
     }
