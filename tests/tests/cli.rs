@@ -464,3 +464,26 @@ fn a_subcommand_that_changes_something_says_so_on_a_terminal() {
     assert_eq!(scene.ingest(&["retry", "--all"]).expect(0).err, "");
     assert_eq!(scene.ingest(&["forget", "laptop/etc"]).expect(0).err, "");
 }
+
+#[test]
+fn a_misspelt_subcommand_is_recognised() {
+    let scene = Scene::new();
+    let queue = |args: &[&str]| scene.queue(args, b"").expect(2);
+    one_line(&queue(&["flsh"]).says("\"flsh\" is not HOST/DATASET; did you mean the subcommand \"flush\"?"));
+    queue(&["adpot", "laptop/etc"]).says("a similar subcommand exists: 'adopt'");
+    assert!(!queue(&["nonsense"]).err.contains("did you mean"));
+    scene.ingest(&["stauts"]).expect(2).says("a similar subcommand exists: 'status'");
+    scene.write("fanout.toml", "");
+    run(tool("zsnap-fanout", &scene.path("fanout.toml")).arg("retier"), b"").expect(2).says("'retire'");
+}
+
+#[test]
+fn adopt_goes_on_after_a_failure_and_ends_with_the_worst() {
+    let scene = Scene::new();
+    let adopt = |names: &[&str]| scene.queue(&[&["adopt"], names].concat(), b"");
+    adopt(&["laptop/a"]).expect(0);
+    scene.write("queue-state/datasets/laptop/a/state.json", "damaged");
+    let ran = adopt(&["laptop/a", "laptop/b"]).expect(75);
+    one_line(&ran.says("laptop/a: "));
+    scene.queue(&["laptop/b"], &sample("incr-i-s1-s2.zfs")).expect(0);
+}

@@ -99,12 +99,19 @@ fn retry(options: &Options, all: bool, what: &[String]) -> Result<Exit> {
         return Err(Exit::Usage.error("specify --incoming, or write it into the configuration"));
     };
     let _lock = run::take_lock(&state, options)?;
-    let mut moved = 0;
-    for root in [incoming.clone(), state.join("exec")] {
-        if root.is_dir() {
-            let root = Incoming::open(&root).or_exit(Exit::Io, "--incoming")?;
-            moved += quarantine::retry(&root, all, what)?;
+    let (mut moved, mut exit) = (0, Exit::Done);
+    for root in [incoming.clone(), state.join("exec")].into_iter().filter(|root| root.is_dir()) {
+        let root = Incoming::open(&root).or_exit(Exit::Io, root.display());
+        match root.and_then(|root| quarantine::retry(&root, all, what)) {
+            Ok(count) => moved += count,
+            Err(e) => {
+                log::error(format_args!("{e:#}"));
+                exit = exit.max(Exit::of(&e));
+            }
         }
+    }
+    if exit != Exit::Done {
+        return Ok(exit);
     }
     if moved == 0 && !all {
         return Err(Exit::Data.error(format!("nothing in quarantine is called {}", what.join(" or "))));
