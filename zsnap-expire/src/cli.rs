@@ -1,5 +1,5 @@
-//! The command line, which includes that of zrep-expire. Every long option is also a key of
-//! `/etc/zsnap/expire.toml`, except those for a single run ([`ONE_RUN`]).
+//! The command line, which includes that of zrep-expire. Every option in [`Options`] is also a key of
+//! `/etc/zsnap/expire.toml`, except those that concern one run ([`ONE_RUN`]).
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -60,6 +60,21 @@ pub struct Options {
     /// yearly=5y, or with counts last=10, daily=15. May be repeated
     #[arg(short, long, global = true, value_name = "N|RULE")]
     pub keep: Vec<Keep>,
+    /// With --filter: names that have the same first group of REGEX are one dataset, and others stay;
+    /// by default those that have the same text before their last at sign
+    #[arg(long, global = true, value_name = "REGEX")]
+    pub group: Option<Regex>,
+    /// Time zone in which days begin, such as Europe/Berlin or UTC [default: the system's]
+    #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
+    pub timezone: Option<TimeZone>,
+    /// Destroy nothing of a dataset of which more than N, or P% (if it has more than 20 snapshots),
+    /// would be destroyed [default: 50%; with -n, --at or a file of zrep-expire none, with --filter and --at 50%]
+    #[arg(long, global = true, value_name = "N|P%|none")]
+    pub max_destroy: Option<MaxDestroy>,
+    /// Keep the snapshots in this list of zsnap-ingest, whose path zsnap-ingest status --needed-file prints;
+    /// may be repeated, for several pools
+    #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub needed: Vec<PathBuf>,
     /// Destroy nothing; print what a run would do with each snapshot, and why
     #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub noop: bool,
@@ -73,13 +88,6 @@ pub struct Options {
     /// With a file of zrep-expire's second version: all file systems; with --keep RULE: all datasets
     #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub all: bool,
-    /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots
-    /// whose names are TAG_ and 6 hex digits may go
-    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep", value_parser = tag, help_heading = ADVANCED)]
-    pub tags: Vec<String>,
-    /// Ignore the properties of zrep: snapshots of any name may be destroyed, sent or not
-    #[arg(long, global = true, help_heading = ADVANCED)]
-    pub zrep_ignore: bool,
     /// Read lines of NAME, tab and SECONDS-SINCE-1970, print the names that no rule keeps, and destroy nothing
     #[arg(long, global = true, conflicts_with_all = [
         "noop", "all", "json", "timeline", "needed", "no_needed"
@@ -92,30 +100,12 @@ pub struct Options {
     /// With --filter: records end with a zero byte, in and out, not with a newline
     #[arg(short = '0', long, global = true, help_heading = ONE_RUN)]
     pub null: bool,
-    /// With --filter: names that have the same first group of REGEX are one dataset, and others stay;
-    /// by default those that have the same text before their last at sign
-    #[arg(long, global = true, value_name = "REGEX")]
-    pub group: Option<Regex>,
-    /// Time zone in which days begin, such as Europe/Berlin or UTC [default: the system's]
-    #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
-    pub timezone: Option<TimeZone>,
     /// Print what a run at TIME, such as 2026-12-24T18:00Z, would do with today's snapshots; destroy nothing
     #[arg(long, global = true, value_name = "TIME", value_parser = time, help_heading = ONE_RUN)]
     pub at: Option<Timestamp>,
-    /// Ages in rules count back from the newest snapshot of the dataset, or from now
-    #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"], help_heading = ADVANCED)]
-    pub relative_to: String,
-    /// Destroy nothing of a dataset of which more than N, or P% (if it has more than 20 snapshots),
-    /// would be destroyed [default: 50%; with -n, --at or a file of zrep-expire none, with --filter and --at 50%]
-    #[arg(long, global = true, value_name = "N|P%|none")]
-    pub max_destroy: Option<MaxDestroy>,
     /// Allow this run to exceed --max-destroy
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub force: bool,
-    /// Keep the snapshots in this list of zsnap-ingest, whose path zsnap-ingest status --needed-file prints;
-    /// may be repeated, for several pools
-    #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
-    pub needed: Vec<PathBuf>,
     /// Run without that list, though a policy says received = true
     #[arg(long, global = true, conflicts_with = "needed", help_heading = ONE_RUN)]
     pub no_needed: bool,
@@ -126,6 +116,16 @@ pub struct Options {
     /// Draw a row for each dataset that shows what is kept and destroyed. Add -n to destroy nothing
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub timeline: bool,
+    /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots
+    /// whose names are TAG_ and 6 hex digits may go
+    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep", value_parser = tag, help_heading = ADVANCED)]
+    pub tags: Vec<String>,
+    /// Ignore the properties of zrep: snapshots of any name may be destroyed, sent or not
+    #[arg(long, global = true, help_heading = ADVANCED)]
+    pub zrep_ignore: bool,
+    /// Ages in rules count back from the newest snapshot of the dataset, or from now
+    #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"], help_heading = ADVANCED)]
+    pub relative_to: String,
     /// Directory of the state and the lock [default: /var/lib/zsnap/expire]
     #[arg(long, global = true, value_name = "DIR", help_heading = ADVANCED)]
     pub state: Option<PathBuf>,

@@ -1,4 +1,5 @@
-//! The command line. Every option in [`Options`] is also a key of `/etc/zsnap/fanout.toml`.
+//! The command line. Every option in [`Options`] is also a key of `/etc/zsnap/fanout.toml`, except those that concern
+//! one run ([`ONE_RUN`]).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command, or keys in fanout.toml")]
 pub struct Options {
-    /// Configuration file; the options of `zsnap-fanout --help` may be set there [default: /etc/zsnap/fanout.toml]
+    /// Configuration file [default: /etc/zsnap/fanout.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of queue files, with one directory for each sending host
@@ -46,6 +47,12 @@ pub struct Options {
     /// Read back and compare what was written to a dir: destination
     #[arg(long, global = true)]
     pub verify: bool,
+    /// Print status as a JSON array of objects
+    #[arg(long, global = true, help_heading = ONE_RUN)]
+    pub json: bool,
+    /// Report each action on standard error
+    #[arg(long, short, global = true, help_heading = ONE_RUN)]
+    pub verbose: bool,
     /// Niceness of NNCP packets
     #[arg(long, global = true, value_name = "NICE", value_parser = nice, help_heading = ADVANCED)]
     pub nice: Option<String>,
@@ -73,12 +80,6 @@ pub struct Options {
     /// Lock file in the format of dotlockfile, held while files are taken from the spool [default: inside it]
     #[arg(long, global = true, value_name = "FILE", help_heading = ADVANCED)]
     pub dotlock: Option<PathBuf>,
-    /// Print status as a JSON array of objects
-    #[arg(long, global = true, help_heading = ONE_RUN)]
-    pub json: bool,
-    /// Report each action on standard error
-    #[arg(long, short, global = true, help_heading = ONE_RUN)]
-    pub verbose: bool,
 }
 
 /// What to do.

@@ -1,4 +1,5 @@
-//! The command line. Every option is also a key of `/etc/zsnap/ingest.toml`.
+//! The command line. Every option in [`Options`] is also a key of `/etc/zsnap/ingest.toml`, except those that concern
+//! one run ([`ONE_RUN`]).
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -26,7 +27,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command, or keys in ingest.toml")]
 pub struct Options {
-    /// Configuration file; the options below may be set there
+    /// Configuration file [default: /etc/zsnap/ingest.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of queue files, with one directory for each sending host
@@ -38,6 +39,24 @@ pub struct Options {
     /// OpenPGP secret key that decrypts; may be repeated
     #[arg(long = "decryption-key", aliases = ["decryption-keys", "keys"], global = true, value_name = "FILE")]
     pub keys: Vec<PathBuf>,
+    /// Report a waiting file again after this time
+    #[arg(long, global = true, value_name = "TIME", default_value = "7d", value_parser = duration)]
+    pub max_wait: Duration,
+    /// Set a property of received datasets (zfs receive -o); may be repeated
+    #[arg(long, global = true, value_name = "PROPERTY=VALUE")]
+    pub set: Vec<String>,
+    /// Let received datasets inherit a property (zfs receive -x); may be repeated
+    #[arg(long, global = true, value_name = "PROPERTY")]
+    pub exclude: Vec<String>,
+    /// Name of the sending host: for exec as a forced ssh command, and for verify and cat of a renamed file
+    #[arg(long, global = true, value_name = "NAME")]
+    pub host: Option<Host>,
+    /// Print status and plan as a JSON array
+    #[arg(long, global = true, help_heading = ONE_RUN)]
+    pub json: bool,
+    /// Report each action on standard error
+    #[arg(long, short, global = true, help_heading = ONE_RUN)]
+    pub verbose: bool,
     /// Directory of the state [default: /var/lib/zsnap/ingest]
     #[arg(long, global = true, value_name = "DIR", help_heading = ADVANCED)]
     pub state: Option<PathBuf>,
@@ -50,9 +69,6 @@ pub struct Options {
     /// Number of hosts that are processed at the same time
     #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = ADVANCED)]
     pub jobs: u8,
-    /// Report a waiting file again after this time
-    #[arg(long, global = true, value_name = "TIME", default_value = "7d", value_parser = duration)]
-    pub max_wait: Duration,
     /// Messages up to this size are verified in memory, larger ones are read twice
     #[arg(long, global = true, value_name = "SIZE", default_value = "64MiB", value_parser = size, help_heading = ADVANCED)]
     pub verify_buffer: u64,
@@ -74,27 +90,12 @@ pub struct Options {
     /// Kill a receiver that reads nothing for TIME, or does not end within TIME after its last byte
     #[arg(long, global = true, value_name = "TIME", default_value = "6h", value_parser = timeout, help_heading = ADVANCED)]
     pub receive_timeout: Duration,
-    /// Set a property of received datasets (zfs receive -o); may be repeated
-    #[arg(long, global = true, value_name = "PROPERTY=VALUE")]
-    pub set: Vec<String>,
-    /// Let received datasets inherit a property (zfs receive -x); may be repeated
-    #[arg(long, global = true, value_name = "PROPERTY")]
-    pub exclude: Vec<String>,
-    /// Name of the sending host: for exec as a forced ssh command, and for verify and cat of a renamed file
-    #[arg(long, global = true, value_name = "NAME")]
-    pub host: Option<Host>,
     /// The program zfs
     #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "zfs", help_heading = ADVANCED)]
     pub zfs: PathBuf,
     /// The program zpool
     #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "zpool", help_heading = ADVANCED)]
     pub zpool: PathBuf,
-    /// Print status and plan as a JSON array
-    #[arg(long, global = true, help_heading = ONE_RUN)]
-    pub json: bool,
-    /// Report each action on standard error
-    #[arg(long, short, global = true, help_heading = ONE_RUN)]
-    pub verbose: bool,
 }
 
 /// A number from 1.
