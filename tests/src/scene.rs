@@ -188,7 +188,7 @@ impl Scene {
         zsnap_message::keys::keygen(&scene.path("backup"), zsnap_message::keys::Purpose::Encrypt, true).unwrap();
         let root = scene.dir.path().display().to_string();
         scene.write("queue.toml", &format!(
-            "state = \"{root}/queue-state\"\nencrypt-to = [\"{root}/backup.cert\"]\nsigning-key = \"{root}/laptop.key\"\nto = [\"dir:{root}/spool\"]\n"
+            "state = \"{root}/queue-state\"\nencrypt-to = \"{root}/backup.cert\"\nsigning-key = \"{root}/laptop.key\"\nto = [\"dir:{root}/spool\"]\n"
         ));
         scene.write("ingest.toml", &format!(
             "state = \"{root}/ingest-state\"\nincoming = \"{root}/spool\"\ndecryption-key = [\"{root}/backup.key\"]\n\

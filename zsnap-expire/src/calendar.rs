@@ -51,7 +51,7 @@ fn timestamp(seconds: i64) -> Timestamp {
     Timestamp::from_second(clamped).unwrap_or_default()
 }
 
-/// A span of calendar time: `48h`, `15d`, `4w`, `6m` (months), `5y`, and `1y6m`.
+/// A span of calendar time: `48h`, `15d`, `4w`, `6mo` (months), `5y`, and `1y6mo`. The older `m` is a month too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Age {
     /// Years.
@@ -74,7 +74,7 @@ impl Age {
 impl FromStr for Age {
     type Err = String;
     fn from_str(text: &str) -> Result<Age, String> {
-        let wrong = || format!("\"{text}\" is not a length of time; write 48h, 15d, 4w, 6m (months), 5y or 1y6m");
+        let wrong = || format!("\"{text}\" is not a length of time; write 48h, 15d, 4w, 6mo (months), 5y or 1y6mo");
         let mut age = Age::default();
         let mut rest = text;
         while !rest.is_empty() {
@@ -84,16 +84,17 @@ impl FromStr for Age {
             if number > 9_000 * 24 {
                 return Err(wrong());
             }
-            let unit = rest[end..].chars().next().ok_or_else(wrong)?;
+            let after = &rest[end..];
+            let (unit, next) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
             match unit {
-                'y' if number <= 9_000 => age.years = age.years.saturating_add(number),
-                'm' if number <= 100_000 => age.months = age.months.saturating_add(number),
-                'w' => age.days = age.days.saturating_add(7 * number),
-                'd' => age.days = age.days.saturating_add(number),
-                'h' => age.hours = age.hours.saturating_add(number),
+                "y" if number <= 9_000 => age.years = age.years.saturating_add(number),
+                "mo" | "m" if number <= 100_000 => age.months = age.months.saturating_add(number),
+                "w" => age.days = age.days.saturating_add(7 * number),
+                "d" => age.days = age.days.saturating_add(number),
+                "h" => age.hours = age.hours.saturating_add(number),
                 _ => return Err(wrong()),
             }
-            rest = &rest[end + unit.len_utf8()..];
+            rest = next;
         }
         if age == Age::default() { Err(wrong()) } else { Ok(age) }
     }
@@ -101,7 +102,7 @@ impl FromStr for Age {
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, unit) in [(self.years, 'y'), (self.months, 'm')] {
+        for (number, unit) in [(self.years, "y"), (self.months, "mo")] {
             if number > 0 {
                 write!(f, "{number}{unit}")?;
             }
@@ -145,7 +146,7 @@ pub(crate) mod tests {
 
     #[test]
     fn ages_are_parsed_and_printed() {
-        for text in ["48h", "15d", "4w", "6m", "5y", "1y6m", "2y5m7d3h"] {
+        for text in ["48h", "15d", "4w", "6mo", "5y", "1y6mo", "2y5mo7d3h"] {
             assert_eq!(text.parse::<Age>().unwrap().to_string(), text);
         }
         assert_eq!("14d".parse::<Age>().unwrap().to_string(), "2w");
@@ -164,7 +165,7 @@ pub(crate) mod tests {
             ("2026-03-29T10:00:00Z", "1d", "2026-03-28T11:00:00Z"),
             ("2026-10-25T11:00:00Z", "1d", "2026-10-24T10:00:00Z"),
             ("2026-03-29T10:00:00Z", "24h", "2026-03-28T10:00:00Z"),
-            ("2026-03-31T10:00:00Z", "1m", "2026-02-28T11:00:00Z"),
+            ("2026-03-31T10:00:00Z", "1mo", "2026-02-28T11:00:00Z"),
             ("2024-02-29T12:00:00Z", "1y", "2023-02-28T12:00:00Z"),
             ("1970-01-01T00:00:00Z", "1y", "1969-01-01T00:00:00Z"),
         ] {

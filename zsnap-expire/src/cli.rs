@@ -1,17 +1,17 @@
-//! The command line, which includes that of zrep-expire. Every long option is also a key of
-//! `/etc/zsnap/expire.toml`, except those for a single run ([`ONE_RUN`]).
+//! The command line, which includes that of zrep-expire. Every option in [`Options`] is also a key of
+//! `/etc/zsnap/expire.toml`, except those that concern one run ([`ONE_RUN`]).
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use regex::Regex;
 use zsnap_common::cli::findings::CheckOptions;
-use zsnap_common::cli::options::ONE_RUN;
+use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::units::duration;
 
 use crate::brakes::MaxDestroy;
@@ -57,10 +57,25 @@ pub struct Options {
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// N: keep the newest N of each dataset [default: 2, with a file of zrep-expire 5]. RULE: keep what
-    /// the rule says, instead of the configured policies: all=48h, daily=15d, weekly=4w, monthly=6m,
+    /// the rule says, instead of the configured policies: all=48h, daily=15d, weekly=4w, monthly=6mo,
     /// yearly=5y, or with counts last=10, daily=15. May be repeated
     #[arg(short, long, global = true, value_name = "N|RULE")]
     pub keep: Vec<Keep>,
+    /// With --filter: names that have the same first group of REGEX are one dataset, and others stay;
+    /// by default those that have the same text before their last at sign
+    #[arg(long, global = true, value_name = "REGEX")]
+    pub group: Option<Regex>,
+    /// Time zone in which days begin, such as Europe/Berlin or UTC [default: the system's]
+    #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
+    pub timezone: Option<TimeZone>,
+    /// Destroy nothing of a dataset of which more than N, or P% (if it has more than 20 snapshots),
+    /// would be destroyed [default: 50%; with -n, --at or a file of zrep-expire none, with --filter and --at 50%]
+    #[arg(long, global = true, value_name = "N|P%|none")]
+    pub max_destroy: Option<MaxDestroy>,
+    /// Keep the snapshots in this list of zsnap-ingest, whose path zsnap-ingest status --needed-file prints;
+    /// may be repeated, for several pools
+    #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub needed: Vec<PathBuf>,
     /// Destroy nothing; print what a run would do with each snapshot, and why
     #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub noop: bool,
@@ -74,13 +89,6 @@ pub struct Options {
     /// With a file of zrep-expire's second version: all file systems; with --keep RULE: all datasets
     #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub all: bool,
-    /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots
-    /// whose names are TAG_ and 6 hex digits may go
-    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep", value_parser = tag)]
-    pub tags: Vec<String>,
-    /// Ignore the properties of zrep: snapshots of any name may be destroyed, sent or not
-    #[arg(long, global = true)]
-    pub zrep_ignore: bool,
     /// Read lines of NAME, tab and SECONDS-SINCE-1970, print the names that no rule keeps, and destroy nothing
     #[arg(long, global = true, conflicts_with_all = [
         "noop", "all", "json", "timeline", "needed", "no_needed"
@@ -93,30 +101,12 @@ pub struct Options {
     /// With --filter: records end with a zero byte, in and out, not with a newline
     #[arg(short = '0', long, global = true, help_heading = ONE_RUN)]
     pub null: bool,
-    /// With --filter: names that have the same first group of REGEX are one dataset, and others stay;
-    /// by default those that have the same text before their last at sign
-    #[arg(long, global = true, value_name = "REGEX")]
-    pub group: Option<Regex>,
-    /// Time zone in which days begin, such as Europe/Berlin or UTC [default: the system's]
-    #[arg(long, global = true, value_name = "ZONE", value_parser = zone)]
-    pub timezone: Option<TimeZone>,
     /// Print what a run at TIME, such as 2026-12-24T18:00Z, would do with today's snapshots; destroy nothing
     #[arg(long, global = true, value_name = "TIME", value_parser = time, help_heading = ONE_RUN)]
     pub at: Option<Timestamp>,
-    /// Ages in rules count back from the newest snapshot of the dataset, or from now
-    #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"])]
-    pub relative_to: String,
-    /// Destroy nothing of a dataset of which more than N, or P% (if it has more than 20 snapshots),
-    /// would be destroyed [default: 50%; with -n, --at or a file of zrep-expire none, with --filter and --at 50%]
-    #[arg(long, global = true, value_name = "N|P%|none")]
-    pub max_destroy: Option<MaxDestroy>,
     /// Allow this run to exceed --max-destroy
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub force: bool,
-    /// Keep the snapshots in this list of zsnap-ingest, whose path zsnap-ingest status --needed-file prints;
-    /// may be repeated, for several pools
-    #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
-    pub needed: Vec<PathBuf>,
     /// Run without that list, though a policy says received = true
     #[arg(long, global = true, conflicts_with = "needed", help_heading = ONE_RUN)]
     pub no_needed: bool,
@@ -127,20 +117,30 @@ pub struct Options {
     /// Draw a row for each dataset that shows what is kept and destroyed. Add -n to destroy nothing
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub timeline: bool,
+    /// Tags of zrep, separated by commas. With a file of zrep-expire's second version only snapshots
+    /// whose names are TAG_ and 6 hex digits may go
+    #[arg(short, long, global = true, value_name = "TAG", value_delimiter = ',', default_value = "zrep", value_parser = tag, help_heading = ADVANCED)]
+    pub tags: Vec<String>,
+    /// Ignore the properties of zrep: snapshots of any name may be destroyed, sent or not
+    #[arg(long, global = true, help_heading = ADVANCED)]
+    pub zrep_ignore: bool,
+    /// Ages in rules count back from the newest snapshot of the dataset, or from now
+    #[arg(long, global = true, value_name = "newest|now", default_value = "newest", value_parser = ["newest", "now"], help_heading = ADVANCED)]
+    pub relative_to: String,
     /// Directory of the state and the lock [default: /var/lib/zsnap/expire]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = ADVANCED)]
     pub state: Option<PathBuf>,
     /// Lock file in the format of dotlockfile [default: in the state directory]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = ADVANCED)]
     pub dotlock: Option<PathBuf>,
     /// Report a running instance that is older than TIME as an error
-    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = ADVANCED)]
     pub max_run: Duration,
     /// The program zfs
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zfs")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "zfs", help_heading = ADVANCED)]
     pub zfs: PathBuf,
     /// The program zpool
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zpool")]
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "zpool", help_heading = ADVANCED)]
     pub zpool: PathBuf,
 }
 

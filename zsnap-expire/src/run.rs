@@ -5,9 +5,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::Result;
+use clap::CommandFactory;
 use jiff::Timestamp;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::{log, options, trusted};
+use zsnap_common::cli::{log, options, suggest, trusted};
 use zsnap_common::durable::tool_lock;
 use zsnap_common::names::target::check_dataset;
 use zsnap_common::process::zfs::Zfs;
@@ -46,7 +47,10 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
     let Some(scope) = scope(cli, config, &zfs)? else { return Ok(Exit::Done) };
     let everywhere = config.policies().any(|(_, policy)| policy.is_zrep()) && !o.zrep_ignore;
     let tags = if o.zrep_ignore { &[][..] } else { &o.tags[..] };
-    let listing = Listing::take(&zfs, &scope.roots, scope.exact)?;
+    let listing = Listing::take(&zfs, &scope.roots, scope.exact).map_err(|e| match meant(cli) {
+        Some(hint) => e.context(hint),
+        None => e,
+    })?;
     let mut chosen = choose(cli, config, &scope, listing.snapshots()?)?;
     let looked_at: HashSet<&str> = chosen.iter().map(|(dataset, ..)| *dataset).collect();
     let odd = leave_odd_ones(&zfs, &Zrep { tags, everywhere }, &listing, scope.exact, &mut chosen)?;
@@ -70,6 +74,14 @@ pub fn run(cli: &Cli, config: &Config) -> Result<Exit> {
         }
     }
     Ok(if failed { Exit::SomeFailed } else { Exit::Done })
+}
+
+/// Returns which subcommand the user may have meant by the name of a dataset.
+fn meant(cli: &Cli) -> Option<String> {
+    let command = Cli::command();
+    let like = |name: &String| Some((name.clone(), suggest::subcommand(name.as_ref(), &command)?));
+    let (name, meant) = cli.datasets.iter().find_map(like)?;
+    Some(format!("\"{name}\": did you mean the subcommand \"{meant}\"?"))
 }
 
 /// A dataset, its snapshots, and its policy.

@@ -1,11 +1,12 @@
-//! The command line. Every option in [`Options`] is also a key of `/etc/zsnap/fanout.toml`.
+//! The command line. Every option in [`Options`] is also a key of `/etc/zsnap/fanout.toml`, except those that concern
+//! one run ([`ONE_RUN`]).
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use zsnap_common::cli::findings::CheckOptions;
-use zsnap_common::cli::options::ONE_RUN;
+use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::units::{absolute, duration, size};
 use zsnap_common::durable::dest::nice;
 
@@ -28,7 +29,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command, or keys in fanout.toml")]
 pub struct Options {
-    /// Configuration file; the options of `zsnap-fanout --help` may be set there [default: /etc/zsnap/fanout.toml]
+    /// Configuration file [default: /etc/zsnap/fanout.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of queue files, with one directory for each sending host
@@ -47,39 +48,39 @@ pub struct Options {
     /// Read back and compare what was written to a dir: destination
     #[arg(long, global = true)]
     pub verify: bool,
-    /// Niceness of NNCP packets
-    #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
-    pub nice: Option<String>,
-    /// Configuration file of NNCP
-    #[arg(long, global = true, value_name = "FILE", value_parser = absolute)]
-    pub nncp_config: Option<PathBuf>,
-    /// The program nncp-file
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-file")]
-    pub nncp_file_program: PathBuf,
-    /// The program nncp-exec
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-exec")]
-    pub nncp_exec_program: PathBuf,
-    /// The program nncp-stat, which shows what is still in the spool of NNCP
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "nncp-stat")]
-    pub nncp_stat_program: PathBuf,
-    /// Stop a delivery that reads and writes nothing for TIME; the next run tries again; 0: never
-    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = duration)]
-    pub delivery_timeout: Duration,
-    /// Files on fewer than N destinations are scarce; status counts them
-    #[arg(long, global = true, value_name = "N", default_value_t = 2)]
-    pub copies: u64,
-    /// Report a running instance that is older than TIME as an error
-    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
-    pub max_run: Duration,
-    /// Lock file in the format of dotlockfile, held while files are taken from the spool [default: inside it]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub dotlock: Option<PathBuf>,
     /// Print status as a JSON array of objects
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,
     /// Report each action on standard error
     #[arg(long, short, global = true, help_heading = ONE_RUN)]
     pub verbose: bool,
+    /// Niceness of NNCP packets
+    #[arg(long, global = true, value_name = "NICE", value_parser = nice, help_heading = ADVANCED)]
+    pub nice: Option<String>,
+    /// Configuration file of NNCP
+    #[arg(long, global = true, value_name = "FILE", value_parser = absolute, help_heading = ADVANCED)]
+    pub nncp_config: Option<PathBuf>,
+    /// The program nncp-file
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "nncp-file", help_heading = ADVANCED)]
+    pub nncp_file_program: PathBuf,
+    /// The program nncp-exec
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "nncp-exec", help_heading = ADVANCED)]
+    pub nncp_exec_program: PathBuf,
+    /// The program nncp-stat, which shows what is still in the spool of NNCP
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "nncp-stat", help_heading = ADVANCED)]
+    pub nncp_stat_program: PathBuf,
+    /// Stop a delivery that reads and writes nothing for TIME; the next run tries again; 0: never
+    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = duration, help_heading = ADVANCED)]
+    pub delivery_timeout: Duration,
+    /// Files on fewer than N destinations are scarce; status counts them
+    #[arg(long, global = true, value_name = "N", default_value_t = 2, help_heading = ADVANCED)]
+    pub copies: u64,
+    /// Report a running instance that is older than TIME as an error
+    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = ADVANCED)]
+    pub max_run: Duration,
+    /// Lock file in the format of dotlockfile, held while files are taken from the spool [default: inside it]
+    #[arg(long, global = true, value_name = "FILE", help_heading = ADVANCED)]
+    pub dotlock: Option<PathBuf>,
 }
 
 /// What to do.

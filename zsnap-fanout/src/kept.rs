@@ -85,7 +85,7 @@ pub fn requeue(spool: &Spool, drive: &Drive, since: Since, now: u64) -> Result<E
             drive.name
         )));
     }
-    log::info(format_args!("{}: {count} files are sent again by the next run", drive.name));
+    log::outcome(format_args!("{}: the next run delivers {count} files again", drive.name));
     Ok(if failed.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
@@ -112,7 +112,7 @@ pub fn retire(spool: &Spool, name: &str) -> Result<Exit> {
     let to = move_durably(&boxes.dir(name), &spool.state("retired").join(name))?;
     let line = format!("{name} is retired; {waiting} files that it did not get lie in {}", to.display());
     match (waiting, alone) {
-        (0, _) => log::info(line),
+        (0, _) => log::outcome(line),
         (_, 0) => log::warn(format_args!("{line}: remove it when nobody needs them")),
         _ => log::warn(format_args!(
             "{line}; {alone} of them are the only copies here: move these, HOST/FILE, into {}, and the other drives get them",

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
 use zsnap_common::durable::dest::Dest;
 use zsnap_common::durable::dest::dir::{self, MARKER};
 use zsnap_common::durable::publish::{sweep_at, write_durably};
@@ -47,5 +48,6 @@ pub fn init(spool: &Spool, drive: &Drive, same_filesystem: bool) -> Result<Exit>
     }
     // Remove the temporary files of a process that was killed.
     sweep_at(&root, path).or_exit(Exit::Io, "cannot clear up")?;
+    log::outcome(format_args!("{shown} has the mark of {}; the next run delivers to it", drive.name));
     Ok(Exit::Done)
 }

@@ -54,7 +54,9 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
             let text = format!(
                 "{THE_SPOOL}: {e:#}; until this is fixed no new files are taken; waiting files are still delivered"
             );
-            notices.problem_in_words(THE_SPOOL, &text);
+            if notices.problem_in_words(THE_SPOOL, &text) {
+                exit = Exit::of(&e);
+            }
         }
     }
     let drained = drain(&spool, drives);

@@ -1,12 +1,13 @@
-//! The command line. Every option is also a key of `/etc/zsnap/ingest.toml`.
+//! The command line. Every option in [`Options`] is also a key of `/etc/zsnap/ingest.toml`, except those that concern
+//! one run ([`ONE_RUN`]).
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use zsnap_common::cli::findings::CheckOptions;
-use zsnap_common::cli::options::ONE_RUN;
+use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::units::{duration, size};
 use zsnap_common::names::target::{Host, NameError, Target};
 
@@ -27,7 +28,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command, or keys in ingest.toml")]
 pub struct Options {
-    /// Configuration file; the options below may be set there
+    /// Configuration file [default: /etc/zsnap/ingest.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of queue files, with one directory for each sending host
@@ -39,42 +40,9 @@ pub struct Options {
     /// OpenPGP secret key that decrypts; may be repeated
     #[arg(long = "decryption-key", aliases = ["decryption-keys", "keys"], global = true, value_name = "FILE")]
     pub keys: Vec<PathBuf>,
-    /// Directory of the state [default: /var/lib/zsnap/ingest]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// Lock file in the format of dotlockfile [default: beside the state]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub dotlock: Option<PathBuf>,
-    /// Report a running instance that is older than TIME as an error
-    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration)]
-    pub max_run: Duration,
-    /// Number of hosts that are processed at the same time
-    #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub jobs: u8,
     /// Report a waiting file again after this time
     #[arg(long, global = true, value_name = "TIME", default_value = "7d", value_parser = duration)]
     pub max_wait: Duration,
-    /// Messages up to this size are verified in memory, larger ones are read twice
-    #[arg(long, global = true, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
-    pub verify_buffer: u64,
-    /// Largest zstd window, as a power of two
-    #[arg(long, global = true, value_name = "LOG", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
-    pub window_log: u32,
-    /// Decrypt at most N queue files of a host in one run; the next run continues
-    #[arg(long, global = true, value_name = "N", default_value = "10000", value_parser = count)]
-    pub max_files: u64,
-    /// Read at most SIZE of queue files of a host in one run; the next run continues [default: no limit]
-    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
-    pub max_bytes: Option<u64>,
-    /// Largest decompressed stream of a file; a larger one is held [default: no limit]
-    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
-    pub max_size: Option<u64>,
-    /// Hold a file whose decompressed stream exceeds 1 GiB and N times the size of the file
-    #[arg(long, global = true, value_name = "N", default_value = "10000", value_parser = count)]
-    pub max_ratio: u64,
-    /// Kill a receiver that reads nothing for TIME, or does not end within TIME after its last byte
-    #[arg(long, global = true, value_name = "TIME", default_value = "6h", value_parser = timeout)]
-    pub receive_timeout: Duration,
     /// Set a property of received datasets (zfs receive -o); may be repeated
     #[arg(long, global = true, value_name = "PROPERTY=VALUE")]
     pub set: Vec<String>,
@@ -84,18 +52,51 @@ pub struct Options {
     /// Name of the sending host: for exec as a forced ssh command, and for verify and cat of a renamed file
     #[arg(long, global = true, value_name = "NAME")]
     pub host: Option<Host>,
-    /// The program zfs
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zfs")]
-    pub zfs: PathBuf,
-    /// The program zpool
-    #[arg(long, global = true, value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName, default_value = "zpool")]
-    pub zpool: PathBuf,
     /// Print status and plan as a JSON array
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,
     /// Report each action on standard error
     #[arg(long, short, global = true, help_heading = ONE_RUN)]
     pub verbose: bool,
+    /// Directory of the state [default: /var/lib/zsnap/ingest]
+    #[arg(long, global = true, value_name = "DIR", help_heading = ADVANCED)]
+    pub state: Option<PathBuf>,
+    /// Lock file in the format of dotlockfile [default: beside the state]
+    #[arg(long, global = true, value_name = "FILE", help_heading = ADVANCED)]
+    pub dotlock: Option<PathBuf>,
+    /// Report a running instance that is older than TIME as an error
+    #[arg(long, global = true, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = ADVANCED)]
+    pub max_run: Duration,
+    /// Number of hosts that are processed at the same time
+    #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = ADVANCED)]
+    pub jobs: u8,
+    /// Messages up to this size are verified in memory, larger ones are read twice
+    #[arg(long, global = true, value_name = "SIZE", default_value = "64MiB", value_parser = size, help_heading = ADVANCED)]
+    pub verify_buffer: u64,
+    /// Largest zstd window, as a power of two
+    #[arg(long, global = true, value_name = "LOG", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31), help_heading = ADVANCED)]
+    pub window_log: u32,
+    /// Decrypt at most N queue files of a host in one run; the next run continues
+    #[arg(long, global = true, value_name = "N", default_value = "10000", value_parser = count, help_heading = ADVANCED)]
+    pub max_files: u64,
+    /// Read at most SIZE of queue files of a host in one run; the next run continues [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, help_heading = ADVANCED)]
+    pub max_bytes: Option<u64>,
+    /// Largest decompressed stream of a file; a larger one is held [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, help_heading = ADVANCED)]
+    pub max_size: Option<u64>,
+    /// Hold a file whose decompressed stream exceeds 1 GiB and N times the size of the file
+    #[arg(long, global = true, value_name = "N", default_value = "10000", value_parser = count, help_heading = ADVANCED)]
+    pub max_ratio: u64,
+    /// Kill a receiver that reads nothing for TIME, or does not end within TIME after its last byte
+    #[arg(long, global = true, value_name = "TIME", default_value = "6h", value_parser = timeout, help_heading = ADVANCED)]
+    pub receive_timeout: Duration,
+    /// The program zfs
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "zfs", help_heading = ADVANCED)]
+    pub zfs: PathBuf,
+    /// The program zpool
+    #[arg(long, global = true, value_name = "PROGRAM", value_hint = ValueHint::CommandName, default_value = "zpool", help_heading = ADVANCED)]
+    pub zpool: PathBuf,
 }
 
 /// A number from 1.

@@ -36,6 +36,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::log;
 use zsnap_common::cli::options::{self, ConfigFile};
 use zsnap_common::durable::incoming::Incoming;
 use zsnap_message::keys::{self, Purpose};
@@ -50,7 +51,7 @@ pub fn main() -> ExitCode {
 
 fn start() -> Result<Exit> {
     let (cli, tables): (Cli, Tables) = ConfigFile::of("ingest").parse()?;
-    zsnap_common::cli::log::set_verbose(cli.options.verbose);
+    log::set_verbose(cli.options.verbose);
     let options = cli.options;
     match cli.verb.unwrap_or(Verb::Run) {
         Verb::Run => {
@@ -82,6 +83,11 @@ fn start() -> Result<Exit> {
         Verb::Keygen { out, aead } => {
             let fingerprint = keys::keygen(&out, Purpose::Encrypt, aead)?;
             writeln!(std::io::stdout().lock(), "{fingerprint}").or_exit(Exit::Io, "stdout")?;
+            log::outcome(format_args!(
+                "{0}.key is the secret key, to be named by decryption-key here; keep a copy in a safe, copy {0}.cert to the \
+                 machines that are backed up, and list it there as encrypt-to",
+                out.display()
+            ));
             Ok(Exit::Done)
         }
         Verb::Check(asked) => check::check(&options, asked, tables),
@@ -94,15 +100,23 @@ fn retry(options: &Options, all: bool, what: &[String]) -> Result<Exit> {
         return Err(Exit::Usage.error("specify --incoming, or write it into the configuration"));
     };
     let _lock = run::take_lock(&state, options)?;
-    let mut moved = 0;
-    for root in [incoming.clone(), state.join("exec")] {
-        if root.is_dir() {
-            let root = Incoming::open(&root).or_exit(Exit::Io, "--incoming")?;
-            moved += quarantine::retry(&root, all, what)?;
+    let (mut moved, mut exit) = (0, Exit::Done);
+    for root in [incoming.clone(), state.join("exec")].into_iter().filter(|root| root.is_dir()) {
+        let root = Incoming::open(&root).or_exit(Exit::Io, root.display());
+        match root.and_then(|root| quarantine::retry(&root, all, what)) {
+            Ok(count) => moved += count,
+            Err(e) => {
+                log::error(format_args!("{e:#}"));
+                exit = exit.max(Exit::of(&e));
+            }
         }
+    }
+    if exit != Exit::Done {
+        return Ok(exit);
     }
     if moved == 0 && !all {
         return Err(Exit::Data.error(format!("nothing in quarantine is called {}", what.join(" or "))));
     }
+    log::outcome(format_args!("{moved} files were put back; the next run examines them again"));
     Ok(Exit::Done)
 }

@@ -69,6 +69,10 @@ pub fn forget(config: &Config, options: &Options, target: &Target, applied: bool
             return Err(Exit::Usage.error(format!("no command receives {target}; --applied is for commands")));
         };
         settle(command, target, applied)?;
+        log::outcome(match applied {
+            true => format!("{target}: the interrupted file counts as applied; the next run goes on after it"),
+            false => format!("{target}: the next run applies the interrupted file again"),
+        });
         return Ok(Exit::Done);
     }
     let mut forgotten = Vec::new();
@@ -102,6 +106,7 @@ pub fn forget(config: &Config, options: &Options, target: &Target, applied: bool
     }
     let said = writeln!(io::stdout().lock(), "{target}: forgot what was applied to {}", forgotten.join(" and "));
     said.or_exit(Exit::Io, "stdout")?;
+    log::outcome(format!("{target}: the next full stream starts a new chain; queue one, if none waits"));
     Ok(Exit::Done)
 }
 

@@ -1,14 +1,14 @@
-//! The command line of zsnap-queue. Every long option except those of subcommands is also a key of
-//! `/etc/zsnap/queue.toml`. `job.rs` checks which options are required or exclude each other, because
+//! The command line of zsnap-queue. Every option in [`Options`] is also a key of `/etc/zsnap/queue.toml`, except those
+//! that concern one run ([`ONE_RUN`]). `job.rs` checks which options are required or exclude each other, because
 //! subcommands require fewer options than the bare command.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use zsnap_common::cli::findings::CheckOptions;
-use zsnap_common::cli::options::ONE_RUN;
+use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::units;
 use zsnap_common::durable::dest::{Dest, nice};
 use zsnap_common::names::target::Host;
@@ -66,18 +66,21 @@ pub struct Options {
         hide_possible_values = true
     )]
     pub format: Format,
-    /// zstd level; raw and compressed streams use level 1
-    #[arg(long, global = true, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub level: i32,
-    /// Compression threads; 0: as many as the cores and --memory allow
-    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
-    pub threads: u32,
-    /// Memory for compression
-    #[arg(long, global = true, default_value = "256MiB", value_name = "SIZE", value_parser = units::size)]
-    pub memory: u64,
     /// Accept a stream of any bytes, not only of zfs send
     #[arg(long, global = true)]
     pub opaque: bool,
+    /// State file of the producer, which gets a copy as {state}; the copy replaces FILE when the stream is safe
+    #[arg(long, global = true, value_name = "FILE")]
+    pub producer_state: Option<PathBuf>,
+    /// Hide the dataset's name in the file's name
+    #[arg(long, global = true)]
+    pub opaque_names: bool,
+    /// Run transports as USER
+    #[arg(long, global = true, value_name = "USER")]
+    pub user: Option<String>,
+    /// Configuration file [default: /etc/zsnap/queue.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// With --opaque: the stream is complete in itself
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub full: bool,
@@ -87,45 +90,42 @@ pub struct Options {
     /// With --increment: the stream may be received twice without harm
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub overlap: bool,
-    /// State file of the producer, which gets a copy as {state}; the copy replaces FILE when the stream is safe
-    #[arg(long, global = true, value_name = "FILE")]
-    pub producer_state: Option<PathBuf>,
-    /// Exit statuses of the producer that count as success
-    #[arg(long, global = true, value_name = "LIST", value_delimiter = ',', default_value = "0")]
-    pub producer_ok: Vec<i32>,
-    /// Hide the dataset's name in the file's name
-    #[arg(long, global = true)]
-    pub opaque_names: bool,
-    /// Run transports as USER
-    #[arg(long, global = true, value_name = "USER")]
-    pub user: Option<String>,
-    /// Niceness of NNCP packets
-    #[arg(long, global = true, value_name = "NICE", value_parser = nice)]
-    pub nice: Option<String>,
-    /// Configuration file of NNCP
-    #[arg(long, global = true, value_name = "FILE", value_parser = units::absolute)]
-    pub nncp_config: Option<PathBuf>,
-    /// The program nncp-file
-    #[arg(long, global = true, default_value = "nncp-file", value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName)]
-    pub nncp_file_program: PathBuf,
-    /// The program nncp-exec
-    #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM", value_hint = clap::ValueHint::CommandName)]
-    pub nncp_exec_program: PathBuf,
-    /// Stop a delivery that reads and writes nothing for TIME, and leave it to flush; 0: never
-    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = units::duration)]
-    pub delivery_timeout: Duration,
-    /// Directory of the state and the outbox [default: /var/lib/zsnap/queue]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// Configuration file [default: /etc/zsnap/queue.toml]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
     /// Machine-readable output: one JSON object for the queued file, an array for status
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,
     /// Report each action on standard error
     #[arg(short, long, global = true, help_heading = ONE_RUN)]
     pub verbose: bool,
+    /// zstd level; raw and compressed streams use level 1
+    #[arg(long, global = true, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19), help_heading = ADVANCED)]
+    pub level: i32,
+    /// Compression threads; 0: as many as the cores and --memory allow
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = ADVANCED)]
+    pub threads: u32,
+    /// Memory for compression
+    #[arg(long, global = true, default_value = "256MiB", value_name = "SIZE", value_parser = units::size, help_heading = ADVANCED)]
+    pub memory: u64,
+    /// Exit statuses of the producer that count as success
+    #[arg(long, global = true, value_name = "LIST", value_delimiter = ',', default_value = "0", help_heading = ADVANCED)]
+    pub producer_ok: Vec<i32>,
+    /// Niceness of NNCP packets
+    #[arg(long, global = true, value_name = "NICE", value_parser = nice, help_heading = ADVANCED)]
+    pub nice: Option<String>,
+    /// Configuration file of NNCP
+    #[arg(long, global = true, value_name = "FILE", value_parser = units::absolute, help_heading = ADVANCED)]
+    pub nncp_config: Option<PathBuf>,
+    /// The program nncp-file
+    #[arg(long, global = true, default_value = "nncp-file", value_name = "PROGRAM", value_hint = ValueHint::CommandName, help_heading = ADVANCED)]
+    pub nncp_file_program: PathBuf,
+    /// The program nncp-exec
+    #[arg(long, global = true, default_value = "nncp-exec", value_name = "PROGRAM", value_hint = ValueHint::CommandName, help_heading = ADVANCED)]
+    pub nncp_exec_program: PathBuf,
+    /// Stop a delivery that reads and writes nothing for TIME, and leave it to flush; 0: never
+    #[arg(long, global = true, value_name = "TIME", default_value = "1h", value_parser = units::duration, help_heading = ADVANCED)]
+    pub delivery_timeout: Duration,
+    /// Directory of the state and the outbox [default: /var/lib/zsnap/queue]
+    #[arg(long, global = true, value_name = "DIR", help_heading = ADVANCED)]
+    pub state: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

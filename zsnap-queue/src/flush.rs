@@ -6,12 +6,13 @@ use std::path::Path;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::options;
+use zsnap_common::names::target::Target;
 
 use crate::cli::Options;
 use crate::delivery;
 use crate::job;
 use crate::recover::recover;
-use crate::state::{self, CommitError, Locked, State};
+use crate::state::{self, CommitError, State};
 
 /// Finishes what crashes left, and delivers what waits in every outbox.
 pub fn flush(o: &Options) -> anyhow::Result<Exit> {
@@ -27,7 +28,10 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     });
     let boxes = state::outboxes(&dir);
     let transport = job::transport(o);
-    let destinations = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
+    let destinations = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport).or_else(|e| {
+        let worst = exit.max(Exit::of(&e));
+        Err(e).or_exit(worst, "nothing was delivered")
+    })?;
     let outcomes = delivery::deliver(&boxes, destinations, false);
     if outcomes.iter().any(|o| o.reported && o.destination.configured) {
         exit = exit.max(Exit::SomeFailed);
@@ -58,20 +62,24 @@ pub fn adopt(o: &Options, targets: &[OsString], now: u64) -> anyhow::Result<Exit
     let targets: Vec<_> =
         targets.iter().map(|operand| job::lenient(operand, o.strip.as_deref())).collect::<anyhow::Result<_>>()?;
     let state = State::open(&options::state_dir(o.state.as_deref(), "queue")?, now)?;
+    let mut exit = Exit::Done;
     for target in &targets {
-        let Some(dataset) = state.try_lock(target)? else {
-            return Err(
-                Exit::TryAgain.error(format!("another zsnap-queue works on {target}: run again when it has ended"))
-            );
-        };
-        adopt_one(&dataset)?;
-        log::info(format_args!("{target}: the next incremental will be accepted"));
+        match adopt_one(&state, target) {
+            Ok(()) => log::outcome(format_args!("{target}: the next incremental is accepted whatever its base")),
+            Err(e) => {
+                log::error(format_args!("{target}: {e:#}"));
+                exit = exit.max(Exit::of(&e));
+            }
+        }
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
-fn adopt_one(dataset: &Locked<'_>) -> anyhow::Result<()> {
-    let mut state = recover(dataset)?;
+fn adopt_one(state: &State, target: &Target) -> anyhow::Result<()> {
+    let Some(dataset) = state.try_lock(target)? else {
+        return Err(Exit::TryAgain.error("another zsnap-queue works on it: run again when it has ended"));
+    };
+    let mut state = recover(&dataset)?;
     state.chain.adopted = true;
     dataset.commit(&state).map_err(CommitError::into_inner)
 }

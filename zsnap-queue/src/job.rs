@@ -3,7 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use clap::CommandFactory;
 use zsnap_common::cli::exit::Exit;
+use zsnap_common::cli::suggest;
 use zsnap_common::durable::dest::{self, Dest, Transport};
 use zsnap_common::names::target::Target;
 
@@ -45,6 +47,10 @@ impl Job {
         let Some(operand) = &cli.target else {
             return usage("name the stream: zsnap-queue HOST/DATASET (see zsnap-queue --help)");
         };
+        if let Some(meant) = suggest::subcommand(operand, &Cli::command()) {
+            let word = operand.to_string_lossy();
+            return usage(&format!("\"{word}\" is not HOST/DATASET; did you mean the subcommand \"{meant}\"?"));
+        }
         let target = if o.opaque { lenient(operand, o.strip.as_deref()) } else { strict(operand, o.strip.as_deref()) }?;
         if o.encrypt_to.is_empty() {
             return usage("--encrypt-to is missing: whose certificate is the file encrypted to?");

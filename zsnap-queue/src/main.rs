@@ -56,6 +56,12 @@ fn run() -> anyhow::Result<Exit> {
         Command::Keygen(new) => {
             let fingerprint = keys::keygen(&new.out, Purpose::Sign(&new.host), new.aead)?;
             writeln!(std::io::stdout(), "{fingerprint}").or_exit(Exit::Io, "standard output")?;
+            log::outcome(format_args!(
+                "{0}.key is the secret key, to be named by signing-key here; copy {0}.cert to the backup server, and \
+                 list it there as signers of [hosts.{1}]",
+                new.out.display(),
+                new.host
+            ));
             Ok(Exit::Done)
         }
     }

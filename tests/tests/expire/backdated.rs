@@ -5,7 +5,7 @@ use zsnap_tests::expirer::{DAY, Expirer, NOON};
 
 const HOUR: u64 = 3600;
 const MIDNIGHT: u64 = NOON - 12 * HOUR;
-const KEEP: [&str; 9] = ["-a", "-k", "all=48h", "-k", "daily=15d", "-k", "weekly=4w", "-k", "monthly=6m"];
+const KEEP: [&str; 9] = ["-a", "-k", "all=48h", "-k", "daily=15d", "-k", "weekly=4w", "-k", "monthly=6mo"];
 
 /// Names and dates of snapshots, in the order in which the pool makes them.
 type Made = Vec<(String, u64)>;

@@ -381,7 +381,7 @@ fn assert_difference(
 fn a_month_before_the_31st_is_the_last_day_of_a_shorter_month() {
     if have("restic") {
         let all = ["2026-02-27T12:00", "2026-03-01T12:00", "2026-03-02T12:00", "2026-03-31T10:00"];
-        assert_difference("Europe/Berlin", &all, &["all=1m"], &all[1..], &all[3..]);
+        assert_difference("Europe/Berlin", &all, &["all=1mo"], &all[1..], &all[3..]);
         let all = ["2023-02-28T13:00", "2023-03-01T11:00", "2024-02-29T12:00"];
         assert_difference("Europe/Berlin", &all, &["all=1y"], &all, &all[2..]);
     }

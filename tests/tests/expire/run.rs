@@ -306,11 +306,17 @@ fn configuration_errors_are_reported_with_line_and_remedy() {
     e.expire(&["--keep", "sometimes"]).expect(2).says("is not a rule");
     // A dataset has the name of a command.
     e.expire(&["-a", RULES, "--", "check"]).expect(69).says("check");
+    e.expire(&["-a", RULES, "chekc"]).expect(69).says("did you mean the subcommand \"check\"?").says("chekc is absent");
+    let ran = e.expire(&["-a", RULES, "nonsense"]).expect(69).says("nonsense is absent");
+    assert!(!ran.err.contains("did you mean"), "{}", ran.err);
     assert!(e.prints(0, &["-a", RULES, "check"]).contains("**: daily=3, and the newest 2"));
     for glob in ["", "tank/", "tank/a@*"] {
         e.scene.write("expire.toml", &format!("[policy.\"{glob}\"]\nkeep = [\"last=1\"]\n"));
         e.expire(&["check"]).expect(78).prints("is for no dataset");
     }
+    // A count may be a number or a string.
+    e.scene.write("expire.toml", "[policy.\"**\"]\nkeep = [\"last=1\"]\nnewest = \"3\"\nmax-destroy = 7\n");
+    assert!(e.prints(0, &["check"]).contains("**: last=1, and the newest 3"));
     e.scene.write("expire.toml", "");
     // An unknown zone must not be treated as UTC.
     for zone in ["Europe/Berln", "CET-1CEST"] {

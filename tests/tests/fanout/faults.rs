@@ -91,7 +91,7 @@ fn a_spool_that_is_full_or_cannot_be_locked_is_still_drained_as_root() {
     let fill = fs::write(spooler.path("spool/somebody's"), vec![1; 1 << 20]);
     assert_eq!(fill.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     away(false);
-    let ran = spooler.fanout(&[]).expect(1);
+    let ran = spooler.fanout(&[]).expect(73);
     one_line(&ran, &["the spool: ", "lock.dotlock: No space left", "until this is fixed no new files are taken"]);
     assert_eq!((spooler.on("disk1"), spooler.waiting("disk1").len()), (names([&one]), 0));
     fs::remove_file(spooler.path("spool/somebody's")).unwrap();
@@ -104,7 +104,7 @@ fn a_spool_that_is_full_or_cannot_be_locked_is_still_drained_as_root() {
     away(false);
     let four = spooler.put("laptop/a", 4, "x");
     let dotlock = ["--dotlock", "/nonexistent/x"];
-    one_line(&spooler.fanout(&dotlock).expect(1), &["the spool: /nonexistent: No such file"]);
+    one_line(&spooler.fanout(&dotlock).expect(78), &["the spool: /nonexistent: No such file"]);
     assert_eq!(spooler.fanout(&dotlock).expect(0).err, "");
     assert_eq!(spooler.on("disk1"), names([&one, &two, &three]));
     spooler.silent_run();

@@ -284,8 +284,8 @@ fn max_age_of_status_limits_the_age_of_each_target() {
     scene.ingest(&[]).expect(0);
     is_late(&[], false);
     is_late(&["--max-age", "2h"], false);
-    is_late(&["--max-age", "30m"], true);
-    is_late(&["--max-age", "30m", "other"], false);
+    is_late(&["--max-age", "30min"], true);
+    is_late(&["--max-age", "30min", "other"], false);
     is_late(&["--max-age", "2h", "laptop/etc"], false);
     is_late(&["--max-age", "2h", "laptop"], false);
     // A target that is named in the arguments is expected to exist.
@@ -303,12 +303,12 @@ fn max_age_of_a_hosts_table_limits_the_age_of_its_targets() {
     scene.ingest(&[]).expect(0);
     let late = |status: i32| rows(&scene, &["status"], status).0;
     late(0);
-    scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\nmax-age = \"30m\"\n");
+    scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\nmax-age = \"30min\"\n");
     let all = late(1);
     let remedy = all["laptop/etc"]["remedy"].as_str().unwrap();
     assert!(remedy.contains("see whether laptop still sends it"), "{remedy}");
     rows(&scene, &["status", "--max-age", "2h"], 0);
-    scene.edit("ingest.toml", "\"30m\"", "\"2h\"");
+    scene.edit("ingest.toml", "\"30min\"", "\"2h\"");
     late(0);
     // A file that has not been applied for longer than max-age is late.
     deliver(&scene, &incremental("laptop/etc", ago(60), ago(70)));

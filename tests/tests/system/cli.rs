@@ -113,7 +113,7 @@ fn a_stream_of_five_thousand_snapshots_is_queued_and_opened() {
 fn a_key_that_concerns_one_run_is_obeyed_and_reported() {
     let scene = Scene::new();
     assert_eq!(scene.queue(&["check"], b"").expect(0).err, "");
-    scene.edit("queue.toml", "to = [", "opaque = true\nfull = true\nincrement = false\njson = true\nto = [");
+    scene.edit("queue.toml", "\nto = [", "\nopaque = true\nfull = true\nincrement = false\njson = true\nto = [");
     let ran = scene.queue(&["laptop/etc"], b"hello").expect(0);
     let place = scene.path("queue.toml").display().to_string();
     let warning = |line: usize, key: &str| {
@@ -438,7 +438,7 @@ fn check_means_the_same_in_all_tools() {
                 &|| {
                     scene.edit(
                         "queue.toml",
-                        &format!("signer-file = {:?}", scene.path("laptop.key")),
+                        &format!("signing-key = {:?}", scene.path("laptop.key")),
                         "unsigned = true",
                     )
                 },
@@ -536,4 +536,76 @@ fn check_means_the_same_in_all_tools() {
         failed.0();
         check(78, "fail", failed.1);
     }
+}
+
+/// What a tool prints on a terminal.
+fn on_terminal(mut command: Command, status: i32) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let line: String = words.map(|word| format!("'{}' ", word.to_str().unwrap())).collect();
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    script.current_dir(command.current_dir("/").get_current_dir().unwrap());
+    String::from_utf8(run(&mut script, b"").expect(status).out).unwrap()
+}
+
+#[test]
+fn a_subcommand_that_changes_something_says_so_on_a_terminal() {
+    if !have("script") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.write("fanout.toml", "spool = \"spool\"\nkeep = \"7d\"\n[to.disk1]\ndest = \"dir:DISK\"\n");
+    scene.edit("fanout.toml", "DISK", &scene.path("disk1").display().to_string());
+    fs::create_dir(scene.path("disk1")).unwrap();
+    let fanout = |args: &[&str]| {
+        let mut command = tool("zsnap-fanout", &scene.path("fanout.toml"));
+        command.args(args);
+        command
+    };
+    let base = |name: &str| scene.path(name).display().to_string();
+    let says = |command: Command, parts: &[&str]| {
+        let out = on_terminal(command, 0);
+        assert!(parts.iter().all(|part| out.contains(part)), "{parts:?}: {out}");
+    };
+    says(
+        scene.queue_command(["keygen", "--host", "new", "--out", &base("new")]),
+        &["new.key is the secret key", "copy ", "new.cert to the backup server", "signers of [hosts.new]"],
+    );
+    says(scene.ingest_command(["keygen", "--out", &base("more")]), &["more.cert to the machines", "encrypt-to"]);
+    says(scene.queue_command(["adopt", "laptop/tank"]), &["laptop/tank: the next incremental is accepted"]);
+    says(fanout(&["init", "--same-filesystem", "disk1"]), &["disk1 has the mark of disk1; the next run delivers"]);
+    scene.queue(&["--opaque", "--full", "laptop/etc"], b"hello").expect(0);
+    run(&mut fanout(&[]), b"").expect(0);
+    says(fanout(&["requeue", "disk1", "--since", "3d"]), &["disk1: the next run delivers 1 files again"]);
+    run(&mut fanout(&[]), b"").expect(0);
+    scene.edit("fanout.toml", "[to.disk1]", "[to.disk2]");
+    says(fanout(&["retire", "disk1"]), &["disk1 is retired; 0 files"]);
+    says(scene.ingest_command(["forget", "laptop/etc"]), &["forgot what was applied", "the next full stream starts"]);
+    says(scene.ingest_command(["retry", "--all"]), &["0 files were put back; the next run"]);
+    // Without a terminal, there is nothing for cron to mail.
+    assert_eq!(scene.ingest(&["retry", "--all"]).expect(0).err, "");
+    assert_eq!(scene.ingest(&["forget", "laptop/etc"]).expect(0).err, "");
+}
+
+#[test]
+fn a_misspelt_subcommand_is_recognised() {
+    let scene = Scene::new();
+    let queue = |args: &[&str]| scene.queue(args, b"").expect(2);
+    one_line(&queue(&["flsh"]).says("\"flsh\" is not HOST/DATASET; did you mean the subcommand \"flush\"?"));
+    queue(&["adpot", "laptop/etc"]).says("a similar subcommand exists: 'adopt'");
+    assert!(!queue(&["nonsense"]).err.contains("did you mean"));
+    scene.ingest(&["stauts"]).expect(2).says("a similar subcommand exists: 'status'");
+    scene.write("fanout.toml", "");
+    run(tool("zsnap-fanout", &scene.path("fanout.toml")).arg("retier"), b"").expect(2).says("'retire'");
+}
+
+#[test]
+fn adopt_goes_on_after_a_failure_and_ends_with_the_worst() {
+    let scene = Scene::new();
+    let adopt = |names: &[&str]| scene.queue(&[&["adopt"], names].concat(), b"");
+    adopt(&["laptop/a"]).expect(0);
+    scene.write("queue-state/datasets/laptop/a/state.json", "damaged");
+    let ran = adopt(&["laptop/a", "laptop/b"]).expect(75);
+    one_line(&ran.says("laptop/a: "));
+    scene.queue(&["laptop/b"], &sample("incr-i-s1-s2.zfs")).expect(0);
 }

@@ -2,7 +2,7 @@
 //! one line of printable ASCII, because file names and the output of children are untrusted text.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -38,26 +38,31 @@ pub fn set_verbose(verbose: bool) {
 
 /// Logs a failure, to syslog as `err` and to stderr.
 pub fn error(m: impl Display) {
-    emit(Severity::LOG_ERR, None, &m.to_string());
+    emit(Line::new(Severity::LOG_ERR, None, &m.to_string()));
 }
 
 /// Logs something that needs attention, to syslog as `warning` and to stderr.
 pub fn warn(m: impl Display) {
-    emit(Severity::LOG_WARNING, None, &m.to_string());
+    emit(Line::new(Severity::LOG_WARNING, None, &m.to_string()));
 }
 
 /// Logs what happened, to syslog as `info`, and to stderr only if verbose.
 pub fn info(m: impl Display) {
-    emit(Severity::LOG_INFO, None, &m.to_string());
+    emit(Line::new(Severity::LOG_INFO, None, &m.to_string()));
+}
+
+/// Logs what a subcommand has changed, and what the user does next. It is info, and is also shown on a terminal.
+pub fn outcome(m: impl Display) {
+    let shown = io::stderr().is_terminal();
+    emit(Line { shown, ..Line::new(Severity::LOG_INFO, None, &m.to_string()) });
 }
 
 /// Logs a line that a child wrote to its stderr, as [`info`], tagged `zsnap-ingest[pid/zfs]` in syslog.
 pub fn child_line(program: &str, line: &[u8]) {
-    emit(Severity::LOG_INFO, Some(program), &escape_bytes(line));
+    emit(Line::new(Severity::LOG_INFO, Some(program), &escape_bytes(line)));
 }
 
-fn emit(severity: Severity, child: Option<&str>, message: &str) {
-    let line = Line { severity, child: child.map(escape), text: escape(message) };
+fn emit(line: Line) {
     let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
     log.tell_syslog(&line);
     crate::cli::progress::aside(|| log.tell_stderr(&line, &mut io::stderr()));
@@ -68,11 +73,19 @@ struct Line {
     severity: Severity,
     child: Option<String>,
     text: String,
+    /// Whether info goes to stderr, too.
+    shown: bool,
+}
+
+impl Line {
+    fn new(severity: Severity, child: Option<&str>, message: &str) -> Line {
+        Line { severity, child: child.map(escape), text: escape(message), shown: false }
+    }
 }
 
 impl Log {
     fn tell_stderr(&self, line: &Line, stderr: &mut dyn Write) {
-        if matches!(line.severity, Severity::LOG_INFO) && !self.verbose {
+        if matches!(line.severity, Severity::LOG_INFO) && !self.verbose && !line.shown {
             return;
         }
         let child = line.child.as_ref().map(|child| format!("[{child}]")).unwrap_or_default();
@@ -152,10 +165,6 @@ mod tests {
         Log { tool: "zsnap-ingest", verbose, syslog: Some(syslog) }
     }
 
-    fn line(severity: Severity, child: Option<&str>, text: &str) -> Line {
-        Line { severity, child: child.map(escape), text: escape(text) }
-    }
-
     fn receive(daemon: &UnixDatagram) -> String {
         let mut buffer = [0; 4096];
         let n = daemon.recv(&mut buffer).unwrap();
@@ -170,19 +179,19 @@ mod tests {
         let mut log = log(false, socket.clone());
         let pid = std::process::id();
 
-        log.tell_syslog(&line(Severity::LOG_INFO, Some("zfs"), "cannot\nreceive"));
+        log.tell_syslog(&Line::new(Severity::LOG_INFO, Some("zfs"), "cannot\nreceive"));
         let text = receive(&daemon);
         // <30>Nov 22 10:11:12 TAG: daemon.info, and the time in 15 columns.
         assert!(text.starts_with("<30>") && text.as_bytes()[19] == b' ', "{text}");
         assert_eq!(text[20..], format!("zsnap-ingest[{pid}/zfs]: cannot\\nreceive"));
-        log.tell_syslog(&line(Severity::LOG_ERR, None, "x"));
+        log.tell_syslog(&Line::new(Severity::LOG_ERR, None, "x"));
         assert!(receive(&daemon).starts_with("<27>"));
 
         // The daemon is restarted: the next line is not lost.
         drop(daemon);
         std::fs::remove_file(&socket).unwrap();
         let daemon = UnixDatagram::bind(&socket).unwrap();
-        log.tell_syslog(&line(Severity::LOG_WARNING, None, "again"));
+        log.tell_syslog(&Line::new(Severity::LOG_WARNING, None, "again"));
         assert!(receive(&daemon).ends_with(&format!("zsnap-ingest[{pid}]: again")));
     }
 
@@ -190,13 +199,13 @@ mod tests {
     fn an_absent_or_hanging_syslog_does_not_block_logging() {
         let dir = tempfile::tempdir().unwrap();
         let mut gone = log(false, dir.path().join("none"));
-        gone.tell_syslog(&line(Severity::LOG_ERR, None, "x"));
+        gone.tell_syslog(&Line::new(Severity::LOG_ERR, None, "x"));
         let socket = dir.path().join("log");
         let _hangs = UnixDatagram::bind(&socket).unwrap();
         let mut hangs = log(false, socket);
         // The kernel buffers only a few datagrams; the others cause one pause.
         for _ in 0..2000 {
-            hangs.tell_syslog(&line(Severity::LOG_INFO, None, "x"));
+            hangs.tell_syslog(&Line::new(Severity::LOG_INFO, None, "x"));
         }
         assert!(hangs.syslog.unwrap().not_before.is_some());
     }
@@ -205,7 +214,7 @@ mod tests {
     fn stderr_gets_information_only_with_verbose() {
         let printed = |verbose, severity, child| {
             let mut stderr = Vec::new();
-            log(verbose, PathBuf::new()).tell_stderr(&line(severity, child, "m"), &mut stderr);
+            log(verbose, PathBuf::new()).tell_stderr(&Line::new(severity, child, "m"), &mut stderr);
             String::from_utf8(stderr).unwrap()
         };
         assert_eq!(printed(false, Severity::LOG_ERR, None), "zsnap-ingest: m\n");
@@ -213,13 +222,17 @@ mod tests {
         assert_eq!(printed(false, Severity::LOG_INFO, None), "");
         assert_eq!(printed(true, Severity::LOG_INFO, Some("zfs")), "zsnap-ingest[zfs]: m\n");
         assert_eq!(printed(false, Severity::LOG_INFO, Some("zfs")), "");
+        let mut stderr = Vec::new();
+        let shown = Line { shown: true, ..Line::new(Severity::LOG_INFO, None, "m") };
+        log(false, PathBuf::new()).tell_stderr(&shown, &mut stderr);
+        assert_eq!(stderr, b"zsnap-ingest: m\n");
     }
 
     #[test]
     fn a_closed_stderr_does_not_panic() {
         let (reader, mut writer) = std::os::unix::net::UnixStream::pair().unwrap();
         drop(reader);
-        log(true, PathBuf::new()).tell_stderr(&line(Severity::LOG_ERR, None, "m"), &mut writer);
+        log(true, PathBuf::new()).tell_stderr(&Line::new(Severity::LOG_ERR, None, "m"), &mut writer);
     }
 
     #[test]

@@ -8,11 +8,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::{CommandFactory, FromArgMatches};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde::de::DeserializeOwned;
 
 use crate::cli::exit::{Exit, OrExit};
-use crate::cli::{log, trusted};
+use crate::cli::{log, suggest, trusted};
 use document::Document;
 
 mod document;
@@ -91,9 +92,19 @@ impl ConfigFile {
         args.splice(1..1, additions.inserted.iter().map(|insert| insert.argument.clone()));
         let mut matches = C::command()
             .try_get_matches_from(args)
-            .map_err(|e| document.blamed(&additions.inserted, &e).unwrap_or_else(|| e.into()))?;
+            .map_err(|e| document.blamed(&additions.inserted, &e).unwrap_or_else(|| hinted(e, &command, &given)))?;
         Ok((C::from_arg_matches_mut(&mut matches)?, tables, additions.warnings))
     }
+}
+
+/// Adds to a usage error the subcommand that the first operand may have been meant to be.
+fn hinted(mut error: clap::Error, command: &Command, given: &ArgMatches) -> anyhow::Error {
+    let raw = |arg: &Arg| given.try_get_raw(arg.get_id().as_str()).ok().flatten()?.next();
+    let operand = command.get_positionals().find_map(raw);
+    if let Some(meant) = operand.and_then(|operand| suggest::subcommand(operand, command)) {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![meant.to_owned()]));
+    }
+    error.into()
 }
 
 /// Reads a configuration file. It must be trusted, because it names programs, keys and commands.

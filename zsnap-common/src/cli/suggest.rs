@@ -1,5 +1,9 @@
 //! "Did you mean": finds the known word that a misspelt one most resembles.
 
+use std::ffi::OsStr;
+
+use clap::Command;
+
 /// How similar two words must be, from 0 to 1.
 const SIMILAR: f64 = 0.8;
 
@@ -9,6 +13,12 @@ pub fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let rated = known.into_iter().map(|known| (strsim::jaro(&word, known), known));
     let best = rated.filter(|(similarity, _)| *similarity > SIMILAR).max_by(|(a, _), (b, _)| a.total_cmp(b));
     best.map(|(_, known)| known)
+}
+
+/// Returns the subcommand that a user may have meant by an operand, which clap cannot know to be one.
+pub fn subcommand<'a>(operand: &OsStr, command: &'a Command) -> Option<&'a str> {
+    let word = operand.to_str().filter(|word| !word.contains('/'))?;
+    closest(word, command.get_subcommands().map(Command::get_name))
 }
 
 #[cfg(test)]

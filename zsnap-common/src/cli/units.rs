@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-/// Parses a duration with its unit: `7d`, `36h`, `90m`, `2w`, `30s`. A day has 24 hours.
+/// Parses a duration with its unit: `7d`, `36h`, `90min`, `2w`, `30s`. A day has 24 hours. The older `m` is a
+/// minute here, and a month in the rules of zsnap-expire.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("\"{text}\" is not a duration; write 7d, 36h or 90m");
+    let wrong = || format!("\"{text}\" is not a duration; write 7d, 36h or 90min");
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -63,9 +64,16 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_have_units() {
-        for (text, seconds) in
-            [("0", 0), ("7d", 604_800), ("36h", 129_600), ("90m", 5400), ("2w", 1_209_600), ("30s", 30)]
-        {
+        for (text, seconds) in [
+            ("0", 0),
+            ("7d", 604_800),
+            ("36h", 129_600),
+            ("90min", 5400),
+            ("90m", 5400),
+            ("1h30min", 5400),
+            ("2w", 1_209_600),
+            ("30s", 30),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         for bad in ["", "7", "d", "-1d", "1mo", "x"] {

@@ -63,7 +63,7 @@ impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let age = match (self.max_age.get_years(), self.max_age.get_months()) {
             (0, 0) => length(self.max_age.get_seconds()),
-            (0, months) => format!("{months}months"),
+            (0, months) => format!("{months}mo"),
             (years, _) => format!("{years}y"),
         };
         write!(f, "{age}:{}", length(self.interval))
@@ -78,8 +78,8 @@ enum Unit {
     Fixed(i64),
 }
 
-/// Parses a length of time such as `8 days` or `8d`. `a day` is not accepted, nor is `6m`, which means six months
-/// in native rules.
+/// Parses a length of time such as `8 days` or `8d`. `a day` is not accepted, nor is `6m`, which could be
+/// minutes or months.
 fn amount(text: &str) -> Result<(i64, Unit), String> {
     let text = text.trim();
     let wrong =

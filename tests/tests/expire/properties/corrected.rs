@@ -93,7 +93,7 @@ proptest! {
 #[test]
 fn a_clock_that_was_days_ahead_and_is_corrected_needs_no_operator() {
     for rules in [
-        "all=48h daily=15d weekly=4w monthly=6m",
+        "all=48h daily=15d weekly=4w monthly=6mo",
         "daily=15d",
         "hourly=48 daily=15 weekly=4",
         "last=30 daily=unlimited",

@@ -106,7 +106,8 @@ fn a_back_dated_snapshot_changes_no_other_native_verdict() {
 
 #[test]
 fn native_rules_are_parsed_and_printed() {
-    for text in ["all=48h", "last=10", "hourly=24", "daily=15d", "weekly=4w", "monthly=6m", "yearly=5y", "yearly=1y6m"]
+    for text in
+        ["all=48h", "last=10", "hourly=24", "daily=15d", "weekly=4w", "monthly=6mo", "yearly=5y", "yearly=1y6mo"]
     {
         assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
     }
