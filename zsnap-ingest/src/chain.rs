@@ -1,11 +1,30 @@
-//! The status of a target: what arrived last, what waits, the worst state of its files, and what to do.
+//! The status of each target: what arrived last, what waits, the worst state of its files, and what to do. It uses the
+//! same data as a run, but decrypts nothing.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
-use zsnap_common::cli::report;
+use anyhow::Result;
+use zsnap_common::cli::exit::{Exit, OrExit};
 
-use crate::known::Entry;
-use crate::plan::State;
+use zsnap_common::cli::report;
+use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::names::queue_name::{Entry as Name, Label, QueueName, classify};
+use zsnap_common::names::shell::quoted;
+use zsnap_common::names::target::Host;
+
+use crate::config::Config;
+use crate::host::HostRun;
+use crate::inbox::INCOMING;
+use crate::known::{Entry, Knowledge};
+use crate::plan::{Applied, Past, State};
+use crate::pool::Pool;
+use crate::shared::Shared;
+use crate::{beside, journal, quarantine, run};
+
+const INCOMING_AWAY: &str = "the incoming directory is absent";
 
 /// The status of one target, or of a host that has none.
 #[derive(Debug, Default)]
@@ -61,6 +80,166 @@ impl Chain {
         let times = [self.newest, self.came, self.oldest];
         times.into_iter().flatten().find(|&time| report::ago(time, now).is_none())
     }
+}
+
+/// Collects the rows by HOST/DATASET, by `HOST/~DIGEST` if only the sender knows the dataset, and by `HOST/-` for a
+/// host without any.
+pub fn gather(shared: &Shared<'_>) -> Result<BTreeMap<String, Chain>> {
+    let config = shared.config;
+    let mut rows = BTreeMap::new();
+    let mut hosts = run::survey(shared)?;
+    if let Some(pool) = &shared.pool {
+        from_journals(config, pool, &mut rows)?;
+        for host in pool.hosts() {
+            if !hosts.iter().any(|run| *run.host() == host) {
+                hosts.push(HostRun::open(shared, host, Vec::new(), false)?);
+            }
+        }
+    }
+    for host in &mut hosts {
+        if let Err(e) = received(host, &mut rows) {
+            shared.passed(host.host(), e)?;
+        }
+    }
+    for table in &config.commands {
+        match beside::read(&table.target) {
+            Ok(all) => {
+                for (name, applied) in all {
+                    let row: &mut Chain = rows.entry(name).or_default();
+                    let done = if applied.applying { applied.before.as_deref() } else { Some(&applied) };
+                    row.newest = row.newest.max(done.map(Applied::made));
+                }
+            }
+            Err(e) => shared.passed(table.target.display(), e)?,
+        }
+    }
+    for host in &mut hosts {
+        if let Err(e) = pending(shared, host, &mut rows) {
+            shared.passed(host.host(), e)?;
+        }
+    }
+    for root in config.incoming.iter().map(|path| path.as_path()).chain([config.state.join("exec").as_path()]) {
+        in_quarantine(root, &mut rows)?;
+    }
+    hosts.iter().for_each(|host| as_a_whole(shared, host, &mut rows));
+    Ok(rows)
+}
+
+/// Adds the datasets in the journals of a pool: those that are on the pool replace them.
+fn from_journals(config: &Config, pool: &Pool<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
+    for (name, path) in journal::of_pool(&config.state, pool.guid)? {
+        // `forget` empties the journal. The file name of a long dataset's journal does not contain the dataset; the
+        // pool shows it.
+        let forgotten = journal::read::<Past>(&path).is_ok_and(|past| past.is_none_or(|p| p.committed.is_empty()));
+        if !forgotten && !name.contains('~') {
+            let forget = format!("zsnap-ingest forget {}", quoted(&name));
+            let remedy = format!("is not on the pool any more; to forget it: {forget}");
+            rows.insert(name, Chain { state: State::Gone, remedy, ..Chain::default() });
+        }
+    }
+    Ok(())
+}
+
+/// Adds what is known of a host and not of a single chain.
+fn as_a_whole(shared: &Shared<'_>, host: &HostRun<'_>, rows: &mut BTreeMap<String, Chain>) {
+    let (name, inbox) = (host.host(), host.inbox());
+    let is_configured = shared.config.hosts.contains_key(name);
+    if is_configured && !rows.keys().any(|row| host_of(row) == name.as_str()) {
+        let last_came = inbox.last_came();
+        let row = rows.entry(format!("{name}/-")).or_default();
+        row.came = Some(last_came);
+        let known = last_came != shared.seconds();
+        let since = if known { format!("since {}", report::time(last_came)) } else { "yet".into() };
+        let state = shared.away().map_or(State::Ok, |away| away.state());
+        row.is(state, format!("nothing came {since}"));
+    }
+    if inbox.beyond() > 0 {
+        let what = format!(
+            "{} more queue files lie here than a run looks at; they wait until others are gone",
+            inbox.beyond()
+        );
+        rows.entry(format!("{name}/-")).or_default().is(State::Held, what);
+    }
+    // Nobody can know now what the directory contains.
+    if inbox.is_away() && is_configured {
+        for (_, row) in rows.iter_mut().filter(|(row, _)| host_of(row) == name.as_str()) {
+            row.is(State::Away, INCOMING_AWAY);
+        }
+    }
+}
+
+/// Adds the datasets of a host that are on the pool.
+fn received(host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
+    if host.inbox().is_empty() {
+        host.load_tree()?;
+    }
+    let tree = host.tree();
+    for target in tree.targets(host.host()) {
+        let newest = tree.snapshots(&tree.name(&target)).last();
+        let (newest, snapshot) = newest.map(|s| (s.creation, s.name.clone())).unzip();
+        rows.insert(target.to_string(), Chain { newest, snapshot, ..Chain::default() });
+    }
+    Ok(())
+}
+
+/// Adds the files of a host that wait, including those in an incoming directory that is away.
+fn pending(shared: &Shared<'_>, host: &mut HostRun<'_>, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
+    for (at, standing) in host.standings()? {
+        let file = host.inbox().file(at);
+        let row = row_of(rows, host.host(), file.entry(), file.queue());
+        row.waits(file.entry());
+        row.is(standing.state(), standing.message(shared.is_long(file.entry().first)));
+    }
+    for (key, entry) in host.inbox().absent() {
+        if let Name::Queue(queue) = classify(key.trim_start_matches(INCOMING).as_bytes()) {
+            let row = row_of(rows, host.host(), entry, &queue);
+            row.waits(entry);
+            row.is(State::Away, INCOMING_AWAY);
+        }
+    }
+    Ok(())
+}
+
+fn row_of<'r>(rows: &'r mut BTreeMap<String, Chain>, host: &Host, entry: &Entry, queue: &QueueName) -> &'r mut Chain {
+    let name = match &entry.what {
+        Knowledge::Facts(facts) => facts.target.to_string(),
+        _ => named(rows, host, queue),
+    };
+    rows.entry(name).or_default()
+}
+
+/// Returns the row for the name of a file. The file may be a copy that NNCP has named `NAME.N`.
+fn named(rows: &BTreeMap<String, Chain>, host: &Host, queue: &QueueName) -> String {
+    let name = |queue: &QueueName| match &queue.label {
+        Label::Dataset(dataset) => format!("{host}/{dataset}"),
+        digest => format!("{host}/{digest}"),
+    };
+    // Of the readings that have a row, the shortest; if none has one, the name as it is.
+    let known = queue.readings().map(|queue| name(&queue)).filter(|name| rows.contains_key(name)).last();
+    known.unwrap_or_else(|| name(queue))
+}
+
+fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> {
+    let root = match Incoming::open(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.or_exit(Exit::Io, "--incoming")?,
+    };
+    for (host, file, why) in quarantine::list(&root)? {
+        let (Ok(host), Name::Queue(queue)) = (shown(&host).parse(), classify(file.as_encoded_bytes())) else {
+            continue;
+        };
+        let row = rows.entry(named(rows, &host, &queue)).or_default();
+        row.quarantined += 1;
+        let file = shown(&file);
+        let retry = format!("zsnap-ingest retry {}", quoted(&file));
+        row.is(State::Quarantined, format!("{file} is in quarantine: {why}; {retry}, or remove it"));
+    }
+    Ok(())
+}
+
+/// Returns the host of a row.
+pub fn host_of(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
 }
 
 #[cfg(test)]

@@ -176,37 +176,25 @@ impl Opened {
     /// only the name determines it; of the two readings of `NAME.0`, the one that matches the dataset in the stream is
     /// used.
     pub fn target(&self, host: &Host, queue: &QueueName) -> Result<Target, Rejection> {
+        let refused = |why| Err(Rejection::Bad(Exit::Refused, why));
         if let Some(manifest) = self.manifest() {
             let target = Target { host: manifest.host.clone(), dataset: manifest.dataset.clone() };
-            if target.host != *host {
-                return Err(Rejection::Bad(
-                    Exit::Refused,
-                    format!("its manifest says host {}, not {host}", target.host),
-                ));
-            }
-            if !queue.may_be(&target) {
-                return Err(Rejection::Bad(
-                    Exit::Refused,
-                    format!("its manifest says {target}, its name another dataset"),
-                ));
-            }
-            return Ok(target);
+            return match (target.host == *host, queue.may_be(&target)) {
+                (false, _) => refused(format!("its manifest says host {}, not {host}", target.host)),
+                (_, false) => refused(format!("its manifest says {target}, its name another dataset")),
+                _ => Ok(target),
+            };
         }
         let of = |name: &QueueName| match &name.label {
             Label::Dataset(dataset) => Some(Target { host: host.clone(), dataset: dataset.clone() }),
             Label::Digest(_) => None,
         };
         if queue.host != *host {
-            return Err(Rejection::Bad(
-                Exit::Refused,
-                format!("its name says host {}, its directory {host}", queue.host),
-            ));
+            return refused(format!("its name says host {}, its directory {host}", queue.host));
         }
         let Some(target) = of(queue) else {
-            return Err(Rejection::Bad(
-                Exit::Data,
-                "neither its name nor a manifest says which dataset it is for".into(),
-            ));
+            let why = "neither its name nor a manifest says which dataset it is for".into();
+            return Err(Rejection::Bad(Exit::Data, why));
         };
         let fs = self.stream().and_then(|s| s.substreams.first()).map(|s| s.fs.as_str());
         let mut readings = queue.readings().filter_map(|name| of(&name));

@@ -60,10 +60,7 @@ pub fn opaque(files: &[Pending<'_>], past: Option<&Applied>, overlap: bool) -> P
             // It counts as applied only because of a file that is not applied yet, and must not be removed before
             // that.
             Standing::AlreadyThere | Standing::Stale
-                if !matches!(
-                    one(target, number, now.as_ref(), is_twin, overlap),
-                    Standing::AlreadyThere | Standing::Stale
-                ) =>
+                if !one(target, number, now.as_ref(), is_twin, overlap).is_needless() =>
             {
                 standing = Standing::Superseded;
             }
