@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use crate::durable::publish::{self, at_path};
 use crate::names::target::Host;
 
+mod amount;
 mod drain;
 mod entry;
 
+pub use amount::Amount;
 pub use drain::{Deliver, DrainOptions, Drained};
 pub use entry::Queued;
 
