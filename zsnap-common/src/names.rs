@@ -3,5 +3,6 @@
 pub mod digest;
 pub mod glob;
 pub mod queue_name;
+pub mod random;
 pub mod shell;
 pub mod target;

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::digest::is_hex;
+
 mod compression;
 pub mod fletcher;
 pub mod gate;
@@ -44,9 +46,8 @@ impl Serialize for Guid {
 impl<'de> Deserialize<'de> for Guid {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         match u64::from_str_radix(&text, 16) {
-            Ok(n) if text.len() == 16 && text.bytes().all(hex) => Ok(Guid(n)),
+            Ok(n) if is_hex(&text, 16) => Ok(Guid(n)),
             _ => Err(serde::de::Error::custom("a guid is 16 lower-case hex digits")),
         }
     }

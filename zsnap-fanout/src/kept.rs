@@ -12,6 +12,7 @@ use jiff::civil::Date;
 use rustix::io::Errno;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
+use zsnap_common::durable::listing::entries;
 use zsnap_common::durable::outbox::Queued;
 use zsnap_common::durable::publish;
 use zsnap_common::locks::flock::Lock;
@@ -22,13 +23,8 @@ use crate::spool::Spool;
 
 /// Returns the days for which files are kept in the directory `kept`, sorted, with their paths.
 pub fn days(kept: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let entries = match fs::read_dir(kept) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.or_exit(Exit::Io, kept.display())?,
-    };
     let mut days = Vec::new();
-    for entry in entries {
-        let entry = entry.or_exit(Exit::Io, kept.display())?;
+    for entry in entries(kept).or_exit(Exit::Io, "cannot read what is kept")? {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.parse::<Date>().is_ok() {
             days.push((name, entry.path()));

@@ -2,7 +2,7 @@
 //! each under its own lock, so that a slow destination delays neither the others nor the next run.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -121,55 +121,17 @@ fn drain(spool: &Spool, drives: &[Drive]) -> Vec<Drained> {
     })
 }
 
+/// Drains the outbox of one destination, and records for `status` how that went.
 fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
-    let Drive { name, dest, transport, .. } = drive;
-    let boxes = spool.outboxes();
-    let outbox = boxes.dir(name);
-    let mut drained = Drained::default();
+    let outbox = spool.outboxes().dir(&drive.name);
     let before = Seen::read(&outbox);
-    let mut seen = before.clone();
-    let clock = || seconds(SystemTime::now());
-    let (mut tried, mut here) = (clock(), false);
-    let mut courier = Courier::new(dest, transport, &outbox);
-    let last = courier.last();
-    let work = || -> Result<()> {
-        // Prune first, because that frees space. If it fails, deliver all the same.
-        let pruned = kept::prune(spool, drive, tried);
-        publish::sweep(&outbox)?;
-        // Lock before looking: if another run hangs at this destination, this one would hang too.
-        let there = outbox.try_exists().or_exit(Exit::Io, outbox.display())?;
-        let lock = if there { Lock::try_new(&boxes.lock(name))? } else { None };
-        if lock.is_some() {
-            let look = courier.look()?;
-            spool.is_apart(look.real())?;
-            here = matches!(dest, Dest::Dir(_)) && look.away.is_none();
-            drained.away = look.away;
-        } else {
-            drained.busy = there;
-        }
-        if drained.away.is_none() && !drained.busy {
-            let kept = || spool.kept(name).join(day(clock()));
-            let keep = drive.keep.map(|_| &kept as &dyn Fn() -> PathBuf);
-            let mut tidy = false;
-            drained = boxes.drain(name, lock, DrainOptions { at_once: dest.at_once(), keep, last }, &mut |items| {
-                // Tidy only if there are files to deliver, so that a sleeping disk is not woken.
-                if !std::mem::replace(&mut tidy, true) {
-                    courier.tidy()?;
-                }
-                let done = courier.deliver(items);
-                tried = clock();
-                done
-            });
-        }
-        pruned
-    };
-    if let Err(e) = work() {
+    let (mut seen, mut drained) = (before.clone(), Drained::default());
+    if let Err(e) = try_drain(spool, drive, &outbox, &mut seen, &mut drained) {
         drained.broken.get_or_insert(e);
     }
     if let Some(newest) = drained.delivered.last() {
-        (seen.at, seen.delivered, seen.newest) = (Some(tried), Some(tried), Some(newest.clone()));
-    } else if here {
-        seen.at = Some(tried);
+        let now = Some(seconds(SystemTime::now()));
+        (seen.at, seen.delivered, seen.newest) = (now, now, Some(newest.clone()));
     }
     let failed = drained.broken.iter().chain(drained.failed.iter().map(|(_, e)| e));
     let (ended, failed): (Vec<_>, Vec<_>) = failed.partition(|e| stopped(e));
@@ -183,6 +145,36 @@ fn drain_one(spool: &Spool, drive: &Drive) -> Drained {
         }
     }
     drained
+}
+
+/// Drains `outbox`, unless its destination is away or another run drains it.
+fn try_drain(spool: &Spool, drive: &Drive, outbox: &Path, seen: &mut Seen, drained: &mut Drained) -> Result<()> {
+    let Drive { name, dest, transport, .. } = drive;
+    let clock = || seconds(SystemTime::now());
+    let mut courier = Courier::new(dest, transport, outbox);
+    // Prune first, because that frees space. If it fails, deliver all the same.
+    let pruned = kept::prune(spool, drive, clock());
+    publish::sweep(outbox)?;
+    // Lock before looking: if another run hangs at this destination, this one would hang too.
+    let there = outbox.try_exists().or_exit(Exit::Io, outbox.display())?;
+    let lock = if there { Lock::try_new(&spool.outboxes().lock(name))? } else { None };
+    if lock.is_some() {
+        let look = courier.look()?;
+        spool.is_apart(look.real())?;
+        if matches!(dest, Dest::Dir(_)) && look.away.is_none() {
+            seen.at = Some(clock());
+        }
+        drained.away = look.away;
+    } else {
+        drained.busy = there;
+    }
+    if drained.away.is_none() && !drained.busy {
+        let kept = || spool.kept(name).join(day(clock()));
+        let keep = drive.keep.map(|_| &kept as &dyn Fn() -> PathBuf);
+        let options = DrainOptions { at_once: dest.at_once(), keep, last: courier.last() };
+        *drained = spool.outboxes().drain(name, lock, options, &mut |items| courier.deliver(items));
+    }
+    pruned
 }
 
 /// Returns whether the error is a signal to this process.

@@ -13,7 +13,7 @@ use zsnap_common::cli::log;
 use zsnap_common::cli::report::{self, Cell, Form, Report, ago};
 use zsnap_common::durable::dest::{self, Dest};
 use zsnap_common::durable::listing::Listing;
-use zsnap_common::durable::outbox::{Outboxes, Queued};
+use zsnap_common::durable::outbox::{Amount, Outboxes, Queued};
 use zsnap_common::names::queue_name::QueueName;
 use zsnap_common::names::target::Host;
 
@@ -48,25 +48,8 @@ pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u
     Ok(if late.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
-/// The number, total size and oldest time of a set of files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Files {
-    count: u64,
-    bytes: u64,
-    /// When the oldest file was written, in seconds since 1970.
-    oldest: Option<u64>,
-}
-
-impl Files {
-    fn add(&mut self, file: &Queued) {
-        self.count += 1;
-        self.bytes += file.bytes;
-        self.oldest = Some(self.oldest.map_or(file.written, |oldest| oldest.min(file.written)));
-    }
-
-    fn cells(self, now: u64) -> [Cell; 3] {
-        [Cell::Count(self.count), Cell::Bytes(self.bytes), age(self.oldest, now)]
-    }
+fn amount_cells(amount: Amount, now: u64) -> [Cell; 3] {
+    [Cell::Count(amount.files), Cell::Bytes(amount.bytes), age(amount.oldest, now)]
 }
 
 fn age(time: Option<u64>, now: u64) -> Cell {
@@ -80,8 +63,8 @@ struct Row {
     state: &'static str,
     here: Option<bool>,
     seen: Seen,
-    waiting: Files,
-    scarce: Files,
+    waiting: Amount,
+    scarce: Amount,
     packets: Option<u64>,
     destination: String,
     notes: Vec<String>,
@@ -100,8 +83,8 @@ impl Row {
             lines.push(format!("{}: what waits there is not known: {}", self.drive, self.notes.join("; ")));
         }
         if let Some(oldest) = self.waiting.oldest.filter(|oldest| is_late(*oldest)) {
-            let files = if self.waiting.count == 1 { "file waits" } else { "files wait" };
-            lines.push(format!("{}: {} {files}, the oldest {}", self.drive, self.waiting.count, since(oldest)));
+            let files = if self.waiting.files == 1 { "file waits" } else { "files wait" };
+            lines.push(format!("{}: {} {files}, the oldest {}", self.drive, self.waiting.files, since(oldest)));
         }
         match self.seen.delivered {
             None if self.expects => lines.push(format!("{}: it never took a file", self.drive)),
@@ -140,8 +123,8 @@ fn gather(spool: &Spool, options: &Options, drives: &[Drive], now: u64) -> Resul
             _ => "waiting",
         },
         notes: unread,
-        waiting: sum(&in_spool),
-        scarce: sum(lacking.values().copied()),
+        waiting: in_spool.iter().collect(),
+        scarce: lacking.values().copied().collect(),
         destination: spool.incoming.path().display().to_string(),
         ..Row::default()
     }];
@@ -158,7 +141,14 @@ fn gather(spool: &Spool, options: &Options, drives: &[Drive], now: u64) -> Resul
             let files = boxes.waiting(&name).or_exit(Exit::Io, "cannot read the outbox")?;
             let notes = vec!["not in the configuration: correct its name there, or zsnap-fanout retire it".to_owned()];
             let seen = Seen::read(&boxes.dir(&name));
-            rows.push(Row { state: "unknown", waiting: sum(&files), seen, notes, drive: name, ..Row::default() });
+            rows.push(Row {
+                state: "unknown",
+                waiting: files.iter().collect(),
+                seen,
+                notes,
+                drive: name,
+                ..Row::default()
+            });
         }
     }
     rows.iter_mut().for_each(|row| row.note_times(now));
@@ -175,8 +165,8 @@ fn row(
     let mut row = Row {
         drive: drive.name.clone(),
         seen: Seen::read(&boxes.dir(&drive.name)),
-        waiting: sum(files),
-        scarce: sum(files.iter().filter(|file| lacking.contains_key(&key(file)))),
+        waiting: files.iter().collect(),
+        scarce: files.iter().filter(|file| lacking.contains_key(&key(file))).collect(),
         destination: drive.dest.to_string(),
         expects: true,
         ..Row::default()
@@ -283,12 +273,6 @@ fn key(file: &Queued) -> (&Host, &str) {
     (&file.parsed.host, &file.name)
 }
 
-fn sum<'a>(files: impl IntoIterator<Item = &'a Queued>) -> Files {
-    let mut sum = Files::default();
-    files.into_iter().for_each(|file| sum.add(file));
-    sum
-}
-
 fn report(rows: &[Row], form: Form, now: u64) -> Report {
     let text = |text: &str| if text.is_empty() { Cell::None } else { Cell::Text(text.to_owned()) };
     let number = |is: bool| Cell::Count(u64::from(is));
@@ -305,8 +289,8 @@ fn report(rows: &[Row], form: Form, now: u64) -> Report {
         }
         cells.extend([age(row.seen.at, now), newest.map_or(Cell::None, |name| Cell::Time(name.stamp.secs))]);
         cells.push(age(row.seen.delivered, now));
-        cells.extend(row.waiting.cells(now));
-        cells.extend(row.scarce.cells(now));
+        cells.extend(amount_cells(row.waiting, now));
+        cells.extend(amount_cells(row.scarce, now));
         cells.extend([
             row.packets.map_or(Cell::None, Cell::Count),
             text(&row.destination),
@@ -367,7 +351,7 @@ mod tests {
     #[test]
     fn a_drive_is_late_if_a_file_waits_too_long_or_none_arrives() {
         let row = |waiting: Option<u64>, delivered: Option<u64>, expects| Row {
-            waiting: sum(&waiting.map(|written| queued(1, written)).into_iter().collect::<Vec<_>>()),
+            waiting: waiting.map(|written| queued(1, written)).iter().collect(),
             seen: Seen { delivered, ..Seen::default() },
             drive: "disk".into(),
             expects,

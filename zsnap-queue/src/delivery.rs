@@ -165,16 +165,12 @@ fn drain(boxes: &Outboxes, destination: &Destination, bare: bool) -> Option<Drai
     if let Err(e) = publish::sweep(&dir) {
         return Some(Drained::broken(e.into()));
     }
-    let (pace, mut tidy) =
-        (DrainOptions { at_once: destination.dest.at_once(), keep: None, last: courier.last() }, false);
-    Some(boxes.drain(&destination.id, None, pace, &mut |items| {
+    let options = DrainOptions { at_once: destination.dest.at_once(), keep: None, last: courier.last() };
+    Some(boxes.drain(&destination.id, None, options, &mut |items| {
         let mounted =
             matches!(destination.dest, Dest::Dir(_)).then(|| courier.look()).transpose()?.map(|look| look.mounted);
         if let Some(unmounted) = remember(boxes, destination, mounted)? {
             return Ok(vec![Ok(Delivered::Away(unmounted))]);
-        }
-        if !std::mem::replace(&mut tidy, true) {
-            courier.tidy()?;
         }
         courier.deliver(items)
     }))

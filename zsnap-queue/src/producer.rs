@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::trusted;
@@ -101,8 +101,7 @@ impl StateCopy {
 
     /// Makes the copy durable, with mode 0600, because it lists the name of every file.
     pub fn settle(&self) -> anyhow::Result<Advance> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&self.copy, flags, Mode::empty())
+        let file = rustix::fs::open(&self.copy, publish::REGULAR, Mode::empty())
             .or_exit(Exit::Unavailable, format!("the producer left no state in {}", self.copy.display()))?;
         let file = File::from(file);
         let kept = file.set_permissions(Permissions::from_mode(0o600)).and_then(|()| file.sync_all());

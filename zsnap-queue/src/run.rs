@@ -15,6 +15,7 @@ use zsnap_common::cli::options;
 use zsnap_common::cli::progress::Progress;
 use zsnap_common::durable::publish::{self, NewFile};
 use zsnap_common::names::queue_name::{QueueName, Stamp};
+use zsnap_common::names::random::random_hex;
 use zsnap_message::keys::{Format, Recipients, SigningKey};
 use zsnap_message::payload::{Base, Manifest, PayloadKind, ZfsHead};
 use zsnap_message::seal::{SealError, Sealing, max_threads, seal};
@@ -26,7 +27,7 @@ use crate::job::{self, Job, Source, Wanted};
 use crate::pipeline::{Begun, Passed, io_failed, seal_failed};
 use crate::producer::{self, Advance, StateCopy};
 use crate::recover::recover;
-use crate::state::{Acknowledged, CommitError, Locked, State, random_hex};
+use crate::state::{Acknowledged, CommitError, Locked, State};
 
 /// Queues one stream, as specified on the command line.
 pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
@@ -287,8 +288,7 @@ impl Run<'_> {
         if status.code().is_some_and(|code| self.options.producer_ok.contains(&code)) {
             return Ok(passed);
         }
-        let words = child.last_words();
-        let words = if words.is_empty() { words } else { format!(": {words}") };
+        let words = child.explanation();
         Err(Exit::Unavailable.error(format!("the producer failed ({status}), so nothing is queued{words}")))
     }
 

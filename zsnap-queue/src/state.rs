@@ -5,7 +5,7 @@
 //! cannot be read is an error: if a new epoch began instead, the receivers would reject its files.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,12 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::trusted;
+use zsnap_common::durable::listing::entries;
 use zsnap_common::durable::outbox::Outboxes;
 use zsnap_common::durable::publish::{self, NewFile, TEMPORARY};
 use zsnap_common::locks::flock::Lock;
-use zsnap_common::names::digest::hex;
 use zsnap_common::names::queue_name::{Label, QueueName};
+use zsnap_common::names::random::random_hex;
 use zsnap_common::names::target::Target;
 use zsnap_message::payload::Epoch;
 
@@ -130,12 +131,8 @@ impl State {
     pub fn targets(&self) -> anyhow::Result<Vec<Target>> {
         let mut targets = Vec::new();
         let names = |dir: &Path| -> anyhow::Result<Vec<String>> {
-            let all = match fs::read_dir(dir) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                other => other.and_then(|all| all.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>()),
-            };
-            let all = all.or_exit(Exit::TryAgain, dir.display())?;
-            Ok(all.into_iter().filter_map(|name| name.into_string().ok()).collect())
+            let all = entries(dir).or_exit(Exit::TryAgain, "cannot read the state")?;
+            Ok(all.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
         };
         let root = self.dir.join("datasets");
         for host in names(&root)? {
@@ -209,13 +206,7 @@ impl Locked<'_> {
         let path = self.dir.join(STATE);
         let failed = |e: io::Error| anyhow::Error::new(e).context(format!("cannot commit {}", path.display()));
         let bytes = serde_json::to_vec_pretty(&new).map_err(|e| CommitError::Old(e.into()))?;
-        let prepare = || {
-            let file = NewFile::create_in(&self.dir)?;
-            file.file().write_all(&bytes)?;
-            file.sync()?;
-            Ok(file)
-        };
-        let file = prepare().map_err(|e| CommitError::Old(failed(e)))?;
+        let file = NewFile::with(&self.dir, &bytes).map_err(|e| CommitError::Old(failed(e)))?;
         file.replace(STATE.as_ref()).map_err(|e| match fs::read(&path) {
             Ok(there) if there != bytes => CommitError::Old(failed(e)),
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => CommitError::Old(failed(e)),
@@ -241,20 +232,10 @@ fn is_empty(dir: &Path) -> io::Result<bool> {
 
 fn begin(dir: &Path, now: u64) -> anyhow::Result<()> {
     let file = EpochFile { zsnap: VERSION, id: random_hex(16)?, started: now, secret: random_hex(32)? };
-    let new = NewFile::create_in(dir)?;
-    new.file().write_all(&serde_json::to_vec_pretty(&file)?)?;
-    new.sync()?;
-    match new.link_as(EPOCH.as_ref()) {
+    match NewFile::with(dir, &serde_json::to_vec_pretty(&file)?)?.link_as(EPOCH.as_ref()) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => Ok(other?),
     }
-}
-
-/// Returns `bytes` random bytes in hex.
-pub fn random_hex(bytes: usize) -> io::Result<String> {
-    let mut random = vec![0u8; bytes];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    Ok(hex(&random))
 }
 
 /// Checks that no other user can write to the state directory or could have placed files in it.

@@ -7,7 +7,7 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::options;
 use zsnap_common::cli::report::{self, Cell, Form, Report};
-use zsnap_common::durable::outbox::Queued;
+use zsnap_common::durable::outbox::{Amount, Queued};
 use zsnap_common::names::target::Target;
 
 use crate::cli::{Options, StatusOptions};
@@ -34,22 +34,13 @@ pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> 
     Ok(if late.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
-/// The files of a dataset that wait for one destination.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Waiting {
-    files: u64,
-    bytes: u64,
-    /// When the oldest file was written, in seconds since 1970.
-    oldest: Option<u64>,
-}
-
 struct Row {
     target: Target,
     seq: u64,
     /// When the newest file was queued, in seconds since 1970; 0 if none was.
     acknowledged: u64,
     /// The destination, whether it is configured, and what waits for it; `None` if there is none to show.
-    to: Option<(String, bool, Waiting)>,
+    to: Option<(String, bool, Amount)>,
 }
 
 fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
@@ -77,7 +68,7 @@ fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
                     && past.destinations.contains(id)
                     && waiting[id].iter().all(|other| other.name != queued.name)
             });
-            let sum = sum(waiting[id].iter().chain(to_split).filter(ours));
+            let sum: Amount = waiting[id].iter().chain(to_split).filter(ours).collect();
             if *configured || sum.files > 0 {
                 rows.push(row(Some((dest.to_string(), *configured, sum))));
             }
@@ -87,14 +78,6 @@ fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
         }
     }
     Ok(rows)
-}
-
-fn sum<'a>(queued: impl Iterator<Item = &'a Queued>) -> Waiting {
-    queued.fold(Waiting::default(), |sum, file| Waiting {
-        files: sum.files + 1,
-        bytes: sum.bytes + file.bytes,
-        oldest: Some(sum.oldest.map_or(file.written, |oldest| oldest.min(file.written))),
-    })
 }
 
 /// Returns a message for each thing that is late. If nothing was ever queued, that is late too, because
@@ -120,7 +103,7 @@ fn late(rows: &[Row], only: &[Target], max: Duration, now: u64) -> Vec<String> {
             });
         }
         match &row.to {
-            Some((dest, configured, Waiting { files, oldest: Some(oldest), .. })) if is_late(*oldest) => {
+            Some((dest, configured, Amount { files, oldest: Some(oldest), .. })) if is_late(*oldest) => {
                 let gone = if *configured { "" } else { ", which is not in the configuration any more" };
                 let files = if *files == 1 { "1 file waits".to_owned() } else { format!("{files} files wait") };
                 lines.push(format!("{}: {files} for {dest}{gone}, the oldest {}", row.target, since(*oldest)));
@@ -176,7 +159,7 @@ mod tests {
     use super::*;
 
     fn row(acknowledged: u64, configured: bool, oldest: Option<u64>) -> Row {
-        let waiting = Waiting { files: oldest.iter().count() as u64, bytes: 1, oldest };
+        let waiting = Amount { files: oldest.iter().count() as u64, bytes: 1, oldest };
         Row { target: "h/a".parse().unwrap(), seq: 1, acknowledged, to: Some(("dir:/x".into(), configured, waiting)) }
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode};
 use sequoia_openpgp as openpgp;
 
 use openpgp::cert::prelude::*;
@@ -24,6 +24,7 @@ use openpgp::{Cert, KeyHandle, Profile};
 
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::trusted;
+use zsnap_common::durable::publish::REGULAR;
 use zsnap_common::names::target::Host;
 
 /// A key that expires within this time causes a warning.
@@ -224,9 +225,7 @@ impl Keyring {
 /// Reads a secret key file through the descriptor that was checked, so that nobody can swap the file in between.
 fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     let at = || file.display();
-    // NONBLOCK: a FIFO must not block us before it is rejected.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = rustix::fs::open(file, flags, Mode::empty()).or_exit(Exit::Config, at())?;
+    let fd = rustix::fs::open(file, REGULAR, Mode::empty()).or_exit(Exit::Config, at())?;
     let stat = rustix::fs::fstat(&fd).or_exit(Exit::Config, at())?;
     let refuse = |why: &str| Err(Exit::Config.error(format!("{}: {why}", at())));
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

@@ -4,16 +4,28 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::escape::{escape, escape_bytes};
-use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
 /// How long a syslog daemon that hangs may delay a backup, and (the pause) how long we then do without it.
 const SYSLOG_TIMEOUT: Duration = Duration::from_secs(1);
 const SYSLOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// The socket of the syslog daemon.
+const SYSLOG: &str = "/dev/log";
+/// The facility `daemon`, as syslog(3) numbers it.
+const DAEMON: u8 = 3 << 3;
+
+/// How severe an event is, as syslog(3) numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Severity {
+    Error = 3,
+    Warning = 4,
+    Info = 6,
+}
 
 static LOG: Mutex<Log> = Mutex::new(Log { tool: "zsnap", verbose: false, syslog: None });
 
@@ -27,7 +39,7 @@ struct Log {
 /// Starts the log. Call it once at the start of `main`, as [`crate::cli::exit::run_tool`] does. With `verbose`, info
 /// and the lines of children also go to stderr.
 pub fn init(tool: &'static str, verbose: bool) {
-    let syslog = Some(Syslog { socket: None, connection: None, not_before: None });
+    let syslog = Some(Syslog { path: SYSLOG.into(), socket: None, not_before: None });
     *LOG.lock().unwrap_or_else(PoisonError::into_inner) = Log { tool, verbose, syslog };
 }
 
@@ -38,28 +50,28 @@ pub fn set_verbose(verbose: bool) {
 
 /// Logs a failure, to syslog as `err` and to stderr.
 pub fn error(m: impl Display) {
-    emit(Line::new(Severity::LOG_ERR, None, &m.to_string()));
+    emit(Line::new(Severity::Error, None, &m.to_string()));
 }
 
 /// Logs something that needs attention, to syslog as `warning` and to stderr.
 pub fn warn(m: impl Display) {
-    emit(Line::new(Severity::LOG_WARNING, None, &m.to_string()));
+    emit(Line::new(Severity::Warning, None, &m.to_string()));
 }
 
 /// Logs what happened, to syslog as `info`, and to stderr only if verbose.
 pub fn info(m: impl Display) {
-    emit(Line::new(Severity::LOG_INFO, None, &m.to_string()));
+    emit(Line::new(Severity::Info, None, &m.to_string()));
 }
 
 /// Logs what a subcommand has changed, and what the user does next. It is info, and is also shown on a terminal.
 pub fn outcome(m: impl Display) {
     let shown = io::stderr().is_terminal();
-    emit(Line { shown, ..Line::new(Severity::LOG_INFO, None, &m.to_string()) });
+    emit(Line { shown, ..Line::new(Severity::Info, None, &m.to_string()) });
 }
 
 /// Logs a line that a child wrote to its stderr, as [`info`], tagged `zsnap-ingest[pid/zfs]` in syslog.
 pub fn child_line(program: &str, line: &[u8]) {
-    emit(Line::new(Severity::LOG_INFO, Some(program), &escape_bytes(line)));
+    emit(Line::new(Severity::Info, Some(program), &escape_bytes(line)));
 }
 
 fn emit(line: Line) {
@@ -85,7 +97,7 @@ impl Line {
 
 impl Log {
     fn tell_stderr(&self, line: &Line, stderr: &mut dyn Write) {
-        if matches!(line.severity, Severity::LOG_INFO) && !self.verbose && !line.shown {
+        if line.severity == Severity::Info && !self.verbose && !line.shown {
             return;
         }
         let child = line.child.as_ref().map(|child| format!("[{child}]")).unwrap_or_default();
@@ -101,23 +113,11 @@ impl Log {
     }
 }
 
-/// The format of lines for the local syslog daemon: RFC 3164 without host name, as
-/// syslog(3) writes it. (The crate's own formatter does not support a tag with a child's name.)
-#[derive(Clone, Copy, Debug)]
-struct Format;
-
-impl LogFormat<&str> for Format {
-    fn format<W: Write>(&self, w: &mut W, severity: Severity, message: &str) -> syslog::Result<()> {
-        let priority = Facility::LOG_DAEMON as u8 | severity as u8;
-        let time = jiff::Zoned::now();
-        write!(w, "<{priority}>{} {message}", time.strftime("%b %e %H:%M:%S")).map_err(syslog::Error::Write)
-    }
-}
-
+/// The local syslog daemon.
 struct Syslog {
-    /// The socket of the daemon; `None` for that of the system's daemon.
-    socket: Option<PathBuf>,
-    connection: Option<syslog::Logger<LoggerBackend, Format>>,
+    /// The path of its socket.
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
     not_before: Option<Instant>,
 }
 
@@ -127,33 +127,28 @@ impl Syslog {
         if self.not_before.is_some_and(|then| Instant::now() < then) {
             return;
         }
+        // RFC 3164 without a host name, as syslog(3) writes it.
+        let (priority, time) = (DAEMON | severity as u8, jiff::Zoned::now());
+        let text = format!("<{priority}>{} {line}", time.strftime("%b %e %H:%M:%S"));
         // The second try is for a daemon that was restarted.
         for _ in 0..2 {
-            if self.connection.is_none() {
-                self.connection = connect(self.socket.as_deref());
+            if self.socket.is_none() {
+                self.socket = self.connect().ok();
             }
-            let Some(logger) = &mut self.connection else { break };
-            if Format.format(&mut logger.backend, severity, line).is_ok() {
+            if self.socket.as_ref().is_some_and(|socket| socket.send(text.as_bytes()).is_ok()) {
                 return;
             }
-            self.connection = None;
+            self.socket = None;
         }
         self.not_before = Some(Instant::now() + SYSLOG_PAUSE);
     }
-}
 
-fn connect(socket: Option<&Path>) -> Option<syslog::Logger<LoggerBackend, Format>> {
-    let logger = match socket {
-        Some(path) => syslog::unix_custom(Format, path),
-        None => syslog::unix(Format),
-    };
-    let logger = logger.ok()?;
-    match &logger.backend {
-        LoggerBackend::Unix(datagrams) => UnixDatagram::set_write_timeout(datagrams, Some(SYSLOG_TIMEOUT)).ok()?,
-        LoggerBackend::UnixStream(stream) => stream.get_ref().set_write_timeout(Some(SYSLOG_TIMEOUT)).ok()?,
-        _ => return None,
+    fn connect(&self) -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(SYSLOG_TIMEOUT))?;
+        socket.connect(&self.path)?;
+        Ok(socket)
     }
-    Some(logger)
 }
 
 #[cfg(test)]
@@ -161,7 +156,7 @@ mod tests {
     use super::*;
 
     fn log(verbose: bool, socket: PathBuf) -> Log {
-        let syslog = Syslog { socket: Some(socket), connection: None, not_before: None };
+        let syslog = Syslog { path: socket, socket: None, not_before: None };
         Log { tool: "zsnap-ingest", verbose, syslog: Some(syslog) }
     }
 
@@ -179,19 +174,19 @@ mod tests {
         let mut log = log(false, socket.clone());
         let pid = std::process::id();
 
-        log.tell_syslog(&Line::new(Severity::LOG_INFO, Some("zfs"), "cannot\nreceive"));
+        log.tell_syslog(&Line::new(Severity::Info, Some("zfs"), "cannot\nreceive"));
         let text = receive(&daemon);
         // <30>Nov 22 10:11:12 TAG: daemon.info, and the time in 15 columns.
         assert!(text.starts_with("<30>") && text.as_bytes()[19] == b' ', "{text}");
         assert_eq!(text[20..], format!("zsnap-ingest[{pid}/zfs]: cannot\\nreceive"));
-        log.tell_syslog(&Line::new(Severity::LOG_ERR, None, "x"));
+        log.tell_syslog(&Line::new(Severity::Error, None, "x"));
         assert!(receive(&daemon).starts_with("<27>"));
 
         // The daemon is restarted: the next line is not lost.
         drop(daemon);
         std::fs::remove_file(&socket).unwrap();
         let daemon = UnixDatagram::bind(&socket).unwrap();
-        log.tell_syslog(&Line::new(Severity::LOG_WARNING, None, "again"));
+        log.tell_syslog(&Line::new(Severity::Warning, None, "again"));
         assert!(receive(&daemon).ends_with(&format!("zsnap-ingest[{pid}]: again")));
     }
 
@@ -199,13 +194,13 @@ mod tests {
     fn an_absent_or_hanging_syslog_does_not_block_logging() {
         let dir = tempfile::tempdir().unwrap();
         let mut gone = log(false, dir.path().join("none"));
-        gone.tell_syslog(&Line::new(Severity::LOG_ERR, None, "x"));
+        gone.tell_syslog(&Line::new(Severity::Error, None, "x"));
         let socket = dir.path().join("log");
         let _hangs = UnixDatagram::bind(&socket).unwrap();
         let mut hangs = log(false, socket);
         // The kernel buffers only a few datagrams; the others cause one pause.
         for _ in 0..2000 {
-            hangs.tell_syslog(&Line::new(Severity::LOG_INFO, None, "x"));
+            hangs.tell_syslog(&Line::new(Severity::Info, None, "x"));
         }
         assert!(hangs.syslog.unwrap().not_before.is_some());
     }
@@ -217,13 +212,13 @@ mod tests {
             log(verbose, PathBuf::new()).tell_stderr(&Line::new(severity, child, "m"), &mut stderr);
             String::from_utf8(stderr).unwrap()
         };
-        assert_eq!(printed(false, Severity::LOG_ERR, None), "zsnap-ingest: m\n");
-        assert_eq!(printed(false, Severity::LOG_WARNING, None), "zsnap-ingest: m\n");
-        assert_eq!(printed(false, Severity::LOG_INFO, None), "");
-        assert_eq!(printed(true, Severity::LOG_INFO, Some("zfs")), "zsnap-ingest[zfs]: m\n");
-        assert_eq!(printed(false, Severity::LOG_INFO, Some("zfs")), "");
+        assert_eq!(printed(false, Severity::Error, None), "zsnap-ingest: m\n");
+        assert_eq!(printed(false, Severity::Warning, None), "zsnap-ingest: m\n");
+        assert_eq!(printed(false, Severity::Info, None), "");
+        assert_eq!(printed(true, Severity::Info, Some("zfs")), "zsnap-ingest[zfs]: m\n");
+        assert_eq!(printed(false, Severity::Info, Some("zfs")), "");
         let mut stderr = Vec::new();
-        let shown = Line { shown: true, ..Line::new(Severity::LOG_INFO, None, "m") };
+        let shown = Line { shown: true, ..Line::new(Severity::Info, None, "m") };
         log(false, PathBuf::new()).tell_stderr(&shown, &mut stderr);
         assert_eq!(stderr, b"zsnap-ingest: m\n");
     }
@@ -232,7 +227,7 @@ mod tests {
     fn a_closed_stderr_does_not_panic() {
         let (reader, mut writer) = std::os::unix::net::UnixStream::pair().unwrap();
         drop(reader);
-        log(true, PathBuf::new()).tell_stderr(&Line::new(Severity::LOG_ERR, None, "m"), &mut writer);
+        log(true, PathBuf::new()).tell_stderr(&Line::new(Severity::Error, None, "m"), &mut writer);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::fs::{CWD, Mode};
 use serde::{Deserialize, Serialize};
 
+use crate::durable::publish::{REGULAR, at_path};
 use crate::names::digest::sha256_hex;
 use crate::names::queue_name::{Label, QueueName};
 use crate::names::target::{Host, check_component};
@@ -65,6 +67,13 @@ pub struct Item {
 }
 
 impl Item {
+    /// Opens the file HOST/ENTRY of the outbox whose directory, OUT/NAME, is `outbox`. `name` is its original name.
+    pub fn open(outbox: &Path, host: &Host, entry: String, name: String) -> anyhow::Result<Item> {
+        let path = outbox.join(host.as_str()).join(&entry);
+        let file = rustix::fs::openat(CWD, &path, REGULAR, Mode::empty()).map_err(at_path(&path))?.into();
+        Ok(Item { parsed: name.parse()?, name, entry, file })
+    }
+
     /// Returns the host and label, whose files must be delivered in order.
     pub fn line(&self) -> (Host, Label) {
         (self.parsed.host.clone(), self.parsed.label.clone())

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
-use crate::durable::publish::{self, NewFile, at_path};
+use crate::durable::publish::{self, NewFile, REGULAR, at_path};
 
 /// The maximum number of names that [`Incoming::names`] returns; they take about 100 MB. Directories of queue files,
 /// which others fill, are read by [`crate::durable::listing::Listing`] instead.
@@ -110,9 +110,8 @@ impl Incoming {
     /// Opens a regular file with one name that belongs to the directory's owner.
     pub fn open_file(&self, name: &OsStr) -> Result<File, Unsafe> {
         let path = self.path.join(name);
-        // NONBLOCK: a FIFO must not block us; NOCTTY: a terminal must not become our controlling terminal.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+        // NOCTTY: a terminal must not become our controlling terminal.
+        let file = match rustix::fs::openat(&self.fd, name, REGULAR | OFlags::NOCTTY, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT) => return Err(Unsafe::Gone),
             Err(rustix::io::Errno::LOOP) => return Err(Unsafe::Not("is a symbolic link".into())),
@@ -136,15 +135,13 @@ impl Incoming {
     /// there is none.
     pub fn read_own(&self, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+        let mut file = match rustix::fs::openat(&self.fd, name, REGULAR, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(e) => return Err(at_path(&path)(e)),
         };
         let mut bytes = Vec::new();
-        let read = file.by_ref().take(MOST_OWN + 1).read_to_end(&mut bytes);
-        read.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        file.by_ref().take(MOST_OWN + 1).read_to_end(&mut bytes).map_err(at_path(&path))?;
         if bytes.len() as u64 > MOST_OWN {
             return Err(io::Error::other(format!("{} holds more than {MOST_OWN} bytes", path.display())));
         }
@@ -329,7 +326,7 @@ mod tests {
         let inside = incoming.private_inside("q".as_ref()).unwrap();
         fs::rename(dir.path().join("q"), dir.path().join("moved")).unwrap();
         symlink(elsewhere.path(), dir.path().join("q")).unwrap();
-        inside.new_file().unwrap().publish_as("new".as_ref()).unwrap();
+        inside.new_file().unwrap().replace("new".as_ref()).unwrap();
         assert!(dir.path().join("moved/new").exists());
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }

@@ -4,9 +4,12 @@
 
 use std::collections::BinaryHeap;
 use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirEntry};
 use std::io;
+use std::path::Path;
 
 use crate::durable::incoming::Incoming;
+use crate::durable::publish::at_path;
 use crate::names::queue_name::{Entry, QueueName, classify};
 
 /// The listing of one directory.
@@ -48,6 +51,15 @@ impl Listing {
     }
 }
 
+/// Returns the entries of a directory, in the order of the file system; none if it does not exist.
+pub fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {
+    let all = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.and_then(Iterator::collect),
+    };
+    all.map_err(at_path(dir))
+}
+
 /// The smallest of many values, and the number of the others.
 struct First<T> {
     kept: BinaryHeap<T>,
@@ -76,7 +88,6 @@ impl<T: Ord> First<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn the_oldest_queue_files_are_listed_and_the_others_counted() {

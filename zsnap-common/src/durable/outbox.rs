@@ -14,13 +14,15 @@ use std::path::{Path, PathBuf};
 use crate::durable::publish::{self, at_path};
 use crate::names::target::Host;
 
+mod amount;
 mod drain;
 mod entry;
 
+pub use amount::Amount;
 pub use drain::{Deliver, DrainOptions, Drained};
 pub use entry::Queued;
 
-use entry::{at, directories, files, is_of_one, link, of_name, order, remove, same_file};
+use entry::{directories, files, is_of_one, link, of_name, order, remove, same_file};
 
 /// The directories SPLIT and OUT.
 #[derive(Clone, Debug)]
@@ -98,7 +100,7 @@ impl Outboxes {
         for name in names {
             self.make(name, host)?;
             let dir = self.dir(name).join(host.as_str());
-            let fd = File::open(&dir).map_err(at(&dir))?;
+            let fd = File::open(&dir).map_err(at_path(&dir))?;
             let mut done = Vec::new();
             for file in linked {
                 match link(&split.join(file), file, &fd, &dir) {
@@ -147,7 +149,7 @@ impl Outboxes {
         for host in directories(from)? {
             let dir = self.dir(name).join(&host);
             publish::make_dirs(&dir)?;
-            let fd = File::open(&dir).map_err(at(&dir))?;
+            let fd = File::open(&dir).map_err(at_path(&dir))?;
             for queued in files(&from.join(&host))? {
                 match link(&from.join(&host).join(&queued.name), queued.original(), &fd, &dir) {
                     Ok(()) => count += 1,

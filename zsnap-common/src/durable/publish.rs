@@ -16,20 +16,25 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::locks::flock::try_flock;
+use crate::names::random::random_hex;
 
 /// The prefix of temporary names; [`crate::names::queue_name::classify`] counts them as a transport's.
 pub const TEMPORARY: &str = ".zsnap-";
 
+/// The flags to open a file for reading that somebody else may have replaced: a symlink is not followed, and a FIFO does
+/// not block.
+pub const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
 /// Returns a function that puts the path in front of an error and keeps the error's kind.
-pub fn at_path(path: &Path) -> impl FnOnce(rustix::io::Errno) -> io::Error {
-    move |errno| {
-        let e = io::Error::from(errno);
+pub fn at_path<E: Into<io::Error>>(path: &Path) -> impl Fn(E) -> io::Error {
+    move |e| {
+        let e = e.into();
         io::Error::new(e.kind(), format!("{}: {e}", path.display()))
     }
 }
 
 /// A new file under a hidden temporary name, which is unlinked on drop. Publish it with [`NewFile::link_as`],
-/// [`NewFile::publish_as`] or [`NewFile::replace`].
+/// [`NewFile::name_as`] or [`NewFile::replace`].
 #[derive(Debug)]
 pub struct NewFile {
     dir: File,
@@ -45,13 +50,18 @@ impl NewFile {
         NewFile::create_at(open_dir(dir)?, dir)
     }
 
+    /// Creates the file in `dir` with this content, and fsyncs it.
+    pub fn with(dir: &Path, bytes: &[u8]) -> io::Result<NewFile> {
+        let new = NewFile::create_in(dir)?;
+        new.file().write_all(bytes).map_err(at_path(new.path()))?;
+        new.sync().map(|()| new)
+    }
+
     /// Creates the file in the open directory `dir_fd`, for directories whose owner might replace them. `dir` is the
     /// path of the directory, for messages.
     pub fn create_at(dir_fd: File, dir: &Path) -> io::Result<NewFile> {
         loop {
-            let mut random = [0u8; 8];
-            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-            let temporary = OsString::from(format!("{TEMPORARY}{:016x}", u64::from_ne_bytes(random)));
+            let temporary = OsString::from(format!("{TEMPORARY}{}", random_hex(8)?));
             let path = dir.join(&temporary);
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file =
@@ -89,15 +99,8 @@ impl NewFile {
         rustix::fs::fsync(&self.dir).map_err(at_path(&to))
     }
 
-    /// Renames the file to `name` in its directory, then fsyncs the directory. Fails with `AlreadyExists` rather than
+    /// Renames the file to `name` in its directory, which the caller fsyncs. Fails with `AlreadyExists` rather than
     /// replace a file. Also works on file systems without hard links (FAT).
-    pub fn publish_as(mut self, name: &OsStr) -> io::Result<()> {
-        self.name_as(name)?;
-        rustix::fs::fsync(&self.dir).map_err(at_path(&self.path.with_file_name(name)))
-    }
-
-    /// Renames the file as [`NewFile::publish_as`] does, without the fsync: for several files in one directory, which
-    /// the caller fsyncs.
     pub fn name_as(&mut self, name: &OsStr) -> io::Result<()> {
         let to = self.path.with_file_name(name);
         rename_new(&self.dir, &self.temporary, &self.dir, name).map_err(at_path(&to))?;
@@ -158,10 +161,7 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: no file name", path.display())));
     };
-    let new = NewFile::create_in(dir)?;
-    new.file().write_all(bytes).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", new.path().display())))?;
-    new.sync()?;
-    new.replace(name)
+    NewFile::with(dir, bytes)?.replace(name)
 }
 
 /// Fsyncs each file. Where there are many, a single syncfs is called if that is as good, which it is for the local
@@ -209,9 +209,8 @@ pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
         if !ours.is_some_and(|hex| hex.len() == 16 && hex.iter().all(u8::is_ascii_hexdigit)) {
             continue;
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         // Gone in the meantime, or not a regular file: not ours.
-        let Ok(file) = rustix::fs::openat(fd, name, flags, Mode::empty()).map(File::from) else { continue };
+        let Ok(file) = rustix::fs::openat(fd, name, REGULAR, Mode::empty()).map(File::from) else { continue };
         let regular = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile;
         if regular && try_flock(&file).is_ok_and(|free| free) {
             match rustix::fs::unlinkat(fd, name, AtFlags::empty()) {
@@ -238,7 +237,7 @@ pub fn make_dirs(dir: &Path) -> io::Result<()> {
         make_dirs(parent)?;
         match DirBuilder::new().mode(0o700).create(dir) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))?,
+            other => other.map_err(at_path(dir))?,
         }
         return sync_dir(parent);
     }

@@ -9,7 +9,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, geteuid, test_kill_process};
 
 use crate::cli::exit::{Exit, OrExit};
+use crate::names::random::random_hex;
 
 /// The age at which a lock without a pid is stale (lockfile_create(3)).
 const STALE: Duration = Duration::from_secs(300);
@@ -229,7 +230,7 @@ fn age(stat: &Stat) -> Duration {
 
 /// Removes a lock that was judged stale. If a script has meanwhile replaced it with its own lock,
 /// that one is put back.
-fn break_stale(dir: impl AsFd, name: &OsStr, judged: impl AsFd) -> rustix::io::Result<()> {
+fn break_stale(dir: impl AsFd, name: &OsStr, judged: impl AsFd) -> io::Result<()> {
     let aside = Temporary::name()?;
     match rustix::fs::renameat(&dir, name, &dir, &aside) {
         Err(Errno::NOENT) => return Ok(()),
@@ -240,7 +241,7 @@ fn break_stale(dir: impl AsFd, name: &OsStr, judged: impl AsFd) -> rustix::io::R
         // If this fails with EEXIST, another process already has the lock.
         let _ = rustix::fs::linkat(&dir, &aside, &dir, name, AtFlags::empty());
     }
-    rustix::fs::unlinkat(&dir, &aside, AtFlags::empty())
+    Ok(rustix::fs::unlinkat(&dir, &aside, AtFlags::empty())?)
 }
 
 /// A file with our pid under a temporary name, which is unlinked on drop.
@@ -250,14 +251,12 @@ struct Temporary<'a> {
 }
 
 impl<'a> Temporary<'a> {
-    fn name() -> rustix::io::Result<String> {
-        let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    fn name() -> io::Result<String> {
         // The names of dotlockfile's temporary files begin with this.
-        Ok(format!(".lk{:016x}", u64::from_ne_bytes(random)))
+        Ok(format!(".lk{}", random_hex(8)?))
     }
 
-    fn create(dir: BorrowedFd<'a>) -> std::io::Result<(Temporary<'a>, File, FileId)> {
+    fn create(dir: BorrowedFd<'a>) -> io::Result<(Temporary<'a>, File, FileId)> {
         let name = Self::name()?;
         // Readable by everybody, whatever the umask: dotlockfile must be able to read a living pid.
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::names::digest::is_hex;
 use crate::names::target::{Dataset, Host, NameError, Target};
 
 /// The maximum length of a name in bytes; a longer one gets a digest as its label. NNCP allows paths
@@ -81,10 +82,8 @@ impl QueueName {
     fn without_copy_suffix(&self) -> Option<QueueName> {
         let Label::Dataset(dataset) = &self.label else { return None };
         let (shorter, copy) = dataset.as_str().rsplit_once('.')?;
-        if copy.is_empty() || !copy.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        Some(QueueName { label: Label::Dataset(shorter.parse().ok()?), ..self.clone() })
+        let shorter = shorter.parse().ok().filter(|_| is_number(copy))?;
+        Some(QueueName { label: Label::Dataset(shorter), ..self.clone() })
     }
 
     /// Whether the name may stand for `target`; a digest may stand for any dataset of the host.
@@ -141,16 +140,17 @@ impl FromStr for QueueName {
     }
 }
 
+/// Whether a text consists of decimal digits.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// Parses 32 hex digits, which the `.N` suffixes of copies may follow.
 fn parse_digest(text: &str) -> Option<[u8; 16]> {
     let mut parts = text.split('.');
     let hex = parts.next()?;
-    let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    let copies = parts.all(|copy| !copy.is_empty() && copy.bytes().all(|b| b.is_ascii_digit()));
-    if hex.len() != 32 || !hex.bytes().all(lower_hex) || !copies {
-        return None;
-    }
-    u128::from_str_radix(hex, 16).ok().map(u128::to_be_bytes)
+    let digest = u128::from_str_radix(hex, 16).ok().filter(|_| is_hex(hex, 32))?;
+    parts.all(is_number).then_some(digest.to_be_bytes())
 }
 
 /// The kind of an entry in a queue directory, by its name.
@@ -168,10 +168,7 @@ pub enum Entry {
 /// Classifies a file by its name.
 pub fn classify(name: &[u8]) -> Entry {
     let Ok(name) = std::str::from_utf8(name) else { return Entry::Foreign };
-    let chunk = || {
-        let number = name.rsplit_once(".nncp.chunk").map(|(_, number)| number);
-        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-    };
+    let chunk = || name.rsplit_once(".nncp.chunk").is_some_and(|(_, number)| is_number(number));
     if name.starts_with('.')
         || name.starts_with("nncpfile")
         || name.ends_with(".nncp.meta")

@@ -272,6 +272,12 @@ impl Child {
         self.last_lines().join("; ")
     }
 
+    /// Returns a colon and [`Child::last_words`] for the end of a message, or nothing if there are none.
+    pub fn explanation(&self) -> String {
+        let words = self.last_words();
+        if words.is_empty() { words } else { format!(": {words}") }
+    }
+
     /// Returns the last lines of the child's stderr, escaped; call after `wait`.
     pub fn last_lines(&self) -> Vec<String> {
         if let Some(pumping) = self.pumping.as_ref().filter(|_| self.over) {

@@ -97,6 +97,6 @@ fn a_commit_reads_back_and_a_damaged_one_is_an_error() {
 #[test]
 fn the_digest_is_hmac_sha256() {
     // RFC 4231, test case 1.
-    let hex = hex(&hmac_sha256(&[0x0b; 20], b"Hi There"));
+    let hex = zsnap_common::names::digest::hex(&hmac_sha256(&[0x0b; 20], b"Hi There"));
     assert_eq!(hex, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
 }

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{PayloadError, malformed};
+use zsnap_common::names::digest::is_hex;
 use zsnap_common::names::target::{Dataset, Host, MAX_NAME, check_component};
 use zsnap_common::stream::Guid;
 
@@ -123,10 +124,6 @@ const MAX_KIND: usize = 32;
 pub(super) const MANIFEST: [u8; 4] = 0x184D_2A5A_u32.to_le_bytes();
 /// The magic number of the skippable frame that holds the trailer.
 pub(super) const TRAILER: [u8; 4] = 0x184D_2A5B_u32.to_le_bytes();
-
-fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-}
 
 impl Manifest {
     /// Returns the skippable frame that holds the manifest. Fails for what [`super::PayloadReader`] would reject.

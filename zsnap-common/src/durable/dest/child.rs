@@ -68,9 +68,7 @@ fn finish(mut running: Child, label: &str, item: &Item, how: &Transport) -> (any
     if status.success() {
         return (Ok(Delivered::New), None);
     }
-    let words = running.last_words();
-    let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-    (Err(Exit::Unavailable.error(format!("{label} failed ({status}){words}"))), None)
+    (Err(Exit::Unavailable.error(format!("{label} failed ({status}){}", running.explanation()))), None)
 }
 
 /// Returns the number of bytes that the processes now in a group have written (proc_pid_io(5)).

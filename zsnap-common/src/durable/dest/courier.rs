@@ -25,13 +25,15 @@ pub struct Courier<'a> {
     outbox: &'a Path,
     hang: Hang,
     worker: Option<Worker>,
+    /// Whether a `dir:` was cleared of what killed deliveries left there.
+    tidy: bool,
     notes: bool,
 }
 
 impl<'a> Courier<'a> {
     /// Creates a courier for the outbox whose directory, OUT/NAME, is `outbox`.
     pub fn new(dest: &'a Dest, how: &'a Transport, outbox: &'a Path) -> Courier<'a> {
-        Courier { dest, how, outbox, hang: Hang::read(outbox, dest), worker: None, notes: true }
+        Courier { dest, how, outbox, hang: Hang::read(outbox, dest), worker: None, tidy: false, notes: true }
     }
 
     /// Returns when a delivery hung, if none has ended since, or when its process was left behind, if that still
@@ -55,14 +57,9 @@ impl<'a> Courier<'a> {
         }
     }
 
-    /// Removes the temporary files that killed deliveries left in a `dir:`. Call it before a series of deliveries.
-    pub fn tidy(&mut self) -> Result<()> {
-        let Dest::Dir(path) = self.dest else { return Ok(()) };
-        let here = || dir::tidy(path, self.how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into);
-        self.ask(path, &Request::Tidy, here).map(drop)
-    }
-
-    /// Delivers whole files, and returns when the destination has them: one result for each, in order. There are
+    /// Delivers whole files, and returns when the destination has them: one result for each, in order. Before the first
+    /// of them, it removes the temporary files that killed deliveries left in a `dir:`. (A sleeping disk is not woken
+    /// when there is nothing to deliver.) There are
     /// fewer if the destination is away (the last one is [`Delivered::Away`]), or if a program hangs (the last one is
     /// an error that [`super::hangs`]) or a signal arrives.
     ///
@@ -71,6 +68,10 @@ impl<'a> Courier<'a> {
     /// process still hangs.
     pub fn deliver(&mut self, items: &[Item]) -> Result<Vec<Result<Delivered>>> {
         let Dest::Dir(path) = self.dest else { return self.deliver_to_program(items) };
+        if !std::mem::replace(&mut self.tidy, true) {
+            let here = || dir::tidy(path, self.how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into);
+            self.ask(path, &Request::Tidy, here)?;
+        }
         let here = || {
             let shown = std::cell::RefCell::new(Shown::default());
             let results = dir::deliver(path, items, self.how, &|beat| shown.borrow_mut().beat(beat))?;

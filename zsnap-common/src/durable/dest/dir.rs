@@ -22,7 +22,7 @@ use crate::cli::exit::{Exit, OrExit};
 use crate::cli::log;
 use crate::cli::progress::Progress;
 use crate::cli::report;
-use crate::durable::publish::{self, NewFile, at_path, sync_files};
+use crate::durable::publish::{self, NewFile, REGULAR, at_path, sync_files};
 use crate::names::queue_name::Label;
 use crate::names::target::Host;
 
@@ -46,7 +46,6 @@ const SYNC_EVERY: u64 = 64 << 20;
 const LARGE: u64 = 64 << 20;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-const REGULAR: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// A sign of progress. It shows the waiting tool that the worker does not hang, and moves the progress display.
 #[derive(Clone, Copy, Debug)]

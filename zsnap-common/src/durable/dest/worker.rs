@@ -15,7 +15,6 @@ use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +22,6 @@ use super::dir::{self, Beat, Look, Shown};
 use super::{Delivered, Item, Transport};
 use crate::cli::cancel::{self, Interruptible};
 use crate::cli::exit::{Exit, OrExit};
-use crate::durable::publish::at_path;
 use crate::names::target::Host;
 use crate::process::child::{self, Child};
 use crate::process::hung::hung;
@@ -220,9 +218,7 @@ impl Worker {
             Ok(status) => status.to_string(),
             Err(e) => return e,
         };
-        let words = self.child.last_words();
-        let words = if words.is_empty() { words } else { format!(": {words}") };
-        Exit::Io.error(format!("the process that delivers there ended ({how}){words}"))
+        Exit::Io.error(format!("the process that delivers there ended ({how}){}", self.child.explanation()))
     }
 }
 
@@ -293,13 +289,7 @@ fn deliver(
     how: &Transport,
     beat: &dyn Fn(Beat<'_>),
 ) -> Result<Vec<Result<Delivered, Failure>>> {
-    let open = |entry: &Entry| -> Result<Item> {
-        let path = outbox.join(entry.host.as_str()).join(&entry.entry);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(at_path(&path))?;
-        let (name, entry) = (entry.name.clone(), entry.entry.clone());
-        Ok(Item { parsed: name.parse()?, name, entry, file: file.into() })
-    };
+    let open = |entry: &Entry| Item::open(outbox, &entry.host, entry.entry.clone(), entry.name.clone());
     // The tool opened each of them before, so one that is missing now was removed by somebody else.
     let items = entries.iter().map(open).collect::<Result<Vec<_>>>()?;
     let results = dir::deliver(path, &items, how, beat)?;

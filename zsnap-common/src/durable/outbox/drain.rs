@@ -3,13 +3,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::CWD;
 
-use super::entry::{at, place, remove, same_file};
+use super::entry::{place, remove, same_file};
 use super::{Outboxes, Queued};
 use crate::cli::cancel;
 use crate::cli::findings::writable;
@@ -78,151 +78,156 @@ impl Outboxes {
         options: DrainOptions<'_>,
         deliver: &mut Deliver<'_>,
     ) -> Drained {
-        let mut done = Drained::default();
-        done.broken = self.drain_into(&mut done, name, lock, &options, deliver).err();
-        done
+        let (tried, stopped, done) = Default::default();
+        let mut drain = Drain { boxes: self, name, options, deliver, tried, stopped, done };
+        drain.done.broken = drain.run(lock).err();
+        drain.done
     }
+}
 
-    fn drain_into(
-        &self,
-        done: &mut Drained,
-        name: &str,
-        mut lock: Option<Lock>,
-        options: &DrainOptions<'_>,
-        deliver: &mut Deliver<'_>,
-    ) -> anyhow::Result<()> {
-        let (mut tried, mut stopped) = (HashSet::new(), HashSet::new());
+/// A drain of one outbox.
+struct Drain<'a, 'd> {
+    boxes: &'a Outboxes,
+    name: &'a str,
+    options: DrainOptions<'a>,
+    deliver: &'a mut Deliver<'d>,
+    /// The hosts and names in the outbox of the files that were tried.
+    tried: HashSet<(Host, String)>,
+    /// The hosts and labels of which a file failed.
+    stopped: HashSet<Line>,
+    done: Drained,
+}
+
+/// The files that are ready to be delivered.
+type Ready = Peekable<std::vec::IntoIter<Queued>>;
+
+impl Drain<'_, '_> {
+    fn run(&mut self, mut lock: Option<Lock>) -> anyhow::Result<()> {
         // A process that finds our lock relies on us to see the links that it has made. So look once more after the
         // lock is released.
         loop {
             let held = lock.take();
-            let mut ready = self.ready(name, &tried, &stopped)?;
-            if ready.is_empty() && held.is_some() {
-                continue;
-            }
-            if ready.is_empty() {
+            let mut ready = self.ready()?.into_iter().peekable();
+            if ready.peek().is_none() {
+                if held.is_some() {
+                    continue;
+                }
                 return Ok(());
             }
-            ready.sort_by_key(|queued| {
-                options.last.iter().position(|last| *last == line(queued)).map_or(0, |at| at + 1)
-            });
             let lock = match held {
-                None => Lock::try_new(&self.lock(name))?,
+                None => Lock::try_new(&self.boxes.lock(self.name))?,
                 held => held,
             };
             let Some(_lock) = lock else {
-                done.busy = true;
+                self.done.busy = true;
                 return Ok(());
             };
-            let mut ready = ready.into_iter().peekable();
             while ready.peek().is_some() {
-                cancel::check()?;
-                let keep = options.keep.map(|at| at());
-                if let Some(keep) = &keep {
-                    can_keep(keep)?;
-                }
-                let (mut items, mut bytes) = (Vec::new(), 0);
-                while let Some(queued) = ready
-                    .next_if(|q| items.is_empty() || items.len() < options.at_once && bytes + q.bytes <= BYTES_AT_ONCE)
-                {
-                    tried.insert((queued.parsed.host.clone(), queued.name.clone()));
-                    if stopped.contains(&line(&queued)) {
-                        continue;
-                    }
-                    // A file that cannot be kept would be delivered again and again.
-                    let kept = keep.as_ref().map_or(Ok(()), |keep| can_keep(&keep.join(queued.parsed.host.as_str())));
-                    match kept.and_then(|()| self.open(name, &queued)) {
-                        Ok(Some(item)) => {
-                            bytes += queued.bytes;
-                            items.push(item);
-                        }
-                        Ok(None) => {}
-                        Err(e) => {
-                            stopped.insert(line(&queued));
-                            done.failed.push((queued.original().to_owned(), e));
-                        }
-                    }
-                }
-                if items.is_empty() {
-                    continue;
-                }
-                let (mut delivered, mut hung) = (Vec::new(), false);
-                for (item, result) in items.iter().zip(deliver(&items)?) {
-                    match result {
-                        Ok(Delivered::New | Delivered::Already) => delivered.push(item),
-                        Ok(Delivered::Away(why)) => done.away = Some(why),
-                        Ok(Delivered::Behind) => {}
-                        Err(e) => {
-                            hung |= hangs(&e);
-                            stopped.insert(item.line());
-                            done.failed.push((item.name.clone(), e));
-                        }
-                    }
-                }
-                done.delivered.extend(delivered.iter().map(|item| item.name.clone()));
-                for (item, e) in self.settle(name, keep.as_deref(), &delivered)? {
-                    stopped.insert(item.line());
-                    let e = anyhow::Error::new(e).context("it was delivered, but stays in the outbox");
-                    done.failed.push((item.name.clone(), e));
-                }
-                if done.away.is_some() || hung {
+                if !self.batch(&mut ready)? {
                     return Ok(());
                 }
             }
         }
     }
 
-    /// Returns what waits, is fully split, and was not tried yet.
-    fn ready(&self, name: &str, tried: &HashSet<(Host, String)>, stopped: &HashSet<Line>) -> io::Result<Vec<Queued>> {
+    /// Returns what waits, is fully split, and was not tried yet, in the order of delivery.
+    fn ready(&self) -> io::Result<Vec<Queued>> {
         // List the outbox first: a file that is split between the two steps is then missing from the list, rather
         // than listed without its other links.
         let (mut ready, mut held) = (Vec::new(), HashSet::new());
-        for queued in self.waiting(name)? {
+        for queued in self.boxes.waiting(self.name)? {
             let line = line(&queued);
             let host = &queued.parsed.host;
             // SPLIT may have another file of this name, which does not concern this one.
-            let entry = self.dir(name).join(host.as_str()).join(&queued.name);
-            if same_file(&self.split_dir(host).join(queued.original()), &entry)? {
+            let entry = self.boxes.dir(self.name).join(host.as_str()).join(&queued.name);
+            if same_file(&self.boxes.split_dir(host).join(queued.original()), &entry)? {
                 held.insert(line.clone());
             }
-            if !held.contains(&line)
-                && !stopped.contains(&line)
-                && !tried.contains(&(host.clone(), queued.name.clone()))
-            {
+            let tried = self.tried.contains(&(host.clone(), queued.name.clone()));
+            if !held.contains(&line) && !self.stopped.contains(&line) && !tried {
                 ready.push(queued);
             }
         }
+        let last = |queued: &Queued| self.options.last.iter().position(|last| *last == line(queued));
+        ready.sort_by_key(|queued| last(queued).map_or(0, |at| at + 1));
         Ok(ready)
     }
 
-    /// Opens a file of the outbox. `None`: another process has delivered it since the outbox was listed.
-    fn open(&self, name: &str, queued: &Queued) -> anyhow::Result<Option<Item>> {
-        let path = self.dir(name).join(queued.parsed.host.as_str()).join(&queued.name);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(Item {
-                name: queued.original().to_owned(),
-                entry: queued.name.clone(),
-                parsed: queued.parsed.clone(),
-                file: fd.into(),
-            })),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(at_path(&path)(e).into()),
+    /// Delivers the next files of `ready` at once, and removes their links. Returns whether to go on.
+    fn batch(&mut self, ready: &mut Ready) -> anyhow::Result<bool> {
+        cancel::check()?;
+        let keep = self.options.keep.map(|at| at());
+        keep.as_deref().map_or(Ok(()), can_keep)?;
+        let items = self.next_items(ready, keep.as_deref());
+        if items.is_empty() {
+            return Ok(true);
         }
+        let (mut delivered, mut hung) = (Vec::new(), false);
+        for (item, result) in items.iter().zip((self.deliver)(&items)?) {
+            match result {
+                Ok(Delivered::New | Delivered::Already) => delivered.push(item),
+                Ok(Delivered::Away(why)) => self.done.away = Some(why),
+                Ok(Delivered::Behind) => {}
+                Err(e) => {
+                    hung |= hangs(&e);
+                    self.failed(item.line(), &item.name, e);
+                }
+            }
+        }
+        self.done.delivered.extend(delivered.iter().map(|item| item.name.clone()));
+        for (item, e) in self.settle(keep.as_deref(), &delivered)? {
+            let e = anyhow::Error::new(e).context("it was delivered, but stays in the outbox");
+            self.failed(item.line(), &item.name, e);
+        }
+        Ok(self.done.away.is_none() && !hung)
+    }
+
+    /// Opens the next files that are delivered at once.
+    fn next_items(&mut self, ready: &mut Ready, keep: Option<&Path>) -> Vec<Item> {
+        let (mut items, mut bytes, most) = (Vec::new(), 0, self.options.at_once);
+        while let Some(queued) =
+            ready.next_if(|next| items.is_empty() || items.len() < most && bytes + next.bytes <= BYTES_AT_ONCE)
+        {
+            self.tried.insert((queued.parsed.host.clone(), queued.name.clone()));
+            if self.stopped.contains(&line(&queued)) {
+                continue;
+            }
+            // A file that cannot be kept would be delivered again and again.
+            let kept = keep.map_or(Ok(()), |keep| can_keep(&keep.join(queued.parsed.host.as_str())));
+            match kept.and_then(|()| self.open(&queued)) {
+                Ok(Some(item)) => {
+                    bytes += queued.bytes;
+                    items.push(item);
+                }
+                Ok(None) => {}
+                Err(e) => self.failed(line(&queued), queued.original(), e),
+            }
+        }
+        items
+    }
+
+    /// Opens a file of the outbox. `None`: another process has delivered it since the outbox was listed.
+    fn open(&self, queued: &Queued) -> anyhow::Result<Option<Item>> {
+        let (entry, name) = (queued.name.clone(), queued.original().to_owned());
+        match Item::open(&self.boxes.dir(self.name), &queued.parsed.host, entry, name) {
+            Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// Records that a file failed, and stops the later ones of its host and label.
+    fn failed(&mut self, line: Line, name: &str, e: anyhow::Error) {
+        self.stopped.insert(line);
+        self.done.failed.push((name.to_owned(), e));
     }
 
     /// Removes the links of delivered files, or moves them to KEEP/HOST, durably. Returns those for which this
     /// failed.
-    fn settle<'i>(
-        &self,
-        name: &str,
-        keep: Option<&Path>,
-        delivered: &[&'i Item],
-    ) -> io::Result<Vec<(&'i Item, io::Error)>> {
+    fn settle<'i>(&self, keep: Option<&Path>, delivered: &[&'i Item]) -> io::Result<Vec<(&'i Item, io::Error)>> {
         let (mut changed, mut failed) = (BTreeSet::new(), Vec::new());
         for item in delivered {
             let host = item.parsed.host.as_str();
-            let dir = self.dir(name).join(host);
+            let dir = self.boxes.dir(self.name).join(host);
             let kept = keep.map(|keep| keep.join(host));
             let done = kept.as_ref().map_or_else(|| remove(&dir, &item.entry), |kept| keep_one(&dir, item, kept));
             match done {
@@ -245,7 +250,7 @@ fn can_keep(dir: &Path) -> anyhow::Result<()> {
 /// Moves a delivered file from the outbox to the directory `kept`.
 fn keep_one(dir: &Path, item: &Item, kept: &Path) -> io::Result<()> {
     let path = dir.join(&item.entry);
-    let fd = File::open(kept).map_err(at(kept))?;
+    let fd = File::open(kept).map_err(at_path(kept))?;
     // After the rename a new file may get the name in the outbox, so nothing is removed then. If the file is kept
     // already, a run died before its rename was durable.
     match place(&path, &item.name, &fd, kept, |to| publish::rename_new(CWD, &path, &fd, to)) {

@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
 use crate::durable::dest::dir;
+use crate::durable::listing::entries;
 use crate::durable::publish::at_path;
 use crate::names::queue_name::{Entry, QueueName, Stamp, classify};
 
@@ -69,7 +70,7 @@ pub(super) fn place(
             return Err(taken("another file has this name, which is too long for a number behind it".into()));
         }
         match call(&to) {
-            Err(Errno::EXIST) => match dir::is_same(dir, &to, &File::open(from).map_err(at(from))?)? {
+            Err(Errno::EXIST) => match dir::is_same(dir, &to, &File::open(from).map_err(at_path(from))?)? {
                 Some(true) => return Ok(false),
                 Some(false) => n += 1,
                 // It was delivered in the meantime, so the name is free.
@@ -105,23 +106,10 @@ pub(super) fn same_file(a: &Path, b: &Path) -> io::Result<bool> {
     let id = |path: &Path| match path.symlink_metadata() {
         Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(at(path)(e)),
+        Err(e) => Err(at_path(path)(e)),
     };
     let a = id(a)?;
     Ok(a.is_some() && a == id(b)?)
-}
-
-/// Returns a function that puts the path in front of an error and keeps the error's kind.
-pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
-    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
-}
-
-fn entries(dir: &Path) -> io::Result<Vec<std::fs::DirEntry>> {
-    let all = match std::fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.and_then(Iterator::collect),
-    };
-    all.map_err(at(dir))
 }
 
 /// Returns the names of the directories in `dir` that are not hidden, sorted.
@@ -156,7 +144,7 @@ pub(super) fn files(dir: &Path) -> io::Result<Vec<Queued>> {
         let metadata = match entry.metadata() {
             // Delivered in the meantime.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            other => other.map_err(at(&entry.path()))?,
+            other => other.map_err(at_path(&entry.path()))?,
         };
         if metadata.is_file() {
             let written = u64::try_from(metadata.mtime()).unwrap_or(0);

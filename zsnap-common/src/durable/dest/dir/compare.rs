@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Beat, REGULAR};
+use super::Beat;
 use crate::cli::cancel;
-use crate::durable::publish::NewFile;
+use crate::durable::publish::{NewFile, REGULAR};
 
 /// The alignment in bytes of the memory that O_DIRECT reads into.
 const ALIGNED: usize = 4096;

@@ -1,0 +1,24 @@
+//! How much waits: the number, the size and the age of queue files.
+
+use super::Queued;
+
+/// A number of queue files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// The number of files.
+    pub files: u64,
+    /// Their total size in bytes.
+    pub bytes: u64,
+    /// When the oldest was written, in seconds since 1970; `None` if there are no files.
+    pub oldest: Option<u64>,
+}
+
+impl<'a> FromIterator<&'a Queued> for Amount {
+    fn from_iter<I: IntoIterator<Item = &'a Queued>>(files: I) -> Amount {
+        files.into_iter().fold(Amount::default(), |sum, file| Amount {
+            files: sum.files + 1,
+            bytes: sum.bytes + file.bytes,
+            oldest: sum.oldest.into_iter().chain([file.written]).min(),
+        })
+    }
+}
