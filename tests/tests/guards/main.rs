@@ -5,4 +5,5 @@ mod install;
 mod layers;
 mod linked;
 mod man;
+mod promises;
 mod pure;

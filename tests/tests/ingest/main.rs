@@ -2,12 +2,10 @@
 
 mod ahead;
 mod hostile;
-mod kinds;
 mod limits;
 mod newer;
 mod order;
 mod replay;
-mod rules;
 mod run;
 mod saboteur;
 mod seed_receive;
