@@ -146,6 +146,8 @@ pub(crate) mod tests {
 
     #[test]
     fn ages_are_parsed_and_printed() {
+        // The older name of a month.
+        assert_eq!("1y6m2d".parse::<Age>(), "1y6mo2d".parse());
         for text in ["48h", "15d", "4w", "6mo", "5y", "1y6mo", "2y5mo7d3h"] {
             assert_eq!(text.parse::<Age>().unwrap().to_string(), text);
         }

@@ -125,7 +125,8 @@ fn a_key_that_concerns_one_run_is_obeyed_and_reported() {
     assert_eq!(ran.err, warning(5, "full") + &warning(7, "json"));
     assert!(ran.out.starts_with(b"{"));
     // An option that contradicts the key, of the tool or of a subcommand, drops it.
-    scene.queue(&["status", "--prometheus"], b"").expect(0).says("json concerns one run");
+    let metrics = scene.queue(&["status", "--prometheus"], b"").expect(0).says("json concerns one run");
+    assert!(metrics.out.starts_with(b"#"));
     assert_eq!(scene.queue(&["laptop/etc", "--increment", "--overlap"], b"more").expect(0).err, ran.err);
     scene.queue(&["laptop/etc", "--unsigned"], b"again").expect(0);
     let file = scene.spooled("laptop").pop().unwrap();
@@ -139,8 +140,9 @@ fn a_configuration_can_be_moved_with_its_directory() {
     let text = fs::read_to_string(scene.path("queue.toml")).unwrap();
     let relative = |line: &str| match line.starts_with("to") {
         true => line.to_owned(),
-        false => line.replace(&format!("{}/", scene.path("").display()), ""),
+        false => line.replace(&scene.path("").display().to_string(), ""),
     };
+    assert_eq!(relative("x = \"backup.cert\""), relative(&format!("x = \"{}\"", scene.path("backup.cert").display())));
     scene.write("queue.toml", &text.lines().map(|line| relative(line) + "\n").collect::<String>());
     let mut queue = scene.queue_command(["--opaque", "--full", "laptop/etc"]);
     zsnap_tests::scene::run(queue.current_dir("/"), b"hello").expect(0);
