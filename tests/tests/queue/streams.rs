@@ -414,7 +414,9 @@ fn status_reports_late_datasets_and_late_files() {
     assert_eq!(status(&["--quiet", "--max-age=2d"]), (0, String::new()));
     assert_eq!(status(&["--quiet", "--max-age=2d", "laptop/other"]).0, 1);
     assert!(status(&[]).1.contains(DATA));
-    assert!(status(&["--prometheus"]).1.contains("zsnap_queue_age"));
+    let metrics = status(&["--prometheus"]).1;
+    assert!(metrics.contains(&format!("\nzsnap_queue_queued_timestamp_seconds{{dataset=\"{DATA}\",")), "{metrics}");
+    assert!(metrics.contains("\nzsnap_queue_last_success_timestamp_seconds 1"), "{metrics}");
     // A file that waits for a destination that is no longer configured.
     let drive = format!("--to=dir:{}", h.path("drive").display());
     queue(&h, &[&drive, DATA], &real("incr-i-s1-s2")).expect(0);
