@@ -320,7 +320,7 @@ fn tar_continues_from_the_last_queued_stream() {
     fs::write(h.path("etc/two"), "2").unwrap();
     let before = fs::read(&snar).unwrap();
     // tar did all its work and then failed.
-    tar(&[], &format!("{backup}; exit 3")).expect(69).err;
+    tar(&[], &format!("{backup}; exit 3")).expect(69);
     tar(&[], "kill -9 $$").expect(69);
     assert_eq!(fs::read(&snar).unwrap(), before);
     assert_eq!(names(&h.path("")).iter().filter(|name| name.to_string_lossy().contains(".zsnap-")).count(), 0);

@@ -1,6 +1,8 @@
 //! What must be the same in all tools: `check`, `status`, and names in a directory that are not zsnap's.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
 use zsnap_tests::expirer::Expirer;
@@ -158,8 +160,7 @@ fn forms_are_alike(tool: &str, status: &dyn Fn(&[&str], i32) -> String) {
     assert!(described.contains(&format!("zsnap_{tool}_last_success_timestamp_seconds")), "{metrics}");
     // Of the series of the states of a row, one is 1.
     let states: Vec<_> = metrics.lines().filter(|line| line.starts_with(&format!("zsnap_{tool}_state{{"))).collect();
-    let rows: std::collections::BTreeSet<_> =
-        states.iter().map(|line| line.split("state=\"").next().unwrap()).collect();
+    let rows: BTreeSet<_> = states.iter().map(|line| line.split("state=\"").next().unwrap()).collect();
     assert!(states.len() >= rows.len() * 5, "{metrics}");
     for row in rows {
         let values: Vec<_> = states.iter().filter(|line| line.starts_with(row)).map(|l| &l[l.len() - 2..]).collect();
@@ -172,7 +173,7 @@ fn forms_are_alike(tool: &str, status: &dyn Fn(&[&str], i32) -> String) {
 fn status_means_the_same_in_all_tools() {
     let (scene, spooler, receiver) = (Scene::new(), Spooler::with(&["disk1"]), Scene::new());
     let future = UNIX_EPOCH.elapsed().unwrap().as_secs() + 400 * 86_400 + 43_200;
-    let edit = |path: std::path::PathBuf, change: &dyn Fn(&mut serde_json::Value)| {
+    let edit = |path: PathBuf, change: &dyn Fn(&mut serde_json::Value)| {
         let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         change(&mut value);
         fs::write(path, value.to_string()).unwrap();
