@@ -86,14 +86,14 @@ fn a_command_is_as_new_as_the_file_was_made_not_as_its_number() {
     let old = Manifest { created: now() - 30 * DAY, ..manifest("laptop/etc", ahead + 1) };
     deliver(&scene, ahead + 1, &old);
     scene.ingest(&[]).expect(0);
-    holds(&row(&scene, "laptop/etc", &age, 1), "remedy", "nothing new for longer than max-age");
+    holds(&row(&scene, "laptop/etc", &age, 1), "remedy", "longer than max-age; see whether laptop still sends it");
     // A journal of a version that did not note when it was made.
     edit(&scene, ".zsnap/target.json", |journal| {
         journal["laptop/etc"].as_object_mut().unwrap().remove("created").unwrap();
     });
     let unknown = row(&scene, "laptop/etc", &age, 1);
     assert!(unknown["age"].is_null(), "{unknown}");
-    holds(&unknown, "remedy", "lies ahead, so its age is not known");
+    holds(&unknown, "note", "a future time: set the clock if it is wrong");
     holds(&unknown, "remedy", "what comes next has the right time");
     deliver(&scene, ahead + 2, &manifest("laptop/etc", ahead + 2));
     scene.ingest(&[]).expect(0);
@@ -101,7 +101,7 @@ fn a_command_is_as_new_as_the_file_was_made_not_as_its_number() {
     // Nothing is greater, and nobody made it at that time.
     deliver(&scene, number(now()), &Manifest { created: u64::MAX, ..manifest("laptop/etc", u64::MAX) });
     scene.ingest(&[]).expect(0);
-    holds(&row(&scene, "laptop/etc", &age, 1), "remedy", "lies ahead");
+    holds(&row(&scene, "laptop/etc", &age, 1), "remedy", "a future time");
     // And what is honest is not removed for it.
     deliver(&scene, ahead + 3, &manifest("laptop/etc", ahead + 3));
     scene.ingest(&[]).expect(1).says("conflict").says("zsnap-ingest adopt laptop/etc");

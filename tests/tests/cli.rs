@@ -511,3 +511,101 @@ fn check_means_the_same_in_all_tools() {
         check(78, "fail", failed.1);
     }
 }
+
+/// Checks the forms of `status`: the columns of the table, the keys in JSON, and the metrics.
+#[track_caller]
+fn forms_are_alike(tool: &str, status: &dyn Fn(&[&str], i32) -> String) {
+    let table = status(&[], 0);
+    assert!(table.lines().all(|line| line.len() <= 100), "{table}");
+    let heads: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
+    let at = |head: &str| heads.iter().position(|h| *h == head).unwrap_or_else(|| panic!("{head}: {table}"));
+    assert!(at("STATE") < at("WAITING") && at("WAITING") + 1 == at("BYTES") && at("BYTES") + 1 == at("AGE"), "{table}");
+    assert!(heads.iter().filter(|head| **head == "AGE").count() == 1, "{table}");
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&status(&["--json"], 0)).unwrap();
+    for key in ["state", "waiting_files", "waiting_bytes", "waiting_oldest", "waiting_age", "note"] {
+        assert!(rows.iter().all(|row| row.as_object().unwrap().contains_key(key)), "{tool}: {key}: {rows:?}");
+    }
+    let metrics = status(&["--prometheus"], 0);
+    let suffixes = ["_state", "_files", "_bytes", "_timestamp_seconds", "_attempts", "_packets"];
+    let mut described = Vec::new();
+    for line in metrics.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(help.ends_with('.') && suffixes.iter().any(|suffix| name.ends_with(suffix)), "{line}");
+            described.push(name.to_owned());
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            assert_eq!(rest, format!("{} gauge", described.last().unwrap()));
+        } else {
+            assert_eq!(line.split(['{', ' ']).next(), described.last().map(String::as_str), "{metrics}");
+        }
+    }
+    assert!(described.iter().all(|name| name.starts_with(&format!("zsnap_{tool}_"))), "{metrics}");
+    assert!(described.contains(&format!("zsnap_{tool}_last_success_timestamp_seconds")), "{metrics}");
+    // Of the series of the states of a row, one is 1.
+    let states: Vec<_> = metrics.lines().filter(|line| line.starts_with(&format!("zsnap_{tool}_state{{"))).collect();
+    let rows: std::collections::BTreeSet<_> =
+        states.iter().map(|line| line.split("state=\"").next().unwrap()).collect();
+    assert!(states.len() >= rows.len() * 5, "{metrics}");
+    for row in rows {
+        let values: Vec<_> = states.iter().filter(|line| line.starts_with(row)).map(|l| &l[l.len() - 2..]).collect();
+        assert_eq!(values.iter().filter(|value| **value == " 1").count(), 1, "{metrics}");
+        assert!(values.iter().all(|value| [" 0", " 1"].contains(value)), "{metrics}");
+    }
+}
+
+#[test]
+fn status_means_the_same_in_all_tools() {
+    let (scene, spooler, receiver) = (Scene::new(), Spooler::with(&["disk1"]), Scene::new());
+    let future = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() + 400 * 86_400 + 43_200;
+    let edit = |path: std::path::PathBuf, change: &dyn Fn(&mut serde_json::Value)| {
+        let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(path, value.to_string()).unwrap();
+    };
+    type Step<'a> = &'a dyn Fn();
+    type Run<'a> = &'a dyn Fn(&[&str]) -> Ran;
+    let backup: [Step<'_>; 3] = [
+        &|| drop(scene.queue(&["--opaque", "--full", "laptop/etc"], b"x").expect(0)),
+        &|| {
+            spooler.put("laptop/etc", 1, "x");
+            spooler.silent_run();
+        },
+        &|| {
+            receiver.queue(&["--opaque", "--full", "laptop/etc"], b"x").expect(0);
+            receiver.ingest(&[]).expect(0);
+        },
+    ];
+    let ahead: [Step<'_>; 3] = [
+        &|| edit(scene.path("queue-state/datasets/laptop/etc/state.json"), &|state| state["at"] = future.into()),
+        &|| edit(spooler.outbox("disk1").join(".seen.json"), &|seen| seen["delivered"] = future.into()),
+        &|| edit(receiver.path(".zsnap/target.json"), &|journal| journal["laptop/etc"]["created"] = future.into()),
+    ];
+    let tools: [(&str, Run<'_>, &str); 3] = [
+        ("queue", &|args| scene.queue(args, b""), "laptop/etc"),
+        ("fanout", &|args| spooler.fanout(args), "disk1"),
+        ("ingest", &|args| receiver.ingest(args), "laptop/etc"),
+    ];
+    for (((tool, run, operand), backup), ahead) in tools.into_iter().zip(backup).zip(ahead) {
+        let status = |args: &[&str], status: i32| {
+            let ran = run(&[&["status"], args].concat()).expect(status);
+            assert_eq!(ran.err, "", "{tool}: what makes the status 1 is part of the report");
+            String::from_utf8(ran.out).unwrap()
+        };
+        let age = ["--max-age", "1d", operand];
+        // Who asks expects a backup, but only --max-age asks for its age.
+        status(&[operand], 0);
+        let text = status(&age, 1);
+        assert!(text.contains(&format!("{operand}: nothing was ever ")), "{text}");
+        assert_eq!(status(&[&age[..], &["--quiet"]].concat(), 1), text);
+        backup();
+        status(&age, 0);
+        assert_eq!(status(&[&age[..], &["--quiet"]].concat(), 0), "");
+        forms_are_alike(tool, &status);
+        ahead();
+        let text = status(&age, 1);
+        let row = text.lines().find(|line| line.starts_with(operand)).unwrap();
+        assert!(row.contains("  in 400d "), "{text}");
+        assert!(text.contains(", a future time: set the clock if it is wrong"), "{text}");
+        status(&[operand], 0);
+    }
+}

@@ -359,7 +359,10 @@ fn a_name_that_is_too_long_to_be_numbered_holds_up_nothing_else() {
     assert!(zsnap_tests::spooler::tree(&spooler.path("spool/.zsnap-fanout/split")).is_empty());
     spooler.silent_run();
     let late = spooler.fanout(&["status"]).expect(0);
-    assert!(String::from_utf8_lossy(&late.out).lines().any(|line| line.starts_with("(spool)  waiting")), "{late:?}");
+    assert!(
+        String::from_utf8_lossy(&late.out).lines().any(|line| line.starts_with("(spool)      waiting ")),
+        "{late:?}"
+    );
     // When the drive has taken the first one, there is a place for the second.
     fs::rename(spooler.path("shelf"), spooler.path("away")).unwrap();
     spooler.silent_run();

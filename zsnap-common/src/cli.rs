@@ -8,4 +8,5 @@ pub mod log;
 pub mod options;
 pub mod progress;
 pub mod report;
+pub mod status;
 pub mod trusted;

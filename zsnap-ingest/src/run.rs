@@ -15,6 +15,7 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::durable::success;
 use zsnap_common::durable::tool_lock::{self, ToolLock};
 use zsnap_common::names::queue_name::{Entry, classify};
 use zsnap_common::names::target::{Host, Target};
@@ -222,6 +223,7 @@ fn run(config: &Config, only: Option<&Host>, remember: bool) -> Result<Exit> {
     needed(&hosts, known && all_listed && hosts.len() == complete)?;
     if remember {
         shared.notices().write(|_| false)?;
+        success::note(&config.state, shared.exit());
     }
     Ok(shared.exit())
 }

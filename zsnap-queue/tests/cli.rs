@@ -411,7 +411,9 @@ fn status_speaks_when_something_is_late() {
     assert_eq!(status(&["--quiet", "--max-age=2d"]), (Some(0), String::new()));
     assert_eq!(status(&["--quiet", "--max-age=2d", "laptop/other"]).0, Some(1));
     assert!(status(&[]).1.contains(DATA));
-    assert!(status(&["--prometheus"]).1.contains("zsnap_queue_age"));
+    let metrics = status(&["--prometheus"]).1;
+    assert!(metrics.contains("\nzsnap_queue_queued_timestamp_seconds{dataset=\"laptop/src/data\","), "{metrics}");
+    assert!(metrics.contains("\nzsnap_queue_last_success_timestamp_seconds 1"), "{metrics}");
     // A file that waits for what is no longer configured.
     let drive = format!("--to=dir:{}", h.path("drive").display());
     ends(&h.queue(&[&drive, DATA], &stream("incr-i-s1-s2")), 0);
