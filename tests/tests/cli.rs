@@ -609,3 +609,45 @@ fn status_means_the_same_in_all_tools() {
         status(&[operand], 0);
     }
 }
+
+#[test]
+fn foreign_names_in_a_directory_mean_the_same_in_all_tools() {
+    let (scene, spooler) = (Scene::new(), Spooler::with(&["disk1"]));
+    type Run<'a> = &'a dyn Fn() -> Ran;
+    let tools: [(Run<'_>, &str); 2] = [(&|| scene.ingest(&[]), "ingest"), (&|| spooler.fanout(&[]), "fanout")];
+    for (run, tool) in tools {
+        let (spool, told) = match tool {
+            "ingest" => (scene.path("spool"), scene.path("ingest-state/told.json")),
+            _ => (spooler.path("spool"), spooler.path("spool/.zsnap-fanout/told.json")),
+        };
+        let silent = || assert_eq!(run().expect(0).err, "", "{tool}");
+        // What belongs to file systems, to other programs and to NNCP.
+        for dir in ["lost+found", "laptop/lost+found", ".snapshots", "laptop/.stfolder"] {
+            fs::create_dir_all(spool.join(dir)).unwrap();
+        }
+        for file in ["lost+found/#12", "laptop/nncpfile123", "laptop/.x"] {
+            fs::write(spool.join(file), "").unwrap();
+        }
+        silent();
+        fs::write(spool.join("laptop/notes.txt"), "").unwrap();
+        fs::create_dir(spool.join("no@host")).unwrap();
+        fs::write(spool.join("file"), "").unwrap();
+        let ran = run().expect(1);
+        for says in [
+            "laptop/notes.txt: is not the name of a queue file; ignored",
+            "no@host: is not the name of a host; ignored",
+            "file: is not a directory of a host (",
+        ] {
+            assert!(ran.err.contains(says), "{tool}: {says}: {}", ran.err);
+        }
+        assert_eq!(ran.err.lines().count(), 3, "{tool}: {}", ran.err);
+        silent();
+        // They need no fix, so they are reported once, not daily.
+        let mut lines: serde_json::Value = serde_json::from_slice(&fs::read(&told).unwrap()).unwrap();
+        for line in lines.as_object_mut().unwrap().values_mut() {
+            line["at"] = (line["at"].as_u64().unwrap() - 2 * 86_400).into();
+        }
+        fs::write(&told, lines.to_string()).unwrap();
+        silent();
+    }
+}

@@ -124,6 +124,7 @@ impl<'a> HostRun<'a> {
     fn list(&mut self, at: usize) -> Result<()> {
         let Some(place) = self.places.get(at) else { return Ok(()) };
         let listing = Listing::of(&place.dir, Listing::MOST).or_exit(Exit::Io, "--incoming")?;
+        listing.report_foreign(&self.host, &mut self.shared.notices());
         for (queue, name) in listing.queue {
             let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
             let entry = self.known.entry(&place.key(&name), Seen::of(&stat), self.shared.seconds());
@@ -138,14 +139,6 @@ impl<'a> HostRun<'a> {
                 Listing::MOST
             );
             self.shared.notices().problem_in_words(&format!("{}/.", self.host), &text);
-        }
-        for name in &listing.foreign {
-            let what = format!("{}/{}", self.host, shown(name));
-            self.shared.notices().problem(&what, "is not the name of a queue file; ignored");
-        }
-        if listing.more_foreign > 0 {
-            let what = format!("{}/...", self.host);
-            self.shared.notices().problem(&what, "holds more files that are not queue files; ignored");
         }
         Ok(())
     }

@@ -6,8 +6,10 @@ use std::collections::BinaryHeap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 
-use crate::durable::incoming::Incoming;
+use crate::durable::incoming::{Incoming, shown};
+use crate::durable::notices::Notices;
 use crate::names::queue_name::{Entry, QueueName, classify};
+use crate::names::target::Host;
 
 /// The listing of one directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +48,23 @@ impl Listing {
         let ((queue, more), (foreign, more_foreign)) = (queue.sorted(), foreign.sorted());
         Ok(Listing { queue, more, foreign, more_foreign })
     }
+}
+
+impl Listing {
+    /// Reports the foreign files in the directory of `host`, once: they need no fix, and may be somebody's mistake.
+    pub fn report_foreign(&self, host: &Host, notices: &mut Notices) {
+        for name in &self.foreign {
+            notices.oddity(&format!("{host}/{}", shown(name)), "is not the name of a queue file; ignored");
+        }
+        if self.more_foreign > 0 {
+            notices.oddity(&format!("{host}/..."), "holds more files that are not queue files; ignored");
+        }
+    }
+}
+
+/// Reports, once, a name in a directory of hosts that is not the name of a host.
+pub fn report_not_a_host(name: &OsStr, notices: &mut Notices) {
+    notices.oddity(&shown(name), "is not the name of a host; ignored");
 }
 
 /// The smallest of many values, and the number of the others.
