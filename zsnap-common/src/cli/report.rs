@@ -139,7 +139,7 @@ impl Cell {
 
     /// Whether the cell is aligned to the right of its column.
     fn is_number(&self) -> bool {
-        !matches!(self, Cell::Text(_) | Cell::Note(_) | Cell::State(..) | Cell::None)
+        matches!(self, Cell::Count(_) | Cell::Bytes(_) | Cell::Ago(_) | Cell::Age(_))
     }
 }
 
