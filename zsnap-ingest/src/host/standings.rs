@@ -41,7 +41,7 @@ impl HostRun<'_> {
             if files.is_empty() {
                 continue;
             }
-            match if zfs { self.zfs(target, &files)? } else { self.opaque(target, &files) } {
+            match if zfs { self.zfs(target, &files)? } else { self.opaque(target, &files)? } {
                 Ok(plan) => {
                     planned.path.extend(plan.path.iter().map(|&at| files[at]));
                     let index = |at: usize, standing| match standing {
@@ -152,6 +152,8 @@ impl HostRun<'_> {
             }
             Ok(None) if snapshots.is_empty() => None,
             Ok(None) => Some(format!("{target}: no journal")),
+            // The journal may be intact.
+            Err(e) if journal::is_shortage(&e) => return Err(e),
             Err(e) => Some(format!("{e:#}")),
         };
         let past = Past { committed: snapshots.iter().map(|s| s.guid).collect(), ..Past::default() };
@@ -163,10 +165,10 @@ impl HostRun<'_> {
         Ok(())
     }
 
-    fn opaque(&self, target: &Target, files: &[usize]) -> Result<Plan, Standing> {
+    fn opaque(&self, target: &Target, files: &[usize]) -> Result<Result<Plan, Standing>> {
         let Some(table) = self.shared.config.command_for(target) else {
             let why = format!("no command receives {target}; add a [[command]] that matches it");
-            return Err(Standing::Held(why));
+            return Ok(Err(Standing::Held(why)));
         };
         let target_of = |table: &CommandTable| {
             command::check_target(&table.target)?;
@@ -174,15 +176,18 @@ impl HostRun<'_> {
         };
         match target_of(table) {
             Ok(()) => {}
-            Err(why) if !table.target.exists() => return Err(Standing::Away(why)),
-            Err(why) => return Err(Standing::Held(why)),
+            Err(why) if !table.target.exists() => return Ok(Err(Standing::Away(why))),
+            Err(why) => return Ok(Err(Standing::Held(why))),
         }
-        let applied = beside::read(&table.target).map_err(|e| {
-            Standing::Broken(format!(
-                "{e:#}; look at the target, then: zsnap-ingest forget {}, and queue a new --full",
-                quoted(&target.to_string())
-            ))
-        })?;
-        Ok(plan::opaque(&self.inbox.pending(files, None), applied.get(&target.to_string()), table.overlap))
+        let applied = match beside::read(&table.target) {
+            Ok(applied) => applied,
+            Err(e) if journal::is_shortage(&e) => return Err(e),
+            Err(e) => {
+                let forget = format!("zsnap-ingest forget {}", quoted(&target.to_string()));
+                let why = format!("{e:#}; look at the target, then: {forget}, and queue a new --full");
+                return Ok(Err(Standing::Broken(why)));
+            }
+        };
+        Ok(Ok(plan::opaque(&self.inbox.pending(files, None), applied.get(&target.to_string()), table.overlap)))
     }
 }
