@@ -128,7 +128,7 @@ fn bounds_that_are_none_are_told_with_their_place() {
     for (line, says) in [
         ("max-size = \"10 GiB\"", "is not a size"),
         ("max-bytes = -1", "is not a size"),
-        ("max-bytes = 1.5", "a string or a number"),
+        ("max-bytes = 1.5", "a string or a whole number"),
         ("max-files = 0", "is not a number from 1 up"),
         ("max-ratio = \"many\"", "is not a number from 1 up"),
     ] {
