@@ -4,7 +4,6 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::sync::PoisonError;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
@@ -19,7 +18,7 @@ use crate::opened::Opened;
 use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
 use crate::receive::{Ended, Unwrap};
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 use crate::{beside, command, journal};
 
 /// How a `zfs receive` without a failure ended.
@@ -94,7 +93,7 @@ pub fn run_command(
     let Some(manifest) = opened.manifest().cloned() else { return Err(Exit::Data.error("no manifest")) };
     log::info(format!("applying {} to {}", shown(name), table.target.display()));
     let alone = shared.target(&table.target);
-    let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock(&alone);
     command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, |out| opened.replay(out))
 }
 
@@ -121,7 +120,7 @@ pub fn remove(place: &Place, name: &OsStr, fd: &File) -> Result<()> {
 pub fn passed(shared: &Shared<'_>, facts: &Facts) -> Result<()> {
     let Some(table) = shared.config.command_for(&facts.target) else { return Ok(()) };
     let alone = shared.target(&table.target);
-    let _alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock(&alone);
     let mut all = beside::read(&table.target)?;
     if let (Some(applied), Some(number)) = (all.get_mut(&facts.target.to_string()), &facts.number) {
         applied.passed(number);

@@ -65,19 +65,22 @@ pub fn sweep(target: &Path) -> io::Result<()> {
     }
 }
 
-/// Checks that the journal can be kept beside the target. The error is what prevents it, and the remedy. With `look`,
-/// which only reads, it may belong to another user.
-pub fn check(target: &Path, look: bool) -> Result<(), String> {
+/// Checks that the journal can be kept beside the target. With `look`, which only reads, it may belong to another user.
+///
+/// # Errors
+/// `PermissionDenied` or `Other` says what prevents it, and the remedy; any other error, that a system call failed.
+pub fn check(target: &Path, look: bool) -> io::Result<()> {
     let Ok((parent, _)) = above(target) else { return Ok(()) };
     let name = OsStr::new(DIRECTORY);
     let path = parent.path().join(name);
     let path = path.display();
-    let Some(stat) = parent.stat(name).map_err(|e| e.to_string())? else { return Ok(()) };
+    let Some(stat) = parent.stat(name)? else { return Ok(()) };
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         let above = parent.path().display();
-        return Err(format!("{path} is not a directory: remove it, and run \"chown root {above}\" if others own that"));
+        let why = format!("{path} is not a directory: remove it, and run \"chown root {above}\" if others own that");
+        return Err(io::Error::other(why));
     }
-    if look { parent.inside(name) } else { parent.private(name) }.map(drop).map_err(|e| e.to_string())
+    if look { parent.inside(name) } else { parent.private(name) }.map(drop)
 }
 
 #[cfg(test)]
@@ -128,7 +131,7 @@ mod tests {
         assert!(write(&target, &journal()).is_err());
         sweep(&target).unwrap();
         for look in [true, false] {
-            let why = check(&target, look).unwrap_err();
+            let why = check(&target, look).unwrap_err().to_string();
             assert!(why.contains("/.zsnap is not a directory: remove it"), "{why}");
         }
         assert_eq!(fs::read(elsewhere.path().join("etc.json")).unwrap(), b"{}");

@@ -70,12 +70,17 @@ pub fn apply(
         }
         return Err(error);
     }
-    let directory = File::open(&command.target).or_exit(Exit::Io, command.target.display())?;
-    rustix::fs::syncfs(&directory).or_exit(Exit::Io, command.target.display())?;
+    sync(&command.target).or_exit(Exit::Io, command.target.display())?;
     entry.applying = false;
     entry.before = None;
     all.insert(target.to_string(), entry);
     beside::write(&command.target, &all)
+}
+
+/// Makes what the command has changed durable. The directory is closed before the journal is written, which could not
+/// open its own files otherwise if the limit of open files is very low.
+fn sync(target: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(target)?)?)
 }
 
 /// The failure of a command.

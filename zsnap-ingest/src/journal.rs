@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zsnap_common::cli::exit::{Exit, OrExit};
@@ -71,6 +72,13 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     serde_json::from_slice(&text).or_exit(Exit::TryAgain, format!("{}: damaged journal", path.display())).map(Some)
 }
 
+/// Whether a journal could not be read because this machine lacks memory or open files now, which says nothing about
+/// the journal.
+pub fn is_shortage(e: &anyhow::Error) -> bool {
+    let mut errors = e.chain().filter_map(|cause| Errno::from_io_error(cause.downcast_ref()?));
+    errors.any(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno))
+}
+
 /// Replaces a journal durably; its directory is created if it is missing.
 pub fn write<T: Serialize>(path: &Path, journal: &T) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(journal).context("journal")?;
@@ -102,6 +110,13 @@ mod tests {
         assert_eq!(of_pool(dir.path(), Guid(7)).unwrap(), [("laptop/tank/home".to_owned(), path.clone())]);
         std::fs::write(&path, b"{").unwrap();
         assert_eq!(Exit::of(&read::<Past>(&path).unwrap_err()), Exit::TryAgain);
+    }
+
+    #[test]
+    fn a_shortage_of_this_machine_is_not_damage_to_the_journal() {
+        let failed = |errno: Errno| Err::<(), io::Error>(errno.into()).or_exit(Exit::TryAgain, "journal").unwrap_err();
+        assert!(is_shortage(&failed(Errno::MFILE)) && is_shortage(&failed(Errno::NOMEM)));
+        assert!(!is_shortage(&failed(Errno::IO)));
     }
 
     #[test]

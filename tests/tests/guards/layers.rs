@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use zsnap_tests::imports::{Imports, root};
+use zsnap_tests::imports::{Imports, code, root};
 use zsnap_tests::torture::walk;
 
 const CRATES: [&str; 6] =
@@ -38,6 +38,40 @@ fn no_source_file_is_longer_than_400_lines() {
     let lines = |path: &PathBuf| fs::read_to_string(path).unwrap().lines().count();
     let long: Vec<_> = files.map(|path| (lines(&path), path)).filter(|(lines, _)| *lines > 400).collect();
     assert!(long.is_empty(), "{long:?}");
+}
+
+/// The name of the function that a line declares.
+fn declared(line: &str) -> Option<&str> {
+    let (before, after) = line.trim_start().split_once("fn ")?;
+    let is_declared = before.split_whitespace().all(|word| word == "const" || word.starts_with("pub"));
+    is_declared.then(|| after.split(['(', '<']).next().unwrap())
+}
+
+/// The functions in formatted code, and how many lines each has.
+fn functions(code: &str) -> Vec<(&str, usize)> {
+    let lines: Vec<&str> = code.lines().collect();
+    let length = |at: usize| {
+        let indent = lines[at].len() - lines[at].trim_start().len();
+        let end = format!("{}}}", " ".repeat(indent));
+        // A body of one line, or none.
+        let short = lines[at].ends_with(['}', ';']);
+        if short { 1 } else { lines[at..].iter().position(|line| *line == end).unwrap_or(0) + 1 }
+    };
+    code.lines().enumerate().filter_map(|(at, line)| Some((declared(line)?, length(at)))).collect()
+}
+
+#[test]
+fn no_function_is_longer_than_60_lines() {
+    let sample = "fn a() {}\n\npub(super) fn b<T>(\n    t: T,\n) {\n    if t {\n    }\n}\n    const fn c() {\n    }\n";
+    assert_eq!(functions(sample), [("a", 1), ("b", 6), ("c", 2)]);
+    let (mut long, mut seen) = (Vec::new(), 0);
+    for file in CRATES.iter().flat_map(|package| Imports::of(package).files.into_values()) {
+        let code = code(&file);
+        let all = functions(&code);
+        seen += all.len();
+        long.extend(all.into_iter().filter(|(_, lines)| *lines > 60).map(|(name, _)| format!("{file} {name}")));
+    }
+    assert!(seen > 1000 && long.is_empty(), "{seen}: {long:?}");
 }
 
 /// Whether a condition that begins with `if let` or `while let` continues with `&&` (a let chain).

@@ -42,6 +42,7 @@ impl<'a> HostRun<'a> {
         self.away(at).or(enough)
     }
 
+    /// Opens a file, and has it examined.
     fn read(&mut self, at: usize) -> Result<Option<VerifiedFile<'a>>> {
         let (place, file) = (self.inbox.place(at), self.inbox.file(at));
         let fd = match place.dir.open_file(file.name()) {
@@ -73,6 +74,7 @@ impl<'a> HostRun<'a> {
         }
     }
 
+    /// Records why a file is rejected, or moves it to quarantine.
     fn reject(&mut self, at: usize, fd: &Fd, rejection: Rejection) -> Result<()> {
         self.inbox.learn(at, Knowledge::New, None);
         let (why, damaged) = match rejection {

@@ -2,13 +2,14 @@
 //! else what prevents it. It reads journals and directories, and changes nothing except that it rebuilds a lost journal.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 
 use anyhow::Result;
+use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Target;
 
-use crate::config::CommandTable;
 use crate::host::HostRun;
 use crate::journal;
 use crate::plan::{self, Past, Plan, Standing};
@@ -41,7 +42,7 @@ impl HostRun<'_> {
             if files.is_empty() {
                 continue;
             }
-            match if zfs { self.zfs(target, &files)? } else { self.opaque(target, &files) } {
+            match if zfs { self.zfs(target, &files)? } else { self.opaque(target, &files)? } {
                 Ok(plan) => {
                     planned.path.extend(plan.path.iter().map(|&at| files[at]));
                     let index = |at: usize, standing| match standing {
@@ -94,7 +95,14 @@ impl HostRun<'_> {
         // By index of the file: its position in the order (first file of its target, turn), and the standing.
         let mut all: BTreeMap<usize, ((usize, usize), Standing)> = BTreeMap::new();
         for target in self.inbox.targets() {
-            self.make_plan(&target)?;
+            if let Err(e) = self.make_plan(&target) {
+                let failed = Standing::Failed(format!("{e:#}"));
+                if !self.stopped.contains(&target) {
+                    self.fail(&target, None, e)?;
+                }
+                all.extend(self.inbox.of(&target).map(|at| (at, ((at, 0), failed.clone()))));
+                continue;
+            }
             let Some(Planned { standings, path }) = self.plans.get(&target) else { continue };
             let first = standings.keys().next().copied().unwrap_or(0);
             let turns: HashMap<usize, usize> = path.iter().enumerate().map(|(turn, &at)| (at, turn + 1)).collect();
@@ -152,6 +160,8 @@ impl HostRun<'_> {
             }
             Ok(None) if snapshots.is_empty() => None,
             Ok(None) => Some(format!("{target}: no journal")),
+            // The journal may be intact.
+            Err(e) if journal::is_shortage(&e) => return Err(e),
             Err(e) => Some(format!("{e:#}")),
         };
         let past = Past { committed: snapshots.iter().map(|s| s.guid).collect(), ..Past::default() };
@@ -163,26 +173,32 @@ impl HostRun<'_> {
         Ok(())
     }
 
-    fn opaque(&self, target: &Target, files: &[usize]) -> Result<Plan, Standing> {
+    fn opaque(&self, target: &Target, files: &[usize]) -> Result<Result<Plan, Standing>> {
         let Some(table) = self.shared.config.command_for(target) else {
             let why = format!("no command receives {target}; add a [[command]] that matches it");
-            return Err(Standing::Held(why));
+            return Ok(Err(Standing::Held(why)));
         };
-        let target_of = |table: &CommandTable| {
-            command::check_target(&table.target)?;
-            beside::check(&table.target, self.shared.dry)
-        };
-        match target_of(table) {
-            Ok(()) => {}
-            Err(why) if !table.target.exists() => return Err(Standing::Away(why)),
-            Err(why) => return Err(Standing::Held(why)),
+        if let Err(why) = command::check_target(&table.target) {
+            let is_away = !table.target.exists();
+            return Ok(Err(if is_away { Standing::Away(why) } else { Standing::Held(why) }));
         }
-        let applied = beside::read(&table.target).map_err(|e| {
-            Standing::Broken(format!(
-                "{e:#}; look at the target, then: zsnap-ingest forget {}, and queue a new --full",
-                quoted(&target.to_string())
-            ))
-        })?;
-        Ok(plan::opaque(&self.inbox.pending(files, None), applied.get(&target.to_string()), table.overlap))
+        match beside::check(&table.target, self.shared.dry) {
+            Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::Other) => {
+                return Ok(Err(Standing::Held(e.to_string())));
+            }
+            checked => checked.or_exit(Exit::TryAgain, "journal")?,
+        }
+        let applied = match beside::read(&table.target) {
+            Ok(applied) => applied,
+            Err(e) if e.chain().any(|cause| cause.is::<serde_json::Error>()) => {
+                return Ok(Err(Standing::Broken(format!(
+                    "{e:#}; look at the target, then: zsnap-ingest forget {}, and queue a new --full",
+                    quoted(&target.to_string())
+                ))));
+            }
+            // It may be intact: the disk fails, or too many files are open.
+            Err(e) => return Err(e),
+        };
+        Ok(Ok(plan::opaque(&self.inbox.pending(files, None), applied.get(&target.to_string()), table.overlap)))
     }
 }
