@@ -40,7 +40,7 @@ fn check_means_the_same_in_all_tools() {
                     let backup = format!("{:?}", scene.path("backup.cert"));
                     scene.edit("queue.toml", &backup, "[\"/none.cert\", \"/none2.cert\"]");
                     scene.edit("queue.toml", "unsigned = true\n", "");
-                    scene.edit("queue.toml", "to = [", "to = [\"dir:/none\", \"cmd:true\", ");
+                    scene.edit("queue.toml", "\nto = [", "\nto = [\"dir:/none\", \"cmd:true\", ");
                 },
                 &["recipients: /none.cert", "recipients: /none2.cert", "signer: ", "dir:/none: "],
             ),

@@ -13,7 +13,7 @@ fn the_demo_works() {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
     let ran = run(Command::new(demo).arg(binaries()).current_dir("/"), b"").expect(0);
     let output = String::from_utf8_lossy(&ran.out);
-    for text in ["disk2    away", "restored: no difference", "rescued: no difference"] {
+    for text in ["disk2        away", "restored: no difference", "rescued: no difference"] {
         assert!(output.contains(text), "{output}");
     }
 }
