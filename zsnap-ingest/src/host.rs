@@ -15,7 +15,7 @@ use crate::pool::Tree;
 use crate::shared::Shared;
 
 mod act;
-mod standings;
+mod planning;
 
 use standings::Planned;
 
