@@ -17,7 +17,7 @@ use crate::shared::Shared;
 mod act;
 mod planning;
 
-use standings::Planned;
+use planning::Planned;
 
 /// A step that is still to be done.
 enum Todo {
