@@ -8,6 +8,7 @@ pub mod log;
 pub mod options;
 pub mod progress;
 pub mod report;
+pub mod status;
 pub mod suggest;
 pub mod trusted;
 pub mod units;

@@ -7,4 +7,5 @@ pub mod listing;
 pub mod notices;
 pub mod outbox;
 pub mod publish;
+pub mod success;
 pub mod tool_lock;

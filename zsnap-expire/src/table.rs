@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use zsnap_common::cli::report::{Cell, Form, Report, ascii, time};
+use zsnap_common::cli::report::{Cell, Column, Form, Report, ascii, time};
 use zsnap_common::process::zfs::Zfs;
 
 use crate::calendar::Clock;
@@ -42,8 +42,9 @@ pub fn print<'a>(
         both.map(|(snapshot, verdict)| (snapshot, verdict, decided.braked.is_some()))
     };
     let rows = all.iter().flat_map(of).map(row).collect();
-    Report { columns: vec!["snapshot", "created", "verdict", "reasons"], rows, metric: "zsnap_expire" }
-        .print(Form::Table)
+    let heads = ["SNAPSHOT", "CREATED", "VERDICT", "REASONS"];
+    let columns = heads.map(|head| Column::new("", head)).to_vec();
+    Report { columns, rows, ..Report::default() }.print(Form::Table)
 }
 
 /// Returns the word for a verdict. `braked` is whether a safety limit stops the dataset.

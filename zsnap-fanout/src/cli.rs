@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
+use zsnap_common::cli::status;
 use zsnap_common::cli::units::{absolute, duration, size};
 use zsnap_common::durable::dest::nice;
 
@@ -123,13 +124,6 @@ pub struct StatusOptions {
     /// Only these destinations, and the spool
     #[arg(value_name = "NAME")]
     pub drives: Vec<String>,
-    /// Print metrics for Prometheus
-    #[arg(long, conflicts_with = "json")]
-    pub prometheus: bool,
-    /// Exit 1 if a file waits, or nothing was delivered to a destination, for longer than TIME
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub max_age: Option<Duration>,
-    /// Print only if the exit status is not 0
-    #[arg(long)]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub common: status::ReportOptions,
 }

@@ -9,6 +9,7 @@ mod kept;
 mod name;
 mod nncp;
 mod run;
+mod scarce;
 mod seen;
 mod since;
 mod split;

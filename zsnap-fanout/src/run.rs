@@ -14,6 +14,7 @@ use zsnap_common::durable::dest::{Courier, Dest, hangs};
 use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{DrainOptions, Drained};
 use zsnap_common::durable::publish;
+use zsnap_common::durable::success;
 use zsnap_common::durable::tool_lock::{Acquired, ToolLock};
 use zsnap_common::locks::flock::{self, Lock};
 
@@ -79,7 +80,13 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
         log::info(format_args!("{e:#}"));
     }
     cancel::check()?;
-    Ok(if notices.any { exit.max(Exit::SomeFailed) } else { exit })
+    if notices.any {
+        exit = exit.max(Exit::SomeFailed);
+    }
+    if looked {
+        success::note(&spool.state(""), exit);
+    }
+    Ok(exit)
 }
 
 /// Splits the files in the spool into the outboxes. If another process holds the lock, returns for how

@@ -11,10 +11,11 @@ use zsnap_common::cli::cancel::{self, Cancelled};
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::incoming::{Incoming, Unsafe, shown};
-use zsnap_common::durable::listing::Listing;
+use zsnap_common::durable::listing::{Listing, report_not_a_host};
 use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{Outboxes, Queued};
 use zsnap_common::durable::publish::{make_dirs, sync_files};
+use zsnap_common::names::queue_name::is_others;
 use zsnap_common::names::target::Host;
 
 use crate::drive::Drive;
@@ -36,13 +37,12 @@ pub fn split(spool: &Spool, drives: &[Drive], notices: &mut Notices) -> Result<(
     }
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
         cancel::check()?;
-        let text = shown(&name);
-        // Hidden names belong to zsnap-fanout or to other programs, lost+found to the file system.
-        if text.starts_with('.') || text == "lost+found" {
+        if is_others(name.as_encoded_bytes()) {
             continue;
         }
+        let text = shown(&name);
         let Ok(host) = text.parse::<Host>() else {
-            notices.oddity(&text, "is not the name of a host; ignored");
+            report_not_a_host(&name, notices);
             continue;
         };
         match spool.incoming.inside(&name) {
@@ -146,16 +146,11 @@ fn link<S: AsRef<str>>(
 /// Splits the files that have arrived in the directory of `host`.
 fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], notices: &mut Notices) -> Result<()> {
     let listing = Listing::of(dir, Listing::MOST)?;
+    listing.report_foreign(host, notices);
     let (found, others): (Vec<_>, Vec<_>) = listing.queue.into_iter().partition(|(parsed, _)| parsed.host == *host);
     for (parsed, name) in &others {
         let what = format!("{host}/{}", shown(name));
         notices.problem(&what, &format!("is a file of {}, not of {host}; ignored", parsed.host));
-    }
-    for name in &listing.foreign {
-        notices.oddity(&format!("{host}/{}", shown(name)), "is not the name of a queue file; ignored");
-    }
-    if listing.more_foreign > 0 {
-        notices.oddity(&format!("{host}/..."), "holds more files that are not queue files; ignored");
     }
     if listing.more > 0 {
         let text = format!("{host}: holds more than {} queue files; the next run takes what is newer", Listing::MOST);

@@ -9,11 +9,11 @@ use anyhow::Result;
 use rustix::fs::{FileType, Stat};
 use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::log;
-use zsnap_common::cli::report::{self, Cell, Form, Report, ago};
+use zsnap_common::cli::report::{self, Cell, Column, Report, ago};
 use zsnap_common::durable::dest::{self, Dest};
 use zsnap_common::durable::listing::Listing;
 use zsnap_common::durable::outbox::{Amount, Outboxes, Queued};
+use zsnap_common::durable::success;
 use zsnap_common::names::queue_name::QueueName;
 use zsnap_common::names::target::Host;
 
@@ -21,16 +21,22 @@ use crate::cli::{Options, StatusOptions};
 use crate::drive::Drive;
 use crate::nncp;
 use crate::run::PATIENCE;
+use crate::scarce::{key, lacking};
 use crate::seen::Seen;
 use crate::since::Since;
 use crate::spool::Spool;
 
 /// The name of the spool in the column of destinations.
 const SPOOL: &str = "(spool)";
-/// The state of the spool if it cannot be read completely.
-const UNREADABLE: &str = "unreadable";
+/// The states of a destination, and of the spool.
+const STATES: [&str; 9] =
+    ["unreadable", "empty", "waiting", "delivered", "handed to NNCP", "handed over", "away", "failed", "unknown"];
+/// The states in which somebody must do something: a part of the spool cannot be read, the last delivery failed, or
+/// files wait for a destination that is not configured. Each has a note.
+const ATTENTION: [&str; 3] = ["unreadable", "failed", "unknown"];
 
-/// Prints the report. `now` is in seconds since 1970. The exit status is 1 if something is older than `--max-age`.
+/// Prints the report. `now` is in seconds since 1970. The exit status is 1 if a state needs attention, or something is
+/// older than `--max-age`.
 pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u64) -> Result<Exit> {
     if let Some(unknown) = asked.drives.iter().find(|name| !drives.iter().any(|drive| drive.name == **name)) {
         return Err(Exit::Usage.error(format!("no drive is called {unknown}")));
@@ -39,21 +45,17 @@ pub fn status(options: &Options, drives: &[Drive], asked: &StatusOptions, now: u
     let mut rows = gather(&spool, options, drives, now)?;
     // Always show the spool: its files concern every destination.
     rows.retain(|row| asked.drives.is_empty() || row.drive == SPOOL || asked.drives.contains(&row.drive));
-    let late: Vec<_> = asked.max_age.iter().flat_map(|max| rows.iter().flat_map(|row| row.late(*max, now))).collect();
-    if !late.is_empty() || !asked.quiet {
-        let form = Form::of(asked.prometheus, options.json);
-        report(&rows, form, now).print(form).or_exit(Exit::Io, "standard output")?;
+    let mut attention = false;
+    for row in &mut rows {
+        let late = asked.common.max_age.map_or(Vec::new(), |max| row.late(max, now));
+        attention |= ATTENTION.contains(&row.state) || !late.is_empty();
+        if late.is_empty() {
+            row.note_times(now);
+        }
+        row.notes.splice(0..0, late);
     }
-    late.iter().for_each(log::error);
-    Ok(if late.is_empty() { Exit::Done } else { Exit::SomeFailed })
-}
-
-fn amount_cells(amount: Amount, now: u64) -> [Cell; 3] {
-    [Cell::Count(amount.files), Cell::Bytes(amount.bytes), age(amount.oldest, now)]
-}
-
-fn age(time: Option<u64>, now: u64) -> Cell {
-    time.and_then(|time| ago(time, now)).map_or(Cell::None, Cell::Age)
+    let report = Report { succeeded: success::last(&spool.state("")), ..report(&rows, now) };
+    asked.common.print(&report, options.json, if attention { Exit::SomeFailed } else { Exit::Done })
 }
 
 /// A row of the report: a destination, or the spool itself.
@@ -73,27 +75,24 @@ struct Row {
 }
 
 impl Row {
-    /// Returns a message for each thing that is late: files that wait for too long, or no delivery for too
-    /// long. No delivery at all is late too, because the caller expects backups, and so is an unreadable spool.
+    /// Returns a note for each thing that is late: files that wait for too long, or no delivery for too long. No
+    /// delivery at all is late too, because the caller expects backups.
     fn late(&self, max: Duration, now: u64) -> Vec<String> {
         let is_late = |time: u64| report::is_late(time, now, max);
         let since = |time: u64| report::since(time, now);
-        let mut lines = Vec::new();
-        if self.state == UNREADABLE {
-            lines.push(format!("{}: what waits there is not known: {}", self.drive, self.notes.join("; ")));
-        }
+        let mut notes = Vec::new();
         if let Some(oldest) = self.waiting.oldest.filter(|oldest| is_late(*oldest)) {
             let files = if self.waiting.files == 1 { "file waits" } else { "files wait" };
-            lines.push(format!("{}: {} {files}, the oldest {}", self.drive, self.waiting.files, since(oldest)));
+            notes.push(format!("{} {files}, the oldest {}", self.waiting.files, since(oldest)));
         }
         match self.seen.delivered {
-            None if self.expects => lines.push(format!("{}: it never took a file", self.drive)),
+            None if self.expects => notes.push("nothing was ever delivered".to_owned()),
             Some(delivered) if self.expects && is_late(delivered) => {
-                lines.push(format!("{}: it took nothing {}", self.drive, since(delivered)));
+                notes.push(format!("nothing was delivered {}", since(delivered)));
             }
             _ => {}
         }
-        lines
+        notes
     }
 
     /// Adds a note if an age is unknown because its time is in the future.
@@ -118,7 +117,7 @@ fn gather(spool: &Spool, options: &Options, drives: &[Drive], now: u64) -> Resul
     let mut rows = vec![Row {
         drive: SPOOL.into(),
         state: match (&unread[..], &in_spool[..]) {
-            ([_, ..], _) => UNREADABLE,
+            ([_, ..], _) => "unreadable",
             ([], []) => "empty",
             _ => "waiting",
         },
@@ -151,7 +150,6 @@ fn gather(spool: &Spool, options: &Options, drives: &[Drive], now: u64) -> Resul
             });
         }
     }
-    rows.iter_mut().for_each(|row| row.note_times(now));
     Ok(rows)
 }
 
@@ -175,7 +173,10 @@ fn row(
         match dest::look(&drive.dest, &drive.transport, &boxes.dir(&drive.name), PATIENCE) {
             Ok(look) => {
                 row.here = Some(look.away.is_none());
-                row.notes.extend(look.away);
+                row.notes.extend(look.away.map(|why| match row.seen.at {
+                    Some(at) => format!("{why}; it was last here at {}", report::time(at)),
+                    None => why,
+                }));
             }
             // Show the failure even if no run has recorded it yet.
             Err(e) => {
@@ -194,10 +195,7 @@ fn row(
         (_, _, Seen { failed: Some(_), .. }) => "failed",
         _ if !files.is_empty() => "waiting",
         (_, _, Seen { delivered: None, .. }) => "empty",
-        (Dest::Dir(_), ..) => "delivered",
-        // Only NNCP knows whether the files have arrived.
-        (Dest::NncpFile { .. } | Dest::NncpExec { .. }, ..) => "handed to NNCP",
-        _ => "handed over",
+        (dest, ..) => dest.done(),
     };
     row
 }
@@ -242,72 +240,65 @@ fn of_host(spool: &Spool, host: &Host, files: &mut Vec<Queued>) -> io::Result<()
     Ok(())
 }
 
-/// Returns the files with fewer copies than `copies`, or than the number of destinations that receive
-/// the files of their host. A destination has a file if the file was split to it and no longer waits in its outbox.
-fn lacking<'a>(
-    waiting: &'a [Vec<Queued>],
-    in_spool: &'a [Queued],
-    drives: &[Drive],
-    since: &[Since],
-    copies: u64,
-) -> HashMap<(&'a Host, &'a str), &'a Queued> {
-    let mut found: HashMap<_, (&Queued, u64)> = HashMap::new();
-    for file in waiting.iter().flatten() {
-        found.entry(key(file)).or_insert((file, 0));
-    }
-    for (waiting, since) in waiting.iter().zip(since) {
-        let waits: HashSet<_> = waiting.iter().map(key).collect();
-        for (key, (file, have)) in &mut found {
-            *have += u64::from(since.covers(file) && !waits.contains(key));
-        }
-    }
-    found.retain(|(host, _), (_, have)| {
-        let takers = drives.iter().filter(|drive| drive.takes(host)).count() as u64;
-        *have < copies.min(takers.max(1))
-    });
-    let found = found.into_iter().map(|(key, (file, _))| (key, file));
-    found.chain(in_spool.iter().map(|file| (key(file), file))).collect()
-}
+const COLUMNS: [Column; 18] = [
+    Column::new("drive", "DESTINATION").label("destination"),
+    Column::new("state", "STATE").metric("state", "Whether the destination is in this state."),
+    Column::new("newest", "NEWEST").metric(
+        "newest_timestamp_seconds",
+        "When the newest file that was delivered was queued, by its sender's clock.",
+    ),
+    Column::new("delivered", "DELIVERED").metric("delivered_timestamp_seconds", "When a file was last delivered."),
+    Column::new("delivered_age", ""),
+    Column::new("seen", "").metric("seen_timestamp_seconds", "When the destination was last present."),
+    Column::new("seen_age", ""),
+    Column::new("waiting_files", "WAITING").metric("waiting_files", "Files that wait for the destination."),
+    Column::new("waiting_bytes", "BYTES").metric("waiting_bytes", "Size of the files that wait."),
+    Column::new("waiting_oldest", "")
+        .metric("waiting_oldest_timestamp_seconds", "When the oldest of the files that wait arrived."),
+    Column::new("waiting_age", "AGE"),
+    Column::new("scarce_files", "SCARCE").metric("scarce_files", "Files that wait and have too few copies."),
+    Column::new("scarce_bytes", "").metric("scarce_bytes", "Size of the scarce files."),
+    Column::new("scarce_oldest", "")
+        .metric("scarce_oldest_timestamp_seconds", "When the oldest of the scarce files arrived."),
+    Column::new("scarce_age", ""),
+    Column::new("nncp_packets", "NNCP").metric("nncp_packets", "Packets for the node in NNCP's spool."),
+    Column::new("destination", ""),
+    Column::new("note", ""),
+];
 
-fn key(file: &Queued) -> (&Host, &str) {
-    (&file.parsed.host, &file.name)
-}
-
-fn report(rows: &[Row], form: Form, now: u64) -> Report {
-    let text = |text: &str| if text.is_empty() { Cell::None } else { Cell::Text(text.to_owned()) };
-    let number = |is: bool| Cell::Count(u64::from(is));
+fn report(rows: &[Row], now: u64) -> Report {
     let cells = |row: &Row| {
         let newest = row.seen.newest.as_ref().and_then(|name| name.parse::<QueueName>().ok());
-        let mut cells = vec![text(&row.drive)];
-        match form {
-            // A label whose value changes would begin a new time series.
-            Form::Prometheus => {
-                let failed = row.seen.failed.is_some() || row.state == UNREADABLE;
-                cells.extend([row.here.map_or(Cell::None, number), number(failed)]);
-            }
-            _ => cells.push(text(row.state)),
-        }
-        cells.extend([age(row.seen.at, now), newest.map_or(Cell::None, |name| Cell::Time(name.stamp.secs))]);
-        cells.push(age(row.seen.delivered, now));
-        cells.extend(amount_cells(row.waiting, now));
-        cells.extend(amount_cells(row.scarce, now));
-        cells.extend([
+        let at = |time: Option<u64>, cell: fn(u64) -> Cell| time.map_or(Cell::None, cell);
+        let (waiting, scarce, seen) = (row.waiting, row.scarce, &row.seen);
+        vec![
+            Cell::Text(row.drive.clone()),
+            Cell::State(row.state, &STATES),
+            at(newest.map(|name| name.stamp.secs), Cell::Ago),
+            at(seen.delivered, Cell::Ago),
+            at(seen.delivered, Cell::Age),
+            at(seen.at, Cell::Ago),
+            at(seen.at, Cell::Age),
+            Cell::Count(waiting.files),
+            Cell::Bytes(waiting.bytes),
+            at(waiting.oldest, Cell::Ago),
+            at(waiting.oldest, Cell::Age),
+            Cell::Count(scarce.files),
+            Cell::Bytes(scarce.bytes),
+            at(scarce.oldest, Cell::Ago),
+            at(scarce.oldest, Cell::Age),
             row.packets.map_or(Cell::None, Cell::Count),
-            text(&row.destination),
+            if row.destination.is_empty() { Cell::None } else { Cell::Text(row.destination.clone()) },
             Cell::Note(row.notes.join("; ")),
-        ]);
-        cells
+        ]
     };
-    let state: &[&str] = if form == Form::Prometheus { &["here", "failed"] } else { &["state"] };
-    let columns = [
-        &["drive"],
-        state,
-        &["seen_age", "newest", "delivered_age"],
-        &["waiting_files", "waiting_bytes", "waiting_age"],
-        &["scarce_files", "scarce_bytes", "scarce_age"],
-        &["nncp_packets", "destination", "note"],
-    ];
-    Report { columns: columns.concat(), rows: rows.iter().map(cells).collect(), metric: "zsnap_fanout" }
+    Report {
+        columns: COLUMNS.to_vec(),
+        rows: rows.iter().map(cells).collect(),
+        metric: "zsnap_fanout",
+        now,
+        succeeded: None,
+    }
 }
 
 #[cfg(test)]
@@ -317,35 +308,6 @@ mod tests {
     fn queued(seq: u64, written: u64) -> Queued {
         let name = format!("bakfsfmt2-{seq}.000000001.1_h@a");
         Queued { parsed: name.parse().unwrap(), name, bytes: 10, written }
-    }
-
-    fn drives() -> Vec<Drive> {
-        use clap::Parser;
-        let args = ["zsnap-fanout", "--to=a=dir:/a", "--to=b=dir:/b", "--to=c=dir:/c"];
-        crate::drive::configured(&crate::cli::Cli::try_parse_from(args).unwrap().options, Default::default()).unwrap()
-    }
-
-    #[test]
-    fn a_file_on_too_few_drives_is_scarce() {
-        // File 1 waits for one of three destinations, 2 for two, 3 for all; 4 is in the spool.
-        let waiting =
-            [vec![queued(1, 0), queued(2, 0), queued(3, 0)], vec![queued(2, 0), queued(3, 0)], vec![queued(3, 0)]];
-        let in_spool = [queued(4, 0)];
-        let since = |times: [u64; 3]| times.map(|time| Since::from([("h", time)]));
-        let scarce_since = |times, copies| {
-            let found = lacking(&waiting, &in_spool, &drives(), &since(times), copies);
-            let mut seqs: Vec<_> = found.values().map(|file| file.parsed.stamp.secs).collect();
-            seqs.sort();
-            seqs
-        };
-        let scarce = |copies| scarce_since([0; 3], copies);
-        assert_eq!(scarce(1), [3, 4]);
-        assert_eq!(scarce(2), [2, 3, 4]);
-        assert_eq!(scarce(3), [1, 2, 3, 4]);
-        // More copies than destinations.
-        assert_eq!(scarce(9), scarce(3));
-        // The third destination was added later than the files.
-        assert_eq!((scarce_since([0, 0, 1], 1), scarce_since([0, 0, 1], 2)), (vec![2, 3, 4], vec![1, 2, 3, 4]));
     }
 
     #[test]
@@ -358,25 +320,22 @@ mod tests {
             ..Row::default()
         };
         let late = |row: Row| row.late(Duration::from_secs(100), 1000).join("; ");
-        let ended = "since 1970-01-01 00:14:59Z, longer than --max-age";
+        let ended = "since 1970-01-01 00:14:59Z, longer than max-age";
         assert_eq!(late(row(Some(900), Some(900), true)), "");
-        assert_eq!(late(row(Some(899), Some(900), true)), format!("disk: 1 file waits, the oldest {ended}"));
-        assert_eq!(late(row(None, Some(899), true)), format!("disk: it took nothing {ended}"));
-        assert_eq!(late(row(None, None, true)), "disk: it never took a file");
+        assert_eq!(late(row(Some(899), Some(900), true)), format!("1 file waits, the oldest {ended}"));
+        assert_eq!(late(row(None, Some(899), true)), format!("nothing was delivered {ended}"));
+        assert_eq!(late(row(None, None, true)), "nothing was ever delivered");
         assert_eq!(late(row(None, None, false)), "");
-        assert_eq!(late(row(Some(899), None, false)), format!("disk: 1 file waits, the oldest {ended}"));
-        let future = "since 1970-01-02 03:46:40Z, a future time: set the clock";
-        assert_eq!(late(row(None, Some(100_000), true)), format!("disk: it took nothing {future}"));
-        let unreadable = Row { state: UNREADABLE, notes: vec!["x".into()], ..row(None, None, false) };
-        assert_eq!(late(unreadable), "disk: what waits there is not known: x");
+        assert_eq!(late(row(Some(899), None, false)), format!("1 file waits, the oldest {ended}"));
+        let future = "since 1970-01-02 03:46:40Z, a future time: set the clock if it is wrong; what comes next has the right time";
+        assert_eq!(late(row(None, Some(100_000), true)), format!("nothing was delivered {future}"));
     }
 
     #[test]
     fn every_row_of_fanout_status_has_every_column() {
         let rows = [Row::default(), Row { packets: Some(3), notes: vec!["x".into()], ..Row::default() }];
-        for form in [Form::Table, Form::Json, Form::Prometheus] {
-            let report = report(&rows, form, 1000);
-            assert!(report.rows.iter().all(|row| row.len() == report.columns.len()));
-        }
+        let report = report(&rows, 1000);
+        assert!(report.rows.iter().all(|row| row.len() == report.columns.len()));
+        assert!(ATTENTION.iter().all(|state| STATES.contains(state)));
     }
 }

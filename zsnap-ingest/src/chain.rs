@@ -67,18 +67,24 @@ impl Chain {
         }
     }
 
-    /// Whether nothing new was received, or a file has waited, for longer than `max`. A target without any date is
-    /// late if no file waits, unless it is away: then nobody knows how new its data is.
-    pub fn is_late(&self, max: Duration, now: u64) -> bool {
-        let late = |time: u64| report::is_late(time, now, max);
-        let newest = self.newest.or(self.came).map_or(self.files == 0 && self.state != State::Away, late);
-        newest || self.oldest.is_some_and(late)
+    /// Adds a sentence to the remedy.
+    pub fn also(&mut self, sentence: &str) {
+        let before = if self.remedy.is_empty() { "" } else { "; " };
+        self.remedy += &format!("{before}{sentence}");
     }
 
-    /// Returns the first of its times (seconds since 1970) that lies ahead.
-    pub fn ahead(&self, now: u64) -> Option<u64> {
-        let times = [self.newest, self.came, self.oldest];
-        times.into_iter().flatten().find(|&time| report::ago(time, now).is_none())
+    /// Returns a sentence for each thing that is late: nothing new was received, or a file has waited, for longer than
+    /// `max`. A target without any date is late if no file waits, unless it is away: then nobody knows how new its data
+    /// is. `host` is the host that sends it.
+    pub fn late(&self, host: &str, max: Duration, now: u64) -> Vec<String> {
+        let late = |time: &u64| report::is_late(*time, now, max);
+        let still = format!("see whether {host} still sends it");
+        let newest = match self.newest.or(self.came) {
+            None if self.files == 0 && self.state != State::Away => Some(format!("nothing was ever received; {still}")),
+            newest => newest.filter(late).map(|time| format!("nothing new {}; {still}", report::since(time, now))),
+        };
+        let oldest = self.oldest.filter(late).map(|time| format!("a file has waited {}", report::since(time, now)));
+        newest.into_iter().chain(oldest).collect()
     }
 }
 
@@ -256,12 +262,15 @@ mod tests {
         assert_eq!((row.state, row.remedy.as_str()), (State::Waiting, "for a base"));
         row.is(State::Broken, "gone");
         assert_eq!((row.state, row.remedy.as_str()), (State::Broken, "gone"));
-        assert_eq!(State::Quarantined.word(), "quarantined");
+        assert!(
+            [State::Ok, State::Quarantined, State::Failed].iter().all(|s| s.word() == format!("{s:?}").to_lowercase())
+        );
+        assert_eq!(State::Failed as usize + 1, State::WORDS.len());
     }
 
     #[test]
     fn late_is_what_did_not_come_and_what_was_not_applied() {
-        let late = |row: Chain| row.is_late(Duration::from_secs(100), 1000);
+        let late = |row: Chain| !row.late("laptop", Duration::from_secs(100), 1000).is_empty();
         assert!(!late(Chain { newest: Some(900), ..Chain::default() }));
         assert!(late(Chain { newest: Some(899), ..Chain::default() }));
         assert!(late(Chain { newest: Some(999), oldest: Some(899), files: 1, ..Chain::default() }));
@@ -277,6 +286,16 @@ mod tests {
         assert!(late(Chain { newest: Some(u64::MAX), ..Chain::default() }));
         assert!(late(Chain { newest: Some(999), oldest: Some(ahead), files: 1, ..Chain::default() }));
         assert!(late(Chain { came: Some(ahead), ..Chain::default() }));
-        assert_eq!(Chain { newest: Some(999), came: Some(ahead), ..Chain::default() }.ahead(1000), Some(ahead));
+        // Each has its sentence.
+        let both = Chain { newest: Some(899), oldest: Some(ahead), files: 1, ..Chain::default() };
+        let told = both.late("laptop", Duration::from_secs(100), 1000).join("; ");
+        assert!(
+            told.starts_with("nothing new since 1970-01-01 00:14:59Z, longer than max-age; see whether laptop"),
+            "{told}"
+        );
+        assert!(
+            told.ends_with("; a file has waited since 1970-01-02 00:16:41Z, a future time: set the clock if it is wrong; what comes next has the right time"),
+            "{told}"
+        );
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
+use zsnap_common::cli::status;
 use zsnap_common::cli::units::{duration, size};
 use zsnap_common::names::target::{Host, NameError, Target};
 
@@ -179,15 +180,8 @@ pub struct StatusOptions {
     /// Only these hosts or datasets
     #[arg(value_name = "HOST|HOST/DATASET")]
     pub only: Vec<Only>,
-    /// Print metrics for Prometheus
-    #[arg(long, conflicts_with = "json")]
-    pub prometheus: bool,
-    /// Exit 1 if the newest snapshot of a target, or a waiting file, is older than TIME [default: the host's max-age]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub max_age: Option<Duration>,
-    /// Print only if the exit status is not 0
-    #[arg(long)]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub common: status::ReportOptions,
     /// Print only the path of the needed-guids list of the imported pool, for zsnap-expire
     #[arg(long, conflicts_with_all = ["only", "prometheus", "max_age", "quiet", "json"])]
     pub needed_file: bool,

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::durable::incoming::shown;
 use zsnap_common::durable::listing::Listing;
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
@@ -64,6 +63,7 @@ impl Inbox {
     fn list(&mut self, shared: &Shared<'_>, at: usize) -> Result<()> {
         let Some(place) = self.places.get(at) else { return Ok(()) };
         let listing = Listing::of(&place.dir, Listing::MOST).or_exit(Exit::Io, "--incoming")?;
+        listing.report_foreign(&self.host, &mut shared.notices());
         for (queue, name) in listing.queue {
             let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
             let entry = self.known.entry(&place.key(&name), Seen::of(&stat), shared.seconds());
@@ -78,14 +78,6 @@ impl Inbox {
                 Listing::MOST
             );
             shared.notices().problem_in_words(&format!("{}/.", self.host), &text);
-        }
-        for name in &listing.foreign {
-            let what = format!("{}/{}", self.host, shown(name));
-            shared.notices().problem(&what, "is not the name of a queue file; ignored");
-        }
-        if listing.more_foreign > 0 {
-            let what = format!("{}/...", self.host);
-            shared.notices().problem(&what, "holds more files that are not queue files; ignored");
         }
         Ok(())
     }

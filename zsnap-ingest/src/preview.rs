@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::report::{Cell, Form, Report};
+use zsnap_common::cli::report::{Cell, Column, Form, Report};
 use zsnap_common::names::target::Host;
 
 use crate::config::Config;
@@ -16,8 +16,10 @@ use crate::shared::Shared;
 /// Prints the report. Returns 1 if something needs attention. `only`: the hosts to report; empty: all.
 pub fn preview(config: &Config, only: &[Host], json: bool, now: SystemTime) -> Result<Exit> {
     let shared = Shared::new(config, now, true)?;
-    let columns = vec!["file", "verdict", "dataset", "bytes", "since", "behind", "why"];
-    let mut report = Report { columns, rows: Vec::new(), metric: "" };
+    let keys = ["file", "verdict", "dataset", "bytes", "since", "behind", "why"];
+    let heads = ["FILE", "VERDICT", "DATASET", "BYTES", "SINCE", "BEHIND", ""];
+    let columns = keys.iter().zip(heads).map(|(key, head)| Column::new(key, head)).collect();
+    let mut report = Report { columns, ..Report::default() };
     for mut host in run::survey(&shared)? {
         if only.is_empty() || only.contains(host.host()) {
             while host.step()? {}

@@ -15,8 +15,10 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::durable::listing::report_not_a_host;
+use zsnap_common::durable::success;
 use zsnap_common::durable::tool_lock::{self, ToolLock};
-use zsnap_common::names::queue_name::{Entry, classify};
+use zsnap_common::names::queue_name::{Entry, classify, is_others};
 use zsnap_common::names::target::{Host, Target};
 
 use crate::beside;
@@ -167,16 +169,16 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
         };
         let root = Arc::new(root);
         let names = root.names().or_exit(Exit::Io, "--incoming")?;
-        for name in names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")) {
+        for name in names.iter().filter(|name| !is_others(name.as_encoded_bytes())) {
             let Some(host) = name.to_str().and_then(|n| n.parse::<Host>().ok()) else {
-                shared.notices().problem(&shown(name), "is not the name of a host; ignored");
+                report_not_a_host(name, &mut shared.notices());
                 continue;
             };
             match root.inside(name) {
                 Ok(dir) => places.entry(host).or_default().push(Place { root: root.clone(), dir, exec }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) if !config.hosts.contains_key(&host) && !is_directory(&root, name) => {
-                    shared.notices().problem(&shown(name), &format!("is not a directory ({e}); ignored"));
+                    shared.notices().oddity(&shown(name), &format!("is not a directory of a host ({e}); ignored"));
                 }
                 // Nothing is known of the files in the directory: the host must not look like one that has sent none.
                 Err(e) => {
@@ -227,6 +229,7 @@ fn run(config: &Config, only: Option<&Host>, remember: bool) -> Result<Exit> {
     needed(&hosts, known && all_listed && hosts.len() == complete)?;
     if remember {
         shared.notices().write(|_| false)?;
+        success::note(&config.state, shared.exit());
     }
     Ok(shared.exit())
 }

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::report::{self, Cell, Form, Report};
+use zsnap_common::cli::report::{Cell, Column, Report};
+use zsnap_common::durable::success;
 
 use crate::chain::{self, Chain};
 use crate::cli::{Only, StatusOptions};
@@ -29,39 +30,43 @@ pub fn status(config: &Config, asked: &StatusOptions, json: bool, now: SystemTim
         Only::Target(target) => *name == target.to_string(),
     };
     rows.retain(|name, _| asked.only.is_empty() || asked.only.iter().any(|only| is(only, name)));
-    let absent = rows.is_empty() || asked.only.iter().any(|only| !rows.keys().any(|name| is(only, name)));
-    let mut attention = asked.max_age.is_some() && absent;
+    if asked.common.max_age.is_some() {
+        add_absent(&mut rows, asked, is);
+    }
+    let mut attention = false;
     for (name, row) in &mut rows {
         let host = chain::host_of(name);
         let of_host = || config.hosts.iter().find(|(h, _)| h.as_str() == host).and_then(|(_, table)| table.max_age);
-        if asked.max_age.or_else(of_host).is_some_and(|max| row.is_late(max, now)) {
-            attention = true;
-            let see = format!("see whether {host} still sends it");
-            row.is(row.state, match row.ahead(now) {
-                Some(time) => {
-                    let time = report::time(time);
-                    format!("{time} lies ahead, so its age is not known: set this clock if it is wrong, and {see}; what comes next has the right time")
-                }
-                None => format!("nothing new for longer than max-age; {see}"),
-            });
+        let max = asked.common.max_age.or_else(of_host);
+        let sender = if host == "-" { "any host" } else { host };
+        let mut sentences = max.map_or(Vec::new(), |max| row.late(sender, max, now));
+        if row.oldest.is_some_and(|oldest| shared.is_long(oldest)) && row.state != State::Away {
+            sentences.push("a file has waited for longer than max-wait; zsnap-ingest plan shows each file".to_owned());
         }
-        let long = row.oldest.is_some_and(|oldest| shared.is_long(oldest));
-        if long && row.state != State::Away {
-            attention = true;
-            row.is(row.state, "something lies here for longer than max-wait; zsnap-ingest plan tells of each file");
+        if row.state.needs_attention() && row.remedy.is_empty() {
+            sentences.push("zsnap-ingest plan shows each file".to_owned());
         }
-        attention |= row.state.needs_attention();
+        attention |= row.state.needs_attention() || !sentences.is_empty();
+        sentences.iter().for_each(|sentence| row.also(sentence));
     }
     shared.notices().any = attention;
-    let exit = shared.exit();
-    if exit != Exit::Done || !asked.quiet {
-        let form = Form::of(asked.prometheus, json);
-        table(&rows, now, form).print(form).or_exit(Exit::Io, "stdout")?;
-        if form == Form::Prometheus {
-            states(&rows).print(form).or_exit(Exit::Io, "stdout")?;
-        }
+    let report = Report { succeeded: success::last(&config.state), ..table(&rows, now) };
+    asked.common.print(&report, json, shared.exit())
+}
+
+/// Adds a row for each operand of which nothing is known, or for all if there is none: who asks for one expects it.
+fn add_absent(rows: &mut BTreeMap<String, Chain>, asked: &StatusOptions, is: impl Fn(&Only, &str) -> bool) {
+    let absent = asked.only.iter().filter(|only| !rows.keys().any(|name| is(only, name)));
+    let mut names: Vec<String> = absent
+        .map(|only| match only {
+            Only::Host(host) => format!("{host}/-"),
+            Only::Target(target) => target.to_string(),
+        })
+        .collect();
+    if asked.only.is_empty() && rows.is_empty() {
+        names.push("-".to_owned());
     }
-    Ok(exit)
+    rows.extend(names.into_iter().map(|name| (name, Chain::default())));
 }
 
 fn needed_file(shared: &Shared<'_>) -> Result<Exit> {
@@ -78,45 +83,46 @@ fn needed_file(shared: &Shared<'_>) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn table(rows: &BTreeMap<String, Chain>, now: u64, form: Form) -> Report {
-    let age = |time: u64| report::ago(time, now).map_or(Cell::None, Cell::Age);
-    // As a label, the text would start a new time series with each change.
-    let text = |text: String| if form == Form::Prometheus { Cell::None } else { Cell::Text(text) };
+const COLUMNS: [Column; 13] = [
+    Column::new("dataset", "DATASET").label("dataset"),
+    Column::new("state", "STATE").metric("state", "Whether the dataset is in this state."),
+    Column::new("newest", "NEWEST").metric(
+        "newest_timestamp_seconds",
+        "When the newest snapshot or file that was received was made, in seconds since 1970.",
+    ),
+    Column::new("age", ""),
+    Column::new("waiting_files", "WAITING").metric("waiting_files", "Files that were not applied."),
+    Column::new("waiting_bytes", "BYTES").metric("waiting_bytes", "Size of the files that were not applied."),
+    Column::new("waiting_oldest", "")
+        .metric("waiting_oldest_timestamp_seconds", "When the oldest of the files that were not applied arrived."),
+    Column::new("waiting_age", "AGE"),
+    Column::new("quarantined", "QUARANTINED").metric("quarantined_files", "Files in quarantine."),
+    Column::new("attempts", "").metric("failed_attempts", "How often a program or disk failed on one of the files."),
+    Column::new("snapshot", ""),
+    Column::new("remedy", ""),
+    Column::new("note", ""),
+];
+
+fn table(rows: &BTreeMap<String, Chain>, now: u64) -> Report {
     let cells = |(name, row): (&String, &Chain)| {
+        let at = |time: Option<u64>, cell: fn(u64) -> Cell| time.map_or(Cell::None, cell);
         vec![
             Cell::Text(name.clone()),
-            text(row.state.word()),
-            row.newest.map_or(Cell::None, Cell::Time),
-            row.newest.map_or(Cell::None, age),
+            Cell::State(row.state.word(), &State::WORDS),
+            at(row.newest, Cell::Ago),
+            at(row.newest, Cell::Age),
             Cell::Count(row.files),
             Cell::Bytes(row.bytes),
-            row.oldest.map_or(Cell::None, age),
+            at(row.oldest, Cell::Ago),
+            at(row.oldest, Cell::Age),
             Cell::Count(row.quarantined),
             Cell::Count(row.attempts.into()),
-            row.snapshot.clone().map_or(Cell::None, text),
+            row.snapshot.clone().map_or(Cell::None, Cell::Text),
+            // The old name of the note.
+            if row.remedy.is_empty() { Cell::None } else { Cell::Text(row.remedy.clone()) },
             Cell::Note(row.remedy.clone()),
         ]
     };
-    let columns = vec![
-        "dataset",
-        "state",
-        "newest",
-        "age",
-        "waiting_files",
-        "waiting_bytes",
-        "waiting_age",
-        "quarantined",
-        "attempts",
-        "snapshot",
-        "remedy",
-    ];
-    Report { columns, rows: rows.iter().map(cells).collect(), metric: "zsnap_ingest" }
-}
-
-/// Returns the metrics `zsnap_ingest_chain{dataset="...",state="..."} 1`.
-fn states(rows: &BTreeMap<String, Chain>) -> Report {
-    let cells =
-        |(name, row): (&String, &Chain)| vec![Cell::Text(name.clone()), Cell::Text(row.state.word()), Cell::Count(1)];
-    let columns = vec!["dataset", "state", "chain"];
-    Report { columns, rows: rows.iter().map(cells).collect(), metric: "zsnap_ingest" }
+    let rows = rows.iter().map(cells).collect();
+    Report { columns: COLUMNS.to_vec(), rows, metric: "zsnap_ingest", now, succeeded: None }
 }

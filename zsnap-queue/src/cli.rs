@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
+use zsnap_common::cli::status;
 use zsnap_common::cli::units;
 use zsnap_common::durable::dest::{Dest, nice};
 use zsnap_common::names::target::Host;
@@ -151,15 +152,8 @@ pub struct StatusOptions {
     /// Only these hosts or datasets
     #[arg(value_name = "HOST/DATASET")]
     pub targets: Vec<OsString>,
-    /// Print metrics for Prometheus
-    #[arg(long, conflicts_with = "json")]
-    pub prometheus: bool,
-    /// Exit 1 if a dataset was not queued, or a file was not delivered, for longer than TIME
-    #[arg(long, value_name = "TIME", value_parser = units::duration)]
-    pub max_age: Option<Duration>,
-    /// Print only if the exit status is not 0
-    #[arg(long)]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub common: status::ReportOptions,
 }
 
 #[derive(Args, Debug)]

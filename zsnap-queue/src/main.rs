@@ -17,12 +17,13 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, Options};
 use serde::Deserialize;
 use zsnap_common::cli::exit::{Exit, OrExit, run_tool};
 use zsnap_common::cli::log;
 use zsnap_common::cli::options::{self, ConfigFile};
 use zsnap_common::durable::dest::worker;
+use zsnap_common::durable::success;
 use zsnap_message::keys::{self, Purpose};
 
 /// queue.toml has no tables.
@@ -42,14 +43,14 @@ fn run() -> anyhow::Result<Exit> {
     }
     let (cli, Tables {}): (Cli, Tables) = ConfigFile::of("queue").parse()?;
     log::set_verbose(cli.options.verbose);
-    let Some(command) = &cli.command else { return run::queue(&cli) };
+    let Some(command) = &cli.command else { return succeeded(&cli.options, run::queue(&cli)) };
     if cli.target.is_some() || !cli.producer.is_empty() {
         return Err(Exit::Usage.error("a subcommand takes no stream: leave out what stands before it or behind --"));
     }
     let now = SystemTime::now();
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     match command {
-        Command::Flush => flush::flush(&cli.options),
+        Command::Flush => succeeded(&cli.options, flush::flush(&cli.options)),
         Command::Status(status) => status::status(&cli.options, status, seconds),
         Command::Adopt { targets } => flush::adopt(&cli.options, targets, seconds),
         Command::Check(asked) => check::check(&cli.options, *asked, now),
@@ -65,4 +66,11 @@ fn run() -> anyhow::Result<Exit> {
             Ok(Exit::Done)
         }
     }
+}
+
+/// Records whether a run succeeded, and returns its result.
+fn succeeded(o: &Options, result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    let exit = result?;
+    success::note(&options::state_dir(o.state.as_deref(), "queue")?, exit);
+    Ok(exit)
 }

@@ -359,7 +359,10 @@ fn a_name_that_is_too_long_for_a_suffix_delays_no_other_file() {
     assert!(zsnap_tests::spooler::tree(&spooler.path("spool/.zsnap-fanout/split")).is_empty());
     spooler.silent_run();
     let late = spooler.fanout(&["status"]).expect(0);
-    assert!(String::from_utf8_lossy(&late.out).lines().any(|line| line.starts_with("(spool)  waiting")), "{late:?}");
+    assert!(
+        String::from_utf8_lossy(&late.out).lines().any(|line| line.starts_with("(spool)      waiting ")),
+        "{late:?}"
+    );
     // After the drive has got the first one, the second can be delivered.
     fs::rename(spooler.path("shelf"), spooler.path("away")).unwrap();
     spooler.silent_run();

@@ -217,7 +217,7 @@ fn the_examples_of_zsnap_ingest_work() {
         assert!(err.is_empty(), "{example}\n{err}");
     }
     let metrics = fs::read_to_string(dir.join("zsnap.prom")).unwrap();
-    assert!(metrics.contains("zsnap_ingest_chain{dataset=\"laptop/-\",state=\"ok\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("zsnap_ingest_state{dataset=\"laptop/-\",state=\"ok\"} 1\n"), "{metrics}");
     assert!(fs::read(dir.join("etc.tar")).unwrap() == tar.out);
     assert!(dir.join("newserver.key").exists() && dir.join("newserver.cert").exists());
 }
@@ -253,8 +253,9 @@ fn the_examples_of_zsnap_fanout_work() {
     let delivered = files(&dir.join("mnt/disk1/laptop"));
     assert_eq!(delivered.len(), 1, "{delivered:?}");
     let metrics = fs::read_to_string(dir.join("zsnap.prom")).unwrap();
-    for line in ["_here{drive=\"disk1\"", "_here{drive=\"disk2\""] {
-        assert!(metrics.contains(line), "{metrics}");
+    for (disk, state) in [("disk1", "delivered"), ("disk2", "away")] {
+        let line = format!("_state{{destination=\"{disk}\",state=\"{state}\"}} 1\n");
+        assert!(metrics.contains(&line), "{metrics}");
     }
     // While the lock is held, nothing is delivered, and that is not an error.
     let run = "zsnap-fanout --config ../fanout.toml";

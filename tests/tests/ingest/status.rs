@@ -307,6 +307,7 @@ fn max_age_of_a_hosts_table_limits_the_age_of_its_targets() {
     let all = late(1);
     let remedy = all["laptop/etc"]["remedy"].as_str().unwrap();
     assert!(remedy.contains("see whether laptop still sends it"), "{remedy}");
+    assert_eq!(all["laptop/etc"]["note"], all["laptop/etc"]["remedy"]);
     rows(&scene, &["status", "--max-age", "2h"], 0);
     scene.edit("ingest.toml", "\"30min\"", "\"2h\"");
     late(0);
@@ -325,13 +326,19 @@ fn status_prints_a_table_and_prometheus_metrics() {
     scene.ingest(&[]);
     let text = String::from_utf8(ask(&scene, &["status"]).expect(0).out).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines[0].starts_with("DATASET           STATE    NEWEST") && lines[0].ends_with("SNAPSHOT"), "{text}");
-    assert!(lines[1].starts_with("laptop/etc        waiting  -  ") && lines[1].ends_with('-'), "{text}");
-    assert!(lines[2].starts_with("laptop/tank/home  ok       20") && lines[2].ends_with("  s3"), "{text}");
+    let words = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();
+    assert_eq!(words(0), ["DATASET", "STATE", "NEWEST", "WAITING", "BYTES", "AGE", "QUARANTINED"]);
+    assert_eq!(words(1)[..4], ["laptop/etc", "waiting", "-", "1"], "{text}");
+    assert_eq!(words(2)[..3], ["laptop/tank/home", "ok", "16m"], "{text}");
+    assert_eq!(words(2)[3..], ["ago", "0", "0", "B", "-", "0"], "{text}");
     assert!(lines[4].starts_with("laptop/etc: waiting for file "), "{text}");
     assert!(lines[5].starts_with("other/-: nothing came ") && lines.len() == 6, "{text}");
     let text = String::from_utf8(ask(&scene, &["status", "--prometheus"]).expect(0).out).unwrap();
     for line in text.lines() {
+        if line.starts_with("# HELP zsnap_ingest_") || line.starts_with("zsnap_ingest_last_success_timestamp_seconds ")
+        {
+            continue;
+        }
         let (name, rest) = line.strip_prefix("# TYPE ").unwrap_or(line).split_once(['{', ' ']).unwrap();
         assert!(
             name.starts_with("zsnap_ingest_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
@@ -347,12 +354,14 @@ fn status_prints_a_table_and_prometheus_metrics() {
     }
     for line in [
         "zsnap_ingest_waiting_files{dataset=\"laptop/etc\"} 1",
-        "zsnap_ingest_chain{dataset=\"laptop/etc\",state=\"waiting\"} 1",
-        "zsnap_ingest_quarantined{dataset=\"other/-\"} 0",
+        "zsnap_ingest_state{dataset=\"laptop/etc\",state=\"waiting\"} 1",
+        "zsnap_ingest_state{dataset=\"laptop/etc\",state=\"ok\"} 0",
+        "zsnap_ingest_quarantined_files{dataset=\"other/-\"} 0",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }
-    assert!(text.contains("zsnap_ingest_age{dataset=\"laptop/tank/home\"} ") && !text.contains("s3"), "{text}");
+    assert!(text.contains("zsnap_ingest_newest_timestamp_seconds{dataset=\"laptop/tank/home\"} "), "{text}");
+    assert!(!text.contains("s3"), "{text}");
     scene.ingest(&["status", "--json", "--prometheus"]).expect(2);
     scene.ingest(&["status", "--needed-file", "--quiet"]).expect(2);
     // Only the named targets are listed.

@@ -320,7 +320,7 @@ fn tar_continues_from_the_last_queued_stream() {
     fs::write(h.path("etc/two"), "2").unwrap();
     let before = fs::read(&snar).unwrap();
     // tar did all its work and then failed.
-    tar(&[], &format!("{backup}; exit 3")).expect(69).err;
+    tar(&[], &format!("{backup}; exit 3")).expect(69);
     tar(&[], "kill -9 $$").expect(69);
     assert_eq!(fs::read(&snar).unwrap(), before);
     assert_eq!(names(&h.path("")).iter().filter(|name| name.to_string_lossy().contains(".zsnap-")).count(), 0);
@@ -414,7 +414,9 @@ fn status_reports_late_datasets_and_late_files() {
     assert_eq!(status(&["--quiet", "--max-age=2d"]), (0, String::new()));
     assert_eq!(status(&["--quiet", "--max-age=2d", "laptop/other"]).0, 1);
     assert!(status(&[]).1.contains(DATA));
-    assert!(status(&["--prometheus"]).1.contains("zsnap_queue_age"));
+    let metrics = status(&["--prometheus"]).1;
+    assert!(metrics.contains(&format!("\nzsnap_queue_queued_timestamp_seconds{{dataset=\"{DATA}\",")), "{metrics}");
+    assert!(metrics.contains("\nzsnap_queue_last_success_timestamp_seconds 1"), "{metrics}");
     // A file that waits for a destination that is no longer configured.
     let drive = format!("--to=dir:{}", h.path("drive").display());
     queue(&h, &[&drive, DATA], &real("incr-i-s1-s2")).expect(0);

@@ -11,10 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use zsnap_tests::expirer::Expirer;
 use zsnap_tests::sample;
 use zsnap_tests::scene::{Ran, Scene, have, manifest, name, needs_root, run, tool};
-use zsnap_tests::spooler::Spooler;
 use zsnap_tests::stream::{Rec, Stream, Sub, kind};
 
 /// Fails unless the error is one line of printable ASCII.
@@ -418,126 +416,6 @@ fn an_error_goes_to_syslog_as_one_line_as_root() {
     assert!(line.iter().all(|b| (32..127).contains(b)), "{}", line.escape_ascii());
     let text = String::from_utf8(line[20 + tag.len()..].to_vec()).unwrap();
     assert_eq!(ran.err, format!("zsnap-queue: {text}\n"));
-}
-
-/// One tool whose `check` is examined: in order, with something that needs a look, and with several failures.
-struct Checked<'a> {
-    run: &'a dyn Fn(&[&str]) -> Ran,
-    warned: (&'a dyn Fn(), &'a [&'a str]),
-    failed: (&'a dyn Fn(), &'a [&'a str]),
-}
-
-#[test]
-fn check_means_the_same_in_all_tools() {
-    let (scene, spooler, expirer) = (Scene::with_pool(), Spooler::with(&["disk1"]), Expirer::new());
-    let (none, store) = (scene.path("none"), scene.path("spool"));
-    let policies = |text: &str| expirer.scene.write("expire.toml", text);
-    policies("[policy.\"tank/**\"]\nkeep = [\"last=1\"]\n");
-    let tools = [
-        Checked {
-            run: &|args| scene.queue(args, b""),
-            warned: (
-                &|| {
-                    scene.edit(
-                        "queue.toml",
-                        &format!("signing-key = {:?}", scene.path("laptop.key")),
-                        "unsigned = true",
-                    )
-                },
-                &["signer: files are not signed"],
-            ),
-            failed: (
-                &|| {
-                    let backup = format!("{:?}", scene.path("backup.cert"));
-                    scene.edit("queue.toml", &backup, "[\"/none.cert\", \"/none2.cert\"]");
-                    scene.edit("queue.toml", "unsigned = true\n", "");
-                    scene.edit("queue.toml", "to = [", "to = [\"dir:/none\", \"cmd:true\", ");
-                },
-                &["recipients: /none.cert", "recipients: /none2.cert", "signer: ", "dir:/none: "],
-            ),
-        },
-        Checked {
-            run: &|args| spooler.fanout(args),
-            warned: (&|| spooler.to("disk2", "dir:/none", ""), &["disk2: away: "]),
-            failed: (
-                &|| {
-                    spooler.to("disk3", "dir:/none", "");
-                    spooler.to("disk4", "-", "");
-                    spooler.to("disk5", "nncp-file:node", "nncp-config = \"/none.hjson\"");
-                    let spool = spooler.path("spool").display().to_string();
-                    spooler.edit(&spool, &format!("{spool}-none"));
-                },
-                &["spool: ", "destinations: the drives disk2 and disk3 ", "destinations: disk4: ", "disk5: "],
-            ),
-        },
-        Checked {
-            run: &|args| scene.ingest(args),
-            warned: (&|| fs::rename(&store, &none).unwrap(), &["incoming: "]),
-            failed: (
-                &|| {
-                    let key = format!("{:?}", scene.path("backup.key"));
-                    scene.edit("ingest.toml", &key, "\"/none.key\", \"/none2.key\"");
-                    scene.edit("ingest.toml", "[hosts.laptop]", "[hosts.laptop]\nset = [\"setuid=on\"]");
-                    scene.edit("ingest.toml", "[hosts.other]", "[hosts.other]\nexclude = [\"readonly\"]");
-                    scene.edit("ingest.toml", &format!("target = {:?}", scene.path("tar")), "target = \"/none/x\"");
-                },
-                &[
-                    "keys, certificates and programs: /none.key",
-                    "keys, certificates and programs: /none2.key",
-                    "keys, certificates and programs: [hosts.laptop] set: ",
-                    "keys, certificates and programs: [hosts.other] exclude: ",
-                    "[[command]] /none/x: ",
-                ],
-            ),
-        },
-        Checked {
-            run: &|args| expirer.expire(args),
-            warned: (
-                &|| policies("[policy.\"tank/**\"]\nkeep = [\"last=1\"]\nreceived = true\n"),
-                &["received datasets: "],
-            ),
-            failed: (
-                &|| {
-                    let policy = |glob: &str| format!("[policy.\"{glob}\"]\nkeep = [\"last=1\"]\n");
-                    policies(
-                        &(["", "a@b", "good"].map(policy).concat().replacen(
-                            "[policy",
-                            "needed = \"/none\"\n[policy",
-                            1,
-                        )),
-                    );
-                },
-                &["configuration: [policy.\"\"] ", "configuration: [policy.\"a@b\"] ", "needed: /none: "],
-            ),
-        },
-    ];
-    for (number, Checked { run, warned, failed }) in tools.iter().enumerate() {
-        let check = |status: i32, level: &str, findings: &[&str]| {
-            let ran = run(&["check"]).expect(status);
-            assert_eq!(ran.err, "", "{number}");
-            let text = String::from_utf8(ran.out).unwrap();
-            let levels = ["ok    ", "warn  ", "fail  "];
-            assert!(text.lines().all(|line| levels.iter().any(|level| line.starts_with(level))), "{text}");
-            assert!(text.lines().any(|line| line.starts_with("ok    ")), "{text}");
-            for finding in findings {
-                assert!(text.contains(&format!("{level}  {finding}")), "{level} {finding}: {text}");
-            }
-            // For cron: what is ok is left out, and the status is the same.
-            let quiet = String::from_utf8(run(&["check", "--quiet"]).expect(status).out).unwrap();
-            let left: Vec<_> = text.lines().filter(|line| !line.starts_with("ok ")).collect();
-            assert_eq!(quiet.lines().collect::<Vec<_>>(), left, "{number}");
-            assert_eq!(
-                left.iter().filter(|line| line.starts_with("fail")).count(),
-                if status == 78 { findings.len() } else { 0 },
-                "{text}"
-            );
-        };
-        check(0, "ok", &[]);
-        warned.0();
-        check(1, "warn", warned.1);
-        failed.0();
-        check(78, "fail", failed.1);
-    }
 }
 
 /// What a tool prints on a terminal.

@@ -1,5 +1,6 @@
-//! Several tools together: exit statuses, the journal of a command's target, upgrades, memory and the demonstration.
+//! Several tools together: what is the same in all, exit statuses, the journal of a command's target, upgrades, memory and the demonstration.
 
+mod alike;
 mod beside;
 mod cli;
 mod demo;

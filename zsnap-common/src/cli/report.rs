@@ -1,6 +1,7 @@
 //! The output of `status`: rows of cells, which are printed as a table, as JSON or as text for
 //! Prometheus.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -9,16 +10,50 @@ use serde_json::{Map, Value};
 
 use crate::cli::escape::{escape, escape_bytes};
 
-/// Rows of cells under named columns.
+/// Rows of cells under columns.
 #[derive(Default)]
 pub struct Report {
-    /// The names of the columns, in lower case with `_`.
-    pub columns: Vec<&'static str>,
+    /// The columns.
+    pub columns: Vec<Column>,
     /// The rows, each with as many cells as there are columns.
     pub rows: Vec<Vec<Cell>>,
-    /// The prefix of the names for Prometheus, e.g. `zsnap_queue`. A column of numbers becomes
-    /// `PREFIX_COLUMN{labels}`, with the text columns as labels.
+    /// The prefix of the names for Prometheus, e.g. `zsnap_queue`.
     pub metric: &'static str,
+    /// The current time, in seconds since 1970, from which ages count.
+    pub now: u64,
+    /// When the last run that succeeded ended, in seconds since 1970: a metric.
+    pub succeeded: Option<u64>,
+}
+
+/// A column, and the forms in which it is printed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Column {
+    /// The key in JSON; empty: not in JSON.
+    pub key: &'static str,
+    /// The heading in the table; empty: not in the table. Notes have none.
+    pub head: &'static str,
+    /// For numbers, times and states: the name of the metric, without the prefix and with its unit. For text: the name
+    /// of the label. Empty: not for Prometheus.
+    pub metric: &'static str,
+    /// What the metric counts or measures.
+    pub help: &'static str,
+}
+
+impl Column {
+    /// Returns a column of the table and of JSON.
+    pub const fn new(key: &'static str, head: &'static str) -> Column {
+        Column { key, head, metric: "", help: "" }
+    }
+
+    /// Adds the column to the output for Prometheus.
+    pub const fn metric(self, metric: &'static str, help: &'static str) -> Column {
+        Column { metric, help, ..self }
+    }
+
+    /// Makes a column of text a label of all metrics.
+    pub const fn label(self, name: &'static str) -> Column {
+        self.metric(name, "")
+    }
 }
 
 /// One value.
@@ -28,14 +63,19 @@ pub enum Cell {
     Text(String),
     /// Long text, shown below the table as `FIRST CELL: TEXT`, and not for Prometheus. An empty one is not shown.
     Note(String),
+    /// A state, and all states that the column can have. For Prometheus, each state is a time series of 0 or 1.
+    State(&'static str, &'static [&'static str]),
     /// A count.
     Count(u64),
     /// Bytes, shown as `1.5 MiB` in the table.
     Bytes(u64),
-    /// Seconds, shown as `3d 4h` in the table.
-    Age(u64),
-    /// Seconds since 1970, shown as `2026-11-22 04:05:25Z` in the table.
+    /// A time in seconds since 1970, shown as `2026-11-22 04:05:25Z` in the table.
     Time(u64),
+    /// A time in seconds since 1970, shown as `3d 4h ago` in the table, or as `in 3d 4h`.
+    Ago(u64),
+    /// The time since this time (seconds since 1970), shown as `3d 4h` in the table, or as `in 3d 4h`. In JSON it is
+    /// a number of seconds, or unknown if the time is a future one.
+    Age(u64),
     /// Unknown or not applicable: `-` in the table, `null` in JSON, omitted for Prometheus.
     None,
 }
@@ -63,31 +103,43 @@ impl Form {
 }
 
 impl Cell {
-    fn shown(&self) -> String {
+    fn shown(&self, now: u64) -> String {
+        let relative = |time: u64, after: &str| match now.checked_sub(time) {
+            Some(seconds) => format!("{}{after}", age(seconds)),
+            None => format!("in {}", age(time - now)),
+        };
         match self {
             Cell::Text(text) | Cell::Note(text) => escape(text),
+            Cell::State(state, _) => (*state).to_owned(),
             Cell::Count(n) => n.to_string(),
             Cell::Bytes(n) => bytes(*n),
-            Cell::Age(n) => age(*n),
-            Cell::Time(n) => time(*n),
+            Cell::Time(at) => time(*at),
+            Cell::Ago(time) => relative(*time, " ago"),
+            Cell::Age(time) => relative(*time, ""),
             Cell::None => "-".to_owned(),
         }
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, now: u64) -> Value {
         match self {
             Cell::Note(text) if text.is_empty() => Value::Null,
             Cell::Text(text) | Cell::Note(text) => Value::from(text.as_str()),
-            Cell::None => Value::Null,
-            Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) | Cell::Time(n) => Value::from(*n),
+            Cell::State(state, _) => Value::from(*state),
+            _ => self.number(now).map_or(Value::Null, Value::from),
         }
     }
 
-    fn number(&self) -> Option<u64> {
+    fn number(&self, now: u64) -> Option<u64> {
         match self {
-            Cell::Count(n) | Cell::Bytes(n) | Cell::Age(n) | Cell::Time(n) => Some(*n),
-            Cell::Text(_) | Cell::Note(_) | Cell::None => None,
+            Cell::Count(n) | Cell::Bytes(n) | Cell::Time(n) | Cell::Ago(n) => Some(*n),
+            Cell::Age(time) => ago(*time, now),
+            Cell::Text(_) | Cell::Note(_) | Cell::State(..) | Cell::None => None,
         }
+    }
+
+    /// Whether the cell is aligned to the right of its column.
+    fn is_number(&self) -> bool {
+        matches!(self, Cell::Count(_) | Cell::Bytes(_) | Cell::Ago(_) | Cell::Age(_))
     }
 }
 
@@ -131,12 +183,17 @@ pub fn is_late(time: u64, now: u64, max: Duration) -> bool {
     ago(time, now).is_none_or(|age| age > max.as_secs())
 }
 
-/// Describes since when something has been late: `since 2026-11-01 12:00:00Z, longer than --max-age`, or that the
+/// Describes since when something has been late: `since 2026-11-01 12:00:00Z, longer than max-age`, or that the
 /// time is in the future.
 pub fn since(at: u64, now: u64) -> String {
     match ago(at, now) {
-        Some(_) => format!("since {}, longer than --max-age", time(at)),
-        None => format!("since {}, a future time: set the clock", time(at)),
+        Some(_) => format!("since {}, longer than max-age", time(at)),
+        None => {
+            format!(
+                "since {}, a future time: set the clock if it is wrong; what comes next has the right time",
+                time(at)
+            )
+        }
     }
 }
 
@@ -158,7 +215,8 @@ impl Report {
             Form::Table => self.table(),
             Form::Json => {
                 let object = |row: &Vec<Cell>| {
-                    let pairs = self.columns.iter().zip(row).map(|(name, cell)| ((*name).to_owned(), cell.json()));
+                    let pairs = self.columns.iter().zip(row).filter(|(column, _)| !column.key.is_empty());
+                    let pairs = pairs.map(|(column, cell)| (column.key.to_owned(), cell.json(self.now)));
                     Value::Object(pairs.collect::<Map<_, _>>())
                 };
                 ascii(&format!("{:#}\n", Value::Array(self.rows.iter().map(object).collect())))
@@ -168,28 +226,28 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let mut lines = vec![self.columns.iter().map(|name| name.replace('_', " ").to_uppercase()).collect::<Vec<_>>()];
-        lines.extend(self.rows.iter().map(|row| row.iter().map(Cell::shown).collect()));
-        let note = |i: usize| self.rows.iter().any(|row| matches!(row.get(i), Some(Cell::Note(_))));
-        let notes: Vec<bool> = (0..self.columns.len()).map(note).collect();
-        let width = |i: usize| lines.iter().filter_map(|line| line.get(i)).map(String::len).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let shown = |(_, column): &(usize, &Column)| !column.head.is_empty();
+        let columns: Vec<(usize, &Column)> = self.columns.iter().enumerate().filter(shown).collect();
+        let mut lines = vec![columns.iter().map(|(_, column)| column.head.to_owned()).collect::<Vec<_>>()];
+        let cell = |row: &Vec<Cell>, at: usize| row.get(at).map(|cell| cell.shown(self.now)).unwrap_or_default();
+        lines.extend(self.rows.iter().map(|row| columns.iter().map(|(at, _)| cell(row, *at)).collect()));
+        let width = |n: usize| lines.iter().filter_map(|line| line.get(n)).map(String::len).max().unwrap_or(0);
+        let right = |at: usize| self.rows.iter().any(|row| row.get(at).is_some_and(Cell::is_number));
+        let widths: Vec<(usize, bool)> =
+            columns.iter().enumerate().map(|(n, (at, _))| (width(n), right(*at))).collect();
         let mut text = String::new();
-        for (number, line) in lines.iter().enumerate() {
+        for line in &lines {
             let mut row = String::new();
-            for (i, (cell, width)) in line.iter().zip(&widths).enumerate().filter(|(i, _)| !notes[*i]) {
-                let cells = number.checked_sub(1).and_then(|n| self.rows.get(n));
-                let right = cells.and_then(|cells| cells.get(i)).is_some_and(|cell| cell.number().is_some());
+            for (cell, (width, right)) in line.iter().zip(&widths) {
                 // Writing to a String cannot fail.
-                let _ = if right { write!(row, "{cell:>width$}  ") } else { write!(row, "{cell:<width$}  ") };
+                let _ = if *right { write!(row, "{cell:>width$}  ") } else { write!(row, "{cell:<width$}  ") };
             }
             text.push_str(row.trim_end());
             text.push('\n');
         }
         for row in &self.rows {
-            for cell in row.iter().filter(|cell| matches!(cell, Cell::Note(text) if !text.is_empty())) {
-                let about = row.first().map(Cell::shown).unwrap_or_default();
-                let _ = writeln!(text, "{about}: {}", cell.shown());
+            for note in row.iter().filter(|cell| matches!(cell, Cell::Note(text) if !text.is_empty())) {
+                let _ = writeln!(text, "{}: {}", cell(row, 0), note.shown(self.now));
             }
         }
         text
@@ -197,22 +255,46 @@ impl Report {
 
     fn prometheus(&self) -> String {
         let mut text = String::new();
-        for (i, column) in self.columns.iter().enumerate() {
-            let name = format!("{}_{column}", self.metric);
-            let numbers = self.rows.iter().filter_map(|row| row.get(i).and_then(Cell::number).map(|n| (row, n)));
-            for (at, (row, number)) in numbers.enumerate() {
-                if at == 0 {
-                    let _ = writeln!(text, "# TYPE {name} gauge");
-                }
-                let label = |(column, cell): (&&str, &Cell)| match cell {
-                    Cell::Text(value) => Some(format!("{column}=\"{}\"", label_value(value))),
-                    _ => None,
-                };
-                let labels: Vec<String> = self.columns.iter().zip(row).filter_map(label).collect();
-                let _ = writeln!(text, "{name}{{{}}} {number}", labels.join(","));
+        let mut metric = |name: &str, help: &str, samples: &BTreeSet<String>| {
+            let name = format!("{}_{name}", self.metric);
+            if !samples.is_empty() {
+                let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
             }
+            samples.iter().for_each(|sample| text.push_str(&format!("{name}{sample}\n")));
+        };
+        for (at, column) in self.columns.iter().enumerate().filter(|(_, column)| !column.metric.is_empty()) {
+            let mut samples = BTreeSet::new();
+            for row in &self.rows {
+                match row.get(at) {
+                    Some(Cell::State(is, all)) => samples.extend(
+                        all.iter().map(|state| format!("{} {}", self.labels(row, Some(state)), u8::from(state == is))),
+                    ),
+                    Some(cell) => {
+                        let sample = |number| format!("{} {number}", self.labels(row, None));
+                        samples.extend(cell.number(self.now).map(sample));
+                    }
+                    None => {}
+                }
+            }
+            metric(column.metric, column.help, &samples);
         }
+        let succeeded = self.succeeded.map(|time| format!(" {time}")).into_iter().collect();
+        let help = "When the last run ended with status 0, in seconds since 1970.";
+        metric("last_success_timestamp_seconds", help, &succeeded);
         text
+    }
+
+    /// Returns the labels of a row, with that of a state if there is one.
+    fn labels(&self, row: &[Cell], state: Option<&str>) -> String {
+        let label = |(column, cell): (&Column, &Cell)| match cell {
+            Cell::Text(value) if !column.metric.is_empty() => {
+                Some(format!("{}=\"{}\"", column.metric, label_value(value)))
+            }
+            _ => None,
+        };
+        let mut labels: Vec<String> = self.columns.iter().zip(row).filter_map(label).collect();
+        labels.extend(state.map(|state| format!("state=\"{state}\"")));
+        format!("{{{}}}", labels.join(","))
     }
 
     /// Writes the report to standard output. A closed pipe is an error, not a panic.
@@ -246,93 +328,4 @@ pub fn ascii(json: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report() -> Report {
-        Report {
-            columns: vec!["dataset", "waiting", "oldest_age_seconds"],
-            rows: vec![
-                vec![Cell::Text("laptop/tank".into()), Cell::Bytes(1536), Cell::Age(90_061)],
-                vec![Cell::Text("h/\x1b\"x".into()), Cell::Bytes(0), Cell::None],
-            ],
-            metric: "zsnap_queue",
-        }
-    }
-
-    #[test]
-    fn a_table_is_aligned_and_has_no_control_characters() {
-        let text = report().render(Form::Table);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "DATASET      WAITING  OLDEST AGE SECONDS");
-        assert_eq!(lines[1], "laptop/tank  1.5 KiB               1d 1h");
-        assert!(!text.contains('\x1b') && lines[2].trim_end().ends_with('-'), "{text}");
-    }
-
-    #[test]
-    fn notes_are_printed_below_the_table() {
-        let mut report = report();
-        report.columns.insert(1, "remedy");
-        report.rows[0].insert(1, Cell::Note("look\nhere".into()));
-        report.rows[1].insert(1, Cell::Note(String::new()));
-        let text = report.render(Form::Table);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "DATASET      WAITING  OLDEST AGE SECONDS");
-        assert_eq!(lines[3..], ["laptop/tank: look\\nhere"], "{text}");
-        let value: Value = serde_json::from_str(&report.render(Form::Json)).unwrap();
-        assert_eq!(value[0]["remedy"], "look\nhere");
-        assert!(value[1]["remedy"].is_null());
-        assert!(!report.render(Form::Prometheus).contains("remedy"));
-    }
-
-    #[test]
-    fn json_is_ascii_and_keeps_all_values() {
-        let mut report = report();
-        report.rows[0][0] = Cell::Text("\u{9b}2J\u{7f}\u{1f600}\n".into());
-        let text = report.render(Form::Json);
-        assert!(text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n')), "{text}");
-        let value: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value[0]["dataset"], "\u{9b}2J\u{7f}\u{1f600}\n");
-        assert_eq!(value[0]["waiting"], 1536);
-        assert_eq!(value[1]["dataset"], "h/\x1b\"x");
-        assert!(value[1]["oldest_age_seconds"].is_null());
-    }
-
-    #[test]
-    fn prometheus_omits_unknown_values_and_escapes_labels() {
-        let text = report().render(Form::Prometheus);
-        assert!(text.contains("# TYPE zsnap_queue_waiting gauge\n"));
-        assert!(text.contains("zsnap_queue_oldest_age_seconds{dataset=\"laptop/tank\"} 90061\n"));
-        assert_eq!(text.matches("oldest_age_seconds{").count(), 1);
-        assert!(text.contains("{dataset=\"h/\\\\x1b\\\"x\"} 0\n"), "{text}");
-        // A name that looks like the escape of another one remains different.
-        let shown = ["a\nb", "a\\nb", "a\\\\nb", "a\\\nb"].map(label_value);
-        assert!((0..4).all(|i| (0..i).all(|j| shown[i] != shown[j])), "{shown:?}");
-        assert!(shown.iter().all(|text| !text.contains('\n')));
-        let long = |end: &str| label_value(&("\n".repeat(2000) + end));
-        assert_ne!(long("a"), long("b"));
-    }
-
-    #[test]
-    fn a_future_time_is_late() {
-        let (now, day) = (1_795_320_325, 86_400);
-        let late = |time| is_late(time, now, Duration::from_secs(100));
-        assert!(!late(now) && !late(now - 100) && late(now - 101) && late(0));
-        // A clock may have been set by some hours.
-        assert!(!late(now + day) && late(now + day + 1) && late(u64::MAX));
-        assert_eq!((ago(now + day, now), ago(now + day + 1, now)), (Some(0), None));
-    }
-
-    #[test]
-    fn times_sizes_and_ages_have_the_largest_unit_that_fits() {
-        assert_eq!((time(1_795_320_325), time(u64::MAX)), ("2026-11-22 04:05:25Z".into(), u64::MAX.to_string()));
-        for (n, shown) in
-            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (u64::MAX, "16383.9 PiB"), (5 << 20, "5.0 MiB")]
-        {
-            assert_eq!(bytes(n), shown);
-        }
-        for (n, shown) in [(0, "0s"), (59, "59s"), (60, "1m"), (3600, "1h 0m"), (86_400, "1d 0h")] {
-            assert_eq!(age(n), shown);
-        }
-    }
-}
+mod tests;

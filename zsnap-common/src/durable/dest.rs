@@ -150,12 +150,43 @@ impl Dest {
         ))
     }
 
+    /// Returns the state of a destination that has received all files, as one word or three. Only NNCP itself knows
+    /// whether they have arrived.
+    pub fn done(&self) -> &'static str {
+        match self {
+            Dest::Dir(_) => "delivered",
+            Dest::NncpFile { .. } | Dest::NncpExec { .. } => "handed to NNCP",
+            Dest::Command(_) | Dest::Stdout => "handed over",
+        }
+    }
+
+    /// Returns a short name for tables, such as that of the node.
+    fn short(&self) -> String {
+        match self {
+            Dest::Dir(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Dest::NncpFile { node, .. } | Dest::NncpExec { node, .. } => node.clone(),
+            Dest::Command(command) => {
+                let program = command.split_ascii_whitespace().next().unwrap_or_default();
+                format!("cmd:{}", program.rsplit('/').next().unwrap_or_default())
+            }
+            Dest::Stdout => self.to_string(),
+        }
+    }
+
     /// Returns the first 12 hex digits of the SHA-256 of the destination's text: a name for its outbox.
     pub fn id(&self) -> String {
         let mut id = sha256_hex(self.to_string().as_bytes());
         id.truncate(12);
         id
     }
+}
+
+/// Returns short names of destinations for tables. Where several would be the same, the whole texts are returned.
+pub fn short_names(dests: &[&Dest]) -> Vec<String> {
+    let short: Vec<String> = dests.iter().map(|dest| dest.short()).collect();
+    let is_alone = |name: &String| short.iter().filter(|other| *other == name).count() == 1;
+    let named = |(dest, name): (&&Dest, &String)| if is_alone(name) { name.clone() } else { dest.to_string() };
+    dests.iter().zip(&short).map(named).collect()
 }
 
 impl fmt::Display for Dest {
@@ -329,6 +360,14 @@ mod tests {
         };
         assert!(warned("cmd:ssh host", 3600) && warned("cmd:ssh host", 2));
         assert!(!warned("cmd:ssh host", 6 * 3600) && !warned("cmd:ssh host", 0) && !warned("dir:/x", 3600));
+    }
+
+    #[test]
+    fn each_short_name_means_one_destination() {
+        let texts = ["dir:/mnt/disk1", "nncp-file:spooler/a", "cmd:/bin/ssh host x", "dir:/a/x", "dir:/b/x", "dir:/"];
+        let dests: Vec<Dest> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        let names = short_names(&dests.iter().collect::<Vec<_>>());
+        assert_eq!(names, ["disk1", "spooler", "cmd:ssh", "dir:/a/x", "dir:/b/x", "/"]);
     }
 
     #[test]

@@ -8,9 +8,11 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::Path;
 
-use crate::durable::incoming::Incoming;
+use crate::durable::incoming::{Incoming, shown};
+use crate::durable::notices::Notices;
 use crate::durable::publish::at_path;
 use crate::names::queue_name::{Entry, QueueName, classify};
+use crate::names::target::Host;
 
 /// The listing of one directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +60,23 @@ pub fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {
         other => other.and_then(Iterator::collect),
     };
     all.map_err(at_path(dir))
+}
+
+impl Listing {
+    /// Reports the foreign files in the directory of `host`, once: they need no fix, and may be somebody's mistake.
+    pub fn report_foreign(&self, host: &Host, notices: &mut Notices) {
+        for name in &self.foreign {
+            notices.oddity(&format!("{host}/{}", shown(name)), "is not the name of a queue file; ignored");
+        }
+        if self.more_foreign > 0 {
+            notices.oddity(&format!("{host}/..."), "holds more files that are not queue files; ignored");
+        }
+    }
+}
+
+/// Reports, once, a name in a directory of hosts that is not the name of a host.
+pub fn report_not_a_host(name: &OsStr, notices: &mut Notices) {
+    notices.oddity(&shown(name), "is not the name of a host; ignored");
 }
 
 /// The smallest of many values, and the number of the others.

@@ -158,23 +158,27 @@ fn parse_digest(text: &str) -> Option<[u8; 16]> {
 pub enum Entry {
     /// A queue file.
     Queue(QueueName),
-    /// A known temporary file or part of a transport: hidden files, NNCP's `nncpfile*`, chunks and
+    /// A known temporary file or part of a transport: what [`is_others`] names, NNCP's `nncpfile*`, chunks and
     /// their `.nncp.meta`, `*.part`. Ignored and not reported.
     Transport,
     /// Anything else. Ignored and reported.
     Foreign,
 }
 
+/// Whether a name in a directory of hosts, destinations or queue files belongs to somebody else: hidden names to zsnap
+/// or to other programs, `lost+found` to the file system. Such names are ignored and not reported.
+pub fn is_others(name: &[u8]) -> bool {
+    name.starts_with(b".") || name == b"lost+found"
+}
+
 /// Classifies a file by its name.
 pub fn classify(name: &[u8]) -> Entry {
+    if is_others(name) {
+        return Entry::Transport;
+    }
     let Ok(name) = std::str::from_utf8(name) else { return Entry::Foreign };
     let chunk = || name.rsplit_once(".nncp.chunk").is_some_and(|(_, number)| is_number(number));
-    if name.starts_with('.')
-        || name.starts_with("nncpfile")
-        || name.ends_with(".nncp.meta")
-        || name.ends_with(".part")
-        || chunk()
-    {
+    if name.starts_with("nncpfile") || name.ends_with(".nncp.meta") || name.ends_with(".part") || chunk() {
         return Entry::Transport;
     }
     // The notes in zsnap-ingest's quarantine.
@@ -203,9 +207,14 @@ mod tests {
 
     #[test]
     fn files_of_transports_and_foreign_names_are_classified() {
-        for transport in
-            [".zsnap-x", "nncpfile1234", "bakfsfmt2-1.2.3_h@d.nncp.meta", "bakfsfmt2-1.2.3_h@d.nncp.chunk12", "x.part"]
-        {
+        for transport in [
+            ".zsnap-x",
+            "lost+found",
+            "nncpfile1234",
+            "bakfsfmt2-1.2.3_h@d.nncp.meta",
+            "bakfsfmt2-1.2.3_h@d.nncp.chunk12",
+            "x.part",
+        ] {
             assert_eq!(classify(transport.as_bytes()), Entry::Transport, "{transport}");
         }
         let long = format!("bakfsfmt2-1.2.3_h@{}", "d".repeat(256));
@@ -223,6 +232,7 @@ mod tests {
             "bakfsfmt2-1.2.3_h@~12",
             "bakfsfmt2-99999999999999999999.2.3_h@d",
             "notes",
+            "lost+found.old",
             "bakfsfmt2-1.2.3_h@d.why.json",
             "",
             &long,

@@ -165,9 +165,13 @@ impl State {
         self > State::Waiting
     }
 
+    /// The words for all states, in their order.
+    pub const WORDS: [&str; 11] =
+        ["ok", "gone", "new", "away", "waiting", "quarantined", "held", "diverged", "conflict", "broken", "failed"];
+
     /// Returns the state as one word, for reports.
-    pub fn word(self) -> String {
-        format!("{self:?}").to_lowercase()
+    pub fn word(self) -> &'static str {
+        State::WORDS.get(self as usize).copied().unwrap_or_default()
     }
 }
 
@@ -219,7 +223,7 @@ mod tests {
         ];
         for (at, (standing, word, state, message, is_reported)) in rows.into_iter().enumerate() {
             assert_eq!(place(&standing), at);
-            assert_eq!((standing.word(), standing.state().word().as_str()), (word, state));
+            assert_eq!((standing.word(), standing.state().word()), (word, state));
             assert_eq!((standing.message(false).as_str(), standing.is_reported()), (message, is_reported), "{word}");
             // What a run reports, or has reported when it occurred, makes the status 1, and nothing else does.
             let attention = is_reported && word != "waiting" || word == "failed";

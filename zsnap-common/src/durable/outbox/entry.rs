@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::durable::dest::dir;
 use crate::durable::listing::entries;
 use crate::durable::publish::at_path;
-use crate::names::queue_name::{Entry, QueueName, Stamp, classify};
+use crate::names::queue_name::{Entry, QueueName, Stamp, classify, is_others};
 
 /// The maximum number of different files with one name: more must be somebody's mistake.
 const COPIES: usize = 100;
@@ -112,12 +112,12 @@ pub(super) fn same_file(a: &Path, b: &Path) -> io::Result<bool> {
     Ok(a.is_some() && a == id(b)?)
 }
 
-/// Returns the names of the directories in `dir` that are not hidden, sorted.
+/// Returns the names of the directories in `dir` that belong to nobody else, sorted.
 pub(super) fn directories(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries(dir)? {
         if entry.file_type()?.is_dir() {
-            names.extend(entry.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
+            names.extend(entry.file_name().into_string().ok().filter(|name| !is_others(name.as_bytes())));
         }
     }
     names.sort();
