@@ -122,9 +122,9 @@ fn wrong(drive: &Drive, before: &[Drive]) -> Option<String> {
         return Some(format!("{}: standard output takes no finished files", drive.name));
     }
     let same = |other: &&Drive| {
-        let network = matches!(drive.dest, Dest::Dir(_) | Dest::Command(_))
+        let in_same_network = matches!(drive.dest, Dest::Dir(_) | Dest::Command(_))
             || other.transport.nncp_config == drive.transport.nncp_config;
-        other.name == drive.name || other.dest == drive.dest && network
+        other.name == drive.name || other.dest == drive.dest && in_same_network
     };
     let other = before.iter().find(same)?;
     let (a, b, dest) = (&other.name, &drive.name, &drive.dest);

@@ -4,8 +4,8 @@ mod check;
 mod cli;
 mod day;
 mod drive;
+mod init;
 mod kept;
-mod marker;
 mod name;
 mod nncp;
 mod run;
@@ -62,7 +62,7 @@ fn start() -> anyhow::Result<Exit> {
             let outbox = spool.outboxes().dir(&drive.name);
             let look = dest::look(&drive.dest, &drive.transport, &outbox, run::PATIENCE)?;
             spool.is_apart(look.real())?;
-            marker::init(&spool, drive, same_filesystem)
+            init::init(&spool, drive, same_filesystem)
         }
         Verb::Status(asked) => status::status(&options, &drives, &asked, seconds(now)),
         Verb::Requeue { name, since } => {

@@ -9,7 +9,7 @@ use crate::drive::Drive;
 use crate::since::Since;
 
 /// Returns the files with fewer copies than `copies`, or than the number of destinations that receive
-/// the files of their host. A destination has a file that was split to it and no longer waits for it.
+/// the files of their host. A destination has a file if the file was split to it and no longer waits in its outbox.
 pub fn lacking<'a>(
     waiting: &'a [Vec<Queued>],
     in_spool: &'a [Queued],

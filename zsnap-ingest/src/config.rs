@@ -130,6 +130,7 @@ pub struct Bounds {
 /// Returns a digest of everything that decides whether a file is accepted and what receives it. This includes the
 /// version, because another one may decide otherwise.
 fn fingerprint(options: &Options, tables: &Tables) -> Result<String> {
+    // Without one of the general limits, a held file would stay held after that limit is raised.
     let bounds = (options.window_log, options.max_size, options.max_ratio);
     let version = (env!("CARGO_PKG_VERSION"), PayloadKind::ALL);
     let mut text = format!("{tables:?} {:?} {bounds:?} {version:?}", options.store).into_bytes();

@@ -15,9 +15,9 @@ use crate::pool::Tree;
 use crate::shared::Shared;
 
 mod act;
-mod standings;
+mod planning;
 
-use standings::Planned;
+use planning::Planned;
 
 /// A step that is still to be done.
 enum Todo {

@@ -112,8 +112,8 @@ fn path(state: &Path, pool: Option<Guid>, host: &Host) -> PathBuf {
 }
 
 impl Known {
-    /// Reads what is known about a host's files. What was found out with another configuration is forgotten, except
-    /// since when each file has been there. If the file is damaged, it starts from nothing.
+    /// Reads what is known about a host's files. Results of another configuration are forgotten; only the
+    /// files' first-seen times, attempts and failures stay. If the file is damaged, it starts from nothing.
     pub fn read(state: &Path, pool: Option<Guid>, host: &Host, fingerprint: &str, now: u64) -> Known {
         let mut known: Known = journal::read(&path(state, pool, host)).ok().flatten().unwrap_or_default();
         if known.fingerprint != fingerprint {

@@ -217,8 +217,8 @@ impl Applied {
         known.is_some_and(|id| id.as_ref().is_none_or(|id| *id == number.id))
     }
 
-    /// Records that a Stale file need not be applied any more; nor need the one before it, unless the file is an
-    /// incremental that was applied itself, since with `overlap` that says nothing about the one before it.
+    /// Records that a Stale file need not be applied any more. The file before it need not be applied either, except
+    /// when the Stale file is an incremental that was applied itself: with `overlap`, its base may still be missing.
     pub fn passed(&mut self, number: &Number) {
         if self.epoch.id == number.epoch.id {
             let was_applied = self.older.insert(number.seq, Some(number.id.clone())).flatten().is_some();

@@ -56,7 +56,8 @@ fn a_good_file_stays_if_zstd_gets_too_little_memory() {
 fn a_file_that_seems_damaged_stays_if_memory_is_short() {
     let scene = Scene::new();
     let mut sealed = scene.seal(&manifest("laptop/etc", SEQ), Some("laptop"), b"hello");
-    let at = sealed.len() - 30;
+    // In the checksum of the encrypted data: before it, the flipped bit could be that of a packet header.
+    let at = sealed.len() - 10;
     sealed[at] ^= 1;
     scene.deliver("laptop", &name("laptop/etc", SEQ), &sealed);
     scene.age("laptop");

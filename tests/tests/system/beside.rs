@@ -66,3 +66,24 @@ fn files_are_held_while_another_user_owns_the_journal_as_root() {
     run(std::process::Command::new("chown").arg("root").arg(scene.path("srv")), b"").expect(0);
     scene.ingest(&["check"]).expect(0);
 }
+
+/// A journal that cannot be read may be intact: only a damaged one makes the chain broken.
+#[test]
+fn a_journal_that_cannot_be_read_is_a_failure() {
+    let scene = scene();
+    scene.ingest(&[]).expect(0);
+    let journal = scene.path("srv/.zsnap/etc.json");
+    let text = fs::read(&journal).unwrap();
+    scene.queue(&["--opaque", "--full", "laptop/etc"], b"again").expect(0);
+    fs::File::options().write(true).open(&journal).unwrap().set_len(65 << 20).unwrap();
+    scene.ingest(&[]).expect(75).says("laptop/etc: journal").says("holds more than");
+    let plan = String::from_utf8(scene.ingest(&["plan"]).expect(75).out).unwrap();
+    assert!(plan.contains("failed") && !plan.contains("adopt"), "{plan}");
+    let status = String::from_utf8(scene.ingest(&["status"]).expect(75).out).unwrap();
+    assert!(status.contains("failed") && !status.contains("adopt"), "{status}");
+    fs::write(&journal, "{").unwrap();
+    scene.ingest(&[]).expect(1).says("broken chain: ").says("zsnap-ingest adopt laptop/etc");
+    fs::write(&journal, text).unwrap();
+    scene.ingest(&[]).expect(0);
+    assert_eq!((scene.applied(), scene.spooled("laptop").len()), (b"helloagain".to_vec(), 0));
+}

@@ -15,10 +15,10 @@ use crate::names::digest::sha256_hex;
 use crate::names::queue_name::{Label, QueueName};
 use crate::names::target::{Host, check_component};
 
-mod child;
 mod courier;
 pub mod dir;
 mod hang;
+mod program;
 pub mod worker;
 
 pub use crate::process::hung::hangs;
@@ -136,7 +136,7 @@ impl Dest {
     pub fn is_equipped(&self, how: &Transport) -> anyhow::Result<()> {
         match self {
             Dest::Dir(_) | Dest::Stdout => Ok(()),
-            _ => child::is_equipped(self, how),
+            _ => program::is_equipped(self, how),
         }
     }
 

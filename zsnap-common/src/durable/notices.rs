@@ -11,6 +11,7 @@ use crate::cli::exit::{Exit, OrExit};
 use crate::cli::log;
 use crate::durable::publish;
 
+/// The time after which a problem that persists is reported again, in seconds: cron mails it once a day.
 const AGAIN_AFTER: u64 = 24 * 3600;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +55,8 @@ impl Notices {
         self.lasting(what, &without_numbers(text), text, AGAIN_AFTER)
     }
 
-    /// Reports a persistent problem as [`Notices::problem`] does, where more than numbers differs from run to run: only
-    /// other words in `state` are a change. `text` is the whole line. Returns whether it was reported now.
+    /// Reports a persistent problem as [`Notices::problem`] does, where more than numbers differs from run to run, such as the
+    /// name of the first of many files: only other words in `state` are a change. `text` is the whole line. Returns whether it was reported now.
     pub fn problem_in_state(&mut self, what: &str, state: &str, text: &str) -> bool {
         self.lasting(what, &without_numbers(state), text, AGAIN_AFTER)
     }

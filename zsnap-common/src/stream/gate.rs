@@ -210,8 +210,8 @@ impl Gate {
         let before = self.sum.value();
         self.sum.add(&bytes[..SUMMED]);
         let own = record.checksum(SUMMED);
-        // All zero: not computed, as old senders do for all records and wrappers for theirs. The END record has the
-        // checksum.
+        // Old senders leave the checksum of every record zero, and wrappers those of their own records. The END record
+        // then has the only checksum.
         if own != [0; 4] && own != self.sum.value() {
             return Err(damaged(at, "the checksum is wrong"));
         }

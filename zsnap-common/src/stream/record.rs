@@ -7,7 +7,7 @@ use crate::names::target::{Dataset, NameError, check_component};
 
 /// The length of every record, in bytes.
 pub const RECORD: usize = 312;
-/// The offset of a record's own checksum, which covers what is before it and fills the rest of the record.
+/// The offset of a record's own checksum. The checksum covers the bytes before it, and is the rest of the record.
 pub const SUMMED: usize = 280;
 /// `DMU_BACKUP_MAGIC`, at offset 8 of every BEGIN.
 pub const MAGIC: u64 = 0x0000_0002_f5ba_cbac;
@@ -135,7 +135,7 @@ impl Record<'_> {
                 length => compressed(length, self.u64(16))?,
             },
             Type::WriteEmbedded => u64::from(self.u32(52)).next_multiple_of(8),
-            _ => 0,
+            Type::Freeobjects | Type::Free | Type::End | Type::WriteByref | Type::ObjectRange | Type::Redact => 0,
         };
         // Bytes after the last whole word are in no checksum, neither in ours nor in the kernel's.
         if length > MAX_BLOCK || length % 4 != 0 { Err(no_length(length)) } else { Ok(length) }

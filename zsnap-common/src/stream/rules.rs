@@ -12,9 +12,9 @@
 //!
 //! | rejected | why |
 //! |---|---|
-//! | header types, features and flags that zsnap does not know; clones; deduplicated, redacted or resumed streams; a dataset that is neither file system nor volume; a file system and a volume in one stream | `gate.rs`: they need more than their own dataset and its chain, or a newer zsnap |
+//! | header types, features and flags that zsnap does not know; clones; deduplicated, redacted or resumed streams; a dataset that is neither file system nor volume; a file system and a volume in one stream | `record.rs`, `gate.rs`: they need more than their own dataset and its chain, or a newer zsnap |
 //! | a record in the wrong place; an END with more than its checksum and guid | `gate.rs`: streams have one form, and carry nothing else |
-//! | a name that is not that of a snapshot; the guid of another snapshot (the changed streams keep both); a BEGIN with more than 1 MiB, a wrapper's with more than 64 MiB; more than 100,000 snapshots | `gate.rs`: names and guids say where a stream belongs; no stream may fill the memory |
+//! | a name that is not that of a snapshot; the guid of another snapshot (the changed streams keep both); a BEGIN with more than 1 MiB, a wrapper's with more than 64 MiB; more than 100,000 snapshots | `record.rs`, `gate.rs`: names and guids say where a stream belongs; no stream may fill the memory |
 //! | a payload that does not consist of whole words of 4 bytes | the rest would be in no checksum |
 //! | types of more than 8 bits | on disk they have 8, and if `DMU_OT_NEWTYPE` is set, the kernel's test ignores the others |
 //! | types of dnodes and object sets, or byte-swapped like these | the kernel follows the block pointers in them |

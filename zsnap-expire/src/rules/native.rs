@@ -14,7 +14,7 @@ mod tests;
 
 /// Returns a verdict for each snapshot of one dataset, in the same order. Back-dated ones ([`crate::backdated`])
 /// do not affect the others: they are never the last of a period, and `all=` and `last=` keep one for as long as
-/// they keep the one that was made before it.
+/// they keep the snapshot that the pool made right before it.
 pub fn decide(rules: &[Rule], reference: Reference, snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
     let mut verdicts = vec![Verdict::destroy(Reason::NoRule); snapshots.len()];
     let (mut present, mut back) = (Vec::with_capacity(snapshots.len()), Vec::new());

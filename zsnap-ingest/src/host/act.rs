@@ -22,7 +22,7 @@ impl<'a> HostRun<'a> {
     /// Examines a file, and records what it says or why it is rejected. Returns its content if it may be applied.
     pub(super) fn examine(&mut self, at: usize) -> Result<Option<VerifiedFile<'a>>> {
         if let Some(standing) = self.postponed(at) {
-            // That a file is held says more than that this is not its turn.
+            // The reason for which a file is held says more than that it is not examined now.
             if !matches!(self.inbox.file(at).entry().what, Knowledge::Held(_)) {
                 self.inbox.settle(at, standing);
             }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::dir::{self, Look, Shown};
 use super::hang::Hang;
 use super::worker::{self, Answer, Entry, Request, Worker};
-use super::{Delivered, Dest, Item, Transport, child};
+use super::{Delivered, Dest, Item, Transport, program};
 use crate::cli::cancel::Cancelled;
 use crate::cli::exit::Exit;
 use crate::cli::log;
@@ -57,11 +57,10 @@ impl<'a> Courier<'a> {
         }
     }
 
-    /// Delivers whole files, and returns when the destination has them: one result for each, in order. Before the first
-    /// of them, it removes the temporary files that killed deliveries left in a `dir:`. (A sleeping disk is not woken
-    /// when there is nothing to deliver.) There are
-    /// fewer if the destination is away (the last one is [`Delivered::Away`]), or if a program hangs (the last one is
-    /// an error that [`super::hangs`]) or a signal arrives.
+    /// Delivers whole files, and returns when the destination has them: one result for each, in order. There are fewer
+    /// results if the destination is away (the last one is [`Delivered::Away`]), or if a program hangs (the last one is
+    /// an error that [`super::hangs`]) or a signal arrives. Before the first delivery, it removes the temporary files
+    /// that killed deliveries left in a `dir:`; not earlier, so that a disk may sleep while nothing is to be delivered.
     ///
     /// # Errors
     /// The delivery failed as a whole: for example, the directory cannot be opened, its process hangs, or an earlier
@@ -90,7 +89,7 @@ impl<'a> Courier<'a> {
         }
         let mut results = Vec::new();
         for item in items {
-            let (result, left) = child::deliver(self.dest, item, self.how);
+            let (result, left) = program::deliver(self.dest, item, self.how);
             let (given_up, stopped) = match &result {
                 Err(e) => (self.given_up(e, Some(item), left), Cancelled::find(e).is_some()),
                 Ok(_) => (false, false),
