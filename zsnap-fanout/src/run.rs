@@ -83,8 +83,8 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
     if notices.any {
         exit = exit.max(Exit::SomeFailed);
     }
-    if looked {
-        success::note(&spool.state(""), exit);
+    if looked && drained.iter().all(|drained| !drained.busy) {
+        success::note(&spool.state(""), exit, notices.unsolved);
     }
     Ok(exit)
 }

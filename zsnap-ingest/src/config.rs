@@ -37,7 +37,9 @@ pub struct Tables {
 impl options::Tables for Tables {
     fn resolve(&mut self, dir: &Path) {
         let signers = self.hosts.values_mut().flat_map(|table| &mut table.signers);
-        for path in signers.chain(self.command.iter_mut().map(|command| &mut command.target)) {
+        let paths = signers.chain(self.command.iter_mut().map(|command| &mut command.target));
+        // An empty path is not the directory of the file.
+        for path in paths.filter(|path| !path.as_os_str().is_empty()) {
             *path = dir.join(&*path);
         }
     }
@@ -193,7 +195,7 @@ impl Config {
     pub fn examine(options: &Options, tables: Tables) -> Result<Config, Vec<anyhow::Error>> {
         let mut errors = Vec::new();
         let store = note(&mut errors, store(options)).flatten();
-        errors.extend(tables.command.iter().filter_map(wrong_program));
+        errors.extend(tables.command.iter().flat_map(wrong_command));
         errors.extend(wrong_hosts(&tables.hosts));
         let general = note(&mut errors, properties(&options.set, &options.exclude, "--"));
         let mut host_properties = BTreeMap::new();
@@ -295,13 +297,17 @@ fn store(options: &Options) -> Result<Option<(String, Zfs)>> {
     Ok(Some((dataset.into(), Zfs::find(&options.zfs, &options.zpool)?)))
 }
 
-/// Returns an error if the program of a command cannot be found from its path.
-fn wrong_program(command: &CommandTable) -> Option<anyhow::Error> {
+/// Returns what is wrong with a table of a command: a program that cannot be found from its path, or no target.
+fn wrong_command(command: &CommandTable) -> Vec<anyhow::Error> {
+    let mut errors = Vec::new();
     let program = command.run.first().map_or("", String::as_str);
-    (!program.starts_with('/')).then(|| {
-        Exit::Config
-            .error(format!("[[command]] run: \"{program}\" is not an absolute path; write where the program is"))
-    })
+    if !program.starts_with('/') {
+        errors.push(format!("[[command]] run: \"{program}\" is not an absolute path; write where the program is"));
+    }
+    if !command.target.is_absolute() {
+        errors.push(format!("[[command]] target: \"{}\" is not a path", command.target.display()));
+    }
+    errors.into_iter().map(|why| Exit::Config.error(why)).collect()
 }
 
 /// Returns an error for each host that cannot be told from another one, or that nobody may sign for.

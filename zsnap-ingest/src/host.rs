@@ -135,7 +135,8 @@ impl<'a> HostRun<'a> {
             Todo::Again => {
                 let mut open = Vec::new();
                 for target in self.inbox.targets() {
-                    if !self.acts(&target)?.is_empty() {
+                    // A target whose pool cannot be listed again would be planned for ever.
+                    if !self.acts(&target)?.is_empty() && !self.stopped.contains(&target) {
                         open.push(target);
                     }
                 }

@@ -8,7 +8,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zsnap_common::cli::exit::{Exit, OrExit};
@@ -72,11 +71,11 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     serde_json::from_slice(&text).or_exit(Exit::TryAgain, format!("{}: damaged journal", path.display())).map(Some)
 }
 
-/// Whether a journal could not be read because this machine lacks memory or open files now, which says nothing about
-/// the journal.
-pub fn is_shortage(e: &anyhow::Error) -> bool {
-    let mut errors = e.chain().filter_map(|cause| Errno::from_io_error(cause.downcast_ref()?));
-    errors.any(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno))
+/// Whether a journal is damaged. Any other error of [`read`] says nothing about its content: the disk fails, or too many
+/// files are open, and the journal may be intact.
+pub fn is_damaged(e: &anyhow::Error) -> bool {
+    let invalid = |e: &io::Error| e.kind() == io::ErrorKind::InvalidData;
+    e.chain().any(|cause| cause.is::<serde_json::Error>() || cause.downcast_ref().is_some_and(invalid))
 }
 
 /// Replaces a journal durably; its directory is created if it is missing.
@@ -113,10 +112,12 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_of_this_machine_is_not_damage_to_the_journal() {
-        let failed = |errno: Errno| Err::<(), io::Error>(errno.into()).or_exit(Exit::TryAgain, "journal").unwrap_err();
-        assert!(is_shortage(&failed(Errno::MFILE)) && is_shortage(&failed(Errno::NOMEM)));
-        assert!(!is_shortage(&failed(Errno::IO)));
+    fn a_journal_that_cannot_be_read_is_not_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_damaged(&read::<Past>(dir.path()).unwrap_err()));
+        let path = dir.path().join("a.json");
+        std::fs::write(&path, "{").unwrap();
+        assert!(is_damaged(&read::<Past>(&path).unwrap_err()));
     }
 
     #[test]

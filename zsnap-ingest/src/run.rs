@@ -79,10 +79,14 @@ pub fn forget(config: &Config, options: &Options, target: &Target, applied: bool
     }
     let mut forgotten = Vec::new();
     if let Some(command) = command {
-        let mut all = beside::read(&command.target).unwrap_or_else(|e| {
-            log::warn(format!("{e:#}; starting a new journal"));
-            TargetJournal::new()
-        });
+        let mut all = match beside::read(&command.target) {
+            Err(e) if journal::is_damaged(&e) => {
+                log::warn(format!("{e:#}; starting a new journal"));
+                TargetJournal::new()
+            }
+            // It also has what other datasets have applied there.
+            other => other?,
+        };
         all.remove(&target.to_string());
         beside::write(&command.target, &all)?;
         forgotten.push(command.target.display().to_string());
@@ -228,8 +232,12 @@ fn run(config: &Config, only: Option<&Host>, remember: bool) -> Result<Exit> {
     let all_listed = hosts.iter().all(|host| host.inbox().beyond() == 0);
     needed(&hosts, known && all_listed && hosts.len() == complete)?;
     if remember {
-        shared.notices().write(|_| false)?;
-        success::note(&config.state, shared.exit());
+        let unsolved = {
+            let mut notices = shared.notices();
+            notices.write(|_| false)?;
+            notices.unsolved
+        };
+        success::note(&config.state, shared.exit(), unsolved);
     }
     Ok(shared.exit())
 }

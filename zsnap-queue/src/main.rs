@@ -17,7 +17,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cli::{Cli, Command, Options};
+use cli::{Cli, Command};
 use serde::Deserialize;
 use zsnap_common::cli::exit::{Exit, OrExit, run_tool};
 use zsnap_common::cli::log;
@@ -43,14 +43,14 @@ fn run() -> anyhow::Result<Exit> {
     }
     let (cli, Tables {}): (Cli, Tables) = ConfigFile::of("queue").parse()?;
     log::set_verbose(cli.options.verbose);
-    let Some(command) = &cli.command else { return succeeded(&cli.options, run::queue(&cli)) };
+    let Some(command) = &cli.command else { return queue(&cli) };
     if cli.target.is_some() || !cli.producer.is_empty() {
         return Err(Exit::Usage.error("a subcommand takes no stream: leave out what stands before it or behind --"));
     }
     let now = SystemTime::now();
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     match command {
-        Command::Flush => succeeded(&cli.options, flush::flush(&cli.options)),
+        Command::Flush => flush::flush(&cli.options),
         Command::Status(status) => status::status(&cli.options, status, seconds),
         Command::Adopt { targets } => flush::adopt(&cli.options, targets, seconds),
         Command::Check(asked) => check::check(&cli.options, *asked, now),
@@ -68,9 +68,9 @@ fn run() -> anyhow::Result<Exit> {
     }
 }
 
-/// Records whether a run succeeded, and returns its result.
-fn succeeded(o: &Options, result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
-    let exit = result?;
-    success::note(&options::state_dir(o.state.as_deref(), "queue")?, exit);
+/// Queues a stream, and records that this succeeded.
+fn queue(cli: &Cli) -> anyhow::Result<Exit> {
+    let exit = run::queue(cli)?;
+    success::note(&options::state_dir(cli.options.state.as_deref(), "queue")?, exit, false);
     Ok(exit)
 }

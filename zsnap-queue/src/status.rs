@@ -18,7 +18,9 @@ use crate::job;
 use crate::state::State;
 
 /// The states of a dataset at a destination.
-const STATES: [&str; 5] = ["empty", "waiting", "delivered", "handed to NNCP", "handed over"];
+const STATES: [&str; 6] = ["empty", "waiting", NOT_SENT, "delivered", "handed to NNCP", "handed over"];
+/// The state at a destination for which the newest file was not queued, such as a new one.
+const NOT_SENT: &str = "not sent";
 
 /// Prints the report. `now` is in seconds since 1970. The exit status is 1 if something is older than `--max-age`.
 pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> {
@@ -42,6 +44,8 @@ struct To {
     /// Its name in the table.
     short: String,
     configured: bool,
+    /// Whether the newest file was queued for it.
+    sent: bool,
     waiting: Amount,
 }
 
@@ -62,6 +66,7 @@ impl Row {
         match &self.to {
             Some(to) if to.waiting.files > 0 => Some("waiting"),
             _ if self.queued == 0 => Some("empty"),
+            Some(to) if !to.sent => Some(NOT_SENT),
             Some(to) => Some(to.dest.done()),
             None => None,
         }
@@ -97,8 +102,9 @@ fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
             });
             let waiting: Amount = waiting[id].iter().chain(to_split).filter(ours).collect();
             if *configured || waiting.files > 0 {
-                let mut row =
-                    row(Some(To { dest: dest.clone(), short: short.clone(), configured: *configured, waiting }));
+                let (dest, short, configured) = (dest.clone(), short.clone(), *configured);
+                let sent = past.destinations.contains(id);
+                let mut row = row(Some(To { dest: dest.clone(), short, configured, sent, waiting }));
                 if !configured {
                     row.notes.push(format!("{dest} is not in the configuration any more; flush still delivers there"));
                 }
@@ -203,7 +209,7 @@ mod tests {
 
     fn row(queued: u64, configured: bool, oldest: Option<u64>) -> Row {
         let waiting = Amount { files: oldest.iter().count() as u64, bytes: 1, oldest };
-        let to = To { dest: "dir:/x".parse().unwrap(), short: "x".into(), configured, waiting };
+        let to = To { dest: "dir:/x".parse().unwrap(), short: "x".into(), configured, sent: true, waiting };
         Row { dataset: "h/a".into(), seq: 1, queued, to: Some(to), notes: Vec::new() }
     }
 

@@ -417,6 +417,9 @@ fn status_reports_late_datasets_and_late_files() {
     let metrics = status(&["--prometheus"]).1;
     assert!(metrics.contains(&format!("\nzsnap_queue_queued_timestamp_seconds{{dataset=\"{DATA}\",")), "{metrics}");
     assert!(metrics.contains("\nzsnap_queue_last_success_timestamp_seconds 1"), "{metrics}");
+    // Nothing was queued for a destination that is new in the configuration.
+    let other = run(h.bare().args(["--to=cmd:true", "status"]), b"").expect(0);
+    assert!(String::from_utf8(other.out).unwrap().contains("  not sent "), "the destination has no file");
     // A file that waits for a destination that is no longer configured.
     let drive = format!("--to=dir:{}", h.path("drive").display());
     queue(&h, &[&drive, DATA], &real("incr-i-s1-s2")).expect(0);

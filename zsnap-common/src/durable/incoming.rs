@@ -143,7 +143,8 @@ impl Incoming {
         let mut bytes = Vec::new();
         file.by_ref().take(MOST_OWN + 1).read_to_end(&mut bytes).map_err(at_path(&path))?;
         if bytes.len() as u64 > MOST_OWN {
-            return Err(io::Error::other(format!("{} holds more than {MOST_OWN} bytes", path.display())));
+            let message = format!("{} holds more than {MOST_OWN} bytes", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         Ok(Some(bytes))
     }

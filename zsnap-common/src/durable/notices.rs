@@ -32,6 +32,8 @@ pub struct Notices {
     dry: bool,
     /// Whether this run has reported something.
     pub any: bool,
+    /// Whether this run has met a problem, even if it was not reported because it had been before.
+    pub unsolved: bool,
 }
 
 impl Notices {
@@ -40,7 +42,7 @@ impl Notices {
     pub fn read(path: PathBuf, clock: u64, dry: bool) -> Notices {
         let text = fs::read(&path).unwrap_or_default();
         let before = serde_json::from_slice(&text).unwrap_or_default();
-        Notices { path, before, now: BTreeMap::new(), clock, dry, any: false }
+        Notices { path, before, now: BTreeMap::new(), clock, dry, any: false, unsolved: false }
     }
 
     /// Reports a persistent problem of `what`, such as HOST/FILE, if it is new, has changed, or was reported a day ago.
@@ -55,8 +57,9 @@ impl Notices {
         self.lasting(what, &without_numbers(text), text, AGAIN_AFTER)
     }
 
-    /// Reports a persistent problem as [`Notices::problem`] does, where more than numbers differs from run to run, such as the
-    /// name of the first of many files: only other words in `state` are a change. `text` is the whole line. Returns whether it was reported now.
+    /// Reports a persistent problem as [`Notices::problem`] does, where more than numbers differs from run to run, such
+    /// as the name of the first of many files: only other words in `state` are a change. `text` is the whole line.
+    /// Returns whether it was reported now.
     pub fn problem_in_state(&mut self, what: &str, state: &str, text: &str) -> bool {
         self.lasting(what, &without_numbers(state), text, AGAIN_AFTER)
     }
@@ -76,6 +79,7 @@ impl Notices {
             log::info(text);
             return false;
         }
+        self.unsolved |= again_after == AGAIN_AFTER;
         // One report of the same problem in a run is enough.
         if self.now.get(what).is_some_and(|line| line.message == state) {
             return false;
@@ -98,6 +102,7 @@ impl Notices {
     pub fn event(&mut self, message: String) {
         log::error(message);
         self.any = true;
+        self.unsolved = true;
     }
 
     /// Remembers the notices of this run, and those of the run before whose subjects this run did not examine.
@@ -176,7 +181,9 @@ mod tests {
             let mut notices = Notices::read(dir.path().join("told.json"), clock, false);
             notices.oddity("x", "is not a queue file");
             let odd = notices.any;
+            assert!(!notices.unsolved);
             notices.problem_in_words("disk", words);
+            assert!(notices.unsolved, "a problem that was reported before is not solved");
             notices.write(|_| false).unwrap();
             (odd, notices.any)
         };

@@ -122,7 +122,9 @@ impl<'a> HostRun<'a> {
         let (Some(facts), Some(kept)) = (same, kept) else {
             // Somebody has changed the file since it was planned. It is examined again only once; otherwise somebody
             // who changes it again and again could keep the run busy forever.
-            if self.inbox.file(at).is_open() {
+            let file = self.inbox.file(at);
+            // A reason to hold it says more.
+            if file.is_open() && file.facts().is_some() {
                 self.inbox.settle(at, replaced());
             }
             self.plan_again();

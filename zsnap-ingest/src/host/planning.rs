@@ -160,9 +160,8 @@ impl HostRun<'_> {
             }
             Ok(None) if snapshots.is_empty() => None,
             Ok(None) => Some(format!("{target}: no journal")),
-            // The journal may be intact.
-            Err(e) if journal::is_shortage(&e) => return Err(e),
-            Err(e) => Some(format!("{e:#}")),
+            Err(e) if journal::is_damaged(&e) => Some(format!("{e:#}")),
+            Err(e) => return Err(e),
         };
         let past = Past { committed: snapshots.iter().map(|s| s.guid).collect(), ..Past::default() };
         if let Some(why) = why.filter(|_| !self.shared.dry) {
@@ -190,13 +189,12 @@ impl HostRun<'_> {
         }
         let applied = match beside::read(&table.target) {
             Ok(applied) => applied,
-            Err(e) if e.chain().any(|cause| cause.is::<serde_json::Error>()) => {
+            Err(e) if journal::is_damaged(&e) => {
                 return Ok(Err(Standing::Broken(format!(
                     "{e:#}; look at the target, then: zsnap-ingest forget {}, and queue a new --full",
                     quoted(&target.to_string())
                 ))));
             }
-            // It may be intact: the disk fails, or too many files are open.
             Err(e) => return Err(e),
         };
         Ok(Ok(plan::opaque(&self.inbox.pending(files, None), applied.get(&target.to_string()), table.overlap)))
