@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use serde_json::Value;
 use zsnap_common::cli::report;
@@ -123,8 +124,10 @@ fn the_worst_failure_of_a_run_decides_the_exit_status() {
         scene.ingest(&[]).expect(0);
         let path = String::from_utf8(scene.ingest(&["status", "--needed-file"]).expect(0).out).unwrap();
         let journal = path.trim_end().replace("needed-guids", "journal/other/tank@a.json");
-        fs::remove_file(&journal).unwrap();
-        fs::create_dir(&journal).unwrap();
+        // The journal is lost, and cannot be written again.
+        let dir = Path::new(&journal).parent().unwrap();
+        fs::remove_dir_all(dir).unwrap();
+        symlink(scene.path("none"), dir).unwrap();
         (2..2 + files).for_each(|n| put(n, Sub::increment(&format!("tank/a@s{n}"), n - 1, n)));
         let sealed = scene.seal(&manifest("laptop/db", SEQ), Some("laptop"), b"x");
         scene.deliver("laptop", &name("laptop/db", SEQ), &sealed);

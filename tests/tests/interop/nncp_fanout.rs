@@ -78,8 +78,9 @@ impl World {
         found
     }
 
-    fn status(&self) -> BTreeMap<String, Value> {
-        let ran = self.spooler.fanout(&["status", "--json"]).expect(0);
+    /// Returns the rows of `status` by destination. It must end with this exit status.
+    fn status(&self, exit: i32) -> BTreeMap<String, Value> {
+        let ran = self.spooler.fanout(&["status", "--json"]).expect(exit);
         assert_eq!(ran.err, "");
         let rows: Vec<Value> = serde_json::from_slice(&ran.out).unwrap();
         rows.into_iter().map(|row| (row["drive"].as_str().unwrap().to_owned(), row)).collect()
@@ -117,7 +118,7 @@ fn each_drive_receives_each_file_once_if_one_was_away() {
         let new = world.fetch("disk1");
         assert_eq!(new.len(), 2, "{new:?}");
         received.extend(new);
-        let status = world.status();
+        let status = world.status(0);
         for (disk, packets) in [("disk1", 0), ("disk2", 2 * run)] {
             let row = &status[disk];
             assert_eq!((row["state"].as_str(), row["nncp_packets"].as_u64()), (Some("handed to NNCP"), Some(packets)));
@@ -127,7 +128,7 @@ fn each_drive_receives_each_file_once_if_one_was_away() {
     assert!(world.on("disk2").is_empty() && world.spooler.left().is_empty());
     // The drive is back and receives all files at once.
     assert_eq!(world.fetch("disk2"), received);
-    assert_eq!(world.status()["disk2"]["nncp_packets"], 0);
+    assert_eq!(world.status(0)["disk2"]["nncp_packets"], 0);
     // Another run does not deliver anything twice.
     world.spooler.silent_run();
     for disk in ["disk1", "disk2"] {
@@ -167,7 +168,7 @@ fn each_file_is_delivered_once_in_order_after_nncp_file_failed() {
         }
         received.extend(world.fetch("disk1"));
         assert_eq!(world.spooler.waiting("disk2"), received);
-        let row = &world.status()["disk2"];
+        let row = &world.status(1)["disk2"];
         assert_eq!((&row["state"], row["waiting_files"].as_u64()), (&Value::from("failed"), Some(round)));
         assert!(row["note"].as_str().unwrap().contains("nncp-file failed"), "{row}");
     }
