@@ -82,8 +82,7 @@ impl Row {
         let since = |time: u64| report::since(time, now);
         let mut notes = Vec::new();
         if let Some(oldest) = self.waiting.oldest.filter(|oldest| is_late(*oldest)) {
-            let files = if self.waiting.files == 1 { "file waits" } else { "files wait" };
-            notes.push(format!("{} {files}, the oldest {}", self.waiting.files, since(oldest)));
+            notes.push(format!("{}, the oldest {}", self.waiting.waits(), since(oldest)));
         }
         match self.seen.delivered {
             None if self.expects => notes.push("nothing was ever delivered".to_owned()),
@@ -269,25 +268,24 @@ const COLUMNS: [Column; 18] = [
 fn report(rows: &[Row], now: u64) -> Report {
     let cells = |row: &Row| {
         let newest = row.seen.newest.as_ref().and_then(|name| name.parse::<QueueName>().ok());
-        let at = |time: Option<u64>, cell: fn(u64) -> Cell| time.map_or(Cell::None, cell);
         let (waiting, scarce, seen) = (row.waiting, row.scarce, &row.seen);
         vec![
             Cell::Text(row.drive.clone()),
             Cell::State(row.state, &STATES),
-            at(newest.map(|name| name.stamp.secs), Cell::Ago),
-            at(seen.delivered, Cell::Ago),
-            at(seen.delivered, Cell::Age),
-            at(seen.at, Cell::Ago),
-            at(seen.at, Cell::Age),
+            Cell::known(newest.map(|name| name.stamp.secs), Cell::Ago),
+            Cell::known(seen.delivered, Cell::Ago),
+            Cell::known(seen.delivered, Cell::Age),
+            Cell::known(seen.at, Cell::Ago),
+            Cell::known(seen.at, Cell::Age),
             Cell::Count(waiting.files),
             Cell::Bytes(waiting.bytes),
-            at(waiting.oldest, Cell::Ago),
-            at(waiting.oldest, Cell::Age),
+            Cell::known(waiting.oldest, Cell::Ago),
+            Cell::known(waiting.oldest, Cell::Age),
             Cell::Count(scarce.files),
             Cell::Bytes(scarce.bytes),
-            at(scarce.oldest, Cell::Ago),
-            at(scarce.oldest, Cell::Age),
-            row.packets.map_or(Cell::None, Cell::Count),
+            Cell::known(scarce.oldest, Cell::Ago),
+            Cell::known(scarce.oldest, Cell::Age),
+            Cell::known(row.packets, Cell::Count),
             if row.destination.is_empty() { Cell::None } else { Cell::Text(row.destination.clone()) },
             Cell::Note(row.notes.join("; ")),
         ]

@@ -105,19 +105,18 @@ const COLUMNS: [Column; 13] = [
 
 fn table(rows: &BTreeMap<String, Chain>, now: u64) -> Report {
     let cells = |(name, row): (&String, &Chain)| {
-        let at = |time: Option<u64>, cell: fn(u64) -> Cell| time.map_or(Cell::None, cell);
         vec![
             Cell::Text(name.clone()),
             Cell::State(row.state.word(), &State::WORDS),
-            at(row.newest, Cell::Ago),
-            at(row.newest, Cell::Age),
+            Cell::known(row.newest, Cell::Ago),
+            Cell::known(row.newest, Cell::Age),
             Cell::Count(row.files),
             Cell::Bytes(row.bytes),
-            at(row.oldest, Cell::Ago),
-            at(row.oldest, Cell::Age),
+            Cell::known(row.oldest, Cell::Ago),
+            Cell::known(row.oldest, Cell::Age),
             Cell::Count(row.quarantined),
             Cell::Count(row.attempts.into()),
-            row.snapshot.clone().map_or(Cell::None, Cell::Text),
+            Cell::known(row.snapshot.clone(), Cell::Text),
             // The old name of the note.
             if row.remedy.is_empty() { Cell::None } else { Cell::Text(row.remedy.clone()) },
             Cell::Note(row.remedy.clone()),

@@ -141,10 +141,9 @@ fn note_late(rows: &mut Vec<Row>, only: &[Target], max: Duration, now: u64) -> b
                 time => format!("nothing was queued {}", since(time)),
             });
         }
-        if let Some(To { dest, waiting: Amount { files, oldest: Some(oldest), .. }, .. }) = &row.to {
+        if let Some(To { dest, waiting: waiting @ Amount { oldest: Some(oldest), .. }, .. }) = &row.to {
             if is_late(*oldest) {
-                let files = if *files == 1 { "1 file waits".to_owned() } else { format!("{files} files wait") };
-                notes.push(format!("{files} for {dest}, the oldest {}", since(*oldest)));
+                notes.push(format!("{} for {dest}, the oldest {}", waiting.waits(), since(*oldest)));
             }
         }
         late |= !notes.is_empty();
@@ -176,7 +175,7 @@ fn report(rows: &[Row], now: u64) -> Report {
     let cells = |row: &Row| {
         let queued = |cell: fn(u64) -> Cell| if row.queued > 0 { cell(row.queued) } else { Cell::None };
         let of = |cell: &dyn Fn(&To) -> Cell| row.to.as_ref().map_or(Cell::None, cell);
-        let oldest = |cell: fn(u64) -> Cell| of(&|to| to.waiting.oldest.map_or(Cell::None, cell));
+        let oldest = |cell: fn(u64) -> Cell| of(&|to| Cell::known(to.waiting.oldest, cell));
         vec![
             Cell::Text(row.dataset.clone()),
             of(&|to| Cell::Text(to.dest.to_string())),

@@ -103,6 +103,11 @@ impl Form {
 }
 
 impl Cell {
+    /// Returns the cell of a value that may be unknown.
+    pub fn known<T>(value: Option<T>, cell: impl FnOnce(T) -> Cell) -> Cell {
+        value.map_or(Cell::None, cell)
+    }
+
     fn shown(&self, now: u64) -> String {
         let relative = |time: u64, after: &str| match now.checked_sub(time) {
             Some(seconds) => format!("{}{after}", age(seconds)),

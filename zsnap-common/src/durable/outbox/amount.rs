@@ -13,6 +13,13 @@ pub struct Amount {
     pub oldest: Option<u64>,
 }
 
+impl Amount {
+    /// Returns how many files wait, as a clause of a sentence: `1 file waits`.
+    pub fn waits(&self) -> String {
+        if self.files == 1 { "1 file waits".to_owned() } else { format!("{} files wait", self.files) }
+    }
+}
+
 impl<'a> FromIterator<&'a Queued> for Amount {
     fn from_iter<I: IntoIterator<Item = &'a Queued>>(files: I) -> Amount {
         files.into_iter().fold(Amount::default(), |sum, file| Amount {
