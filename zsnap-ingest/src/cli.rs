@@ -71,9 +71,9 @@ pub struct Options {
     /// Number of hosts that are processed at the same time
     #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = ADVANCED)]
     pub jobs: u8,
-    /// Messages up to this size are verified in memory, larger ones are read twice
-    #[arg(long, global = true, value_name = "SIZE", default_value = "64MiB", value_parser = size, help_heading = ADVANCED)]
-    pub verify_buffer: u64,
+    /// Verify messages up to this size in memory; larger ones are read twice [default: a sixteenth of the memory]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, help_heading = ADVANCED)]
+    pub verify_buffer: Option<u64>,
     /// Largest zstd window, as a power of two
     #[arg(long, global = true, value_name = "LOG", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31), help_heading = ADVANCED)]
     pub window_log: u32,

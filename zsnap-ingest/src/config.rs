@@ -19,6 +19,7 @@ use zsnap_message::open::Signers;
 use zsnap_message::payload::PayloadKind;
 
 use crate::cli::{Options, TrustLevel, count};
+use crate::memory;
 use crate::property::AllowedProperty;
 use crate::receive::Receiving;
 
@@ -221,7 +222,7 @@ impl Config {
             signers,
             hosts: tables.hosts,
             commands: tables.command,
-            verify_buffer: options.verify_buffer,
+            verify_buffer: options.verify_buffer.unwrap_or_else(memory::default_buffer),
             window_log: options.window_log,
             receive_timeout: options.receive_timeout,
             max_wait: options.max_wait,

@@ -9,18 +9,14 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::SystemTime;
 
-use sequoia_openpgp as openpgp;
 use zsnap_common::stream::Guid;
 use zsnap_message::keys::SigningKey;
 use zsnap_message::payload::{Base, Manifest, ZfsHead};
 use zsnap_tests::hostile::{described, odd, poison, streams};
+use zsnap_tests::packets::message;
 use zsnap_tests::scene::{Scene, have, name, run, seal_with};
 use zsnap_tests::stream::{RECORD, Stream, Sub, kind};
 use zsnap_tests::{SAMPLES, sample};
-
-use openpgp::parse::Parse;
-use openpgp::policy::StandardPolicy;
-use openpgp::serialize::stream::{Encryptor, LiteralWriter, Message, Recipient, Signer};
 
 const SEQ: u64 = 1_700_000_000_000_000;
 const STORE: &str = "backup/hosts";
@@ -483,26 +479,6 @@ fn a_stream_that_its_manifest_does_not_describe_is_quarantined() {
     }
 }
 
-/// An OpenPGP message with any payload, signed by the laptop.
-fn message(scene: &Scene, payload: &[u8]) -> Vec<u8> {
-    let policy = StandardPolicy::new();
-    let signer = openpgp::Cert::from_file(scene.path("laptop.key")).unwrap();
-    let recipient = openpgp::Cert::from_file(scene.path("backup.cert")).unwrap();
-    let pair = signer.primary_key().key().clone().parts_into_secret().unwrap().into_keypair().unwrap();
-    let keys = recipient.keys().with_policy(&policy, None).for_storage_encryption();
-    let mut out = Vec::new();
-    let to = keys.map(|ka| {
-        let features = openpgp::types::Features::empty().set_seipdv1();
-        Recipient::new(features, Some(openpgp::KeyHandle::KeyID(ka.key().keyid())), ka.key())
-    });
-    let encryptor = Encryptor::for_recipients(Message::new(&mut out), to).build().unwrap();
-    let signer = Signer::new(encryptor, pair).unwrap().build().unwrap();
-    let mut literal = LiteralWriter::new(signer).build().unwrap();
-    literal.write_all(payload).unwrap();
-    literal.finalize().unwrap();
-    out
-}
-
 #[test]
 fn hostile_payloads_and_messages_are_rejected() {
     let pool = Pool::new();
@@ -517,8 +493,9 @@ fn hostile_payloads_and_messages_are_rejected() {
         assert!(json.contains(from), "{json}");
         [frame(&json.replacen(from, to, 1)), zstd.clone(), back.clone()].concat()
     };
-    let good = message(&pool.scene, &[&front[..], &zstd, &back].concat());
-    let signed = |payload: &[u8]| message(&pool.scene, payload);
+    let (signer, recipient) = (pool.scene.path("laptop.key"), pool.scene.path("backup.cert"));
+    let signed = |payload: &[u8]| message(payload, Some(&signer), &recipient);
+    let good = signed(&[&front[..], &zstd, &back].concat());
     let mut wide = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
     wide.window_log(30).unwrap();
     wide.write_all(&stream).unwrap();

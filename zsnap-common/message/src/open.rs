@@ -1,13 +1,17 @@
 //! Opening: a queue file is authenticated as a whole, and its stream walked, before a byte of it is released.
 //!
-//! One thread reads, decrypts and verifies (`message.rs`), a second one decompresses, a third one digests and walks
-//! the stream (`walk.rs`). What these two see is not authentic yet, so all they may do is reject it, and their result
-//! counts only after the first thread has accepted the message. A message that is too large to be kept is decrypted
-//! again for its release (`again.rs`).
+//! One thread reads and decrypts (`message.rs`, `seipd.rs`), a second one verifies (`signatures.rs`), a third one
+//! decompresses, a fourth one digests and walks the stream (`walk.rs`). What the last two see is not authentic yet, so
+//! all they may do is reject it, and their result counts only after the first two have accepted the message. A message
+//! that is too large to be kept is decrypted again for its release (`again.rs`).
 
 mod again;
+mod digests;
 mod framing;
 mod message;
+mod seipd;
+mod session;
+mod signatures;
 mod walk;
 
 use std::collections::HashMap;
@@ -21,7 +25,9 @@ use sequoia_openpgp::{Cert, KeyHandle};
 use crate::keys::{Keyring, merged};
 use crate::payload::{Manifest, PayloadError, PayloadReader, Trailer};
 use crate::pipe::{Disconnected, pipe};
-use message::{Authentic, Session};
+use digests::Digest;
+use message::Authentic;
+use seipd::Session;
 use walk::Walked;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::report;
@@ -134,9 +140,9 @@ enum Again {
     Plain(Vec<u8>),
     /// The payload was small: its bytes, which are decompressed again.
     Payload(Vec<u8>),
-    /// Neither was kept: the message is read and decrypted again, and compared with the digests of the authentic
-    /// ciphertext.
-    Pass { digests: Vec<[u8; 32]>, length: u64, session: Session },
+    /// Neither was kept: the message is read and decrypted again, and its payload compared with the digests of the
+    /// authentic one.
+    Pass { digests: Vec<Digest>, length: u64, session: Session },
 }
 
 /// A message that is authentic and whole.
@@ -189,7 +195,7 @@ impl<R: Read + Seek + Send> Verified<R> {
     }
 
     /// Writes the uncompressed stream; nothing else releases plaintext. It comes from memory, or from a second pass
-    /// whose ciphertext must be the same, chunk by chunk: a chunk is compared before it is decrypted, so nothing that
+    /// whose payload must be the same, chunk by chunk: a chunk is compared before it is decompressed, so nothing that
     /// was not authenticated is ever written. After an error `out` has the beginning of the stream, and whoever reads
     /// it must not take that for the whole.
     pub fn replay(mut self, out: &mut dyn Write) -> anyhow::Result<()> {

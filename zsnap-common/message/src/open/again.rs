@@ -1,110 +1,143 @@
 //! The second pass over a message that is too large to be kept: it is decrypted again. The first pass authenticated
-//! it, and a chunk of ciphertext is released only if it is the same as then, so whoever can still write to the file
-//! gains nothing.
+//! its payload, and a chunk of payload is released only if it is the same as then, so whoever can still write to the
+//! file gains nothing.
 
-use std::io::{self, Read, Write};
-use std::sync::{Mutex, PoisonError};
+use std::io::{Read, Write};
 
-use sequoia_openpgp as openpgp;
-use sha2::{Digest, Sha256};
-
-use openpgp::crypto::SessionKey;
-use openpgp::packet::{PKESK, SKESK};
-use openpgp::parse::stream::{DecryptionHelper, MessageStructure, VerificationHelper};
-use openpgp::types::SymmetricAlgorithm;
-use openpgp::{Cert, KeyHandle};
-
-use super::message::{CHUNK, Session, decrypt};
+use super::Refusal;
+use super::digests::{CHUNK, Digest, digest};
+use super::framing::{Framing, Piece};
+use super::message::{Decrypting, each_piece};
+use super::seipd::Session;
 use crate::pipe::PipeWriter;
 use zsnap_common::cli::exit::Exit;
 
-/// Reads and decrypts a message that was authenticated before, if it still is the same, chunk by chunk.
-pub fn decrypt_again<R: Read + Send>(
+/// Reads and decrypts a message that was authenticated before, and writes its payload, if that still is the same,
+/// chunk by chunk.
+pub fn decrypt_again<R: Read>(
     src: &mut R,
     length: u64,
-    digests: &[[u8; 32]],
+    digests: &[Digest],
     session: &Session,
-    mut to: PipeWriter,
+    to: PipeWriter,
 ) -> anyhow::Result<()> {
-    let mut same =
-        Same { src: Mutex::new(src), left: length, digests: digests.iter(), chunk: Vec::new(), used: 0, error: None };
-    let result = decrypt(&mut same, Again { session }, |bytes| to.write_all(bytes));
-    if let Some(e) = same.error {
-        return Err(e.into()); // Sequoia reports it as an error of its own
+    let mut payload = Same {
+        to,
+        framing: Framing::of_encrypted(),
+        head: LiteralHead::default(),
+        chunk: Vec::with_capacity(CHUNK),
+        digests: digests.iter(),
+    };
+    let mut decrypting = Decrypting::new(length, |_, start| start.decrypt(session, false)?.ok_or_else(changed));
+    let read = each_piece(src, length, |piece| decrypting.feed(piece, &mut |plain: &[u8]| payload.feed(plain)));
+    let result = read.and_then(|()| decrypting.finish(&mut |plain: &[u8]| payload.feed(plain)));
+    match result.and_then(|()| payload.finish()) {
+        Ok(()) => Ok(()),
+        Err(Refusal::Io(e)) => Err(e.into()),
+        // Whatever is wrong with it was not wrong before.
+        Err(_) => Err(Exit::Io.error("the file was changed while it was read")),
     }
-    result?;
-    Ok(to.finish()?)
 }
 
-/// The ciphertext of the second pass: a chunk is released only if it is the same as in the first.
-struct Same<'a, R> {
-    src: Mutex<&'a mut R>,
-    left: u64,
-    digests: std::slice::Iter<'a, [u8; 32]>,
+fn changed() -> Refusal {
+    Refusal::Damaged("it is not the same any more".into())
+}
+
+/// The payload of the second pass: a chunk is released only if it is the same as in the first.
+struct Same<'a> {
+    to: PipeWriter,
+    framing: Framing,
+    head: LiteralHead,
     chunk: Vec<u8>,
-    used: usize,
-    error: Option<io::Error>,
+    digests: std::slice::Iter<'a, Digest>,
 }
 
-impl<R: Read> Same<'_, R> {
-    /// Reads the next chunk. Fails if it is not the same as in the first pass.
-    fn next(&mut self) -> io::Result<()> {
-        let src = self.src.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let size = self.left.min(CHUNK as u64);
-        (self.used, self.left) = (0, self.left - size);
-        self.chunk.clear();
-        src.take(size).read_to_end(&mut self.chunk)?;
-        let digest: [u8; 32] = Sha256::digest(&self.chunk).into();
-        match self.digests.next() == Some(&digest) {
-            true => Ok(()),
-            false => Err(io::Error::other("the file was changed while it was read")),
+impl Same<'_> {
+    /// Takes decrypted bytes.
+    fn feed(&mut self, mut plain: &[u8]) -> Result<(), Refusal> {
+        while !plain.is_empty() {
+            let piece = self.framing.step(plain)?;
+            let (Piece::Content(n) | Piece::Other(n)) = piece;
+            let (now, later) = plain.split_at(n);
+            plain = later;
+            if let Piece::Content(_) = piece {
+                let data = self.head.skip(now);
+                self.payload(data)?;
+            }
         }
-    }
-}
-
-impl<R: Read> Read for Same<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.error.is_none() && self.used == self.chunk.len() && self.left > 0 {
-            self.error = self.next().err();
-        }
-        if self.error.is_some() {
-            self.chunk.clear();
-            self.used = 0;
-            return Err(io::Error::other("refused"));
-        }
-        let n = (&self.chunk[self.used..]).read(buffer)?;
-        self.used += n;
-        Ok(n)
-    }
-}
-
-/// The callbacks of the second pass, which accept everything: the message was checked, and the ciphertext is the
-/// same.
-struct Again<'a> {
-    session: &'a Session,
-}
-
-impl VerificationHelper for Again<'_> {
-    fn get_certs(&mut self, _: &[KeyHandle]) -> openpgp::Result<Vec<Cert>> {
-        Ok(Vec::new())
-    }
-
-    fn check(&mut self, _: MessageStructure<'_>) -> openpgp::Result<()> {
         Ok(())
     }
+
+    fn payload(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.chunk.len()));
+            self.chunk.extend_from_slice(now);
+            bytes = later;
+            if self.chunk.len() == CHUNK {
+                self.release()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), Refusal> {
+        if self.digests.next() != Some(&digest(&self.chunk)) {
+            return Err(changed());
+        }
+        self.to.write_all(&self.chunk).map_err(Refusal::Io)?;
+        self.chunk.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), Refusal> {
+        if !self.chunk.is_empty() {
+            self.release()?;
+        }
+        match self.framing.is_complete() && self.digests.as_slice().is_empty() {
+            true => self.to.finish().map_err(Refusal::Io),
+            false => Err(changed()),
+        }
+    }
 }
 
-impl DecryptionHelper for Again<'_> {
-    fn decrypt(
-        &mut self,
-        _: &[PKESK],
-        _: &[SKESK],
-        _: Option<SymmetricAlgorithm>,
-        decrypt: &mut dyn FnMut(Option<SymmetricAlgorithm>, &SessionKey) -> bool,
-    ) -> openpgp::Result<Option<Cert>> {
-        match decrypt(self.session.algorithm, &self.session.key) {
-            true => Ok(None),
-            false => Err(Exit::Io.error("the session key does not fit any more")),
+/// The beginning of a literal packet: a format, the length of a name, the name, a date of four bytes (RFC 9580, 5.9).
+#[derive(Default)]
+struct LiteralHead {
+    seen: usize,
+    name: usize,
+}
+
+impl LiteralHead {
+    /// Returns what of `bytes` is not the head, but the data.
+    fn skip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let mut rest = bytes;
+        while let [first, later @ ..] = rest {
+            if self.seen == 2 + self.name + 4 {
+                break;
+            }
+            if self.seen == 1 {
+                self.name = usize::from(*first);
+            }
+            self.seen += 1;
+            rest = later;
+        }
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_of_a_literal_packet_is_skipped() {
+        for name in [0, 1, 255] {
+            let bytes = [&[b'b', name][..], &vec![b'n'; usize::from(name)], &[0; 4], b"data"].concat();
+            for step in [1, 2, 7, 1000] {
+                let mut head = LiteralHead::default();
+                let data: Vec<u8> = bytes.chunks(step).flat_map(|piece| head.skip(piece).to_vec()).collect();
+                assert_eq!(data, b"data", "{name} {step}");
+            }
         }
     }
 }
