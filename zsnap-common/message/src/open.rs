@@ -3,12 +3,14 @@
 //! One thread reads and decrypts (`message.rs`, `seipd.rs`), a second one verifies (`signatures.rs`), a third one
 //! decompresses, a fourth one digests and walks the stream (`walk.rs`). What the last two see is not authentic yet, so
 //! all they may do is reject it, and their result counts only after the first two have accepted the message. A message
-//! that is too large to be kept is decrypted again for its release (`again.rs`).
+//! that is too large to be kept is decrypted again for its release (`release.rs`, `again.rs`).
 
 mod again;
 mod digests;
 mod framing;
+mod memory;
 mod message;
+mod release;
 mod seipd;
 mod session;
 mod signatures;
@@ -23,11 +25,11 @@ use std::time::SystemTime;
 use sequoia_openpgp::{Cert, KeyHandle};
 
 use crate::keys::{Keyring, merged};
-use crate::payload::{Manifest, PayloadError, PayloadReader, Trailer};
+use crate::payload::{Manifest, Trailer};
 use crate::pipe::{Disconnected, pipe};
-use digests::Digest;
+use memory::Memory;
 use message::Authentic;
-use seipd::Session;
+use release::Again;
 use walk::Walked;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::report;
@@ -134,17 +136,6 @@ pub enum Refusal {
     Io(io::Error),
 }
 
-/// How the stream is obtained again.
-enum Again {
-    /// The stream was small: its bytes.
-    Plain(Vec<u8>),
-    /// The payload was small: its bytes, which are decompressed again.
-    Payload(Vec<u8>),
-    /// Neither was kept: the message is read and decrypted again, and its payload compared with the digests of the
-    /// authentic one.
-    Pass { digests: Vec<Digest>, length: u64, session: Session },
-}
-
 /// A message that is authentic and whole.
 pub struct Verified<R> {
     src: R,
@@ -188,10 +179,7 @@ impl<R: Read + Seek + Send> Verified<R> {
 
     /// Returns how many bytes of memory are kept for [`Verified::replay`].
     pub fn kept(&self) -> u64 {
-        match &self.again {
-            Again::Plain(bytes) | Again::Payload(bytes) => bytes.capacity() as u64,
-            Again::Pass { digests, .. } => size_of_val(digests.as_slice()) as u64,
-        }
+        self.again.kept()
     }
 
     /// Writes the uncompressed stream; nothing else releases plaintext. It comes from memory, or from a second pass
@@ -199,54 +187,10 @@ impl<R: Read + Seek + Send> Verified<R> {
     /// was not authenticated is ever written. After an error `out` has the beginning of the stream, and whoever reads
     /// it must not take that for the whole.
     pub fn replay(mut self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let expected = self.walked.bytes;
-        let written = match self.again {
-            Again::Plain(plain) => {
-                out.write_all(&plain)?;
-                plain.len() as u64
-            }
-            Again::Payload(payload) => unpack(&payload[..], self.window_log, out)?,
-            Again::Pass { digests, length, session } => {
-                self.src.seek(SeekFrom::Start(0))?;
-                let (to, from) = pipe();
-                let src = &mut self.src;
-                thread::scope(|scope| {
-                    let pass = walk::spawn(scope, move || again::decrypt_again(src, length, &digests, &session, to))?;
-                    let written = unpack(from, self.window_log, out);
-                    let pass = pass.join().unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed")));
-                    match (pass, written) {
-                        // The reader only saw the pipe break.
-                        (Err(e), Err(w)) if Disconnected::is(&w) => Err(e),
-                        (_, Err(w)) => Err(w),
-                        (pass, Ok(written)) => pass.map(|()| written),
-                    }
-                })?
-            }
-        };
-        match written == expected {
+        match self.again.write(&mut self.src, self.window_log, out)? == self.walked.bytes {
             true => Ok(()),
             false => Err(Exit::Io.error("the second reading gave another length than the first")),
         }
-    }
-}
-
-/// Decompresses a payload that was walked before, and returns the length of the stream.
-fn unpack(payload: impl io::BufRead, window_log: u32, out: &mut dyn Write) -> anyhow::Result<u64> {
-    let failed = |e| match e {
-        PayloadError::Io(e) => e.into(),
-        PayloadError::Malformed(why) | PayloadError::Newer(why) | PayloadError::Window(why) => {
-            Exit::Io.error(format!("the second reading failed: {why}"))
-        }
-    };
-    let mut reader = PayloadReader::new(payload, window_log).map_err(failed)?;
-    let (mut buffer, mut written) = (vec![0; walk::STEP], 0);
-    loop {
-        let n = reader.read(&mut buffer).map_err(failed)?;
-        if n == 0 {
-            return Ok(written);
-        }
-        out.write_all(&buffer[..n])?;
-        written += n as u64;
     }
 }
 
@@ -262,13 +206,14 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
     // The chunks and headers of the encryption make the message a little longer than its content.
     let small = length <= limits.verify_buffer.saturating_add(limits.verify_buffer / 128).saturating_add(64 << 10);
     let keep = if small { limits.verify_buffer } else { 0 };
+    let memory = || Memory::reserve(keep, length);
     let (to, from) = pipe();
     let reader = &mut src;
     // A sender who is not known yet must not cost us more than the message is worth.
     let modest = Limits { max_ratio: limits.max_ratio.min(UNKNOWN_RATIO), ..*limits };
     let (authentic, walked) = thread::scope(|scope| -> Result<_, Refusal> {
         let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, keep > 0, who, to))?;
-        let walked = walk::walk(from, &modest, keep);
+        let walked = walk::walk(from, &modest, memory(), who.unsigned);
         // After a panic in there the message is to blame, and would cause it again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
         Ok((decrypting.join().unwrap_or_else(|_| failed()), walked))
@@ -276,14 +221,14 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
     // In this order: before the message is known to be authentic, its content means nothing.
     let Authentic { signer, session, payload, digests } = authentic?;
     let mut walked = match (walked, &payload) {
-        (Err(Refusal::TooLarge(_)), Some(payload)) => walk::walk(&payload[..], limits, keep)?,
+        (Err(Refusal::TooLarge(_)), Some(payload)) => walk::walk(&payload[..], limits, memory(), who.unsigned)?,
         (Err(Refusal::TooLarge(_)), None) => {
             src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
             let (to, from) = pipe();
             let (src, digests, session) = (&mut src, &digests, &session);
             let (pass, walked) = thread::scope(|scope| -> Result<_, Refusal> {
                 let pass = walk::spawn(scope, move || again::decrypt_again(src, length, digests, session, to))?;
-                let walked = walk::walk(from, limits, keep);
+                let walked = walk::walk(from, limits, memory(), who.unsigned);
                 Ok((pass.join(), walked))
             })?;
             match (pass.unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed"))), walked) {

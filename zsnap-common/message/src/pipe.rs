@@ -36,8 +36,14 @@ impl Disconnected {
     }
 }
 
+/// A buffer of [`SIZE`] bytes, and how many of them are data.
+struct Buffer {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
 enum Piece {
-    Data(Vec<u8>),
+    Data(Buffer),
     End,
 }
 
@@ -48,14 +54,14 @@ type Free = Arc<Mutex<Vec<Vec<u8>>>>;
 pub struct PipeWriter {
     to: SyncSender<Piece>,
     free: Free,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 /// The end that is read from.
 pub struct PipeReader {
     from: Receiver<Piece>,
     free: Free,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     used: usize,
     ended: bool,
 }
@@ -64,11 +70,28 @@ pub struct PipeReader {
 pub fn pipe() -> (PipeWriter, PipeReader) {
     let (to, from) = sync_channel(DEPTH);
     let free = Free::default();
-    let writer = PipeWriter { to, free: Arc::clone(&free), buffer: Vec::with_capacity(SIZE) };
-    (writer, PipeReader { from, free, buffer: Vec::new(), used: 0, ended: false })
+    let none = || Buffer { bytes: Vec::new(), filled: 0 };
+    let writer = PipeWriter { to, free: Arc::clone(&free), buffer: none() };
+    (writer, PipeReader { from, free, buffer: none(), used: 0, ended: false })
 }
 
 impl PipeWriter {
+    /// Returns a part of the buffer, never empty, into which the next bytes may be written instead of copied;
+    /// [`PipeWriter::advance`] sends them.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.buffer.bytes.is_empty() {
+            let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            self.buffer.bytes = free.unwrap_or_else(|| vec![0; SIZE]);
+        }
+        &mut self.buffer.bytes[self.buffer.filled..]
+    }
+
+    /// Takes the first `n` bytes of [`PipeWriter::space`] as written.
+    pub fn advance(&mut self, n: usize) -> io::Result<()> {
+        self.buffer.filled = (self.buffer.filled + n).min(self.buffer.bytes.len());
+        if self.buffer.filled == SIZE { self.flush() } else { Ok(()) }
+    }
+
     /// Sends what is left, and the proper end.
     pub fn finish(mut self) -> io::Result<()> {
         self.flush()?;
@@ -78,45 +101,42 @@ impl PipeWriter {
 
 impl Write for PipeWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = bytes.len().min(SIZE - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..n]);
-        if self.buffer.len() == SIZE {
-            self.flush()?;
-        }
+        let space = self.space();
+        let n = bytes.len().min(space.len());
+        space[..n].copy_from_slice(&bytes[..n]);
+        self.advance(n)?;
         Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
+        if self.buffer.filled == 0 {
             return Ok(());
         }
-        let next = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let full = std::mem::replace(&mut self.buffer, next.unwrap_or_else(|| Vec::with_capacity(SIZE)));
+        let full = std::mem::replace(&mut self.buffer, Buffer { bytes: Vec::new(), filled: 0 });
         self.to.send(Piece::Data(full)).map_err(|_| io::Error::other(Disconnected))
     }
 }
 
 impl BufRead for PipeReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.used == self.buffer.len() && !self.ended {
+        while self.used == self.buffer.filled && !self.ended {
             match self.from.recv() {
                 Ok(Piece::Data(full)) => {
-                    let mut empty = std::mem::replace(&mut self.buffer, full);
+                    let empty = std::mem::replace(&mut self.buffer, full);
                     self.used = 0;
-                    if empty.capacity() > 0 {
-                        empty.clear();
-                        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(empty);
+                    if !empty.bytes.is_empty() {
+                        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(empty.bytes);
                     }
                 }
                 Ok(Piece::End) => self.ended = true,
                 Err(_) => return Err(io::Error::other(Disconnected)),
             }
         }
-        Ok(&self.buffer[self.used..])
+        Ok(&self.buffer.bytes[self.used..self.buffer.filled])
     }
 
     fn consume(&mut self, n: usize) {
-        self.used = (self.used + n).min(self.buffer.len());
+        self.used = (self.used + n).min(self.buffer.filled);
     }
 }
 
@@ -129,7 +149,7 @@ impl Read for PipeReader {
 }
 
 /// Writes the rest of `from` to `to`, without copying it in between.
-pub fn drain(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
+pub fn drain(from: &mut impl BufRead, to: &mut (impl Write + ?Sized)) -> io::Result<()> {
     loop {
         let bytes = from.fill_buf()?;
         if bytes.is_empty() {

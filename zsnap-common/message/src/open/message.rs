@@ -12,6 +12,7 @@ use sequoia_openpgp::Fingerprint;
 
 use super::digests::Digest;
 use super::framing::{Framing, Piece, cut};
+use super::memory::Memory;
 use super::seipd::{Decryption, Session, Sink, Start};
 use super::{Refusal, Trust, session, signatures, walk};
 use crate::pipe::{PipeWriter, pipe};
@@ -26,7 +27,7 @@ pub struct Authentic {
     pub signer: Option<(String, SystemTime)>,
     pub session: Session,
     /// The content of the literal packet, if it was to be kept.
-    pub payload: Option<Vec<u8>>,
+    pub payload: Option<Memory>,
     /// The digests of that content, if it was not kept.
     pub digests: Vec<Digest>,
 }
@@ -41,8 +42,7 @@ pub fn authenticate<R: Read>(
     to: PipeWriter,
 ) -> Result<Authentic, Refusal> {
     // Without the memory, the message is read again when its stream is wanted.
-    let mut payload = keep.then(Vec::new);
-    payload.take_if(|payload| payload.try_reserve_exact(usize::try_from(length).unwrap_or(0)).is_err());
+    let payload = Memory::reserve(if keep { length } else { 0 }, length);
     let (plain, packets) = pipe();
     let recipient = OnceLock::new();
     let (session, verified) = thread::scope(|scope| -> Result<_, Refusal> {

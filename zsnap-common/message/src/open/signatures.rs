@@ -5,7 +5,7 @@
 //! returned, and the integrity of the encrypted packet has been checked.
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +19,7 @@ use openpgp::parse::stream::{
 use openpgp::{Cert, Fingerprint, KeyHandle};
 
 use super::digests::{Digest, Digests};
+use super::memory::Memory;
 use super::{Refusal, Trust};
 use crate::keys::policy;
 use crate::pipe::{PipeReader, PipeWriter};
@@ -35,7 +36,7 @@ pub struct Verified {
     /// The fingerprint of the certificate that signed, and when; `None` if the data is not signed.
     pub signer: Option<(String, SystemTime)>,
     /// The data, if it was to be kept.
-    pub payload: Option<Vec<u8>>,
+    pub payload: Option<Memory>,
     /// The digests of the data, if it was not kept.
     pub digests: Vec<Digest>,
 }
@@ -46,7 +47,7 @@ pub fn verify(
     from: PipeReader,
     who: &Trust<'_>,
     recipient: &OnceLock<Fingerprint>,
-    mut payload: Option<Vec<u8>>,
+    mut payload: Option<Memory>,
     to: PipeWriter,
 ) -> Result<Verified, Refusal> {
     let policy = policy();
@@ -60,23 +61,30 @@ pub fn verify(
         let last = UNIX_EPOCH + Duration::from_secs(u32::MAX.into());
         let source = VerifierBuilder::from_reader(Source(Mutex::new(from)))?;
         let mut message = source.buffer_size(HOLD).with_policy(&policy, last, helper)?;
-        let mut buffer = vec![0; STEP];
+        let mut unused = Vec::new();
         loop {
-            let n = match message.read(&mut buffer) {
+            let space = match &mut to {
+                Some(to) => to.space(),
+                None => {
+                    unused.resize(STEP, 0);
+                    &mut unused[..]
+                }
+            };
+            let n = match message.read(space) {
                 Ok(0) => return Ok(()),
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e.into()),
             };
-            let bytes = &buffer[..n];
             match (&mut payload, &mut digests) {
-                (Some(payload), _) => payload.extend_from_slice(bytes),
-                (None, Some(digests)) => digests.feed(bytes),
+                // It is not longer than the message, for which there was memory.
+                (Some(payload), _) => drop(payload.append(&space[..n])),
+                (None, Some(digests)) => digests.feed(&space[..n]),
                 (None, None) => {}
             }
             // The walker may have ended with an error of its own. Verification goes on without it, because a message
             // must be authentic before it can be malformed.
-            to = to.take().and_then(|mut to| to.write_all(bytes).is_ok().then_some(to));
+            to = to.take().and_then(|mut to| to.advance(n).is_ok().then_some(to));
         }
     };
     let result = read();

@@ -1,20 +1,24 @@
 //! Walks a payload: checks its form, its digest and, for ZFS, its stream, record by record.
 
 use std::cell::Cell;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use sha2::{Digest, Sha256};
 
+use super::memory::Memory;
 use super::{Limits, Refusal};
 use crate::payload::{Manifest, PayloadError, PayloadKind, PayloadReader, Trailer};
-use crate::pipe::{PipeReader, pipe};
+use crate::pipe::{PipeReader, PipeWriter, pipe};
 use zsnap_common::cli::cancel;
 use zsnap_common::names::digest::hex;
 use zsnap_common::stream::{Gate, StreamFacts};
 
 /// The number of bytes decompressed at a time.
-pub const STEP: usize = 256 << 10;
+const STEP: usize = 256 << 10;
+/// The number of such pieces that may wait to be checked.
+const DEPTH: usize = 4;
 
 /// The length of the uncompressed stream up to which [`Limits::max_ratio`] is not checked: empty and uniform data
 /// compress as well as a zip bomb, and a bomb of this size does no harm.
@@ -27,8 +31,8 @@ pub struct Walked {
     pub stream: Option<StreamFacts>,
     /// The length of the uncompressed stream, in bytes.
     pub bytes: u64,
-    /// The uncompressed stream, if it is not longer than was to be kept.
-    pub plain: Option<Vec<u8>>,
+    /// The uncompressed stream, if it fitted into the memory for it.
+    pub plain: Option<Memory>,
 }
 
 impl From<PayloadError> for Refusal {
@@ -42,61 +46,91 @@ impl From<PayloadError> for Refusal {
     }
 }
 
-/// Reads `payload` to its end. Keeps the uncompressed stream as long as it has at most `keep` bytes. A second thread
-/// digests the stream and walks the gate, because that takes as long as decompression. Stops where a limit is
-/// exceeded, so that a payload that decompresses to very much costs little time.
-pub fn walk(payload: impl BufRead, limits: &Limits, keep: u64) -> Result<Walked, Refusal> {
+/// Reads `payload` to its end. Keeps the uncompressed stream in `memory` if it fits there. A second thread digests the
+/// stream, if it is opaque or `digest`, and walks the gate, because that takes as long as decompression. Stops where a
+/// limit is exceeded, so that a payload that decompresses to very much costs little time.
+pub fn walk(
+    payload: impl BufRead,
+    limits: &Limits,
+    mut memory: Option<Memory>,
+    digest: bool,
+) -> Result<Walked, Refusal> {
     let taken = Cell::new(0);
     let mut reader = PayloadReader::new(Counted { src: payload, taken: &taken }, limits.window_log)?;
+    // The checksums of a ZFS stream show what a sender with a fault compressed; an opaque stream has none.
     let opaque = reader.manifest().is_some_and(|manifest| manifest.kind == PayloadKind::Opaque);
-    let mut plain = (keep > 0).then(Vec::new);
-    let (mut to, mut from) = pipe();
+    let digest = (digest || opaque).then(Sha256::new);
+    let space = memory.as_mut().map_or(&mut [][..], Memory::space);
+    let room = space.len() as u64;
+    let (passed, from_pipe) = pipe();
+    let (kept, from_memory) = sync_channel(DEPTH);
     let (bytes, checked) = thread::scope(|scope| -> Result<_, Refusal> {
-        let checking = spawn(scope, move || check(&mut from, (!opaque).then(Gate::new)))?;
-        let mut decompress = || -> Result<u64, Refusal> {
-            let (mut bytes, mut buffer) = (0, vec![0; STEP]);
-            loop {
-                cancel::check().map_err(Refusal::Io)?;
-                let n = reader.read(&mut buffer)?;
-                let piece = &buffer[..n];
-                if n == 0 {
-                    return Ok(bytes);
-                }
-                bytes += n as u64;
-                within(limits, bytes, taken.get())?;
-                // Without the memory, the stream is decompressed again when it is wanted.
-                if bytes > keep || plain.as_mut().is_some_and(|plain| plain.try_reserve(n).is_err()) {
-                    plain = None;
-                }
-                if let Some(plain) = &mut plain {
-                    plain.extend_from_slice(piece);
-                }
-                // The checking thread has rejected it, and returns the reason.
-                if to.write_all(piece).is_err() {
-                    return Ok(bytes);
-                }
-            }
-        };
-        let bytes = decompress();
-        match bytes {
-            // If the checking thread is gone, it returns the reason.
-            Ok(_) => drop(to.finish()),
-            Err(_) => drop(to),
-        }
+        let mut checked = Checked { sha256: digest, gate: (!opaque).then(Gate::new) };
+        let checking = spawn(scope, move || checked.all(from_memory, from_pipe).map(|()| checked))?;
+        let bytes = decompress(&mut reader, limits, &taken, space, kept, passed);
         let failed = || Err(Refusal::Malformed("walking it failed".into()));
         Ok((bytes, checking.join().unwrap_or_else(|_| failed())))
     })?;
     let bytes = bytes?;
     let Checked { sha256, gate } = checked?;
     let (manifest, trailer) = (reader.manifest().cloned(), reader.trailer().cloned());
-    if trailer.as_ref().is_some_and(|trailer| trailer.bytes != bytes || trailer.sha256 != sha256) {
+    let sha256 = sha256.map(|sha256| hex(&sha256.finalize()));
+    if trailer.as_ref().is_some_and(|said| said.bytes != bytes || sha256.is_some_and(|sha256| said.sha256 != sha256)) {
         return Err(Refusal::Malformed("the stream is not the one that its trailer describes".into()));
     }
     let stream = match gate {
         Some(gate) => Some(facts(gate, manifest.as_ref(), trailer.as_ref())?),
         None => None,
     };
+    let plain = memory.filter(|_| bytes <= room).map(|mut memory| {
+        memory.advance(usize::try_from(bytes).unwrap_or(usize::MAX));
+        memory
+    });
     Ok(Walked { manifest, trailer, stream, bytes, plain })
+}
+
+/// Decompresses the stream: what fits into `space` is put there and sent to `kept`, the rest goes to `passed`. Returns
+/// its length in bytes.
+fn decompress<'a>(
+    reader: &mut PayloadReader<impl BufRead>,
+    limits: &Limits,
+    taken: &Cell<u64>,
+    space: &'a mut [u8],
+    kept: SyncSender<&'a [u8]>,
+    mut passed: PipeWriter,
+) -> Result<u64, Refusal> {
+    let mut bytes = 0;
+    // Fills `space` as far as the stream goes.
+    let mut fill = |space: &mut [u8]| -> Result<usize, Refusal> {
+        let mut filled = 0;
+        while filled < space.len() {
+            cancel::check().map_err(Refusal::Io)?;
+            let n = reader.read(&mut space[filled..])?;
+            if n == 0 {
+                break;
+            }
+            filled += n;
+            bytes += n as u64;
+            within(limits, bytes, taken.get())?;
+        }
+        Ok(filled)
+    };
+    // Where nothing can be sent, the checking thread has rejected the stream, and returns the reason.
+    for piece in space.chunks_mut(STEP) {
+        let n = fill(piece)?;
+        if kept.send(&piece[..n]).is_err() || n < piece.len() {
+            break;
+        }
+    }
+    drop(kept);
+    loop {
+        let n = fill(passed.space())?;
+        if n == 0 || passed.advance(n).is_err() {
+            break;
+        }
+    }
+    let _ = passed.finish();
+    Ok(bytes)
 }
 
 /// Starts a thread. If the machine has none left, that is `Refusal::Io`, because it is not the message's fault.
@@ -146,26 +180,37 @@ impl<R: BufRead> BufRead for Counted<'_, R> {
     }
 }
 
-/// What the second thread found.
+/// What the second thread computes.
 struct Checked {
-    /// In hex digits.
-    sha256: String,
+    sha256: Option<Sha256>,
     gate: Option<Gate>,
 }
 
-fn check(from: &mut PipeReader, mut gate: Option<Gate>) -> Result<Checked, Refusal> {
-    let mut sha256 = Sha256::new();
-    loop {
-        let piece = from.fill_buf().map_err(Refusal::Io)?;
-        if piece.is_empty() {
-            return Ok(Checked { sha256: hex(&sha256.finalize()), gate });
+impl Checked {
+    /// Checks the stream: first what is kept, then what is passed.
+    fn all(&mut self, kept: Receiver<&[u8]>, mut passed: PipeReader) -> Result<(), Refusal> {
+        for piece in kept {
+            self.feed(piece)?;
         }
-        sha256.update(piece);
-        if let Some(gate) = &mut gate {
-            gate.feed(piece, &mut |_| Ok(())).map_err(|e| Refusal::Malformed(e.to_string()))?;
+        loop {
+            let piece = passed.fill_buf().map_err(Refusal::Io)?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            self.feed(piece)?;
+            let n = piece.len();
+            passed.consume(n);
         }
-        let n = piece.len();
-        from.consume(n);
+    }
+
+    fn feed(&mut self, piece: &[u8]) -> Result<(), Refusal> {
+        if let Some(sha256) = &mut self.sha256 {
+            sha256.update(piece);
+        }
+        match &mut self.gate {
+            Some(gate) => gate.feed(piece, &mut |_| Ok(())).map_err(|e| Refusal::Malformed(e.to_string())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -225,7 +270,7 @@ mod tests {
     }
 
     fn refused(payload: &[u8], limits: &Limits) -> Refusal {
-        walk(payload, limits, 1 << 20).err().unwrap()
+        walk(payload, limits, Memory::reserve(1 << 20, 0), true).err().unwrap()
     }
 
     #[test]
