@@ -40,3 +40,11 @@ ours_queue() {
 seed_read() { gpg --batch --quiet --trust-model always -d "$1" | zstd -dcq; }
 # ours_read FILE [OPTION...]
 ours_read() { ours zsnap-ingest --config empty.toml --keys backup.key --host bench "${@:2}" cat --signer-file bench.cert "$1"; }
+
+# queue_opaque DIRECTORY FILE TARGET OPTION...: queues a file for dir:DIRECTORY, with a state that stays.
+queue_opaque() {
+  ours zsnap-queue --config empty.toml --state "$work/queue-state" --recipient-file backup.cert \
+    --signer-file bench.key --to "dir:$1" --opaque "${@:4}" "$3" <"$2"
+}
+# fill DIRECTORY FROM TO FILE...: copies the files in turn, as number FROM to TO - 1.
+fill() { "$python" "$here/bench.d/fill.py" "$@"; }
