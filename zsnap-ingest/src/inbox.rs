@@ -29,8 +29,8 @@ pub struct Inbox {
     files: Vec<File>,
     /// The files that are known to be for each target, by index, ascending.
     by_target: BTreeMap<Target, Vec<usize>>,
-    /// The files, by index, whose target is not known because they are new or held.
-    silent: BTreeSet<usize>,
+    /// The files whose target is not known because they are new or held, by number and index.
+    silent: BTreeSet<(u64, usize)>,
     known: Known,
     /// What is known of files in the incoming directory that is away.
     absent: BTreeMap<String, Entry>,
@@ -45,12 +45,13 @@ impl Inbox {
         let now = shared.seconds();
         let config = shared.config;
         let known = Known::read(&config.state, shared.pool_guid(), &host, &config.fingerprint, now);
-        let elsewhere = |(key, _): &(&String, &Entry)| is_away && key.starts_with(INCOMING);
-        let absent = known.files.iter().filter(elsewhere).map(|(k, e)| (k.clone(), e.clone())).collect();
-        let (files, by_target, silent) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        let (files, by_target, silent, absent) = (Vec::new(), BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         let mut inbox = Inbox { host, places, files, by_target, silent, known, absent, is_away, beyond: 0 };
         for place in 0..inbox.places.len() {
             inbox.list(shared, place)?;
+        }
+        if is_away {
+            inbox.absent = inbox.known.take_all(INCOMING); // what is left: no present file took it
         }
         inbox.files.sort_by_cached_key(|file| (file.queue.label.to_string(), file.queue.clone(), file.name.clone()));
         if inbox.files.iter().any(|file| file.entry.first == now) {
@@ -66,7 +67,7 @@ impl Inbox {
         listing.report_foreign(&self.host, &mut shared.notices());
         for (queue, name) in listing.queue {
             let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
-            let entry = self.known.entry(&place.key(&name), Seen::of(&stat), shared.seconds());
+            let entry = self.known.take(&place.key(&name), Seen::of(&stat), shared.seconds());
             self.files.push(File::new(at, name, queue, entry));
         }
         self.beyond += listing.more;
@@ -84,15 +85,16 @@ impl Inbox {
 
     /// Indexes a file by its target, or as silent if its target is not known.
     fn index(&mut self, at: usize) {
+        let silent = (self.files[at].queue.stamp.seq(), at);
         match self.files[at].facts().map(|facts| facts.target.clone()) {
             Some(target) => {
-                self.silent.remove(&at);
+                self.silent.remove(&silent);
                 let of = self.by_target.entry(target).or_default();
                 if let Err(place) = of.binary_search(&at) {
                     of.insert(place, at);
                 }
             }
-            None => drop(self.silent.insert(at)),
+            None => drop(self.silent.insert(silent)),
         }
     }
 
@@ -170,7 +172,7 @@ impl Inbox {
 
     /// Whether a file whose content is not known may be for a target.
     pub fn has_silent(&self, target: &Target) -> bool {
-        let fits = |&at: &usize| !self.files[at].is_gone && self.files[at].queue.may_be(target);
+        let fits = |&(_, at): &(u64, usize)| !self.files[at].is_gone && self.files[at].queue.may_be(target);
         self.beyond > 0 || self.silent.iter().any(fits)
     }
 
@@ -178,9 +180,8 @@ impl Inbox {
     /// the number, and a matching target.
     pub fn silent_base(&self, facts: &Facts) -> Option<usize> {
         let prev = facts.number.as_ref()?.prev?;
-        // The number is compared first, because thousands of files may wait for thousands.
-        let fits = |file: &File| file.queue.stamp.seq() == prev && !file.is_gone && file.queue.may_be(&facts.target);
-        self.silent.iter().copied().find(|&at| fits(&self.files[at]))
+        let fits = |file: &File| !file.is_gone && file.queue.may_be(&facts.target);
+        self.silent.range((prev, 0)..=(prev, usize::MAX)).map(|(_, at)| *at).find(|&at| fits(&self.files[at]))
     }
 
     /// Returns what the planner needs to know of these files. `head`: the present state of their dataset.
@@ -237,10 +238,9 @@ impl Inbox {
     }
 
     /// Saves what is known of the files that remain.
-    pub fn save(&mut self, shared: &Shared<'_>) -> Result<()> {
-        let entry = |(at, file): (usize, &File)| (self.place(at).key(&file.name), file.entry.clone());
-        let files = self.remaining().map(entry).chain(self.absent.clone()).collect();
-        self.known.files = files;
-        self.known.write(&shared.config.state, shared.pool_guid(), &self.host)
+    pub fn save(&self, shared: &Shared<'_>) -> Result<()> {
+        let here = self.remaining().map(|(at, file)| (self.place(at).key(&file.name), &file.entry));
+        let files = here.chain(self.absent.iter().map(|(key, entry)| (key.clone(), entry))).collect();
+        self.known.save(&files, &shared.config.state, shared.pool_guid(), &self.host)
     }
 }

@@ -82,10 +82,15 @@ pub fn is_damaged(e: &anyhow::Error) -> bool {
 pub fn write<T: Serialize>(path: &Path, journal: &T) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(journal).context("journal")?;
     text.push(b'\n');
+    write_text(path, &text)
+}
+
+/// Replaces a file durably; its directory is created if it is missing.
+pub fn write_text(path: &Path, text: &[u8]) -> Result<()> {
     if let Some(dir) = path.parent() {
         publish::make_dirs(dir).or_exit(Exit::CantCreate, "journal")?;
     }
-    publish::write_durably(path, &text).or_exit(Exit::Io, "journal")
+    publish::write_durably(path, text).or_exit(Exit::Io, "journal")
 }
 
 #[cfg(test)]

@@ -6,23 +6,37 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
+use zsnap_common::names::digest::sha256_hex;
 use zsnap_common::names::target::Host;
 use zsnap_common::stream::Guid;
 
 use crate::journal;
 use crate::plan::{Facts, Head};
 
-/// What is known about the files of one host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What is known about the files of one host. An entry is either here or with whoever has taken it, because there may
+/// be 100,000.
+#[derive(Debug, Default, Deserialize)]
 pub struct Known {
     /// The fingerprint of the configuration that was used: another one may judge otherwise.
     fingerprint: String,
     /// When a new file of the host was last seen, or else when the host was first seen: seconds since 1970.
     pub last_came: u64,
     /// The files, by place and name: `incoming/NAME`.
-    pub files: BTreeMap<String, Entry>,
+    files: BTreeMap<String, Entry>,
+    /// The digest of the text that was read.
+    #[serde(skip)]
+    digest: String,
+}
+
+/// What is saved.
+#[derive(Serialize)]
+struct Saved<'a> {
+    fingerprint: &'a str,
+    last_came: u64,
+    files: &'a BTreeMap<String, &'a Entry>,
 }
 
 /// What is known about one file.
@@ -115,7 +129,10 @@ impl Known {
     /// Reads what is known about a host's files. Results of another configuration are forgotten; only the
     /// files' first-seen times, attempts and failures stay. If the file is damaged, it starts from nothing.
     pub fn read(state: &Path, pool: Option<Guid>, host: &Host, fingerprint: &str, now: u64) -> Known {
-        let mut known: Known = journal::read(&path(state, pool, host)).ok().flatten().unwrap_or_default();
+        let text = std::fs::read(path(state, pool, host)).unwrap_or_default();
+        let mut known: Known = serde_json::from_slice(&text).unwrap_or_default();
+        known.digest = sha256_hex(&text);
+        drop(text);
         if known.fingerprint != fingerprint {
             known.fingerprint = fingerprint.to_owned();
             for entry in known.files.values_mut() {
@@ -130,18 +147,33 @@ impl Known {
         known
     }
 
-    /// Returns what is known about the file with this key, or the entry of a new file.
-    pub fn entry(&self, key: &str, seen: Seen, now: u64) -> Entry {
-        let known = self.files.get(key).filter(|entry| entry.seen == seen).cloned();
+    /// Takes what is known about the file with this key, or returns the entry of a new file.
+    pub fn take(&mut self, key: &str, seen: Seen, now: u64) -> Entry {
+        let known = self.files.remove(key).filter(|entry| entry.seen == seen);
         known.unwrap_or(Entry::new(seen, now))
     }
 
-    /// Replaces the file on disk, if anything changed.
-    pub fn write(&self, state: &Path, pool: Option<Guid>, host: &Host) -> anyhow::Result<()> {
-        let path = path(state, pool, host);
-        match journal::read::<Known>(&path) {
-            Ok(Some(same)) if same == *self => Ok(()),
-            _ => journal::write(&path, self),
+    /// Takes what is known about the files whose keys begin with `prefix`.
+    pub fn take_all(&mut self, prefix: &str) -> BTreeMap<String, Entry> {
+        let all = std::mem::take(&mut self.files);
+        let (taken, rest) = all.into_iter().partition(|(key, _)| key.starts_with(prefix));
+        self.files = rest;
+        taken
+    }
+
+    /// Saves `files`, by key, if anything has changed since this was read.
+    pub fn save(
+        &self,
+        files: &BTreeMap<String, &Entry>,
+        state: &Path,
+        pool: Option<Guid>,
+        host: &Host,
+    ) -> anyhow::Result<()> {
+        let saved = Saved { fingerprint: &self.fingerprint, last_came: self.last_came, files };
+        let text = serde_json::to_vec(&saved).context("facts")?;
+        match sha256_hex(&text) == self.digest {
+            true => Ok(()),
+            false => journal::write_text(&path(state, pool, host), &text),
         }
     }
 }
@@ -157,23 +189,32 @@ mod tests {
         let file = dir.path().join("f");
         std::fs::write(&file, "x").unwrap();
         let seen = Seen::of(&rustix::fs::stat(&file).unwrap());
+        let read = |fingerprint| Known::read(dir.path(), None, &host, fingerprint, 9);
         let mut known = Known::read(dir.path(), None, &host, "a", 5);
         assert_eq!(known.last_came, 5);
-        let held = Entry { what: Knowledge::Held("no key".into()), ..known.entry("incoming/f", seen, 5) };
-        known.files.insert("incoming/f".into(), held.clone());
-        known.write(dir.path(), None, &host).unwrap();
-        let again = Known::read(dir.path(), None, &host, "a", 9);
-        assert_eq!(again, known);
-        assert_eq!(again.entry("incoming/f", seen, 9), held);
-        assert_eq!(Known::read(dir.path(), None, &host, "b", 9).entry("incoming/f", seen, 9).what, Knowledge::New);
-        assert_eq!(Known::read(dir.path(), None, &host, "b", 9).entry("incoming/f", seen, 9).first, 5);
-        assert!(!held.is_due(u64::MAX) && again.entry("incoming/new", seen, 9).is_due(9));
-        let ahead = Entry { again: Some(100), ..held };
+        let held = Entry { what: Knowledge::Held("no key".into()), ..known.take("incoming/f", seen, 5) };
+        let files = BTreeMap::from([("incoming/f".to_owned(), &held)]);
+        known.save(&files, dir.path(), None, &host).unwrap();
+        assert_eq!(read("a").last_came, 5);
+        assert_eq!(read("a").take("incoming/f", seen, 9), held);
+        assert_eq!(read("b").take("incoming/f", seen, 9), Entry { what: Knowledge::New, ..held.clone() });
+        assert!(!held.is_due(u64::MAX) && read("a").take("incoming/new", seen, 9).is_due(9));
+        let ahead = Entry { again: Some(100), ..held.clone() };
         assert!(!ahead.is_due(99) && ahead.is_due(100));
+        // Nothing is written if nothing has changed.
+        let saved = dir.path().join("facts/h.json");
+        let inode = |path: &Path| rustix::fs::stat(path).unwrap().st_ino;
+        let before = inode(&saved);
+        read("a").save(&files, dir.path(), None, &host).unwrap();
+        assert_eq!(inode(&saved), before);
+        read("b").save(&files, dir.path(), None, &host).unwrap();
+        assert_ne!(inode(&saved), before);
+        let mut known = read("b");
+        assert_eq!((known.take_all("exec/").len(), known.take_all("incoming/").len(), known.files.len()), (0, 1, 0));
         std::fs::write(&file, "y").unwrap();
         let changed = Seen::of(&rustix::fs::stat(&file).unwrap());
-        assert_eq!(again.entry("incoming/f", changed, 9).what, Knowledge::New);
+        assert_eq!(read("b").take("incoming/f", changed, 9).what, Knowledge::New);
         std::fs::write(dir.path().join("facts/h.json"), "{").unwrap();
-        assert!(Known::read(dir.path(), None, &host, "a", 9).files.is_empty());
+        assert!(read("a").files.is_empty());
     }
 }
