@@ -79,7 +79,7 @@ pub fn keep_by_themselves(
         let believed = |i: &usize| Snapshot { floor: i64::MIN, ..snapshots[*i].clone() };
         let history: Vec<Snapshot<'_>> = layer.iter().chain(stay.iter().filter(agrees)).map(believed).collect();
         for (i, own) in layer.iter().zip(decide(&history, layer.len())).filter(|(_, own)| own.keep) {
-            own.reasons.into_iter().for_each(|reason| verdicts[*i].also(reason));
+            own.reasons.iter().for_each(|reason| verdicts[*i].also(reason.clone()));
         }
     }
 }

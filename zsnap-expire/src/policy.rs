@@ -79,7 +79,7 @@ impl Policy {
     /// Decides by spacing, separately for each tag. The newest snapshots stay, whatever their names, and are not
     /// among those that are spaced.
     fn spaced(&self, windows: &[Window], snapshots: &[Snapshot<'_>], clock: &Clock) -> Vec<Verdict> {
-        let mut verdicts = vec![Verdict::keep(Reason::OtherName); snapshots.len()];
+        let mut verdicts = vec![None; snapshots.len()];
         let mut order: Vec<usize> = (0..snapshots.len()).collect();
         order.sort_unstable_by(|a, b| snapshots[*b].by_time(&snapshots[*a]));
         // Back-dated snapshots do not count as the newest, and are spaced with the rest.
@@ -89,7 +89,7 @@ impl Policy {
             match aside {
                 1.. if !snapshots[i].is_back_dated() => {
                     aside -= 1;
-                    verdicts[i] = Verdict::keep(Reason::Among(self.newest));
+                    verdicts[i] = Some(Verdict::keep(Reason::Among(self.newest)));
                 }
                 _ => left.push(i),
             }
@@ -98,7 +98,7 @@ impl Policy {
             let chosen: Vec<usize> = left.iter().copied().filter(|i| of(snapshots[*i].name)).collect();
             let list: Vec<&Snapshot<'_>> = chosen.iter().map(|i| &snapshots[*i]).collect();
             let decided = zrep_v2::decide(windows, &list, unsent, clock);
-            chosen.into_iter().zip(decided).for_each(|(i, verdict)| verdicts[i] = verdict);
+            chosen.into_iter().zip(decided).for_each(|(i, verdict)| verdicts[i] = Some(verdict));
         };
         if self.tags.is_empty() {
             walk(&|_| true, &|_| false);
@@ -106,6 +106,7 @@ impl Policy {
         for tag in &self.tags {
             walk(&|name| is_tagged(name, tag), &|snapshot| snapshot.sent == Sent::No);
         }
-        verdicts
+        let other = || Verdict::keep(Reason::OtherName);
+        verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(other)).collect()
     }
 }

@@ -86,7 +86,7 @@ mod tests {
         let mut verdicts = vec![Verdict::destroy(Reason::NoRule); snapshots.len()];
         protect(&mut verdicts, snapshots, guards, &clock);
         let kept = snapshots.iter().zip(verdicts).filter(|(_, v)| v.keep);
-        kept.map(|(s, v)| (s.name, v.reasons)).collect()
+        kept.map(|(s, v)| (s.name, v.reasons.to_vec())).collect()
     }
 
     fn snap(name: &str, createtxg: u64) -> Snapshot<'_> {

@@ -1,6 +1,7 @@
 //! The reasons why snapshots stay or go, and their texts.
 
 use std::fmt;
+use std::ops::Deref;
 
 use jiff::civil::DateTime;
 
@@ -50,6 +51,36 @@ pub enum Reason {
     Expires(DateTime),
     /// Kept because no dated rule matches it.
     NoDate,
+}
+
+/// At least one reason. One alone takes no memory of its own, because a million snapshots have one each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reasons {
+    /// One reason.
+    One([Reason; 1]),
+    /// Several reasons.
+    Several(Vec<Reason>),
+}
+
+impl Reasons {
+    /// Adds a reason.
+    pub fn push(&mut self, reason: Reason) {
+        match self {
+            Reasons::One([first]) => *self = Reasons::Several(vec![first.clone(), reason]),
+            Reasons::Several(all) => all.push(reason),
+        }
+    }
+}
+
+impl Deref for Reasons {
+    type Target = [Reason];
+
+    fn deref(&self) -> &[Reason] {
+        match self {
+            Reasons::One(one) => one,
+            Reasons::Several(all) => all,
+        }
+    }
 }
 
 impl fmt::Display for Reason {

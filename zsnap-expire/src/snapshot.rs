@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::reason::Reason;
+use crate::reason::{Reason, Reasons};
 
 /// How far ahead of the clock the date of a snapshot may be, in seconds. Beyond that, it is a mistake.
 pub const FUTURE: i64 = 24 * 3600;
@@ -108,27 +108,25 @@ pub struct Verdict {
     /// Whether it stays.
     pub keep: bool,
     /// All reasons to keep it, or if it goes, those to destroy it: at least one.
-    pub reasons: Vec<Reason>,
+    pub reasons: Reasons,
 }
 
 impl Verdict {
     /// Creates a verdict to destroy a snapshot, for one reason.
     pub fn destroy(reason: Reason) -> Verdict {
-        Verdict { keep: false, reasons: vec![reason] }
+        Verdict { keep: false, reasons: Reasons::One([reason]) }
     }
 
     /// Creates a verdict to keep a snapshot, for one reason.
     pub fn keep(reason: Reason) -> Verdict {
-        Verdict { keep: true, reasons: vec![reason] }
+        Verdict { keep: true, reasons: Reasons::One([reason]) }
     }
 
     /// Adds a reason to keep the snapshot. If it was to be destroyed, this overrides it.
     pub fn also(&mut self, reason: Reason) {
         if !self.keep {
-            self.keep = true;
-            self.reasons.clear();
-        }
-        if !self.reasons.contains(&reason) {
+            *self = Verdict::keep(reason);
+        } else if !self.reasons.contains(&reason) {
             self.reasons.push(reason);
         }
     }

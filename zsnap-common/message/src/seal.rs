@@ -3,6 +3,7 @@
 //! Four threads work, with pipes between them: the caller's produces and compresses, one signs, one encrypts, one
 //! writes.
 
+mod effort;
 mod seipd;
 
 use std::borrow::Borrow;
@@ -13,6 +14,9 @@ use sequoia_openpgp as openpgp;
 
 use openpgp::serialize::stream::{LiteralWriter, Message, Signer};
 use openpgp::types::HashAlgorithm;
+use zstd::stream::raw::CParameter;
+
+use effort::Effort;
 
 use crate::keys::{Format, Recipients, SigningKey};
 use crate::payload::{Manifest, Trailer};
@@ -27,7 +31,7 @@ pub struct Sealing<'a> {
     pub signer: Option<&'a SigningKey>,
     /// The OpenPGP format.
     pub format: Format,
-    /// The zstd level.
+    /// The zstd level; data that does not compress gets a lower one.
     pub level: i32,
     /// The number of zstd worker threads. 0 or 1: one thread compresses.
     pub threads: u32,
@@ -118,36 +122,64 @@ fn produce<T: Borrow<Trailer>>(
     body: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
 ) -> Result<T, SealError> {
     to.write_all(front)?;
-    let mut zstd = zstd::stream::write::Encoder::new(to, how.level)?;
+    let mut zstd = zstd::stream::write::Encoder::new(Counted { to, bytes: 0 }, how.level)?;
     zstd.include_checksum(true)?;
     if how.threads > 1 {
         zstd.multithread(how.threads)?;
     }
-    let mut zstd = Watch { inner: zstd, broken: false };
+    let mut zstd = Compressor { zstd, read: 0, effort: Effort::new(how.level), broken: false };
     let content = match body(&mut zstd) {
         // It failed because a later stage did: this is not an error of its own.
         Err(_) if zstd.broken => return Err(io::Error::other(Disconnected).into()),
         other => other?,
     };
-    let mut to = zstd.inner.finish()?;
+    let mut to = zstd.zstd.finish()?.to;
     to.write_all(&content.borrow().encode()?)?;
     to.finish()?;
     Ok(content)
 }
 
-/// Remembers whether a write failed because a later stage is gone.
-struct Watch<W> {
-    inner: W,
+/// Compresses, at a level that depends on what that gains.
+struct Compressor {
+    zstd: zstd::stream::write::Encoder<'static, Counted>,
+    /// The number of bytes that were compressed.
+    read: u64,
+    effort: Effort,
+    /// Whether a write failed because a later stage is gone.
     broken: bool,
 }
 
-impl<W: Write> Write for Watch<W> {
+impl Write for Compressor {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.inner.write(bytes).inspect_err(|e| self.broken |= Disconnected::is_io(e))
+        let n = self.zstd.write(bytes).inspect_err(|e| self.broken |= Disconnected::is_io(e))?;
+        self.read += n as u64;
+        if let Some(level) = self.effort.decide(self.read, self.zstd.get_ref().bytes) {
+            // It applies to what the threads begin from now on; one thread alone keeps its level within a frame.
+            self.zstd.set_parameter(CParameter::CompressionLevel(level))?;
+        }
+        Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(()) // a flush in the middle would only cost compression
+    }
+}
+
+/// Counts the bytes that are written.
+struct Counted {
+    to: PipeWriter,
+    bytes: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.to.write(bytes)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 
@@ -204,7 +236,7 @@ pub fn max_threads(level: i32, budget: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zstd::stream::raw::{CParameter, InBuffer, OutBuffer};
+    use zstd::stream::raw::{InBuffer, OutBuffer};
     use zstd::zstd_safe::{CCtx, zstd_sys::ZSTD_EndDirective::ZSTD_e_continue};
 
     #[test]

@@ -120,13 +120,12 @@ pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
         (snapshot.counts_as(), snapshot.createtxg, snapshot.name)
     };
     order.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
-    // Each of them is replaced.
-    let mut verdicts = vec![Verdict::keep(Reason::First); snapshots.len()];
+    let mut verdicts = vec![None; snapshots.len()];
     let mut last: Option<DateTime> = None;
     for i in order {
         let snapshot = snapshots[i].borrow();
         if snapshot.is_future(clock.now) {
-            verdicts[i] = Verdict::keep(Reason::Future);
+            verdicts[i] = Some(Verdict::keep(Reason::Future));
             continue;
         }
         // Ignore seconds: zrep-expire reads the time from `zfs list`, which does not print them.
@@ -134,7 +133,7 @@ pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
         let made = clock.civil(made.saturating_sub(made.rem_euclid(60)));
         let covering = windows.iter().find(|(from, _)| made >= *from);
         let interval = covering.map_or(0, |(_, interval)| *interval);
-        verdicts[i] = if unsent(snapshot) {
+        let verdict = if unsent(snapshot) {
             if !snapshot.is_back_dated() {
                 last = last.map(|_| made);
             }
@@ -154,6 +153,7 @@ pub fn decide<'a, S: Borrow<Snapshot<'a>>>(
             last = Some(made);
             Verdict::keep(Reason::First)
         };
+        verdicts[i] = Some(verdict);
     }
-    verdicts
+    verdicts.into_iter().flatten().collect()
 }
