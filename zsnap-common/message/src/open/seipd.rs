@@ -174,7 +174,7 @@ impl V1 {
     /// `start` has the first 18 bytes after the version. The last two of a prefix of a block and two bytes repeat the
     /// two before them, if the session key fits.
     fn begin(start: &[u8], algorithm: SymmetricAlgorithm, key: &SessionKey, integrity: bool) -> Option<V1> {
-        let block = algorithm.block_size().ok()?;
+        let block = algorithm.block_size().ok().filter(|_| algorithm.key_size().ok() == Some(key.len()))?;
         let mut prefix = start.get(..block + 2)?.to_vec();
         Cfb::new(algorithm, key)?.decrypt(&mut prefix).ok()?;
         let fits = prefix[block - 2..block] == prefix[block..];

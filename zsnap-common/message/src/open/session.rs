@@ -32,7 +32,7 @@ pub fn find<'a>(packets: &[u8], start: &Start, keyring: &'a Keyring) -> Result<F
             _ => None,
         })
         .collect();
-    let (mut tries, mut ours) = (0, false);
+    let (mut tries, mut ours, mut unusable) = (0, false, None);
     for pkesk in &pkesks {
         let handle = pkesk.recipient();
         for (recipient, mut pair) in keyring.for_handle(handle.as_ref()) {
@@ -43,10 +43,16 @@ pub fn find<'a>(packets: &[u8], start: &Start, keyring: &'a Keyring) -> Result<F
             }
             let Some((algorithm, key)) = pkesk.decrypt(&mut pair, start.algorithm()) else { continue };
             let session = Session { algorithm, key };
-            if let Some(decryption) = start.decrypt(&session, true)? {
-                return Ok(Found { session, decryption, recipient });
+            match start.decrypt(&session, true) {
+                Ok(Some(decryption)) => return Ok(Found { session, decryption, recipient }),
+                Ok(None) => {}
+                // Another packet may have the right key.
+                Err(refusal) => unusable = Some(refusal),
             }
         }
+    }
+    if let Some(refusal) = unusable {
+        return Err(refusal);
     }
     if ours {
         return Err(Refusal::Damaged("its session key was changed on its way".into()));
