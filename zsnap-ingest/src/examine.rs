@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use zsnap_common::cli::report;
+use zsnap_common::durable::incoming::Unsafe;
 use zsnap_common::names::target::Host;
 
 use crate::inbox::{File, Place};
+use crate::known::Seen;
 use crate::opened::{Opened, Rejection};
 use crate::plan::Facts;
 use crate::shared::{MemoryReservation, OpenSlot, Shared, seconds};
@@ -36,15 +38,33 @@ impl<'a> VerifiedFile<'a> {
     }
 }
 
-/// Examines the open file `fd`, which is `file` of `host` in `place`.
-pub fn examine<'a>(
+/// A file that was opened and examined.
+pub struct Examined<'a> {
+    /// The open file.
+    pub fd: Arc<Fd>,
+    /// Its identity when it was opened.
+    pub seen: Seen,
+    /// What it says and contains, or why it is rejected.
+    pub result: Result<(Facts, VerifiedFile<'a>), Rejection>,
+}
+
+/// Opens and examines `file` of `host` in `place`. Changes nothing, so that it may be done ahead of time.
+pub fn examine<'a>(shared: &'a Shared<'a>, host: &Host, place: &Place, file: &File) -> Result<Examined<'a>, Unsafe> {
+    let fd = Arc::new(place.dir.open_file(file.name())?);
+    let seen = Seen::of(&rustix::fs::fstat(&*fd).map_err(|e| Unsafe::Io(e.into()))?);
+    let result = verify(shared, host, place, file, &fd, seen.size);
+    Ok(Examined { fd, seen, result })
+}
+
+fn verify<'a>(
     shared: &'a Shared<'a>,
     host: &Host,
     place: &Place,
     file: &File,
     fd: &Arc<Fd>,
+    size: u64,
 ) -> Result<(Facts, VerifiedFile<'a>), Rejection> {
-    let mut room = shared.room(file.entry().seen.size);
+    let mut room = shared.room(size);
     let keep = room.as_ref().map_or(0, MemoryReservation::bytes);
     let opened = Opened::verify(shared.config, host, place.exec, fd, keep, shared.now)?;
     let target = opened.target(host, file.queue())?;

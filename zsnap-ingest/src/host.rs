@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use anyhow::Result;
 use zsnap_common::cli::cancel;
 use zsnap_common::cli::log;
+use zsnap_common::durable::incoming::Unsafe;
 use zsnap_common::names::target::{Host, Target};
 
-use crate::examine::VerifiedFile;
+use crate::examine::{Examined, VerifiedFile};
 use crate::inbox::{Inbox, Place};
 use crate::plan::{Past, Standing};
 use crate::pool::Tree;
@@ -33,6 +34,9 @@ enum Todo {
     Again,
 }
 
+/// A file that was examined ahead of time, by index, and the result.
+type Ahead<'a> = (usize, Result<Examined<'a>, Unsafe>);
+
 /// One host in one run.
 pub struct HostRun<'a> {
     /// What the hosts of the run share.
@@ -44,6 +48,8 @@ pub struct HostRun<'a> {
     pasts: BTreeMap<Target, Past>,
     /// The verified files that are kept open until they are applied, by index.
     open_files: BTreeMap<usize, VerifiedFile<'a>>,
+    /// The file that was examined while a receiver was working on another one.
+    ahead: Option<Ahead<'a>>,
     todo: VecDeque<Todo>,
     /// The plans that were made since something changed that a plan depends on.
     plans: BTreeMap<Target, Planned>,
@@ -62,7 +68,8 @@ impl<'a> HostRun<'a> {
         let inbox = Inbox::open(shared, host, places, is_away)?;
         let (pasts, open_files, todo, stopped) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new(), BTreeSet::new());
         let (tree, plans) = (Tree::default(), BTreeMap::new());
-        let mut run = HostRun { shared, inbox, tree, pasts, open_files, todo, plans, stopped, looked: 0, bytes: 0 };
+        let (looked, bytes, ahead) = (0, 0, None);
+        let mut run = HostRun { shared, inbox, tree, pasts, open_files, ahead, todo, plans, stopped, looked, bytes };
         if !run.inbox.is_empty() {
             run.load_tree()?;
         }
@@ -116,7 +123,10 @@ impl<'a> HostRun<'a> {
     /// Only a signal is an error. Any other failure concerns only the file or target where it occurs.
     pub fn step(&mut self) -> Result<bool> {
         cancel::check()?;
-        let Some(todo) = self.todo.pop_front() else { return Ok(false) };
+        let Some(todo) = self.todo.pop_front() else {
+            self.ahead = None; // other hosts need its memory
+            return Ok(false);
+        };
         if let Todo::Examine(_) | Todo::Act(..) = todo {
             self.plans.clear();
         }

@@ -140,6 +140,11 @@ impl<'a> Shared<'a> {
         Some(MemoryReservation { memory: &self.memory, bytes })
     }
 
+    /// Whether [`Shared::room`] has memory for a message of `size` bytes now.
+    pub fn has_room(&self, size: u64) -> bool {
+        self.memory.load(Ordering::Relaxed) >= size
+    }
+
     /// Reserves a slot for one more verified file that is kept open, if any is left.
     pub fn slot(&self) -> Option<OpenSlot<'_>> {
         self.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;

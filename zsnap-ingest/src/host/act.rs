@@ -1,7 +1,7 @@
 //! The steps with one file: examines it, and does what the plan says with it.
 
 use std::fs::File as Fd;
-use std::sync::Arc;
+use std::thread;
 
 use anyhow::Result;
 use zsnap_common::cli::cancel;
@@ -10,13 +10,15 @@ use zsnap_common::cli::log;
 use zsnap_common::durable::incoming::Unsafe;
 use zsnap_common::names::target::Target;
 
-use super::HostRun;
+use super::{Ahead, HostRun, Todo};
 use crate::apply::{self, Received};
-use crate::examine::{self, VerifiedFile};
+use crate::examine::{self, Examined, VerifiedFile};
+use crate::inbox::Inbox;
 use crate::known::{Knowledge, Seen};
 use crate::opened::Rejection;
 use crate::plan::{Facts, Standing};
 use crate::quarantine;
+use crate::shared::Shared;
 
 impl<'a> HostRun<'a> {
     /// Examines a file, and records what it says or why it is rejected. Returns its content if it may be applied.
@@ -42,11 +44,14 @@ impl<'a> HostRun<'a> {
         self.away(at).or(enough)
     }
 
-    /// Opens a file, and has it examined.
+    /// Has a file examined, unless that was done ahead of time.
     fn read(&mut self, at: usize) -> Result<Option<VerifiedFile<'a>>> {
-        let (place, file) = (self.inbox.place(at), self.inbox.file(at));
-        let fd = match place.dir.open_file(file.name()) {
-            Ok(fd) => Arc::new(fd),
+        let examined = match self.ahead.take_if(|(ahead, _)| *ahead == at) {
+            Some((_, examined)) => examined,
+            None => examine::examine(self.shared, self.inbox.host(), self.inbox.place(at), self.inbox.file(at)),
+        };
+        let Examined { fd, seen, result } = match examined {
+            Ok(examined) => examined,
             Err(Unsafe::Gone) => {
                 self.inbox.gone(at);
                 return Ok(None);
@@ -62,16 +67,29 @@ impl<'a> HostRun<'a> {
             Err(Unsafe::Io(e)) => return Err(e.into()),
         };
         self.looked += 1;
-        self.bytes = self.bytes.saturating_add(file.entry().seen.size);
-        self.inbox.opened(at, Seen::of(&rustix::fs::fstat(&*fd)?));
-        let (place, file) = (self.inbox.place(at), self.inbox.file(at));
-        match examine::examine(self.shared, self.inbox.host(), place, file, &fd) {
+        self.bytes = self.bytes.saturating_add(seen.size);
+        self.inbox.opened(at, seen);
+        match result {
             Ok((facts, content)) => {
                 self.inbox.learn(at, Knowledge::Facts(facts), None);
                 Ok(Some(content))
             }
             Err(rejection) => self.reject(at, &fd, rejection).map(|()| None),
         }
+    }
+
+    /// Returns the file that is examined next. `None`: nobody knows yet, it was examined ahead of time already, or
+    /// there is not enough memory to keep it beside the file that is applied now.
+    fn next(&self) -> Option<usize> {
+        let at = self.todo.iter().find_map(|todo| match todo {
+            Todo::Examine(at) => Some(*at),
+            Todo::Act(_, at, _) => (!self.open_files.contains_key(at)).then_some(*at),
+            _ => None,
+        })?;
+        let size = self.inbox.file(at).entry().seen.size;
+        let is_ahead = self.ahead.as_ref().is_some_and(|(ahead, _)| *ahead == at);
+        let has_room = self.shared.has_room(size) || size > self.shared.config.verify_buffer;
+        (!is_ahead && has_room && self.postponed(at).is_none()).then_some(at)
     }
 
     /// Records why a file is rejected, or moves it to quarantine.
@@ -153,15 +171,23 @@ impl<'a> HostRun<'a> {
     fn apply(&mut self, facts: &Facts, at: usize, kept: VerifiedFile<'_>, skip: usize) -> Result<()> {
         let target = &facts.target;
         let shared = self.shared;
+        let next = self.next();
         let VerifiedFile { opened, fd, room: _room, slot: _slot } = kept;
         if opened.stream().is_none() {
             let Some(table) = shared.config.command_for(target) else { return Ok(()) };
-            apply::run_command(shared, table, target, self.inbox.file(at).name(), opened)?;
+            let name = self.inbox.file(at).name();
+            let run = || apply::run_command(shared, table, target, name, opened);
+            let (ran, ahead) = while_examining(shared, &self.inbox, next, run);
+            self.ahead = ahead.or(self.ahead.take());
+            ran?;
             return self.remove(at, &fd);
         }
         let Some(pool) = shared.pool.as_ref() else { return Ok(()) };
         let Some(past) = self.pasts.get_mut(target) else { return Ok(()) };
-        match apply::receive(shared, pool, &mut self.tree, past, facts, opened, skip)? {
+        let receive = || apply::receive(shared, pool, &mut self.tree, past, facts, opened, skip);
+        let (received, ahead) = while_examining(shared, &self.inbox, next, receive);
+        self.ahead = ahead.or(self.ahead.take());
+        match received? {
             Received::All => self.remove(at, &fd),
             Received::Modified => {
                 let name = self.tree.name(target);
@@ -216,4 +242,22 @@ fn arriving(why: &str) -> Standing {
 
 fn replaced() -> Standing {
     Standing::Skipped("it was replaced meanwhile".into())
+}
+
+/// Does `work`, which waits for a receiver most of the time, while another thread examines the file `next`.
+fn while_examining<'a, T>(
+    shared: &'a Shared<'a>,
+    inbox: &Inbox,
+    next: Option<usize>,
+    work: impl FnOnce() -> T,
+) -> (T, Option<Ahead<'a>>) {
+    thread::scope(|scope| {
+        let ahead = next.and_then(|at| {
+            let examine = move || examine::examine(shared, inbox.host(), inbox.place(at), inbox.file(at));
+            // Without a thread, it is examined afterwards.
+            Some((at, thread::Builder::new().spawn_scoped(scope, examine).ok()?))
+        });
+        let done = work();
+        (done, ahead.and_then(|(at, thread)| Some((at, thread.join().ok()?))))
+    })
 }
