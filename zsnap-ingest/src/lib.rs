@@ -16,7 +16,6 @@ mod inspect;
 mod journal;
 mod known;
 mod leftovers;
-
 mod memory;
 mod needed;
 mod opened;
