@@ -5,6 +5,7 @@ mod hostile;
 mod limits;
 mod newer;
 mod order;
+mod partial;
 mod replay;
 mod run;
 mod saboteur;
