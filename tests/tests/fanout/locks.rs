@@ -134,6 +134,21 @@ fn while_another_run_splits_the_spool_only_new_files_wait() {
     assert_eq!((spooler.on("disk1").len(), spooler.left().len()), (2, 0));
 }
 
+#[test]
+fn a_run_that_finds_the_spool_locked_is_not_recorded_as_a_success() {
+    let spooler = Spooler::with(&["disk1"]);
+    let record = spooler.path("spool/.zsnap-fanout/last-success");
+    spooler.silent_run();
+    fs::remove_file(&record).unwrap();
+    spooler.put("laptop/a", 1, "1");
+    let lock = Lock::try_new(&spooler.path("spool/.zsnap-fanout/lock")).unwrap().unwrap();
+    spooler.silent_run();
+    assert_eq!((record.exists(), spooler.left().len()), (false, 1));
+    drop(lock);
+    spooler.silent_run();
+    assert_eq!((record.exists(), spooler.left().len()), (true, 0));
+}
+
 /// `flock .../.lock umount` writes no pid into the lock, and may hang.
 #[test]
 fn a_lock_without_a_pid_has_no_named_holder_and_no_maximum_age() {

@@ -1,6 +1,7 @@
 //! Files of the spool that cannot be linked into the outboxes: one, or all.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use zsnap_tests::scene::run;
 use zsnap_tests::spooler::{Spooler, tree};
@@ -49,4 +50,24 @@ fn moving_one_file_back_examines_no_others_in_the_outbox() {
     let trace = fs::read_to_string(&trace).unwrap();
     let examined = |name: &str| trace.lines().any(|call| call.contains("out/away/laptop") && call.contains(name));
     assert_eq!((examined(&long), examined(&other)), (true, false), "{trace}");
+}
+
+/// Otherwise the drive would get it in each run until the other one can, and a file with two names is not accepted.
+#[test]
+fn a_file_that_returns_to_the_spool_has_no_link_in_any_outbox() {
+    // Links are made in the order of the names.
+    let spooler = Spooler::with(&["1-here", "2-away"]);
+    fs::rename(spooler.path("2-away"), spooler.path("shelf")).unwrap();
+    let begin = "bakfsfmt2-1700000000.000001000.1_laptop@tank@";
+    let long = format!("{begin}{}", "q".repeat(254 - begin.len()));
+    spooler.put_as("laptop", &long, "first");
+    spooler.silent_run();
+    // zsnap-ingest removes the file.
+    fs::remove_file(spooler.path("1-here/laptop").join(&long)).unwrap();
+    spooler.put_as("laptop", &long, "second");
+    spooler.fanout(&[]).expect(1).says("another file has this name").says("it stays in the spool");
+    assert_eq!((spooler.on("1-here").len(), spooler.waiting("1-here").len()), (0, 0));
+    assert_eq!(spooler.left(), [format!("laptop/{long}")]);
+    assert_eq!(fs::metadata(spooler.path("spool/laptop").join(&long)).unwrap().nlink(), 1);
+    assert_eq!(fs::read(spooler.outbox("2-away").join("laptop").join(&long)).unwrap(), b"first");
 }

@@ -5,6 +5,7 @@ mod hostile;
 mod limits;
 mod newer;
 mod order;
+mod partial;
 mod prefetch;
 mod replay;
 mod run;

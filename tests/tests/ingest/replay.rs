@@ -2,6 +2,7 @@
 //! never returns to an older state.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use zsnap_message::payload::{Base, Manifest};
 use zsnap_tests::hostile::described;
@@ -127,6 +128,29 @@ fn replayed_files_never_return_a_target_to_an_older_state() {
             "the full stream is not in quarantine"
         );
     }
+}
+
+/// An error of the disk says nothing about what the journal holds.
+#[test]
+fn a_journal_that_cannot_be_read_is_not_replaced_by_an_empty_one() {
+    let scene = Scene::with_pool();
+    let full = &series(&scene)[0];
+    scene.deliver("laptop", &name(TARGET, SEQ), full);
+    scene.ingest(&[]).expect(0);
+    let pools = fs::read_dir(scene.path("ingest-state")).unwrap();
+    let journal = pools.map(|e| e.unwrap().path().join("journal/laptop/tank@home.json")).find(|p| p.exists()).unwrap();
+    let before = fs::read(&journal).unwrap();
+    // With an empty journal, the full stream would bring back the dataset.
+    scene.zfs(&["destroy", "-r", DATASET]).expect(0);
+    scene.deliver("laptop", &name(TARGET, SEQ), full);
+    fs::remove_file(&journal).unwrap();
+    symlink(&journal, &journal).unwrap();
+    scene.ingest(&[]).expect(75).says("tank@home.json");
+    assert_eq!((snapshots(&scene).len(), scene.spooled("laptop").len()), (0, 1));
+    fs::remove_file(&journal).unwrap();
+    fs::write(&journal, before).unwrap();
+    scene.ingest(&[]).expect(1).says("a replay");
+    assert_eq!((snapshots(&scene).len(), scene.spooled("laptop").len()), (0, 0));
 }
 
 /// The number of the last snapshot of the series.

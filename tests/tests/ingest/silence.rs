@@ -202,6 +202,23 @@ fn targets_are_away_while_the_incoming_directory_is_absent() {
     assert_eq!(row(&scene, "laptop/tank/home", 0)["state"], "ok");
 }
 
+#[test]
+fn waiting_files_stay_known_while_the_incoming_directory_is_absent() {
+    let scene = Scene::new();
+    let waits = incremental("laptop/etc", SEQ + 1, SEQ);
+    scene.deliver("laptop", &name("laptop/etc", SEQ + 1), &scene.seal(&waits, Some("laptop"), b"increment"));
+    scene.ingest(&[]).expect(1);
+    fs::rename(scene.path("spool"), scene.path("unplugged")).unwrap();
+    // Each of these runs would forget the file if it recorded only what it sees.
+    for _ in 0..2 {
+        scene.ingest(&[]).expect(0);
+        let row = row(&scene, "laptop/etc", 0);
+        assert_eq!((&row["state"], &row["waiting_files"]), (&"away".into(), &1.into()));
+    }
+    fs::rename(scene.path("unplugged"), scene.path("spool")).unwrap();
+    assert_eq!(row(&scene, "laptop/etc", 0)["state"], "waiting");
+}
+
 /// A number alone says little to people, and what was lost must be sent again.
 #[test]
 fn the_message_about_a_waiting_file_names_base_time_and_remedy() {

@@ -1,6 +1,7 @@
 //! zsnap-queue: what it queues, what it rejects, and what its destinations receive. The streams are real ones.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "all of this is test code")]
 
+mod drives;
 mod nncp;
 mod streams;
 

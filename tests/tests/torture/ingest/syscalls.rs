@@ -153,6 +153,27 @@ fn a_full_disk_at_each_call_loses_no_file() {
     inject_each("fsync,linkat,renameat,renameat2,mkdir,mkdirat", NO_SPACE);
 }
 
+/// Otherwise, after a power failure, the journal could say that a stream was applied which is lost.
+#[test]
+fn what_a_command_has_changed_is_synced_before_the_journal_says_that_it_was_applied() {
+    if !can_trace() {
+        return;
+    }
+    let mut play = Play::new();
+    play.scene.write("stdin", "");
+    play.opaque();
+    let options = ["-etrace=syncfs,renameat".to_owned()];
+    let (status, trace) = traced(&play.scene, &options, play.command(&["--jobs=1"]));
+    assert_eq!(status, 0, "{}", play.messages());
+    let calls = strace::parse(&trace);
+    let of = |name: &str, text: &str| calls.iter().filter(|c| c.name == name && c.text.contains(text)).collect();
+    // The first one says that the command is about to run.
+    let journal: Vec<&Call> = of("renameat", "\"target.json\"");
+    let synced: Vec<&Call> = of("syncfs", &format!("<{}>", play.scene.path("target").display()));
+    let ([applying, applied], [synced]) = (&journal[..], &synced[..]) else { panic!("{trace}") };
+    assert!(applying.ended < synced.began && synced.ended < applied.began, "{trace}");
+}
+
 /// The pool itself knows what it holds, so a journal can be rebuilt.
 #[test]
 fn a_lost_or_damaged_journal_is_rebuilt() {

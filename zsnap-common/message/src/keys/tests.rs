@@ -154,3 +154,25 @@ fn recipients_are_judged_at_the_time_given() {
     assert!(why(load(&v6, now)).contains("version 6"));
     assert!(Recipients::load(&[v6], Format::Aead, now).is_ok());
 }
+
+#[test]
+fn nothing_is_encrypted_to_a_revoked_subkey() {
+    let dir = tempfile::tempdir().unwrap();
+    let (now, file) = (SystemTime::now(), dir.path().join("cert"));
+    let builder = CertBuilder::new().add_transport_encryption_subkey().add_transport_encryption_subkey();
+    let (mut cert, _) = builder.set_creation_time(now - Duration::from_secs(DAY)).generate().unwrap();
+    let mut primary = cert.primary_key().key().clone().parts_into_secret().unwrap().into_keypair().unwrap();
+    let subkeys: Vec<_> = cert.keys().subkeys().map(|ka| ka.key().clone()).collect();
+    let mut load_without = |subkey| {
+        let revocation = SubkeyRevocationBuilder::new().build(&mut primary, &cert, subkey, None).unwrap();
+        cert = cert.clone().insert_packets(revocation).unwrap().0;
+        let mut bytes = Vec::new();
+        cert.serialize(&mut bytes).unwrap();
+        fs::write(&file, bytes).unwrap();
+        Recipients::load(std::slice::from_ref(&file), Format::Gpg, now)
+    };
+    let left = load_without(&subkeys[0]).unwrap().keys;
+    let left: Vec<_> = left.iter().map(Key::fingerprint).collect();
+    assert_eq!(left, [subkeys[1].fingerprint()]);
+    assert!(why(load_without(&subkeys[1])).contains("revoked"));
+}

@@ -73,6 +73,18 @@ fn stale_dotlocks_are_broken() {
 }
 
 #[test]
+fn a_dotlock_without_a_pid_is_not_broken_because_of_a_future_time() {
+    let (dir, path) = dir();
+    fs::write(&path, "").unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(SystemTime::now() + Duration::from_secs(2 * 24 * 3600)).unwrap();
+    let holder = take(&path).unwrap_err();
+    assert_eq!(holder.who, format!("a lock file without pid ({})", path.display()));
+    assert_eq!(holder.age, Duration::MAX);
+    assert_eq!(names(dir.path()), ["lock"]);
+}
+
+#[test]
 fn a_dotlock_is_broken_if_its_id_is_the_noted_one() {
     let (_dir, path) = dir();
     fs::write(&path, "1\n").unwrap();
