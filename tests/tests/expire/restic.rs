@@ -24,6 +24,15 @@ struct Repository {
     zone: &'static str,
 }
 
+/// When restic keeps the oldest snapshot additionally.
+#[derive(Clone, Copy)]
+struct KeepsOldest {
+    /// While a count is left, from 0.16 on. zsnap-expire does that, too.
+    by_count: bool,
+    /// In the time of a rule such as `--keep-within-daily`, from 0.17 on. zsnap-expire does not: that time is not over.
+    by_time: bool,
+}
+
 /// The id and the time of a snapshot in a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Backup {
@@ -109,13 +118,13 @@ impl Repository {
         all
     }
 
-    /// Whether this version of restic keeps the oldest snapshot while a count is left.
-    fn keeps_oldest(&self) -> bool {
+    /// Returns when this version of restic keeps the oldest snapshot additionally.
+    fn keeps_oldest(&self) -> KeepsOldest {
         let out = self.restic(self.zone, &["version".into()]);
         let text = String::from_utf8(out.stdout).unwrap();
         let numbers = text.split([' ', '.', '-']).skip(1).map(str::parse);
         let numbers: Vec<u32> = numbers.map_while(Result::ok).collect();
-        numbers >= vec![0, 16]
+        KeepsOldest { by_count: numbers >= vec![0, 16], by_time: numbers >= vec![0, 17] }
     }
 
     /// For each host, the ids of the kept snapshots with the reasons.
@@ -193,15 +202,31 @@ fn listing(known: &[Backup]) -> Vec<Snapshot<'_>> {
 }
 
 /// The times of the snapshots that our rules keep, with the reasons, oldest first. There are no names, because of
-/// two snapshots of one second each program chooses another one. With `oldest`, the oldest is kept while a count is
-/// left, as restic does from 0.16 on.
-fn ours(rules: &[Rule], known: &[Backup], clock: &Clock, oldest: bool) -> Vec<(i64, Vec<String>)> {
+/// two snapshots of one second each program chooses another one. The oldest is kept additionally as by restic.
+fn ours(rules: &[Rule], known: &[Backup], clock: &Clock, oldest: KeepsOldest) -> Vec<(i64, Vec<String>)> {
     let snapshots = listing(known);
     let verdicts = decide(rules, Reference::Newest, &snapshots, clock);
+    let first = known.iter().map(|k| k.seconds).min();
+    // The periods of the rules in whose time a snapshot lies.
+    let in_time = |at: usize| {
+        let covers = |rule: &&Rule| {
+            let whole = Rule { period: Period::Each, amount: rule.amount };
+            matches!(rule.amount, Amount::Within(_)) && decide(&[whole], Reference::Newest, &snapshots, clock)[at].keep
+        };
+        let rules = rules.iter().filter(|rule| rule.period != Period::Each).filter(covers);
+        rules.map(|rule| format!("{} within", name(rule.period))).collect::<Vec<_>>()
+    };
     let mut kept = Vec::new();
-    for (snapshot, verdict) in snapshots.iter().zip(&verdicts).filter(|(_, verdict)| verdict.keep) {
-        let mut reasons: Vec<String> = verdict.reasons.iter().filter_map(|r| kind_of_reason(r, oldest)).collect();
+    for (at, (snapshot, verdict)) in snapshots.iter().zip(&verdicts).enumerate() {
+        let mut reasons = Vec::new();
+        if verdict.keep {
+            reasons.extend(verdict.reasons.iter().filter_map(|r| kind_of_reason(r, oldest.by_count)));
+        }
+        if oldest.by_time && Some(snapshot.creation) == first {
+            reasons.extend(in_time(at));
+        }
         reasons.sort_unstable();
+        reasons.dedup();
         if !reasons.is_empty() {
             kept.push((snapshot.creation, reasons));
         }
@@ -238,6 +263,13 @@ fn history(random: &mut Random, zone: &str, end: &str, count: usize, (shortest, 
         times.push(at);
     }
     times.retain(|t| *t > 0);
+    // One is the oldest.
+    while let [.., before, last] = times[..] {
+        if before != last {
+            break;
+        }
+        times.pop();
+    }
     times
 }
 
@@ -433,7 +465,8 @@ fn days_of_all_snapshots_begin_in_one_zone() {
         let known = &repository.snapshots(1)[0];
         let rules = ["daily=3d".parse().unwrap()];
         assert_eq!(repository.forget(&rules, 1)[0].len(), 2);
-        assert_eq!(ours(&rules, known, &clock("Europe/Berlin"), true).len(), 1);
-        assert_eq!(ours(&rules, known, &clock("Asia/Tokyo"), true).len(), 2);
+        let plain = KeepsOldest { by_count: false, by_time: false };
+        assert_eq!(ours(&rules, known, &clock("Europe/Berlin"), plain).len(), 1);
+        assert_eq!(ours(&rules, known, &clock("Asia/Tokyo"), plain).len(), 2);
     }
 }
