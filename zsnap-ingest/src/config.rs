@@ -161,6 +161,8 @@ pub struct Config {
     pub commands: Vec<CommandTable>,
     /// The bytes of memory that all hosts together may use to keep messages; larger messages are decrypted twice.
     pub verify_buffer: u64,
+    /// Whether a file is verified while a receiver works on another one of its host.
+    pub ahead: bool,
     /// The log2 of the largest zstd window that is accepted.
     pub window_log: u32,
     /// How long a receiver may read nothing, or run after its last byte, before it is killed.
@@ -223,6 +225,7 @@ impl Config {
             hosts: tables.hosts,
             commands: tables.command,
             verify_buffer: options.verify_buffer.unwrap_or_else(memory::default_buffer),
+            ahead: memory::is_plenty(usize::from(options.jobs), options.window_log),
             window_log: options.window_log,
             receive_timeout: options.receive_timeout,
             max_wait: options.max_wait,

@@ -200,6 +200,7 @@ impl<'a> HostRun<'a> {
             // Files that wait are not kept open: memory and file descriptors are for files that can be applied.
             for at in self.inbox.of(&target) {
                 self.open_files.remove(&at);
+                self.ahead.take_if(|(ahead, _)| *ahead == at);
             }
             return Ok(());
         }

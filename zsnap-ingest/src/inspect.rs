@@ -33,7 +33,7 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     };
     let config = Config::load(&without_store(options), trusting(tables, &host, which))?;
     let file = Arc::new(File::open(&which.path).or_exit(Exit::Io, which.path.display())?);
-    let keep = config.verify_buffer;
+    let keep = if cat { config.verify_buffer } else { 0 };
     let opened = Opened::verify(&config, &host, false, &file, keep, SystemTime::now());
     let opened = opened.and_then(|opened| {
         if let Some(queue) = &queue {

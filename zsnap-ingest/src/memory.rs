@@ -47,12 +47,27 @@ fn limit_of_groups(groups: &str, root: &Path) -> Option<u64> {
     Path::new(path).ancestors().filter_map(limit).min()
 }
 
-/// Returns the most bytes that are in use while each of `jobs` applies a file and verifies the next one, with zstd
-/// windows of up to 2^`window_log` bytes. Of all files together, `buffer` bytes of payload are kept, and as many of uncompressed streams.
+/// Returns the most bytes that are in use while `jobs` files are verified, with zstd windows of up to 2^`window_log`
+/// bytes. Of all files together, `buffer` bytes of payload are kept, and as many of uncompressed streams.
 pub fn most(jobs: usize, window_log: u32, buffer: u64) -> u64 {
+    work(jobs, window_log).saturating_add(buffer.saturating_mul(2))
+}
+
+/// Returns the bytes that the verification of `jobs` files needs, without what is kept of them.
+fn work(jobs: usize, window_log: u32) -> u64 {
     let window = 1_u64.checked_shl(window_log).unwrap_or(u64::MAX);
-    let each = window.saturating_add(EACH);
-    each.saturating_mul(2).saturating_mul(jobs as u64).saturating_add(buffer.saturating_mul(2))
+    window.saturating_add(EACH).saturating_mul(jobs as u64)
+}
+
+/// Whether there is so much memory that each of `jobs` may verify a file while it applies another one. The verification
+/// must not take the memory that applying needs: then a good file would fail only because of another one. With a limit
+/// of the address space (`ulimit -v`) nobody knows how much that is, because each thread reserves some.
+pub fn is_plenty(jobs: usize, window_log: u32) -> bool {
+    getrlimit(Resource::As).current.is_none() && is_plenty_in(usable(), jobs, window_log)
+}
+
+fn is_plenty_in(usable: u64, jobs: usize, window_log: u32) -> bool {
+    work(jobs, window_log) <= usable / 8
 }
 
 /// Whether the system can allocate so many bytes now. They are neither touched nor kept.
@@ -70,11 +85,18 @@ mod tests {
 
     #[test]
     fn it_asks_for_what_all_files_take_together() {
-        assert_eq!(most(1, 27, 64 << 20), (2 * (128 + 40) + 128) << 20);
-        assert_eq!(most(2, 27, 64 << 20), (4 * (128 + 40) + 128) << 20);
+        assert_eq!(most(1, 27, 64 << 20), (128 + 40 + 128) << 20);
+        assert_eq!(most(2, 27, 64 << 20), (2 * (128 + 40) + 128) << 20);
         assert_eq!(most(usize::MAX, 64, u64::MAX), u64::MAX);
         assert!(is_enough(1 << 20));
         assert!(!is_enough(1 << 62) && !is_enough(u64::MAX));
+    }
+
+    #[test]
+    fn memory_is_plenty_if_verification_takes_an_eighth_of_it() {
+        let eight = 8 * ((128 + 40) << 20);
+        assert!(is_plenty_in(eight, 1, 27) && !is_plenty_in(eight - 8, 1, 27) && !is_plenty_in(eight, 2, 27));
+        assert!(!is_plenty_in(u64::MAX, usize::MAX, 64));
     }
 
     #[test]

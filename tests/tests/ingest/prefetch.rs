@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use zsnap_tests::scene::{Scene, manifest, name};
 
 const SEQ: u64 = 1_700_000_000_000_000;
+/// Options with which verification takes little memory: only with plenty is the next file verified ahead of time.
+const LITTLE: [&str; 2] = ["--jobs=1", "--window-log=20"];
 
 /// Makes a scene with a file for `laptop/etc` and one for `laptop/tar`, which is `next`. The command for the first one
 /// waits until zsnap-ingest has opened the second one, and then runs `then`. The command for the second one appends it
@@ -33,7 +35,7 @@ fn second(scene: &Scene) -> Vec<u8> {
 #[test]
 fn the_next_file_is_verified_while_a_receiver_works() {
     let (scene, _) = scene(second, ":");
-    scene.ingest(&[]).expect(0);
+    scene.ingest(&LITTLE).expect(0);
     assert_eq!(scene.applied(), b"first");
     assert_eq!(fs::read(scene.path("target/next")).unwrap(), b"second");
     assert!(scene.spooled("laptop").is_empty());
@@ -43,11 +45,11 @@ fn the_next_file_is_verified_while_a_receiver_works() {
 fn a_bad_file_that_was_examined_ahead_of_time_is_quarantined_once() {
     let forged = |scene: &Scene| scene.seal(&manifest("laptop/tar", SEQ), Some("other"), b"second");
     let (scene, _) = scene(forged, ":");
-    scene.ingest(&[]).expect(1).says("it comes from other");
+    scene.ingest(&LITTLE).expect(1).says("it comes from other");
     assert_eq!(scene.applied(), b"first");
     // The file and its reason.
     assert_eq!(scene.quarantined("laptop").len(), 2);
-    scene.ingest(&[]).expect(0);
+    scene.ingest(&LITTLE).expect(0);
 }
 
 #[test]
@@ -57,8 +59,20 @@ fn a_file_that_is_replaced_after_it_was_examined_stays() {
     scene.edit("ingest.toml", "DIR/newer DIR/newer.copy", &format!("{root}newer {root}newer.copy"));
     scene.edit("ingest.toml", "DIR/newer.copy FILE", &format!("{root}newer.copy {}", file.display()));
     fs::write(scene.path("newer"), b"not a queue file, but whoever put it there may still be writing").unwrap();
-    let ran = scene.ingest(&[]);
+    let ran = scene.ingest(&LITTLE);
     assert_eq!(fs::read(scene.path("target/next")).unwrap(), b"second", "what was verified is applied: {}", ran.err);
     assert!(ran.err.contains("changed meanwhile; not removed"), "{}", ran.err);
     assert_eq!(fs::read(&file).unwrap(), fs::read(scene.path("newer")).unwrap());
+}
+
+/// A receiver must not fail for memory that the verification of another file has taken.
+#[test]
+fn no_file_is_verified_ahead_of_time_if_memory_is_limited() {
+    let (scene, _) = scene(second, ":");
+    scene.edit("ingest.toml", "-lt 600", "-lt 10");
+    scene.ingest(&["--jobs=64", "--window-log=31"]).expect(69);
+    assert_eq!(fs::read(scene.path("target/next")).unwrap(), b"second");
+    scene.edit("ingest.toml", "|| exit 1", "|| break");
+    scene.ingest(&["--jobs=64", "--window-log=31"]).expect(0);
+    assert_eq!(scene.applied(), b"first");
 }

@@ -198,8 +198,8 @@ fn again_failed(e: &anyhow::Error) -> Refusal {
     Refusal::Io(io::Error::other(format!("{e:#}")))
 }
 
-/// Authenticates a whole message, checks the form and the digest of its payload, and walks its stream through the
-/// gate, before anything is released.
+/// Authenticates a whole message, checks the form of its payload, and walks its stream through the gate, before
+/// anything is released. The digest in the trailer is compared if the stream is opaque, or need not be signed.
 pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limits) -> Result<Verified<R>, Refusal> {
     let length = src.seek(SeekFrom::End(0)).map_err(Refusal::Io)?;
     src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;

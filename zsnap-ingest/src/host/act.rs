@@ -78,9 +78,12 @@ impl<'a> HostRun<'a> {
         }
     }
 
-    /// Returns the file that is examined next. `None`: nobody knows yet, it was examined ahead of time already, or
-    /// there is not enough memory to keep it beside the file that is applied now.
-    fn next(&self) -> Option<usize> {
+    /// Returns the file that will be examined next. `None`: nobody knows yet, it was examined ahead of time already, or
+    /// there is not enough memory to verify or keep it beside the file that is applied now.
+    fn next_to_examine(&self) -> Option<usize> {
+        if !self.shared.config.ahead {
+            return None;
+        }
         let at = self.todo.iter().find_map(|todo| match todo {
             Todo::Examine(at) => Some(*at),
             Todo::Act(_, at, _) => (!self.open_files.contains_key(at)).then_some(*at),
@@ -171,31 +174,46 @@ impl<'a> HostRun<'a> {
     fn apply(&mut self, facts: &Facts, at: usize, kept: VerifiedFile<'_>, skip: usize) -> Result<()> {
         let target = &facts.target;
         let shared = self.shared;
-        let next = self.next();
-        let VerifiedFile { opened, fd, room: _room, slot: _slot } = kept;
+        let next = self.next_to_examine();
+        // What is kept of the file is dropped, and the file removed, when it is applied, whatever the next one takes.
+        let VerifiedFile { opened, fd, room, slot } = kept;
+        let kept = (room, slot);
+        let (place, name) = (self.inbox.place(at), self.inbox.file(at).name());
         if opened.stream().is_none() {
             let Some(table) = shared.config.command_for(target) else { return Ok(()) };
-            let name = self.inbox.file(at).name();
-            let run = || apply::run_command(shared, table, target, name, opened);
+            let run = move || {
+                let _kept = kept;
+                apply::run_command(shared, table, target, name, opened)?;
+                apply::remove(place, name, &fd)
+            };
             let (ran, ahead) = while_examining(shared, &self.inbox, next, run);
             self.ahead = ahead.or(self.ahead.take());
             ran?;
-            return self.remove(at, &fd);
+            self.inbox.gone(at);
+            return Ok(());
         }
         let Some(pool) = shared.pool.as_ref() else { return Ok(()) };
         let Some(past) = self.pasts.get_mut(target) else { return Ok(()) };
-        let receive = || apply::receive(shared, pool, &mut self.tree, past, facts, opened, skip);
+        let tree = &mut self.tree;
+        let receive = move || {
+            let _kept = kept;
+            let received = apply::receive(shared, pool, tree, past, facts, opened, skip)?;
+            if received == Received::All {
+                apply::remove(place, name, &fd)?;
+            }
+            anyhow::Ok(received)
+        };
         let (received, ahead) = while_examining(shared, &self.inbox, next, receive);
         self.ahead = ahead.or(self.ahead.take());
         match received? {
-            Received::All => self.remove(at, &fd),
+            Received::All => self.inbox.gone(at),
             Received::Modified => {
                 let name = self.tree.name(target);
                 self.inbox.refused(at, self.tree.there(&name, None).head());
                 self.plan_again();
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// Removes a file that contains nothing new, and records that in the journal. `is_stale`: what was applied came
@@ -258,6 +276,13 @@ fn while_examining<'a, T>(
             Some((at, thread::Builder::new().spawn_scoped(scope, examine).ok()?))
         });
         let done = work();
-        (done, ahead.and_then(|(at, thread)| Some((at, thread.join().ok()?))))
+        let ahead = ahead.and_then(|(at, thread)| Some((at, thread.join().ok()?)));
+        (done, ahead.filter(|(_, examined)| !is_temporary(examined)))
     })
+}
+
+/// Whether a file could not be examined only for lack of a resource, or because of a read error. What it lacked may be
+/// there when its turn has come, so it is examined again then.
+fn is_temporary(examined: &Result<Examined<'_>, Unsafe>) -> bool {
+    matches!(examined, Err(Unsafe::Io(_)) | Ok(Examined { result: Err(Rejection::Io(_)), .. }))
 }

@@ -7,7 +7,7 @@ use super::Refusal;
 /// The maximum number of session key packets in a message. Each can cost us a public-key operation.
 const MAX_KEYS: u32 = 64;
 
-/// The maximum number of packets inside the encrypted packet; ours has three. Each costs memory.
+/// The maximum number of packets beside each other; ours has two or three. Each costs memory.
 const MAX_PACKETS: u32 = 256;
 
 /// The maximum length of everything but the encrypted packet, in bytes: 64 session keys are smaller.
@@ -15,6 +15,9 @@ const MAX_BESIDE: u64 = 1 << 20;
 
 /// The minimum length of an encrypted packet, in bytes: version (1), random prefix (18), integrity check (22).
 const MIN_ENCRYPTED: u64 = 41;
+
+/// The length octet of the shortest first part of a body, 512 bytes (RFC 9580, 4.2.1.4).
+const FIRST_PART: u8 = 224 + 9;
 
 /// Which packets are allowed, and which of them has the content.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,8 +39,10 @@ pub struct Framing {
     left: u64,
     /// Whether the next header is that of a further part of the same body.
     partial: bool,
-    /// The number of packets that began, without the content's in a message.
+    /// The number of packets that began.
     packets: u32,
+    /// The number of those that have a session key.
+    keys: u32,
     /// The number of bytes of the packets beside the one with the content.
     beside: u64,
     /// Whether the current packet is the one with the content.
@@ -68,8 +73,8 @@ impl Framing {
 
     fn new(layer: Layer, ahead: u64) -> Framing {
         let header = Vec::new();
-        let (left, partial, packets, beside) = (0, false, 0, 0);
-        Framing { layer, ahead, header, left, partial, packets, beside, in_content: false, content: false }
+        let (left, partial, packets, keys, beside) = (0, false, 0, 0, 0);
+        Framing { layer, ahead, header, left, partial, packets, keys, beside, in_content: false, content: false }
     }
 
     /// Says what the first of `bytes`, which must not be empty, are; the rest is for the next call.
@@ -129,6 +134,10 @@ impl Framing {
     /// Checks the first octet of a packet.
     fn packet(&mut self, octet: u8) -> Result<(), Refusal> {
         let tag = if octet & 0x40 == 0 { octet >> 2 & 0x0f } else { octet & 0x3f };
+        self.packets += 1;
+        if self.packets > MAX_PACKETS {
+            return Err(Refusal::Malformed("it has more than 256 packets".into()));
+        }
         match self.layer {
             Layer::Message => self.message_packet((octet & 0x80 != 0).then_some(tag)),
             Layer::Encrypted => self.encrypted_packet((octet & 0x80 != 0).then_some(tag)),
@@ -142,11 +151,11 @@ impl Framing {
         }
         let other = |what: &str| Err(Refusal::Malformed(what.into()));
         match tag {
-            None if self.packets > 0 => Err(Refusal::Damaged("its packets are garbled".into())),
+            None if self.keys > 0 => Err(Refusal::Damaged("its packets are garbled".into())),
             None => other("it is not a binary OpenPGP message"),
-            Some(1 | 3) if self.packets == MAX_KEYS => other("it is encrypted to more than 64 keys"),
+            Some(1 | 3) if self.keys == MAX_KEYS => other("it is encrypted to more than 64 keys"),
             Some(1 | 3) => {
-                self.packets += 1;
+                self.keys += 1;
                 Ok(())
             }
             Some(10) => Ok(()), // a marker: means nothing
@@ -158,7 +167,7 @@ impl Framing {
             Some(20) => other(
                 "it is in GnuPG's own OCB format: encrypt with gpg --rfc4880, or to keys made by zsnap-ingest keygen",
             ),
-            _ if self.packets > 0 => Err(Refusal::Damaged("its packets are garbled".into())),
+            _ if self.keys > 0 => Err(Refusal::Damaged("its packets are garbled".into())),
             _ => other("it is not an encrypted OpenPGP message"),
         }
     }
@@ -166,11 +175,7 @@ impl Framing {
     /// Checks a packet inside the encrypted one by its tag; `None` is an octet that begins no packet. Sequoia, which
     /// verifies these packets, would skip bytes that are none, and accept what follows.
     fn encrypted_packet(&mut self, tag: Option<u8>) -> Result<(), Refusal> {
-        self.packets += 1;
         let refuse = |what: &str| Err(Refusal::Malformed(what.into()));
-        if self.packets > MAX_PACKETS {
-            return refuse("it has more than 256 packets");
-        }
         self.in_content = tag == Some(11);
         match tag {
             Some(8) => refuse("it is compressed by OpenPGP: encrypt with gpg --compress-algo none"),
@@ -206,7 +211,9 @@ impl Framing {
             (None, [one @ ..=191]) => Some((u64::from(*one), false)),
             (None, [192..=223]) => None,
             (None, [one, two]) if *one < 224 => Some((((u64::from(*one) - 192) << 8) + u64::from(*two) + 192, false)),
-            (None, [one @ 224..=254]) if self.in_content => Some((1 << (one & 0x1f), true)),
+            (None, [one @ 224..=254]) if self.in_content && (self.partial || *one >= FIRST_PART) => {
+                Some((1 << (one & 0x1f), true))
+            }
             (None, [224..=254]) => return garbled(),
             (None, octets) => (octets.len() == 5).then(|| (number(&octets[1..]), false)),
         })
@@ -299,6 +306,7 @@ mod tests {
         for other in [&b"-----BEGIN PGP MESSAGE-----"[..], &[0x28, 0xb5, 0x2f, 0xfd], &plain_literal, &indeterminate] {
             assert!(matches!(follow(other, 1), Err(Refusal::Malformed(_))), "{other:?}");
         }
+        assert!(matches!(follow(&[0xca, 0].repeat(257), 1), Err(Refusal::Malformed(_))), "markers");
         let keys: Vec<u8> = [0xc1, 1, 3].repeat(65);
         assert!(follow(&keys[..64 * 3], 1).is_ok());
         assert!(matches!(follow(&keys, 1), Err(Refusal::Malformed(_))));
@@ -314,9 +322,6 @@ mod tests {
         }
     }
 
-    /// What stands inside an encrypted packet: a one-pass signature, a literal packet in two parts, a signature.
-    const SIGNED: [&[u8]; 3] = [&[0xc4, 2, 3, 0], &[0xcb, 224, b'b', 2, 7, 7], &[0xc2, 3, 4, 0, 0]];
-
     fn encrypted(packets: &[&[u8]]) -> Result<(Vec<u8>, bool), Refusal> {
         let mut framing = Framing::of_encrypted();
         let content = follow_with(&mut framing, &packets.concat(), 2)?;
@@ -325,16 +330,23 @@ mod tests {
 
     #[test]
     fn inside_the_encrypted_packet_there_is_one_literal_packet_between_signatures() {
-        let [ops, literal, sig] = SIGNED;
+        // A one-pass signature, a literal packet in two parts, a signature.
+        let (ops, sig): (&[u8], &[u8]) = (&[0xc4, 2, 3, 0], &[0xc2, 3, 4, 0, 0]);
+        let literal = &[&[0xcb, 224 + 9][..], &[b'b'; 512], &[2, 7, 7]].concat()[..];
         let (marker, padding): (&[u8], &[u8]) = (&[0xca, 3, b'P', b'G', b'P'], &[0xd5, 1, 0]);
-        let good: [&[&[u8]]; 5] =
-            [&SIGNED, &[literal], &[sig, literal], &[ops, ops, literal, sig, sig], &[marker, literal, padding]];
+        let good: [&[&[u8]]; 5] = [
+            &[ops, literal, sig],
+            &[literal],
+            &[sig, literal],
+            &[ops, ops, literal, sig, sig],
+            &[marker, literal, padding],
+        ];
         for packets in good {
-            assert_eq!(encrypted(packets).unwrap(), (vec![b'b', 7, 7], true), "{packets:?}");
+            assert_eq!(encrypted(packets).unwrap(), ([&[b'b'; 512][..], &[7, 7]].concat(), true));
         }
         assert!(!encrypted(&[ops]).unwrap().1, "no literal packet");
-        assert!(!encrypted(&[ops, &literal[..3]]).unwrap().1, "half of one");
-        let bad: [&[&[u8]]; 8] = [
+        assert!(!encrypted(&[ops, &literal[..300]]).unwrap().1, "half of one");
+        let bad: [&[&[u8]]; 9] = [
             &[literal, literal],
             &[literal, ops],
             &[&[0xc8, 1, 0]],                 // compressed
@@ -342,7 +354,8 @@ mod tests {
             &[ops, literal, sig, b"junk"],    // no packet
             &[&[0xaf, b'b', 0, 0]],           // a literal packet without a length
             &[&[0xc4, 224, 3], literal, sig], // a signature in parts
-            &[&[0xc2, 0].repeat(257), literal],
+            &[&[0xcb, 224, b'b', 1, 7]],      // a first part of one byte
+            &[&[0xc2, 0].repeat(256), literal],
         ];
         for packets in bad {
             assert!(matches!(encrypted(packets), Err(Refusal::Malformed(_))), "{packets:?}");

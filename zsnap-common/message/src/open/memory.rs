@@ -11,6 +11,7 @@ const HUGE: u64 = 4 << 20;
 /// Bytes that grow up to a limit. Only what is written takes memory.
 pub struct Memory {
     bytes: MmapMut,
+    is_huge: bool,
     filled: usize,
 }
 
@@ -20,11 +21,14 @@ impl Memory {
     pub fn reserve(most: u64, length: u64) -> Option<Memory> {
         let most = usize::try_from(most).ok().filter(|most| *most > 0)?;
         let bytes = MmapMut::map_anon(most).ok()?;
-        if length >= HUGE {
-            // A kernel without huge pages is only slower.
-            let _ = bytes.advise(Advice::HugePage);
-        }
-        Some(Memory { bytes, filled: 0 })
+        // A kernel without huge pages is only slower.
+        let is_huge = length >= HUGE && bytes.advise(Advice::HugePage).is_ok();
+        Some(Memory { bytes, is_huge, filled: 0 })
+    }
+
+    /// Returns how many bytes of the machine's memory it takes at most.
+    pub fn resident(&self) -> u64 {
+        (self.filled as u64).next_multiple_of(if self.is_huge { 2 << 20 } else { 4 << 10 })
     }
 
     /// Returns what is not filled yet.

@@ -26,7 +26,7 @@ impl Again {
     /// Returns how many bytes of memory it takes.
     pub fn kept(&self) -> u64 {
         match self {
-            Again::Plain(bytes) | Again::Payload(bytes) => bytes.len() as u64,
+            Again::Plain(bytes) | Again::Payload(bytes) => bytes.resident(),
             Again::Pass { digests, .. } => size_of_val(digests.as_slice()) as u64,
         }
     }
@@ -57,8 +57,8 @@ impl Again {
     }
 }
 
-/// Decompresses a payload that was walked before in a thread of its own, writes its stream to `out`, and returns the
-/// length.
+/// Decompresses a payload that was walked before, writes its stream to `out`, and returns the length. A thread of its
+/// own decompresses while this one writes.
 fn decompress(payload: impl BufRead + Send, window_log: u32, out: &mut dyn Write) -> anyhow::Result<u64> {
     let (to, mut from) = pipe();
     thread::scope(|scope| {

@@ -76,11 +76,11 @@ pub fn verify(
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e.into()),
             };
-            match (&mut payload, &mut digests) {
-                // It is not longer than the message, for which there was memory.
-                (Some(payload), _) => drop(payload.append(&space[..n])),
-                (None, Some(digests)) => digests.feed(&space[..n]),
-                (None, None) => {}
+            if let Some(payload) = &mut payload {
+                anyhow::ensure!(payload.append(&space[..n]), "its data is longer than the message");
+            }
+            if let Some(digests) = &mut digests {
+                digests.feed(&space[..n]);
             }
             // The walker may have ended with an error of its own. Verification goes on without it, because a message
             // must be authentic before it can be malformed.

@@ -1,4 +1,5 @@
-//! Walks a payload: checks its form, its digest and, for ZFS, its stream, record by record.
+//! Walks a payload: checks its form, its digest where nothing else covers the stream, and, for ZFS, its stream,
+//! record by record.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
