@@ -26,7 +26,7 @@ fn measure(what: &str, mut work: impl FnMut()) {
         best = best.min(start.elapsed());
     }
     let speed = SIZE as f64 / 1e6 / best.as_secs_f64();
-    println!("  {what:46} {speed:7.0} MB/s {:6.2} s per GiB", 1073.741_824 / speed);
+    println!("  {what:46} {speed:7.0} MB/s {:6.2} s per GiB", 1_073.741_824 / speed);
 }
 
 /// Encrypts with a cipher of Sequoia's, block by block or all blocks at once.
