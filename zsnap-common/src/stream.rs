@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::digest::is_hex;
 
 mod compression;
+pub mod counted;
 pub mod fletcher;
 pub mod gate;
 mod object_type;

@@ -14,6 +14,7 @@ use zsnap_common::cli::cancel::Interruptible;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::names::target::Target;
 use zsnap_common::process::child::{self, Child};
+use zsnap_common::stream::counted::Counted;
 use zsnap_message::payload::Manifest;
 
 use crate::beside;
@@ -142,24 +143,6 @@ fn run(
 
 fn failed(what: &str, status: ExitStatus, child: &Child) -> anyhow::Error {
     Exit::Unavailable.error(format!("{what}: {status}: {}", child.last_words()))
-}
-
-/// A writer that counts the bytes written through it.
-struct Counted<W> {
-    to: W,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Counted<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.to.write(bytes)?;
-        self.bytes += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
 }
 
 fn start(table: &CommandTable, target: &Target, file_name: &str) -> Result<(Child, String)> {

@@ -1,23 +1,14 @@
 //! Drives that are mounted and unmounted.
 
-use std::process::Command;
-
 use zsnap_tests::scene::{Scene, run};
 
-use super::{DATA, names, real};
+use super::{DATA, mounted, names, real};
 
 #[test]
 fn an_unmounted_drive_stays_away_in_every_run() {
     let h = Scene::new();
     let drive = h.path("spool");
-    let mount = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).arg(&drive).output().unwrap();
-        output.status.success()
-    };
-    if !mount("mount", &["-t", "tmpfs", "tmpfs"]) {
-        eprintln!("NOT TESTED: cannot mount a tmpfs");
-        return;
-    }
+    let Some(mount) = mounted(&drive) else { return };
     let to = format!("--to=dir:{}", drive.display());
     run(h.sealing().args([&to, DATA]), &real("full")).silent();
     assert!(mount("umount", &[]));

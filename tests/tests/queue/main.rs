@@ -7,6 +7,7 @@ mod streams;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const DATA: &str = "laptop/src/data";
 
@@ -21,4 +22,18 @@ fn names(dir: &Path) -> Vec<PathBuf> {
     let mut names: Vec<_> = all.map(|entry| entry.unwrap().path()).collect();
     names.sort();
     names
+}
+
+/// Mounts a tmpfs at `drive`. Returns what mounts and unmounts it from then on: a program and its arguments before
+/// `drive`, and whether it succeeded. `None`: nobody may mount here.
+fn mounted(drive: &Path) -> Option<impl Fn(&str, &[&str]) -> bool> {
+    let mount = move |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).arg(drive).output().unwrap();
+        output.status.success()
+    };
+    if !mount("mount", &["-t", "tmpfs", "tmpfs"]) {
+        eprintln!("NOT TESTED: cannot mount a tmpfs");
+        return None;
+    }
+    Some(mount)
 }

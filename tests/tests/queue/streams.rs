@@ -10,7 +10,7 @@ use serde_json::Value;
 use zsnap_message::payload::{Base, PayloadKind};
 use zsnap_tests::scene::{Ran, Scene, run};
 
-use super::{DATA, names, real};
+use super::{DATA, mounted, names, real};
 
 /// Runs zsnap-queue with keys and with the spool as its destination.
 fn queue(h: &Scene, args: &[&str], input: &[u8]) -> Ran {
@@ -187,14 +187,7 @@ fn flush_exits_with_1_for_a_new_failure_only() {
 fn an_unmounted_drive_is_away_although_its_mount_point_exists() {
     let h = Scene::new();
     let drive = h.path("spool");
-    let mount = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).arg(&drive).output().unwrap();
-        output.status.success()
-    };
-    if !mount("mount", &["-t", "tmpfs", "tmpfs"]) {
-        eprintln!("NOT TESTED: cannot mount a tmpfs");
-        return;
-    }
+    let Some(mount) = mounted(&drive) else { return };
     queue(&h, &[DATA], &real("full")).silent();
     let delivered = h.spooled("laptop").len();
     assert!(mount("umount", &[]));

@@ -22,6 +22,7 @@ use crate::keys::{Format, Recipients, SigningKey};
 use crate::payload::{Manifest, Trailer};
 use crate::pipe::{Disconnected, PipeReader, PipeWriter, drain, pipe};
 use zsnap_common::cli::exit::Exit;
+use zsnap_common::stream::counted::Counted;
 
 /// How a queue file is sealed.
 pub struct Sealing<'a> {
@@ -141,7 +142,7 @@ fn produce<T: Borrow<Trailer>>(
 
 /// Compresses, at a level that depends on what that gains.
 struct Compressor {
-    zstd: zstd::stream::write::Encoder<'static, Counted>,
+    zstd: zstd::stream::write::Encoder<'static, Counted<PipeWriter>>,
     /// The number of bytes that were compressed.
     read: u64,
     effort: Effort,
@@ -162,24 +163,6 @@ impl Write for Compressor {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(()) // a flush in the middle would only cost compression
-    }
-}
-
-/// Counts the bytes that are written.
-struct Counted {
-    to: PipeWriter,
-    bytes: u64,
-}
-
-impl Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.to.write(bytes)?;
-        self.bytes += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
     }
 }
 
