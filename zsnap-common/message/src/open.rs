@@ -26,7 +26,7 @@ use sequoia_openpgp::{Cert, KeyHandle};
 
 use crate::keys::{Keyring, merged};
 use crate::payload::{Manifest, Trailer};
-use crate::pipe::{Disconnected, pipe};
+use crate::pipe::{Disconnected, pipe, pipe_in};
 use memory::Memory;
 use message::Authentic;
 use release::Again;
@@ -199,7 +199,7 @@ fn again_failed(e: &anyhow::Error) -> Refusal {
 }
 
 /// Authenticates a whole message, checks the form of its payload, and walks its stream through the gate, before
-/// anything is released. The digest in the trailer is compared if the stream is opaque, or need not be signed.
+/// anything is released. The digest in the trailer is compared unless a signature and a checksum cover the stream.
 pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limits) -> Result<Verified<R>, Refusal> {
     let length = src.seek(SeekFrom::End(0)).map_err(Refusal::Io)?;
     src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
@@ -207,19 +207,23 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
     let small = length <= limits.verify_buffer.saturating_add(limits.verify_buffer / 128).saturating_add(64 << 10);
     let keep = if small { limits.verify_buffer } else { 0 };
     let memory = || Memory::reserve(keep, length);
-    let (to, from) = pipe();
+    // Without the memory, the message is read again when its stream is wanted.
+    let mut payload = Memory::reserve(if keep > 0 { length } else { 0 }, length);
+    let digests = payload.is_none();
+    let (to, from) = pipe_in(payload.as_mut().map_or(&mut [], Memory::space));
     let reader = &mut src;
     // A sender who is not known yet must not cost us more than the message is worth.
     let modest = Limits { max_ratio: limits.max_ratio.min(UNKNOWN_RATIO), ..*limits };
     let (authentic, walked) = thread::scope(|scope| -> Result<_, Refusal> {
-        let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, keep > 0, who, to))?;
+        let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, digests, who, to))?;
         let walked = walk::walk(from, &modest, memory(), who.unsigned);
         // After a panic in there the message is to blame, and would cause it again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
         Ok((decrypting.join().unwrap_or_else(|_| failed()), walked))
     })?;
     // In this order: before the message is known to be authentic, its content means nothing.
-    let Authentic { signer, session, payload, digests } = authentic?;
+    let Authentic { signer, session, bytes, digests } = authentic?;
+    let payload = payload.and_then(|payload| payload.filled(bytes));
     let mut walked = match (walked, &payload) {
         (Err(Refusal::TooLarge(_)), Some(payload)) => walk::walk(&payload[..], limits, memory(), who.unsigned)?,
         (Err(Refusal::TooLarge(_)), None) => {

@@ -66,6 +66,8 @@ pub struct PayloadReader<R> {
     window_log: u32,
     at: At,
     frames: u64,
+    /// Whether the last frame that began has a checksum of what it contains.
+    has_checksum: bool,
     manifest: Option<Manifest>,
     trailer: Option<Trailer>,
 }
@@ -76,8 +78,9 @@ impl<R: BufRead> PayloadReader<R> {
     pub fn new(src: R, window_log: u32) -> Result<PayloadReader<R>, PayloadError> {
         let mut zstd = zstd::stream::raw::Decoder::new().map_err(PayloadError::Io)?;
         zstd.set_parameter(DParameter::WindowLogMax(window_log)).map_err(PayloadError::Io)?;
+        let (at, frames, has_checksum) = (At::Boundary, 0, false);
         let mut reader =
-            PayloadReader { src, zstd, window_log, at: At::Boundary, frames: 0, manifest: None, trailer: None };
+            PayloadReader { src, zstd, window_log, at, frames, has_checksum, manifest: None, trailer: None };
         match reader.magic()? {
             Some(MANIFEST) => {
                 let json = reader.json()?;
@@ -96,6 +99,11 @@ impl<R: BufRead> PayloadReader<R> {
     /// Returns the manifest, if there is one.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
+    }
+
+    /// Whether zstd compares a checksum of what it decompresses. If there is a manifest, this is known from the start.
+    pub fn has_checksum(&self) -> bool {
+        self.has_checksum
     }
 
     /// Returns the trailer, after [`PayloadReader::read`] has returned 0; there always is one if there is a manifest.
@@ -137,6 +145,9 @@ impl<R: BufRead> PayloadReader<R> {
             (ZSTD, true) if self.frames > 0 => malformed("the payload has a second zstd frame"),
             (ZSTD, _) => {
                 self.frames += 1;
+                // Bit 2 of the first byte after the magic number (RFC 8878, 3.1.1.1.1: Content_Checksum_flag).
+                let flags = self.src.fill_buf().map_err(PayloadError::Io)?.first();
+                self.has_checksum = flags.is_some_and(|flags| flags & 4 != 0);
                 self.at = At::Frame(true);
                 Ok(())
             }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The size of a buffer, in bytes.
@@ -36,70 +36,119 @@ impl Disconnected {
     }
 }
 
-/// A buffer of [`SIZE`] bytes, and how many of them are data.
-struct Buffer {
-    bytes: Vec<u8>,
+/// The bytes of a buffer: a part of the memory that the pipe was made with, or its own.
+enum Bytes<'a> {
+    Lent(&'a mut [u8]),
+    Own(Vec<u8>),
+}
+
+impl Bytes<'_> {
+    fn all(&mut self) -> &mut [u8] {
+        match self {
+            Bytes::Lent(bytes) => bytes,
+            Bytes::Own(bytes) => bytes,
+        }
+    }
+}
+
+/// A buffer of [`SIZE`] bytes or fewer, never empty, and how many of them are data.
+struct Buffer<'a> {
+    bytes: Bytes<'a>,
     filled: usize,
 }
 
-enum Piece {
-    Data(Buffer),
+enum Piece<'a> {
+    Data(Buffer<'a>),
     End,
 }
 
 /// Emptied buffers, which are filled again.
-type Free = Arc<Mutex<Vec<Vec<u8>>>>;
+#[derive(Clone, Default)]
+struct Free(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Free {
+    fn take(&self) -> Vec<u8> {
+        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        free.unwrap_or_else(|| vec![0; SIZE])
+    }
+
+    fn give(&self, bytes: Bytes<'_>) {
+        if let Bytes::Own(bytes) = bytes {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        }
+    }
+}
 
 /// The end that is written to.
-pub struct PipeWriter {
-    to: SyncSender<Piece>,
+pub struct PipeWriter<'a> {
+    to: SyncSender<Piece<'a>>,
     free: Free,
-    buffer: Buffer,
+    lent: &'a mut [u8],
+    buffer: Option<Buffer<'a>>,
 }
 
 /// The end that is read from.
-pub struct PipeReader {
-    from: Receiver<Piece>,
+pub struct PipeReader<'a> {
+    from: Receiver<Piece<'a>>,
     free: Free,
-    buffer: Buffer,
+    buffer: Option<Buffer<'a>>,
     used: usize,
     ended: bool,
 }
 
 /// Makes a pipe of about 1.5 MiB.
-pub fn pipe() -> (PipeWriter, PipeReader) {
-    let (to, from) = sync_channel(DEPTH);
-    let free = Free::default();
-    let none = || Buffer { bytes: Vec::new(), filled: 0 };
-    let writer = PipeWriter { to, free: Arc::clone(&free), buffer: none() };
-    (writer, PipeReader { from, free, buffer: none(), used: 0, ended: false })
+pub fn pipe() -> (PipeWriter<'static>, PipeReader<'static>) {
+    pipe_in(&mut [])
 }
 
-impl PipeWriter {
+/// Makes a pipe that puts what it is given into `memory` as well, as far as it fits: it comes to the reader from there.
+pub fn pipe_in(memory: &mut [u8]) -> (PipeWriter<'_>, PipeReader<'_>) {
+    let (to, from) = sync_channel(DEPTH);
+    let free = Free::default();
+    let writer = PipeWriter { to, free: free.clone(), lent: memory, buffer: None };
+    (writer, PipeReader { from, free, buffer: None, used: 0, ended: false })
+}
+
+impl<'a> PipeWriter<'a> {
     /// Returns a part of the buffer, never empty, into which the next bytes may be written instead of copied;
     /// [`PipeWriter::advance`] sends them.
     pub fn space(&mut self) -> &mut [u8] {
-        if self.buffer.bytes.is_empty() {
-            let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            self.buffer.bytes = free.unwrap_or_else(|| vec![0; SIZE]);
-        }
-        &mut self.buffer.bytes[self.buffer.filled..]
+        let (free, lent) = (&self.free, &mut self.lent);
+        let buffer = self.buffer.get_or_insert_with(|| {
+            let next = SIZE.min(lent.len());
+            let (now, later) = std::mem::take(lent).split_at_mut(next);
+            *lent = later;
+            Buffer { bytes: if now.is_empty() { Bytes::Own(free.take()) } else { Bytes::Lent(now) }, filled: 0 }
+        });
+        &mut buffer.bytes.all()[buffer.filled..]
     }
 
-    /// Takes the first `n` bytes of [`PipeWriter::space`] as written.
+    /// Takes the first `n` bytes of [`PipeWriter::space`] as written. Fails if the reader is gone; what is written
+    /// after that still gets into the memory that the pipe was made with.
     pub fn advance(&mut self, n: usize) -> io::Result<()> {
-        self.buffer.filled = (self.buffer.filled + n).min(self.buffer.bytes.len());
-        if self.buffer.filled == SIZE { self.flush() } else { Ok(()) }
+        let Some(buffer) = &mut self.buffer else { return Ok(()) };
+        let size = buffer.bytes.all().len();
+        buffer.filled = (buffer.filled + n).min(size);
+        if buffer.filled == size { self.flush() } else { Ok(()) }
     }
 
     /// Sends what is left, and the proper end.
     pub fn finish(mut self) -> io::Result<()> {
         self.flush()?;
-        self.to.send(Piece::End).map_err(|_| io::Error::other(Disconnected))
+        self.send(Piece::End)
+    }
+
+    fn send(&mut self, piece: Piece<'a>) -> io::Result<()> {
+        self.to.send(piece).map_err(|SendError(piece)| {
+            if let Piece::Data(buffer) = piece {
+                self.free.give(buffer.bytes);
+            }
+            io::Error::other(Disconnected)
+        })
     }
 }
 
-impl Write for PipeWriter {
+impl Write for PipeWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let space = self.space();
         let n = bytes.len().min(space.len());
@@ -109,38 +158,43 @@ impl Write for PipeWriter {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.filled == 0 {
-            return Ok(());
-        }
-        let full = std::mem::replace(&mut self.buffer, Buffer { bytes: Vec::new(), filled: 0 });
-        self.to.send(Piece::Data(full)).map_err(|_| io::Error::other(Disconnected))
+        let Some(Buffer { bytes, filled }) = self.buffer.take_if(|buffer| buffer.filled > 0) else { return Ok(()) };
+        let bytes = match bytes {
+            Bytes::Lent(bytes) => {
+                let (now, later) = bytes.split_at_mut(filled);
+                self.buffer = (!later.is_empty()).then_some(Buffer { bytes: Bytes::Lent(later), filled: 0 });
+                Bytes::Lent(now)
+            }
+            own => own,
+        };
+        self.send(Piece::Data(Buffer { bytes, filled }))
     }
 }
 
-impl BufRead for PipeReader {
+impl BufRead for PipeReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.used == self.buffer.filled && !self.ended {
+        while self.buffer.as_ref().is_none_or(|buffer| self.used == buffer.filled) && !self.ended {
             match self.from.recv() {
                 Ok(Piece::Data(full)) => {
-                    let empty = std::mem::replace(&mut self.buffer, full);
                     self.used = 0;
-                    if !empty.bytes.is_empty() {
-                        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(empty.bytes);
+                    if let Some(empty) = self.buffer.replace(full) {
+                        self.free.give(empty.bytes);
                     }
                 }
                 Ok(Piece::End) => self.ended = true,
                 Err(_) => return Err(io::Error::other(Disconnected)),
             }
         }
-        Ok(&self.buffer.bytes[self.used..self.buffer.filled])
+        let used = self.used;
+        Ok(self.buffer.as_mut().map_or(&[], |buffer| &buffer.bytes.all()[used..buffer.filled]))
     }
 
     fn consume(&mut self, n: usize) {
-        self.used = (self.used + n).min(self.buffer.filled);
+        self.used = (self.used + n).min(self.buffer.as_ref().map_or(0, |buffer| buffer.filled));
     }
 }
 
-impl Read for PipeReader {
+impl Read for PipeReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let n = self.fill_buf()?.read(out)?;
         self.consume(n);
@@ -181,6 +235,45 @@ mod tests {
             });
             assert!(got == data, "{len}");
         }
+    }
+
+    #[test]
+    fn what_is_written_gets_into_its_memory() {
+        let data: Vec<u8> = (0..5 * SIZE).map(|i| (i % 251) as u8).collect();
+        for (len, cut) in [(0, 1), (1, 1), (SIZE + 7, SIZE), (2 * SIZE, 3), (7 * SIZE, 2 * SIZE + 1)] {
+            let mut memory = vec![0; len];
+            let (mut writer, mut reader) = pipe_in(&mut memory);
+            let (mut got, data) = (Vec::new(), &data);
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    let (first, second) = data.split_at(cut);
+                    writer.write_all(first).unwrap();
+                    writer.flush().unwrap();
+                    writer.write_all(second).unwrap();
+                    writer.finish().unwrap();
+                });
+                drain(&mut reader, &mut got).unwrap();
+            });
+            drop(reader);
+            assert!(got == *data, "{len}");
+            let kept = len.min(data.len());
+            assert!(memory[..kept] == data[..kept], "{len}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_gets_into_its_memory_without_a_reader_too() {
+        let mut memory = vec![0; 3 * SIZE];
+        let (mut writer, reader) = pipe_in(&mut memory);
+        drop(reader);
+        for _ in 0..4 {
+            let space = writer.space();
+            space.fill(7);
+            let n = space.len();
+            assert!(Disconnected::is_io(&writer.advance(n).unwrap_err()));
+        }
+        drop(writer);
+        assert!(memory.iter().all(|byte| *byte == 7));
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, SealError>>) -> Result<T, Se
 
 /// Compresses what `body` writes with zstd, between manifest and trailer.
 fn produce<T: Borrow<Trailer>>(
-    mut to: PipeWriter,
+    mut to: PipeWriter<'static>,
     how: &Sealing<'_>,
     front: &[u8],
     body: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>,
@@ -142,7 +142,7 @@ fn produce<T: Borrow<Trailer>>(
 
 /// Compresses, at a level that depends on what that gains.
 struct Compressor {
-    zstd: zstd::stream::write::Encoder<'static, Counted<PipeWriter>>,
+    zstd: zstd::stream::write::Encoder<'static, Counted<PipeWriter<'static>>>,
     /// The number of bytes that were compressed.
     read: u64,
     effort: Effort,
@@ -167,7 +167,7 @@ impl Write for Compressor {
 }
 
 /// Writes a one-pass signature, the literal packet, and the signature.
-fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> Result<(), SealError> {
+fn sign(mut from: PipeReader<'_>, mut to: PipeWriter<'_>, how: &Sealing<'_>) -> Result<(), SealError> {
     let mut message = Message::new(&mut to);
     if let Some(signer) = how.signer {
         // SHA-256 is three times as fast as Sequoia's default, SHA-512.
@@ -184,7 +184,7 @@ fn sign(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> Result<(
 }
 
 /// Writes the session key for each recipient, and the encrypted packet around what was signed.
-fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> Result<(), SealError> {
+fn encrypt(mut from: PipeReader<'_>, mut to: PipeWriter<'_>, how: &Sealing<'_>) -> Result<(), SealError> {
     let keys = &how.recipients.keys;
     match how.format {
         Format::Gpg => seipd::encrypt_v1(&mut from, &mut to, keys)?,
@@ -193,7 +193,7 @@ fn encrypt(mut from: PipeReader, mut to: PipeWriter, how: &Sealing<'_>) -> Resul
     Ok(to.finish()?)
 }
 
-fn write<W: Write>(mut from: PipeReader, mut out: W) -> Result<W, SealError> {
+fn write<W: Write>(mut from: PipeReader<'_>, mut out: W) -> Result<W, SealError> {
     drain(&mut from, &mut out).and_then(|()| out.flush()).map_err(SealError::Out)?;
     Ok(out)
 }

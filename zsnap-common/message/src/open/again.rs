@@ -19,7 +19,7 @@ pub fn decrypt_again<R: Read>(
     length: u64,
     digests: &[Digest],
     session: &Session,
-    to: PipeWriter,
+    to: PipeWriter<'static>,
 ) -> anyhow::Result<()> {
     let mut payload = Same {
         to,
@@ -45,7 +45,7 @@ fn changed() -> Refusal {
 
 /// The payload of the second pass: a chunk is released only if it is the same as in the first.
 struct Same<'a> {
-    to: PipeWriter,
+    to: PipeWriter<'static>,
     framing: Framing,
     head: LiteralHead,
     chunk: Vec<u8>,

@@ -8,7 +8,7 @@ use memmap2::{Advice, MmapMut};
 /// that is used, and takes three times as long for small pages; but a huge one takes as long as 512 small ones.
 const HUGE: u64 = 4 << 20;
 
-/// Bytes that grow up to a limit. Only what is written takes memory.
+/// Bytes up to a limit. Only what is written takes memory.
 pub struct Memory {
     bytes: MmapMut,
     is_huge: bool,
@@ -31,22 +31,15 @@ impl Memory {
         (self.filled as u64).next_multiple_of(if self.is_huge { 2 << 20 } else { 4 << 10 })
     }
 
-    /// Returns what is not filled yet.
+    /// Returns all of it, to be filled from its beginning.
     pub fn space(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.filled..]
+        &mut self.bytes
     }
 
-    /// Takes the first `n` bytes of [`Memory::space`] as filled.
-    pub fn advance(&mut self, n: usize) {
-        self.filled = (self.filled + n).min(self.bytes.len());
-    }
-
-    /// Appends `bytes`. Returns `false` if they do not fit.
-    pub fn append(&mut self, bytes: &[u8]) -> bool {
-        let Some(space) = self.space().get_mut(..bytes.len()) else { return false };
-        space.copy_from_slice(bytes);
-        self.advance(bytes.len());
-        true
+    /// Takes the first `n` bytes as filled. Returns `None` if there are not as many.
+    pub fn filled(self, n: u64) -> Option<Memory> {
+        let filled = usize::try_from(n).ok().filter(|n| *n <= self.bytes.len())?;
+        Some(Memory { filled, ..self })
     }
 }
 
@@ -64,12 +57,14 @@ mod tests {
 
     #[test]
     fn it_takes_what_fits() {
-        let mut memory = Memory::reserve(5, HUGE).unwrap();
-        assert!(memory.append(b"ab") && memory.append(b"") && !memory.append(b"cdef"));
-        memory.space()[..3].copy_from_slice(b"xyz");
-        memory.advance(3);
-        assert!(memory.space().is_empty());
-        assert_eq!(memory[..], *b"abxyz");
+        let filled = |n| {
+            let mut memory = Memory::reserve(5, HUGE).unwrap();
+            memory.space().copy_from_slice(b"abxyz");
+            memory.filled(n)
+        };
+        assert_eq!(filled(3).unwrap()[..], *b"abx");
+        assert_eq!(filled(5).unwrap()[..], *b"abxyz");
+        assert!(filled(6).is_none());
         assert!(Memory::reserve(0, 1).is_none() && Memory::reserve(1 << 62, 1).is_none());
     }
 }

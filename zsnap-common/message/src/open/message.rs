@@ -12,7 +12,6 @@ use sequoia_openpgp::Fingerprint;
 
 use super::digests::Digest;
 use super::framing::{Framing, Piece, cut};
-use super::memory::Memory;
 use super::seipd::{Decryption, Session, Sink, Start};
 use super::{Refusal, Trust, session, signatures, walk};
 use crate::pipe::{PipeWriter, pipe};
@@ -26,27 +25,25 @@ pub struct Authentic {
     /// The fingerprint of the certificate that signed, and when; `None` if the message is not signed.
     pub signer: Option<(String, SystemTime)>,
     pub session: Session,
-    /// The content of the literal packet, if it was to be kept.
-    pub payload: Option<Memory>,
-    /// The digests of that content, if it was not kept.
+    /// The length of the content of the literal packet, in bytes.
+    pub bytes: u64,
+    /// The digests of that content, if they were wanted.
     pub digests: Vec<Digest>,
 }
 
-/// Reads and decrypts `length` bytes of `src`, writes the payload to `to`, and keeps it if `keep`. The payload is not
-/// authentic until this returns `Ok`.
+/// Reads and decrypts `length` bytes of `src`, and writes the payload to `to`, with digests if `digests`. The payload
+/// is not authentic until this returns `Ok`.
 pub fn authenticate<R: Read>(
     src: &mut R,
     length: u64,
-    keep: bool,
+    digests: bool,
     who: &Trust<'_>,
-    to: PipeWriter,
+    to: PipeWriter<'_>,
 ) -> Result<Authentic, Refusal> {
-    // Without the memory, the message is read again when its stream is wanted.
-    let payload = Memory::reserve(if keep { length } else { 0 }, length);
     let (plain, packets) = pipe();
     let recipient = OnceLock::new();
     let (session, verified) = thread::scope(|scope| -> Result<_, Refusal> {
-        let verifying = walk::spawn(scope, || signatures::verify(packets, who, &recipient, payload, to))?;
+        let verifying = walk::spawn(scope, || signatures::verify(packets, who, &recipient, digests, to))?;
         let session = decrypt(src, length, who, &recipient, plain);
         // After a panic in there the message is to blame, and would cause it again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
@@ -54,7 +51,7 @@ pub fn authenticate<R: Read>(
     })?;
     // In this order: what was changed on its way says nothing about who signed it.
     let (session, verified) = (session?, verified?);
-    Ok(Authentic { signer: verified.signer, session, payload: verified.payload, digests: verified.digests })
+    Ok(Authentic { signer: verified.signer, session, bytes: verified.bytes, digests: verified.digests })
 }
 
 /// Decrypts the message, and writes the packets inside to `to`. After `Ok`, the message is whole, nobody changed what
@@ -64,7 +61,7 @@ fn decrypt<R: Read>(
     length: u64,
     who: &Trust<'_>,
     recipient: &OnceLock<Fingerprint>,
-    to: PipeWriter,
+    to: PipeWriter<'_>,
 ) -> Result<Session, Refusal> {
     let mut session = None;
     let mut decrypting = Decrypting::new(length, |packets, start| {

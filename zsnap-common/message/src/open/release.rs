@@ -69,7 +69,7 @@ fn decompress(payload: impl BufRead + Send, window_log: u32, out: &mut dyn Write
     })
 }
 
-fn unpack(payload: impl BufRead, window_log: u32, mut to: PipeWriter) -> anyhow::Result<u64> {
+fn unpack(payload: impl BufRead, window_log: u32, mut to: PipeWriter<'_>) -> anyhow::Result<u64> {
     let failed = |e| match e {
         PayloadError::Io(e) => e.into(),
         PayloadError::Malformed(why) | PayloadError::Newer(why) | PayloadError::Window(why) => {

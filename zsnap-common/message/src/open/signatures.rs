@@ -19,15 +19,12 @@ use openpgp::parse::stream::{
 use openpgp::{Cert, Fingerprint, KeyHandle};
 
 use super::digests::{Digest, Digests};
-use super::memory::Memory;
 use super::{Refusal, Trust};
 use crate::keys::policy;
 use crate::pipe::{PipeReader, PipeWriter};
 
 /// The number of bytes that Sequoia holds back. If this is less than 128 KiB, it reads the whole message into memory.
 const HOLD: usize = 256 << 10;
-/// The number of bytes of data that are read at a time.
-const STEP: usize = 256 << 10;
 /// How far in the future a signature may be.
 const MAX_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -35,25 +32,26 @@ const MAX_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Verified {
     /// The fingerprint of the certificate that signed, and when; `None` if the data is not signed.
     pub signer: Option<(String, SystemTime)>,
-    /// The data, if it was to be kept.
-    pub payload: Option<Memory>,
-    /// The digests of the data, if it was not kept.
+    /// The length of the data, in bytes.
+    pub bytes: u64,
+    /// The digests of the data, if they were wanted.
     pub digests: Vec<Digest>,
 }
 
-/// Reads the packets in `from`, writes their data to `to`, and keeps it in `payload`. The data is not authentic until
-/// this returns `Ok`. `recipient` is set before the first byte comes: the certificate whose key decrypted the message.
+/// Reads the packets in `from`, and writes their data to `to`, with digests if `digests`. The data is not authentic
+/// until this returns `Ok`. `recipient` is set before the first byte comes: the certificate whose key decrypted the
+/// message.
 pub fn verify(
-    from: PipeReader,
+    from: PipeReader<'_>,
     who: &Trust<'_>,
     recipient: &OnceLock<Fingerprint>,
-    mut payload: Option<Memory>,
-    to: PipeWriter,
+    digests: bool,
+    mut to: PipeWriter<'_>,
 ) -> Result<Verified, Refusal> {
     let policy = policy();
     let found = RefCell::new(Found::default());
-    let mut digests = payload.is_none().then(Digests::default);
-    let mut to = Some(to);
+    let mut digests = digests.then(Digests::default);
+    let mut bytes = 0;
     let read = || -> anyhow::Result<()> {
         let helper = Helper { who, recipient, found: &found };
         // Signatures are checked as of the last second that OpenPGP knows: then none is from the future, whatever our
@@ -61,30 +59,21 @@ pub fn verify(
         let last = UNIX_EPOCH + Duration::from_secs(u32::MAX.into());
         let source = VerifierBuilder::from_reader(Source(Mutex::new(from)))?;
         let mut message = source.buffer_size(HOLD).with_policy(&policy, last, helper)?;
-        let mut unused = Vec::new();
         loop {
-            let space = match &mut to {
-                Some(to) => to.space(),
-                None => {
-                    unused.resize(STEP, 0);
-                    &mut unused[..]
-                }
-            };
+            let space = to.space();
             let n = match message.read(space) {
                 Ok(0) => return Ok(()),
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e.into()),
             };
-            if let Some(payload) = &mut payload {
-                anyhow::ensure!(payload.append(&space[..n]), "its data is longer than the message");
-            }
+            bytes += n as u64;
             if let Some(digests) = &mut digests {
                 digests.feed(&space[..n]);
             }
             // The walker may have ended with an error of its own. Verification goes on without it, because a message
             // must be authentic before it can be malformed.
-            to = to.take().and_then(|mut to| to.advance(n).is_ok().then_some(to));
+            let _ = to.advance(n);
         }
     };
     let result = read();
@@ -96,17 +85,15 @@ pub fn verify(
     if !found.checked {
         return Err(Refusal::Malformed("it has no end".into()));
     }
-    if let Some(to) = to {
-        // If the walker is gone, it has returned the reason.
-        let _ = to.finish();
-    }
-    Ok(Verified { signer: found.signer, payload, digests: digests.map(Digests::finish).unwrap_or_default() })
+    // If the walker is gone, it has returned the reason.
+    let _ = to.finish();
+    Ok(Verified { signer: found.signer, bytes, digests: digests.map(Digests::finish).unwrap_or_default() })
 }
 
 /// The packets. A mutex only because Sequoia requires its source to be `Sync`.
-struct Source(Mutex<PipeReader>);
+struct Source<'a>(Mutex<PipeReader<'a>>);
 
-impl Read for Source {
+impl Read for Source<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner).read(buffer)
     }

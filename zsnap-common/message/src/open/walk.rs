@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use sha2::{Digest, Sha256};
@@ -11,15 +10,10 @@ use sha2::{Digest, Sha256};
 use super::memory::Memory;
 use super::{Limits, Refusal};
 use crate::payload::{Manifest, PayloadError, PayloadKind, PayloadReader, Trailer};
-use crate::pipe::{PipeReader, PipeWriter, pipe};
+use crate::pipe::{PipeReader, PipeWriter, pipe_in};
 use zsnap_common::cli::cancel;
 use zsnap_common::names::digest::hex;
 use zsnap_common::stream::{Gate, StreamFacts};
-
-/// The number of bytes decompressed at a time.
-const STEP: usize = 256 << 10;
-/// The number of such pieces that may wait to be checked.
-const DEPTH: usize = 4;
 
 /// The length of the uncompressed stream up to which [`Limits::max_ratio`] is not checked: empty and uniform data
 /// compress as well as a zip bomb, and a bomb of this size does no harm.
@@ -47,28 +41,27 @@ impl From<PayloadError> for Refusal {
     }
 }
 
-/// Reads `payload` to its end. Keeps the uncompressed stream in `memory` if it fits there. A second thread digests the
-/// stream, if it is opaque or `digest`, and walks the gate, because that takes as long as decompression. Stops where a
-/// limit is exceeded, so that a payload that decompresses to very much costs little time.
+/// Reads `payload` to its end. Keeps the uncompressed stream in `memory` if it fits there. A second thread walks the
+/// gate, and digests the stream where that is needed, because either takes as long as decompression. `unsigned` says
+/// that anybody may have made the payload. Stops where a limit is exceeded, so that a payload that decompresses to very
+/// much costs little time.
 pub fn walk(
     payload: impl BufRead,
     limits: &Limits,
     mut memory: Option<Memory>,
-    digest: bool,
+    unsigned: bool,
 ) -> Result<Walked, Refusal> {
     let taken = Cell::new(0);
     let mut reader = PayloadReader::new(Counted { src: payload, taken: &taken }, limits.window_log)?;
-    // The checksums of a ZFS stream show what a sender with a fault compressed; an opaque stream has none.
+    // A signature vouches for the sender, and then a checksum is enough to show what a sender with a fault compressed:
+    // a ZFS stream has its own, and another one that of the zstd frame, which is compared as it is decompressed.
     let opaque = reader.manifest().is_some_and(|manifest| manifest.kind == PayloadKind::Opaque);
-    let digest = (digest || opaque).then(Sha256::new);
-    let space = memory.as_mut().map_or(&mut [][..], Memory::space);
-    let room = space.len() as u64;
-    let (passed, from_pipe) = pipe();
-    let (kept, from_memory) = sync_channel(DEPTH);
+    let digest = (unsigned || opaque && !reader.has_checksum()).then(Sha256::new);
+    let (to, from) = pipe_in(memory.as_mut().map_or(&mut [], Memory::space));
     let (bytes, checked) = thread::scope(|scope| -> Result<_, Refusal> {
         let mut checked = Checked { sha256: digest, gate: (!opaque).then(Gate::new) };
-        let checking = spawn(scope, move || checked.all(from_memory, from_pipe).map(|()| checked))?;
-        let bytes = decompress(&mut reader, limits, &taken, space, kept, passed);
+        let checking = spawn(scope, move || checked.all(from).map(|()| checked))?;
+        let bytes = decompress(&mut reader, limits, &taken, to);
         let failed = || Err(Refusal::Malformed("walking it failed".into()));
         Ok((bytes, checking.join().unwrap_or_else(|_| failed())))
     })?;
@@ -83,54 +76,29 @@ pub fn walk(
         Some(gate) => Some(facts(gate, manifest.as_ref(), trailer.as_ref())?),
         None => None,
     };
-    let plain = memory.filter(|_| bytes <= room).map(|mut memory| {
-        memory.advance(usize::try_from(bytes).unwrap_or(usize::MAX));
-        memory
-    });
+    let plain = memory.and_then(|memory| memory.filled(bytes));
     Ok(Walked { manifest, trailer, stream, bytes, plain })
 }
 
-/// Decompresses the stream: what fits into `space` is put there and sent to `kept`, the rest goes to `passed`. Returns
-/// its length in bytes.
-fn decompress<'a>(
+/// Decompresses the stream. Returns its length in bytes.
+fn decompress(
     reader: &mut PayloadReader<impl BufRead>,
     limits: &Limits,
     taken: &Cell<u64>,
-    space: &'a mut [u8],
-    kept: SyncSender<&'a [u8]>,
-    mut passed: PipeWriter,
+    mut to: PipeWriter<'_>,
 ) -> Result<u64, Refusal> {
     let mut bytes = 0;
-    // Fills `space` as far as the stream goes.
-    let mut fill = |space: &mut [u8]| -> Result<usize, Refusal> {
-        let mut filled = 0;
-        while filled < space.len() {
-            cancel::check().map_err(Refusal::Io)?;
-            let n = reader.read(&mut space[filled..])?;
-            if n == 0 {
-                break;
-            }
-            filled += n;
-            bytes += n as u64;
-            within(limits, bytes, taken.get())?;
-        }
-        Ok(filled)
-    };
-    // Where nothing can be sent, the checking thread has rejected the stream, and returns the reason.
-    for piece in space.chunks_mut(STEP) {
-        let n = fill(piece)?;
-        if kept.send(&piece[..n]).is_err() || n < piece.len() {
-            break;
-        }
-    }
-    drop(kept);
     loop {
-        let n = fill(passed.space())?;
-        if n == 0 || passed.advance(n).is_err() {
+        cancel::check().map_err(Refusal::Io)?;
+        let n = reader.read(to.space())?;
+        bytes += n as u64;
+        within(limits, bytes, taken.get())?;
+        // Where nothing can be sent, the checking thread has rejected the stream, and returns the reason.
+        if n == 0 || to.advance(n).is_err() {
             break;
         }
     }
-    let _ = passed.finish();
+    let _ = to.finish();
     Ok(bytes)
 }
 
@@ -188,19 +156,15 @@ struct Checked {
 }
 
 impl Checked {
-    /// Checks the stream: first what is kept, then what is passed.
-    fn all(&mut self, kept: Receiver<&[u8]>, mut passed: PipeReader) -> Result<(), Refusal> {
-        for piece in kept {
-            self.feed(piece)?;
-        }
+    fn all(&mut self, mut stream: PipeReader<'_>) -> Result<(), Refusal> {
         loop {
-            let piece = passed.fill_buf().map_err(Refusal::Io)?;
+            let piece = stream.fill_buf().map_err(Refusal::Io)?;
             if piece.is_empty() {
                 return Ok(());
             }
             self.feed(piece)?;
             let n = piece.len();
-            passed.consume(n);
+            stream.consume(n);
         }
     }
 
@@ -243,9 +207,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { verify_buffer: 0, window_log: 27, max_size: None, max_ratio: 10_000 };
 
-    /// Returns a manifest and a zstd frame of so many blocks of 128 KiB of zeros, each of which has four bytes (RFC
-    /// 8878, 3.1.1: RLE_Block). There is no trailer, because no test gets that far.
-    fn bomb(blocks: u32) -> Vec<u8> {
+    fn manifest() -> Vec<u8> {
         let manifest = Manifest {
             zsnap: 1,
             host: "h".parse().unwrap(),
@@ -259,7 +221,13 @@ mod tests {
             base: Base::None,
             zfs: None,
         };
-        let mut payload = manifest.encode().unwrap();
+        manifest.encode().unwrap()
+    }
+
+    /// Returns a manifest and a zstd frame of so many blocks of 128 KiB of zeros, each of which has four bytes (RFC
+    /// 8878, 3.1.1: RLE_Block). There is no trailer, because no test gets that far.
+    fn bomb(blocks: u32) -> Vec<u8> {
+        let mut payload = manifest();
         // No content size, a window of 128 KiB.
         payload.extend([0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3]);
         for left in (0..blocks).rev() {
@@ -287,6 +255,25 @@ mod tests {
         }
         // A small payload may be as dense.
         assert!(matches!(refused(&bomb(100), &LIMITS), Refusal::Malformed(why) if why.contains("without a trailer")));
+    }
+
+    #[test]
+    fn a_digest_is_compared_where_nothing_else_covers_the_stream() {
+        let walked = |checksum, said: u64, sha256: &[u8], unsigned| {
+            let mut zstd = zstd::stream::write::Encoder::new(manifest(), 1).unwrap();
+            zstd.include_checksum(checksum).unwrap();
+            io::Write::write_all(&mut zstd, b"stream").unwrap();
+            let sha256 = hex(&Sha256::digest(sha256));
+            let trailer = Trailer { zsnap: 1, bytes: said, sha256, substreams: None, to: None };
+            let payload = [zstd.finish().unwrap(), trailer.encode().unwrap()].concat();
+            walk(&payload[..], &LIMITS, None, unsigned).map(|walked| walked.bytes)
+        };
+        for (checksum, unsigned) in [(true, true), (false, true), (true, false), (false, false)] {
+            let compared = unsigned || !checksum;
+            assert_eq!(walked(checksum, 6, b"stream", unsigned).unwrap(), 6);
+            assert_eq!(walked(checksum, 6, b"another", unsigned).is_err(), compared, "{checksum} {unsigned}");
+            assert!(walked(checksum, 7, b"stream", unsigned).is_err());
+        }
     }
 
     #[test]
