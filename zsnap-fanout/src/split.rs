@@ -96,7 +96,7 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], notice
         // On file systems where a rename is not atomic, a crash can leave both names.
         let one_name = |dir: &Incoming| {
             let file = File::open(boxes.split_dir(host).join(name))?;
-            dir.remove_if_same(name.as_ref(), &file)
+            dir.remove_if_same(name.as_ref(), &file).and_then(|_| dir.sync())
         };
         match dir.as_ref().map(one_name) {
             Some(Err(e)) => notices.problem(&format!("{host}/{name}"), &format!("{e}; the next run tries again")),

@@ -108,7 +108,8 @@ pub fn learn(shared: &Shared<'_>, tree: &Tree, past: &mut Past, facts: &Facts) -
     journal::write(&journal::dataset_path(&shared.config.state, pool.guid, target), past)
 }
 
-/// Removes a file, if it is still the one that was opened.
+/// Removes a file, if it is still the one that was opened. There is no fsync: if the file is back after a loss of
+/// power, the next run finds in the journal that it was applied.
 pub fn remove(place: &Place, name: &OsStr, fd: &File) -> Result<()> {
     if !place.dir.remove_if_same(name, fd).or_exit(Exit::Io, "removing an applied file")? {
         log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(name).display()));

@@ -149,15 +149,14 @@ impl Incoming {
         Ok(Some(bytes))
     }
 
-    /// Durably removes `name` if it is still the file that was opened. Returns `false`, and removes nothing, if it is
-    /// another file by now.
+    /// Removes `name` if it is still the file that was opened. Returns `false`, and removes nothing, if it is another
+    /// file by now. Without [`Incoming::sync`], the name may be back after a loss of power.
     pub fn remove_if_same(&self, name: &OsStr, file: &File) -> io::Result<bool> {
         let path = self.path.join(name);
         if !self.is_same(name, file)? {
             return Ok(false);
         }
         rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()).map_err(at_path(&path))?;
-        rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))?;
         Ok(true)
     }
 
