@@ -71,7 +71,7 @@ pub struct Options {
     /// Number of hosts that are processed at the same time
     #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64), help_heading = ADVANCED)]
     pub jobs: u8,
-    /// Verify messages up to this size in memory; larger ones are read twice [default: a sixteenth of the memory]
+    /// Keep verified streams up to this size in memory; longer ones are read twice [default: an eighth of the memory]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size, help_heading = ADVANCED)]
     pub verify_buffer: Option<u64>,
     /// Largest zstd window, as a power of two

@@ -13,14 +13,14 @@ const EACH: u64 = 40 << 20;
 /// The smallest and largest default of `--verify-buffer`, in bytes.
 const BUFFER: (u64, u64) = (64 << 20, 1 << 30);
 
-/// Returns the default of `--verify-buffer`: a sixteenth of the memory that this process may use, within [`BUFFER`].
-/// What is kept takes twice that at most, and the rest belongs to the receivers: `zfs` and its cache.
+/// Returns the default of `--verify-buffer`: an eighth of the memory that this process may use, within [`BUFFER`]. The rest
+/// belongs to the receivers: `zfs` and its cache.
 pub fn default_buffer() -> u64 {
     buffer_for(usable())
 }
 
 fn buffer_for(usable: u64) -> u64 {
-    (usable / 16).clamp(BUFFER.0, BUFFER.1)
+    (usable / 8).clamp(BUFFER.0, BUFFER.1)
 }
 
 /// Returns the bytes of memory that this process may use: those of the machine, or a limit (`MemoryMax=` of a systemd
@@ -48,9 +48,9 @@ fn limit_of_groups(groups: &str, root: &Path) -> Option<u64> {
 }
 
 /// Returns the most bytes that are in use while `jobs` files are verified, with zstd windows of up to 2^`window_log`
-/// bytes. Of all files together, `buffer` bytes of payload are kept, and as many of uncompressed streams.
+/// bytes. Of all files together, `buffer` bytes of uncompressed streams are kept.
 pub fn most(jobs: usize, window_log: u32, buffer: u64) -> u64 {
-    work(jobs, window_log).saturating_add(buffer.saturating_mul(2))
+    work(jobs, window_log).saturating_add(buffer)
 }
 
 /// Returns the bytes that the verification of `jobs` files needs, without what is kept of them.
@@ -85,8 +85,8 @@ mod tests {
 
     #[test]
     fn it_asks_for_what_all_files_take_together() {
-        assert_eq!(most(1, 27, 64 << 20), (128 + 40 + 128) << 20);
-        assert_eq!(most(2, 27, 64 << 20), (2 * (128 + 40) + 128) << 20);
+        assert_eq!(most(1, 27, 64 << 20), (128 + 40 + 64) << 20);
+        assert_eq!(most(2, 27, 64 << 20), (2 * (128 + 40) + 64) << 20);
         assert_eq!(most(usize::MAX, 64, u64::MAX), u64::MAX);
         assert!(is_enough(1 << 20));
         assert!(!is_enough(1 << 62) && !is_enough(u64::MAX));
@@ -100,9 +100,9 @@ mod tests {
     }
 
     #[test]
-    fn the_default_buffer_is_a_sixteenth_of_the_memory_within_bounds() {
+    fn the_default_buffer_is_an_eighth_of_the_memory_within_bounds() {
         assert_eq!(
-            [0, 1 << 30, 2 << 30, 16 << 30, 1 << 40].map(buffer_for),
+            [0, 512 << 20, 1 << 30, 8 << 30, 1 << 40].map(buffer_for),
             [64, 64, 128, 1024, 1024].map(|n| n << 20)
         );
         assert_eq!(total("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));

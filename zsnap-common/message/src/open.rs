@@ -2,8 +2,8 @@
 //!
 //! One thread reads and decrypts (`message.rs`, `seipd.rs`), a second one verifies (`signatures.rs`), a third one
 //! decompresses, a fourth one digests and walks the stream (`walk.rs`). What the last two see is not authentic yet, so
-//! all they may do is reject it, and their result counts only after the first two have accepted the message. A message
-//! that is too large to be kept is decrypted again for its release (`release.rs`, `again.rs`).
+//! all they may do is reject it, and their result counts only after the first two have accepted the message. If its
+//! stream is too long to be kept, the message is decrypted again for its release (`release.rs`, `again.rs`).
 
 mod again;
 mod digests;
@@ -26,7 +26,7 @@ use sequoia_openpgp::{Cert, KeyHandle};
 
 use crate::keys::{Keyring, merged};
 use crate::payload::{Manifest, Trailer};
-use crate::pipe::{Disconnected, pipe, pipe_in};
+use crate::pipe::{Disconnected, pipe};
 use memory::Memory;
 use message::Authentic;
 use release::Again;
@@ -88,7 +88,8 @@ pub struct Trust<'a> {
 /// The limits for one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The size in bytes up to which messages are held in memory; larger ones are read twice.
+    /// The number of bytes up to which the uncompressed stream is held in memory; with a longer one, the message is
+    /// read twice.
     pub verify_buffer: u64,
     /// The largest zstd window, log2.
     pub window_log: u32,
@@ -203,30 +204,24 @@ fn again_failed(e: &anyhow::Error) -> Refusal {
 pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limits) -> Result<Verified<R>, Refusal> {
     let length = src.seek(SeekFrom::End(0)).map_err(Refusal::Io)?;
     src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
-    // The chunks and headers of the encryption make the message a little longer than its content.
-    let small = length <= limits.verify_buffer.saturating_add(limits.verify_buffer / 128).saturating_add(64 << 10);
-    let keep = if small { limits.verify_buffer } else { 0 };
-    let memory = || Memory::reserve(keep, length);
-    // Without the memory, the message is read again when its stream is wanted.
-    let mut payload = Memory::reserve(if keep > 0 { length } else { 0 }, length);
-    let digests = payload.is_none();
-    let (to, from) = pipe_in(payload.as_mut().map_or(&mut [], Memory::space));
+    // A stream is hardly ever shorter than its message; the chunks and headers of the encryption are all that is more.
+    let may_fit = length <= limits.verify_buffer.saturating_add(limits.verify_buffer / 128).saturating_add(64 << 10);
+    let memory = || Memory::reserve(if may_fit { limits.verify_buffer } else { 0 }, length);
+    let (to, from) = pipe();
     let reader = &mut src;
     // A sender who is not known yet must not cost us more than the message is worth.
     let modest = Limits { max_ratio: limits.max_ratio.min(UNKNOWN_RATIO), ..*limits };
     let (authentic, walked) = thread::scope(|scope| -> Result<_, Refusal> {
-        let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, digests, who, to))?;
+        let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, who, to))?;
         let walked = walk::walk(from, &modest, memory(), who.unsigned);
         // After a panic in there the message is to blame, and would cause it again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
         Ok((decrypting.join().unwrap_or_else(|_| failed()), walked))
     })?;
     // In this order: before the message is known to be authentic, its content means nothing.
-    let Authentic { signer, session, bytes, digests } = authentic?;
-    let payload = payload.and_then(|payload| payload.filled(bytes));
-    let mut walked = match (walked, &payload) {
-        (Err(Refusal::TooLarge(_)), Some(payload)) => walk::walk(&payload[..], limits, memory(), who.unsigned)?,
-        (Err(Refusal::TooLarge(_)), None) => {
+    let Authentic { signer, session, digests } = authentic?;
+    let mut walked = match walked {
+        Err(Refusal::TooLarge(_)) => {
             src.seek(SeekFrom::Start(0)).map_err(Refusal::Io)?;
             let (to, from) = pipe();
             let (src, digests, session) = (&mut src, &digests, &session);
@@ -242,12 +237,11 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
                 (_, walked) => walked?,
             }
         }
-        (walked, _) => walked?,
+        walked => walked?,
     };
-    let again = match (walked.plain.take(), payload) {
-        (Some(plain), _) => Again::Plain(plain),
-        (None, Some(payload)) => Again::Payload(payload),
-        (None, None) => Again::Pass { digests, length, session },
+    let again = match walked.plain.take() {
+        Some(plain) => Again::Plain(plain),
+        None => Again::Pass { digests, length, session },
     };
     if let Some(manifest) = walked.manifest.as_ref().filter(|manifest| manifest.host != *who.host) {
         return Err(Refusal::WrongHost { said: manifest.host.clone() });

@@ -1,4 +1,4 @@
-//! Memory for what is kept of a message: its payload, its uncompressed stream.
+//! Memory for the uncompressed stream of a message.
 
 use std::ops::Deref;
 

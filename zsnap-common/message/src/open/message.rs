@@ -25,25 +25,22 @@ pub struct Authentic {
     /// The fingerprint of the certificate that signed, and when; `None` if the message is not signed.
     pub signer: Option<(String, SystemTime)>,
     pub session: Session,
-    /// The length of the content of the literal packet, in bytes.
-    pub bytes: u64,
-    /// The digests of that content, if they were wanted.
+    /// The digests of the content of the literal packet.
     pub digests: Vec<Digest>,
 }
 
-/// Reads and decrypts `length` bytes of `src`, and writes the payload to `to`, with digests if `digests`. The payload
-/// is not authentic until this returns `Ok`.
+/// Reads and decrypts `length` bytes of `src`, and writes the payload to `to`. The payload is not authentic until this
+/// returns `Ok`.
 pub fn authenticate<R: Read>(
     src: &mut R,
     length: u64,
-    digests: bool,
     who: &Trust<'_>,
     to: PipeWriter<'_>,
 ) -> Result<Authentic, Refusal> {
     let (plain, packets) = pipe();
     let recipient = OnceLock::new();
     let (session, verified) = thread::scope(|scope| -> Result<_, Refusal> {
-        let verifying = walk::spawn(scope, || signatures::verify(packets, who, &recipient, digests, to))?;
+        let verifying = walk::spawn(scope, || signatures::verify(packets, who, &recipient, to))?;
         let session = decrypt(src, length, who, &recipient, plain);
         // After a panic in there the message is to blame, and would cause it again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
@@ -51,7 +48,7 @@ pub fn authenticate<R: Read>(
     })?;
     // In this order: what was changed on its way says nothing about who signed it.
     let (session, verified) = (session?, verified?);
-    Ok(Authentic { signer: verified.signer, session, bytes: verified.bytes, digests: verified.digests })
+    Ok(Authentic { signer: verified.signer, session, digests: verified.digests })
 }
 
 /// Decrypts the message, and writes the packets inside to `to`. After `Ok`, the message is whole, nobody changed what

@@ -13,11 +13,9 @@ use zsnap_common::cli::exit::Exit;
 
 /// How the stream is obtained again.
 pub enum Again {
-    /// The stream was small: its bytes.
+    /// The stream was kept: its bytes.
     Plain(Memory),
-    /// The payload was small: its bytes, which are decompressed again.
-    Payload(Memory),
-    /// Neither was kept: the message is read and decrypted again, and its payload compared with the digests of the
+    /// It was not: the message is read and decrypted again, and its payload compared with the digests of the
     /// authentic one.
     Pass { digests: Vec<Digest>, length: u64, session: Session },
 }
@@ -26,7 +24,7 @@ impl Again {
     /// Returns how many bytes of memory it takes.
     pub fn kept(&self) -> u64 {
         match self {
-            Again::Plain(bytes) | Again::Payload(bytes) => bytes.resident(),
+            Again::Plain(bytes) => bytes.resident(),
             Again::Pass { digests, .. } => size_of_val(digests.as_slice()) as u64,
         }
     }
@@ -43,7 +41,6 @@ impl Again {
                 out.write_all(&plain)?;
                 Ok(plain.len() as u64)
             }
-            Again::Payload(payload) => decompress(&payload[..], window_log, out),
             Again::Pass { digests, length, session } => {
                 src.seek(SeekFrom::Start(0))?;
                 let (to, from) = pipe();

@@ -32,26 +32,21 @@ const MAX_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Verified {
     /// The fingerprint of the certificate that signed, and when; `None` if the data is not signed.
     pub signer: Option<(String, SystemTime)>,
-    /// The length of the data, in bytes.
-    pub bytes: u64,
-    /// The digests of the data, if they were wanted.
+    /// The digests of the data.
     pub digests: Vec<Digest>,
 }
 
-/// Reads the packets in `from`, and writes their data to `to`, with digests if `digests`. The data is not authentic
-/// until this returns `Ok`. `recipient` is set before the first byte comes: the certificate whose key decrypted the
-/// message.
+/// Reads the packets in `from`, and writes their data to `to`. The data is not authentic until this returns `Ok`.
+/// `recipient` is set before the first byte comes: the certificate whose key decrypted the message.
 pub fn verify(
     from: PipeReader<'_>,
     who: &Trust<'_>,
     recipient: &OnceLock<Fingerprint>,
-    digests: bool,
     mut to: PipeWriter<'_>,
 ) -> Result<Verified, Refusal> {
     let policy = policy();
     let found = RefCell::new(Found::default());
-    let mut digests = digests.then(Digests::default);
-    let mut bytes = 0;
+    let mut digests = Digests::default();
     let read = || -> anyhow::Result<()> {
         let helper = Helper { who, recipient, found: &found };
         // Signatures are checked as of the last second that OpenPGP knows: then none is from the future, whatever our
@@ -67,10 +62,7 @@ pub fn verify(
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e.into()),
             };
-            bytes += n as u64;
-            if let Some(digests) = &mut digests {
-                digests.feed(&space[..n]);
-            }
+            digests.feed(&space[..n]);
             // The walker may have ended with an error of its own. Verification goes on without it, because a message
             // must be authentic before it can be malformed.
             let _ = to.advance(n);
@@ -87,7 +79,7 @@ pub fn verify(
     }
     // If the walker is gone, it has returned the reason.
     let _ = to.finish();
-    Ok(Verified { signer: found.signer, bytes, digests: digests.map(Digests::finish).unwrap_or_default() })
+    Ok(Verified { signer: found.signer, digests: digests.finish() })
 }
 
 /// The packets. A mutex only because Sequoia requires its source to be `Sync`.
