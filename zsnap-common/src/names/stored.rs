@@ -4,6 +4,7 @@
 //! unambiguous, and can be read on any file system.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 
 /// Returns the form of `name` that every file system can store: the name itself, if it has nothing to escape.
 pub fn stored(name: &str) -> String {
@@ -44,6 +45,13 @@ pub fn real(form: &str) -> Option<Cow<'_, str>> {
     (stored(&name) == form).then_some(Cow::Owned(name))
 }
 
+/// Returns the name that a file has, for messages and to compare: the one that its form stands for, or the form itself,
+/// lossily, if it stands for none.
+pub fn name_of(form: &OsStr) -> String {
+    let text = form.to_string_lossy();
+    real(&text).map(Cow::into_owned).unwrap_or_else(|| text.into_owned())
+}
+
 /// Whether the name, or what comes before its first `.`, is that of a DOS device.
 fn is_device(name: &str) -> bool {
     let base = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
@@ -76,14 +84,14 @@ mod tests {
         ] {
             assert_eq!(stored(name), form);
             assert_eq!(real(form).as_deref(), Some(name));
-            assert_eq!(is_at_risk(name), name != form);
+            assert_eq!((is_at_risk(name), name_of(form.as_ref())), (name != form, name.to_owned()));
         }
     }
 
     #[test]
     fn a_form_that_no_name_has_is_rejected() {
         for form in ["%", "a%3", "a%3a", "a%2Eb", "%61", "a%C3%A4", "a%zz", "a%+3", "a:%3A", "a\u{e4}%3\u{e4}"] {
-            assert_eq!(real(form), None, "{form}");
+            assert_eq!((real(form), name_of(form.as_ref())), (None, form.to_owned()));
         }
     }
 
