@@ -16,7 +16,7 @@ use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
 use crate::receive::{Ended, Unwrap};
 use crate::shared::{Shared, lock};
-use crate::{beside, command, journal, removal};
+use crate::{beside, command, inbox, journal};
 
 /// How a `zfs receive` without a failure ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub fn learn(shared: &Shared<'_>, tree: &Tree, past: &mut Past, facts: &Facts) -
 
 /// Removes a file, if it is still the one that was opened.
 pub fn remove(place: &Place, file: &File, content: &Joined) -> Result<()> {
-    if !removal::remove(&place.dir, file.stored(), content).or_exit(Exit::Io, "removing an applied file")? {
+    if !inbox::remove(&place.dir, file.stored(), content).or_exit(Exit::Io, "removing an applied file")? {
         log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(file.shown()).display()));
     }
     Ok(())

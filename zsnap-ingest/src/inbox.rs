@@ -5,19 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::durable::listing::Listing;
+use zsnap_common::durable::listing::{GONE, Listing};
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
 
 use crate::known::{Entry, Knowledge, Known, Seen};
 use crate::plan::{Facts, Head, Pending, Standing};
-use crate::removal;
 use crate::shared::Shared;
 
 mod file;
+mod removal;
 mod stored;
 
 pub use file::{File, Place};
+pub use removal::remove;
 pub use stored::Stored;
 
 /// The prefix of the keys of files in the incoming directory.
@@ -69,7 +70,12 @@ impl Inbox {
         let listing = Listing::of(&place.dir, Listing::MOST).or_exit(Exit::Io, "--incoming")?;
         listing.report_foreign(&self.host, &mut shared.notices());
         let mut all = stored::together(listing.queue);
-        removal::finish(&place.dir, &listing.gone, &mut all, shared.dry).or_exit(Exit::Io, "--incoming")?;
+        if let Err(e) = removal::finish(&place.dir, &listing.gone, &mut all, shared.dry) {
+            let what = format!("{}/{GONE}", self.host);
+            shared
+                .notices()
+                .problem(&what, &format!("what was applied cannot be removed: {e}; the next run tries again"));
+        }
         for (queue, stored) in all {
             let stats = stored.files().iter().map(|name| place.dir.stat(name)).collect::<Result<Option<Vec<_>>, _>>();
             let Some(stats) = stats.or_exit(Exit::Io, "--incoming")? else { continue };

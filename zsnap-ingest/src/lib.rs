@@ -26,7 +26,6 @@ mod preview;
 mod property;
 mod quarantine;
 mod receive;
-mod removal;
 mod run;
 mod shared;
 mod status;

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
 
 use zsnap_common::durable::abilities::Abilities;
 use zsnap_common::durable::publish::{NewFile, rename_new};
@@ -129,7 +128,7 @@ fn every_name_travels_by_zsnap_fanout_in_both_directions_as_root() {
         let (host, file) = path.split_once('/').unwrap();
         other.put_as(host, file, fs::read(spooler.path("stick").join(&path)).unwrap());
     }
-    other.fanout(&["status"]).expect(1).prints("(spool)");
+    other.fanout(&["status"]).expect(0).prints("(spool)");
     other.silent_run();
     assert_eq!((other.on("disk1"), other.left()), (files, Vec::<String>::new()));
 }
@@ -199,18 +198,17 @@ fn hosts_that_would_share_a_directory_are_refused_as_root() {
 fn zsnap_queue_refuses_hosts_that_would_share_a_directory_as_root() {
     let Some((scene, _stick)) = scene() else { return };
     scene.queue(&["--opaque", "--full", "laptop/etc"], b"x").silent();
-    scene.queue_command(["check"]).status().unwrap();
     scene.queue(&["check"], b"").expect(0);
     scene.queue(&["--opaque", "--full", "LAPTOP/etc"], b"y").expect(0).says("the file system ignores case");
-    scene.queue(&["check"], b"").expect(78).prints("the hosts LAPTOP and laptop would have one directory");
-    assert_eq!((tree(&scene.path("spool")).len(), Path::new(&scene.path("spool/laptop")).exists()), (1, true));
+    scene.queue(&["check"], b"").expect(78).prints("the hosts laptop and LAPTOP would have one directory");
+    assert_eq!(tree(&scene.path("spool")).len(), 1);
 }
 
 #[test]
 fn parts_travel_by_a_stick_that_is_full_in_between_as_root() {
     let Some((scene, stick)) = scene() else { return };
     scene.edit("queue.toml", "state =", "max-file = \"4MiB\"\nstate =");
-    fs::write(scene.path("spool/ballast"), noise(30 << 20, 2)).unwrap();
+    fs::write(scene.path("spool/.ballast"), noise(30 << 20, 2)).unwrap();
     let stream = noise(20 << 20, 1);
     scene.queue(&["--opaque", "--full", "laptop/etc"], &stream).silent();
     scene.queue(&["--opaque", "--full", "laptop/etc"], &stream).expect(0).says("do not fit");

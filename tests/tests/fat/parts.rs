@@ -55,8 +55,6 @@ fn zsnap_ingest_and_cat_join_the_parts_of_zsnap_queue() {
 #[test]
 fn a_file_waits_for_a_part_that_is_missing_and_keeps_its_place() {
     let scene = scene();
-    let key = scene.spooled("laptop");
-    assert!(key.is_empty());
     scene.queue(&["--opaque", "--full", "laptop/etc"], &noise(5 * MIB / 2, 1)).silent();
     let first = scene.spooled("laptop");
     scene.queue(&["--opaque", "--full", "laptop/etc"], b"second").silent();
@@ -106,7 +104,8 @@ fn damaged_parts_go_to_quarantine_and_come_back_together() {
     assert_eq!((names(&scene).len(), quarantined("of2"), quarantined(".why.json")), (0, 2, 2));
     let whole = parts[0].file_name().unwrap().to_str().unwrap().strip_suffix("~p1of2").unwrap();
     scene.ingest(&["status"]).expect(1).prints("quarantined").prints("zsnap-ingest retry");
-    scene.ingest(&["retry", whole]).expect(0).says("2 files were put back");
+    scene.ingest(&["retry", whole]).expect(0);
+    assert_eq!(names(&scene).len(), 2);
     fs::write(&parts[1], &good).unwrap();
     scene.ingest(&[]).silent();
     assert!(scene.applied().len() == 3 * MIB / 2 && names(&scene).is_empty());
@@ -200,7 +199,7 @@ fn zsnap_fanout_delivers_parts_and_continues_after_a_crash() {
     let bytes = noise(7 * MIB / 2, 1);
     let name = spooler.put("laptop/a", 1, &bytes);
     if can_trace() {
-        // The process that delivers dies when it has named the second part.
+        // The process that delivers dies when it names the second part.
         let trace = spooler.path("trace");
         let kill = [
             "-einject=renameat2:signal=KILL:when=2".to_owned(),
@@ -208,7 +207,7 @@ fn zsnap_fanout_delivers_parts_and_continues_after_a_crash() {
         ];
         let (status, _) = traced(&mut under(&kill, &trace, &spooler.command([""; 0])), &trace);
         assert_eq!(status, 1);
-        assert_eq!(spooler.on("disk1").iter().filter(|file| !file.contains(".zsnap-")).count(), 2);
+        assert_eq!(spooler.on("disk1").iter().filter(|file| !file.contains(".zsnap-")).count(), 1);
     }
     spooler.silent_run();
     let parts: Vec<_> = (1..=4).map(|number| format!("laptop/{name}~p{number}of4")).collect();

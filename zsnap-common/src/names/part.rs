@@ -2,8 +2,6 @@
 //! `NAME~p2of3`, `NAME~p3of3`, which `cat` joins. No host or dataset has a `~` in its name, and versions that know no
 //! parts ignore such files.
 
-use super::queue_name::is_number;
-
 /// The maximum number of parts of a file. With three digits each, and a suffix `.N` of NNCP, a name of
 /// [200 bytes](super::queue_name::QueueName::new) and its directory have the 255 bytes that NNCP allows.
 pub const MOST: u64 = 999;
@@ -35,6 +33,11 @@ impl<'a> Part<'a> {
     pub fn name(&self) -> String {
         format!("{}~p{}of{}", self.whole, self.number, self.of)
     }
+}
+
+/// Whether a text consists of decimal digits.
+pub(super) fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]

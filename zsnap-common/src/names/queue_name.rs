@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::names::digest::is_hex;
-use crate::names::part::Part;
+use crate::names::part::{Part, is_number};
 use crate::names::stored::{real, stored};
 use crate::names::target::{Dataset, Host, NameError, Target};
 
@@ -145,11 +145,6 @@ impl FromStr for QueueName {
         };
         parse().ok_or_else(|| NameError::new(name, "is not the name of a queue file"))
     }
-}
-
-/// Whether a text consists of decimal digits.
-pub(super) fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Parses 32 hex digits, which the `.N` suffixes of copies may follow.

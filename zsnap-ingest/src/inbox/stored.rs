@@ -24,8 +24,8 @@ pub struct Parts {
     name: String,
     /// The number of parts that it has.
     of: u64,
-    /// The numbers of the parts that are missing.
-    missing: Vec<u64>,
+    /// The number of the first part that is missing, and how many are. Others choose how many these are.
+    missing: Option<(u64, u64)>,
     /// The names of the files that contain it, in order.
     files: Vec<OsString>,
     /// Further files with the name of a part, and which of `files` that is: NNCP puts `.N` behind the name of a
@@ -69,17 +69,14 @@ impl Stored {
     /// Returns what it waits for, if parts are missing.
     pub fn waits_for(&self) -> Option<String> {
         let Stored::Parts(parts) = self else { return None };
-        let first = parts.missing.first()?;
-        let more = match parts.missing.len() - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+        let (first, count) = parts.missing?;
+        let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
         Some(format!("for part {first}{more} of {}", parts.of))
     }
 
     /// Whether its first part is missing.
     pub fn lacks_the_first(&self) -> bool {
-        matches!(self, Stored::Parts(parts) if parts.missing.first() == Some(&1))
+        matches!(self, Stored::Parts(parts) if matches!(parts.missing, Some((1, _))))
     }
 
     /// Whether `stored` is the name of one of its parts, also of one that is missing.
@@ -106,7 +103,8 @@ pub fn together(listed: Vec<(QueueName, OsString)>) -> Vec<(QueueName, Stored)> 
         }
     }
     for ((name, of), (queue, mut numbers)) in parts {
-        let missing = (1..=of).filter(|number| !numbers.contains_key(number)).collect();
+        let first = (1..=of).find(|number| !numbers.contains_key(number));
+        let missing = first.map(|first| (first, of - numbers.len() as u64));
         let (mut files, mut copies) = (Vec::new(), Vec::new());
         for stored in numbers.values_mut() {
             // The shortest name has no suffix.

@@ -12,7 +12,7 @@ use zsnap_common::durable::incoming::Incoming;
 use zsnap_common::durable::listing::GONE;
 use zsnap_common::names::queue_name::QueueName;
 
-use crate::inbox::Stored;
+use super::Stored;
 use crate::joined::Joined;
 
 /// Removes the files of a queue file, durably, if they still are those that were opened. Returns `false` if another
@@ -49,22 +49,22 @@ pub fn remove(dir: &Incoming, stored: &Stored, content: &Joined) -> io::Result<b
 }
 
 /// Finishes the removals that a crash has ended. `left`: the names with [`GONE`] in the directory; `all`: its queue
-/// files, from which those are taken out that are removed. `dry`: nothing is removed.
+/// files, from which those that are left are taken out. `dry`: nothing is removed.
 pub fn finish(dir: &Incoming, left: &[OsString], all: &mut Vec<(QueueName, Stored)>, dry: bool) -> io::Result<()> {
+    let mut done = Ok(());
     for gone in left {
         let Some(first) = gone.as_encoded_bytes().strip_prefix(GONE.as_bytes()) else { continue };
         // If there is a first part again, the file was delivered again.
         let first = OsString::from(String::from_utf8_lossy(first).into_owned());
         let is_left = |stored: &Stored| stored.has_part(&first) && stored.lacks_the_first();
-        if !dry {
-            let parts = all.iter().filter(|(_, stored)| is_left(stored)).flat_map(|(_, stored)| stored.files());
-            parts.cloned().collect::<Vec<_>>().iter().try_for_each(|part| dir.remove(part))?;
-            dir.sync()?;
-            dir.remove(gone)?;
+        let mut parts = all.iter().filter(|(_, stored)| is_left(stored)).flat_map(|(_, stored)| stored.files());
+        if !dry && done.is_ok() {
+            done =
+                parts.try_for_each(|part| dir.remove(part)).and_then(|()| dir.sync()).and_then(|()| dir.remove(gone));
         }
         all.retain(|(_, stored)| !is_left(stored));
     }
-    Ok(())
+    done
 }
 
 fn gone(first: &OsStr) -> OsString {
