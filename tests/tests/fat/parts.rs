@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use zsnap_tests::sample;
-use zsnap_tests::scene::{Scene, files, name, run};
+use zsnap_tests::scene::{Scene, files, have, name, run};
 use zsnap_tests::sealed::noise;
 use zsnap_tests::spooler::Spooler;
 use zsnap_tests::strace::{can_trace, traced, under};
@@ -230,4 +230,37 @@ fn zsnap_fanout_distributes_parts_as_they_are() {
     parts.iter().for_each(|part| spooler.put_as("laptop", part, part));
     spooler.silent_run();
     assert_eq!(spooler.on("disk1"), parts.map(|part| format!("laptop/{part}")));
+}
+
+/// A file of the scripts that zsnap replaces has no manifest, so only its name says for which dataset it is.
+#[test]
+fn a_seed_file_in_parts_with_escaped_names_is_for_the_real_dataset() {
+    if !have("gpg") || !have("zstd") {
+        return;
+    }
+    let scene = Scene::with_pool();
+    fs::create_dir(scene.path("g")).unwrap();
+    let sh = |script: &str, input: &[u8]| {
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).current_dir(scene.path("")).env("GNUPGHOME", scene.path("g"));
+        run(&mut command, input).expect(0).out
+    };
+    let gpg =
+        "zstd -q - | gpg -q --batch --trust-model always --compress-algo none --cipher-algo AES256 -e -f backup.cert";
+    let sealed = sh(&format!("chmod 700 g; {gpg}"), &sample("full.zfs"));
+    sh("gpgconf --kill all", b"");
+    scene.edit(
+        "ingest.toml",
+        "[hosts.other]",
+        "[hosts.con]\ntrust = \"recipient\"\ncreate-parents = [\"src\"]\n[hosts.other]",
+    );
+    let (one, two) = sealed.split_at(sealed.len() / 2);
+    let name = "bakfsfmt2-1700000000.123456789.42_con@src@co%3Alon";
+    scene.deliver("%63on", &format!("{name}~p2of2"), two);
+    scene.ingest(&[]).expect(1).says("con/bakfsfmt2-1700000000.123456789.42_con@src@co:lon: waiting for part 1 of 2");
+    scene.deliver("%63on", &format!("{name}~p1of2"), one);
+    scene.ingest(&[]).silent();
+    scene.zfs(&["list", "-Hp", "-t", "snapshot", "-o", "guid", "backup/hosts/con/src/co:lon@s1"]).expect(0);
+    assert!(scene.spooled("%63on").is_empty());
+    scene.ingest(&["status"]).prints("con/src/co:lon ");
 }
