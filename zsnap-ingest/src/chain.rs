@@ -11,6 +11,7 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::names::part::Part;
 use zsnap_common::names::queue_name::{Entry as Name, Label, QueueName, classify};
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::stored::name_of;
@@ -238,7 +239,9 @@ fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> 
         let row = rows.entry(named(rows, &host, &queue)).or_default();
         row.quarantined += 1;
         let file = name_of(&file);
-        let retry = format!("zsnap-ingest retry {}", quoted(&file));
+        // All parts come back together.
+        let file = Part::parse(&file).map_or(&*file, |part| part.whole);
+        let retry = format!("zsnap-ingest retry {}", quoted(file));
         row.is(State::Quarantined, format!("{file} is in quarantine: {why}; {retry}, or remove it"));
     }
     Ok(())

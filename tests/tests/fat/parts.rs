@@ -103,7 +103,8 @@ fn damaged_parts_go_to_quarantine_and_come_back_together() {
     };
     assert_eq!((names(&scene).len(), quarantined("of2"), quarantined(".why.json")), (0, 2, 2));
     let whole = parts[0].file_name().unwrap().to_str().unwrap().strip_suffix("~p1of2").unwrap();
-    scene.ingest(&["status"]).expect(1).prints("quarantined").prints("zsnap-ingest retry");
+    let remedy = format!("zsnap-ingest retry {whole}, or remove it");
+    scene.ingest(&["status"]).expect(1).prints("quarantined").prints(&remedy);
     scene.ingest(&["retry", whole]).expect(0);
     assert_eq!(names(&scene).len(), 2);
     fs::write(&parts[1], &good).unwrap();
