@@ -74,7 +74,7 @@ impl<'a> Drive<'a> {
                 self.path.display(),
                 form.len()
             );
-            return Err(io::Error::new(io::ErrorKind::InvalidFilename, text));
+            return Err(io::Error::new(io::Error::from(Errno::NAMETOOLONG).kind(), text));
         }
         Ok(form)
     }
