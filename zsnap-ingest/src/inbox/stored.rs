@@ -87,11 +87,14 @@ impl Stored {
     }
 }
 
+/// The names of the files with each part, by its number.
+type Numbers = BTreeMap<u64, Vec<OsString>>;
+
 /// Puts the parts of each queue file together. `listed`: the queue files of one directory and their names.
 pub fn together(listed: Vec<(QueueName, OsString)>) -> Vec<(QueueName, Stored)> {
     let mut all = Vec::new();
     // By name and number of parts: the files of each part.
-    let mut parts: BTreeMap<(String, u64), (QueueName, BTreeMap<u64, Vec<OsString>>)> = BTreeMap::new();
+    let mut parts: BTreeMap<(String, u64), (QueueName, Numbers)> = BTreeMap::new();
     for (queue, stored) in listed {
         let name = name_of(&stored);
         match Part::parse(&name) {
