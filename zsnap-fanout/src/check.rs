@@ -1,9 +1,12 @@
 //! `check`: reports whether a run would work. Each finding includes its remedy.
 
+use std::path::Path;
+
 use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, failure, writable};
 use zsnap_common::durable::dest::{self, Dest};
+use zsnap_common::names::target::Host;
 use zsnap_common::process::child;
 
 use crate::cli::Options;
@@ -66,7 +69,9 @@ fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Findi
                     "away: {why}; if it is mounted and new: zsnap-fanout init {}",
                     drive.name
                 ))),
-                (None, Dest::Dir(path)) => findings.extend(failure(writable(path))),
+                (None, Dest::Dir(path)) => {
+                    findings.extend(failure(writable(path).and_then(|()| separate(drive, spool, &outbox))));
+                }
                 (None, _) => {}
             }
         }
@@ -83,4 +88,12 @@ fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Findi
         });
     }
     findings
+}
+
+/// Checks that each host whose files the directory gets has a directory of its own there.
+fn separate(drive: &Drive, spool: Option<&Spool>, outbox: &Path) -> Result<()> {
+    let Some(probe) = dest::probe(&drive.dest, &drive.transport, outbox, PATIENCE)? else { return Ok(()) };
+    let names = spool.map(|spool| spool.incoming.names()).transpose()?.unwrap_or_default();
+    let hosts = names.iter().filter_map(|name| Host::of_directory(name)).filter(|host| drive.takes(host));
+    probe.clash(&hosts.collect::<Vec<_>>()).map_or(Ok(()), |why| Err(Exit::Config.error(why)))
 }

@@ -16,6 +16,7 @@ use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{Outboxes, Queued};
 use zsnap_common::durable::publish::{make_dirs, sync_files};
 use zsnap_common::names::queue_name::is_others;
+use zsnap_common::names::stored::{name_of, stored};
 use zsnap_common::names::target::Host;
 
 use crate::drive::Drive;
@@ -41,7 +42,7 @@ pub fn split(spool: &Spool, drives: &[Drive], notices: &mut Notices) -> Result<(
             continue;
         }
         let text = shown(&name);
-        let Ok(host) = text.parse::<Host>() else {
+        let Some(host) = Host::of_directory(&name) else {
             report_not_a_host(&name, notices);
             continue;
         };
@@ -90,13 +91,17 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], notice
     if queued.is_empty() {
         return Ok(());
     }
-    let dir = spool.incoming.inside(host.as_str().as_ref()).ok();
+    let names = [host.as_str().to_owned(), stored(host.as_str())];
+    let dir = names.iter().find_map(|name| spool.incoming.inside(name.as_ref()).ok());
     let mut left = Vec::new();
     for Queued { name, .. } in &queued {
         // On file systems where a rename is not atomic, a crash can leave both names.
-        let one_name = |dir: &Incoming| {
+        let one_name = |dir: &Incoming| -> io::Result<()> {
             let file = File::open(boxes.split_dir(host).join(name))?;
-            dir.remove_if_same(name.as_ref(), &file).and_then(|_| dir.sync())
+            for name in [name.to_owned(), stored(name)] {
+                dir.remove_if_same(name.as_ref(), &file)?;
+            }
+            dir.sync()
         };
         match dir.as_ref().map(one_name) {
             Some(Err(e)) => notices.problem(&format!("{host}/{name}"), &format!("{e}; the next run tries again")),
@@ -181,8 +186,9 @@ fn take(boxes: &Outboxes, dir: &Incoming, host: &Host, drives: &[Drive], notices
                 notices.problem(&format!("{host}/{}", shown(name)), &format!("cannot be synced: {e}; ignored"));
                 continue;
             }
-            match dir.rename_unsynced(name, &split, name) {
-                Ok(()) => moved.push(shown(name)),
+            let real = name_of(name);
+            match dir.rename_unsynced(name, &split, real.as_ref()) {
+                Ok(()) => moved.push(real),
                 Err(e) => notices.problem(&format!("{host}/{}", shown(name)), &format!("cannot be moved: {e}")),
             }
         }

@@ -15,6 +15,7 @@ use zsnap_common::durable::listing::Listing;
 use zsnap_common::durable::outbox::{Amount, Outboxes, Queued};
 use zsnap_common::durable::success;
 use zsnap_common::names::queue_name::QueueName;
+use zsnap_common::names::stored::name_of;
 use zsnap_common::names::target::Host;
 
 use crate::cli::{Options, StatusOptions};
@@ -203,8 +204,8 @@ fn row(
 fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<(Vec<Queued>, Vec<String>)> {
     let (mut files, mut unread) = (Vec::new(), Vec::new());
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
-        if let Some(host) = name.to_str().and_then(|name| name.parse::<Host>().ok()) {
-            let read = of_host(spool, &host, &mut files);
+        if let Some(host) = Host::of_directory(&name) {
+            let read = of_host(spool, &name, &host, &mut files);
             unread.extend(read.err().map(|e| match e.kind() {
                 io::ErrorKind::PermissionDenied => format!("{e}: correct its owner or mode"),
                 _ => format!("{e}: look at the disk and at what the kernel says (dmesg)"),
@@ -219,10 +220,9 @@ fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<(Vec<Queued>, Vec<String>
     Ok((files, unread))
 }
 
-/// Adds the files in the directory of `host` to `files`.
-fn of_host(spool: &Spool, host: &Host, files: &mut Vec<Queued>) -> io::Result<()> {
+/// Adds the files in the directory `name`, which is that of `host`, to `files`.
+fn of_host(spool: &Spool, name: &OsStr, host: &Host, files: &mut Vec<Queued>) -> io::Result<()> {
     let is = |stat: Stat, kind| FileType::from_raw_mode(stat.st_mode) == kind;
-    let name: &OsStr = host.as_str().as_ref();
     // Ignore a file or a symlink here: a run reports it.
     if !spool.incoming.stat(name)?.is_some_and(|stat| is(stat, FileType::Directory)) {
         return Ok(());
@@ -230,7 +230,8 @@ fn of_host(spool: &Spool, host: &Host, files: &mut Vec<Queued>) -> io::Result<()
     let dir = spool.incoming.inside(name)?;
     for (parsed, name) in Listing::of(&dir, usize::MAX)?.queue {
         let Some(stat) = dir.stat(&name)? else { continue };
-        if let (true, Ok(name)) = (is(stat, FileType::RegularFile) && parsed.host == *host, name.into_string()) {
+        if is(stat, FileType::RegularFile) && parsed.host == *host {
+            let name = name_of(&name);
             let bytes = u64::try_from(stat.st_size).unwrap_or(0);
             let written = u64::try_from(stat.st_mtime).unwrap_or(0);
             files.push(Queued { name, parsed, bytes, written });

@@ -2,24 +2,21 @@
 //! the steps is that of ARCHITECTURE.md, "What a crash leaves": check that the snapshot exists, then write the journal;
 //! after that, the caller removes the file.
 
-use std::ffi::OsStr;
-use std::fs::File;
-
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
-use zsnap_common::durable::incoming::shown;
 use zsnap_common::names::target::Target;
 
 use crate::config::CommandTable;
-use crate::inbox::Place;
+use crate::inbox::{File, Place};
+use crate::joined::Joined;
 use crate::opened::Opened;
 use crate::plan::{Facts, Past};
 use crate::pool::{Pool, Tree};
 use crate::receive::{Ended, Unwrap};
 use crate::shared::{Shared, lock};
-use crate::{beside, command, journal};
+use crate::{beside, command, inbox, journal};
 
 /// How a `zfs receive` without a failure ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,14 +84,14 @@ pub fn run_command(
     shared: &Shared<'_>,
     table: &CommandTable,
     target: &Target,
-    name: &OsStr,
+    name: &str,
     opened: Opened,
 ) -> Result<()> {
     let Some(manifest) = opened.manifest().cloned() else { return Err(Exit::Data.error("no manifest")) };
-    log::info(format!("applying {} to {}", shown(name), table.target.display()));
+    log::info(format!("applying {name} to {}", table.target.display()));
     let alone = shared.target(&table.target);
     let _alone = lock(&alone);
-    command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, |out| opened.replay(out))
+    command::apply(table, target, name, &manifest, shared.config.receive_timeout, |out| opened.replay(out))
 }
 
 /// Records in the journal of a pool that the snapshots of a file that is not applied exist already.
@@ -110,9 +107,9 @@ pub fn learn(shared: &Shared<'_>, tree: &Tree, past: &mut Past, facts: &Facts) -
 
 /// Removes a file, if it is still the one that was opened. There is no fsync: if the file is back after a loss of
 /// power, the next run finds in the journal that it was applied.
-pub fn remove(place: &Place, name: &OsStr, fd: &File) -> Result<()> {
-    if !place.dir.remove_if_same(name, fd).or_exit(Exit::Io, "removing an applied file")? {
-        log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(name).display()));
+pub fn remove(place: &Place, file: &File, content: &Joined) -> Result<()> {
+    if !inbox::remove(&place.dir, file.stored(), content).or_exit(Exit::Io, "removing an applied file")? {
+        log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(file.shown()).display()));
     }
     Ok(())
 }

@@ -10,9 +10,11 @@ use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
 
 use zsnap_common::cli::report;
-use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::names::part::Part;
 use zsnap_common::names::queue_name::{Entry as Name, Label, QueueName, classify};
 use zsnap_common::names::shell::quoted;
+use zsnap_common::names::stored::name_of;
 use zsnap_common::names::target::Host;
 
 use crate::config::Config;
@@ -231,13 +233,15 @@ fn in_quarantine(root: &Path, rows: &mut BTreeMap<String, Chain>) -> Result<()> 
         other => other.or_exit(Exit::Io, "--incoming")?,
     };
     for (host, file, why) in quarantine::list(&root)? {
-        let (Ok(host), Name::Queue(queue)) = (shown(&host).parse(), classify(file.as_encoded_bytes())) else {
+        let (Some(host), Name::Queue(queue)) = (Host::of_directory(&host), classify(file.as_encoded_bytes())) else {
             continue;
         };
         let row = rows.entry(named(rows, &host, &queue)).or_default();
         row.quarantined += 1;
-        let file = shown(&file);
-        let retry = format!("zsnap-ingest retry {}", quoted(&file));
+        let file = name_of(&file);
+        // All parts come back together.
+        let file = Part::parse(&file).map_or(&*file, |part| part.whole);
+        let retry = format!("zsnap-ingest retry {}", quoted(file));
         row.is(State::Quarantined, format!("{file} is in quarantine: {why}; {retry}, or remove it"));
     }
     Ok(())

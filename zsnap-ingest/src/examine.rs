@@ -1,9 +1,7 @@
 //! Examines a queue file: verifies that its host sent it, and finds out what it says about its place in a chain, or
 //! why it is rejected.
 
-use std::fs::File as Fd;
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use zsnap_common::cli::report;
@@ -11,10 +9,11 @@ use zsnap_common::durable::incoming::Unsafe;
 use zsnap_common::names::target::Host;
 
 use crate::inbox::{File, Place};
+use crate::joined::Joined;
 use crate::known::Seen;
 use crate::opened::{Opened, Rejection};
 use crate::plan::Facts;
-use crate::shared::{MemoryReservation, OpenSlot, Shared, seconds};
+use crate::shared::{MemoryReservation, OpenSlots, Shared, seconds};
 
 /// A damaged file that was modified more recently than this may still be arriving.
 const ARRIVING: Duration = Duration::from_secs(600);
@@ -23,25 +22,25 @@ const ARRIVING: Duration = Duration::from_secs(600);
 pub struct VerifiedFile<'a> {
     /// Its verified content, which can write the stream.
     pub opened: Opened,
-    /// The open file. A file is removed by name only if it is still this one.
-    pub fd: Arc<Fd>,
+    /// The open files. A file is removed by name only if it is still one of these.
+    pub content: Joined,
     /// The memory that it uses.
     pub room: Option<MemoryReservation<'a>>,
-    /// Its slot among the files that are kept open until they are applied.
-    pub slot: Option<OpenSlot<'a>>,
+    /// Its slots among the files that are kept open until they are applied.
+    pub slot: Option<OpenSlots<'a>>,
 }
 
 impl<'a> VerifiedFile<'a> {
     /// Keeps the file open until it is applied. If too many are open already, it is closed, and will be verified again.
     pub fn keep_open(self, shared: &'a Shared<'_>) -> Option<VerifiedFile<'a>> {
-        shared.slot().map(|slot| VerifiedFile { slot: Some(slot), ..self })
+        shared.slots(self.content.files().count()).map(|slot| VerifiedFile { slot: Some(slot), ..self })
     }
 }
 
 /// A file that was opened and examined.
 pub struct Examined<'a> {
-    /// The open file.
-    pub fd: Arc<Fd>,
+    /// The open files.
+    pub content: Joined,
     /// Its identity when it was opened.
     pub seen: Seen,
     /// What it says and contains, or why it is rejected.
@@ -50,10 +49,11 @@ pub struct Examined<'a> {
 
 /// Opens and examines `file` of `host` in `place`. Changes nothing, so that it may be done ahead of time.
 pub fn examine<'a>(shared: &'a Shared<'a>, host: &Host, place: &Place, file: &File) -> Result<Examined<'a>, Unsafe> {
-    let fd = Arc::new(place.dir.open_file(file.name())?);
-    let seen = Seen::of(&rustix::fs::fstat(&*fd).map_err(|e| Unsafe::Io(e.into()))?);
-    let result = verify(shared, host, place, file, &fd, seen.size);
-    Ok(Examined { fd, seen, result })
+    let fds = file.stored().files().iter().map(|name| place.dir.open_file(name)).collect::<Result<Vec<_>, _>>()?;
+    let content = Joined::of(fds).map_err(Unsafe::Io)?;
+    let seen = Seen::of_open(&content).map_err(Unsafe::Io)?;
+    let result = verify(shared, host, place, file, &content, seen.size);
+    Ok(Examined { content, seen, result })
 }
 
 fn verify<'a>(
@@ -61,25 +61,25 @@ fn verify<'a>(
     host: &Host,
     place: &Place,
     file: &File,
-    fd: &Arc<Fd>,
+    content: &Joined,
     size: u64,
 ) -> Result<(Facts, VerifiedFile<'a>), Rejection> {
     let mut room = shared.room(size);
     let keep = room.as_ref().map_or(0, MemoryReservation::bytes);
-    let opened = Opened::verify(shared.config, host, place.exec, fd, keep, shared.now)?;
+    let opened = Opened::verify(shared.config, host, place.exec, content, keep, shared.now)?;
     let target = opened.target(host, file.queue())?;
     opened.fits(shared.config, &target)?;
     if let Some(room) = &mut room {
         room.shrink(opened.kept());
     }
     let facts = Facts::of(target, file.queue().stamp.seq(), opened.manifest(), opened.stream());
-    Ok((facts, VerifiedFile { opened, fd: fd.clone(), room, slot: None }))
+    Ok((facts, VerifiedFile { opened, content: content.clone(), room, slot: None }))
 }
 
 /// Whether a damaged file may still be arriving. A time of modification more than a day ahead does not count, because
 /// whoever writes the file now did not set it.
-pub fn is_arriving(place: &Place, fd: &Fd) -> io::Result<bool> {
+pub fn is_arriving(place: &Place, content: &Joined) -> io::Result<bool> {
     // The current time, not the time when the run began, which may be an hour ago.
-    let modified = fd.metadata()?.modified()?;
+    let modified = content.modified()?;
     Ok(!place.exec && !report::is_late(seconds(modified), seconds(SystemTime::now()), ARRIVING))
 }

@@ -3,8 +3,7 @@
 //! alone proves nothing: NNCP ends a damaged packet with a clean EOF too.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::sync::Arc;
+use std::io::{self, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -18,6 +17,7 @@ use zsnap_common::names::target::{Host, Target};
 
 use crate::cli::Options;
 use crate::config::Config;
+use crate::joined::Joined;
 use crate::opened::Opened;
 use crate::run;
 
@@ -38,7 +38,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     spool(&new, config, &host)?;
     let now = SystemTime::now();
     let mut name = name_for(&host, target.as_ref(), now);
-    let file = Arc::new(new.file().try_clone().or_exit(Exit::Io, "exec")?);
+    let file = new.file().try_clone().and_then(|file| Joined::of(vec![file])).or_exit(Exit::Io, "exec")?;
     // Nothing is kept of it: the run that follows verifies it again.
     let opened = Opened::verify(config, &host, true, &file, 0, now);
     let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|rejection| {
@@ -104,9 +104,7 @@ fn spool(new: &NewFile, config: &Config, host: &Host) -> Result<()> {
     if total == 0 {
         return Err(Exit::Data.error("nothing came on stdin"));
     }
-    new.sync().map_err(|e| full(e, new))?;
-    file.seek(SeekFrom::Start(0)).or_exit(Exit::Io, "exec")?;
-    Ok(())
+    new.sync().map_err(|e| full(e, new))
 }
 
 /// Converts a write error to an exit status. A full disk is temporary: the sender keeps the packet.

@@ -110,7 +110,8 @@ impl<'a> HostRun<'a> {
     fn first_steps(&mut self) {
         let now = self.shared.seconds();
         for label in self.inbox.labels() {
-            let due = label.iter().filter(|&&at| self.inbox.file(at).entry().is_due(now));
+            let due =
+                label.iter().filter(|&&at| self.inbox.file(at).is_open() && self.inbox.file(at).entry().is_due(now));
             self.todo.extend(due.map(|&at| Todo::Examine(at)));
             self.todo.push_back(Todo::Label(label));
         }

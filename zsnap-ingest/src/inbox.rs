@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::durable::listing::Listing;
+use zsnap_common::durable::listing::{GONE, Listing};
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
 
@@ -14,8 +14,12 @@ use crate::plan::{Facts, Head, Pending, Standing};
 use crate::shared::Shared;
 
 mod file;
+mod removal;
+mod stored;
 
 pub use file::{File, Place};
+pub use removal::remove;
+pub use stored::Stored;
 
 /// The prefix of the keys of files in the incoming directory.
 pub const INCOMING: &str = "incoming/";
@@ -53,7 +57,7 @@ impl Inbox {
         if is_away {
             inbox.absent = inbox.known.take_all(INCOMING); // what is left: no present file took it
         }
-        inbox.files.sort_by_cached_key(|file| (file.queue.label.to_string(), file.queue.clone(), file.name.clone()));
+        inbox.files.sort_by_cached_key(|file| (file.queue.label.to_string(), file.queue.clone(), file.stored.key()));
         if inbox.files.iter().any(|file| file.entry.first == now) {
             inbox.known.last_came = now;
         }
@@ -65,10 +69,22 @@ impl Inbox {
         let Some(place) = self.places.get(at) else { return Ok(()) };
         let listing = Listing::of(&place.dir, Listing::MOST).or_exit(Exit::Io, "--incoming")?;
         listing.report_foreign(&self.host, &mut shared.notices());
-        for (queue, name) in listing.queue {
-            let Some(stat) = place.dir.stat(&name).or_exit(Exit::Io, "--incoming")? else { continue };
-            let entry = self.known.take(&place.key(&name), Seen::of(&stat), shared.seconds());
-            self.files.push(File::new(at, name, queue, entry));
+        let mut all = stored::together(listing.queue);
+        if let Err(e) = removal::finish(&place.dir, &listing.gone, &mut all, shared.dry) {
+            let what = format!("{}/{GONE}", self.host);
+            shared
+                .notices()
+                .problem(&what, &format!("what was applied cannot be removed: {e}; the next run tries again"));
+        }
+        for (queue, stored) in all {
+            let stats = stored.files().iter().map(|name| place.dir.stat(name)).collect::<Result<Option<Vec<_>>, _>>();
+            let Some(stats) = stats.or_exit(Exit::Io, "--incoming")? else { continue };
+            let (key, seen) = (place.key(&stored), Seen::of_all(stats.iter().map(Seen::of)));
+            // The parts of a file may arrive one by one.
+            let first = self.known.first(&key).filter(|_| matches!(stored, Stored::Parts(_)));
+            let mut entry = self.known.take(&key, seen, shared.seconds());
+            entry.first = first.unwrap_or(entry.first);
+            self.files.push(File::new(at, stored, queue, entry));
         }
         self.beyond += listing.more;
         if listing.more > 0 {
@@ -239,7 +255,7 @@ impl Inbox {
 
     /// Saves what is known of the files that remain.
     pub fn save(&self, shared: &Shared<'_>) -> Result<()> {
-        let here = self.remaining().map(|(at, file)| (self.place(at).key(&file.name), &file.entry));
+        let here = self.remaining().map(|(at, file)| (self.place(at).key(&file.stored), &file.entry));
         let files = here.chain(self.absent.iter().map(|(key, entry)| (key.clone(), entry))).collect();
         self.known.save(&files, &shared.config.state, shared.pool_guid(), &self.host)
     }

@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cli::cancel::Interruptible;
 use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::incoming::shown;
+use zsnap_common::names::part::Part;
 use zsnap_common::names::queue_name::{Entry, classify};
 use zsnap_common::names::target::Host;
 
 use crate::cli::{OneFile, Options, TrustLevel};
 use crate::config::{Config, Tables};
+use crate::joined::Joined;
 use crate::opened::Opened;
 
 /// Checks the file. Writes its uncompressed stream (`cat`), or a description of it, to stdout.
@@ -32,7 +35,7 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
         );
     };
     let config = Config::load(&without_store(options), trusting(tables, &host, which))?;
-    let file = Arc::new(File::open(&which.path).or_exit(Exit::Io, which.path.display())?);
+    let file = open(&which.path)?;
     let keep = if cat { config.verify_buffer } else { 0 };
     let opened = Opened::verify(&config, &host, false, &file, keep, SystemTime::now());
     let opened = opened.and_then(|opened| {
@@ -54,6 +57,17 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_exit(Exit::Io, "stdout")?;
     Ok(Exit::Done)
+}
+
+/// Opens a queue file. If the path is that of a part, all parts are opened, which must be beside it.
+fn open(path: &Path) -> Result<Joined> {
+    let name = path.file_name().map(shown).unwrap_or_default();
+    let paths = match Part::parse(&name) {
+        None => vec![path.to_owned()],
+        Some(part) => (1..=part.of).map(|number| path.with_file_name(Part { number, ..part }.name())).collect(),
+    };
+    let files = paths.iter().map(|path| File::open(path).or_exit(Exit::Io, path.display())).collect::<Result<_>>()?;
+    Joined::of(files).or_exit(Exit::Io, path.display())
 }
 
 /// Removes the store from the options: to check a file needs no pool.

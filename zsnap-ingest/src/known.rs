@@ -4,6 +4,7 @@
 //! used in rotation have separate ones.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -13,6 +14,7 @@ use zsnap_common::names::digest::sha256_hex;
 use zsnap_common::names::target::Host;
 use zsnap_common::stream::Guid;
 
+use crate::joined::Joined;
 use crate::journal;
 use crate::plan::{Facts, Head};
 
@@ -120,6 +122,25 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// Returns the identity of a queue file in several files with these identities.
+    pub fn of_all(parts: impl IntoIterator<Item = Seen>) -> Seen {
+        let both = |all: Seen, part: Seen| Seen {
+            inode: all.inode.wrapping_add(part.inode),
+            size: all.size.saturating_add(part.size),
+            modified: all.modified.max(part.modified),
+            changed: all.changed.max(part.changed),
+        };
+        parts.into_iter().reduce(both).unwrap_or(Seen { inode: 0, size: 0, modified: 0, changed: 0 })
+    }
+
+    /// Returns the identity of an open queue file.
+    pub fn of_open(content: &Joined) -> io::Result<Seen> {
+        let parts = content.files().map(|file| Ok(Seen::of(&rustix::fs::fstat(file)?)));
+        parts.collect::<io::Result<Vec<_>>>().map(Seen::of_all)
+    }
+}
+
 fn path(state: &Path, pool: Option<Guid>, host: &Host) -> PathBuf {
     let dir = pool.map_or_else(|| state.to_owned(), |guid| state.join(guid.to_string()));
     dir.join("facts").join(format!("{host}.json"))
@@ -151,6 +172,11 @@ impl Known {
     pub fn take(&mut self, key: &str, seen: Seen, now: u64) -> Entry {
         let known = self.files.remove(key).filter(|entry| entry.seen == seen);
         known.unwrap_or(Entry::new(seen, now))
+    }
+
+    /// Returns when the file with this key was first seen, although it may have changed since: seconds since 1970.
+    pub fn first(&self, key: &str) -> Option<u64> {
+        self.files.get(key).map(|entry| entry.first)
     }
 
     /// Takes what is known about the files whose keys begin with `prefix`.

@@ -13,6 +13,7 @@ mod exec;
 mod host;
 mod inbox;
 mod inspect;
+mod joined;
 mod journal;
 mod known;
 mod leftovers;

@@ -1,8 +1,6 @@
 //! A queue file whose sender and form are verified, and the target that it is for.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Result;
@@ -19,15 +17,16 @@ use zsnap_message::payload::{self, Manifest};
 
 use crate::cli::TrustLevel;
 use crate::config::Config;
+use crate::joined::Joined;
 use crate::memory;
 use crate::shared::seconds;
 
 /// A file that may be applied.
 pub enum Opened {
     /// A sealed stream: decrypted, authenticated and checked.
-    Sealed(Box<Verified<Arc<File>>>),
+    Sealed(Box<Verified<Joined>>),
     /// A bare `zfs send` stream, which is accepted only by exec, with `trust = "transport"`.
-    Plain(Arc<File>, StreamFacts),
+    Plain(Joined, StreamFacts),
 }
 
 /// A rejection: why a file is not applied, and what happens to it.
@@ -77,7 +76,7 @@ impl Opened {
         config: &Config,
         host: &Host,
         exec: bool,
-        file: &Arc<File>,
+        file: &Joined,
         keep: u64,
         now: SystemTime,
     ) -> Result<Opened, Rejection> {
@@ -86,12 +85,12 @@ impl Opened {
             return Err(Rejection::held(Exit::Refused, why));
         };
         let bounds = config.bounds(host);
-        if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file).map_err(Rejection::Io)? {
-            let size = file.metadata().map_err(Rejection::Io)?.len();
+        if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file.clone()).map_err(Rejection::Io)? {
+            let size = file.length();
             if bounds.max_size.is_some_and(|most| size > most) {
                 return Err(explain(Refusal::TooLarge(format!("it has {size} bytes")), host, now));
             }
-            let opened = Opened::Plain(file.clone(), walk(file)?);
+            let opened = Opened::Plain(file.clone(), walk(file.clone())?);
             return opened.check_times(host, now).map(|()| opened);
         }
         // Nothing proves who wrote a file in the incoming directory, so `trust = "transport"` applies only to exec.
@@ -144,8 +143,7 @@ impl Opened {
     pub fn replay(self, out: &mut dyn Write) -> Result<()> {
         match self {
             Opened::Sealed(verified) => verified.replay(out),
-            Opened::Plain(file, _) => {
-                let mut file = &*file;
+            Opened::Plain(mut file, _) => {
                 file.seek(SeekFrom::Start(0))?;
                 copy(&mut file, |bytes| Ok(out.write_all(bytes)?))
             }
@@ -255,7 +253,7 @@ fn ahead(what: &str, date: u64, host: &Host) -> Rejection {
 }
 
 /// Calls `each` for every piece of the file, from its present position.
-fn copy(file: &mut &File, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+fn copy(file: &mut Joined, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     loop {
         cancel::check()?;
@@ -266,15 +264,14 @@ fn copy(file: &mut &File, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<(
     }
 }
 
-fn starts_like_zfs(mut file: &File) -> std::io::Result<bool> {
+fn starts_like_zfs(mut file: Joined) -> std::io::Result<bool> {
     let mut head = Vec::new();
     file.seek(SeekFrom::Start(0))?;
     file.take(16).read_to_end(&mut head)?;
-    file.seek(SeekFrom::Start(0))?;
     Ok(record::order_of_first(&head).is_some())
 }
 
-fn walk(mut file: &File) -> Result<StreamFacts, Rejection> {
+fn walk(mut file: Joined) -> Result<StreamFacts, Rejection> {
     let mut gate = Gate::new();
     let bad = |e: &StreamError| Rejection::Bad(Exit::Data, e.to_string());
     let mut refused = None;

@@ -12,6 +12,8 @@ use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::incoming::{Incoming, shown};
 use zsnap_common::names::digest::sha256_hex;
+use zsnap_common::names::part::Part;
+use zsnap_common::names::stored::name_of;
 
 /// The name of the directory in the incoming directory. It is hidden, so that no scan reads it.
 pub const DIRECTORY: &str = ".zsnap-quarantine";
@@ -107,7 +109,7 @@ pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
     let mut moved = 0;
     let mut failed = Exit::Done;
     for host in quarantine.names().or_exit(Exit::Io, "quarantine")? {
-        let asked = |name: &str| all || what.iter().any(|w| *w == name || *w == shown(&host));
+        let asked = |name: &str| all || what.iter().any(|what| is_called(&host, name, what));
         if let Err(e) = retry_host(root, &quarantine, &host, asked, &mut moved) {
             log::error(format!("{e:#}"));
             failed = failed.max(Exit::of(&e));
@@ -117,6 +119,14 @@ pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
         Exit::Done => Ok(moved),
         exit => Err(exit.error(format!("{moved} files were put back, others were not"))),
     }
+}
+
+/// Whether `what` is the host of a file in quarantine, or its name, in either form, also that of the file of which it is
+/// a part.
+fn is_called(host: &OsStr, name: &str, what: &str) -> bool {
+    let real = name_of(name.as_ref());
+    let whole = Part::parse(&real).map_or(&*real, |part| part.whole);
+    [name, &real, whole, &shown(host), &name_of(host)].contains(&what)
 }
 
 fn retry_host(
@@ -207,6 +217,27 @@ mod tests {
         fs::write(&path, b"good").unwrap();
         assert!(!put(&root, &host, "h".as_ref(), "f".as_ref(), &bad, "forged").unwrap());
         assert_eq!((fs::read(&path).unwrap(), list(&root).unwrap()), (b"good".to_vec(), vec![]));
+    }
+
+    #[test]
+    fn the_parts_of_a_file_come_back_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("h%3A1")).unwrap();
+        let root = Incoming::open(dir.path()).unwrap();
+        let host = root.inside("h%3A1".as_ref()).unwrap();
+        let names = ["a%3Ab~p1of2", "a%3Ab~p2of2", "a%2E"];
+        let put_all = || {
+            for name in names {
+                fs::write(dir.path().join("h%3A1").join(name), name).unwrap();
+                let file = host.open_file(name.as_ref()).unwrap();
+                assert!(put(&root, &host, "h%3A1".as_ref(), name.as_ref(), &file, "bad").unwrap());
+            }
+        };
+        for (what, count) in [("a:b", 2), ("a%3Ab", 0), ("a:b~p1of2", 1), ("a%3Ab~p2of2", 1), ("a.", 1), ("h:1", 3)] {
+            put_all();
+            assert_eq!(retry(&root, false, &[what.into()]).unwrap(), count, "{what}");
+            retry(&root, true, &[]).unwrap();
+        }
     }
 
     #[test]

@@ -174,7 +174,7 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
         let root = Arc::new(root);
         let names = root.names().or_exit(Exit::Io, "--incoming")?;
         for name in names.iter().filter(|name| !is_others(name.as_encoded_bytes())) {
-            let Some(host) = name.to_str().and_then(|n| n.parse::<Host>().ok()) else {
+            let Some(host) = Host::of_directory(name) else {
                 report_not_a_host(name, &mut shared.notices());
                 continue;
             };

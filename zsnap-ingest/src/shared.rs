@@ -145,10 +145,10 @@ impl<'a> Shared<'a> {
         self.memory.load(Ordering::Relaxed) >= size
     }
 
-    /// Reserves a slot for one more verified file that is kept open, if any is left.
-    pub fn slot(&self) -> Option<OpenSlot<'_>> {
-        self.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        Some(OpenSlot(&self.slots))
+    /// Reserves slots for a verified queue file of so many files that is kept open, if that many are left.
+    pub fn slots(&self, files: usize) -> Option<OpenSlots<'_>> {
+        self.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(files)).ok()?;
+        Some(OpenSlots(&self.slots, files))
     }
 
     /// Returns the lock of a command's target directory, so that only one thread at a time writes its journal.
@@ -188,11 +188,11 @@ impl Drop for MemoryReservation<'_> {
     }
 }
 
-/// One of the files that may be kept open, which is released on drop.
-pub struct OpenSlot<'a>(&'a AtomicUsize);
+/// A number of the files that may be kept open, which are released on drop.
+pub struct OpenSlots<'a>(&'a AtomicUsize, usize);
 
-impl Drop for OpenSlot<'_> {
+impl Drop for OpenSlots<'_> {
     fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.fetch_add(self.1, Ordering::Relaxed);
     }
 }

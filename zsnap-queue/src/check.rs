@@ -1,5 +1,6 @@
 //! `check`: reports whether the bare command would work. Each finding includes its remedy.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,7 @@ use zsnap_common::cli::findings::{
 };
 use zsnap_common::cli::options;
 use zsnap_common::durable::dest::{self, Dest};
+use zsnap_common::names::target::Host;
 use zsnap_message::keys::{Recipients, SigningKey};
 
 use crate::cli::Options;
@@ -82,7 +84,20 @@ fn destination(o: &Options, dest: &Dest) -> Vec<Finding> {
         if !meta.is_dir() {
             return Err(Exit::Config.error(format!("{} is not a directory", path.display())));
         }
-        writable(path)
+        writable(path)?;
+        let probe = dest::probe(dest, &how, &outboxes.dir(&dest.id()), PATIENCE)?;
+        match probe.and_then(|probe| probe.clash(&hosts(o).unwrap_or_default())) {
+            Some(why) => Err(Exit::Config.error(format!("{}: {why}", path.display()))),
+            None => Ok(()),
+        }
     };
     failure(usable())
+}
+
+/// Returns the hosts of which something was queued here.
+fn hosts(o: &Options) -> Result<Vec<Host>> {
+    let state = existing(&options::state_dir(o.state.as_deref(), "queue")?)?;
+    let targets = state.map(|state| state.targets()).transpose()?.unwrap_or_default();
+    let hosts: BTreeSet<Host> = targets.into_iter().map(|target| target.host).collect();
+    Ok(hosts.into_iter().collect())
 }

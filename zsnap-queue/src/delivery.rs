@@ -41,6 +41,8 @@ struct Saved {
     user: Option<String>,
     nncp_config: Option<std::path::PathBuf>,
     nice: Option<String>,
+    #[serde(default)]
+    max_file: Option<u64>,
     /// Whether a drive was ever found mounted at the path of a `dir:`.
     #[serde(default)]
     mounted: bool,
@@ -79,8 +81,8 @@ pub fn all(
             continue;
         }
         match saved(&boxes.dir(&id).join(DEST)) {
-            Ok(Saved { dest, user, nncp_config, nice, .. }) => {
-                let transport = Transport { user, nncp_config, nice, ..transport.clone() };
+            Ok(Saved { dest, user, nncp_config, nice, max_file, .. }) => {
+                let transport = Transport { user, nncp_config, nice, max_file, ..transport.clone() };
                 destinations.push(Destination { id, dest, transport, configured: none_configured });
             }
             Err(e) => log::error(format_args!("{e:#}: name the destination with --to")),
@@ -111,9 +113,9 @@ fn remember(boxes: &Outboxes, destination: &Destination, mounted: Option<bool>) 
     let file = boxes.dir(&destination.id).join(DEST);
     let before = saved(&file).ok();
     let was_mounted = before.as_ref().is_some_and(|before| before.mounted);
-    let Transport { user, nncp_config, nice, .. } = destination.transport.clone();
+    let Transport { user, nncp_config, nice, max_file, .. } = destination.transport.clone();
     let mounted_ever = was_mounted || mounted == Some(true);
-    let now = Saved { dest: destination.dest.clone(), user, nncp_config, nice, mounted: mounted_ever };
+    let now = Saved { dest: destination.dest.clone(), user, nncp_config, nice, max_file, mounted: mounted_ever };
     if before.as_ref() != Some(&now) {
         publish::write_durably(&file, &serde_json::to_vec_pretty(&now)?)?;
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
+use crate::durable::dest::dir::is_same;
 use crate::durable::publish::{self, NewFile, REGULAR, at_path};
 
 /// The maximum number of names that [`Incoming::names`] returns; they take about 100 MB. Directories of queue files,
@@ -158,6 +159,15 @@ impl Incoming {
         }
         rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()).map_err(at_path(&path))?;
         Ok(true)
+    }
+
+    /// Removes `name`, not durably, if it has the same bytes as `file`.
+    pub fn remove_if_equal(&self, name: &OsStr, file: &File) -> io::Result<()> {
+        let Some(text) = name.to_str() else { return Ok(()) };
+        match is_same(&self.fd, text, file).map_err(at_path(&self.path.join(name)))? {
+            Some(true) => self.remove(name),
+            _ => Ok(()),
+        }
     }
 
     /// Moves `name` into `to` as `new`, durably and without replacing a file, if it is still the file that was

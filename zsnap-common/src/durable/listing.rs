@@ -25,7 +25,12 @@ pub struct Listing {
     pub foreign: Vec<OsString>,
     /// How many more foreign files there are.
     pub more_foreign: u64,
+    /// The first names, sorted, that begin with [`GONE`].
+    pub gone: Vec<OsString>,
 }
+
+/// The prefix of the first part of a file that was applied, while its other parts are removed.
+pub const GONE: &str = ".zsnap-gone-";
 
 impl Listing {
     /// The maximum number of queue files of one directory that a run examines; they take about 50 MB.
@@ -39,17 +44,19 @@ impl Listing {
     /// # Errors
     /// The directory cannot be read.
     pub fn of(dir: &Incoming, most: usize) -> io::Result<Listing> {
-        let (mut queue, mut foreign) = (First::of(most), First::of(Listing::FOREIGN));
+        let [mut foreign, mut gone] = [(); 2].map(|()| First::of(Listing::FOREIGN));
+        let mut queue = First::of(most);
         dir.each_name(|name: &OsStr| {
             match classify(name.as_encoded_bytes()) {
                 Entry::Queue(parsed) => queue.add((parsed, name.to_owned())),
                 Entry::Foreign => foreign.add(name.to_owned()),
+                Entry::Transport if name.as_encoded_bytes().starts_with(GONE.as_bytes()) => gone.add(name.to_owned()),
                 Entry::Transport => {}
             }
             Ok(())
         })?;
         let ((queue, more), (foreign, more_foreign)) = (queue.sorted(), foreign.sorted());
-        Ok(Listing { queue, more, foreign, more_foreign })
+        Ok(Listing { queue, more, foreign, more_foreign, gone: gone.sorted().0 })
     }
 }
 

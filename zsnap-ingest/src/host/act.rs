@@ -1,6 +1,5 @@
 //! The steps with one file: examines it, and does what the plan says with it.
 
-use std::fs::File as Fd;
 use std::thread;
 
 use anyhow::Result;
@@ -14,6 +13,7 @@ use super::{Ahead, HostRun, Todo};
 use crate::apply::{self, Received};
 use crate::examine::{self, Examined, VerifiedFile};
 use crate::inbox::Inbox;
+use crate::joined::Joined;
 use crate::known::{Knowledge, Seen};
 use crate::opened::Rejection;
 use crate::plan::{Facts, Standing};
@@ -50,7 +50,7 @@ impl<'a> HostRun<'a> {
             Some((_, examined)) => examined,
             None => examine::examine(self.shared, self.inbox.host(), self.inbox.place(at), self.inbox.file(at)),
         };
-        let Examined { fd, seen, result } = match examined {
+        let Examined { content: files, seen, result } = match examined {
             Ok(examined) => examined,
             Err(Unsafe::Gone) => {
                 self.inbox.gone(at);
@@ -74,7 +74,7 @@ impl<'a> HostRun<'a> {
                 self.inbox.learn(at, Knowledge::Facts(facts), None);
                 Ok(Some(content))
             }
-            Err(rejection) => self.reject(at, &fd, rejection).map(|()| None),
+            Err(rejection) => self.reject(at, &files, rejection).map(|()| None),
         }
     }
 
@@ -96,7 +96,7 @@ impl<'a> HostRun<'a> {
     }
 
     /// Records why a file is rejected, or moves it to quarantine.
-    fn reject(&mut self, at: usize, fd: &Fd, rejection: Rejection) -> Result<()> {
+    fn reject(&mut self, at: usize, content: &Joined, rejection: Rejection) -> Result<()> {
         self.inbox.learn(at, Knowledge::New, None);
         let (why, damaged) = match rejection {
             // A signal must end the run, whatever it interrupted.
@@ -108,28 +108,39 @@ impl<'a> HostRun<'a> {
             Rejection::Damaged(why) => (why, true),
             Rejection::Bad(_, why) => (why, false),
         };
-        if damaged && examine::is_arriving(self.inbox.place(at), fd).or_exit(Exit::Io, "queue file")? {
+        if damaged && examine::is_arriving(self.inbox.place(at), content).or_exit(Exit::Io, "queue file")? {
             self.inbox.settle(at, arriving(&why));
             return Ok(());
         }
-        self.quarantine(at, fd, &why).map_err(|e| e.context(why))
+        self.quarantine(at, content, &why).map_err(|e| e.context(why))
     }
 
     /// Moves a file to quarantine, unless it has changed since it was opened.
-    fn quarantine(&mut self, at: usize, fd: &Fd, why: &str) -> Result<()> {
-        let (host, place, file) = (self.inbox.host(), self.inbox.place(at), self.inbox.file(at));
+    fn quarantine(&mut self, at: usize, content: &Joined, why: &str) -> Result<()> {
+        let file = self.inbox.file(at);
         if self.shared.dry {
             self.inbox.settle(at, Standing::Refused(why.to_owned()));
-        } else if Seen::of(&rustix::fs::fstat(fd)?) != file.entry().seen {
+        } else if Seen::of_open(content)? != file.entry().seen {
             // A file that is still being written would continue to grow in quarantine.
             self.inbox.settle(at, arriving(why));
-        } else if quarantine::put(&place.root, &place.dir, host.as_str().as_ref(), file.name(), fd, why)? {
+        } else if self.put_away(at, content, why)? {
             self.inbox.gone(at);
             self.shared.notices().event(format!("{}: in quarantine: {why}", self.inbox.key(at)));
         } else {
             self.inbox.settle(at, replaced());
         }
         Ok(())
+    }
+
+    /// Moves all parts of a file to quarantine. Returns `false` if another file has one of the names by now.
+    fn put_away(&self, at: usize, content: &Joined, why: &str) -> Result<bool> {
+        let (place, file) = (self.inbox.place(at), self.inbox.file(at));
+        let host = place.dir.path().file_name().unwrap_or_default();
+        let mut all = true;
+        for (name, fd) in file.stored().files().iter().zip(content.files()) {
+            all &= quarantine::put(&place.root, &place.dir, host, name, fd, why)?;
+        }
+        Ok(all)
     }
 
     /// Examines a file if it is not open, and does what the plan says with it.
@@ -159,9 +170,9 @@ impl<'a> HostRun<'a> {
                 }
                 self.apply(&facts, at, kept, skip)
             }
-            Standing::Refused(why) => self.quarantine(at, &kept.fd, &why),
-            Standing::AlreadyThere => self.remove_needless(&facts, at, &kept.fd, false),
-            Standing::Stale => self.remove_needless(&facts, at, &kept.fd, true),
+            Standing::Refused(why) => self.quarantine(at, &kept.content, &why),
+            Standing::AlreadyThere => self.remove_needless(&facts, at, &kept.content, false),
+            Standing::Stale => self.remove_needless(&facts, at, &kept.content, true),
             _ => Ok(()),
         };
         result.or_else(|e| {
@@ -176,15 +187,15 @@ impl<'a> HostRun<'a> {
         let shared = self.shared;
         let next = self.next_to_examine();
         // What is kept of the file is dropped, and the file removed, when it is applied, whatever the next one takes.
-        let VerifiedFile { opened, fd, room, slot } = kept;
+        let VerifiedFile { opened, content, room, slot } = kept;
         let kept = (room, slot);
-        let (place, name) = (self.inbox.place(at), self.inbox.file(at).name());
+        let (place, file) = (self.inbox.place(at), self.inbox.file(at));
         if opened.stream().is_none() {
             let Some(table) = shared.config.command_for(target) else { return Ok(()) };
             let run = move || {
                 let _kept = kept;
-                apply::run_command(shared, table, target, name, opened)?;
-                apply::remove(place, name, &fd)
+                apply::run_command(shared, table, target, &file.shown(), opened)?;
+                apply::remove(place, file, &content)
             };
             let (ran, ahead) = while_examining(shared, &self.inbox, next, run);
             self.ahead = ahead.or(self.ahead.take());
@@ -199,7 +210,7 @@ impl<'a> HostRun<'a> {
             let _kept = kept;
             let received = apply::receive(shared, pool, tree, past, facts, opened, skip)?;
             if received == Received::All {
-                apply::remove(place, name, &fd)?;
+                apply::remove(place, file, &content)?;
             }
             anyhow::Ok(received)
         };
@@ -218,7 +229,7 @@ impl<'a> HostRun<'a> {
 
     /// Removes a file that contains nothing new, and records that in the journal. `is_stale`: what was applied came
     /// after it.
-    fn remove_needless(&mut self, facts: &Facts, at: usize, fd: &Fd, is_stale: bool) -> Result<()> {
+    fn remove_needless(&mut self, facts: &Facts, at: usize, content: &Joined, is_stale: bool) -> Result<()> {
         let why = if is_stale { "what was applied came after it" } else { "it is there already" };
         if is_stale {
             apply::passed(self.shared, facts)?;
@@ -227,11 +238,11 @@ impl<'a> HostRun<'a> {
             apply::learn(self.shared, &self.tree, past, facts)?;
         }
         log::info(format!("{}: removed: {why}", self.inbox.key(at)));
-        self.remove(at, fd)
+        self.remove(at, content)
     }
 
-    fn remove(&mut self, at: usize, fd: &Fd) -> Result<()> {
-        apply::remove(self.inbox.place(at), self.inbox.file(at).name(), fd)?;
+    fn remove(&mut self, at: usize, content: &Joined) -> Result<()> {
+        apply::remove(self.inbox.place(at), self.inbox.file(at), content)?;
         self.inbox.gone(at);
         Ok(())
     }

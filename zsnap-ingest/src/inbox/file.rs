@@ -1,13 +1,13 @@
 //! A queue file during a run, and the directory that contains it.
 
-use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use zsnap_common::durable::incoming::{Incoming, shown};
+use zsnap_common::durable::incoming::Incoming;
 use zsnap_common::names::queue_name::{Label, QueueName};
 use zsnap_common::names::target::Target;
 
 use super::INCOMING;
+use super::stored::Stored;
 use crate::known::{Entry, Knowledge};
 use crate::plan::{Facts, Standing};
 
@@ -25,8 +25,8 @@ const EXEC: &str = "exec/";
 
 impl Place {
     /// Returns the key under which what is known of a file in this directory is saved.
-    pub fn key(&self, name: &OsStr) -> String {
-        format!("{}{}", if self.exec { EXEC } else { INCOMING }, shown(name))
+    pub fn key(&self, stored: &Stored) -> String {
+        format!("{}{}", if self.exec { EXEC } else { INCOMING }, stored.key())
     }
 }
 
@@ -34,8 +34,8 @@ impl Place {
 pub struct File {
     /// The index of its directory in the host's places.
     pub(super) place: usize,
-    /// Its name as stored.
-    pub(super) name: OsString,
+    /// How it is stored.
+    pub(super) stored: Stored,
     /// Its name as parsed.
     pub(super) queue: QueueName,
     /// What this and earlier runs know of it.
@@ -50,18 +50,19 @@ pub struct File {
 }
 
 impl File {
-    pub(super) fn new(place: usize, name: OsString, queue: QueueName, entry: Entry) -> File {
-        File { place, name, queue, entry, settled: None, is_gone: false, was_refused: false }
+    pub(super) fn new(place: usize, stored: Stored, queue: QueueName, entry: Entry) -> File {
+        let settled = stored.waits_for().map(|why| Standing::Waiting { why, behind: None });
+        File { place, stored, queue, entry, settled, is_gone: false, was_refused: false }
     }
 
-    /// Returns the name as stored.
-    pub fn name(&self) -> &OsStr {
-        &self.name
+    /// Returns how it is stored.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
     }
 
-    /// Returns the name as text, for messages.
+    /// Returns its real name.
     pub fn shown(&self) -> String {
-        shown(&self.name)
+        self.stored.name()
     }
 
     /// Returns the name as parsed.

@@ -18,7 +18,7 @@ use anyhow::Result;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{self, Beat, Look, Shown};
+use super::dir::{self, Beat, Look, Probe, Shown};
 use super::{Delivered, Item, Transport};
 use crate::cli::cancel::{self, Interruptible};
 use crate::cli::exit::{Exit, OrExit};
@@ -40,12 +40,14 @@ struct Setup {
     drive: Option<String>,
     min_free: u64,
     verify: bool,
+    max_file: Option<u64>,
 }
 
 /// What the worker is to do.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Request {
     Look,
+    Probe,
     Tidy,
     Deliver(Vec<Entry>),
 }
@@ -76,6 +78,7 @@ enum Line {
 #[derive(Serialize, Deserialize)]
 pub(super) enum Answer {
     Look(Look),
+    Probe(Option<Probe>),
     Tidy,
     Deliver(Vec<Result<Delivered, Failure>>),
 }
@@ -148,6 +151,7 @@ impl Worker {
             drive: how.drive.clone(),
             min_free: how.min_free,
             verify: how.verify,
+            max_file: how.max_file,
         })?;
         Ok(worker)
     }
@@ -257,7 +261,8 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     if rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()) != Some(setup.parent) {
         return Ok(Exit::Done);
     }
-    let how = Transport { drive: setup.drive, min_free: setup.min_free, verify: setup.verify, ..Transport::default() };
+    let Setup { drive, min_free, verify, max_file, .. } = setup;
+    let how = Transport { drive, min_free, verify, max_file, ..Transport::default() };
     let beat = |beat: Beat<'_>| {
         // This fails only if the parent is dead, and then this process is killed.
         let _ = say(&match beat {
@@ -268,6 +273,7 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     for line in lines {
         let answer = match serde_json::from_str(&line?)? {
             Request::Look => dir::look(path, how.drive.as_deref()).map(Answer::Look).map_err(Into::into),
+            Request::Probe => dir::probe(path, how.drive.as_deref()).map(Answer::Probe).map_err(Into::into),
             Request::Tidy => dir::tidy(path, how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into),
             Request::Deliver(entries) => deliver(path, outbox, &entries, &how, &beat).map(Answer::Deliver),
         };

@@ -1,0 +1,74 @@
+//! Removes a queue file that was applied, in one file or in parts.
+//!
+//! A crash may end the removal of parts. What is left must not look like a file that is still arriving. So the first
+//! part is renamed before another one is removed: to `.zsnap-gone-` and its name. A run that finds such a file finishes
+//! the removal.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+
+use zsnap_common::cli::log;
+use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::durable::listing::GONE;
+use zsnap_common::names::queue_name::QueueName;
+
+use super::Stored;
+use crate::joined::Joined;
+
+/// Removes the files of a queue file, if they still are those that were opened. Returns `false` if another
+/// file has one of the names by now.
+pub fn remove(dir: &Incoming, stored: &Stored, content: &Joined) -> io::Result<bool> {
+    let files: Vec<_> = stored.files().iter().zip(content.files()).collect();
+    let Some((&(first, first_fd), others)) = files.split_first() else { return Ok(false) };
+    if others.is_empty() {
+        return dir.remove_if_same(first, first_fd);
+    }
+    for (at, copy) in stored.copies() {
+        if let Some((_, fd)) = files.get(*at) {
+            dir.remove_if_equal(copy, fd)?;
+        }
+    }
+    let gone = gone(first);
+    let is_marked = match dir.move_if_same(first, first_fd, dir, &gone) {
+        Ok(false) => return Ok(false),
+        // There is no room for a longer name.
+        Err(e) => {
+            log::info(format_args!("{e}; the parts are removed nevertheless"));
+            false
+        }
+        Ok(true) => true,
+    };
+    let mut all = true;
+    for (name, fd) in others {
+        all &= dir.remove_if_same(name, fd)?;
+    }
+    match is_marked {
+        true => dir.remove(&gone).and_then(|()| dir.sync()).map(|()| all),
+        false => Ok(dir.remove_if_same(first, first_fd)? && all),
+    }
+}
+
+/// Finishes the removals that a crash has ended. `left`: the names with [`GONE`] in the directory; `all`: its queue
+/// files, from which those that are left are taken out. `dry`: nothing is removed.
+pub fn finish(dir: &Incoming, left: &[OsString], all: &mut Vec<(QueueName, Stored)>, dry: bool) -> io::Result<()> {
+    let mut done = Ok(());
+    for gone in left {
+        let Some(first) = gone.as_encoded_bytes().strip_prefix(GONE.as_bytes()) else { continue };
+        // If there is a first part again, the file was delivered again.
+        let first = OsString::from(String::from_utf8_lossy(first).into_owned());
+        let is_left = |stored: &Stored| stored.has_part(&first) && stored.lacks_the_first();
+        let mut parts = all.iter().filter(|(_, stored)| is_left(stored)).flat_map(|(_, stored)| stored.files());
+        if !dry && done.is_ok() {
+            done =
+                parts.try_for_each(|part| dir.remove(part)).and_then(|()| dir.sync()).and_then(|()| dir.remove(gone));
+        }
+        all.retain(|(_, stored)| !is_left(stored));
+    }
+    done
+}
+
+fn gone(first: &OsStr) -> OsString {
+    let mut gone = OsString::from(GONE);
+    gone.push(first);
+    gone
+}
