@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
@@ -47,7 +48,7 @@ pub fn receive(
     past.rewind(tree.snapshots(&name));
     past.learn(facts, tree.snapshots(&name));
     let mut unwrap = Unwrap::new(pool.zfs, &name, skip, shared.config.receiving(&target.host));
-    let replayed = opened.replay(&mut unwrap);
+    let replayed = opened.replay(&format!("receiving {target}"), &mut unwrap);
     let Ended { committed, result: received, modified } = unwrap.end();
     // The receiver's own error says more than the broken pipe that results from it.
     let result = received.and(replayed);
@@ -94,7 +95,8 @@ pub fn run_command(
     log::info(format!("applying {} to {}", shown(name), table.target.display()));
     let alone = shared.target(&table.target);
     let _alone = lock(&alone);
-    command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, |out| opened.replay(out))
+    let feed = |out: &mut dyn Write| opened.replay(&format!("applying {target}"), out);
+    command::apply(table, target, &shown(name), &manifest, shared.config.receive_timeout, feed)
 }
 
 /// Records in the journal of a pool that the snapshots of a file that is not applied exist already.

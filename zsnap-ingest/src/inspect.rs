@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use zsnap_common::cli::cancel::Interruptible;
 use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::incoming::shown;
 use zsnap_common::names::queue_name::{Entry, classify};
 use zsnap_common::names::target::Host;
 
@@ -34,7 +35,8 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     let config = Config::load(&without_store(options), trusting(tables, &host, which))?;
     let file = Arc::new(File::open(&which.path).or_exit(Exit::Io, which.path.display())?);
     let keep = if cat { config.verify_buffer } else { 0 };
-    let opened = Opened::verify(&config, &host, false, &file, keep, SystemTime::now());
+    let shown = shown(name);
+    let opened = Opened::verify(&config, &host, false, (&file, &shown), keep, SystemTime::now());
     let opened = opened.and_then(|opened| {
         if let Some(queue) = &queue {
             opened.target(&host, queue)?;
@@ -47,7 +49,7 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     })?;
     if cat {
         let mut out = Interruptible::new(io::stdout());
-        opened.replay(&mut out)?;
+        opened.replay(&format!("writing {shown}"), &mut out)?;
         return Ok(Exit::Done);
     }
     let text = describe(&opened);
