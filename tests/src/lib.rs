@@ -21,6 +21,7 @@ pub mod sender;
 pub mod spooler;
 pub mod strace;
 pub mod stream;
+pub mod terminal;
 pub mod torture;
 
 /// The real streams in `data/streams`, which its README describes.
