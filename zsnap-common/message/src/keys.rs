@@ -248,6 +248,7 @@ fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
         return refuse(&format!("belongs to another user: chown root {}", quoted(file)));
     }
+    trusted::check_directory(file).or_exit(Exit::Config, at())?;
     let length = u64::try_from(stat.st_size).unwrap_or(0);
     if length > MAX_FILE {
         return refuse("is too large to be a key");
@@ -267,7 +268,6 @@ fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
             quoted(file)
         ));
     }
-    trusted::check_directory(file).or_exit(Exit::Config, at())?;
     Ok(certs)
 }
 
