@@ -54,15 +54,22 @@ bench:
 	cargo build --locked --release --workspace --bins
 	tests/bench target/release
 
-# Builds only binaries that are missing, so root needs no Rust after `make`.
+# Builds only binaries that are missing, so root needs no Rust after `make`. The paths in the documentation become those
+# of the installation.
 install: export TO = $(DESTDIR)$(PREFIX)
+install: export ETC = $(DESTDIR)/etc/zsnap
+install: export BIN = $(PREFIX)/bin
 install: $(BINARIES:%=target/release/%)
+	[ -d "$$ETC" ] || install -d -m 755 "$$ETC"
 	install -d "$$TO/bin" "$$TO/share/doc/zsnap"
 	for b in $(BINARIES); do install -m 755 target/release/$$b "$$TO/bin/" || exit 1; done
-	for page in man/*.[0-9]; do \
-	  section="$$TO/share/man/man$${page##*.}"; \
-	  install -d "$$section" && install -m 644 $$page "$$section/" || exit 1; done
-	install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$$TO/share/doc/zsnap/"
+	for page in man/*.[0-9]; do install -d "$$TO/share/man/man$${page##*.}" || exit 1; done
+	install -m 644 CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$$TO/share/doc/zsnap/"
+	bin=$$(printf %s "$$BIN" | sed 's/[\\&|]/\\&/g'); \
+	for text in man/*.[0-9] README.md; do \
+	  case $$text in man/*) to="$$TO/share/man/man$${text##*.}" ;; *) to="$$TO/share/doc/zsnap" ;; esac; \
+	  sed -e "s|/usr/local/bin/zsnap|$$bin/zsnap|g" -e "s|PATH=/usr/local/bin|PATH=$$bin|g" $$text \
+	    > "$$to/$${text##*/}" && chmod 644 "$$to/$${text##*/}" || exit 1; done
 
 $(BINARIES:%=target/release/%):
 	$(MAKE) all

@@ -22,6 +22,7 @@ pub mod spooler;
 pub mod stick;
 pub mod strace;
 pub mod stream;
+pub mod terminal;
 pub mod torture;
 
 /// The real streams in `data/streams`, which its README describes.

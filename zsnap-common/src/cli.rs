@@ -1,6 +1,8 @@
 //! The command line: options, exit statuses, signals, messages, reports, and files that only root and we may change.
 
+mod bars;
 pub mod cancel;
+pub mod colour;
 pub mod escape;
 pub mod exit;
 pub mod findings;

@@ -176,6 +176,7 @@ fn of_zrep(path: &Path, options: &Options) -> Result<(Policy, bool)> {
         newest: options.newest().unwrap_or(NEWEST_ZREP),
         received: false,
         max_destroy: options.max_destroy.unwrap_or(MaxDestroy::NoLimit),
+        only_reported: false,
         tags: if no_tags { Vec::new() } else { options.tags.clone() },
     };
     Ok((policy, exact))
@@ -189,12 +190,9 @@ fn native(options: &Options, tables: Tables) -> Vec<(String, Policy)> {
         method: Method::Rules(keep, reference),
         newest: newest.unwrap_or(NEWEST),
         received: false,
+        max_destroy: options.max_destroy.unwrap_or(MaxDestroy::Percent(50)),
         // With --filter, another program destroys what is printed, even with -n or --at: keep the limit.
-        max_destroy: options.max_destroy.unwrap_or(if !options.filter && (options.noop || options.at.is_some()) {
-            MaxDestroy::NoLimit
-        } else {
-            MaxDestroy::Percent(50)
-        }),
+        only_reported: options.max_destroy.is_none() && !options.filter && (options.noop || options.at.is_some()),
         tags: options.tags.clone(),
     };
     let all = (!given.is_empty()).then(|| ("**".to_owned(), policy(given.clone(), reference)));
@@ -206,6 +204,7 @@ fn native(options: &Options, tables: Tables) -> Vec<(String, Policy)> {
             newest: table.newest.unwrap_or(general.newest).max(1),
             received: table.received,
             max_destroy: table.max_destroy.unwrap_or(general.max_destroy),
+            only_reported: general.only_reported && table.max_destroy.is_none(),
             ..general
         };
         (glob, policy)

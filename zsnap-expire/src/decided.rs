@@ -15,6 +15,8 @@ pub struct Decided<'a> {
     pub verdicts: Vec<Verdict>,
     /// The safety limit that stops the dataset, if any: then none of its snapshots is destroyed.
     pub braked: Option<Braked>,
+    /// The safety limit that would stop a real run, if this is a dry run that goes beyond it.
+    pub would_stop: Option<Braked>,
 }
 
 impl Decided<'_> {

@@ -14,7 +14,7 @@ pub struct Judged {
     pub verdicts: Vec<Verdict>,
     /// The safety limit that stops the dataset, if any: then none of its snapshots is destroyed.
     pub braked: Option<Braked>,
-    /// The safety limit that `--force` overrides, if any.
+    /// The safety limit that `--force` overrides, or a dry run only reports, if any.
     pub forced: Option<Braked>,
 }
 
@@ -40,7 +40,7 @@ pub fn judge(
     backdated::keep_witnesses(&mut verdicts, snapshots, clock);
     let why = brakes(&verdicts, snapshots, guards.newest, policy.max_destroy, clock).err();
     let (forced, braked) = match why {
-        Some(why) if force && why.can_be_forced() => (Some(why), None),
+        Some(why) if (force || policy.only_reported) && why.can_be_forced() => (Some(why), None),
         why => (None, why),
     };
     Judged { verdicts, braked, forced }

@@ -49,6 +49,8 @@ pub struct Policy {
     pub received: bool,
     /// The safety limit for the number of snapshots to destroy.
     pub max_destroy: MaxDestroy,
+    /// Whether that limit is only reported: a dry run without `--max-destroy` shows what `--force` would do.
+    pub only_reported: bool,
     /// The tags of zrep. With spacing, only snapshots named `TAG_` and six hex digits are decided on. If empty, all
     /// are, and zrep's properties do not count.
     pub tags: Vec<String>,

@@ -150,11 +150,15 @@ fn decide<'a>(cli: &Cli, config: &'a Config, zfs: &Zfs, chosen: Vec<Chosen<'a>>)
             all_needed: needed.as_ref().is_some_and(|needed| needed.is_all(dataset)),
         };
         let judged = judge(policy, &mut snapshots, &guards, &config.clock, cli.options.force);
-        if let Some(why) = &judged.forced {
-            log::warn(format_args!("{dataset}: --force overrides: {why}"));
-        }
+        let would_stop = match judged.forced {
+            Some(why) if cli.options.force => {
+                log::warn(format_args!("{dataset}: --force overrides: {why}"));
+                None
+            }
+            why => why,
+        };
         astray += usize::from(newest_in_future(&snapshots, policy.newest, &config.clock).is_some());
-        all.push(Decided { dataset, snapshots, verdicts: judged.verdicts, braked: judged.braked });
+        all.push(Decided { dataset, snapshots, verdicts: judged.verdicts, braked: judged.braked, would_stop });
     }
     // With --at, future dates are to be expected, and nothing is destroyed.
     if astray * 2 > all.len() && cli.options.at.is_none() {

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use zsnap_common::cli::colour::Tone;
+use zsnap_common::cli::escape::escape;
 use zsnap_common::cli::report::{Cell, Column, Form, Report, ascii, time};
 use zsnap_common::process::zfs::Zfs;
 
@@ -30,11 +32,12 @@ pub fn print<'a>(
     let now = Timestamp::from_second(clock.now).unwrap_or_default();
     write(&format!("as of {now}, days begin in {}\n", clock.zone_name()))?;
     if options.timeline {
-        return write(&timeline::draw(all, clock));
+        write(&timeline::draw(all, clock))?;
+        return write(&summary(all, odd));
     }
     let row = |(snapshot, verdict, braked): (&Snapshot<'_>, &Verdict, bool)| {
         let created = u64::try_from(snapshot.creation).map_or(Cell::None, Cell::Time);
-        let word = Cell::Text(word(verdict, braked).to_owned());
+        let word = Cell::Word(word(verdict, braked), tone(verdict, braked));
         vec![Cell::Text(snapshot.name.to_owned()), created, word, Cell::Text(reasons(snapshot, verdict).join("; "))]
     };
     let of = |decided: &'a Decided<'a>| {
@@ -44,7 +47,41 @@ pub fn print<'a>(
     let rows = all.iter().flat_map(of).map(row).collect();
     let heads = ["SNAPSHOT", "CREATED", "VERDICT", "REASONS"];
     let columns = heads.map(|head| Column::new("", head)).to_vec();
-    Report { columns, rows, ..Report::default() }.print(Form::Table)
+    Report { columns, rows, ..Report::default() }.print(Form::Table)?;
+    write(&summary(all, odd))
+}
+
+/// Returns how many snapshots stay and how many do not, and at which datasets a safety limit stops the run.
+fn summary(all: &[Decided<'_>], odd: &[LeftAlone<'_>]) -> String {
+    let count = |n: usize, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+    let snapshots: usize = all.iter().map(|decided| decided.snapshots.len()).sum();
+    let doomed: usize = all.iter().map(|decided| decided.doomed().len()).sum();
+    let kept = count(snapshots - doomed, "snapshot");
+    let mut text = format!("{}: {kept} to keep, {doomed} to destroy\n", count(all.len(), "dataset"));
+    for decided in all {
+        let dataset = escape(decided.dataset);
+        if let Some(why) = &decided.braked {
+            text += &format!("safety limit: {dataset}: nothing is destroyed: {}\n", why.with_remedy("-n"));
+        }
+        if let Some(why) = &decided.would_stop {
+            text += &format!(
+                "safety limit: {dataset}: a run without -n destroys nothing: {why}: run it once with --force\n"
+            );
+        }
+    }
+    if !odd.is_empty() {
+        text += &format!("{} left out, where nothing is destroyed: see the messages\n", count(odd.len(), "dataset"));
+    }
+    text
+}
+
+/// Returns what determines the colour of the word for a verdict.
+fn tone(verdict: &Verdict, braked: bool) -> Tone {
+    match (verdict.keep, braked) {
+        (true, _) => Tone::Good,
+        (false, true) => Tone::Bad,
+        (false, false) => Tone::Pending,
+    }
 }
 
 /// Returns the word for a verdict. `braked` is whether a safety limit stops the dataset.

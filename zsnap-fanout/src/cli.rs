@@ -104,11 +104,11 @@ pub enum Verb {
     },
     /// Report for each destination what was delivered and what waits
     Status(StatusOptions),
-    /// Deliver again what a destination got since a day and --keep has kept
+    /// Deliver again what a destination got since a time and --keep has kept
     Requeue {
         /// Name of the destination
         name: String,
-        /// The first day, by UTC: 2026-11-20; or 3d: three days ago
+        /// A day or a time by the local clock: 2026-11-20, "2026-11-20 14:30"; or 3d: three days ago
         #[arg(long, value_name = "TIME")]
         since: Since,
     },

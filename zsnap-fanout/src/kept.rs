@@ -11,7 +11,7 @@ use anyhow::Result;
 use jiff::civil::Date;
 use rustix::io::Errno;
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::log;
+use zsnap_common::cli::{log, report};
 use zsnap_common::durable::listing::entries;
 use zsnap_common::durable::outbox::Queued;
 use zsnap_common::durable::publish;
@@ -58,13 +58,11 @@ pub fn prune(spool: &Spool, drive: &Drive, now: u64) -> Result<()> {
     Ok(())
 }
 
-/// Puts the files that were delivered to a destination since a day back into its outbox. Delivery
-/// recognizes the files that the destination still has.
+/// Puts the files that were delivered to a destination since a time back into its outbox: all of the day, by UTC, in
+/// which it falls, and of later ones. Delivery recognizes the files that the destination still has.
 pub fn requeue(spool: &Spool, drive: &Drive, since: Since, now: u64) -> Result<Exit> {
-    let first = match since {
-        Since::Day(day) => day.to_string(),
-        Since::Ago(time) => day(now.saturating_sub(time.as_secs())),
-    };
+    let since = since.seconds(now);
+    let first = day(since);
     let boxes = spool.outboxes();
     let (mut count, mut failed) = (0, Vec::new());
     for (_, path) in days(&spool.kept(&drive.name))?.into_iter().filter(|(name, _)| *name >= first) {
@@ -77,8 +75,9 @@ pub fn requeue(spool: &Spool, drive: &Drive, since: Since, now: u64) -> Result<E
     }
     if count == 0 && failed.is_empty() {
         return Err(Exit::SomeFailed.error(format!(
-            "nothing that {} got since {first} is kept: give keep a longer time, or send from the machine that was backed up",
-            drive.name
+            "nothing that {} got since {} is kept: give keep a longer time, or send from the machine that was backed up",
+            drive.name,
+            report::time(since)
         )));
     }
     log::outcome(format_args!("{}: the next run delivers {count} files again", drive.name));

@@ -22,7 +22,7 @@ use std::time::SystemTime;
 use cli::{Cli, Verb};
 use drive::{Drive, Tables};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use zsnap_common::cli::exit::{Exit, run_tool};
+use zsnap_common::cli::exit::{Exit, Undone, run_tool};
 use zsnap_common::cli::log;
 use zsnap_common::cli::options::ConfigFile;
 use zsnap_common::durable::dest::{self, worker};
@@ -71,6 +71,7 @@ fn start() -> anyhow::Result<Exit> {
         Verb::Run | Verb::Retire { .. } | Verb::Check(_) => {
             many_files();
             run::run(&options, &drives, now)
+                .map_err(|e| Undone::after(e, "the next run goes on with what was not delivered"))
         }
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::durable::incoming::Incoming;
 use zsnap_common::durable::outbox::Outboxes;
+use zsnap_common::names::shell::quoted;
 
 use crate::drive::Drive;
 
@@ -31,7 +32,7 @@ impl Spool {
             let owner = user(incoming.owner());
             return Err(Exit::Config.error(format!(
                 "{} belongs to {owner}, and only {owner} can hard-link the files: runuser -u {owner} -- zsnap-fanout",
-                incoming.path().display(),
+                quoted(incoming.path()),
             )));
         }
         incoming.private_inside(STATE.as_ref()).or_exit(Exit::Config, "cannot keep state in the spool")?;
@@ -75,7 +76,8 @@ impl Spool {
         names.retain(|name| !drives.iter().any(|drive| drive.name == *name));
         let error = |name: String| {
             Exit::Config.error(format!(
-                "the drive {name} has an outbox, but is not in the configuration: correct its name there, or zsnap-fanout retire {name}"
+                "the drive {name} has an outbox, but is not in the configuration: correct its name there, or zsnap-fanout retire {}",
+                quoted(&name)
             ))
         };
         Ok(names.into_iter().map(error).collect())

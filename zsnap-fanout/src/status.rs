@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::fs::{FileType, Stat};
 use zsnap_common::cli::cancel;
+use zsnap_common::cli::colour::Tone;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::report::{self, Cell, Column, Report, ago};
 use zsnap_common::durable::dest::{self, Dest};
@@ -35,6 +36,15 @@ const STATES: [&str; 9] =
 /// The states in which somebody must do something: a part of the spool cannot be read, the last delivery failed, or
 /// files wait for a destination that is not configured. Each has a note.
 const ATTENTION: [&str; 3] = ["unreadable", "failed", "unknown"];
+
+/// Returns the tone of one of [`STATES`].
+fn tone(state: &str) -> Tone {
+    match state {
+        _ if ATTENTION.contains(&state) => Tone::Bad,
+        "empty" | "waiting" | "away" => Tone::Pending,
+        _ => Tone::Good,
+    }
+}
 
 /// Prints the report. `now` is in seconds since 1970. The exit status is 1 if a state needs attention, or something is
 /// older than `--max-age`.
@@ -272,7 +282,7 @@ fn report(rows: &[Row], now: u64) -> Report {
         let (waiting, scarce, seen) = (row.waiting, row.scarce, &row.seen);
         vec![
             Cell::Text(row.drive.clone()),
-            Cell::State(row.state, &STATES),
+            Cell::State(row.state, &STATES, tone(row.state)),
             Cell::known(newest.map(|name| name.stamp.secs), Cell::Ago),
             Cell::known(seen.delivered, Cell::Ago),
             Cell::known(seen.delivered, Cell::Age),

@@ -2,6 +2,8 @@
 //! the steps is that of ARCHITECTURE.md, "What a crash leaves": check that the snapshot exists, then write the journal;
 //! after that, the caller removes the file.
 
+use std::io::Write;
+
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
@@ -44,7 +46,7 @@ pub fn receive(
     past.rewind(tree.snapshots(&name));
     past.learn(facts, tree.snapshots(&name));
     let mut unwrap = Unwrap::new(pool.zfs, &name, skip, shared.config.receiving(&target.host));
-    let replayed = opened.replay(&mut unwrap);
+    let replayed = opened.replay(&format!("receiving {target}"), &mut unwrap);
     let Ended { committed, result: received, modified } = unwrap.end();
     // The receiver's own error says more than the broken pipe that results from it.
     let result = received.and(replayed);
@@ -91,7 +93,8 @@ pub fn run_command(
     log::info(format!("applying {name} to {}", table.target.display()));
     let alone = shared.target(&table.target);
     let _alone = lock(&alone);
-    command::apply(table, target, name, &manifest, shared.config.receive_timeout, |out| opened.replay(out))
+    let feed = |out: &mut dyn Write| opened.replay(&format!("applying {target}"), out);
+    command::apply(table, target, name, &manifest, shared.config.receive_timeout, feed)
 }
 
 /// Records in the journal of a pool that the snapshots of a file that is not applied exist already.

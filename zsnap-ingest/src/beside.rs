@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use rustix::fs::FileType;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::names::shell::quoted;
 
 use crate::journal::TargetJournal;
 
@@ -73,10 +74,9 @@ pub fn check(target: &Path, look: bool) -> io::Result<()> {
     let Ok((parent, _)) = above(target) else { return Ok(()) };
     let name = OsStr::new(DIRECTORY);
     let path = parent.path().join(name);
-    let path = path.display();
     let Some(stat) = parent.stat(name)? else { return Ok(()) };
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        let above = parent.path().display();
+        let (path, above) = (quoted(&path), quoted(parent.path()));
         let why = format!("{path} is not a directory: remove it, and run \"chown root {above}\" if others own that");
         return Err(io::Error::other(why));
     }

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, can_be_made, failure, writable};
+use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, can_be_made, failure, warnings, writable};
 use zsnap_common::cli::{options, trusted};
+use zsnap_common::names::shell::quoted;
 use zsnap_common::process::child;
 
 use crate::beside;
@@ -38,14 +39,17 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
     }
     match Config::examine(options, tables) {
         Ok(config) => {
-            findings.add("keys, certificates and programs", []);
+            findings.add("keys, certificates and programs", warnings(Ok(config.signers.warnings())));
             if let Some((store, zfs)) = &config.store {
                 findings.add(
                     "store",
                     match zfs.datasets(store) {
                         Ok(Some(_)) => vec![],
                         Ok(None) => {
-                            vec![Finding::Warning(format!("{store} is absent: import the pool, or zfs create {store}"))]
+                            vec![Finding::Warning(format!(
+                                "{store} is absent: import the pool, or run: zfs create {}",
+                                quoted(store)
+                            ))]
                         }
                         Err(e) => vec![e.into()],
                     },

@@ -203,7 +203,7 @@ impl Config {
         let general = note(&mut errors, properties(&options.set, &options.exclude, "--"));
         let mut host_properties = BTreeMap::new();
         for (host, table) in &tables.hosts {
-            let own = properties(&table.set, &table.exclude, &format!("[hosts.{host}] "));
+            let own = properties(&table.set, &table.exclude, &format!("{} ", host.table()));
             host_properties.extend(note(&mut errors, own).map(|own| (host.clone(), own)));
         }
         let keyring = keyring(options).map_err(|e| errors.extend(e)).ok();
@@ -319,11 +319,13 @@ fn wrong_hosts(hosts: &BTreeMap<Host, HostTable>) -> Vec<anyhow::Error> {
     let (mut nodes, mut errors) = (BTreeMap::new(), Vec::new());
     for (host, table) in hosts {
         if let Some(other) = table.nncp_sender.as_ref().and_then(|node| nodes.insert(node, host)) {
-            errors.push(format!("[hosts.{other}] and [hosts.{host}] have the same nncp-sender: who is it that sends?"));
+            let (other, host) = (other.table(), host.table());
+            errors.push(format!("{other} and {host} have the same nncp-sender: who is it that sends?"));
         }
         if table.trust == TrustLevel::Signature && table.signers.is_empty() {
             errors.push(format!(
-                "[hosts.{host}] lists no signers; add signers = [\"…{host}.cert\"] (zsnap-queue keygen makes one)"
+                "{} lists no signers; add signers = [\"…{host}.cert\"] (zsnap-queue keygen makes one)",
+                host.table()
             ));
         }
     }

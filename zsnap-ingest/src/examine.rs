@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::Unsafe;
+use zsnap_common::names::queue_name::Label;
 use zsnap_common::names::target::Host;
 
 use crate::inbox::{File, Place};
@@ -66,7 +67,12 @@ fn verify<'a>(
 ) -> Result<(Facts, VerifiedFile<'a>), Rejection> {
     let mut room = shared.room(size);
     let keep = room.as_ref().map_or(0, MemoryReservation::bytes);
-    let opened = Opened::verify(shared.config, host, place.exec, content, keep, shared.now)?;
+    // Not the name of the file, of which a narrow terminal would show only the beginning, which is a number.
+    let what = match &file.queue().label {
+        Label::Dataset(dataset) => format!("{host}/{dataset}"),
+        Label::Digest(_) => file.shown().to_string(),
+    };
+    let opened = Opened::verify(shared.config, host, place.exec, (content, &what), keep, shared.now)?;
     let target = opened.target(host, file.queue())?;
     opened.fits(shared.config, &target)?;
     if let Some(room) = &mut room {

@@ -40,7 +40,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     let mut name = name_for(&host, target.as_ref(), now);
     let file = new.file().try_clone().and_then(|file| Joined::of(vec![file])).or_exit(Exit::Io, "exec")?;
     // Nothing is kept of it: the run that follows verifies it again.
-    let opened = Opened::verify(config, &host, true, &file, 0, now);
+    let opened = Opened::verify(config, &host, true, (&file, "standard input"), 0, now);
     let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|rejection| {
         let (exit, why) = rejection.explained();
         exit.error(why)
@@ -96,7 +96,7 @@ fn spool(new: &NewFile, config: &Config, host: &Host) -> Result<()> {
         }
         total += n as u64;
         if total > most {
-            let remedy = format!("if {host} means it, raise max-size in [hosts.{host}]");
+            let remedy = format!("if {host} means it, raise max-size in {}", host.table());
             return Err(Exit::Refused.error(format!("more than {most} bytes came; {remedy}")));
         }
         file.write_all(buffer.get(..n).unwrap_or_default()).map_err(|e| full(e, new))?;

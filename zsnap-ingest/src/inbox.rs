@@ -91,7 +91,7 @@ impl Inbox {
             let text = format!(
                 "{}: {} holds more than {} queue files; what is newer waits until those are gone",
                 self.host,
-                quoted(&place.dir.path().to_string_lossy()),
+                quoted(place.dir.path()),
                 Listing::MOST
             );
             shared.notices().problem_in_words(&format!("{}/.", self.host), &text);

@@ -37,7 +37,8 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     let config = Config::load(&without_store(options), trusting(tables, &host, which))?;
     let file = open(&which.path)?;
     let keep = if cat { config.verify_buffer } else { 0 };
-    let opened = Opened::verify(&config, &host, false, &file, keep, SystemTime::now());
+    let shown = shown(name);
+    let opened = Opened::verify(&config, &host, false, (&file, &shown), keep, SystemTime::now());
     let opened = opened.and_then(|opened| {
         if let Some(queue) = &queue {
             opened.target(&host, queue)?;
@@ -50,7 +51,7 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     })?;
     if cat {
         let mut out = Interruptible::new(io::stdout());
-        opened.replay(&mut out)?;
+        opened.replay(&format!("writing {shown}"), &mut out)?;
         return Ok(Exit::Done);
     }
     let text = describe(&opened);

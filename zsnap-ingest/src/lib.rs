@@ -35,10 +35,11 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::exit::{Exit, OrExit, Undone};
 use zsnap_common::cli::log;
 use zsnap_common::cli::options::{self, ConfigFile};
 use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::names::shell::quoted;
 use zsnap_message::keys::{self, Purpose};
 
 use cli::{Cli, Options, Verb};
@@ -60,6 +61,7 @@ fn start() -> Result<Exit> {
             }
             let config = Config::load(&options, tables)?;
             run::locked(&config, &options, None)
+                .map_err(|e| Undone::after(e, "the next run goes on with what was not applied"))
         }
         Verb::Exec { target } => {
             let config = Config::load(&options, tables)?;
@@ -83,11 +85,12 @@ fn start() -> Result<Exit> {
         Verb::Keygen { out, aead } => {
             let fingerprint = keys::keygen(&out, Purpose::Encrypt, aead)?;
             writeln!(std::io::stdout().lock(), "{fingerprint}").or_exit(Exit::Io, "stdout")?;
-            log::outcome(format_args!(
-                "{0}.key is the secret key, to be named by decryption-key here; keep a copy in a safe, copy {0}.cert to the \
-                 machines that are backed up, and list it there as encrypt-to",
-                out.display()
-            ));
+            let base = std::path::absolute(&out).or_exit(Exit::Io, out.display())?;
+            let (key, cert) = keys::files(&base);
+            log::outcome(format_args!("{}: secret key, for decryption-key here", key.display()));
+            log::outcome("without it, no backup can be read: keep a copy of it in a safe");
+            log::outcome(format_args!("{}: certificate, for encrypt-to in queue.toml", cert.display()));
+            log::outcome(format_args!("next: scp {} MACHINE:/etc/zsnap/", quoted(&cert)));
             Ok(Exit::Done)
         }
         Verb::Check(asked) => check::check(&options, asked, tables),

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::cli::progress::{Progress, Watched};
 use zsnap_common::cli::report;
 use zsnap_common::names::queue_name::{Label, QueueName};
 use zsnap_common::names::shell::quoted;
@@ -71,17 +72,17 @@ impl Rejection {
 
 impl Opened {
     /// Verifies that `host` sent `file`. Up to `keep` bytes of it are kept in memory; a larger file is decrypted again
-    /// when its stream is written.
+    /// when its stream is written. `what` is the name of the file for the user.
     pub fn verify(
         config: &Config,
         host: &Host,
         exec: bool,
-        file: &Joined,
+        (file, what): (&Joined, &str),
         keep: u64,
         now: SystemTime,
     ) -> Result<Opened, Rejection> {
         let Some(table) = config.hosts.get(host) else {
-            let why = format!("unknown host; add [hosts.{host}] to the configuration if it may send");
+            let why = format!("unknown host; add {} to the configuration if it may send", host.table());
             return Err(Rejection::held(Exit::Refused, why));
         };
         let bounds = config.bounds(host);
@@ -102,7 +103,10 @@ impl Opened {
         let (max_size, max_ratio) = (bounds.max_size, bounds.max_ratio);
         let limits = Limits { verify_buffer: keep, window_log: config.window_log, max_size, max_ratio };
         let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
-        let verified = open::verify(file.clone(), &trust, &limits).map_err(|refusal| match refusal {
+        let size = file.length();
+        let progress = Progress::new(&format!("verifying {what}"), Some(size));
+        let watched = Watched { inner: file.clone(), progress: Some(&progress) };
+        let verified = open::verify(watched, &trust, &limits).map_err(|refusal| match refusal {
             refusal @ (Refusal::Io(_) | Refusal::Newer(_) | Refusal::Clock(_)) => explain(refusal, host, now),
             // With too little memory anything may fail, and not every library reports the cause.
             refusal if !memory::is_enough(memory::most(config.jobs, config.window_log, config.verify_buffer)) => {
@@ -111,7 +115,7 @@ impl Opened {
             }
             refusal => explain(refusal, host, now),
         })?;
-        let opened = Opened::Sealed(Box::new(verified));
+        let opened = Opened::Sealed(Box::new(verified.with_source(|watched| watched.inner)));
         opened.check_times(host, now).map(|()| opened)
     }
 
@@ -139,8 +143,18 @@ impl Opened {
         }
     }
 
-    /// Writes the uncompressed stream to `out`.
-    pub fn replay(self, out: &mut dyn Write) -> Result<()> {
+    /// Returns the length of the uncompressed stream, in bytes.
+    fn bytes(&self) -> u64 {
+        match self {
+            Opened::Sealed(verified) => verified.bytes(),
+            Opened::Plain(file, _) => file.length(),
+        }
+    }
+
+    /// Writes the uncompressed stream to `out`, and shows the progress. `what` describes this to the user.
+    pub fn replay(self, what: &str, out: &mut dyn Write) -> Result<()> {
+        let progress = Progress::new(what, Some(self.bytes()));
+        let out = &mut Watched { inner: out, progress: Some(&progress) };
         match self {
             Opened::Sealed(verified) => verified.replay(out),
             Opened::Plain(mut file, _) => {
@@ -202,7 +216,7 @@ impl Opened {
 
 /// Converts a refusal to what it means for the file.
 fn explain(refusal: Refusal, host: &Host, now: SystemTime) -> Rejection {
-    let held = Rejection::held;
+    let (held, table) = (Rejection::held, host.table());
     match refusal {
         Refusal::Damaged(why) => Rejection::Damaged(format!("damaged: {why}")),
         Refusal::Malformed(why) => Rejection::Bad(Exit::Data, format!("not as a queue file should be: {why}")),
@@ -214,13 +228,11 @@ fn explain(refusal: Refusal, host: &Host, now: SystemTime) -> Rejection {
         ),
         Refusal::Unsigned => held(
             Exit::Refused,
-            format!("not signed; let {host} sign, or set trust = \"recipient\" in [hosts.{host}] to take it"),
+            format!("not signed; let {host} sign, or set trust = \"recipient\" in {table} to take it"),
         ),
         Refusal::UnknownSigner(id) => held(
             Exit::Refused,
-            format!(
-                "signed by {id}, which no host has; add its certificate to signers in [hosts.{host}] if it is {host}'s"
-            ),
+            format!("signed by {id}, which no host has; add its certificate to signers in {table} if it is {host}'s"),
         ),
         Refusal::BadSigner(why) => held(
             Exit::Refused,
@@ -228,7 +240,7 @@ fn explain(refusal: Refusal, host: &Host, now: SystemTime) -> Rejection {
         ),
         Refusal::TooLarge(why) => held(
             Exit::Refused,
-            format!("{why}; if {host} means it, raise max-size or max-ratio in [hosts.{host}], or window-log"),
+            format!("{why}; if {host} means it, raise max-size or max-ratio in {table}, or window-log"),
         ),
         Refusal::Newer(why) => Rejection::Held {
             exit: Exit::TryAgain,

@@ -12,6 +12,7 @@ use crate::host::HostRun;
 use crate::plan::{Standing, State};
 use crate::run;
 use crate::shared::Shared;
+use crate::status::tone;
 
 /// Prints the report. Returns 1 if something needs attention. `only`: the hosts to report; empty: all.
 pub fn preview(config: &Config, only: &[Host], json: bool, now: SystemTime) -> Result<Exit> {
@@ -43,7 +44,7 @@ fn rows(shared: &Shared<'_>, host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) 
         };
         rows.push(vec![
             Cell::Text(host.inbox().key(at)),
-            Cell::Text(standing.word().to_owned()),
+            Cell::Word(standing.word(), tone(state)),
             file.facts().map_or(Cell::None, |facts| Cell::Text(facts.target.to_string())),
             Cell::Bytes(file.entry().seen.size),
             Cell::Time(file.entry().first),

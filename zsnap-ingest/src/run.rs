@@ -19,6 +19,7 @@ use zsnap_common::durable::listing::report_not_a_host;
 use zsnap_common::durable::success;
 use zsnap_common::durable::tool_lock::{self, ToolLock};
 use zsnap_common::names::queue_name::{Entry, classify, is_others};
+use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
 
 use crate::beside;
@@ -165,7 +166,8 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if !exec {
                     absent = true;
-                    log::info(format!("{} is absent; nothing done", path.display()));
+                    let remedy = "create it, or attach its drive; until then nothing is received";
+                    log::outcome(format!("{} is absent: {remedy}", quoted(path)));
                 }
                 continue;
             }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::time::SystemTime;
 
 use anyhow::Result;
+use zsnap_common::cli::colour::Tone;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::report::{Cell, Column, Report};
 use zsnap_common::durable::success;
@@ -83,6 +84,15 @@ fn needed_file(shared: &Shared<'_>) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Returns what determines the colour of a state.
+pub fn tone(state: State) -> Tone {
+    match state {
+        State::Ok | State::New => Tone::Good,
+        _ if state.needs_attention() => Tone::Bad,
+        _ => Tone::Pending,
+    }
+}
+
 const COLUMNS: [Column; 13] = [
     Column::new("dataset", "DATASET").label("dataset"),
     Column::new("state", "STATE").metric("state", "Whether the dataset is in this state."),
@@ -107,7 +117,7 @@ fn table(rows: &BTreeMap<String, Chain>, now: u64) -> Report {
     let cells = |(name, row): (&String, &Chain)| {
         vec![
             Cell::Text(name.clone()),
-            Cell::State(row.state.word(), &State::WORDS),
+            Cell::State(row.state.word(), &State::WORDS, tone(row.state)),
             Cell::known(row.newest, Cell::Ago),
             Cell::known(row.newest, Cell::Age),
             Cell::Count(row.files),

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
+use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Target;
 use zsnap_common::stream::Guid;
 use zsnap_message::payload::{Base, PayloadKind, ZfsHead};
@@ -85,12 +86,13 @@ pub fn admit(past: &Chain, target: &Target, body: &Body, now: u64) -> Result<Pla
 /// first send left behind: simplesnap always sends from its oldest snapshot.
 fn broken_chain(target: &Target, head: &ZfsHead, from: Guid) -> String {
     let fs = head.toname.split('@').next().unwrap_or_default();
-    let guid = from.0;
+    let (guid, dataset) = (from.0, quoted(fs));
     format!(
         "{target}: the incremental builds on snapshot guid {guid} of {fs}, which was never queued from here, so nobody \
-         could receive it. Find it with \"zfs list -Hd1 -t snapshot,bookmark -o guid,name {fs} | grep {guid}\" and \
-         \"zfs destroy {fs}@SNAP\", then the next run sends from an older one or in full; or, if the receiver has it, \
-         run \"zsnap-queue adopt {target}\" once. Until then simplesnap stops here and skips the remaining datasets"
+         could receive it. Find it with \"zfs list -Hd1 -t snapshot,bookmark -o guid,name {dataset} | grep {guid}\" and \
+         \"zfs destroy {dataset}@SNAP\", then the next run sends from an older one or in full; or, if the receiver has it, \
+         run \"zsnap-queue adopt {}\" once. Until then simplesnap stops here and skips the remaining datasets",
+        quoted(&target.to_string())
     )
 }
 

@@ -27,14 +27,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn check(o: &Options, asked: CheckOptions, now: SystemTime) -> Result<Exit> {
     let mut findings = Findings::new(asked);
     findings.add("recipients", recipients(o, now));
+    let mut of_key = None;
     findings.add(
         "signer",
         warnings(match (&o.signing_key, o.unsigned) {
-            (Some(file), false) => SigningKey::load(file, now).map(|key| key.warnings),
+            (Some(file), false) => SigningKey::load(file, now).map(|key| {
+                of_key = key.host;
+                key.warnings
+            }),
             (None, true) => Ok(vec!["files are not signed: whoever has the certificates can make such files".into()]),
             _ => Err(Exit::Config.error("give either --signing-key (zsnap-queue keygen makes one) or --unsigned")),
         }),
     );
+    let hosts: Vec<_> = if o.host.is_empty() { of_key.into_iter().collect() } else { o.host.clone() };
+    let names = hosts.iter().map(Host::as_str).collect::<Vec<_>>().join(", ");
+    findings
+        .add("host", [Finding::Note(if names.is_empty() { "any, because none is specified".into() } else { names })]);
     findings.add("state", state(o));
     if o.to.is_empty() {
         findings.add("destinations", [Exit::Config.error("none: name one with --to").into()]);

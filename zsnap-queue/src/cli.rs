@@ -45,6 +45,9 @@ pub struct Options {
     /// Remove PREFIX, the store that simplesnap adds, from the operand
     #[arg(long, global = true, value_name = "PREFIX")]
     pub strip: Option<String>,
+    /// Host whose streams are queued [default: the host of the signing key]; may be repeated
+    #[arg(long, global = true, value_name = "NAME")]
+    pub host: Vec<Host>,
     /// Encrypt to the certificates in FILE; may be repeated
     #[arg(long, global = true, value_name = "FILE", alias = "recipient-file")]
     pub encrypt_to: Vec<PathBuf>,
@@ -138,7 +141,7 @@ pub enum Command {
     Flush,
     /// Report when each dataset was last queued, and which files wait
     Status(StatusOptions),
-    /// Create a signing key: BASE.key and BASE.cert
+    /// Create a signing key of --host NAME: BASE.key and BASE.cert
     Keygen(KeygenOptions),
     /// Accept the next incremental of a dataset whatever its base
     Adopt {
@@ -161,9 +164,6 @@ pub struct StatusOptions {
 
 #[derive(Args, Debug)]
 pub struct KeygenOptions {
-    /// Host that signs with the key
-    #[arg(long, value_name = "NAME")]
-    pub host: Host,
     /// Path of the files without .key and .cert
     #[arg(long, value_name = "BASE")]
     pub out: PathBuf,

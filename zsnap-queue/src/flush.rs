@@ -2,17 +2,21 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::SystemTime;
 
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::options;
 use zsnap_common::names::target::Target;
+use zsnap_message::keys::SigningKey;
 
 use crate::cli::Options;
 use crate::delivery;
+use crate::host;
 use crate::job;
 use crate::recover::recover;
 use crate::state::{self, CommitError, State};
+use crate::summary;
 
 /// Finishes what crashes left, and delivers what waits in every outbox.
 pub fn flush(o: &Options) -> anyhow::Result<Exit> {
@@ -33,6 +37,7 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
         Err(e).or_exit(worst, "nothing was delivered")
     })?;
     let outcomes = delivery::deliver(&boxes, destinations, false);
+    summary::flushed(&boxes, &outcomes);
     if outcomes.iter().any(|o| o.reported && o.destination.configured) {
         exit = exit.max(Exit::SomeFailed);
     }
@@ -59,8 +64,14 @@ fn finish(state: &State) -> anyhow::Result<Exit> {
 
 /// Accepts the next incremental of each target whatever its base.
 pub fn adopt(o: &Options, targets: &[OsString], now: u64) -> anyhow::Result<Exit> {
-    let targets: Vec<_> =
-        targets.iter().map(|operand| job::lenient(operand, o.strip.as_deref())).collect::<anyhow::Result<_>>()?;
+    // Only for its host: a key that cannot be used does not prevent this.
+    let signer = o.signing_key.as_ref().and_then(|file| SigningKey::load(file, SystemTime::now()).ok());
+    let parse = |operand: &OsString| {
+        let target = job::lenient(operand, o.strip.as_deref())?;
+        let of_key = signer.as_ref().and_then(|key| key.host.as_ref());
+        host::check(o, of_key, &operand.to_string_lossy(), &target).map(|()| target)
+    };
+    let targets: Vec<_> = targets.iter().map(parse).collect::<anyhow::Result<_>>()?;
     let state = State::open(&options::state_dir(o.state.as_deref(), "queue")?, now)?;
     let mut exit = Exit::Done;
     for target in &targets {

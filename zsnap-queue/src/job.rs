@@ -53,13 +53,15 @@ impl Job {
         }
         let target = if o.opaque { lenient(operand, o.strip.as_deref()) } else { strict(operand, o.strip.as_deref()) }?;
         if o.encrypt_to.is_empty() {
-            return usage("--encrypt-to is missing: whose certificate is the file encrypted to?");
+            return usage(
+                "--encrypt-to is missing: specify the certificate that zsnap-ingest keygen made on the backup server",
+            );
         }
         if o.signing_key.is_none() && !o.unsigned {
-            return usage("specify --signing-key or --unsigned");
+            return usage("--signing-key is missing: specify the key that zsnap-queue keygen made, or --unsigned");
         }
         if o.to.is_empty() {
-            return usage("--to is missing: where does the file go?");
+            return usage("--to is missing: specify where the file goes, such as nncp-file:NODE or dir:PATH");
         }
         let dests = o.to.clone();
         if dests.contains(&Dest::Stdout) && (dests.len() > 1 || o.json) {

@@ -1,7 +1,7 @@
 //! The bare command: queues one stream as one queue file. Crash safety depends on the order of the
 //! durable steps: `Q1` to `Q10` are the rows of the table in ARCHITECTURE.md, "What a crash leaves".
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -23,11 +23,13 @@ use zsnap_message::seal::{SealError, Sealing, max_threads, seal};
 use crate::admit::{Body, Place, admit};
 use crate::cli::{Cli, Options};
 use crate::delivery::{self, Outcome};
+use crate::host;
 use crate::job::{self, Job, Source, Wanted};
 use crate::pipeline::{Begun, Passed, io_failed, seal_failed};
 use crate::producer::{self, Advance, StateCopy};
 use crate::recover::recover;
 use crate::state::{Acknowledged, CommitError, Locked, State};
+use crate::summary;
 
 /// Queues one stream, as specified on the command line.
 pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
@@ -43,6 +45,8 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     }
     let now = SystemTime::now();
     let keys = Keys::load(o, now)?;
+    let operand = cli.target.as_deref().unwrap_or_default().to_string_lossy();
+    host::check(o, keys.signer.as_ref().and_then(|key| key.host.as_ref()), &operand, &job.target)?;
     let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let state = State::open(&options::state_dir(o.state.as_deref(), "queue")?, since_1970.as_secs())?;
     let dataset = state.try_lock(&job.target)?.ok_or_else(|| {
@@ -50,6 +54,10 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     })?;
     let past = recover(&dataset)?;
 
+    let length = match job.source {
+        Source::Producer { .. } => None,
+        _ => rest_of(&io::stdin()),
+    };
     let (begun, body) = begin(&job.source, past.producer.as_ref())?;
     let micros = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX);
     let place = admit(&past.chain, &job.target, &body, micros).map_err(|why| Exit::Data.error(why))?;
@@ -74,7 +82,7 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
         Source::Producer { state: Some(file), .. } => Some(StateCopy::new(file, place.seq, place.base == Base::Prev)?),
         _ => None,
     };
-    let run = Run { job: &job, options: o, keys: &keys, manifest: &manifest, place: &place, past: &past };
+    let run = Run { job: &job, options: o, keys: &keys, manifest: &manifest, place: &place, past: &past, length };
     if job.is_filter() { run.filter(dataset, begun) } else { run.publish(dataset, begun, copy) }
 }
 
@@ -85,6 +93,13 @@ fn is_closed(out: &io::Stdout) -> io::Result<bool> {
     let here = device(File::from(out.as_fd().try_clone_to_owned()?).metadata()?);
     let null = fs::metadata("/dev/null").map(device);
     Ok(null.is_ok_and(|null| null == here) && rustix::fs::fcntl_getfl(out)?.contains(rustix::fs::OFlags::RDWR))
+}
+
+/// Returns how many bytes are left to be read of a regular file, or `None` if `input` is something else.
+fn rest_of(input: &io::Stdin) -> Option<u64> {
+    let meta = File::from(input.as_fd().try_clone_to_owned().ok()?).metadata().ok().filter(Metadata::is_file)?;
+    let position = rustix::fs::tell(input).ok()?;
+    Some(meta.len().saturating_sub(position))
 }
 
 struct Keys {
@@ -155,6 +170,8 @@ struct Run<'a> {
     manifest: &'a Manifest,
     place: &'a Place,
     past: &'a Acknowledged,
+    /// The length of the stream, if it is known before it is read.
+    length: Option<u64>,
 }
 
 impl Run<'_> {
@@ -171,6 +188,7 @@ impl Run<'_> {
         let new = self.acknowledged(&passed, None, None)?;
         cancel::check()?;
         dataset.commit(&new).map_err(CommitError::into_inner)?;
+        summary::written(&self.job.target, passed.trailer.bytes);
         Ok(Exit::Done)
     }
 
@@ -229,6 +247,7 @@ impl Run<'_> {
         log::info(format_args!("{name}: {} bytes queued as {sealed_bytes}", passed.trailer.bytes));
         // Q9, Q10
         let outcomes = delivery::deliver(&boxes, destinations, true);
+        summary::queued(target, &name, passed.trailer.bytes, sealed_bytes, &outcomes);
         if self.options.json {
             self.tell(&name, sealed_bytes, &passed, &outcomes);
         }
@@ -255,7 +274,7 @@ impl Run<'_> {
             level,
             threads: wanted.min(max_threads(level, o.memory)),
         };
-        let progress = Progress::new(&self.job.target.to_string(), None);
+        let progress = Progress::new(&format!("queuing {}", self.job.target), self.length);
         let (_, passed) = seal(out, &how, self.manifest, |sink| {
             let passed = match &self.job.source {
                 Source::Producer { argv, .. } => self.produce(argv, copy, begun, sink, &progress)?,
@@ -288,8 +307,9 @@ impl Run<'_> {
         if status.code().is_some_and(|code| self.options.producer_ok.contains(&code)) {
             return Ok(passed);
         }
-        let words = child.explanation();
-        Err(Exit::Unavailable.error(format!("the producer failed ({status}), so nothing is queued{words}")))
+        let (words, remedy) = (child.explanation(), status.code().map(|code| also_ok(&self.options.producer_ok, code)));
+        let remedy = remedy.unwrap_or_default();
+        Err(Exit::Unavailable.error(format!("the producer failed ({status}), so nothing is queued{words}{remedy}")))
     }
 
     fn acknowledged(
@@ -332,6 +352,17 @@ impl Run<'_> {
         if let Err(e) = writeln!(io::stdout().lock(), "{line}") {
             log::error(format_args!("standard output: {e}"));
         }
+    }
+}
+
+/// Returns the remedy for a producer whose exit status `code` does not mean that it failed. `ok` are the statuses that
+/// count as success.
+fn also_ok(ok: &[i32], code: i32) -> String {
+    let list: Vec<String> = ok.iter().chain([&code]).map(i32::to_string).collect();
+    let list = list.join(",");
+    match code {
+        1 => format!("; if it is GNU tar, and files have only changed while it read them: --producer-ok {list}"),
+        _ => format!("; if the stream is complete nevertheless: --producer-ok {list}"),
     }
 }
 

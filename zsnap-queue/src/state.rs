@@ -21,6 +21,7 @@ use zsnap_common::durable::publish::{self, NewFile, TEMPORARY};
 use zsnap_common::locks::flock::Lock;
 use zsnap_common::names::queue_name::{Label, QueueName};
 use zsnap_common::names::random::random_hex;
+use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Target;
 use zsnap_message::payload::Epoch;
 
@@ -86,7 +87,7 @@ impl State {
             format!(
                 "restore it; or deliver what waits with \"zsnap-queue flush\", then start over by moving {} away \
                  (receivers then need full streams)",
-                dir.display()
+                quoted(dir)
             )
         };
         let read = || read_json::<EpochFile>(&path, remedy);
@@ -153,11 +154,12 @@ impl State {
         let path = self.dataset_dir(target).join(STATE);
         // With an older state file, `recover` would withdraw the files that were queued after it was written.
         let remedy = || {
-            let (outbox, host) = (self.dir.join("outbox").display().to_string(), &target.host);
+            let (outbox, host) = (quoted(&self.dir.join("outbox")), &target.host);
             format!(
                 "do not restore an old one; copy what lies in {outbox}/split/{host} into each {outbox}/to/*/{host}, \
-                 remove it there, and remove the damaged file; then run \"zsnap-queue adopt {target}\", or queue the \
-                 next opaque stream with --full"
+                 remove it there, and remove the damaged file; then run \"zsnap-queue adopt {}\", or queue the \
+                 next opaque stream with --full",
+                quoted(&target.to_string())
             )
         };
         let state = read_json::<Acknowledged>(&path, remedy)?;
@@ -247,11 +249,11 @@ pub fn safe(dir: &Path) -> anyhow::Result<()> {
     if meta.uid() != uid {
         return refused(format!(
             "{0} belongs to another user: run as that one; or {doubt}, then run \"chown {uid} {0}\"",
-            dir.display()
+            quoted(dir)
         ));
     }
     if meta.mode() & 0o022 != 0 {
-        return refused(format!("others can write to {0}: {doubt}; then run \"chmod 700 {0}\"", dir.display()));
+        return refused(format!("others can write to {0}: {doubt}; then run \"chmod 700 {0}\"", quoted(dir)));
     }
     trusted::check_directory(dir).or_exit(Exit::Config, dir.display())?;
     trusted::check_below(dir).or_else(|e| refused(format!("{e}: {doubt}")))

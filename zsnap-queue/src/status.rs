@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use zsnap_common::cli::colour::Tone;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::options;
 use zsnap_common::cli::report::{self, Cell, Column, Report};
@@ -21,6 +22,11 @@ use crate::state::State;
 const STATES: [&str; 6] = ["empty", "waiting", NOT_SENT, "delivered", "handed to NNCP", "handed over"];
 /// The state at a destination for which the newest file was not queued, such as a new one.
 const NOT_SENT: &str = "not sent";
+
+/// Returns the tone of one of [`STATES`].
+fn tone(state: &str) -> Tone {
+    if ["empty", "waiting", NOT_SENT].contains(&state) { Tone::Pending } else { Tone::Good }
+}
 
 /// Prints the report. `now` is in seconds since 1970. The exit status is 1 if something is older than `--max-age`.
 pub fn status(o: &Options, s: &StatusOptions, now: u64) -> anyhow::Result<Exit> {
@@ -180,7 +186,7 @@ fn report(rows: &[Row], now: u64) -> Report {
             Cell::Text(row.dataset.clone()),
             of(&|to| Cell::Text(to.dest.to_string())),
             of(&|to| Cell::Text(to.short.clone())),
-            row.state().map_or(Cell::None, |state| Cell::State(state, &STATES)),
+            row.state().map_or(Cell::None, |state| Cell::State(state, &STATES, tone(state))),
             of(&|to| Cell::Text(if to.configured { "yes" } else { "no" }.to_owned())),
             queued(Cell::Ago),
             queued(Cell::Time),

@@ -98,7 +98,8 @@ fn a_dry_run_prints_what_the_real_run_prints_and_does() {
          tank/a@d3  2025-06-12 12:00:00Z  destroy  no rule keeps it\n\
          tank/a@d2  2025-06-13 12:00:00Z  keep     daily=3\n\
          tank/a@d1  2025-06-14 12:00:00Z  keep     daily=3; one of the newest 2\n\
-         tank/a@d0  2025-06-15 12:00:00Z  keep     daily=3; the newest\n"
+         tank/a@d0  2025-06-15 12:00:00Z  keep     daily=3; the newest\n\
+         1 dataset: 4 snapshots to keep, 3 to destroy\n"
     );
 }
 
@@ -157,7 +158,8 @@ fn the_timeline_shows_which_snapshots_stay() {
         "as of 2025-06-15T12:00:00Z, days begin in UTC\n\
          # stays, x goes, % both, . none; a cell is 6 hours; from 2025-06-06 12:00 to 2025-06-15 12:00\n\
          tank/a       x...x...x...x...x...x...x...x...#...#\n\
-         tank/longer  ................%...................#\n"
+         tank/longer  ................%...................#\n\
+         2 datasets: 5 snapshots to keep, 9 to destroy\n"
     );
 }
 
@@ -230,12 +232,20 @@ fn max_destroy_stops_a_dataset_unless_forced() {
     assert_eq!((e.left("tank/a").split(' ').count(), e.left("tank/b")), (30, "d2 d1 d0".into()));
     // A dry run shows what --force would do.
     let table = e.prints(0, &[RULES, "-n", "tank"]);
-    assert_eq!(table.matches(" destroy ").count(), 27, "{table}");
+    assert_eq!(table.matches(" destroy  no rule").count(), 27, "{table}");
+    // It says where the real run stopped.
+    let stops =
+        "tank/a: a run without -n destroys nothing: 27 of 30 would be destroyed, more than --max-destroy allows";
+    assert!(table.contains(stops) && table.matches("safety limit: ").count() == 1, "{table}");
+    assert!(e.prints(0, &[RULES, "-n", "--timeline", "tank"]).contains(stops));
+    let allowed = e.prints(0, &[RULES, "-n", "tank", "--max-destroy", "90%"]);
+    assert!(!allowed.contains("safety limit") && allowed.contains("snapshots to keep, 27 to destroy"), "{allowed}");
     e.expire(&["-a", RULES, "--max-destroy", "90%"]).expect(0);
     assert_eq!(e.left("tank/a"), "d2 d1 d0");
     e.expire(&["-a", "-k", "last=2", "--max-destroy", "0"]).expect(1).says("look with -n, then run once with --force");
     let table = e.prints(1, &["-a", "-k", "last=2", "--max-destroy", "0", "-n"]);
-    assert_eq!((table.matches(" braked ").count(), table.matches(" destroy ").count()), (2, 0), "{table}");
+    assert_eq!((table.matches(" braked ").count(), table.matches(" destroy  ").count()), (2, 0), "{table}");
+    assert!(table.contains("safety limit: tank/b: nothing is destroyed: 1 of 3 would be destroyed"), "{table}");
     e.expire(&["-a", "-k", "last=2", "--max-destroy", "0", "--force"]).expect(0).says("--force overrides");
     assert_eq!((e.left("tank/a"), e.left("tank/b")), ("d1 d0".into(), "d1 d0".into()));
 }
@@ -390,5 +400,5 @@ fn keep_replaces_the_rules_but_not_the_other_settings() {
     // A number replaces a number, not rules.
     e.scene.write("expire.toml", "keep = [\"all=1y\", \"1\"]\n[policy.\"tank/**\"]\nkeep = [\"last=1\"]\n");
     let table = e.prints(0, &["-n", "-k", "3", "tank/a"]);
-    assert!(table.contains("all=1y; one of the newest 3") && !table.contains("destroy"), "{table}");
+    assert!(table.contains("all=1y; one of the newest 3") && table.contains(" 0 to destroy"), "{table}");
 }

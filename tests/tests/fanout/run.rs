@@ -206,6 +206,36 @@ fn a_new_drive_gets_only_new_files() {
 }
 
 #[test]
+fn a_day_or_time_of_requeue_is_local() {
+    let spooler = Spooler::new();
+    spooler.drive("disk1", "keep = \"3d\"");
+    let name = format!("laptop/{}", spooler.put("laptop/a", 1, "x"));
+    spooler.silent_run();
+    let kept = spooler.path("spool/.zsnap-fanout/kept/disk1");
+    let day = fs::read_dir(&kept).unwrap().next().unwrap().unwrap().path();
+    fs::rename(day, kept.join("2026-11-19")).unwrap();
+    let requeue = |zone: &str, since: &str, status: i32| {
+        let mut command = spooler.command(["requeue", "disk1", "--since", since]);
+        run(command.env("TZ", zone), b"").expect(status);
+        let waiting = spooler.waiting("disk1");
+        waiting.iter().for_each(|name| fs::remove_file(spooler.outbox("disk1").join(name)).unwrap());
+        waiting
+    };
+    // Fourteen hours east of Greenwich, the 20th begins at 10:00 on the 19th.
+    for (zone, since, waits) in [
+        ("<+14>-14", "2026-11-20", true),
+        ("<+14>-14", "2026-11-20 13:30", true),
+        ("<+14>-14", "2026-11-20 14:30", false),
+        ("<+14>-14", "2026-11-19T23:59Z", true),
+        ("UTC", "2026-11-20", false),
+        ("UTC", "2026-11-19 23:59", true),
+    ] {
+        let waiting = requeue(zone, since, if waits { 0 } else { 1 });
+        assert_eq!(waiting, if waits { vec![name.clone()] } else { vec![] }, "{zone} {since}");
+    }
+}
+
+#[test]
 fn kept_files_can_be_requeued_by_day() {
     let spooler = Spooler::new();
     spooler.drive("disk1", "keep = \"3d\"");
@@ -245,9 +275,9 @@ fn kept_files_can_be_requeued_by_day() {
     // No file of these days, a drive without kept files, an invalid day, an unknown drive.
     requeue("disk1", "@2026-11-20 12:00:00", "2026-11-21")
         .expect(1)
-        .says("nothing that disk1 got since 2026-11-21 is kept");
+        .says("nothing that disk1 got since 2026-11-21 00:00:00Z is kept");
     requeue("disk2", "@2026-11-20 12:00:00", "9d").expect(1).says("give keep a longer time");
-    requeue("disk1", "@2026-11-20 12:00:00", "yesterday").expect(2).says("is not a day");
+    requeue("disk1", "@2026-11-20 12:00:00", "yesterday").expect(2).says("is not a time");
     requeue("disk9", "@2026-11-20 12:00:00", "1d").expect(2).says("no drive is called disk9; there are disk1, disk2");
     // Files are kept for three days before the newest and no longer. The drive's own copies stay.
     assert_eq!(at(&spooler, "@2026-11-22 12:00:00", &[]).unwrap().expect(0).err, "");

@@ -31,6 +31,13 @@ fn make_install_accepts_any_prefix() {
     }
     let pages = fs::read_dir(source.join("man")).unwrap().count();
     assert_eq!(installed.len(), 4 + pages + 4, "{installed:?}");
+    assert!(destination.join("etc/zsnap").is_dir());
+    // The documentation names the programs where they are.
+    let text = |name: &str| fs::read_to_string(destination.join("a b").join(name)).unwrap();
+    for name in ["share/man/man7/zsnap.7", "share/man/man8/zsnap-ingest.8", "share/doc/zsnap/README.md"] {
+        assert!(text(name).contains("/a b/bin/zsnap") && !text(name).contains("/usr/local/bin/zsnap"), "{name}");
+    }
+    assert!(text("share/man/man7/zsnap.7").contains("\nPATH=/a b/bin:/usr/sbin:"));
     let mode = |name: &str| fs::metadata(destination.join("a b").join(name)).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("bin/zsnap-expire"), mode("share/doc/zsnap/README.md")), (0o755, 0o644));
+    assert_eq!((mode("bin/zsnap-expire"), mode("share/man/man7/zsnap.7")), (0o755, 0o644));
 }

@@ -353,6 +353,45 @@ fn tar_continues_from_the_last_queued_stream() {
 }
 
 #[test]
+fn a_file_that_changes_while_tar_reads_it_is_queued_if_asked_for() {
+    let h = Scene::new();
+    fs::create_dir(h.path("etc")).unwrap();
+    fs::write(h.path("etc/big"), vec![7; 1 << 20]).unwrap();
+    let tar = |extra: &[&str]| {
+        let args = [&["--opaque", "--full", "laptop/etc"], extra, &["--", "tar", "--create", "--file=-"]].concat();
+        let mut command = h.sealing();
+        command.arg(format!("--to=dir:{}", h.path("spool").display())).args(&args);
+        // tar runs this after its first record, when it has read a part of the file.
+        command.args(["--checkpoint=1", "--checkpoint-action=exec=echo more >> etc/big"]);
+        command.arg(format!("--directory={}", h.path("").display())).arg("etc").current_dir(h.path(""));
+        run(&mut command, b"")
+    };
+    let remedy = "if it is GNU tar, and files have only changed while it read them: --producer-ok 0,1";
+    tar(&[]).expect(69).says("file changed as we read it").says(remedy);
+    assert!(h.spooled("laptop").is_empty());
+    tar(&["--producer-ok", "0,1"]).expect(0);
+    assert_eq!(h.spooled("laptop").len(), 1);
+}
+
+#[test]
+fn a_stream_of_another_host_is_not_queued() {
+    let h = Scene::new();
+    let opaque = |args: &[&str]| queue(&h, &[&["--opaque", "--full"], args].concat(), b"x");
+    // The prefix does not match, so that the operand would be of the host "tank".
+    opaque(&["--strip", "tank/simplesnp", "tank/simplesnap/laptop/etc"])
+        .expect(2)
+        .says("would be of the host \"tank\", but this configuration's host is \"laptop\"")
+        .says("it does not lie below strip (\"tank/simplesnp\"): correct one of them");
+    opaque(&["--strip", "tank/simplesnap", "tank/simplesnap/laptop/etc"]).expect(0);
+    queue(&h, &["tank/simplesnap/laptop/src/data"], &real("full")).expect(2).says("--host tank too");
+    queue(&h, &["adopt", "server/tank"], b"").expect(2).says("--host server too");
+    opaque(&["--host", "server", "laptop/etc"]).expect(2).says("host is \"server\" (host)");
+    opaque(&["--host", "server", "--host", "laptop", "server/etc"]).expect(0);
+    queue(&h, &["--host", "server", "--host", "laptop", "adopt", "server/tank"], b"").expect(0);
+    assert_eq!((h.spooled("laptop").len(), h.spooled("server").len()), (1, 1));
+}
+
+#[test]
 fn a_producer_without_state_or_output_queues_nothing() {
     let h = Scene::new();
     queue(&h, &["--opaque", "--full", "laptop/etc", "--", "/nonexistent/tar"], b"").expect(69);

@@ -50,7 +50,10 @@ fn files_are_held_while_another_user_owns_the_journal_as_root() {
     chown(scene.path("srv"), nobody, None).unwrap();
     let found = String::from_utf8(scene.ingest(&["check"]).expect(78).out).unwrap();
     let above = scene.path("srv").display().to_string();
-    assert!(found.contains(&format!("its directory {above} belongs to user 65534")), "{found}");
+    assert!(
+        found.contains(&format!("its directory belongs to user 65534, who may change it: chown root {above}")),
+        "{found}"
+    );
     // The other user has made the directory of the journal.
     fs::create_dir(scene.path("srv/.zsnap")).unwrap();
     fs::write(scene.path("srv/.zsnap/.zsnap-0123456789abcdef"), "").unwrap();

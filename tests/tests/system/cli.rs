@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use zsnap_tests::sample;
 use zsnap_tests::scene::{Ran, Scene, have, manifest, name, needs_root, run, tool};
 use zsnap_tests::stream::{Rec, Stream, Sub, kind};
+use zsnap_tests::terminal::on_terminal;
 
 /// Fails unless the error is one line of printable ASCII.
 #[track_caller]
@@ -418,16 +419,6 @@ fn an_error_goes_to_syslog_as_one_line_as_root() {
     assert_eq!(ran.err, format!("zsnap-queue: {text}\n"));
 }
 
-/// What a tool prints on a terminal.
-fn on_terminal(mut command: Command, status: i32) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let line: String = words.map(|word| format!("'{}' ", word.to_str().unwrap())).collect();
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    script.current_dir(command.current_dir("/").get_current_dir().unwrap());
-    String::from_utf8(run(&mut script, b"").expect(status).out).unwrap()
-}
-
 #[test]
 fn a_subcommand_that_changes_something_says_so_on_a_terminal() {
     if !have("script") {
@@ -444,14 +435,14 @@ fn a_subcommand_that_changes_something_says_so_on_a_terminal() {
     };
     let base = |name: &str| scene.path(name).display().to_string();
     let says = |command: Command, parts: &[&str]| {
-        let out = on_terminal(command, 0);
+        let out = on_terminal(&command, 0);
         assert!(parts.iter().all(|part| out.contains(part)), "{parts:?}: {out}");
     };
     says(
         scene.queue_command(["keygen", "--host", "new", "--out", &base("new")]),
-        &["new.key is the secret key", "copy ", "new.cert to the backup server", "signers of [hosts.new]"],
+        &["new.key: secret key", "new.cert: certificate, for signers of [hosts.new]", "next: scp /"],
     );
-    says(scene.ingest_command(["keygen", "--out", &base("more")]), &["more.cert to the machines", "encrypt-to"]);
+    says(scene.ingest_command(["keygen", "--out", &base("etc/more")]), &["more.cert: certificate", "encrypt-to"]);
     says(scene.queue_command(["adopt", "laptop/tank"]), &["laptop/tank: the next incremental is accepted"]);
     says(fanout(&["init", "--same-filesystem", "disk1"]), &["disk1 has the mark of disk1; the next run delivers"]);
     scene.queue(&["--opaque", "--full", "laptop/etc"], b"hello").expect(0);

@@ -5,4 +5,6 @@ mod beside;
 mod cli;
 mod demo;
 mod memory;
+mod mistakes;
+mod terminal;
 mod upgrade;

@@ -1,10 +1,7 @@
-//! OpenPGP keys: certificates to encrypt to, the key that signs, the keys that decrypt, and the generation of new
-//! ones.
+//! OpenPGP keys: certificates to encrypt to, the key that signs, and the keys that decrypt. `keygen.rs` makes new ones.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,14 +15,18 @@ use openpgp::packet::Key;
 use openpgp::packet::key::{PublicParts, SecretParts, UnspecifiedRole};
 use openpgp::parse::Parse;
 use openpgp::policy::StandardPolicy;
-use openpgp::serialize::Serialize;
-use openpgp::types::{Features, KeyFlags, RevocationStatus};
-use openpgp::{Cert, KeyHandle, Profile};
+use openpgp::types::RevocationStatus;
+use openpgp::{Cert, KeyHandle};
 
 use zsnap_common::cli::exit::{Exit, OrExit};
-use zsnap_common::cli::trusted;
+use zsnap_common::cli::{report, trusted};
 use zsnap_common::durable::publish::REGULAR;
+use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Host;
+
+mod keygen;
+
+pub use keygen::{Purpose, files, keygen};
 
 /// A key that expires within this time causes a warning.
 const SOON: Duration = Duration::from_secs(30 * DAY);
@@ -97,7 +98,10 @@ fn encryption_keys(cert: &Cert, format: Format, now: SystemTime) -> Result<Vec<E
     if keys.is_empty() {
         return Err(match encrypt().next() {
             Some(_) => "has only encryption subkeys that are expired, revoked or not yet valid: export it again".into(),
-            None => "has no encryption subkey: give the certificate of a key that decrypts".to_owned(),
+            None => {
+                "has no encryption subkey: specify the .cert file that zsnap-ingest keygen made on the backup server"
+                    .to_owned()
+            }
         });
     }
     let aead = valid.features().is_some_and(|features| features.supports_seipdv2());
@@ -114,8 +118,14 @@ fn encryption_keys(cert: &Cert, format: Format, now: SystemTime) -> Result<Vec<E
 
 /// Returns the certificate as of `now`, or why it must not be used then.
 fn valid_cert<'a>(cert: &'a Cert, policy: &'a StandardPolicy, now: SystemTime) -> Result<ValidCert<'a>, String> {
-    if cert.primary_key().key().creation_time() > now {
-        return Err("is not valid yet: this clock, or that of the machine that made it, is wrong".into());
+    let made = cert.primary_key().key().creation_time();
+    if made > now {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (made, now) = (report::time(seconds(made)), report::time(seconds(now)));
+        return Err(format!(
+            "is not valid yet: it was made at {made}, and this clock says {now}: set this clock, or if that of the machine \
+             that made it was wrong, make a new key there"
+        ));
     }
     let valid = cert.with_policy(policy, now).map_err(|e| format!("cannot be used: {e:#}"))?;
     if let RevocationStatus::Revoked(_) = valid.revocation_status() {
@@ -141,6 +151,8 @@ fn expires_soon(file: &Path, cert: &Cert, end: Option<SystemTime>, now: SystemTi
 pub struct SigningKey {
     pub(crate) pair: KeyPair,
     fingerprint: String,
+    /// The host that signs with it, if [`keygen`] made it: that of its user id.
+    pub host: Option<Host>,
     /// What needs attention soon, one line each, for the log.
     pub warnings: Vec<String>,
 }
@@ -162,13 +174,14 @@ impl SigningKey {
         let Some(key) = signing().unencrypted_secret().next() else {
             return Err(refuse(match signing().secret().next() {
                 Some(_) => "is protected by a passphrase, which nobody is there to type: export it without one",
-                None => "holds no secret key that may sign now: give one made with zsnap-queue keygen",
+                None => "holds no secret key that may sign now: specify one made with zsnap-queue keygen",
             }));
         };
         let end = ends([key.key_expiration_time(), valid.primary_key().key_expiration_time()]);
         Ok(SigningKey {
             pair: key.key().clone().into_keypair().or_exit(Exit::Config, file.display())?,
             fingerprint: cert.fingerprint().to_hex(),
+            host: valid.userids().find_map(|id| keygen::host(id.userid().value())),
             warnings: expires_soon(file, &cert, end, now).into_iter().collect(),
         })
     }
@@ -202,7 +215,7 @@ impl Keyring {
                 let locked = certs.iter().any(|cert| cert.keys().secret().any(|ka| !ka.key().has_unencrypted_secret()));
                 let why = match locked {
                     true => "is protected by a passphrase, which nobody is there to type: export it without one",
-                    false => "holds no secret key that decrypts: give one made with zsnap-ingest keygen",
+                    false => "holds no secret key that decrypts: specify one made with zsnap-ingest keygen",
                 };
                 return Err(Exit::Config.error(format!("{}: {why}", file.display())));
             }
@@ -225,17 +238,15 @@ impl Keyring {
 /// Reads a secret key file through the descriptor that was checked, so that nobody can swap the file in between.
 fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     let at = || file.display();
-    let fd = rustix::fs::open(file, REGULAR, Mode::empty()).or_exit(Exit::Config, at())?;
+    let fd = rustix::fs::open(file, REGULAR, Mode::empty())
+        .map_err(|e| cannot_open(file, e.into(), "make it with keygen, or correct the path in the configuration"))?;
     let stat = rustix::fs::fstat(&fd).or_exit(Exit::Config, at())?;
     let refuse = |why: &str| Err(Exit::Config.error(format!("{}: {why}", at())));
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return refuse("is not a regular file");
     }
     if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
-        return refuse("belongs to another user: chown it to root");
-    }
-    if stat.st_mode & 0o077 != 0 {
-        return refuse("is a secret key that others can read: chmod 600, and think about who did");
+        return refuse(&format!("belongs to another user: chown root {}", quoted(file)));
     }
     trusted::check_directory(file).or_exit(Exit::Config, at())?;
     let length = u64::try_from(stat.st_size).unwrap_or(0);
@@ -246,9 +257,35 @@ fn secret_certs(file: &Path) -> anyhow::Result<Vec<Cert>> {
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
     File::from(fd).take(length).read_to_end(&mut bytes).or_exit(Exit::Config, at())?;
     let certs = parse(file, &Protected::from(bytes))?;
-    match certs.iter().all(Cert::is_tsk) {
-        true => Ok(certs),
-        false => refuse("is a certificate, without the secret: give the .key file"),
+    // Before the mode: a certificate may be read by all, and its mode is not what is wrong.
+    if !certs.iter().all(Cert::is_tsk) {
+        return refuse(&format!("is a certificate, without the secret: {}", instead(file, "key")));
+    }
+    if stat.st_mode & 0o077 != 0 {
+        return refuse(&format!(
+            "is a secret key that others can read: chmod 600 {}, and if others have access to this machine, treat the key \
+             as compromised and make a new one",
+            quoted(file)
+        ));
+    }
+    Ok(certs)
+}
+
+/// Returns the error for a key or certificate that cannot be opened. `remedy` is for one that does not exist.
+fn cannot_open(file: &Path, e: io::Error, remedy: &str) -> anyhow::Error {
+    match e.kind() {
+        io::ErrorKind::NotFound => Exit::Config.error(format!("{}: not found: {remedy}", file.display())),
+        _ => Exit::Config.context(e, file.display()),
+    }
+}
+
+/// Returns the remedy for a file that is the other half of a key: the name of the half that is meant, which keygen has
+/// made beside it.
+fn instead(file: &Path, extension: &str) -> String {
+    let meant = file.with_extension(extension);
+    match meant != *file && meant.exists() {
+        true => format!("specify {}", quoted(&meant)),
+        false => format!("specify the .{extension} file"),
     }
 }
 
@@ -264,11 +301,13 @@ where
     for (file, said) in files {
         let mut bytes = Vec::new();
         // Whoever can change a certificate can read what is encrypted to it, or sign for its host.
-        let reader = trusted::open(file).or_exit(Exit::Config, file.display())?;
+        let reader = trusted::open(file).map_err(|e| {
+            cannot_open(file, e, "copy the certificate there, or correct the path in the configuration")
+        })?;
         reader.take(MAX_FILE).read_to_end(&mut bytes).or_exit(Exit::Config, file.display())?;
         for cert in parse(file, &bytes)? {
             if cert.is_tsk() {
-                let why = "is a secret key, which has no business here: give the certificate";
+                let why = format!("is a secret key, which never leaves its machine: {}", instead(file, "cert"));
                 return Err(Exit::Config.error(format!("{}: {why}", file.display())));
             }
             match all.iter_mut().find(|(_, _, other)| other.fingerprint() == cert.fingerprint()) {
@@ -304,71 +343,6 @@ fn parse(file: &Path, bytes: &[u8]) -> anyhow::Result<Vec<Cert>> {
         true => Err(Exit::Config.error(format!("{}: holds no OpenPGP certificate or key", file.display()))),
         false => Ok(certs),
     }
-}
-
-/// The purpose of a new key.
-pub enum Purpose<'a> {
-    /// It signs only; the user id is `zsnap HOST`.
-    Sign(&'a Host),
-    /// It encrypts only.
-    Encrypt,
-}
-
-/// Creates a key without expiry, in BASE.key (0600) and BASE.cert (0644), both armored, without replacing a file. It
-/// is of version 4, Ed25519 and X25519 as algorithms 22 and 18, so that GnuPG 2.2 reads it. Its features advertise
-/// SEIPDv2 only with `aead`. Returns the fingerprint.
-pub fn keygen(base: &Path, purpose: Purpose<'_>, aead: bool) -> anyhow::Result<String> {
-    let features = match aead {
-        true => Features::empty().set_seipdv1().set_seipdv2(),
-        false => Features::empty().set_seipdv1(),
-    };
-    let builder = CertBuilder::new()
-        .set_profile(Profile::RFC4880)?
-        .set_cipher_suite(CipherSuite::Cv25519)
-        .set_features(features)?
-        .set_validity_period(None);
-    let certify = KeyFlags::empty().set_certification();
-    let builder = match purpose {
-        Purpose::Sign(host) => builder.set_primary_key_flags(certify.set_signing()).add_userid(format!("zsnap {host}")),
-        Purpose::Encrypt => builder.set_primary_key_flags(certify).add_userid("zsnap backup").add_subkey(
-            KeyFlags::empty().set_transport_encryption().set_storage_encryption(),
-            None,
-            None,
-        ),
-    };
-    let (cert, _) = builder.generate().or_exit(Exit::Unavailable, "making a key")?;
-    let (mut secret, mut public) = (Vec::new(), Vec::new());
-    cert.as_tsk().armored().serialize(&mut secret)?;
-    cert.armored().serialize(&mut public)?;
-
-    let key = with_suffix(base, ".key");
-    write_new(&key, 0o600, &Protected::from(secret))?;
-    let written = write_new(&with_suffix(base, ".cert"), 0o644, &public);
-    if written.is_err() {
-        // We have just created it, and a key without its certificate is of no use.
-        let _ = fs::remove_file(&key);
-    }
-    written.map(|()| cert.fingerprint().to_hex())
-}
-
-fn with_suffix(base: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(base);
-    name.push(suffix);
-    name.into()
-}
-
-fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
-    let at = || path.display();
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).or_exit(Exit::CantCreate, at())?;
-    let mut write = || -> std::io::Result<()> {
-        file.set_permissions(fs::Permissions::from_mode(mode))?; // whatever the umask
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
-    };
-    write().inspect_err(|_| drop(fs::remove_file(path))).or_exit(Exit::Io, at())
 }
 
 #[cfg(test)]

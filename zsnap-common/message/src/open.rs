@@ -24,7 +24,7 @@ use std::time::SystemTime;
 
 use sequoia_openpgp::{Cert, KeyHandle};
 
-use crate::keys::{Keyring, merged};
+use crate::keys::{Keyring, merged, policy};
 use crate::payload::{Manifest, Trailer};
 use crate::pipe::{Disconnected, pipe};
 use memory::Memory;
@@ -55,6 +55,25 @@ impl Signers {
         Ok(Signers {
             certs: certs.into_iter().map(|(_, of, cert)| (cert, of.into_iter().cloned().collect())).collect(),
         })
+    }
+
+    /// Returns a line for each certificate that cannot have signed anything: most likely, another one is meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let signs = |cert: &Cert| {
+            let policy = policy();
+            cert.keys().with_policy(&policy, None).for_signing().next().is_some()
+        };
+        let useless = self.certs.iter().filter(|(cert, _)| !signs(cert));
+        let line = |(cert, hosts): &(Cert, Vec<Host>)| {
+            let hosts: Vec<_> = hosts.iter().map(Host::table).collect();
+            format!(
+                "{} in signers of {} is not the certificate of a key that signs: specify the .cert file that zsnap-queue \
+                 keygen made",
+                cert.fingerprint(),
+                hosts.join(", ")
+            )
+        };
+        useless.map(line).collect()
     }
 
     /// Returns the certificates with a key that one of `ids` names.
@@ -181,6 +200,12 @@ impl<R: Read + Seek + Send> Verified<R> {
     /// Returns how many bytes of memory are kept for [`Verified::replay`].
     pub fn kept(&self) -> u64 {
         self.again.kept()
+    }
+
+    /// Replaces the source by what `with` makes of it, which must have the same content.
+    pub fn with_source<S>(self, with: impl FnOnce(R) -> S) -> Verified<S> {
+        let Verified { src, again, window_log, walked, signer } = self;
+        Verified { src: with(src), again, window_log, walked, signer }
     }
 
     /// Writes the uncompressed stream; nothing else releases plaintext. It comes from memory, or from a second pass

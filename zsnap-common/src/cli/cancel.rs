@@ -68,8 +68,10 @@ pub struct Cancelled(pub i32);
 
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = signal_hook::low_level::signal_name(self.0).unwrap_or("a signal");
-        write!(f, "ended by {name}")
+        match signal_hook::low_level::signal_name(self.0) {
+            _ if self.0 == SIGINT => f.write_str("interrupted"),
+            name => write!(f, "ended by {}", name.unwrap_or("a signal")),
+        }
     }
 }
 

@@ -120,6 +120,27 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// What a signal leaves undone, as the end of a sentence: `nothing queued`. It is added to an error that a signal may
+/// have caused, as in `anyhow::Context`, and [`run_tool`] prints it on a terminal.
+#[derive(Debug)]
+pub struct Undone(&'static str);
+
+impl Undone {
+    /// Adds `undone` to an error that a signal has caused, and returns any other error unchanged.
+    pub fn after(error: anyhow::Error, undone: &'static str) -> anyhow::Error {
+        match cancel::Cancelled::find(&error) {
+            Some(_) => error.context(Undone(undone)),
+            None => error,
+        }
+    }
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
 /// The whole of a tool's `main`: starts the log, catches signals, runs `f`, reports its error on one
 /// line, and returns its exit status. If a signal ended `f` ([`cancel::Cancelled`] in its error),
 /// the process dies of that signal.
@@ -143,7 +164,8 @@ pub fn run_tool(name: &'static str, f: impl FnOnce() -> anyhow::Result<Exit>) ->
                 return if usage.exit_code() == 0 { Exit::Done.into() } else { Exit::Usage.into() };
             }
             if let Some(signal) = cancel::Cancelled::find(&error) {
-                log::info(format_args!("{error:#}"));
+                let undone = error.downcast_ref::<Undone>().map(|undone| format!(", {undone}")).unwrap_or_default();
+                log::outcome(format_args!("{}{undone}", cancel::Cancelled(signal)));
                 cancel::die_of(signal);
             } else {
                 log::error(format_args!("{error:#}"));
@@ -185,6 +207,17 @@ mod tests {
         }
         // A failure that resolves itself does not hide one that does not.
         assert_eq!([SomeFailed, TryAgain, Unavailable, Done].into_iter().max(), Some(Unavailable));
+    }
+
+    #[test]
+    fn only_a_signal_leaves_something_undone() {
+        let undone = |e: anyhow::Error| {
+            let e = Undone::after(e.context("reading"), "nothing queued").context("outer");
+            e.downcast_ref::<Undone>().map(ToString::to_string)
+        };
+        let cancelled = std::io::Error::other(cancel::Cancelled(2));
+        assert_eq!(undone(cancelled.into()), Some("nothing queued".to_owned()));
+        assert_eq!(undone(Exit::Io.error("disk")), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::Args;
 use rustix::fs::Access;
 
 use crate::cli::cancel;
+use crate::cli::colour::{self, Tone};
 use crate::cli::escape::escape;
 use crate::cli::exit::{Exit, OrExit};
 
@@ -74,23 +75,28 @@ impl Findings {
         let mut any = false;
         for finding in findings {
             any = true;
-            let (level, exit, text) = match finding {
-                Finding::Note(text) => ("ok", Exit::Done, text),
-                Finding::Warning(text) => ("warn", Exit::SomeFailed, text),
-                Finding::Failure(text) => ("fail", Exit::Config, text),
+            let (tone, exit, text) = match finding {
+                Finding::Note(text) => (Tone::Good, Exit::Done, text),
+                Finding::Warning(text) => (Tone::Pending, Exit::SomeFailed, text),
+                Finding::Failure(text) => (Tone::Bad, Exit::Config, text),
             };
             self.worst = self.worst.max(exit);
-            self.line(level, &format!("{what}: {text}"));
+            self.line(tone, &format!("{what}: {text}"));
         }
         if !any {
-            self.line("ok", what);
+            self.line(Tone::Good, what);
         }
     }
 
-    fn line(&mut self, level: &str, text: &str) {
-        if self.written.is_ok() && !(self.quiet && level == "ok") {
-            let mut out = io::stdout().lock();
-            self.written = writeln!(out, "{level:<4}  {}", escape(text)).and_then(|()| out.flush());
+    fn line(&mut self, tone: Tone, text: &str) {
+        let level = match tone {
+            Tone::Good => "ok  ",
+            Tone::Pending => "warn",
+            Tone::Bad => "fail",
+        };
+        if self.written.is_ok() && !(self.quiet && tone == Tone::Good) {
+            let (level, mut out) = (tone.paint(level, colour::is_on()), io::stdout().lock());
+            self.written = writeln!(out, "{level}  {}", escape(text)).and_then(|()| out.flush());
         }
     }
 

@@ -77,7 +77,7 @@ pub fn child_line(program: &str, line: &[u8]) {
 fn emit(line: Line) {
     let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
     log.tell_syslog(&line);
-    crate::cli::progress::aside(|| log.tell_stderr(&line, &mut io::stderr()));
+    crate::cli::bars::aside(|| log.tell_stderr(&line, &mut io::stderr()));
 }
 
 /// One event, whose texts are already escaped.

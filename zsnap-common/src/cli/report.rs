@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::cli::colour::Tone;
 use crate::cli::escape::{escape, escape_bytes};
+use table::Paper;
+
+mod table;
 
 /// Rows of cells under columns.
 #[derive(Default)]
@@ -64,7 +68,9 @@ pub enum Cell {
     /// Long text, shown below the table as `FIRST CELL: TEXT`, and not for Prometheus. An empty one is not shown.
     Note(String),
     /// A state, and all states that the column can have. For Prometheus, each state is a time series of 0 or 1.
-    State(&'static str, &'static [&'static str]),
+    State(&'static str, &'static [&'static str], Tone),
+    /// A word that has a colour as a state has, and is text otherwise.
+    Word(&'static str, Tone),
     /// A count.
     Count(u64),
     /// Bytes, shown as `1.5 MiB` in the table.
@@ -108,14 +114,19 @@ impl Cell {
         value.map_or(Cell::None, cell)
     }
 
-    fn shown(&self, now: u64) -> String {
+    /// Returns the text in the table. If `brief`, an age has one unit.
+    fn shown(&self, now: u64, brief: bool) -> String {
+        let age = |seconds: u64| {
+            let age = age(seconds);
+            if brief { age.split(' ').next().unwrap_or_default().to_owned() } else { age }
+        };
         let relative = |time: u64, after: &str| match now.checked_sub(time) {
             Some(seconds) => format!("{}{after}", age(seconds)),
             None => format!("in {}", age(time - now)),
         };
         match self {
             Cell::Text(text) | Cell::Note(text) => escape(text),
-            Cell::State(state, _) => (*state).to_owned(),
+            Cell::State(word, ..) | Cell::Word(word, _) => (*word).to_owned(),
             Cell::Count(n) => n.to_string(),
             Cell::Bytes(n) => bytes(*n),
             Cell::Time(at) => time(*at),
@@ -129,7 +140,7 @@ impl Cell {
         match self {
             Cell::Note(text) if text.is_empty() => Value::Null,
             Cell::Text(text) | Cell::Note(text) => Value::from(text.as_str()),
-            Cell::State(state, _) => Value::from(*state),
+            Cell::State(word, ..) | Cell::Word(word, _) => Value::from(*word),
             _ => self.number(now).map_or(Value::Null, Value::from),
         }
     }
@@ -138,7 +149,15 @@ impl Cell {
         match self {
             Cell::Count(n) | Cell::Bytes(n) | Cell::Time(n) | Cell::Ago(n) => Some(*n),
             Cell::Age(time) => ago(*time, now),
-            Cell::Text(_) | Cell::Note(_) | Cell::State(..) | Cell::None => None,
+            Cell::Text(_) | Cell::Note(_) | Cell::State(..) | Cell::Word(..) | Cell::None => None,
+        }
+    }
+
+    /// Returns what determines the colour of the cell.
+    fn tone(&self) -> Option<Tone> {
+        match self {
+            Cell::State(_, _, tone) | Cell::Word(_, tone) => Some(*tone),
+            _ => None,
         }
     }
 
@@ -149,7 +168,7 @@ impl Cell {
 }
 
 /// Formats a number of bytes as `1.5 MiB`.
-pub(crate) fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if n < 1024 {
         return format!("{n} B");
@@ -214,10 +233,10 @@ fn age(seconds: u64) -> String {
 }
 
 impl Report {
-    /// Returns the report as text.
+    /// Returns the report as text, not for a terminal.
     pub fn render(&self, form: Form) -> String {
         match form {
-            Form::Table => self.table(),
+            Form::Table => table::table(self, Paper::default()),
             Form::Json => {
                 let object = |row: &Vec<Cell>| {
                     let pairs = self.columns.iter().zip(row).filter(|(column, _)| !column.key.is_empty());
@@ -228,34 +247,6 @@ impl Report {
             }
             Form::Prometheus => self.prometheus(),
         }
-    }
-
-    fn table(&self) -> String {
-        let shown = |(_, column): &(usize, &Column)| !column.head.is_empty();
-        let columns: Vec<(usize, &Column)> = self.columns.iter().enumerate().filter(shown).collect();
-        let mut lines = vec![columns.iter().map(|(_, column)| column.head.to_owned()).collect::<Vec<_>>()];
-        let cell = |row: &Vec<Cell>, at: usize| row.get(at).map(|cell| cell.shown(self.now)).unwrap_or_default();
-        lines.extend(self.rows.iter().map(|row| columns.iter().map(|(at, _)| cell(row, *at)).collect()));
-        let width = |n: usize| lines.iter().filter_map(|line| line.get(n)).map(String::len).max().unwrap_or(0);
-        let right = |at: usize| self.rows.iter().any(|row| row.get(at).is_some_and(Cell::is_number));
-        let widths: Vec<(usize, bool)> =
-            columns.iter().enumerate().map(|(n, (at, _))| (width(n), right(*at))).collect();
-        let mut text = String::new();
-        for line in &lines {
-            let mut row = String::new();
-            for (cell, (width, right)) in line.iter().zip(&widths) {
-                // Writing to a String cannot fail.
-                let _ = if *right { write!(row, "{cell:>width$}  ") } else { write!(row, "{cell:<width$}  ") };
-            }
-            text.push_str(row.trim_end());
-            text.push('\n');
-        }
-        for row in &self.rows {
-            for note in row.iter().filter(|cell| matches!(cell, Cell::Note(text) if !text.is_empty())) {
-                let _ = writeln!(text, "{}: {}", cell(row, 0), note.shown(self.now));
-            }
-        }
-        text
     }
 
     fn prometheus(&self) -> String {
@@ -271,7 +262,7 @@ impl Report {
             let mut samples = BTreeSet::new();
             for row in &self.rows {
                 match row.get(at) {
-                    Some(Cell::State(is, all)) => samples.extend(
+                    Some(Cell::State(is, all, _)) => samples.extend(
                         all.iter().map(|state| format!("{} {}", self.labels(row, Some(state)), u8::from(state == is))),
                     ),
                     Some(cell) => {
@@ -304,8 +295,12 @@ impl Report {
 
     /// Writes the report to standard output. A closed pipe is an error, not a panic.
     pub fn print(&self, form: Form) -> io::Result<()> {
+        let text = match form {
+            Form::Table => table::table(self, Paper::stdout()),
+            Form::Json | Form::Prometheus => self.render(form),
+        };
         let mut out = io::stdout().lock();
-        out.write_all(self.render(form).as_bytes())?;
+        out.write_all(text.as_bytes())?;
         out.flush()
     }
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::names::shell::quoted;
+
 /// Opens a regular file that nobody else can change or replace: the file and its directory (of a
 /// symlink, also that of its destination) belong to root or us, and others cannot write to them. A
 /// directory to which others can write must be sticky, like `/tmp`.
@@ -22,7 +24,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     if !meta.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
     }
-    only_ours(&meta, false).map_err(|(why, remedy)| denied(format!("{why}: {remedy}")))?;
+    only_ours(&meta, false).map_err(|(why, remedy)| denied(format!("{why}: {remedy} {}", quoted(path))))?;
     check_directory(path)?;
     Ok(file)
 }
@@ -37,7 +39,7 @@ pub fn check_directory(path: &Path) -> io::Result<()> {
     for path in [std::path::absolute(path)?].into_iter().chain(real) {
         if let Some(dir) = path.parent() {
             only_ours(&fs::metadata(dir)?, true)
-                .map_err(|(why, remedy)| denied(format!("its directory {} {why}: {remedy}", dir.display())))?;
+                .map_err(|(why, remedy)| denied(format!("its directory {why}: {remedy} {}", quoted(dir))))?;
         }
     }
     Ok(())
@@ -64,10 +66,11 @@ pub fn check_below(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks that only root and we can write to a file. The error is the reason and the remedy.
+/// Checks that only root and we can write to a file. The error is the reason, and the command that is the remedy, without
+/// the path.
 fn only_ours(meta: &Metadata, may_be_sticky: bool) -> Result<(), (String, &'static str)> {
     if meta.uid() != 0 && meta.uid() != rustix::process::geteuid().as_raw() {
-        return Err((format!("belongs to user {}, who may change it", meta.uid()), "chown it to root"));
+        return Err((format!("belongs to user {}, who may change it", meta.uid()), "chown root"));
     }
     // The mode of a symlink means nothing.
     if meta.mode() & 0o022 != 0 && !meta.is_symlink() && !(may_be_sticky && meta.mode() & 0o1000 != 0) {
@@ -104,7 +107,7 @@ mod tests {
         assert!(open(&file).is_ok());
         for open_to_others in [0o664, 0o646] {
             mode(&file, open_to_others);
-            assert_rejected(&file, "may be changed by others: chmod go-w");
+            assert_rejected(&file, &format!("may be changed by others: chmod go-w {}", quoted(&file)));
         }
         mode(&file, 0o600);
         for (of_directory, accepted) in [(0o755, true), (0o1777, true), (0o775, false), (0o757, false)] {

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::durable::dest::dir::is_same;
 use crate::durable::publish::{self, NewFile, REGULAR, at_path};
+use crate::names::shell::quoted;
 
 /// The maximum number of names that [`Incoming::names`] returns; they take about 100 MB. Directories of queue files,
 /// which others fill, are read by [`crate::durable::listing::Listing`] instead.
@@ -241,7 +242,7 @@ impl Incoming {
     pub fn private(&self, name: &OsStr) -> io::Result<Incoming> {
         let private = |stat: &Stat| {
             let (path, us) = (self.path.join(name), rustix::process::geteuid());
-            let path = path.display();
+            let path = quoted(&path);
             let why = match stat.st_uid == us.as_raw() {
                 true if stat.st_mode & 0o022 == 0 => return Ok(()),
                 true => format!("others can write to {path}: chmod 700 {path}"),

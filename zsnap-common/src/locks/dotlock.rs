@@ -21,6 +21,7 @@ use rustix::process::{Pid, geteuid, test_kill_process};
 
 use crate::cli::exit::{Exit, OrExit};
 use crate::names::random::random_hex;
+use crate::names::shell::quoted;
 
 /// The age at which a lock without a pid is stale (lockfile_create(3)).
 const STALE: Duration = Duration::from_secs(300);
@@ -158,7 +159,8 @@ fn open_dir(path: &Path) -> anyhow::Result<(OwnedFd, OsString)> {
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) {
-        let what = format!("others can write to {shown}, which holds the lock file: chmod go-w, or +t");
+        let what =
+            format!("others can write to the directory of the lock file: chmod go-w {}, or chmod +t", quoted(dir));
         return Err(Exit::Config.error(what));
     }
     Ok((fd, name.to_owned()))

@@ -147,6 +147,17 @@ impl FromStr for Target {
     }
 }
 
+impl Host {
+    /// Returns the heading of the host's table in `ingest.toml`, for messages: `[hosts.laptop]`, or `[hosts."a b"]`.
+    pub fn table(&self) -> String {
+        match self.0.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+            true => format!("[hosts.{self}]"),
+            // A name has no character that a string of TOML would escape.
+            false => format!("[hosts.\"{self}\"]"),
+        }
+    }
+}
+
 impl Target {
     /// Returns the target that an operand names. With `strip`, the operand must lie below that prefix
     /// (`tank/simplesnap/laptop/tank/home` below `tank/simplesnap`), so that a wrong `--strip`
@@ -214,6 +225,18 @@ impl fmt::Display for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_heading_names_its_host() {
+        for (host, table) in
+            [("laptop", "[hosts.laptop]"), ("a b", "[hosts.\"a b\"]"), ("srv.lan", "[hosts.\"srv.lan\"]")]
+        {
+            let host: Host = host.parse().unwrap();
+            assert_eq!(host.table(), table);
+            let read: toml::Table = toml::from_str(&host.table()).unwrap();
+            assert!(read["hosts"].as_table().unwrap()[host.as_str()].is_table(), "{table}");
+        }
+    }
     use std::os::unix::ffi::OsStrExt;
 
     #[test]

@@ -35,7 +35,8 @@ pub fn zfs(there: &PoolState<'_>, files: &[Pending<'_>], past: &Past, unread: bo
         for &file in &path {
             standings[file] = Standing::Waiting {
                 why: format!(
-                    "for its parent {host}/{parent}; if {host} never sends that, add it to create-parents in [hosts.{host}]"
+                    "for its parent {host}/{parent}; if {host} never sends that, add it to create-parents in {}",
+                    host.table()
                 ),
                 behind: (file != first).then_some(first),
             };

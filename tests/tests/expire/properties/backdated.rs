@@ -21,7 +21,8 @@ pub fn policies() -> impl Strategy<Value = (Policy, u64)> {
     let method = prop_oneof![3 => native, 1 => Just(Method::Spacing(zrep())), 1 => Just(Method::Dated(seed_rules()))];
     (method, 0..7_u64, any::<bool>()).prop_map(|(method, newest, tagged)| {
         let tags = if tagged { vec!["zrep".to_owned()] } else { Vec::new() };
-        let policy = Policy { method, newest, received: true, max_destroy: MaxDestroy::NoLimit, tags };
+        let policy =
+            Policy { method, newest, received: true, max_destroy: MaxDestroy::NoLimit, only_reported: false, tags };
         (policy, newest)
     })
 }

@@ -100,7 +100,7 @@ fn a_clock_that_was_days_ahead_and_is_corrected_needs_no_operator() {
     ] {
         let method = Method::Rules(rules.split(' ').map(|rule| rule.parse().unwrap()).collect(), Reference::default());
         let max_destroy = MaxDestroy::Percent(50);
-        let policy = Policy { method, newest: 2, received: true, max_destroy, tags: Vec::new() };
+        let policy = Policy { method, newest: 2, received: true, max_destroy, only_reported: false, tags: Vec::new() };
         let guards = Guards { newest: 2, received: true, ..Guards::default() };
         let start: i64 = "2026-03-02T09:00:00Z".parse::<Timestamp>().unwrap().as_second();
         let listed: Vec<String> = (0..20 * 24).map(|hour| format!("p/f@{hour:03}")).collect();

@@ -1,7 +1,18 @@
 //! Tests of [`super`].
 
 use super::*;
-use std::os::unix::fs::symlink;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use openpgp::Profile;
+use openpgp::serialize::Serialize;
+
+fn with_suffix(base: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(base);
+    name.push(suffix);
+    name.into()
+}
 
 fn keys(dir: &Path, aead: bool) -> (PathBuf, PathBuf) {
     let (sign, encrypt) = (dir.join("laptop.v1"), dir.join("backup"));
@@ -102,14 +113,47 @@ fn secret_files_that_others_could_touch_are_refused() {
     why(SigningKey::load(&link, now));
     for mode in [0o640, 0o604, 0o610, 0o602] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
-        assert!(why(SigningKey::load(&key, now)).contains("others can read"));
+        assert!(why(SigningKey::load(&key, now)).contains(&format!("others can read: chmod 600 {},", key.display())));
     }
     fs::set_permissions(&key, fs::Permissions::from_mode(0o400)).unwrap();
     SigningKey::load(&key, now).unwrap();
     assert!(why(SigningKey::load(dir.path(), now)).contains("is not a regular file"));
-    let cert = with_suffix(&sign, ".cert");
-    fs::set_permissions(&cert, fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(why(SigningKey::load(&cert, now)).contains("without the secret"));
+}
+
+#[test]
+fn a_key_and_its_certificate_in_each_others_place_are_recognised() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sign, encrypt) = keys(dir.path(), false);
+    let now = SystemTime::now();
+    let ends = |why: String, path: PathBuf| assert!(why.ends_with(&format!("specify {}", path.display())), "{why}");
+    for mode in [0o600, 0o644] {
+        let cert = with_suffix(&sign, ".cert");
+        fs::set_permissions(&cert, fs::Permissions::from_mode(mode)).unwrap();
+        let said = why(SigningKey::load(&cert, now));
+        assert!(said.contains("is a certificate, without the secret"), "{said}");
+        ends(said, with_suffix(&sign, ".key"));
+    }
+    ends(why(Keyring::load(&[with_suffix(&encrypt, ".cert")])), with_suffix(&encrypt, ".key"));
+    let key = with_suffix(&encrypt, ".key");
+    ends(why(Recipients::load(std::slice::from_ref(&key), Format::Gpg, now)), with_suffix(&encrypt, ".cert"));
+    fs::rename(with_suffix(&encrypt, ".cert"), dir.path().join("elsewhere")).unwrap();
+    assert!(why(Recipients::load(&[key], Format::Gpg, now)).ends_with("specify the .cert file"));
+}
+
+#[test]
+fn a_key_is_made_in_a_missing_directory_that_only_we_can_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("etc/zsnap/laptop");
+    keygen(&base, Purpose::Sign(&"laptop".parse().unwrap()), false).unwrap();
+    for made in ["etc", "etc/zsnap"] {
+        assert_eq!(fs::metadata(dir.path().join(made)).unwrap().permissions().mode() & 0o7777, 0o700, "{made}");
+    }
+    let (key, cert) = files(&base);
+    assert!(key.exists() && cert.exists());
+    assert_eq!(SigningKey::load(&key, SystemTime::now()).unwrap().host, Some("laptop".parse().unwrap()));
+    let e = keygen(&base, Purpose::Encrypt, false).unwrap_err();
+    assert_eq!(Exit::of(&e), Exit::CantCreate);
+    assert!(e.to_string().contains("laptop.key: exists, and a key is never replaced"), "{e}");
 }
 
 #[test]

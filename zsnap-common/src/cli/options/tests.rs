@@ -239,7 +239,7 @@ fn a_file_that_others_may_change_is_rejected() {
     std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
     let e = parse_from(args(), Path::new("/")).unwrap_err();
     assert_eq!(Exit::of(&e), Exit::Config);
-    assert_eq!(format!("{e:#}"), format!("{}: may be changed by others: chmod go-w", file.path().display()));
+    assert_eq!(format!("{e:#}"), format!("{0}: may be changed by others: chmod go-w {0}", file.path().display()));
     let fifo = file.path().with_extension("fifo");
     let mode = rustix::fs::Mode::RUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();

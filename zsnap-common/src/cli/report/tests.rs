@@ -2,7 +2,7 @@
 
 use super::*;
 
-const BAD: Cell = Cell::State("bad", &["good", "bad"]);
+const BAD: Cell = Cell::State("bad", &["good", "bad"], Tone::Bad);
 
 fn report() -> Report {
     Report {
@@ -35,7 +35,7 @@ fn a_table_is_aligned_and_has_no_control_characters() {
 #[test]
 fn a_future_time_is_shown_as_one() {
     let now = 100_000;
-    let shown = |cell: Cell| (cell.shown(now), cell.json(now));
+    let shown = |cell: Cell| (cell.shown(now, false), cell.json(now));
     assert_eq!(shown(Cell::Ago(96_400)), ("1h 0m ago".into(), 96_400.into()));
     assert_eq!(shown(Cell::Age(96_400)), ("1h 0m".into(), 3600.into()));
     assert_eq!(shown(Cell::Ago(now)).0, "0s ago");

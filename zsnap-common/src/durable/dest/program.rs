@@ -23,6 +23,9 @@ pub fn deliver(dest: &Dest, item: &Item, how: &Transport) -> (anyhow::Result<Del
     }
 }
 
+/// What NNCP's programs print for a node that their configuration does not have.
+const NO_NODE: &str = "Invalid NODE specified";
+
 fn start(dest: &Dest, item: &Item, how: &Transport) -> anyhow::Result<(Child, &'static str)> {
     let (mut command, label) = match dest {
         Dest::NncpFile { node, sub } => {
@@ -68,7 +71,12 @@ fn finish(mut running: Child, label: &str, item: &Item, how: &Transport) -> (any
     if status.success() {
         return (Ok(Delivered::New), None);
     }
-    (Err(Exit::Unavailable.error(format!("{label} failed ({status}){}", running.explanation()))), None)
+    let words = running.explanation();
+    let remedy = match words.contains(NO_NODE) {
+        true => "; NNCP's configuration has no such node: correct the name, or add it to neigh there",
+        false => "",
+    };
+    (Err(Exit::Unavailable.error(format!("{label} failed ({status}){words}{remedy}"))), None)
 }
 
 /// Returns the number of bytes that the processes now in a group have written (proc_pid_io(5)).
