@@ -113,7 +113,7 @@ fn gone(name: &str) {
 fn cause(zfs: &Zfs, name: &str, why: String) -> String {
     let holds = zfs.holds(name).unwrap_or_default();
     if !holds.is_empty() {
-        let tags: Vec<String> = holds.iter().map(|tag| quoted(tag)).collect();
+        let tags: Vec<String> = holds.iter().map(quoted).collect();
         return format!("is held by {}: zfs release {} {}", tags.join(", "), tags[0], quoted(name));
     }
     let clones = zfs.list("snapshot", "clones", &[name.to_owned()], Some(0)).ok().flatten().unwrap_or_default();
