@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
@@ -108,12 +109,20 @@ pub fn learn(shared: &Shared<'_>, tree: &Tree, past: &mut Past, facts: &Facts) -
     journal::write(&journal::dataset_path(&shared.config.state, pool.guid, target), past)
 }
 
-/// Removes a file, if it is still the one that was opened.
-pub fn remove(place: &Place, name: &OsStr, fd: &File) -> Result<()> {
-    if !place.dir.remove_if_same(name, fd).or_exit(Exit::Io, "removing an applied file")? {
-        log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(name).display()));
+/// Removes a file, if it is still the one that was opened. Returns `false` if nobody may remove it: its file system is
+/// read-only, or its directory denies it.
+pub fn remove(place: &Place, name: &OsStr, fd: &File) -> Result<bool> {
+    match place.dir.remove_if_same(name, fd) {
+        Err(e) if matches!(e.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) => {
+            log::info(format!("{e}; it stays"));
+            return Ok(false);
+        }
+        Ok(false) => {
+            log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(name).display()));
+        }
+        other => drop(other.or_exit(Exit::Io, "removing an applied file")?),
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Records in the journal that a stream was not passed to its command, because what was applied came after it.

@@ -11,9 +11,9 @@ use zsnap_common::durable::incoming::Unsafe;
 use zsnap_common::names::target::Host;
 
 use crate::inbox::{File, Place};
-use crate::known::Seen;
-use crate::opened::{Opened, Rejection};
+use crate::opened::{Opened, Reader, Rejection};
 use crate::plan::Facts;
+use crate::seen::{self, Seen};
 use crate::shared::{MemoryReservation, OpenSlot, Shared, seconds};
 
 /// A damaged file that was modified more recently than this may still be arriving.
@@ -44,6 +44,8 @@ pub struct Examined<'a> {
     pub fd: Arc<Fd>,
     /// Its identity when it was opened.
     pub seen: Seen,
+    /// The digest of its ends, if its file system does not keep inode numbers.
+    pub ends: Option<String>,
     /// What it says and contains, or why it is rejected.
     pub result: Result<(Facts, VerifiedFile<'a>), Rejection>,
 }
@@ -53,7 +55,8 @@ pub fn examine<'a>(shared: &'a Shared<'a>, host: &Host, place: &Place, file: &Fi
     let fd = Arc::new(place.dir.open_file(file.name())?);
     let seen = Seen::of(&rustix::fs::fstat(&*fd).map_err(|e| Unsafe::Io(e.into()))?);
     let result = verify(shared, host, place, file, &fd, seen.size);
-    Ok(Examined { fd, seen, result })
+    let ends = if place.is_lasting { None } else { seen::ends(&fd, seen.size).ok() };
+    Ok(Examined { fd, seen, ends, result })
 }
 
 fn verify<'a>(
@@ -66,7 +69,8 @@ fn verify<'a>(
 ) -> Result<(Facts, VerifiedFile<'a>), Rejection> {
     let mut room = shared.room(size);
     let keep = room.as_ref().map_or(0, MemoryReservation::bytes);
-    let opened = Opened::verify(shared.config, host, place.exec, fd, keep, shared.now)?;
+    let reader = if place.exec { Reader::Exec } else { Reader::Run };
+    let opened = Opened::verify(shared.config, host, reader, fd, keep, shared.now)?;
     let target = opened.target(host, file.queue())?;
     opened.fits(shared.config, &target)?;
     if let Some(room) = &mut room {

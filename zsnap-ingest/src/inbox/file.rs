@@ -10,6 +10,7 @@ use zsnap_common::names::target::Target;
 use super::INCOMING;
 use crate::known::{Entry, Knowledge};
 use crate::plan::{Facts, Standing};
+use crate::seen::{self, Seen};
 
 /// A directory that contains files of one host.
 pub struct Place {
@@ -19,11 +20,25 @@ pub struct Place {
     pub dir: Incoming,
     /// Whether exec spooled the files. It knew the sender, so bare streams are allowed here.
     pub exec: bool,
+    /// Whether its file system keeps inode numbers.
+    pub is_lasting: bool,
 }
 
 const EXEC: &str = "exec/";
 
 impl Place {
+    /// Describes an open directory.
+    pub fn new(root: Arc<Incoming>, dir: Incoming, exec: bool) -> Place {
+        let is_lasting = dir.has_lasting_inodes();
+        Place { root, dir, exec, is_lasting }
+    }
+
+    /// Returns the digest of both ends of a file in this directory; `None`: it cannot be read.
+    pub fn ends(&self, name: &OsStr, seen: &Seen) -> Option<String> {
+        let file = self.dir.open_file(name).ok()?;
+        seen::ends(&file, seen.size).ok()
+    }
+
     /// Returns the key under which what is known of a file in this directory is saved.
     pub fn key(&self, name: &OsStr) -> String {
         format!("{}{}", if self.exec { EXEC } else { INCOMING }, shown(name))
@@ -87,6 +102,7 @@ impl File {
         let known = || match &self.entry.what {
             Knowledge::Facts(_) => None,
             Knowledge::Held(why) => Some(Standing::Held(why.clone())),
+            Knowledge::Bad(why) => Some(Standing::Refused(why.clone())),
             Knowledge::New => Some(Standing::New),
         };
         self.settled.clone().or_else(known)
