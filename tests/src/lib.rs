@@ -14,12 +14,13 @@ pub mod nodes;
 pub mod packets;
 pub mod pool;
 pub mod random;
+pub mod removable;
 pub mod scene;
 pub mod sealed;
 pub mod sealer;
 pub mod sender;
 pub mod spooler;
-pub mod stick;
+
 pub mod strace;
 pub mod stream;
 pub mod torture;

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use zsnap_message::payload::{Base, Manifest};
 use zsnap_tests::random::noise;
+use zsnap_tests::removable::{Format, Removable};
 use zsnap_tests::scene::{Ran, Scene, manifest, name, run};
 use zsnap_tests::sealer::Sealer;
-use zsnap_tests::stick::{Format, Stick};
 use zsnap_tests::strace::{self, can_trace};
 use zsnap_tests::stream::Sub;
 
@@ -21,10 +21,10 @@ const TARGET: &str = "laptop/tank/home";
 const DESKTOP: &str = "uid=1000,gid=1000";
 
 /// Scenes whose spool is a stick.
-fn sticks() -> impl Iterator<Item = (Format, Scene, Stick)> {
+fn sticks() -> impl Iterator<Item = (Format, Scene, Removable)> {
     Format::ALL.into_iter().filter_map(|format| {
         let scene = Scene::with_pool();
-        let stick = Stick::new(format, &scene.path("spool"))?;
+        let stick = Removable::new(format, &scene.path("spool"))?;
         Some((format, scene, stick))
     })
 }

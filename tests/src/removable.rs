@@ -32,17 +32,17 @@ impl Format {
 
 /// A stick, which is unmounted when this is dropped.
 #[derive(Debug)]
-pub struct Stick {
+pub struct Removable {
     format: Format,
     image: PathBuf,
     at: PathBuf,
 }
 
-impl Stick {
+impl Removable {
     /// Formats a stick, and mounts it at `at`, which exists, for the user 1000. `None`: the programs are not installed,
     /// or this machine has no FUSE.
     #[track_caller]
-    pub fn new(format: Format, at: &Path) -> Option<Stick> {
+    pub fn new(format: Format, at: &Path) -> Option<Removable> {
         needs_root();
         if !format.programs().into_iter().all(have) {
             return None;
@@ -51,7 +51,7 @@ impl Stick {
             eprintln!("NOT TESTED: {format:?}: no /dev/fuse");
             return None;
         }
-        let stick = Stick { format, image: at.with_extension("img"), at: at.to_owned() };
+        let stick = Removable { format, image: at.with_extension("img"), at: at.to_owned() };
         fs::File::create(&stick.image).unwrap().set_len(64 << 20).unwrap();
         let [make, _] = format.programs();
         let mut make = Command::new(make);
@@ -91,7 +91,7 @@ impl Stick {
     }
 }
 
-impl Drop for Stick {
+impl Drop for Removable {
     fn drop(&mut self) {
         run(Command::new("umount").arg("-l").arg(&self.at), b"");
     }
