@@ -74,9 +74,8 @@ impl<'a> Shared<'a> {
         let (worst, has_failed, targets) = (Mutex::new(Exit::Done), AtomicBool::new(false), Mutex::default());
         let shared =
             Shared { config, pool, pool_failure, now, dry, notices, worst, has_failed, memory, slots, targets };
-        match (failure, &config.store) {
-            (Some(e), Some(store)) => shared.passed(&store.name, e)?,
-            _ => {}
+        if let (Some(e), Some(store)) = (failure, &config.store) {
+            shared.passed(&store.name, e)?;
         }
         Ok(shared)
     }
