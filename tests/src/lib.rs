@@ -14,6 +14,7 @@ pub mod nodes;
 pub mod packets;
 pub mod pool;
 pub mod random;
+pub mod removable;
 pub mod scene;
 pub mod sealed;
 pub mod sealer;

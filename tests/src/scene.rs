@@ -290,7 +290,9 @@ impl Scene {
     pub fn age(&self, host: &str) {
         let old = SystemTime::now() - std::time::Duration::from_secs(3600);
         for file in self.spooled(host) {
-            fs::File::options().write(true).open(file).unwrap().set_modified(old).unwrap();
+            // The driver of exFAT for FUSE ignores a request to set only one of the times.
+            let times = fs::FileTimes::new().set_accessed(old).set_modified(old);
+            fs::File::options().write(true).open(file).unwrap().set_times(times).unwrap();
         }
     }
 

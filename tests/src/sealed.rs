@@ -109,6 +109,7 @@ impl Site {
             signers: &self.signers,
             host: &self.laptop,
             unsigned: false,
+            any_stream: false,
             now: SystemTime::now(),
         }
     }

@@ -49,8 +49,14 @@ impl Scene {
         let keyring = Keyring::load(&[self.path("backup.key")]).unwrap();
         let laptop = "laptop".parse().unwrap();
         let signers = Signers::load(&[("laptop".parse().unwrap(), vec![self.path("laptop.cert")])].into()).unwrap();
-        let trust =
-            Trust { keyring: &keyring, signers: &signers, host: &laptop, unsigned: true, now: SystemTime::now() };
+        let trust = Trust {
+            keyring: &keyring,
+            signers: &signers,
+            host: &laptop,
+            unsigned: true,
+            any_stream: false,
+            now: SystemTime::now(),
+        };
         let limits = Limits { verify_buffer: 64 << 20, window_log: 27, max_size: None, max_ratio: 10_000 };
         let verified = verify(File::open(file).unwrap(), &trust, &limits).unwrap();
         let (manifest, signed) = (verified.manifest().unwrap().clone(), verified.signer().is_some());

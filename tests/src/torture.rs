@@ -347,7 +347,14 @@ pub fn chained(scene: &Scene) {
     let keyring = Keyring::load(&[scene.path("backup.key")]).unwrap();
     let host = "laptop".parse().unwrap();
     let signers = Signers::load(&[("laptop".parse().unwrap(), vec![scene.path("laptop.cert")])].into()).unwrap();
-    let trust = Trust { keyring: &keyring, signers: &signers, host: &host, unsigned: false, now: SystemTime::now() };
+    let trust = Trust {
+        keyring: &keyring,
+        signers: &signers,
+        host: &host,
+        unsigned: false,
+        any_stream: false,
+        now: SystemTime::now(),
+    };
     let limits = Limits { verify_buffer: 64 << 20, window_log: 27, max_size: None, max_ratio: 10_000 };
     let mut before = HashMap::new();
     for path in files(&scene.path("spool/laptop")) {

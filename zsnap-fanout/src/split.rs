@@ -11,11 +11,10 @@ use zsnap_common::cli::cancel::{self, Cancelled};
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::incoming::{Incoming, Unsafe, shown};
-use zsnap_common::durable::listing::{Listing, report_not_a_host};
+use zsnap_common::durable::listing::{Listing, is_ignored, may_hold_queue_files, report_not_a_host};
 use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{Outboxes, Queued};
 use zsnap_common::durable::publish::{make_dirs, sync_files};
-use zsnap_common::names::queue_name::is_others;
 use zsnap_common::names::stored::{name_of, stored};
 use zsnap_common::names::target::Host;
 
@@ -38,7 +37,7 @@ pub fn split(spool: &Spool, drives: &[Drive], notices: &mut Notices) -> Result<(
     }
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
         cancel::check()?;
-        if is_others(name.as_encoded_bytes()) {
+        if is_ignored(&spool.incoming, &name) {
             continue;
         }
         let text = shown(&name);
@@ -47,6 +46,9 @@ pub fn split(spool: &Spool, drives: &[Drive], notices: &mut Notices) -> Result<(
             continue;
         };
         match spool.incoming.inside(&name) {
+            Ok(dir) if dir.owner() != spool.incoming.owner() && !may_hold_queue_files(&dir) => {
+                notices.oddity(&text, "belongs to another user than the spool, and holds no queue file; ignored");
+            }
             Ok(dir) if dir.owner() != spool.incoming.owner() => {
                 notices.problem(&text, "belongs to another user than the spool; ignored: correct its owner");
             }

@@ -12,7 +12,7 @@ use zsnap_common::cli::colour::Tone;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::report::{self, Cell, Column, Report, ago};
 use zsnap_common::durable::dest::{self, Dest};
-use zsnap_common::durable::listing::Listing;
+use zsnap_common::durable::listing::{Listing, is_ignored};
 use zsnap_common::durable::outbox::{Amount, Outboxes, Queued};
 use zsnap_common::durable::success;
 use zsnap_common::names::queue_name::QueueName;
@@ -214,6 +214,9 @@ fn row(
 fn in_spool(spool: &Spool, boxes: &Outboxes) -> Result<(Vec<Queued>, Vec<String>)> {
     let (mut files, mut unread) = (Vec::new(), Vec::new());
     for name in spool.incoming.names().or_exit(Exit::Io, "--spool")? {
+        if is_ignored(&spool.incoming, &name) {
+            continue;
+        }
         if let Some(host) = Host::of_directory(&name) {
             let read = of_host(spool, &name, &host, &mut files);
             unread.extend(read.err().map(|e| match e.kind() {

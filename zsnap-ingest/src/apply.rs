@@ -2,7 +2,7 @@
 //! the steps is that of ARCHITECTURE.md, "What a crash leaves": check that the snapshot exists, then write the journal;
 //! after that, the caller removes the file.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
@@ -109,12 +109,20 @@ pub fn learn(shared: &Shared<'_>, tree: &Tree, past: &mut Past, facts: &Facts) -
 }
 
 /// Removes a file, if it is still the one that was opened. There is no fsync: if the file is back after a loss of
-/// power, the next run finds in the journal that it was applied.
-pub fn remove(place: &Place, file: &File, content: &Joined) -> Result<()> {
-    if !inbox::remove(&place.dir, file.stored(), content).or_exit(Exit::Io, "removing an applied file")? {
-        log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(file.shown()).display()));
+/// power, the next run finds in the journal that it was applied. Returns `false` if nobody may remove it: its file
+/// system is read-only, or its directory denies it.
+pub fn remove(place: &Place, file: &File, content: &Joined) -> Result<bool> {
+    match inbox::remove(&place.dir, file.stored(), content) {
+        Err(e) if matches!(e.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) => {
+            log::info(format!("{e}; it stays"));
+            return Ok(false);
+        }
+        Ok(false) => {
+            log::warn(format!("{}: changed meanwhile; not removed", place.dir.path().join(file.shown()).display()));
+        }
+        other => drop(other.or_exit(Exit::Io, "removing an applied file")?),
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Records in the journal that a stream was not passed to its command, because what was applied came after it.

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::host::HostRun;
 use crate::inbox::INCOMING;
 use crate::known::{Entry, Knowledge};
-use crate::plan::{Applied, Past, State};
+use crate::plan::{Applied, Past, Standing, State};
 use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::{beside, journal, quarantine, run};
@@ -195,13 +195,21 @@ fn pending(shared: &Shared<'_>, host: &mut HostRun<'_>, rows: &mut BTreeMap<Stri
     for (at, standing) in host.standings()? {
         let file = host.inbox().file(at);
         let row = row_of(rows, host.host(), file.entry(), file.queue());
-        row.waits(file.entry());
+        match &file.entry().what {
+            Knowledge::Bad(_) => row.quarantined += 1,
+            _ if standing == Standing::Kept => {}
+            _ => row.waits(file.entry()),
+        }
         row.is(standing.state(), standing.message(shared.is_long(file.entry().first)));
     }
     for (key, entry) in host.inbox().absent() {
         if let Name::Queue(queue) = classify(key.trim_start_matches(INCOMING).as_bytes()) {
             let row = row_of(rows, host.host(), entry, &queue);
-            row.waits(entry);
+            match &entry.what {
+                Knowledge::Bad(_) => row.quarantined += 1,
+                _ if entry.kept => {}
+                _ => row.waits(entry),
+            }
             row.is(State::Away, INCOMING_AWAY);
         }
     }

@@ -1,16 +1,22 @@
-//! `check`: reports what would stop a run before it does, with the remedies.
+//! `check`: reports what would stop a run before it does, with the remedies. A finding never hides another one.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
-use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, can_be_made, failure, warnings, writable};
-use zsnap_common::cli::{options, trusted};
-use zsnap_common::names::shell::quoted;
-use zsnap_common::process::child;
+use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, can_be_made, failure, warnings};
+use zsnap_common::cli::{options, suggest};
+use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::durable::listing::{is_ignored, may_hold_queue_files};
+use zsnap_common::names::target::Host;
 
-use crate::beside;
 use crate::cli::Options;
-use crate::command;
-use crate::config::{CommandTable, Config, Tables};
+use crate::config::{Config, HostTable, Tables};
+
+mod receiver;
+mod store;
 
 /// Prints the findings; see [`Findings::exit`] for the status.
 pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<Exit> {
@@ -23,7 +29,7 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
             Some(dir) if !dir.is_dir() => {
                 vec![Finding::Warning(format!("{} is absent: create it, or attach its drive", dir.display()))]
             }
-            Some(dir) => failure(writable(dir)),
+            Some(dir) => incoming(dir, &tables.hosts).unwrap_or_else(|e| vec![e.into()]),
         },
     );
     let state = options::state_dir(options.state.as_deref(), "ingest").and_then(|dir| can_be_made(&dir));
@@ -35,45 +41,54 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
         findings.add("receivers", [fail("none: specify --store for ZFS streams, or a [[command]]")]);
     }
     for command in &tables.command {
-        findings.add(&format!("[[command]] {}", command.target.display()), examine(command));
+        findings.add(&format!("[[command]] {}", command.target.display()), receiver::examine(command, &tables.hosts));
     }
-    match Config::examine(options, tables) {
-        Ok(config) => {
-            findings.add("keys, certificates and programs", warnings(Ok(config.signers.warnings())));
-            if let Some((store, zfs)) = &config.store {
-                findings.add(
-                    "store",
-                    match zfs.datasets(store) {
-                        Ok(Some(_)) => vec![],
-                        Ok(None) => {
-                            vec![Finding::Warning(format!(
-                                "{store} is absent: import the pool, or run: zfs create {}",
-                                quoted(store)
-                            ))]
-                        }
-                        Err(e) => vec![e.into()],
-                    },
-                );
-            }
-        }
-        Err(errors) => findings.add("keys, certificates and programs", errors.into_iter().map(Finding::from)),
+    if options.store.is_some() {
+        findings.add("store", store::examine(options));
     }
+    // The store has a finding of its own.
+    let of_keys = match Config::examine(&Options { store: None, ..options.clone() }, tables) {
+        Ok(config) => warnings(Ok(config.signers.warnings())),
+        Err(errors) => errors.into_iter().map(Finding::from).collect(),
+    };
+    findings.add("keys and certificates", of_keys);
     findings.exit()
 }
 
-fn examine(command: &CommandTable) -> Vec<Finding> {
-    let target = command::check_target(&command.target).map_err(|e| format!("target: {e}"));
-    let mut failed: Vec<String> = target.err().into_iter().collect();
-    if failed.is_empty() {
-        failed.extend(beside::check(&command.target, false).err().map(|e| format!("target: {e}")));
-        // Whoever can write to the target's parent directory can remove the journal; then streams would be applied
-        // again.
-        failed.extend(trusted::check_directory(&command.target).err().map(|e| format!("target: {e}")));
+/// Examines the directories from which files are removed, and those of hosts that are not configured.
+fn incoming(dir: &Path, hosts: &BTreeMap<Host, HostTable>) -> Result<Vec<Finding>> {
+    let root = Incoming::open(dir)?;
+    let mut all: Vec<Finding> = access(&root).into_iter().collect();
+    for name in root.names()? {
+        let Some(host) = name.to_str().and_then(|name| name.parse::<Host>().ok()) else { continue };
+        match (root.inside(&name), hosts.contains_key(&host)) {
+            (Ok(dir), true) => all.extend(access(&dir).filter(|finding| !all.contains(finding))),
+            (Err(e), true) => all.push(Finding::Failure(format!("{e}: correct its owner or mode"))),
+            (Ok(dir), false) if !is_ignored(&root, &name) && may_hold_queue_files(&dir) => {
+                all.push(Finding::Warning(format!(
+                    "{host} is not configured, and its files are held: {}",
+                    add(host.as_str(), hosts)
+                )));
+            }
+            (_, false) => {}
+        }
     }
-    let program = command.run.first().map(|program| child::find(program.as_ref()));
-    failed.extend(program.and_then(Result::err).map(|e| format!("run: {e:#}")));
-    let mut nothing = std::process::Command::new("");
-    let user = command.user.as_ref().map(|user| child::run_as(&mut nothing, user));
-    failed.extend(user.and_then(Result::err).map(|e| format!("user: {e:#}")));
-    failed.into_iter().map(Finding::Failure).collect()
+    Ok(all)
+}
+
+/// Returns what is wrong with a directory whose files a run removes.
+fn access(dir: &Incoming) -> Option<Finding> {
+    let e = dir.writable().err()?;
+    Some(match e.kind() {
+        ErrorKind::ReadOnlyFilesystem => Finding::Note("is read-only: the files that are applied stay there".into()),
+        _ => Finding::Failure(format!("{e}: correct its owner or mode")),
+    })
+}
+
+/// Returns the remedy for a host that is not configured.
+fn add(host: &str, hosts: &BTreeMap<Host, HostTable>) -> String {
+    match suggest::closest(host, hosts.keys().map(|host| host.as_str())) {
+        Some(similar) => format!("add [hosts.{host}], or correct [hosts.{similar}] if that is meant"),
+        None => format!("add [hosts.{host}] with its signers"),
+    }
 }

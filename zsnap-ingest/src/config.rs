@@ -13,7 +13,6 @@ use zsnap_common::cli::units::{self, like_option, size};
 use zsnap_common::names::digest::sha256_hex;
 use zsnap_common::names::glob::Glob;
 use zsnap_common::names::target::{Dataset, Host, Target};
-use zsnap_common::process::zfs::Zfs;
 use zsnap_message::keys::Keyring;
 use zsnap_message::open::Signers;
 use zsnap_message::payload::PayloadKind;
@@ -22,6 +21,7 @@ use crate::cli::{Options, TrustLevel, count};
 use crate::memory;
 use crate::property::AllowedProperty;
 use crate::receive::Receiving;
+use crate::store::Store;
 
 /// The tables of `ingest.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -147,8 +147,8 @@ fn fingerprint(options: &Options, tables: &Tables) -> Result<String> {
 pub struct Config {
     /// The directory that has one directory per host.
     pub incoming: Option<PathBuf>,
-    /// The store that ZFS streams are received into, and the programs for it; `None`: ZFS streams are held.
-    pub store: Option<(String, Zfs)>,
+    /// The store that ZFS streams are received into; `None`: ZFS streams are held.
+    pub store: Option<Store>,
     /// The state directory of zsnap-ingest.
     pub state: PathBuf,
     /// The keys that decrypt queue files.
@@ -197,7 +197,9 @@ impl Config {
     /// Everything that is wrong.
     pub fn examine(options: &Options, tables: Tables) -> Result<Config, Vec<anyhow::Error>> {
         let mut errors = Vec::new();
-        let store = note(&mut errors, store(options)).flatten();
+        let store = note(&mut errors, Store::of(options)).flatten();
+        let missing = store.as_ref().filter(|_| tables.command.is_empty()).and_then(|store| store.programs().err());
+        errors.extend(missing);
         errors.extend(tables.command.iter().flat_map(wrong_command));
         errors.extend(wrong_hosts(&tables.hosts));
         let general = note(&mut errors, properties(&options.set, &options.exclude, "--"));
@@ -288,17 +290,6 @@ fn signers(hosts: &BTreeMap<Host, HostTable>) -> Result<Signers, Vec<anyhow::Err
     let files = hosts.iter().flat_map(|(host, table)| table.signers.iter().map(move |file| (host, file)));
     let alone = |(host, file): (&Host, &PathBuf)| Signers::load(&[(host.clone(), vec![file.clone()])].into());
     Signers::load(&of).map_err(|e| of_parts(e, files.map(alone)))
-}
-
-/// Returns the store and the programs for it; `None` if there is none.
-fn store(options: &Options) -> Result<Option<(String, Zfs)>> {
-    let Some(store) = &options.store else { return Ok(None) };
-    let dataset: Dataset = store.parse().or_exit(Exit::Config, "--store")?;
-    // The store begins the last argument of `zfs receive`, where it would be taken for an option.
-    if store.starts_with('-') {
-        return Err(Exit::Config.error(format!("--store: no pool is called \"{store}\"")));
-    }
-    Ok(Some((dataset.into(), Zfs::find(&options.zfs, &options.zpool)?)))
 }
 
 /// Returns what is wrong with a table of a command: a program that cannot be found from its path, or no target.

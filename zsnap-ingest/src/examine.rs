@@ -11,9 +11,9 @@ use zsnap_common::names::target::Host;
 
 use crate::inbox::{File, Place};
 use crate::joined::Joined;
-use crate::known::Seen;
-use crate::opened::{Opened, Rejection};
+use crate::opened::{Opened, Reader, Rejection};
 use crate::plan::Facts;
+use crate::seen::{self, Seen};
 use crate::shared::{MemoryReservation, OpenSlots, Shared, seconds};
 
 /// A damaged file that was modified more recently than this may still be arriving.
@@ -44,17 +44,19 @@ pub struct Examined<'a> {
     pub content: Joined,
     /// Its identity when it was opened.
     pub seen: Seen,
+    /// The digest of its ends, if its file system does not keep inode numbers.
+    pub ends: Option<String>,
     /// What it says and contains, or why it is rejected.
     pub result: Result<(Facts, VerifiedFile<'a>), Rejection>,
 }
 
 /// Opens and examines `file` of `host` in `place`. Changes nothing, so that it may be done ahead of time.
 pub fn examine<'a>(shared: &'a Shared<'a>, host: &Host, place: &Place, file: &File) -> Result<Examined<'a>, Unsafe> {
-    let fds = file.stored().files().iter().map(|name| place.dir.open_file(name)).collect::<Result<Vec<_>, _>>()?;
-    let content = Joined::of(fds).map_err(Unsafe::Io)?;
+    let content = place.open(file.stored())?;
     let seen = Seen::of_open(&content).map_err(Unsafe::Io)?;
     let result = verify(shared, host, place, file, &content, seen.size);
-    Ok(Examined { content, seen, result })
+    let ends = if place.is_lasting { None } else { seen::ends(content.clone(), seen.size).ok() };
+    Ok(Examined { content, seen, ends, result })
 }
 
 fn verify<'a>(
@@ -72,7 +74,8 @@ fn verify<'a>(
         Label::Dataset(dataset) => format!("{host}/{dataset}"),
         Label::Digest(_) => file.shown().to_string(),
     };
-    let opened = Opened::verify(shared.config, host, place.exec, (content, &what), keep, shared.now)?;
+    let reader = if place.exec { Reader::Exec } else { Reader::Run };
+    let opened = Opened::verify(shared.config, host, reader, (content, &what), keep, shared.now)?;
     let target = opened.target(host, file.queue())?;
     opened.fits(shared.config, &target)?;
     if let Some(room) = &mut room {

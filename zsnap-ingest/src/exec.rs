@@ -18,7 +18,7 @@ use zsnap_common::names::target::{Host, Target};
 use crate::cli::Options;
 use crate::config::Config;
 use crate::joined::Joined;
-use crate::opened::Opened;
+use crate::opened::{Opened, Reader};
 use crate::run;
 
 /// Receives the file on stdin. `sender` is the sender according to NNCP.
@@ -40,7 +40,7 @@ pub fn exec(config: &Config, options: &Options, target: Option<OsString>, sender
     let mut name = name_for(&host, target.as_ref(), now);
     let file = new.file().try_clone().and_then(|file| Joined::of(vec![file])).or_exit(Exit::Io, "exec")?;
     // Nothing is kept of it: the run that follows verifies it again.
-    let opened = Opened::verify(config, &host, true, (&file, "standard input"), 0, now);
+    let opened = Opened::verify(config, &host, Reader::Exec, (&file, "standard input"), 0, now);
     let target = opened.and_then(|opened| opened.target(&host, &name)).map_err(|rejection| {
         let (exit, why) = rejection.explained();
         exit.error(why)

@@ -2,6 +2,7 @@
 //! proceeds in steps of one file, so that all hosts get their turn (`run.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::ErrorKind;
 
 use anyhow::Result;
 use zsnap_common::cli::cancel;
@@ -228,6 +229,16 @@ impl<'a> HostRun<'a> {
                 self.shared.notices().problem(&key, &standing.message(long));
             } else {
                 log::info(format!("{key}: {}: {}", standing.word(), standing.why()));
+            }
+        }
+        for dir in self.inbox.kept() {
+            let (path, mut notices) = (dir.path().display().to_string(), self.shared.notices());
+            match dir.writable() {
+                Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => {
+                    notices
+                        .oddity(&path, "is read-only: the files that were applied stay there, and are not read again");
+                }
+                _ => notices.problem(&path, "the files that were applied cannot be removed: correct its owner or mode"),
             }
         }
         self.inbox.save(self.shared)

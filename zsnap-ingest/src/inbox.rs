@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::incoming::Incoming;
 use zsnap_common::durable::listing::{GONE, Listing};
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
 
-use crate::known::{Entry, Knowledge, Known, Seen};
+use crate::known::{Entry, Knowledge, Known};
 use crate::plan::{Facts, Head, Pending, Standing};
+use crate::seen::Seen;
 use crate::shared::Shared;
 
 mod file;
@@ -69,6 +71,7 @@ impl Inbox {
         let Some(place) = self.places.get(at) else { return Ok(()) };
         let listing = Listing::of(&place.dir, Listing::MOST).or_exit(Exit::Io, "--incoming")?;
         listing.report_foreign(&self.host, &mut shared.notices());
+        let is_writable = place.dir.writable().is_ok();
         let mut all = stored::together(listing.queue);
         if let Err(e) = removal::finish(&place.dir, &listing.gone, &mut all, shared.dry) {
             let what = format!("{}/{GONE}", self.host);
@@ -82,8 +85,11 @@ impl Inbox {
             let (key, seen) = (place.key(&stored), Seen::of_all(stats.iter().map(Seen::of)));
             // The parts of a file may arrive one by one.
             let first = self.known.first(&key).filter(|_| matches!(stored, Stored::Parts(_)));
-            let mut entry = self.known.take(&key, seen, shared.seconds());
+            let is_of = |entry: &Entry| entry.is_of(&seen, place.is_lasting, || place.ends(&stored));
+            let mut entry = self.known.take(&key, seen, shared.seconds(), is_of);
             entry.first = first.unwrap_or(entry.first);
+            // What could not be removed can be removed now.
+            entry.kept &= !is_writable;
             self.files.push(File::new(at, stored, queue, entry));
         }
         self.beyond += listing.more;
@@ -110,6 +116,8 @@ impl Inbox {
                     of.insert(place, at);
                 }
             }
+            // Nothing can wait for a file that is never applied.
+            None if matches!(self.files[at].entry.what, Knowledge::Bad(_)) => drop(self.silent.remove(&silent)),
             None => drop(self.silent.insert(silent)),
         }
     }
@@ -211,11 +219,16 @@ impl Inbox {
         files.iter().filter_map(pending).collect()
     }
 
-    /// Notes that a file was opened. If another one has its name by now, what was known of it is forgotten.
-    pub fn opened(&mut self, at: usize, seen: Seen) {
+    /// Notes that a file was opened. If another one has its name by now, what was known of it is forgotten. `ends`: the
+    /// digest of its ends, if its file system does not keep inode numbers.
+    pub fn opened(&mut self, at: usize, seen: Seen, ends: Option<String>) {
         let file = &mut self.files[at];
-        if file.entry.seen != seen {
+        let is_same = file.entry.is_of(&seen, self.places[file.place].is_lasting, || ends.clone());
+        if !is_same {
             file.entry = Entry::new(seen, file.entry.first);
+        }
+        (file.entry.seen, file.entry.ends) = (seen, ends);
+        if !is_same {
             self.index(at);
         }
     }
@@ -239,6 +252,19 @@ impl Inbox {
         file.entry.attempts += 1;
         file.entry.failure = Some(why);
         file.settled = file.failure().map(Standing::Failed);
+    }
+
+    /// Records that a file was applied, or need not be, and cannot be removed.
+    pub fn keep(&mut self, at: usize) {
+        let file = &mut self.files[at];
+        (file.entry.kept, file.entry.attempts, file.entry.failure) = (true, 0, None);
+        file.settled = Some(Standing::Kept);
+    }
+
+    /// Returns the directories of the host with files that were applied and cannot be removed.
+    pub fn kept(&self) -> impl Iterator<Item = &Incoming> {
+        let has_kept = |at: usize| self.remaining().any(|(_, file)| file.place == at && file.entry.kept);
+        self.places.iter().enumerate().filter(move |(at, _)| has_kept(*at)).map(|(_, place)| &place.dir)
     }
 
     /// Records that `zfs receive` rejected a file because the dataset was modified. `head`: the state of the dataset.

@@ -1,5 +1,5 @@
 //! `verify` and `cat`: check one file by hand. The checks are those of a run, but nothing is received, moved or
-//! removed.
+//! removed. `cat` is for restores: it accepts any stream that is authentic, also where a run would hold or refuse it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,7 +19,7 @@ use zsnap_common::names::target::Host;
 use crate::cli::{OneFile, Options, TrustLevel};
 use crate::config::{Config, Tables};
 use crate::joined::Joined;
-use crate::opened::Opened;
+use crate::opened::{Opened, Reader};
 
 /// Checks the file. Writes its uncompressed stream (`cat`), or a description of it, to stdout.
 pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) -> Result<Exit> {
@@ -36,11 +36,12 @@ pub fn inspect(options: &Options, tables: Tables, which: &OneFile, cat: bool) ->
     };
     let config = Config::load(&without_store(options), trusting(tables, &host, which))?;
     let file = open(&which.path)?;
-    let keep = if cat { config.verify_buffer } else { 0 };
+    let (keep, reader) = if cat { (config.verify_buffer, Reader::Person) } else { (0, Reader::Run) };
     let shown = shown(name);
-    let opened = Opened::verify(&config, &host, false, (&file, &shown), keep, SystemTime::now());
+    let opened = Opened::verify(&config, &host, reader, (&file, &shown), keep, SystemTime::now());
     let opened = opened.and_then(|opened| {
-        if let Some(queue) = &queue {
+        // Without a manifest, nothing but the name says what the stream is, and it need not say so for a restore.
+        if let Some(queue) = queue.as_ref().filter(|_| !cat || opened.manifest().is_some()) {
             opened.target(&host, queue)?;
         }
         Ok(opened)

@@ -3,20 +3,20 @@
 //! in the same run. Losing it costs only time. The path is `STATE/<pool guid>/facts/HOST.json`, so that two drives
 //! used in rotation have separate ones.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use rustix::fs::Stat;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use zsnap_common::cli::exit::{Exit, OrExit};
+use zsnap_common::durable::listing;
 use zsnap_common::names::digest::sha256_hex;
 use zsnap_common::names::target::Host;
 use zsnap_common::stream::Guid;
 
-use crate::joined::Joined;
 use crate::journal;
 use crate::plan::{Facts, Head};
+use crate::seen::Seen;
 
 /// What is known about the files of one host. An entry is either here or with whoever has taken it, because there may
 /// be 100,000.
@@ -46,6 +46,10 @@ struct Saved<'a> {
 pub struct Entry {
     /// Identifies the file that this entry describes.
     pub seen: Seen,
+    /// The digest of its first and last MiB, see [`crate::seen::ends`]; `None`: its file system keeps inode numbers, or the
+    /// file was not examined yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
     /// When the file was first seen: seconds since 1970.
     pub first: u64,
     /// How often a program or disk failed while the file was processed.
@@ -59,6 +63,9 @@ pub struct Entry {
     /// for example because a future date in it has passed by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<u64>,
+    /// The file was applied, or need not be, and could not be removed: it is not examined again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// The state in which the dataset rejected the file because it was modified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_at: Option<Head>,
@@ -67,7 +74,15 @@ pub struct Entry {
 impl Entry {
     /// Returns the entry of a new file, first seen at `first` (seconds since 1970).
     pub fn new(seen: Seen, first: u64) -> Entry {
-        Entry { seen, first, attempts: 0, failure: None, what: Knowledge::New, again: None, refused_at: None }
+        let (what, ends, failure, again, refused_at) = (Knowledge::New, None, None, None, None);
+        Entry { seen, ends, first, attempts: 0, failure, what, again, kept: false, refused_at }
+    }
+
+    /// Whether this describes the file that is seen now. `is_lasting`: its file system keeps inode numbers. Otherwise the
+    /// name, size, time and both ends must be the same; `ends` reads them.
+    pub fn is_of(&self, seen: &Seen, is_lasting: bool, ends: impl FnOnce() -> Option<String>) -> bool {
+        let same_ends = || self.ends.is_none() || self.ends == ends();
+        self.seen == *seen || !is_lasting && seen.may_be(&self.seen) && same_ends()
     }
 
     /// Describes the failures of a file: how often a program or disk failed, and why.
@@ -94,51 +109,9 @@ pub enum Knowledge {
     /// The file stays: it is not proven to come from its host, or cannot be received as it is. Contains the reason and
     /// the remedy.
     Held(String),
-}
-
-/// The identity of a file. The device number is not part of it: a removable drive gets another one each time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
-    inode: u64,
-    /// The length in bytes.
-    pub size: u64,
-    /// Nanoseconds since 1970; the same in `changed`.
-    modified: i64,
-    changed: i64,
-}
-
-impl Seen {
-    /// Returns the identity of the file with these attributes.
-    pub fn of(stat: &Stat) -> Seen {
-        let nanos = |secs: i64, nanos: u64| {
-            secs.saturating_mul(1_000_000_000).saturating_add(i64::try_from(nanos).unwrap_or(i64::MAX))
-        };
-        Seen {
-            inode: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: nanos(stat.st_mtime, stat.st_mtime_nsec),
-            changed: nanos(stat.st_ctime, stat.st_ctime_nsec),
-        }
-    }
-}
-
-impl Seen {
-    /// Returns the identity of a queue file in several files with these identities.
-    pub fn of_all(parts: impl IntoIterator<Item = Seen>) -> Seen {
-        let both = |all: Seen, part: Seen| Seen {
-            inode: all.inode.wrapping_add(part.inode),
-            size: all.size.saturating_add(part.size),
-            modified: all.modified.max(part.modified),
-            changed: all.changed.max(part.changed),
-        };
-        parts.into_iter().reduce(both).unwrap_or(Seen { inode: 0, size: 0, modified: 0, changed: 0 })
-    }
-
-    /// Returns the identity of an open queue file.
-    pub fn of_open(content: &Joined) -> io::Result<Seen> {
-        let parts = content.files().map(|file| Ok(Seen::of(&rustix::fs::fstat(file)?)));
-        parts.collect::<io::Result<Vec<_>>>().map(Seen::of_all)
-    }
+    /// The file must never be applied, and could not be moved to quarantine: it stays, and counts as if it were there.
+    /// Contains the reason and the remedy.
+    Bad(String),
 }
 
 fn path(state: &Path, pool: Option<Guid>, host: &Host) -> PathBuf {
@@ -159,6 +132,7 @@ impl Known {
             for entry in known.files.values_mut() {
                 entry.what = Knowledge::New;
                 entry.again = None;
+                entry.kept = false;
                 entry.refused_at = None;
             }
         }
@@ -168,10 +142,13 @@ impl Known {
         known
     }
 
-    /// Takes what is known about the file with this key, or returns the entry of a new file.
-    pub fn take(&mut self, key: &str, seen: Seen, now: u64) -> Entry {
-        let known = self.files.remove(key).filter(|entry| entry.seen == seen);
-        known.unwrap_or(Entry::new(seen, now))
+    /// Takes what is known about the file with this key, or returns the entry of a new file. `is_of`: whether an entry
+    /// describes the file.
+    pub fn take(&mut self, key: &str, seen: Seen, now: u64, is_of: impl FnOnce(&Entry) -> bool) -> Entry {
+        match self.files.remove(key).filter(is_of) {
+            Some(known) => Entry { seen, ..known },
+            None => Entry::new(seen, now),
+        }
     }
 
     /// Returns when the file with this key was first seen, although it may have changed since: seconds since 1970.
@@ -188,13 +165,7 @@ impl Known {
     }
 
     /// Saves `files`, by key, if anything has changed since this was read.
-    pub fn save(
-        &self,
-        files: &BTreeMap<String, &Entry>,
-        state: &Path,
-        pool: Option<Guid>,
-        host: &Host,
-    ) -> anyhow::Result<()> {
+    pub fn save(&self, files: &BTreeMap<String, &Entry>, state: &Path, pool: Option<Guid>, host: &Host) -> Result<()> {
         let saved = Saved { fingerprint: &self.fingerprint, last_came: self.last_came, files };
         let text = serde_json::to_vec(&saved).context("facts")?;
         match sha256_hex(&text) == self.digest {
@@ -202,6 +173,36 @@ impl Known {
             false => journal::write_text(&path(state, pool, host), &text),
         }
     }
+}
+
+/// Forgets, for every pool, that files are bad: all of them, those of a host, or those with a name. Returns how many
+/// files that are. The next run examines them again.
+pub fn retry(state: &Path, all: bool, what: &[String]) -> Result<usize> {
+    let mut files = BTreeSet::new();
+    let pools = listing::entries(state).or_exit(Exit::Io, "--state")?.into_iter().map(|entry| entry.path());
+    for dir in pools.chain([state.to_owned()]).map(|dir| dir.join("facts")).filter(|dir| dir.is_dir()) {
+        for entry in listing::entries(&dir).or_exit(Exit::Io, "--state")? {
+            let name = entry.file_name();
+            let Some(host) = name.to_str().and_then(|name| name.strip_suffix(".json")) else { continue };
+            let text = std::fs::read(entry.path()).or_exit(Exit::Io, entry.path().display())?;
+            let Ok(mut known) = serde_json::from_slice::<Known>(&text) else { continue };
+            let mut any = false;
+            for (key, entry) in &mut known.files {
+                let file = key.split_once('/').map_or(key.as_str(), |(_, name)| name);
+                let is_asked = all || what.iter().any(|what| what == file || what == host);
+                if is_asked && matches!(entry.what, Knowledge::Bad(_)) {
+                    (entry.what, entry.again, any) = (Knowledge::New, None, true);
+                    files.insert(format!("{host}/{file}"));
+                }
+            }
+            if any {
+                let files = known.files.iter().map(|(key, entry)| (key.clone(), entry)).collect();
+                let saved = Saved { fingerprint: &known.fingerprint, last_came: known.last_came, files: &files };
+                journal::write_text(&entry.path(), &serde_json::to_vec(&saved).context("facts")?)?;
+            }
+        }
+    }
+    Ok(files.len())
 }
 
 #[cfg(test)]
@@ -218,13 +219,21 @@ mod tests {
         let read = |fingerprint| Known::read(dir.path(), None, &host, fingerprint, 9);
         let mut known = Known::read(dir.path(), None, &host, "a", 5);
         assert_eq!(known.last_came, 5);
-        let held = Entry { what: Knowledge::Held("no key".into()), ..known.take("incoming/f", seen, 5) };
+        let held = Entry {
+            what: Knowledge::Held("no key".into()),
+            ..known.take("incoming/f", seen, 5, |entry| entry.seen == seen)
+        };
         let files = BTreeMap::from([("incoming/f".to_owned(), &held)]);
         known.save(&files, dir.path(), None, &host).unwrap();
         assert_eq!(read("a").last_came, 5);
-        assert_eq!(read("a").take("incoming/f", seen, 9), held);
-        assert_eq!(read("b").take("incoming/f", seen, 9), Entry { what: Knowledge::New, ..held.clone() });
-        assert!(!held.is_due(u64::MAX) && read("a").take("incoming/new", seen, 9).is_due(9));
+        assert_eq!(read("a").take("incoming/f", seen, 9, |entry| entry.seen == seen), held);
+        assert_eq!(
+            read("b").take("incoming/f", seen, 9, |entry| entry.seen == seen),
+            Entry { what: Knowledge::New, ..held.clone() }
+        );
+        assert!(
+            !held.is_due(u64::MAX) && read("a").take("incoming/new", seen, 9, |entry| entry.seen == seen).is_due(9)
+        );
         let ahead = Entry { again: Some(100), ..held.clone() };
         assert!(!ahead.is_due(99) && ahead.is_due(100));
         // Nothing is written if nothing has changed.
@@ -239,7 +248,7 @@ mod tests {
         assert_eq!((known.take_all("exec/").len(), known.take_all("incoming/").len(), known.files.len()), (0, 1, 0));
         std::fs::write(&file, "y").unwrap();
         let changed = Seen::of(&rustix::fs::stat(&file).unwrap());
-        assert_eq!(read("b").take("incoming/f", changed, 9).what, Knowledge::New);
+        assert_eq!(read("b").take("incoming/f", changed, 9, |entry| entry.seen == changed).what, Knowledge::New);
         std::fs::write(dir.path().join("facts/h.json"), "{").unwrap();
         assert!(read("a").files.is_empty());
     }

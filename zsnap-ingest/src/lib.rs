@@ -27,8 +27,10 @@ mod property;
 mod quarantine;
 mod receive;
 mod run;
+mod seen;
 mod shared;
 mod status;
+mod store;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -112,6 +114,13 @@ fn retry(options: &Options, all: bool, what: &[String]) -> Result<Exit> {
                 log::error(format_args!("{e:#}"));
                 exit = exit.max(Exit::of(&e));
             }
+        }
+    }
+    match known::retry(&state, all, what) {
+        Ok(count) => moved += count,
+        Err(e) => {
+            log::error(format_args!("{e:#}"));
+            exit = exit.max(Exit::of(&e));
         }
     }
     if exit != Exit::Done {

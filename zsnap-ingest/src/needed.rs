@@ -60,6 +60,9 @@ pub fn write(state: &Path, pool: Guid, hosts: &[HostRun<'_>], complete: bool, no
 /// file whose facts are not known needs everything.
 fn pending(lines: &mut BTreeSet<String>, entry: &Entry, named: &str) {
     match &entry.what {
+        // It was applied, or never will be.
+        _ if entry.kept => {}
+        Knowledge::Bad(_) => {}
         Knowledge::Facts(facts) => {
             let bases = facts.links.iter().filter_map(|link| link.from);
             lines.extend(bases.map(|from| format!("{from} {}", facts.target)));

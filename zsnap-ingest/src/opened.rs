@@ -1,7 +1,7 @@
 //! A queue file whose sender and form are verified, and the target that it is for.
 
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use zsnap_common::cli::cancel;
@@ -51,6 +51,8 @@ pub enum Rejection {
     Io(std::io::Error),
 }
 
+/// The last time that OpenPGP can express, in seconds since 1970: nothing was made after it.
+const LAST: u64 = u32::MAX as u64;
 /// A day, in seconds: an upgraded version may know a file that this one does not.
 const DAY: u64 = 24 * 3600;
 
@@ -70,13 +72,24 @@ impl Rejection {
     }
 }
 
+/// Who wants a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A run, of a file in the incoming directory.
+    Run,
+    /// exec, or a run of a file that exec published: its sender was known.
+    Exec,
+    /// A person, who restores by hand whatever is authentic, also if this clock is wrong, and whatever its stream is.
+    Person,
+}
+
 impl Opened {
     /// Verifies that `host` sent `file`. Up to `keep` bytes of it are kept in memory; a larger file is decrypted again
     /// when its stream is written. `what` is the name of the file for the user.
     pub fn verify(
         config: &Config,
         host: &Host,
-        exec: bool,
+        reader: Reader,
         (file, what): (&Joined, &str),
         keep: u64,
         now: SystemTime,
@@ -86,6 +99,8 @@ impl Opened {
             return Err(Rejection::held(Exit::Refused, why));
         };
         let bounds = config.bounds(host);
+        let (exec, person) = (reader == Reader::Exec, reader == Reader::Person);
+        let now = if person { UNIX_EPOCH + Duration::from_secs(LAST) } else { now };
         if table.trust == TrustLevel::Transport && exec && starts_like_zfs(file.clone()).map_err(Rejection::Io)? {
             let size = file.length();
             if bounds.max_size.is_some_and(|most| size > most) {
@@ -102,7 +117,8 @@ impl Opened {
         };
         let (max_size, max_ratio) = (bounds.max_size, bounds.max_ratio);
         let limits = Limits { verify_buffer: keep, window_log: config.window_log, max_size, max_ratio };
-        let trust = Trust { keyring: &config.keyring, signers: &config.signers, host, unsigned, now };
+        let (keyring, signers) = (&config.keyring, &config.signers);
+        let trust = Trust { keyring, signers, host, unsigned, any_stream: person, now };
         let size = file.length();
         let progress = Progress::new(&format!("verifying {what}"), Some(size));
         let watched = Watched { inner: file.clone(), progress: Some(&progress) };
@@ -175,7 +191,8 @@ impl Opened {
     /// Checks that the names of its snapshots below the store are not too long for ZFS.
     pub fn fits(&self, config: &Config, target: &Target) -> Result<(), Rejection> {
         let snaps = self.stream().map_or(&[][..], |stream| &stream.substreams).iter().map(|s| s.snap.len());
-        let (Some((store, _)), Some(longest)) = (&config.store, snaps.max()) else { return Ok(()) };
+        let (Some(store), Some(longest)) = (&config.store, snaps.max()) else { return Ok(()) };
+        let store = &store.name;
         let length = format!("{store}/{target}@").len() + longest;
         if length > MAX_NAME {
             let why = format!("a snapshot's name would have {length} bytes below {store}, and ZFS allows {MAX_NAME}");

@@ -25,10 +25,11 @@ pub struct Pool<'a> {
 impl<'a> Pool<'a> {
     /// Opens the pool of the store; `None`: no store is configured, or it is away.
     pub fn open(config: &'a Config) -> Result<Option<Pool<'a>>> {
-        let Some((store, zfs)) = &config.store else { return Ok(None) };
-        let Some(datasets) = zfs.datasets(store)? else { return Ok(None) };
-        let Some(guid) = zfs.pool_guid(store.split('/').next().unwrap_or(store))? else { return Ok(None) };
-        Ok(Some(Pool { guid, store, zfs, datasets }))
+        let Some(store) = &config.store else { return Ok(None) };
+        let zfs = store.programs()?;
+        let Some(datasets) = zfs.datasets(&store.name)? else { return Ok(None) };
+        let Some(guid) = zfs.pool_guid(store.pool())? else { return Ok(None) };
+        Ok(Some(Pool { guid, store: &store.name, zfs, datasets }))
     }
 
     /// Returns the hosts that have datasets in the store.

@@ -37,7 +37,8 @@ fn rows(shared: &Shared<'_>, host: &mut HostRun<'_>, rows: &mut Vec<Vec<Cell>>) 
     for (at, standing) in host.standings()? {
         let file = host.inbox().file(at);
         let state = standing.state();
-        shared.notices().any |= state.needs_attention() || state != State::Away && shared.is_long(file.entry().first);
+        let may_be_late = !matches!(state, State::Away | State::Ok);
+        shared.notices().any |= state.needs_attention() || may_be_late && shared.is_long(file.entry().first);
         let front = match &standing {
             Standing::Waiting { behind: Some(behind), .. } => Cell::Text(host.inbox().file(*behind).shown()),
             _ => Cell::None,

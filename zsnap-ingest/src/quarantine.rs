@@ -52,9 +52,17 @@ pub fn put(root: &Incoming, dir: &Incoming, host: &OsStr, name: &OsStr, file: &F
         let new = to.new_file().or_exit(Exit::CantCreate, "quarantine")?;
         new.file().write_all(&text).and_then(|()| new.sync()).or_exit(Exit::Io, "quarantine")?;
         new.replace(&reason_name(&put_as)).or_exit(Exit::CantCreate, "quarantine")?;
-        return dir.move_if_same(name, file, &to, &put_as).or_exit(Exit::Io, "quarantine");
+        return dir.move_to_private(name, file, &to, &put_as).or_exit(Exit::Io, "quarantine");
     }
     Ok(false)
+}
+
+/// Whether no file can be moved to quarantine there, whatever is tried: the file system is read-only or keeps no owners
+/// and modes, or the directory belongs to somebody else. Otherwise a disk failed or is full.
+pub fn is_impossible(e: &anyhow::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    let kinds = [NotADirectory, PermissionDenied, ReadOnlyFilesystem, Unsupported];
+    e.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| kinds.contains(&e.kind()))
 }
 
 /// Whether a file can be stored as `name`, with its reason beside it. A reason without a file can be replaced: a run

@@ -10,15 +10,14 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use rustix::fs::FileType;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::durable::incoming::{Incoming, shown};
-use zsnap_common::durable::listing::report_not_a_host;
+use zsnap_common::durable::listing::{is_ignored, may_hold_queue_files, report_not_a_host};
 use zsnap_common::durable::success;
 use zsnap_common::durable::tool_lock::{self, ToolLock};
-use zsnap_common::names::queue_name::{Entry, classify, is_others};
+use zsnap_common::names::queue_name::{Entry, classify};
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::{Host, Target};
 
@@ -92,9 +91,9 @@ pub fn forget(config: &Config, options: &Options, target: &Target, applied: bool
         beside::write(&command.target, &all)?;
         forgotten.push(command.target.display().to_string());
     }
-    if let Some((store, zfs)) = &config.store {
-        let pool = store.split('/').next().unwrap_or(store);
-        match zfs.pool_guid(pool) {
+    if let Some(store) = &config.store {
+        let pool = store.pool();
+        match store.programs().and_then(|zfs| zfs.pool_guid(pool)) {
             Ok(Some(guid)) => {
                 let path = journal::dataset_path(&config.state, guid, target);
                 if command.is_none() || path.exists() {
@@ -147,10 +146,6 @@ fn published(state: &Path) -> Result<BTreeSet<PathBuf>> {
     Ok(all)
 }
 
-fn is_directory(root: &Incoming, name: &OsStr) -> bool {
-    root.stat(name).is_ok_and(|stat| stat.is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory))
-}
-
 fn is_queue(name: &OsStr) -> bool {
     matches!(classify(name.as_encoded_bytes()), Entry::Queue(_))
 }
@@ -175,15 +170,24 @@ pub fn survey<'a>(shared: &'a Shared<'a>) -> Result<Vec<HostRun<'a>>> {
         };
         let root = Arc::new(root);
         let names = root.names().or_exit(Exit::Io, "--incoming")?;
-        for name in names.iter().filter(|name| !is_others(name.as_encoded_bytes())) {
-            let Some(host) = Host::of_directory(name) else {
+        for name in &names {
+            let host = Host::of_directory(name);
+            let is_configured = host.as_ref().is_some_and(|host| config.hosts.contains_key(host));
+            if !is_configured && is_ignored(&root, name) {
+                continue;
+            }
+            let Some(host) = host else {
                 report_not_a_host(name, &mut shared.notices());
                 continue;
             };
             match root.inside(name) {
-                Ok(dir) => places.entry(host).or_default().push(Place { root: root.clone(), dir, exec }),
+                // What lies there waits until the host is configured, and must not do so unnoticed.
+                Ok(dir) if is_configured || exec || may_hold_queue_files(&dir) => {
+                    places.entry(host).or_default().push(Place::new(root.clone(), dir, exec));
+                }
+                Ok(_) => shared.notices().oddity(&shown(name), "is not a configured host; ignored"),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) if !config.hosts.contains_key(&host) && !is_directory(&root, name) => {
+                Err(e) if !is_configured => {
                     shared.notices().oddity(&shown(name), &format!("is not a directory of a host ({e}); ignored"));
                 }
                 // Nothing is known of the files in the directory: the host must not look like one that has sent none.

@@ -32,8 +32,10 @@ const FAILED: &str = "/";
 pub struct Shared<'a> {
     /// The configuration of the run.
     pub config: &'a Config,
-    /// The pool of the store; `None`: it is away, or no store is configured.
+    /// The pool of the store; `None`: it is away or cannot be read, or no store is configured.
     pub pool: Option<Pool<'a>>,
+    /// Why the pool cannot be read, if so.
+    pool_failure: Option<String>,
     /// The time when the run began.
     pub now: SystemTime,
     /// Only report what would happen to each file, and change nothing: `status` and `plan`.
@@ -54,14 +56,28 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<'a> Shared<'a> {
-    /// Creates the shared state, and looks for the pool.
+    /// Creates the shared state, and looks for the pool. If that fails, it is reported, and what commands receive is
+    /// processed all the same.
+    ///
+    /// # Errors
+    /// The pool cannot be read, and no command is configured; or a signal came.
     pub fn new(config: &'a Config, now: SystemTime, dry: bool) -> Result<Shared<'a>> {
         let notices = Mutex::new(Notices::read(config.state.join("told.json"), seconds(now), dry));
         let memory = AtomicU64::new(config.verify_buffer);
         let slots = AtomicUsize::new(MAX_OPEN);
-        let pool = Pool::open(config)?;
+        let (pool, failure) = match Pool::open(config) {
+            Ok(pool) => (pool, None),
+            Err(e) if config.commands.is_empty() => return Err(e),
+            Err(e) => (None, Some(e)),
+        };
+        let pool_failure = failure.as_ref().map(|e| format!("{e:#}"));
         let (worst, has_failed, targets) = (Mutex::new(Exit::Done), AtomicBool::new(false), Mutex::default());
-        Ok(Shared { config, pool, now, dry, notices, worst, has_failed, memory, slots, targets })
+        let shared =
+            Shared { config, pool, pool_failure, now, dry, notices, worst, has_failed, memory, slots, targets };
+        if let (Some(e), Some(store)) = (failure, &config.store) {
+            shared.passed(&store.name, e)?;
+        }
+        Ok(shared)
     }
 
     /// Returns the time when the run began, in seconds since 1970.
@@ -90,10 +106,14 @@ impl<'a> Shared<'a> {
         self.pool.as_ref().map(|pool| pool.guid)
     }
 
-    /// Returns the standing of a ZFS stream while the store is away; `None`: it is not away, or none is configured.
+    /// Returns the standing of a ZFS stream while the store is away or cannot be read; `None`: it is there, or none is
+    /// configured.
     pub fn away(&self) -> Option<Standing> {
-        let (store, _) = self.config.store.as_ref().filter(|_| self.pool.is_none())?;
-        Some(Standing::Away(format!("{store} is absent")))
+        let store = self.config.store.as_ref().filter(|_| self.pool.is_none())?;
+        Some(match &self.pool_failure {
+            Some(why) => Standing::Failed(format!("{}: {why}", store.name)),
+            None => Standing::Away(format!("{} is absent", store.name)),
+        })
     }
 
     /// Reports an error that concerns only one host or file, so that the run continues. Like other notices, it is

@@ -427,9 +427,7 @@ fn configurations_in_the_pages_and_the_readme_are_accepted() {
         // The user, directory and pool do not exist on this machine; the file itself must be correct.
         assert!(ran.err.is_empty() && [0, 1, 78].contains(&ran.status), "{page}: {}\n{toml}", ran.err);
         let text = String::from_utf8(ran.out).unwrap();
-        for what in
-            ["keys, certificates and programs", "hosts", "destinations", "configuration", "recipients", "signer"]
-        {
+        for what in ["keys and certificates", "hosts", "destinations", "configuration", "recipients", "signer"] {
             assert!(!text.contains(&format!("fail  {what}: ")), "{page}: {text}");
         }
         // This test detects a mistake.

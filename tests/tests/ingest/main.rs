@@ -1,6 +1,7 @@
 //! zsnap-ingest: what it receives and in which order, what it rejects, quarantines or holds, and what it reports.
 
 mod ahead;
+mod check;
 mod hostile;
 mod limits;
 mod newer;
@@ -14,4 +15,5 @@ mod seed_receive;
 mod shortage;
 mod silence;
 mod status;
+mod stick;
 mod tar;

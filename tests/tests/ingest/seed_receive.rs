@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use zsnap_tests::sample;
-use zsnap_tests::scene::{Ran, Scene, files, have, run};
+use zsnap_tests::scene::{Ran, Scene, files, have, run, under};
 
 /// A scene with two GnuPG keyrings: `server` can decrypt and knows the laptop, `sender` can encrypt.
 fn scene() -> Option<Scene> {
@@ -24,6 +24,13 @@ fn scene() -> Option<Scene> {
         run(import.env("GNUPGHOME", scene.path(home)), b"").expect(0);
     }
     Some(scene)
+}
+
+/// The fingerprint of the server's certificate in the keyring of the sender.
+fn recipient(scene: &Scene) -> String {
+    let list = run(Command::new("gpg").args(["--with-colons", "-k"]).env("GNUPGHOME", scene.path("sender")), b"");
+    let list = String::from_utf8(list.out).unwrap();
+    list.lines().find_map(|line| line.strip_prefix("fpr:::::::::")).unwrap().trim_end_matches(':').to_owned()
 }
 
 fn stop_agents(scene: &Scene) {
@@ -85,13 +92,11 @@ fn the_receive_script_receives_files_of_zsnap_under_both_prefixes() {
 fn cat_and_verify_read_files_of_the_queue_script() {
     let Some(scene) = scene() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/seed-queue.sh");
-    let list = run(Command::new("gpg").args(["--with-colons", "-k"]).env("GNUPGHOME", scene.path("sender")), b"");
-    let list = String::from_utf8(list.out).unwrap();
-    let recipient = list.lines().find_map(|line| line.strip_prefix("fpr:::::::::")).unwrap().trim_end_matches(':');
+    let recipient = recipient(&scene);
     fs::create_dir(scene.path("spool/laptop")).unwrap();
     for dataset in ["src/data", "etc"] {
         let mut queue = Command::new(&script);
-        queue.arg(format!("tank/simplesnap/laptop/{dataset}")).env("RECIPIENT", recipient);
+        queue.arg(format!("tank/simplesnap/laptop/{dataset}")).env("RECIPIENT", &recipient);
         queue.env("GNUPGHOME", scene.path("sender")).env("NNCP_FILE", "cat > \"$FILE\"");
         run(queue.current_dir(scene.path("spool/laptop")), &sample("full.zfs")).expect(0);
     }
@@ -112,4 +117,51 @@ fn cat_and_verify_read_files_of_the_queue_script() {
     }
     assert_eq!(files(&scene.path("spool/laptop")), made);
     stop_agents(&scene);
+}
+
+/// Such files hold what `zstd | gpg` was given by hand: an archive, for example. A run has no use for them, but whoever
+/// restores has.
+#[test]
+fn cat_writes_any_stream_of_an_old_file_that_a_run_refuses() {
+    let Some(scene) = scene() else { return };
+    scene.edit("ingest.toml", "[hosts.laptop]\n", "[hosts.laptop]\ntrust = \"recipient\"\n");
+    fs::write(scene.path("target/notes"), "what tar packed").unwrap();
+    let tar = run(Command::new("tar").arg("-C").arg(scene.path("target")).args(["-c", "notes"]), b"").expect(0).out;
+    fs::create_dir(scene.path("spool/laptop")).unwrap();
+    for (n, stream) in [&tar[..], b"x", b"", &[0; 40]].into_iter().enumerate() {
+        let file = scene.path("spool/laptop").join(zsnap_tests::scene::name("laptop/notes", n as u64));
+        let zstd = run(Command::new("zstd").arg("-c"), stream).expect(0).out;
+        let mut gpg = Command::new("gpg");
+        gpg.args(["-q", "--compress-algo", "none", "-e", "-r"])
+            .arg(recipient(&scene))
+            .env("GNUPGHOME", scene.path("sender"));
+        let mut sealed = run(&mut gpg, &zstd).expect(0).out;
+        fs::write(&file, &sealed).unwrap();
+        let path = file.to_str().unwrap();
+        assert!(scene.ingest(&["cat", path]).expect(0).out == stream, "{n}");
+        scene.ingest(&["verify", path]).expect(65).says("not as a queue file should be");
+        // What is not authentic is not written.
+        let middle = sealed.len() - 30;
+        sealed[middle] ^= 1;
+        fs::write(&file, &sealed).unwrap();
+        assert!(scene.ingest(&["cat", path]).expect(65).says("damaged").out.is_empty(), "{n}");
+    }
+    stop_agents(&scene);
+}
+
+/// A computer that is used for a restore may have lost its clock.
+#[test]
+fn cat_does_not_depend_on_the_clock() {
+    if !have("faketime") {
+        return;
+    }
+    let scene = Scene::new();
+    let sealed = scene.seal(&zsnap_tests::scene::manifest("laptop/etc", 1), Some("laptop"), b"precious");
+    let file = scene.deliver("laptop", &zsnap_tests::scene::name("laptop/etc", 1), &sealed);
+    let at = |verb| {
+        let command = scene.ingest_command([verb, file.to_str().unwrap()]);
+        run(&mut under(&["faketime", "-f", "@2001-01-01 00:00:00"], &command), b"")
+    };
+    at("verify").expect(75).says("if this clock is wrong, set it");
+    assert_eq!(at("cat").expect(0).out, b"precious");
 }

@@ -109,9 +109,9 @@ fn a_symlink_cannot_lead_to_where_the_commands_user_may_not_write_as_root() {
     let checked = scene.ingest(&["check"]).expect(78);
     assert!(String::from_utf8_lossy(&checked.out).contains("user: there is no user no-such-user"));
     scene.edit("ingest.toml", "no-such-user", "nobody");
-    scene.ingest(&["check"]).expect(0);
     run(Command::new("chown").arg("nobody").arg(scene.path("tar")), b"").expect(0);
     fs::set_permissions(scene.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    scene.ingest(&["check"]).expect(0);
     fs::create_dir(scene.path("elsewhere")).unwrap();
     std::os::unix::fs::symlink(scene.path("elsewhere"), scene.path("docs/link")).unwrap();
     backup.run(&[]).expect(0);

@@ -268,7 +268,14 @@ fn committed_test_vectors_can_be_opened() {
     let keyring = Keyring::load(&[secret("backup.key")]).unwrap();
     let signers = signers(&[("laptop", &secret("laptop.cert"))]);
     let laptop = host("laptop");
-    let trust = Trust { keyring: &keyring, signers: &signers, host: &laptop, unsigned: false, now: SystemTime::now() };
+    let trust = Trust {
+        keyring: &keyring,
+        signers: &signers,
+        host: &laptop,
+        unsigned: false,
+        any_stream: false,
+        now: SystemTime::now(),
+    };
     for (name, kind, len) in [("opaque", PayloadKind::Opaque, 32), ("zfs", PayloadKind::Zfs, zfs_stream().len())] {
         let text = fs::read(dir.join(format!("{name}.manifest.json"))).unwrap();
         let manifest: Manifest = serde_json::from_slice(&text).unwrap();

@@ -71,10 +71,10 @@ fn check_means_the_same_in_all_tools() {
                     scene.edit("ingest.toml", &format!("target = {:?}", scene.path("tar")), "target = \"/none/x\"");
                 },
                 &[
-                    "keys, certificates and programs: /none.key",
-                    "keys, certificates and programs: /none2.key",
-                    "keys, certificates and programs: [hosts.laptop] set: ",
-                    "keys, certificates and programs: [hosts.other] exclude: ",
+                    "keys and certificates: /none.key",
+                    "keys and certificates: /none2.key",
+                    "keys and certificates: [hosts.laptop] set: ",
+                    "keys and certificates: [hosts.other] exclude: ",
                     "[[command]] /none/x: ",
                 ],
             ),
@@ -238,10 +238,12 @@ fn foreign_names_in_a_directory_mean_the_same_in_all_tools() {
         };
         let silent = || assert_eq!(run().expect(0).err, "", "{tool}");
         // What belongs to file systems, to other programs and to NNCP.
-        for dir in ["lost+found", "laptop/lost+found", ".snapshots", "laptop/.stfolder"] {
+        let windows = ["$RECYCLE.BIN", "System Volume Information", "FOUND.000", "laptop/$RECYCLE.BIN"];
+        for dir in [&["lost+found", "laptop/lost+found", ".snapshots", "laptop/.stfolder"], &windows[..]].concat() {
             fs::create_dir_all(spool.join(dir)).unwrap();
         }
-        for file in ["lost+found/#12", "laptop/nncpfile123", "laptop/.x"] {
+        let windows = ["FOUND.000/FILE0000.CHK", "System Volume Information/WPSettings.dat", "laptop/Thumbs.db"];
+        for file in [&["lost+found/#12", "laptop/nncpfile123", "laptop/.x"], &windows[..]].concat() {
             fs::write(spool.join(file), "").unwrap();
         }
         silent();

@@ -100,6 +100,8 @@ pub struct Trust<'a> {
     /// Whether unsigned messages are accepted, too (`trust = "recipient"`). A signature that is bad or cannot be
     /// checked is never accepted.
     pub unsigned: bool,
+    /// Whether a message without a manifest may have any stream: for restores by hand. Otherwise it must be a ZFS stream.
+    pub any_stream: bool,
     /// The current time. It serves only to detect a signature from the future (more than a day): `Refusal::Clock`.
     pub now: SystemTime,
 }
@@ -177,7 +179,7 @@ impl<R: Read + Seek + Send> Verified<R> {
     }
 
     /// Returns what the gate found, or `None` for an opaque stream, which needs a manifest that says so: without one,
-    /// a stream that does not begin with the ZFS magic is `Malformed`.
+    /// a stream that does not begin with the ZFS magic is `Malformed`, unless [`Trust::any_stream`] is set.
     pub fn stream(&self) -> Option<&StreamFacts> {
         self.walked.stream.as_ref()
     }
@@ -238,7 +240,7 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
     let modest = Limits { max_ratio: limits.max_ratio.min(UNKNOWN_RATIO), ..*limits };
     let (authentic, walked) = thread::scope(|scope| -> Result<_, Refusal> {
         let decrypting = walk::spawn(scope, move || message::authenticate(reader, length, who, to))?;
-        let walked = walk::walk(from, &modest, memory(), who.unsigned);
+        let walked = walk::walk(from, &modest, memory(), who.unsigned, who.any_stream);
         // After a panic in there the message is to blame, and would cause it again.
         let failed = || Err(Refusal::Malformed("reading it failed".into()));
         Ok((decrypting.join().unwrap_or_else(|_| failed()), walked))
@@ -252,7 +254,7 @@ pub fn verify<R: Read + Seek + Send>(mut src: R, who: &Trust<'_>, limits: &Limit
             let (src, digests, session) = (&mut src, &digests, &session);
             let (pass, walked) = thread::scope(|scope| -> Result<_, Refusal> {
                 let pass = walk::spawn(scope, move || again::decrypt_again(src, length, digests, session, to))?;
-                let walked = walk::walk(from, limits, memory(), who.unsigned);
+                let walked = walk::walk(from, limits, memory(), who.unsigned, who.any_stream);
                 Ok((pass.join(), walked))
             })?;
             match (pass.unwrap_or_else(|_| Err(Exit::Io.error("the thread that decrypts failed"))), walked) {

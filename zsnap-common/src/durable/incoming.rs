@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::durable::dest::dir::is_same;
 use crate::durable::publish::{self, NewFile, REGULAR, at_path};
@@ -20,6 +20,10 @@ const MOST: usize = 1_000_000;
 
 /// The maximum number of bytes that [`Incoming::read_own`] reads.
 const MOST_OWN: u64 = 64 << 20;
+
+/// f_type in statfs(2) of the file systems whose inode numbers, owners and modes last: ext2 to ext4, XFS, btrfs, F2FS,
+/// ZFS, tmpfs. FAT and exFAT number files anew at each mount, and FUSE and file servers may do so at any time.
+const LASTING: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994];
 
 /// An open directory.
 #[derive(Debug)]
@@ -193,6 +197,34 @@ impl Incoming {
         publish::rename_new(&self.fd, name, &to.fd, new).map_err(at_path(&to.path.join(new)))
     }
 
+    /// Moves `name` into `to`, a directory that only we may change, as `new`, durably, if it is still the file that was
+    /// opened. Returns `false`, and moves nothing, if it is another file by now. The caller ensures that `new` is free:
+    /// many file systems for removable drives have no rename that does not replace a file.
+    pub fn move_to_private(&self, name: &OsStr, file: &File, to: &Incoming, new: &OsStr) -> io::Result<bool> {
+        if !self.is_same(name, file)? {
+            return Ok(false);
+        }
+        rustix::fs::renameat(&self.fd, name, &to.fd, new).map_err(at_path(&to.path.join(new)))?;
+        to.sync()?;
+        self.sync()?;
+        Ok(true)
+    }
+
+    /// Checks that we may create and remove names in the directory.
+    ///
+    /// # Errors
+    /// `ReadOnlyFilesystem` or `PermissionDenied` says why we may not.
+    pub fn writable(&self) -> io::Result<()> {
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(&self.fd, ".", access, AtFlags::empty()).map_err(at_path(&self.path))
+    }
+
+    /// Whether the file system keeps the inode number, the owner and the mode of a file for as long as it exists.
+    pub fn has_lasting_inodes(&self) -> bool {
+        let kind = rustix::fs::fstatfs(&self.fd).map(|stat| u64::try_from(stat.f_type).unwrap_or(0));
+        kind.is_ok_and(|kind| LASTING.contains(&kind))
+    }
+
     /// Makes the names in the directory durable.
     pub fn sync(&self) -> io::Result<()> {
         rustix::fs::fsync(&self.fd).map_err(at_path(&self.path))
@@ -245,6 +277,9 @@ impl Incoming {
             let path = quoted(&path);
             let why = match stat.st_uid == us.as_raw() {
                 true if stat.st_mode & 0o022 == 0 => return Ok(()),
+                _ if !self.has_lasting_inodes() => {
+                    format!("others can write to {path}: mount its file system with -o uid={us},gid=0,umask=022")
+                }
                 true => format!("others can write to {path}: chmod 700 {path}"),
                 false => format!("{path} belongs to user {}: chown -R {us} {path}", stat.st_uid),
             };

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::durable::incoming::{Incoming, shown};
 use crate::durable::notices::Notices;
 use crate::durable::publish::at_path;
-use crate::names::queue_name::{Entry, QueueName, classify};
+use crate::names::queue_name::{Entry, QueueName, classify, is_of_system, is_others};
 use crate::names::target::Host;
 
 /// The listing of one directory.
@@ -79,6 +79,24 @@ impl Listing {
             notices.oddity(&format!("{host}/..."), "holds more files that are not queue files; ignored");
         }
     }
+}
+
+/// Whether a directory holds a queue file. One that cannot be read may hold one.
+pub fn may_hold_queue_files(dir: &Incoming) -> bool {
+    let mut found = false;
+    let read = dir.each_name(|name: &OsStr| {
+        found = matches!(classify(name.as_encoded_bytes()), Entry::Queue(_));
+        // An error ends the loop.
+        if found { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    });
+    found || read.is_err()
+}
+
+/// Whether a name in a directory of hosts or queue files is one that is ignored and not reported: a hidden one, or one
+/// of the operating system, unless it is a directory that may hold queue files.
+pub fn is_ignored(parent: &Incoming, name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    is_others(bytes) || is_of_system(bytes) && !parent.inside(name).is_ok_and(|dir| may_hold_queue_files(&dir))
 }
 
 /// Reports, once, a name in a directory of hosts that is not the name of a host.

@@ -233,7 +233,7 @@ pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
         if regular && try_flock(&file).is_ok_and(|free| free) {
             match rustix::fs::unlinkat(fd, name, AtFlags::empty()) {
                 // Its writer was done with it between our open and our flock; or it is somebody else's.
-                Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
+                Err(Errno::NOENT | Errno::ACCESS | Errno::PERM | Errno::ROFS) => {}
                 other => other.map_err(at_path(&dir.join(name)))?,
             }
         }

@@ -8,10 +8,16 @@ use regex::Regex;
 /// character other than `/`. All else is literal, and the whole text must match.
 #[derive(Clone, Debug)]
 pub struct Glob {
+    text: String,
     whole: Regex,
 }
 
 impl Glob {
+    /// Returns the glob as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Whether the glob matches the whole of `text`.
     pub fn matches(&self, text: &str) -> bool {
         self.whole.is_match(text)
@@ -35,7 +41,9 @@ impl FromStr for Glob {
             rest = rest.get(length..).unwrap_or_default();
         }
         pattern.push_str(r"\z");
-        Regex::new(&pattern).map(|whole| Glob { whole }).map_err(|e| format!("\"{glob}\" is not a glob: {e}"))
+        Regex::new(&pattern)
+            .map(|whole| Glob { text: glob.to_owned(), whole })
+            .map_err(|e| format!("\"{glob}\" is not a glob: {e}"))
     }
 }
 

@@ -160,8 +160,8 @@ fn parse_digest(text: &str) -> Option<[u8; 16]> {
 pub enum Entry {
     /// A queue file, or a part of one.
     Queue(QueueName),
-    /// A known temporary file or part of a transport: what [`is_others`] names, NNCP's `nncpfile*`, chunks and
-    /// their `.nncp.meta`, `*.part`. Ignored and not reported.
+    /// A known temporary file or part of a transport: what [`is_others`] or [`is_of_system`] names, NNCP's
+    /// `nncpfile*`, chunks and their `.nncp.meta`, `*.part`. Ignored and not reported.
     Transport,
     /// Anything else. Ignored and reported.
     Foreign,
@@ -173,9 +173,33 @@ pub fn is_others(name: &[u8]) -> bool {
     name.starts_with(b".") || name == b"lost+found"
 }
 
+/// The names that operating systems and file servers give to files and directories of their own on a drive.
+const OF_SYSTEM: [&str; 11] = [
+    "$RECYCLE.BIN",
+    "RECYCLER",
+    "RECYCLED",
+    "System Volume Information",
+    "LOST.DIR",
+    "WPSettings.dat",
+    "desktop.ini",
+    "Thumbs.db",
+    "autorun.inf",
+    "@eaDir",
+    "#recycle",
+];
+
+/// Whether an operating system uses this name on a drive, such as `System Volume Information` or `FOUND.000`. A host
+/// may have such a name, so a directory of this name is ignored only if it holds no queue file.
+pub fn is_of_system(name: &[u8]) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    let is_found =
+        name.len() == 9 && name[..6].eq_ignore_ascii_case(b"FOUND.") && name[6..].iter().all(u8::is_ascii_digit);
+    is_found || OF_SYSTEM.into_iter().any(is)
+}
+
 /// Classifies a file by its name.
 pub fn classify(name: &[u8]) -> Entry {
-    if is_others(name) {
+    if is_others(name) || is_of_system(name) {
         return Entry::Transport;
     }
     let Ok(name) = std::str::from_utf8(name) else { return Entry::Foreign };
@@ -212,6 +236,9 @@ mod tests {
         for transport in [
             ".zsnap-x",
             "lost+found",
+            "System Volume Information",
+            "$Recycle.Bin",
+            "FOUND.000",
             "nncpfile1234",
             "bakfsfmt2-1.2.3_h@d.nncp.meta",
             "bakfsfmt2-1.2.3_h@d.nncp.chunk12",
@@ -235,6 +262,8 @@ mod tests {
             "bakfsfmt2-99999999999999999999.2.3_h@d",
             "notes",
             "lost+found.old",
+            "FOUND.00x",
+            "Readme.txt",
             "bakfsfmt2-1.2.3_h@d.why.json",
             "",
             &long,

@@ -50,6 +50,13 @@ impl Zfs {
         guid(&text).map(Some)
     }
 
+    /// Whether a pool is imported read-only. It is an error if it is not imported.
+    pub fn pool_is_read_only(&self, pool: &str) -> Result<bool> {
+        let text = output(&self.zpool, &["list", "-Hp", "-o", "readonly", pool])?;
+        let text = text.ok_or_else(|| Exit::Unavailable.error(format!("pool {pool} is not imported")))?;
+        Ok(text.trim_end() == "on")
+    }
+
     /// Returns the file systems and volumes at and below `root`, each with the number of bytes written to it since its
     /// newest snapshot; `None` if `root` does not exist.
     pub fn datasets(&self, root: &str) -> Result<Option<BTreeMap<String, u64>>> {

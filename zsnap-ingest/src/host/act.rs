@@ -7,6 +7,7 @@ use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::incoming::Unsafe;
+use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Target;
 
 use super::{Ahead, HostRun, Todo};
@@ -14,18 +15,22 @@ use crate::apply::{self, Received};
 use crate::examine::{self, Examined, VerifiedFile};
 use crate::inbox::Inbox;
 use crate::joined::Joined;
-use crate::known::{Knowledge, Seen};
+use crate::known::Knowledge;
 use crate::opened::Rejection;
 use crate::plan::{Facts, Standing};
 use crate::quarantine;
+use crate::seen::Seen;
 use crate::shared::Shared;
+
+/// The time in seconds after which a bad file that could not be moved to quarantine is examined again.
+const DAY: u64 = 24 * 3600;
 
 impl<'a> HostRun<'a> {
     /// Examines a file, and records what it says or why it is rejected. Returns its content if it may be applied.
     pub(super) fn examine(&mut self, at: usize) -> Result<Option<VerifiedFile<'a>>> {
         if let Some(standing) = self.postponed(at) {
-            // The reason for which a file is held says more than that it is not examined now.
-            if !matches!(self.inbox.file(at).entry().what, Knowledge::Held(_)) {
+            // The reason for which a file stays says more than that it is not examined now.
+            if !matches!(self.inbox.file(at).entry().what, Knowledge::Held(_) | Knowledge::Bad(_)) {
                 self.inbox.settle(at, standing);
             }
             return Ok(None);
@@ -50,7 +55,7 @@ impl<'a> HostRun<'a> {
             Some((_, examined)) => examined,
             None => examine::examine(self.shared, self.inbox.host(), self.inbox.place(at), self.inbox.file(at)),
         };
-        let Examined { content: files, seen, result } = match examined {
+        let Examined { content: files, seen, ends, result } = match examined {
             Ok(examined) => examined,
             Err(Unsafe::Gone) => {
                 self.inbox.gone(at);
@@ -68,7 +73,7 @@ impl<'a> HostRun<'a> {
         };
         self.looked += 1;
         self.bytes = self.bytes.saturating_add(seen.size);
-        self.inbox.opened(at, seen);
+        self.inbox.opened(at, seen, ends);
         match result {
             Ok((facts, content)) => {
                 self.inbox.learn(at, Knowledge::Facts(facts), None);
@@ -115,7 +120,8 @@ impl<'a> HostRun<'a> {
         self.quarantine(at, content, &why).map_err(|e| e.context(why))
     }
 
-    /// Moves a file to quarantine, unless it has changed since it was opened.
+    /// Moves a file to quarantine, unless it has changed since it was opened. Where that is impossible, its badness is
+    /// remembered, and the file stays.
     fn quarantine(&mut self, at: usize, content: &Joined, why: &str) -> Result<()> {
         let file = self.inbox.file(at);
         if self.shared.dry {
@@ -123,11 +129,21 @@ impl<'a> HostRun<'a> {
         } else if Seen::of_open(content)? != file.entry().seen {
             // A file that is still being written would continue to grow in quarantine.
             self.inbox.settle(at, arriving(why));
-        } else if self.put_away(at, content, why)? {
-            self.inbox.gone(at);
-            self.shared.notices().event(format!("{}: in quarantine: {why}", self.inbox.key(at)));
         } else {
-            self.inbox.settle(at, replaced());
+            match self.put_away(at, content, why) {
+                Ok(true) => {
+                    self.inbox.gone(at);
+                    self.shared.notices().event(format!("{}: in quarantine: {why}", self.inbox.key(at)));
+                }
+                Ok(false) => self.inbox.settle(at, replaced()),
+                Err(e) if quarantine::is_impossible(&e) => {
+                    let retry = format!("zsnap-ingest retry {}", quoted(&file.shown()));
+                    let why = format!("{why}; it stays here, because {e:#}; remove it, or try again: {retry}");
+                    // Somebody may have replaced it with a good file that looks the same, or made quarantine possible.
+                    self.inbox.learn(at, Knowledge::Bad(why), Some(self.shared.seconds().saturating_add(DAY)));
+                }
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
     }
@@ -199,8 +215,7 @@ impl<'a> HostRun<'a> {
             };
             let (ran, ahead) = while_examining(shared, &self.inbox, next, run);
             self.ahead = ahead.or(self.ahead.take());
-            ran?;
-            self.inbox.gone(at);
+            self.done(at, ran?);
             return Ok(());
         }
         let Some(pool) = shared.pool.as_ref() else { return Ok(()) };
@@ -208,17 +223,16 @@ impl<'a> HostRun<'a> {
         let tree = &mut self.tree;
         let receive = move || {
             let _kept = kept;
-            let received = apply::receive(shared, pool, tree, past, facts, opened, skip)?;
-            if received == Received::All {
-                apply::remove(place, file, &content)?;
+            match apply::receive(shared, pool, tree, past, facts, opened, skip)? {
+                Received::All => apply::remove(place, file, &content).map(Some),
+                Received::Modified => Ok(None),
             }
-            anyhow::Ok(received)
         };
         let (received, ahead) = while_examining(shared, &self.inbox, next, receive);
         self.ahead = ahead.or(self.ahead.take());
         match received? {
-            Received::All => self.inbox.gone(at),
-            Received::Modified => {
+            Some(removed) => self.done(at, removed),
+            None => {
                 let name = self.tree.name(target);
                 self.inbox.refused(at, self.tree.there(&name, None).head());
                 self.plan_again();
@@ -237,14 +251,18 @@ impl<'a> HostRun<'a> {
         if let Some(past) = self.pasts.get_mut(&facts.target) {
             apply::learn(self.shared, &self.tree, past, facts)?;
         }
-        log::info(format!("{}: removed: {why}", self.inbox.key(at)));
-        self.remove(at, content)
+        log::info(format!("{}: to be removed: {why}", self.inbox.key(at)));
+        let removed = apply::remove(self.inbox.place(at), self.inbox.file(at), content)?;
+        self.done(at, removed);
+        Ok(())
     }
 
-    fn remove(&mut self, at: usize, content: &Joined) -> Result<()> {
-        apply::remove(self.inbox.place(at), self.inbox.file(at), content)?;
-        self.inbox.gone(at);
-        Ok(())
+    /// Records that a file was applied, or need not be. `removed`: whether it could be removed.
+    fn done(&mut self, at: usize, removed: bool) {
+        match removed {
+            true => self.inbox.gone(at),
+            false => self.inbox.keep(at),
+        }
     }
 
     /// Handles the failure of a program or disk: this target is skipped for the rest of the run; others continue.

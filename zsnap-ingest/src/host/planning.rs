@@ -46,6 +46,8 @@ impl HostRun<'_> {
                 Ok(plan) => {
                     planned.path.extend(plan.path.iter().map(|&at| files[at]));
                     let index = |at: usize, standing| match standing {
+                        // Elsewhere it would have been removed.
+                        standing if self.inbox.file(at).entry().kept && !standing.is_ready() => Standing::Kept,
                         Standing::Waiting { why, behind: Some(behind) } => {
                             Standing::Waiting { why, behind: files.get(behind).copied() }
                         }
@@ -124,10 +126,10 @@ impl HostRun<'_> {
 
     fn zfs(&mut self, target: &Target, files: &[usize]) -> Result<Result<Plan, Standing>> {
         let config = self.shared.config;
-        let Some((store, _)) = &config.store else {
+        let Some(store) = &config.store else {
             return Ok(Err(Standing::Held("a ZFS stream, and no store is configured; specify --store".into())));
         };
-        if let Err(e) = target.under(store) {
+        if let Err(e) = target.under(&store.name) {
             return Ok(Err(Standing::Held(format!("{e}; a shorter store helps"))));
         }
         let Some(pool) = self.shared.pool.as_ref() else {

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use zsnap_common::durable::incoming::Incoming;
+use zsnap_common::durable::incoming::{Incoming, Unsafe};
 use zsnap_common::names::queue_name::{Label, QueueName};
 use zsnap_common::names::target::Target;
 
 use super::INCOMING;
 use super::stored::Stored;
+use crate::joined::Joined;
 use crate::known::{Entry, Knowledge};
 use crate::plan::{Facts, Standing};
+use crate::seen;
 
 /// A directory that contains files of one host.
 pub struct Place {
@@ -19,11 +21,32 @@ pub struct Place {
     pub dir: Incoming,
     /// Whether exec spooled the files. It knew the sender, so bare streams are allowed here.
     pub exec: bool,
+    /// Whether its file system keeps inode numbers.
+    pub is_lasting: bool,
 }
 
 const EXEC: &str = "exec/";
 
 impl Place {
+    /// Describes an open directory.
+    pub fn new(root: Arc<Incoming>, dir: Incoming, exec: bool) -> Place {
+        let is_lasting = dir.has_lasting_inodes();
+        Place { root, dir, exec, is_lasting }
+    }
+
+    /// Opens a queue file in this directory.
+    pub fn open(&self, stored: &Stored) -> Result<Joined, Unsafe> {
+        let files = stored.files().iter().map(|name| self.dir.open_file(name)).collect::<Result<_, _>>()?;
+        Joined::of(files).map_err(Unsafe::Io)
+    }
+
+    /// Returns the digest of both ends of a queue file in this directory; `None`: it cannot be read.
+    pub fn ends(&self, stored: &Stored) -> Option<String> {
+        let content = self.open(stored).ok()?;
+        let length = content.length();
+        seen::ends(content, length).ok()
+    }
+
     /// Returns the key under which what is known of a file in this directory is saved.
     pub fn key(&self, stored: &Stored) -> String {
         format!("{}{}", if self.exec { EXEC } else { INCOMING }, stored.key())
@@ -88,6 +111,7 @@ impl File {
         let known = || match &self.entry.what {
             Knowledge::Facts(_) => None,
             Knowledge::Held(why) => Some(Standing::Held(why.clone())),
+            Knowledge::Bad(why) => Some(Standing::Refused(why.clone())),
             Knowledge::New => Some(Standing::New),
         };
         self.settled.clone().or_else(known)

@@ -19,6 +19,8 @@ pub enum Standing {
     Stale,
     /// A Ready file contains all of it. Once that is applied, this one is AlreadyThere or Stale.
     Superseded,
+    /// It was applied, or need not be, and cannot be removed: it stays, and counts as if it were gone.
+    Kept,
     /// It was not processed for a reason that passes by itself, for example because it may still be arriving. Contains
     /// the reason.
     Skipped(String),
@@ -48,7 +50,7 @@ pub enum Standing {
 /// The state of a chain, which is that of its worst file. The variants are ordered from best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// No file waits.
+    /// No file waits; some may be kept that were applied.
     #[default]
     Ok,
     /// The journal lists the target, but its dataset is no longer on the pool.
@@ -82,6 +84,7 @@ impl Standing {
             Standing::AlreadyThere => "there",
             Standing::Stale => "stale",
             Standing::Superseded => "superseded",
+            Standing::Kept => "kept",
             Standing::Skipped(_) => "skipped",
             Standing::Away(_) => "away",
             Standing::Waiting { .. } => "waiting",
@@ -97,6 +100,7 @@ impl Standing {
     /// Returns the state of a chain that has only this file, for `status`.
     pub fn state(&self) -> State {
         match self {
+            Standing::Kept => State::Ok,
             Standing::New | Standing::Ready { .. } | Standing::AlreadyThere | Standing::Stale => State::New,
             Standing::Superseded | Standing::Skipped(_) => State::New,
             Standing::Away(_) => State::Away,
@@ -114,11 +118,16 @@ impl Standing {
     pub fn why(&self) -> &str {
         match self {
             Standing::New | Standing::Ready { .. } | Standing::AlreadyThere => "",
-            Standing::Stale | Standing::Superseded => "",
+            Standing::Stale | Standing::Superseded | Standing::Kept => "",
             Standing::Waiting { why, .. } => why,
             Standing::Skipped(why) | Standing::Away(why) | Standing::Refused(why) | Standing::Held(why) => why,
             Standing::Diverged(why) | Standing::Conflict(why) | Standing::Broken(why) | Standing::Failed(why) => why,
         }
+    }
+
+    /// Whether a run applies the file.
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Standing::Ready { .. })
     }
 
     /// Whether a run removes the file, or moves it to quarantine, without applying it.
@@ -196,6 +205,7 @@ mod tests {
             Standing::Conflict(_) => 11,
             Standing::Broken(_) => 12,
             Standing::Failed(_) => 13,
+            Standing::Kept => 14,
         }
     }
 
@@ -205,7 +215,7 @@ mod tests {
         let x = || "x".to_owned();
         // The standing; the word of `plan`; the state of `status`; the message of both `status` and a run; whether a
         // run reports it.
-        let rows: [(Standing, &str, &str, &str, bool); 14] = [
+        let rows: [(Standing, &str, &str, &str, bool); 15] = [
             (Standing::New, "new", "new", "", false),
             (Standing::Ready { skip: 0, again: true }, "ready", "new", "", false),
             (Standing::AlreadyThere, "there", "new", "", false),
@@ -220,6 +230,7 @@ mod tests {
             (Standing::Conflict(x()), "conflict", "conflict", "conflict: x", true),
             (Standing::Broken(x()), "broken", "broken", "broken chain: x", true),
             (Standing::Failed(x()), "failed", "failed", "x", false),
+            (Standing::Kept, "kept", "ok", "", false),
         ];
         for (at, (standing, word, state, message, is_reported)) in rows.into_iter().enumerate() {
             assert_eq!(place(&standing), at);

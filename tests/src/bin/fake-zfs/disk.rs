@@ -32,6 +32,11 @@ impl Disk {
         Ok(Disk { root })
     }
 
+    /// Whether a file with this name lies beside the programs.
+    pub fn knob(&self, name: &str) -> bool {
+        self.root.with_file_name(name).exists()
+    }
+
     /// Waits for the exclusive right to change pools.
     pub fn lock(&self) -> io::Result<Locked> {
         let file = File::create(self.root.join("@lock"))?;

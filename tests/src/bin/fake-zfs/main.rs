@@ -4,7 +4,8 @@
 //! It is linked under these two names into a directory of its own, where it keeps `pools` and appends each call to
 //! `calls` (one line with the arguments, separated by tabs). Files in this directory change how it receives: `delay`
 //! (milliseconds before the commit), `refuse` (prints the content and exits with 1), `die-before-commit`,
-//! `die-after-commit` (is killed with SIGKILL), `fail-after-commit` (exits with 1 although it committed).
+//! `die-after-commit` (is killed with SIGKILL), `fail-after-commit` (exits with 1 although it committed). With
+//! `readonly` there, all pools are imported read-only, and with `keystatus`, no key is loaded.
 //!
 //! The real program does not have these: `zfs write DATASET` writes something to the dataset, `zfs fake` succeeds and
 //! so identifies the fake, `zfs snapshot-at DATASET@SNAP SECONDS...` makes snapshots with these times.
@@ -175,12 +176,13 @@ fn zpool(disk: &Disk, args: &[String]) -> Done {
         }
         "list" => {
             let args = Args::parse(rest, "Hp", "o")?;
-            if !args.has('H') || args.value('o') != Some("guid") {
-                return Err(Fail::Usage("zpool list -Hp -o guid POOL".into()));
-            }
             let name = args.one()?;
             let guid = disk.pool_guid(name).ok_or_else(|| format!("cannot open '{name}': no such pool"))?;
-            writeln!(io::stdout(), "{guid}")?;
+            match args.value('o').filter(|_| args.has('H')) {
+                Some("guid") => writeln!(io::stdout(), "{guid}")?,
+                Some("readonly") => writeln!(io::stdout(), "{}", if disk.knob("readonly") { "on" } else { "off" })?,
+                _ => return Err(Fail::Usage("zpool list -Hp -o guid|readonly POOL".into())),
+            }
         }
         _ => return Err(Fail::Usage(format!("zpool {verb}: not in the fake one"))),
     }
@@ -506,6 +508,7 @@ fn get(disk: &Disk, args: &[String]) -> Done {
     }
     let default = match (property, dataset.kind) {
         ("readonly", _) => "off",
+        ("keystatus", _) if disk.knob("keystatus") => "unavailable",
         ("canmount", Kind::Filesystem) => "on",
         ("mounted", Kind::Filesystem) => "no",
         ("volmode", _) => "default",

@@ -285,9 +285,9 @@ impl Play {
         }
     }
 
-    /// Runs zsnap-ingest undisturbed and asserts that it applies everything. Returns how long that took.
+    /// Waits for what a killed run started, and decides, as the operator does, whether its command's stream was applied.
     #[track_caller]
-    pub fn recover(&mut self, what: &str) -> Duration {
+    pub fn settle(&self, what: &str) {
         self.wait_for_orphans();
         if let Some(seq) = self.being_applied() {
             // The operator decides whether the stream was applied.
@@ -296,6 +296,12 @@ impl Play {
             let ran = status(self.command(&["forget", COMMAND, verdict]).status().unwrap());
             assert_eq!(ran, 0, "{what}: forget: {}", self.messages());
         }
+    }
+
+    /// Runs zsnap-ingest undisturbed and asserts that it applies everything. Returns how long that took.
+    #[track_caller]
+    pub fn recover(&mut self, what: &str) -> Duration {
+        self.settle(what);
         let start = Instant::now();
         let ran = status(self.command(&["-v"]).status().unwrap());
         let length = start.elapsed();

@@ -13,11 +13,11 @@ use zsnap_tests::strace::{self, Call, can_trace, hit, strike_each as each, under
 use super::play::{Play, TARGETS};
 
 /// The calls that create, name, write and remove files, and start programs.
-const CALLS: &str =
+pub(super) const CALLS: &str =
     "openat,write,fsync,syncfs,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,clone3,clone,vfork,pipe2";
 /// The calls that make changes durable.
 const NAMES: &str = "fsync,syncfs,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat";
-const KILL: &str = "signal=KILL";
+pub(super) const KILL: &str = "signal=KILL";
 const IO_ERROR: &str = "error=EIO";
 const NO_SPACE: &str = "error=ENOSPC";
 
@@ -38,7 +38,7 @@ fn deliver(play: &mut Play) -> Files {
 }
 
 /// Traces a command with strace, but not the programs that it starts. Returns its status and the trace.
-fn traced(scene: &Scene, options: &[String], command: Command) -> (i32, String) {
+pub(super) fn traced(scene: &Scene, options: &[String], command: Command) -> (i32, String) {
     let trace = scene.path("trace");
     let mut strace = under(&[options, &["-bexecve".to_owned()]].concat(), &trace, &command);
     strace.stdin(fs::File::open(scene.path("stdin")).unwrap()).env_remove("NNCP_SENDER");
@@ -46,7 +46,7 @@ fn traced(scene: &Scene, options: &[String], command: Command) -> (i32, String) 
 }
 
 /// Whether a call concerns the run's files or starts a program.
-fn ours(call: &Call) -> bool {
+pub(super) fn ours(call: &Call) -> bool {
     let starts = ["clone3", "clone", "vfork", "pipe2"].contains(&call.name.as_str());
     starts || ["/ingest-state", "/spool", "/.zsnap", "/target"].iter().any(|dir| call.text.contains(dir))
 }

@@ -13,7 +13,7 @@ use crate::payload::{Manifest, PayloadError, PayloadKind, PayloadReader, Trailer
 use crate::pipe::{PipeReader, PipeWriter, pipe_in};
 use zsnap_common::cli::cancel;
 use zsnap_common::names::digest::hex;
-use zsnap_common::stream::{Gate, StreamFacts};
+use zsnap_common::stream::{Gate, StreamFacts, record};
 
 /// The length of the uncompressed stream up to which [`Limits::max_ratio`] is not checked: empty and uniform data
 /// compress as well as a zip bomb, and a bomb of this size does no harm.
@@ -42,14 +42,15 @@ impl From<PayloadError> for Refusal {
 }
 
 /// Reads `payload` to its end. Keeps the uncompressed stream in `memory` if it fits there. A second thread walks the
-/// gate, and digests the stream where that is needed, because either takes as long as decompression. `unsigned` says
-/// that anybody may have made the payload. Stops where a limit is exceeded, so that a payload that decompresses to very
-/// much costs little time.
+/// gate, and digests the stream where that is needed, because either takes as long as decompression. `unsigned`
+/// says that anybody may have made the payload, and `any_stream` is [`Trust::any_stream`](super::Trust::any_stream). Stops where a limit is exceeded, so that a payload that
+/// decompresses to very much costs little time.
 pub fn walk(
     payload: impl BufRead,
     limits: &Limits,
     mut memory: Option<Memory>,
     unsigned: bool,
+    any_stream: bool,
 ) -> Result<Walked, Refusal> {
     let taken = Cell::new(0);
     let mut reader = PayloadReader::new(Counted { src: payload, taken: &taken }, limits.window_log)?;
@@ -59,14 +60,15 @@ pub fn walk(
     let digest = (unsigned || opaque && !reader.has_checksum()).then(Sha256::new);
     let (to, from) = pipe_in(memory.as_mut().map_or(&mut [], Memory::space));
     let (bytes, checked) = thread::scope(|scope| -> Result<_, Refusal> {
-        let mut checked = Checked { sha256: digest, gate: (!opaque).then(Gate::new) };
+        let any = any_stream && reader.manifest().is_none();
+        let mut checked = Checked { sha256: digest, gate: (!opaque).then(Gate::new), any };
         let checking = spawn(scope, move || checked.all(from).map(|()| checked))?;
         let bytes = decompress(&mut reader, limits, &taken, to);
         let failed = || Err(Refusal::Malformed("walking it failed".into()));
         Ok((bytes, checking.join().unwrap_or_else(|_| failed())))
     })?;
     let bytes = bytes?;
-    let Checked { sha256, gate } = checked?;
+    let Checked { sha256, gate, .. } = checked?;
     let (manifest, trailer) = (reader.manifest().cloned(), reader.trailer().cloned());
     let sha256 = sha256.map(|sha256| hex(&sha256.finalize()));
     if trailer.as_ref().is_some_and(|said| said.bytes != bytes || sha256.is_some_and(|sha256| said.sha256 != sha256)) {
@@ -153,10 +155,17 @@ impl<R: BufRead> BufRead for Counted<'_, R> {
 struct Checked {
     sha256: Option<Sha256>,
     gate: Option<Gate>,
+    /// The gate is for a ZFS stream only, and another one is not rejected.
+    any: bool,
 }
 
 impl Checked {
     fn all(&mut self, mut stream: PipeReader<'_>) -> Result<(), Refusal> {
+        if self.any {
+            let piece = stream.fill_buf().map_err(Refusal::Io)?;
+            let is_zfs = !piece.is_empty() && record::order_of_first(&piece[..piece.len().min(16)]).is_some();
+            self.gate = self.gate.take().filter(|_| is_zfs);
+        }
         loop {
             let piece = stream.fill_buf().map_err(Refusal::Io)?;
             if piece.is_empty() {
@@ -239,7 +248,7 @@ mod tests {
     }
 
     fn refused(payload: &[u8], limits: &Limits) -> Refusal {
-        walk(payload, limits, Memory::reserve(1 << 20, 0), true).err().unwrap()
+        walk(payload, limits, Memory::reserve(1 << 20, 0), true, false).err().unwrap()
     }
 
     #[test]
@@ -266,7 +275,7 @@ mod tests {
             let sha256 = hex(&Sha256::digest(sha256));
             let trailer = Trailer { zsnap: 1, bytes: said, sha256, substreams: None, to: None };
             let payload = [zstd.finish().unwrap(), trailer.encode().unwrap()].concat();
-            walk(&payload[..], &LIMITS, None, unsigned).map(|walked| walked.bytes)
+            walk(&payload[..], &LIMITS, None, unsigned, false).map(|walked| walked.bytes)
         };
         for (checksum, unsigned) in [(true, true), (false, true), (true, false), (false, false)] {
             let compared = unsigned || !checksum;
