@@ -151,7 +151,11 @@ fn tables_fit_a_terminal_of_80_columns() {
     scene.write("fanout.toml", "spool = \"spool\"\n[to.disk1]\ndest = \"nncp-file:backupdisk1\"\n");
     let mut fanout = tool("zsnap-fanout", &scene.path("fanout.toml"));
     fanout.arg("status");
-    scene.queue(&["--opaque", "--full", "laptop/etc", "--to", "nncp-file:backupserver"], b"hello").expect(0);
+    // Its row fits only because the table is made narrower.
+    let dataset = "laptop/tank/home/documents/2026";
+    scene.queue(&["--opaque", "--full", dataset, "--to", "nncp-file:backupserver"], b"hello").expect(0);
+    let piped = String::from_utf8(scene.queue(&["status"], b"").expect(0).out).unwrap();
+    assert!(table(&piped).lines().any(|line| line.len() > 80), "{piped}");
     for command in [scene.queue_command(["status"]), scene.ingest_command(["status"]), fanout] {
         let log = tempfile::NamedTempFile::new().unwrap();
         let shell = format!("NO_COLOR=1 {} || true", line(&command));
