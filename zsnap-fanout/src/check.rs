@@ -3,13 +3,11 @@
 use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, failure, writable};
-use zsnap_common::durable::dest::{self, Dest};
-use zsnap_common::process::child;
+use zsnap_common::durable::dest::{self, Dest, nncp};
 
 use crate::cli::Options;
 use crate::drive::{self, Drive, Tables};
 use crate::kept;
-use crate::nncp;
 use crate::run::PATIENCE;
 use crate::seen::Seen;
 use crate::spool::Spool;
@@ -44,13 +42,7 @@ fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Findi
     let mut findings: Vec<_> = drive.dest.warning(&drive.transport).map(Finding::Note).into_iter().collect();
     let equipped = failure(drive.dest.is_equipped(&drive.transport));
     if equipped.is_empty() {
-        // nncp-stat fails if the node does not exist.
-        findings.extend(match nncp::packets(drive, &options.nncp_stat_program) {
-            Err(e) if child::find(&options.nncp_stat_program).is_err() => {
-                vec![Finding::Warning(format!("{e:#}; status needs it"))]
-            }
-            packets => failure(packets),
-        });
+        findings.extend(nncp::check(&drive.dest, &drive.transport, Some(&options.nncp_stat_program)));
     }
     findings.extend(equipped);
     let outbox = spool.map(|spool| spool.outboxes().dir(&drive.name)).unwrap_or_default();

@@ -1,25 +1,26 @@
 //! `check`: reports whether the bare command would work. Each finding includes its remedy.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::findings::{
     CheckOptions, Finding, Findings, can_be_made, failure, of_parts, warnings, writable,
 };
 use zsnap_common::cli::options;
-use zsnap_common::durable::dest::{self, Dest};
+use zsnap_common::durable::dest::{self, Dest, Mark, Transport, nncp};
 use zsnap_message::keys::{Recipients, SigningKey};
 
 use crate::cli::Options;
 use crate::flush::existing;
 use crate::job;
+use crate::saved::{self, Drive, Saved};
 use crate::state;
 
 /// How long the examination of a directory may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Prints the findings; see [`Findings::exit`] for the status.
 pub fn check(o: &Options, asked: CheckOptions, now: SystemTime) -> Result<Exit> {
@@ -70,19 +71,40 @@ fn state(o: &Options) -> Vec<Finding> {
 fn destination(o: &Options, dest: &Dest) -> Vec<Finding> {
     let how = job::transport(o);
     let Dest::Dir(path) = dest else {
-        let note = dest.warning(&how).map(Finding::Note);
-        return note.into_iter().chain(failure(dest.is_equipped(&how))).collect();
-    };
-    let usable = || {
-        // If the destination hangs, it hangs in this call, which has a timeout.
-        let outboxes = state::outboxes(&options::state_dir(o.state.as_deref(), "queue")?);
-        dest::look(dest, &how, &outboxes.dir(&dest.id()), PATIENCE)?;
-        let meta =
-            fs::metadata(path).with_context(|| format!("{}: create it, or plug the drive in", path.display()))?;
-        if !meta.is_dir() {
-            return Err(Exit::Config.error(format!("{} is not a directory", path.display())));
+        let mut findings: Vec<_> = dest.warning(&how).map(Finding::Note).into_iter().collect();
+        let equipped = failure(dest.is_equipped(&how));
+        if equipped.is_empty() {
+            findings.extend(nncp::check(dest, &how, None));
         }
-        writable(path)
+        findings.extend(equipped);
+        return findings;
     };
-    failure(usable())
+    directory(o, dest, path, how).unwrap_or_else(|e| vec![e.into()])
+}
+
+fn directory(o: &Options, dest: &Dest, path: &Path, how: Transport) -> Result<Vec<Finding>> {
+    let dir = options::state_dir(o.state.as_deref(), "queue")?;
+    let outbox = state::outboxes(&dir).dir(&dest.id());
+    let saved = Saved::read(&outbox).ok();
+    let mark = saved.as_ref().map_or(Mark::Any, |saved| saved.drive.mark());
+    // If the destination hangs, it hangs in this call, which has a timeout.
+    let look = dest::look(dest, &Transport { mark, ..how }, &outbox, PATIENCE)?;
+    let Some(why) = &look.away else { return Ok(writable_hosts(path, &outbox)) };
+    let known = saved.as_ref().is_some_and(|saved| matches!(saved.drive, Drive::Named(_)));
+    Ok(vec![match (look.real(), &look.name) {
+        (None, _) if known => Finding::Warning(format!("away: {why}: plug the drive in and mount it")),
+        (None, _) => Finding::Failure(format!("{why}: mount the drive, or make the directory")),
+        (Some(_), None) if saved.is_some_and(|saved| saved.needs_init(&look).is_none()) => {
+            Finding::Note("the next delivery marks the drive".to_owned())
+        }
+        (Some(_), _) if known => Finding::Warning(format!("away: {why}; {}", saved::remedy(path))),
+        (Some(_), _) => Finding::Failure(format!("{why}; {}", saved::remedy(path))),
+    }])
+}
+
+/// Checks that a directory, and those of the hosts that have files for it, are writable.
+fn writable_hosts(path: &Path, outbox: &Path) -> Vec<Finding> {
+    let hosts = fs::read_dir(outbox).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+    let of_hosts = hosts.map(|host| path.join(host)).filter(|dir| dir.is_dir());
+    std::iter::once(path.to_owned()).chain(of_hosts).flat_map(|dir| failure(writable(&dir))).collect()
 }

@@ -22,7 +22,7 @@ use zsnap_message::keys::Format;
     version,
     override_usage = "zsnap-queue [OPTIONS] HOST/DATASET < STREAM\n       \
                       zsnap-queue [OPTIONS] --opaque HOST/DATASET [-- PRODUCER...]\n       \
-                      zsnap-queue [OPTIONS] flush | status | keygen | adopt | check",
+                      zsnap-queue [OPTIONS] init PATH | flush | status | keygen | adopt | check",
     after_help = "Exit status 0: the stream is whole and safe on this disk or further. See zsnap-queue(8)."
 )]
 pub struct Cli {
@@ -131,6 +131,15 @@ pub struct Options {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Mark the drive of a dir: destination: nothing is delivered to a drive without a mark
+    Init {
+        /// The directory, as in dir:PATH
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// Allow a directory on the file system of the state or of /
+        #[arg(long)]
+        same_filesystem: bool,
+    },
     /// Deliver waiting files
     Flush,
     /// Report when each dataset was last queued, and which files wait

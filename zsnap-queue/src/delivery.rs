@@ -2,18 +2,15 @@
 //! the backup. It is printed as a notice, when it is new and then daily, and `status` shows it.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use zsnap_common::cli::cancel::Cancelled;
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
-use zsnap_common::durable::dest::{Courier, Delivered, Dest, Transport, hangs};
+use zsnap_common::durable::dest::{Courier, Delivered, Dest, Mark, Transport, hangs};
 use zsnap_common::durable::notices::Notices;
 use zsnap_common::durable::outbox::{DrainOptions, Drained, Outboxes};
 use zsnap_common::durable::publish;
@@ -21,8 +18,8 @@ use zsnap_common::locks::flock;
 use zsnap_common::names::target::Host;
 
 use crate::pipeline::io_failed;
+use crate::saved::{self, Saved};
 
-const DEST: &str = ".dest.json";
 /// A delivery that takes longer is reported.
 const HUNG: Duration = Duration::from_secs(24 * 3600);
 /// For how many seconds the bare command leaves a destination that hung to `flush`, because simplesnap
@@ -33,18 +30,6 @@ const TOLD: &str = ".told.json";
 /// The prefix that keeps the notices of the bare command apart from those of `flush`: simplesnap sends
 /// the standard error of the bare command only to syslog, where possibly nobody reads it.
 const OF_BARE: &str = "bare/";
-
-/// The contents of `.dest.json`: what is needed to deliver after the destination was removed from the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Saved {
-    dest: Dest,
-    user: Option<String>,
-    nncp_config: Option<std::path::PathBuf>,
-    nice: Option<String>,
-    /// Whether a drive was ever found mounted at the path of a `dir:`.
-    #[serde(default)]
-    mounted: bool,
-}
 
 /// A destination that has an outbox.
 #[derive(Clone, Debug)]
@@ -78,7 +63,7 @@ pub fn all(
         if destinations.iter().any(|destination| destination.id == id) {
             continue;
         }
-        match saved(&boxes.dir(&id).join(DEST)) {
+        match Saved::read(&boxes.dir(&id)) {
             Ok(Saved { dest, user, nncp_config, nice, .. }) => {
                 let transport = Transport { user, nncp_config, nice, ..transport.clone() };
                 destinations.push(Destination { id, dest, transport, configured: none_configured });
@@ -89,37 +74,14 @@ pub fn all(
     Ok(destinations)
 }
 
-fn saved(path: &Path) -> anyhow::Result<Saved> {
-    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
-}
-
 /// Creates an outbox for `host` at each destination, durably, before anything refers to it.
 pub fn prepare(boxes: &Outboxes, host: &Host, destinations: &[Destination]) -> anyhow::Result<()> {
     for destination in destinations {
         boxes.make(&destination.id, host).map_err(io_failed("cannot make an outbox"))?;
         // Do not look at the destination: that may hang, and the stream is not durable yet.
-        remember(boxes, destination, None).map_err(io_failed("cannot fill an outbox"))?;
+        Saved::change(&boxes.dir(&destination.id), destination, |_| ()).map_err(io_failed("cannot fill an outbox"))?;
     }
     Ok(())
-}
-
-/// Updates `.dest.json`. `mounted` is whether a drive is mounted at the destination now, if known.
-/// Returns the reason not to deliver if a drive was mounted there before but is not now: then the path
-/// may be an empty mount point, which must not be filled.
-fn remember(boxes: &Outboxes, destination: &Destination, mounted: Option<bool>) -> io::Result<Option<String>> {
-    let file = boxes.dir(&destination.id).join(DEST);
-    let before = saved(&file).ok();
-    let was_mounted = before.as_ref().is_some_and(|before| before.mounted);
-    let Transport { user, nncp_config, nice, .. } = destination.transport.clone();
-    let mounted_ever = was_mounted || mounted == Some(true);
-    let now = Saved { dest: destination.dest.clone(), user, nncp_config, nice, mounted: mounted_ever };
-    if before.as_ref() != Some(&now) {
-        publish::write_durably(&file, &serde_json::to_vec_pretty(&now)?)?;
-    }
-    Ok((was_mounted && mounted == Some(false)).then(|| {
-        format!("nothing is mounted there, as was before: mount it, or if that is right, remove {}", file.display())
-    }))
 }
 
 /// The result of delivering to a destination.
@@ -157,7 +119,9 @@ fn all_at_once(destinations: Vec<Destination>, work: impl Fn(Destination) -> Out
 /// Delivers what waits in a destination. Returns `None` if the destination hung lately and is left to `flush`.
 fn drain(boxes: &Outboxes, destination: &Destination, bare: bool) -> Option<Drained> {
     let dir = boxes.dir(&destination.id);
-    let mut courier = Courier::new(&destination.dest, &destination.transport, &dir);
+    let mark = Saved::read(&dir).map_or(Mark::Any, |saved| saved.drive.mark());
+    let transport = Transport { mark, ..destination.transport.clone() };
+    let mut courier = Courier::new(&destination.dest, &transport, &dir);
     let hung = courier.hung_at().and_then(|at| report::ago(at, clock()));
     if bare && hung.is_some_and(|age| age < LEFT_TO_FLUSH) {
         return None;
@@ -167,10 +131,8 @@ fn drain(boxes: &Outboxes, destination: &Destination, bare: bool) -> Option<Drai
     }
     let options = DrainOptions { at_once: destination.dest.at_once(), keep: None, last: courier.last() };
     Some(boxes.drain(&destination.id, None, options, &mut |items| {
-        let mounted =
-            matches!(destination.dest, Dest::Dir(_)).then(|| courier.look()).transpose()?.map(|look| look.mounted);
-        if let Some(unmounted) = remember(boxes, destination, mounted)? {
-            return Ok(vec![Ok(Delivered::Away(unmounted))]);
+        if let Some(away) = saved::recognise(&dir, destination, &mut courier)? {
+            return Ok(vec![Ok(Delivered::Away(away))]);
         }
         courier.deliver(items)
     }))

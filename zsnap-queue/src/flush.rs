@@ -89,7 +89,8 @@ pub fn existing(dir: &Path) -> anyhow::Result<Option<State>> {
     if is_there(dir)? { State::read(dir) } else { Ok(None) }
 }
 
-fn is_there(dir: &Path) -> anyhow::Result<bool> {
+/// Returns whether the state directory exists, which must then be safe.
+pub fn is_there(dir: &Path) -> anyhow::Result<bool> {
     let is_there = dir.try_exists().or_exit(Exit::TryAgain, dir.display())?;
     if is_there {
         state::safe(dir)?;

@@ -5,11 +5,13 @@ mod check;
 mod cli;
 mod delivery;
 mod flush;
+mod init;
 mod job;
 mod pipeline;
 mod producer;
 mod recover;
 mod run;
+mod saved;
 mod state;
 mod status;
 
@@ -51,6 +53,7 @@ fn run() -> anyhow::Result<Exit> {
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     match command {
         Command::Flush => flush::flush(&cli.options),
+        Command::Init { path, same_filesystem } => init::init(&cli.options, path, *same_filesystem),
         Command::Status(status) => status::status(&cli.options, status, seconds),
         Command::Adopt { targets } => flush::adopt(&cli.options, targets, seconds),
         Command::Check(asked) => check::check(&cli.options, *asked, now),

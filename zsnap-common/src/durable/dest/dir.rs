@@ -16,13 +16,14 @@ use rustix::fs::{CWD, Mode, OFlags, copy_file_range};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::mark::{self, Mark};
 use super::{Delivered, Item, Transport};
 use crate::cli::cancel;
 use crate::cli::exit::{Exit, OrExit};
 use crate::cli::log;
 use crate::cli::progress::Progress;
 use crate::cli::report;
-use crate::durable::publish::{self, NewFile, REGULAR, at_path, sync_files};
+use crate::durable::publish::{self, NewFile, at_path, sync_files};
 use crate::names::queue_name::Label;
 use crate::names::target::Host;
 
@@ -33,8 +34,6 @@ mod tests;
 pub(crate) use compare::is_same;
 use compare::{There, reads_back, there};
 
-/// The mark: a file in the root of a drive that contains the drive's name.
-pub const MARKER: &str = ".zsnap-drive";
 /// The number of bytes that are copied between two checks for a signal.
 const STEP: u64 = 8 << 20;
 /// The maximum number of different files with one name: more must be somebody's mistake.
@@ -74,8 +73,12 @@ impl Shown {
 pub struct Look {
     /// Why the directory is away, if it is.
     pub away: Option<String>,
+    /// The name in its mark, if it has one.
+    pub name: Option<String>,
     /// Whether something is mounted there.
     pub mounted: bool,
+    /// Whether fstab(5) lists a mount point there or above, and nothing is mounted there.
+    pub unmounted: bool,
     /// The path without symlinks, as bytes.
     real: Option<Vec<u8>>,
 }
@@ -87,15 +90,18 @@ impl Look {
     }
 }
 
-/// Examines a directory, and changes nothing. If `drive` is set and is not the name in the mark, the directory is
-/// away.
-pub fn look(path: &Path, drive: Option<&str>) -> io::Result<Look> {
-    let away = open_root(path, drive)?.err();
+/// Examines a directory, and changes nothing. A directory without the mark is away.
+pub fn look(path: &Path, mark: &Mark) -> io::Result<Look> {
+    let away = open_root(path, mark)?.err();
+    let name = open_root(path, &Mark::Unneeded)?.map_or(Ok(None), |root| mark::read(&root, path))?;
     let real = std::fs::canonicalize(path).ok();
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
     let above = real.as_ref().and_then(|real| device(real.parent()?));
     let mounted = above.is_some_and(|above| device(path).is_some_and(|here| here != above));
-    Ok(Look { away, mounted, real: real.map(|real| real.into_os_string().into_vec()) })
+    let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
+    let point = mark::mount_point(&fstab, path);
+    let unmounted = point.is_some_and(|point| device(&point) == point.parent().and_then(device));
+    Ok(Look { away, name, mounted, unmounted, real: real.map(|real| real.into_os_string().into_vec()) })
 }
 
 /// Delivers items, see [`super::Courier::deliver`]. All items are copied and made durable together, and only then get
@@ -106,7 +112,7 @@ pub fn deliver(
     how: &Transport,
     beat: &dyn Fn(Beat<'_>),
 ) -> Result<Vec<Result<Delivered>>> {
-    let drive = match open_root(path, how.drive.as_deref())? {
+    let drive = match open_root(path, &how.mark)? {
         Ok(root) => Drive { root, path, how, clones: Cell::new(true), beat },
         Err(away) => return Ok(vec![Ok(Delivered::Away(away))]),
     };
@@ -305,8 +311,8 @@ impl Drive<'_> {
 
 /// Removes the temporary files that killed deliveries left in the hosts' directories. An error in one of these is
 /// logged and does not stop the rest.
-pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
-    let Ok(root) = open_root(path, drive)? else { return Ok(()) };
+pub fn tidy(path: &Path, mark: &Mark) -> io::Result<()> {
+    let Ok(root) = open_root(path, mark)? else { return Ok(()) };
     for entry in rustix::fs::Dir::read_from(&root).map_err(at_path(path))? {
         let entry = entry.map_err(at_path(path))?;
         let Ok(Ok(host)) = entry.file_name().to_str().map(str::parse::<Host>) else { continue };
@@ -320,46 +326,21 @@ pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
     Ok(())
 }
 
+/// Marks a directory that has no mark yet with this name.
+pub fn mark(path: &Path, name: &str) -> io::Result<()> {
+    match open_root(path, &Mark::Unneeded)? {
+        Ok(root) => mark::write(&root, path, name),
+        Err(away) => Err(io::Error::new(io::ErrorKind::NotFound, away)),
+    }
+}
+
 /// Opens the directory, or returns why it is away. The directory is never created: that would fill the disk below a
 /// mount point whose drive is away.
-fn open_root(path: &Path, drive: Option<&str>) -> io::Result<Result<File, String>> {
+fn open_root(path: &Path, mark: &Mark) -> io::Result<Result<File, String>> {
     let root = match rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT) => return Ok(Err(format!("{} is not there", path.display()))),
         Err(e) => return Err(at_path(path)(e)),
     };
-    let why = drive.map(|name| wrong_drive(&root, path, name)).transpose()?;
-    Ok(why.flatten().map_or(Ok(root), Err))
-}
-
-/// Returns why the drive at `path` is not the one with this name. A mark that cannot be read is an error: if it
-/// counted as away, nobody would hear of the fault.
-fn wrong_drive(root: &File, path: &Path, name: &str) -> io::Result<Option<String>> {
-    Ok(match mark(root, path)? {
-        None => Some(format!("{} has no {MARKER}: the drive is not mounted, or was never marked", path.display())),
-        Some(text) if text == name => None,
-        Some(text) => Some(format!("{} is the drive \"{}\"", path.display(), text.escape_default())),
-    })
-}
-
-/// Returns the name in the mark of the drive whose open root is `root`, or `None` if it has no mark.
-pub fn mark(root: &File, path: &Path) -> io::Result<Option<String>> {
-    let mut text = String::new();
-    let read = rustix::fs::openat(root, MARKER, REGULAR, Mode::empty())
-        .map_err(io::Error::from)
-        .and_then(|fd| File::from(fd).take(256).read_to_string(&mut text));
-    match read {
-        Ok(_) => Ok(Some(text.trim_end().to_owned())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => {
-            let odd =
-                [Errno::LOOP, Errno::ISDIR, Errno::NXIO].iter().any(|odd| e.raw_os_error() == Some(odd.raw_os_error()));
-            let remedy = if odd || e.kind() == io::ErrorKind::InvalidData {
-                "what is there is no mark: remove it: "
-            } else {
-                ""
-            };
-            Err(io::Error::new(e.kind(), format!("{remedy}{}: {e}", path.join(MARKER).display())))
-        }
-    }
+    Ok(mark.lacks(&root, path)?.map_or(Ok(root), Err))
 }

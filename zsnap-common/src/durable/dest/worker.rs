@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::dir::{self, Beat, Look, Shown};
-use super::{Delivered, Item, Transport};
+use super::{Delivered, Item, Mark, Transport};
 use crate::cli::cancel::{self, Interruptible};
 use crate::cli::exit::{Exit, OrExit};
 use crate::names::target::Host;
@@ -37,7 +37,7 @@ const END: Duration = Duration::from_secs(10);
 struct Setup {
     /// The id of the process that the worker serves.
     parent: u32,
-    drive: Option<String>,
+    mark: Mark,
     min_free: u64,
     verify: bool,
 }
@@ -46,6 +46,7 @@ struct Setup {
 #[derive(Serialize, Deserialize)]
 pub(super) enum Request {
     Look,
+    Mark(String),
     Tidy,
     Deliver(Vec<Entry>),
 }
@@ -76,6 +77,7 @@ enum Line {
 #[derive(Serialize, Deserialize)]
 pub(super) enum Answer {
     Look(Look),
+    Mark,
     Tidy,
     Deliver(Vec<Result<Delivered, Failure>>),
 }
@@ -145,7 +147,7 @@ impl Worker {
         let mut worker = Worker { child, requests, lines, patience: how.timeout };
         worker.send(&Setup {
             parent: std::process::id(),
-            drive: how.drive.clone(),
+            mark: how.mark.clone(),
             min_free: how.min_free,
             verify: how.verify,
         })?;
@@ -257,7 +259,7 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     if rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()) != Some(setup.parent) {
         return Ok(Exit::Done);
     }
-    let how = Transport { drive: setup.drive, min_free: setup.min_free, verify: setup.verify, ..Transport::default() };
+    let how = Transport { mark: setup.mark, min_free: setup.min_free, verify: setup.verify, ..Transport::default() };
     let beat = |beat: Beat<'_>| {
         // This fails only if the parent is dead, and then this process is killed.
         let _ = say(&match beat {
@@ -267,8 +269,9 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     };
     for line in lines {
         let answer = match serde_json::from_str(&line?)? {
-            Request::Look => dir::look(path, how.drive.as_deref()).map(Answer::Look).map_err(Into::into),
-            Request::Tidy => dir::tidy(path, how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into),
+            Request::Look => dir::look(path, &how.mark).map(Answer::Look).map_err(Into::into),
+            Request::Mark(name) => dir::mark(path, &name).map(|()| Answer::Mark).map_err(Into::into),
+            Request::Tidy => dir::tidy(path, &how.mark).map(|()| Answer::Tidy).map_err(Into::into),
             Request::Deliver(entries) => deliver(path, outbox, &entries, &how, &beat).map(Answer::Deliver),
         };
         say(&Line::Answer(answer.map_err(Failure::from)))?;

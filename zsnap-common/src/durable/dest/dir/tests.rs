@@ -1,4 +1,5 @@
 use super::*;
+use crate::durable::dest::mark::MARKER;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -15,7 +16,8 @@ fn item(name: &str, file: &File) -> Item {
 }
 
 fn deliver(to: &Path, file: &File, drive: Option<&str>) -> Result<Delivered> {
-    one(to, &item(NAME, file), &Transport { drive: drive.map(str::to_owned), ..Transport::default() }, &|_| {})
+    let mark = drive.map_or(Mark::Unneeded, |name| Mark::Named(name.into()));
+    one(to, &item(NAME, file), &Transport { mark, ..Transport::default() }, &|_| {})
 }
 
 fn listing(dir: &Path) -> Vec<String> {
