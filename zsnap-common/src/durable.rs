@@ -1,6 +1,7 @@
 //! Files that survive a crash: publishing, outboxes, destinations, incoming directories, notices, and the lock of a
 //! tool's state directory.
 
+pub mod abilities;
 pub mod dest;
 pub mod incoming;
 pub mod listing;

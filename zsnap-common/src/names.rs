@@ -2,7 +2,9 @@
 
 pub mod digest;
 pub mod glob;
+pub mod part;
 pub mod queue_name;
 pub mod random;
 pub mod shell;
+pub mod stored;
 pub mod target;

@@ -9,7 +9,7 @@ use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::status;
 use zsnap_common::cli::units::{absolute, duration, size};
-use zsnap_common::durable::dest::nice;
+use zsnap_common::durable::dest::{max_file, nice};
 
 use crate::day::Since;
 use crate::name::Given;
@@ -49,6 +49,9 @@ pub struct Options {
     /// Read back and compare what was written to a dir: destination
     #[arg(long, global = true)]
     pub verify: bool,
+    /// Deliver files larger than SIZE to a dir: destination in parts of at most SIZE (FAT: 4GiB); cat joins them
+    #[arg(long, global = true, value_name = "SIZE", value_parser = max_file)]
+    pub max_file: Option<u64>,
     /// Print status as a JSON array of objects
     #[arg(long, global = true, help_heading = ONE_RUN)]
     pub json: bool,

@@ -47,6 +47,8 @@ struct Table {
     #[serde(default, deserialize_with = "size")]
     min_free: Option<u64>,
     verify: Option<bool>,
+    #[serde(default, deserialize_with = "max_file")]
+    max_file: Option<u64>,
     #[serde(default, deserialize_with = "duration")]
     delivery_timeout: Option<Duration>,
 }
@@ -57,6 +59,10 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Erro
 
 fn nice<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
     units::like_option(d, dest::nice)
+}
+
+fn max_file<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    units::like_option(d, dest::max_file)
 }
 
 fn size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
@@ -147,6 +153,7 @@ fn plain(Name(name): Name, dest: Dest, options: &Options) -> Drive {
         mark: Mark::Named(name.clone()),
         min_free: options.min_free,
         verify: options.verify,
+        max_file: options.max_file,
     };
     Drive { name, dest, transport, keep: options.keep, hosts: None }
 }
@@ -163,6 +170,7 @@ fn from_table(name: Name, table: Table, options: &Options) -> Result<Drive> {
         timeout: table.delivery_timeout.map_or(drive.transport.timeout, dest::patience),
         min_free: table.min_free.unwrap_or(drive.transport.min_free),
         verify: table.verify.unwrap_or(drive.transport.verify),
+        max_file: table.max_file.or(drive.transport.max_file),
         ..drive.transport
     };
     Ok(Drive { transport, keep: table.keep.or(drive.keep), hosts, ..drive })
@@ -189,13 +197,14 @@ mod tests {
     #[test]
     fn the_table_of_a_drive_overrides_the_options() {
         let tables = "[to.b]\ndest = \"dir:/b\"\n\
-            [to.a]\ndest = \"nncp-file:n\"\nnice = \"P\"\nhosts = [\"lap*\", \"srv\"]\nkeep = \"14d\"\nmin-free = 1073741824\nverify = true\ndelivery-timeout = 0";
-        let found = drives(&["--min-free=7"], tables).unwrap();
+            [to.a]\ndest = \"nncp-file:n\"\nnice = \"P\"\nhosts = [\"lap*\", \"srv\"]\nkeep = \"14d\"\nmin-free = 1073741824\nverify = true\nmax-file = \"4GiB\"\ndelivery-timeout = 0";
+        let found = drives(&["--min-free=7", "--max-file=2M"], tables).unwrap();
         let [a, b] = &found[..] else { panic!("{found:?}") };
         assert_eq!((a.name.as_str(), b.name.as_str()), ("a", "b"));
         assert_eq!((a.transport.nice.as_deref(), b.transport.nice.as_deref()), (Some("P"), Some("B")));
         assert_eq!((a.transport.min_free, b.transport.min_free), (1 << 30, 7));
         assert_eq!((a.transport.verify, b.transport.verify), (true, false));
+        assert_eq!((a.transport.max_file, b.transport.max_file), (Some(4 << 30), Some(2 << 20)));
         assert_eq!((a.keep, b.keep), (Some(Duration::from_secs(14 * 86_400)), None));
         let takes = |drive: &Drive| ["laptop", "srv", "srv2"].map(|host| drive.takes(&host.parse().unwrap()));
         assert_eq!((takes(a), takes(b)), ([true, true, false], [true; 3]));

@@ -11,7 +11,7 @@ use zsnap_common::cli::findings::CheckOptions;
 use zsnap_common::cli::options::{ADVANCED, ONE_RUN};
 use zsnap_common::cli::status;
 use zsnap_common::cli::units;
-use zsnap_common::durable::dest::{Dest, nice};
+use zsnap_common::durable::dest::{Dest, max_file, nice};
 use zsnap_common::names::target::Host;
 use zsnap_message::keys::Format;
 
@@ -57,6 +57,9 @@ pub struct Options {
     /// Destination of the file: dir:PATH, nncp-file:NODE[/SUB], nncp-exec:NODE:HANDLE, cmd:COMMAND, or - alone; may be repeated
     #[arg(long, global = true, value_name = "DEST")]
     pub to: Vec<Dest>,
+    /// Deliver files larger than SIZE to a dir: destination in parts of at most SIZE (FAT: 4GiB); cat joins them
+    #[arg(long, global = true, value_name = "SIZE", value_parser = max_file)]
+    pub max_file: Option<u64>,
     /// OpenPGP flavour: gpg for every GnuPG, aead for Sequoia (4 times faster, no GnuPG reads it)
     #[arg(
         long,

@@ -64,8 +64,8 @@ pub fn all(
             continue;
         }
         match Saved::read(&boxes.dir(&id)) {
-            Ok(Saved { dest, user, nncp_config, nice, .. }) => {
-                let transport = Transport { user, nncp_config, nice, ..transport.clone() };
+            Ok(Saved { dest, user, nncp_config, nice, max_file, .. }) => {
+                let transport = Transport { user, nncp_config, nice, max_file, ..transport.clone() };
                 destinations.push(Destination { id, dest, transport, configured: none_configured });
             }
             Err(e) => log::error(format_args!("{e:#}: name the destination with --to")),
@@ -206,7 +206,8 @@ fn report_problems(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zsnap_common::durable::dest::dir::look;
+    use std::fs;
+    use zsnap_common::durable::dest::mark::MARKER;
     use zsnap_common::durable::publish::make_dirs;
 
     const NAME: &str = "bakfsfmt2-1700000000.000000001.1_h@a";
@@ -242,36 +243,14 @@ mod tests {
         assert!(outcome(old).reported && !outcome(old).reported);
         fs::remove_file(&drive).unwrap();
         assert_eq!(boxes.waiting(&old.id).unwrap().len(), 1);
+        // The drive is new, so it needs a mark.
         fs::create_dir(&drive).unwrap();
+        assert!(outcome(old).reported && !outcome(old).reported && fs::read_dir(&drive).unwrap().count() == 0);
+        fs::write(drive.join(MARKER), "disk1\n").unwrap();
         let third = outcome(old);
         assert_eq!(third.delivered, [NAME]);
         assert!(drive.join("h").join(NAME).exists());
         assert_eq!(fs::read_to_string(boxes.dir(&old.id).join(TOLD)).unwrap(), "{}\n");
-    }
-
-    #[test]
-    fn no_file_is_delivered_to_an_empty_mount_point() {
-        assert!(look(Path::new("/proc"), None).unwrap().mounted);
-        let dir = tempfile::tempdir().unwrap();
-        let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
-        let host: Host = "h".parse().unwrap();
-        let drive = dir.path().join("drive");
-        fs::create_dir(&drive).unwrap();
-        let destinations = configured(&[Dest::Dir(drive.clone())], &Transport::default());
-        prepare(&boxes, &host, &destinations).unwrap();
-        // Pretend that a drive was mounted there.
-        let file = boxes.dir(&destinations[0].id).join(DEST);
-        let plain = fs::read_to_string(&file).unwrap();
-        fs::write(&file, plain.replace("\"mounted\": false", "\"mounted\": true")).unwrap();
-        assert_ne!(fs::read_to_string(&file).unwrap(), plain);
-        prepare(&boxes, &host, &destinations).unwrap();
-        let queued = boxes.dir(&destinations[0].id).join("h").join(NAME);
-        fs::write(&queued, "x").unwrap();
-        let outcome = || deliver(&boxes, destinations.clone(), false).remove(0);
-        assert!(outcome().reported && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
-        fs::remove_file(&file).unwrap();
-        assert_eq!(outcome().delivered, [NAME]);
-        assert_eq!(fs::read_to_string(&file).unwrap(), plain);
     }
 
     #[test]

@@ -138,6 +138,7 @@ pub fn transport(o: &Options) -> Transport {
         nncp_exec: o.nncp_exec_program.clone(),
         timeout: dest::patience(o.delivery_timeout),
         apart: true,
+        max_file: o.max_file,
         ..Transport::default()
     }
 }

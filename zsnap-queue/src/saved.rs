@@ -26,6 +26,8 @@ pub struct Saved {
     pub user: Option<String>,
     pub nncp_config: Option<PathBuf>,
     pub nice: Option<String>,
+    #[serde(default)]
+    pub max_file: Option<u64>,
     /// Whether a drive was ever found mounted at the path of a `dir:`.
     #[serde(default)]
     mounted: bool,
@@ -71,10 +73,10 @@ impl Saved {
     /// Changes what is known of a destination, durably. What is not known yet or cannot be read begins anew.
     pub fn change(outbox: &Path, destination: &Destination, change: impl FnOnce(&mut Saved)) -> io::Result<()> {
         let before = Saved::read(outbox).ok();
-        let Transport { user, nncp_config, nice, .. } = destination.transport.clone();
+        let Transport { user, nncp_config, nice, max_file, .. } = destination.transport.clone();
         let (mounted, drive) =
             before.as_ref().map_or((false, Drive::New), |before| (before.mounted, before.drive.clone()));
-        let mut now = Saved { dest: destination.dest.clone(), user, nncp_config, nice, mounted, drive };
+        let mut now = Saved { dest: destination.dest.clone(), user, nncp_config, nice, max_file, mounted, drive };
         change(&mut now);
         if before.as_ref() != Some(&now) {
             publish::write_durably(&outbox.join(DEST), &serde_json::to_vec_pretty(&now)?)?;
@@ -150,4 +152,93 @@ fn first_mark(
 /// Returns what to do about a drive that is not recognised.
 pub fn remedy(path: &Path) -> String {
     format!("if the right one is mounted there: zsnap-queue init {}", quoted(&path.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{configured, deliver, prepare};
+    use zsnap_common::durable::dest::dir::look;
+    use zsnap_common::durable::outbox::Outboxes;
+    use zsnap_common::durable::publish::make_dirs;
+
+    const NAME: &str = "bakfsfmt2-1700000000.000000001.1_h@a";
+
+    /// A drive that was in use before drives needed marks, and a file that waits for it.
+    struct Used {
+        dir: tempfile::TempDir,
+        boxes: Outboxes,
+        destinations: Vec<Destination>,
+    }
+
+    impl Used {
+        fn new(mounted: bool) -> Used {
+            let dir = tempfile::tempdir().unwrap();
+            let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
+            let dest = Dest::Dir(dir.path().join("drive"));
+            fs::create_dir(dir.path().join("drive")).unwrap();
+            let old =
+                serde_json::json!({"dest": dest, "user": null, "nncp_config": null, "nice": null, "mounted": mounted});
+            let destinations = configured(&[dest], &Transport::default());
+            make_dirs(&boxes.dir(&destinations[0].id)).unwrap();
+            fs::write(boxes.dir(&destinations[0].id).join(DEST), old.to_string()).unwrap();
+            // A run does this before it delivers.
+            prepare(&boxes, &"h".parse().unwrap(), &destinations).unwrap();
+            let used = Used { dir, boxes, destinations };
+            used.queue();
+            used
+        }
+        fn queue(&self) {
+            fs::write(self.boxes.dir(&self.destinations[0].id).join("h").join(NAME), "x").unwrap();
+        }
+        fn saved(&self) -> Saved {
+            Saved::read(&self.boxes.dir(&self.destinations[0].id)).unwrap()
+        }
+        fn run(&self) -> Vec<String> {
+            deliver(&self.boxes, self.destinations.clone(), false).remove(0).delivered
+        }
+        fn mark(&self) -> PathBuf {
+            self.dir.path().join("drive").join(MARKER)
+        }
+    }
+
+    #[test]
+    fn a_drive_that_was_in_use_gets_its_mark_once() {
+        let used = Used::new(false);
+        assert_eq!((used.saved().drive, used.run()), (Drive::Unmarked, vec![NAME.to_owned()]));
+        let name = fs::read_to_string(used.mark()).unwrap().trim_end().to_owned();
+        assert_eq!(used.saved().drive, Drive::Named(name.clone()));
+        // From now on it needs this mark, and gets none by itself.
+        for other in [None, Some("other\n")] {
+            fs::remove_file(used.mark()).unwrap();
+            other.iter().for_each(|text| fs::write(used.mark(), text).unwrap());
+            used.queue();
+            assert!(used.run().is_empty() && used.mark().exists() == other.is_some());
+        }
+        fs::write(used.mark(), format!("{name}\n")).unwrap();
+        assert_eq!(used.run(), [NAME]);
+    }
+
+    #[test]
+    fn an_empty_mount_point_gets_no_mark() {
+        assert!(look(Path::new("/proc"), &Mark::Unneeded).unwrap().mounted);
+        let used = Used::new(true);
+        assert!(used.run().is_empty() && !used.mark().exists());
+        let unmounted = Look { unmounted: true, ..Look::default() };
+        let saved = |mounted, drive| Saved { mounted, drive, ..used.saved() };
+        assert!(saved(false, Drive::Unmarked).needs_init(&unmounted).is_some());
+        assert!(saved(false, Drive::New).needs_init(&Look::default()).is_some());
+        assert!(saved(false, Drive::Unmarked).needs_init(&Look::default()).is_none());
+        let mounted = Look { mounted: true, ..Look::default() };
+        assert!(saved(true, Drive::Unmarked).needs_init(&mounted).is_none());
+    }
+
+    #[test]
+    fn a_lost_record_needs_a_mark_and_learns_it() {
+        let used = Used::new(false);
+        fs::remove_file(used.boxes.dir(&used.destinations[0].id).join(DEST)).unwrap();
+        assert!(used.run().is_empty() && !used.mark().exists());
+        fs::write(used.mark(), "disk1\n").unwrap();
+        assert_eq!((used.run(), used.saved().drive), (vec![NAME.to_owned()], Drive::Named("disk1".into())));
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::units;
 use crate::durable::publish::{REGULAR, at_path};
 use crate::names::digest::sha256_hex;
 use crate::names::queue_name::{Label, QueueName};
@@ -24,7 +25,7 @@ mod program;
 pub mod worker;
 
 pub use crate::process::hung::hangs;
-pub use courier::{Courier, look};
+pub use courier::{Courier, look, probe};
 pub use mark::Mark;
 
 /// The default of `--delivery-timeout`.
@@ -108,6 +109,9 @@ pub struct Transport {
     pub min_free: u64,
     /// Whether what was written to a `dir:` is read back and compared.
     pub verify: bool,
+    /// The size in bytes from which on a `dir:` gets a file in parts of at most this size. `None`: it gets whole files
+    /// only.
+    pub max_file: Option<u64>,
 }
 
 /// The result of one delivery.
@@ -207,6 +211,14 @@ impl fmt::Display for Dest {
 /// Converts the value of `--delivery-timeout` to that of [`Transport::timeout`]: 0 means no limit.
 pub fn patience(time: Duration) -> Option<Duration> {
     (!time.is_zero()).then_some(time)
+}
+
+/// Parses the value of `--max-file`: a size in bytes, at least 1 MiB.
+pub fn max_file(text: &str) -> Result<u64, String> {
+    match units::size(text)? {
+        size if size >= 1 << 20 => Ok(size),
+        _ => Err(format!("\"{text}\" is too small for the parts of a file; write 4GiB, for FAT")),
+    }
 }
 
 /// Checks a niceness in NNCP's notation: `B`, `PRIORITY`, `B+5`, `96`. It becomes an argument of a command.
@@ -345,6 +357,12 @@ mod tests {
         for bad in ["", "-B", "-1", "+5", "B+", "B 5", "B\n", "B+5x", "B+-5x", "-cfg", "VERYVERYNICE", "123456"] {
             assert!(nice(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_part_has_at_least_a_mebibyte() {
+        assert_eq!((max_file("4GiB"), max_file("1M")), (Ok(4 << 30), Ok(1 << 20)));
+        assert!(["0", "1023K", "x", "-1"].iter().all(|text| max_file(text).is_err()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::locks::flock::try_flock;
@@ -20,6 +20,9 @@ use crate::names::random::random_hex;
 
 /// The prefix of temporary names; [`crate::names::queue_name::classify`] counts them as a transport's.
 pub const TEMPORARY: &str = ".zsnap-";
+
+/// What a temporary name may have at its end while [`Abilities`](crate::durable::abilities::Abilities) are tried.
+pub(super) const TRIED: [&str; 4] = [":", ".", " ", "~"];
 
 /// The flags to open a file for reading that somebody else may have replaced: a symlink is not followed, and a FIFO does
 /// not block.
@@ -134,7 +137,9 @@ impl Drop for NewFile {
 }
 
 /// Renames a file; fails with `EEXIST` rather than replace one. On file systems without such a rename (OpenZFS before
-/// 2.2, NFS) the file is linked and then unlinked, and a crash may leave both names.
+/// 2.2, NFS) the file is linked and then unlinked, and a crash may leave both names. On those without links as well
+/// (exFAT by FUSE) it is renamed if the name is free, under a lock of the directory. Every zsnap tool takes that lock
+/// there, and the kernel releases it after a crash, so nothing is left but one of the two names.
 pub fn rename_new(
     from_dir: impl AsFd,
     from: impl AsRef<OsStr>,
@@ -144,10 +149,24 @@ pub fn rename_new(
     let (from, to) = (from.as_ref(), to.as_ref());
     match rustix::fs::renameat_with(&from_dir, from, &to_dir, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            rustix::fs::linkat(&from_dir, from, &to_dir, to, AtFlags::empty())?;
-            rustix::fs::unlinkat(&from_dir, from, AtFlags::empty())
+            match rustix::fs::linkat(&from_dir, from, &to_dir, to, AtFlags::empty()) {
+                Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP) => rename_locked(from_dir, from, to_dir, to),
+                linked => linked.and_then(|()| rustix::fs::unlinkat(&from_dir, from, AtFlags::empty())),
+            }
         }
         other => other,
+    }
+}
+
+fn rename_locked(from_dir: impl AsFd, from: &OsStr, to_dir: impl AsFd, to: &OsStr) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // A lock belongs to an open file: to_dir may be shared, and then it would keep nobody out.
+    let lock = rustix::fs::openat(&to_dir, ".", flags, Mode::empty())?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    match rustix::fs::statat(&to_dir, to, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Err(Errno::EXIST),
+        Err(Errno::NOENT) => rustix::fs::renameat(from_dir, from, to_dir, to),
+        Err(e) => Err(e),
     }
 }
 
@@ -205,8 +224,7 @@ pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
         let entry = entry.map_err(at_path(dir))?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         // Not every name with this prefix is ours: a drive's mark has it, too.
-        let ours = name.as_bytes().strip_prefix(TEMPORARY.as_bytes());
-        if !ours.is_some_and(|hex| hex.len() == 16 && hex.iter().all(u8::is_ascii_hexdigit)) {
+        if !is_temporary(name.as_bytes()) {
             continue;
         }
         // Gone in the meantime, or not a regular file: not ours.
@@ -221,6 +239,15 @@ pub fn sweep_at(fd: &File, dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a name is that of a temporary file of ours, also with an ending that was tried on it.
+fn is_temporary(name: &[u8]) -> bool {
+    let Some((hex, end)) = name.strip_prefix(TEMPORARY.as_bytes()).and_then(|rest| rest.split_at_checked(16)) else {
+        return false;
+    };
+    let tried = end.is_empty() || TRIED.iter().any(|tried| tried.as_bytes() == end);
+    tried && hex.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// Fsyncs a directory, which makes the names in it durable.
@@ -281,6 +308,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let living = NewFile::create_in(dir.path()).unwrap();
         fs::write(dir.path().join(".zsnap-0123456789abcdef"), b"dead").unwrap();
+        for end in TRIED {
+            fs::write(dir.path().join(format!(".zsnap-0123456789abcdef{end}")), b"dead").unwrap();
+        }
         fs::write(dir.path().join(".other"), b"").unwrap();
         fs::write(dir.path().join(".zsnap-drive"), b"disk1").unwrap();
         fs::create_dir(dir.path().join(".zsnap-00000000000000d0")).unwrap();
@@ -309,6 +339,28 @@ mod tests {
             }
         });
         assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_two_writers_one_gets_the_name_also_without_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = File::open(dir.path()).unwrap();
+        for name in ["a", "b"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        for round in 0..200 {
+            let to = format!("to{round}");
+            let rename = |from: &'static str| rename_locked(&place, from.as_ref(), &place, to.as_ref());
+            let rename = &rename;
+            let [a, b] = std::thread::scope(|scope| {
+                ["a", "b"].map(|from| scope.spawn(move || rename(from))).map(|thread| thread.join().unwrap())
+            });
+            let (won, lost) = if a.is_ok() { ("a", b) } else { ("b", a) };
+            assert_eq!(lost, Err(Errno::EXIST));
+            assert_eq!(fs::read_to_string(dir.path().join(&to)).unwrap(), won);
+            fs::rename(dir.path().join(&to), dir.path().join(won)).unwrap();
+        }
+        assert_eq!(names(dir.path()), ["a", "b"]);
     }
 
     #[test]

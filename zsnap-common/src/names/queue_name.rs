@@ -10,10 +10,13 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::names::digest::is_hex;
+use crate::names::part::Part;
+use crate::names::stored::{real, stored};
 use crate::names::target::{Dataset, Host, NameError, Target};
 
-/// The maximum length of a name in bytes; a longer one gets a digest as its label. NNCP allows paths
-/// of 255 bytes, which must also fit a directory named after the host (40) and a copy's suffix.
+/// The maximum length of a name in bytes, also in the form of [`stored`]; a longer one gets a digest as its label. NNCP
+/// allows paths of 255 bytes, which must also fit a directory named after the host (40), the suffix of a part, and that
+/// of a copy.
 const MAX_NAME: usize = 200;
 
 /// When and by which process a queue file was made; orders the files of a dataset.
@@ -67,7 +70,7 @@ impl QueueName {
         let host = target.host.clone();
         let plain = QueueName { stamp, host: host.clone(), label: Label::Dataset(target.dataset.clone()) };
         let text = plain.to_string();
-        if opaque || text.len() > MAX_NAME || !matches!(classify(text.as_bytes()), Entry::Queue(_)) {
+        if opaque || stored(&text).len() > MAX_NAME || !matches!(classify(text.as_bytes()), Entry::Queue(_)) {
             return QueueName { stamp, host, label: Label::Digest(digest) };
         }
         plain
@@ -120,11 +123,15 @@ static NAME: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"^(?:bakfsfmt2|backupsfmt2)-([0-9]{1,12})\.([0-9]{1,9})(?:\.([0-9]{1,10}))?_([^@]+)@(.+)$").ok()
 });
 
+/// Parses the name of a queue file, also in the form of [`stored`], and also that of a [`Part`], which has the name of
+/// its whole file.
 impl FromStr for QueueName {
     type Err = NameError;
     fn from_str(name: &str) -> Result<QueueName, NameError> {
         let parse = || {
-            let parts = NAME.as_ref()?.captures(name)?;
+            let real = real(name)?;
+            let whole = Part::parse(&real).map_or(&*real, |part| part.whole);
+            let parts = NAME.as_ref()?.captures(whole)?;
             let pid = match parts.get(3) {
                 Some(digits) => Some(digits.as_str().parse().ok()?),
                 None => None,
@@ -141,7 +148,7 @@ impl FromStr for QueueName {
 }
 
 /// Whether a text consists of decimal digits.
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
@@ -156,7 +163,7 @@ fn parse_digest(text: &str) -> Option<[u8; 16]> {
 /// The kind of an entry in a queue directory, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A queue file.
+    /// A queue file, or a part of one.
     Queue(QueueName),
     /// A known temporary file or part of a transport: what [`is_others`] names, NNCP's `nncpfile*`, chunks and
     /// their `.nncp.meta`, `*.part`. Ignored and not reported.
@@ -269,6 +276,7 @@ mod tests {
         assert!(matches!(of("h/tank".into()).label, Label::Dataset(_)));
         for misleading in [
             format!("h/{}", "d".repeat(200)),
+            format!("h/{}", ":".repeat(60)),
             "h/a.part".into(),
             "h/a.nncp.chunk3".into(),
             "h/a.nncp.meta".into(),
@@ -277,6 +285,21 @@ mod tests {
             let name = of(misleading);
             assert!(matches!(name.label, Label::Digest(_)));
             assert_eq!(parse(&name.to_string()), name);
+        }
+    }
+
+    #[test]
+    fn an_escaped_name_and_a_part_are_read_as_the_name_of_the_file() {
+        let name = parse("bakfsfmt2-1.2.3_h.:1@tank@co:lon.");
+        for form in ["bakfsfmt2-1.2.3_h.%3A1@tank@co%3Alon%2E", "bakfsfmt2-1.2.3_h.%3A1@tank@co%3Alon.~p2of3.0"] {
+            assert_eq!(classify(form.as_bytes()), Entry::Queue(name.clone()), "{form}");
+        }
+        assert_eq!(
+            stored(&name.to_string()),
+            "bakfsfmt2-1.2.3_h.%3A1@tank@co%3Alon%2E".replace("1.2.3", "1.000000002.3")
+        );
+        for foreign in ["bakfsfmt2-1.2.3_h@a%20b", "bakfsfmt2-1.2.3_h@a%3ab", "bakfsfmt2-1.2.3_h@a~p1of1"] {
+            assert_eq!(classify(foreign.as_bytes()), Entry::Foreign, "{foreign}");
         }
     }
 
@@ -290,6 +313,10 @@ mod tests {
             let name = QueueName::new(Stamp::from_seq(seq, pid), &target, digest, opaque);
             let text = name.to_string();
             prop_assert!(text.len() <= MAX_NAME);
+            let form = stored(&text);
+            prop_assert!(form.len() <= MAX_NAME);
+            prop_assert_eq!(parse(&form), name.clone());
+            prop_assert_eq!(parse(&stored(&format!("{text}~p1of2"))), name.clone());
             prop_assert_eq!(name.stamp.seq(), seq);
             prop_assert_eq!(classify(text.as_bytes()), Entry::Queue(name.clone()));
             prop_assert!(name.may_be(&target));

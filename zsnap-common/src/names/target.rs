@@ -4,11 +4,14 @@
 //! `[A-Za-z0-9_.: -]`, never empty, `.` or `..`. So a name never contains `@` or `~`, on which the
 //! names of queue files rely, and never leads out of a directory.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use super::stored::real;
 
 /// The maximum length of a dataset name in bytes, as in ZFS; it also limits the name below a store.
 pub const MAX_NAME: usize = 255;
@@ -99,6 +102,23 @@ impl FromStr for Host {
         }
         Ok(Host(name.to_owned()))
     }
+}
+
+impl Host {
+    /// Returns the host whose files a directory with this name has, in whichever form the file system stores it.
+    pub fn of_directory(name: &OsStr) -> Option<Host> {
+        real(name.to_str()?)?.parse().ok()
+    }
+}
+
+/// Returns two hosts whose names differ only in case, if there are such: a file system that ignores case has only one
+/// directory for both.
+pub fn differ_in_case<'h>(hosts: impl IntoIterator<Item = &'h Host>) -> Option<(&'h Host, &'h Host)> {
+    let mut seen: HashMap<String, &Host> = HashMap::new();
+    hosts.into_iter().find_map(|host| {
+        let first = *seen.entry(host.as_str().to_ascii_lowercase()).or_insert(host);
+        (first != host).then_some((first, host))
+    })
 }
 
 impl FromStr for Dataset {
@@ -253,6 +273,28 @@ mod tests {
         let target: Target = format!("h/{}", "d".repeat(250)).parse().unwrap();
         assert!(target.under("pp").is_ok());
         assert!(target.under("ppp").is_err());
+    }
+
+    #[test]
+    fn a_directory_belongs_to_one_host_in_either_form() {
+        let of = |name: &str| Host::of_directory(name.as_ref()).map(String::from);
+        for name in ["laptop", "a:b", "con", "h."] {
+            assert_eq!((of(name), of(&crate::names::stored::stored(name))), (Some(name.into()), Some(name.into())));
+        }
+        for other in [".zsnap-fanout", "a%3ab", "a%", "a@b"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        assert_eq!(Host::of_directory(OsStr::from_bytes(b"\xff")), None);
+    }
+
+    #[test]
+    fn hosts_that_differ_only_in_case_are_found() {
+        let found = |names: &[&str]| {
+            let hosts: Vec<Host> = names.iter().map(|name| name.parse().unwrap()).collect();
+            differ_in_case(&hosts).map(|(a, b)| [a.to_string(), b.to_string()])
+        };
+        assert_eq!(found(&["a", "Laptop", "b", "laptop"]), Some(["Laptop".into(), "laptop".into()]));
+        assert_eq!(found(&["a", "b", "a", "ab"]), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::dir::{self, Look, Shown};
+use super::dir::{self, Look, Probe, Shown};
 use super::hang::Hang;
 use super::worker::{self, Answer, Entry, Request, Worker};
 use super::{Delivered, Dest, Item, Mark, Transport, program};
@@ -56,6 +56,16 @@ impl<'a> Courier<'a> {
         let mark = self.how.mark.clone();
         match self.ask(path, &Request::Look, || Ok(Answer::Look(dir::look(path, &mark)?)))? {
             Answer::Look(look) => Ok(look),
+            _ => Err(misunderstood()),
+        }
+    }
+
+    /// Tries what the file system of a `dir:` is able to do. `None`: it is away, or the destination is of another kind.
+    pub fn probe(&mut self) -> Result<Option<Probe>> {
+        let Dest::Dir(path) = self.dest else { return Ok(None) };
+        let mark = self.how.mark.clone();
+        match self.ask(path, &Request::Probe, || Ok(Answer::Probe(dir::probe(path, &mark)?)))? {
+            Answer::Probe(probe) => Ok(probe),
             _ => Err(misunderstood()),
         }
     }
@@ -182,6 +192,15 @@ impl<'a> Courier<'a> {
 pub fn look(dest: &Dest, how: &Transport, outbox: &Path, patience: Duration) -> Result<Look> {
     let how = Transport { timeout: Some(patience), ..how.clone() };
     Courier { notes: false, ..Courier::new(dest, &how, outbox) }.look()
+}
+
+/// Tries what the file system of a destination is able to do, within `patience`; see [`Courier::probe`].
+///
+/// # Errors
+/// Nothing can be written there, or the error is one that [`super::hangs`].
+pub fn probe(dest: &Dest, how: &Transport, outbox: &Path, patience: Duration) -> Result<Option<Probe>> {
+    let how = Transport { timeout: Some(patience), ..how.clone() };
+    Courier { notes: false, ..Courier::new(dest, &how, outbox) }.probe()
 }
 
 fn misunderstood() -> anyhow::Error {

@@ -2,47 +2,37 @@
 //! that is attached in rotation, and may belong to another user, so it is accessed only through its open file
 //! descriptor.
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{CWD, Mode, OFlags, copy_file_range};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::mark::{self, Mark};
 use super::{Delivered, Item, Transport};
-use crate::cli::cancel;
-use crate::cli::exit::{Exit, OrExit};
 use crate::cli::log;
 use crate::cli::progress::Progress;
-use crate::cli::report;
+use crate::durable::abilities::Abilities;
 use crate::durable::publish::{self, NewFile, at_path, sync_files};
 use crate::names::queue_name::Label;
-use crate::names::target::Host;
+use crate::names::target::{Host, differ_in_case};
 
 mod compare;
+mod drive;
+mod parts;
 #[cfg(test)]
 mod tests;
 
+use compare::Piece;
 pub(crate) use compare::is_same;
-use compare::{There, reads_back, there};
-
-/// The number of bytes that are copied between two checks for a signal.
-const STEP: u64 = 8 << 20;
-/// The maximum number of different files with one name: more must be somebody's mistake.
-const COPIES: u32 = 100;
-/// The maximum number of bytes written between two syncs. A sync reports no progress, so a long one would look like a
-/// hang.
-const SYNC_EVERY: u64 = 64 << 20;
-/// The size in bytes from which on the progress of a copy is shown on a terminal.
-const LARGE: u64 = 64 << 20;
+use drive::Drive;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -104,6 +94,40 @@ pub fn look(path: &Path, mark: &Mark) -> io::Result<Look> {
     Ok(Look { away, name, mounted, unmounted, real: real.map(|real| real.into_os_string().into_vec()) })
 }
 
+/// What [`probe`] finds out about a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// What its file system is able to do.
+    pub abilities: Abilities,
+    /// The hosts that have a directory in it.
+    pub hosts: Vec<Host>,
+}
+
+impl Probe {
+    /// Returns what is wrong if two of the hosts in the directory and of `ours`, whose files it gets, would have the same
+    /// directory.
+    pub fn clash(&self, ours: &[Host]) -> Option<String> {
+        let (a, b) = differ_in_case(self.hosts.iter().chain(ours)).filter(|_| !self.abilities.case)?;
+        Some(format!(
+            "the file system ignores case, so the hosts {a} and {b} would have one directory: give them directories of \
+             their own"
+        ))
+    }
+}
+
+/// Tries what the file system of a directory is able to do, with a temporary file. Returns `None` if the directory is
+/// away.
+pub fn probe(path: &Path, mark: &Mark) -> io::Result<Option<Probe>> {
+    let Ok(root) = open_root(path, mark)? else { return Ok(None) };
+    let mut hosts = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&root).map_err(at_path(path))? {
+        let entry = entry.map_err(at_path(path))?;
+        hosts.extend(Host::of_directory(OsStr::from_bytes(entry.file_name().to_bytes())));
+    }
+    hosts.sort();
+    Ok(Some(Probe { abilities: Abilities::of(&root, path)?, hosts }))
+}
+
 /// Delivers items, see [`super::Courier::deliver`]. All items are copied and made durable together, and only then get
 /// their names.
 pub fn deliver(
@@ -113,7 +137,7 @@ pub fn deliver(
     beat: &dyn Fn(Beat<'_>),
 ) -> Result<Vec<Result<Delivered>>> {
     let drive = match open_root(path, &how.mark)? {
-        Ok(root) => Drive { root, path, how, clones: Cell::new(true), beat },
+        Ok(root) => Drive::new(root, path, how, beat),
         Err(away) => return Ok(vec![Ok(Delivered::Away(away))]),
     };
     let (mut hosts, mut lines) = (HashMap::new(), Lines::default());
@@ -138,7 +162,13 @@ pub fn deliver(
         .map(|(item, copied)| {
             lines.go(item, || match copied? {
                 Copied::Done(delivered) => Ok(delivered),
-                Copied::New(new, name) => drive.name(item, new, &name),
+                Copied::New(new, name) => {
+                    match drive.name(drive.host(item, &mut hosts)?, new, &name, Piece::whole(&item.file)?)? {
+                        true => Ok(Delivered::New),
+                        // Another process has created this name since we looked: compare its file.
+                        false => one(path, item, how, beat),
+                    }
+                }
             })
         })
         .collect();
@@ -193,137 +223,25 @@ impl Copied {
     }
 }
 
-/// An open directory that is not away.
-struct Drive<'a> {
-    root: File,
-    path: &'a Path,
-    how: &'a Transport,
-    /// Whether files can be cloned from the outbox: assumed until one cannot.
-    clones: Cell<bool>,
-    beat: &'a dyn Fn(Beat<'_>),
-}
-
-impl Drive<'_> {
-    /// Opens the directory of the item's host, and creates it if it is missing.
-    fn host<'h>(&self, item: &Item, hosts: &'h mut HashMap<Host, File>) -> Result<&'h File> {
-        let host = &item.parsed.host;
-        if !hosts.contains_key(host) {
-            let shown = self.path.join(host.as_str());
-            match rustix::fs::mkdirat(&self.root, host.as_str(), Mode::from(0o700)) {
-                Ok(()) => rustix::fs::fsync(&self.root).map_err(at_path(self.path))?,
-                Err(Errno::EXIST) => {}
-                Err(e) => return Err(at_path(&shown)(e).into()),
-            }
-            let flags = DIRECTORY | OFlags::NOFOLLOW;
-            let fd = rustix::fs::openat(&self.root, host.as_str(), flags, Mode::empty()).map_err(at_path(&shown))?;
-            hosts.insert(host.clone(), File::from(fd));
-        }
-        Ok(&hosts[host])
-    }
-
-    /// Copies the item under a temporary name, and returns the copy with its final name. An item that is there
-    /// already is not copied.
-    fn copy(&self, item: &Item, dir: &File) -> Result<Copied> {
-        let shown = self.path.join(item.parsed.host.as_str());
-        for n in 0..COPIES {
-            let name = if n == 0 { item.name.clone() } else { format!("{}.{}", item.name, n - 1) };
-            match there(dir, &name, &item.file, self.beat).with_context(|| shown.join(&name).display().to_string())? {
-                There::Same => return Ok(Copied::Done(Delivered::Already)),
-                There::Other => {}
-                There::Nothing => return Ok(Copied::New(self.whole_copy(dir, &shown, item)?, name)),
-            }
-        }
-        Err(Exit::CantCreate.error(format!("{}: {COPIES} other files have the name {}", shown.display(), item.name)))
-    }
-
-    fn whole_copy(&self, dir: &File, shown: &Path, item: &Item) -> Result<NewFile> {
-        let new = NewFile::create_at(dir.try_clone()?, shown)?;
-        // A clone, where both are on one file system that supports it, takes no time and no space.
-        if self.clones.get() {
-            match rustix::fs::ioctl_ficlone(new.file(), &item.file) {
-                Ok(()) => return Ok(new),
-                Err(_) => self.clones.set(false),
-            }
-        }
-        let bytes = item.file.metadata()?.len();
-        self.has_room(bytes)?;
-        if bytes >= LARGE {
-            (self.beat)(Beat::Begin(&item.name, bytes));
-        }
-        (&item.file).seek(SeekFrom::Start(0))?;
-        let (mut done, mut synced) = (0, 0);
-        while done < bytes {
-            cancel::check()?;
-            let step = STEP.min(bytes - done);
-            let copied = match copy_file_range(&item.file, None, new.file(), None, step as usize) {
-                Ok(copied) => Ok(copied as u64),
-                // Between file systems io::copy has other ways to copy within the kernel.
-                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                    io::copy(&mut (&item.file).take(step), &mut new.file())
-                }
-                Err(e) => Err(e.into()),
-            };
-            match copied.with_context(|| format!("copying to {}", new.path().display()))? {
-                0 => return Err(Exit::Io.error(format!("{} has become shorter while it was copied", item.name))),
-                copied => done += copied,
-            }
-            (self.beat)(Beat::Step(step));
-            // With frequent syncs none takes long, even on a slow drive.
-            if done - synced >= SYNC_EVERY {
-                new.sync()?;
-                (self.beat)(Beat::Step(0));
-                synced = done;
-            }
-        }
-        Ok(new)
-    }
-
-    /// Checks that so many bytes fit. If they do not, nothing is written, because a part would be useless.
-    fn has_room(&self, bytes: u64) -> Result<()> {
-        let stat = rustix::fs::fstatvfs(&self.root).map_err(at_path(self.path))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free >= bytes.saturating_add(self.how.min_free) {
-            return Ok(());
-        }
-        let [bytes, free, kept] = [bytes, free, self.how.min_free].map(report::bytes);
-        let kept = if self.how.min_free == 0 { String::new() } else { format!(", and {kept} stay so (min-free)") };
-        let text = format!("{}: {bytes} do not fit: {free} are free{kept}", self.path.display());
-        Err(io::Error::new(io::ErrorKind::StorageFull, text).into())
-    }
-
-    /// Gives a durable copy its name, after it was read back and compared if that is wanted.
-    fn name(&self, item: &Item, mut new: NewFile, name: &str) -> Result<Delivered> {
-        if self.how.verify && !reads_back(&new, &item.file, self.beat).or_exit(Exit::Io, new.path().display())? {
-            let path = new.path().display();
-            return Err(io::Error::other(format!("{path}: what is read back differs from what was written")).into());
-        }
-        match new.name_as(OsStr::new(name)) {
-            Ok(()) => Ok(Delivered::New),
-            // Another process has created this name since we looked: compare its file.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                drop(new);
-                one(self.path, item, self.how, self.beat)
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
-}
-
 /// Removes the temporary files that killed deliveries left in the hosts' directories. An error in one of these is
 /// logged and does not stop the rest.
 pub fn tidy(path: &Path, mark: &Mark) -> io::Result<()> {
     let Ok(root) = open_root(path, mark)? else { return Ok(()) };
     for entry in rustix::fs::Dir::read_from(&root).map_err(at_path(path))? {
         let entry = entry.map_err(at_path(path))?;
-        let Ok(Ok(host)) = entry.file_name().to_str().map(str::parse::<Host>) else { continue };
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if Host::of_directory(name).is_none() {
+            continue;
+        }
         // Not a directory, or one that we may not open: it holds no file of ours.
         let flags = DIRECTORY | OFlags::NOFOLLOW;
-        let Ok(fd) = rustix::fs::openat(&root, host.as_str(), flags, Mode::empty()) else { continue };
-        if let Err(e) = publish::sweep_at(&File::from(fd), &path.join(host.as_str())) {
+        let Ok(fd) = rustix::fs::openat(&root, name, flags, Mode::empty()) else { continue };
+        if let Err(e) = publish::sweep_at(&File::from(fd), &path.join(name)) {
             log::info(format_args!("clearing up: {e}"));
         }
     }
-    Ok(())
+    // What a trial of the abilities left.
+    publish::sweep_at(&root, path)
 }
 
 /// Marks a directory that has no mark yet with this name.

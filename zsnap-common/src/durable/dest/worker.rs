@@ -18,7 +18,7 @@ use anyhow::Result;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{self, Beat, Look, Shown};
+use super::dir::{self, Beat, Look, Probe, Shown};
 use super::{Delivered, Item, Mark, Transport};
 use crate::cli::cancel::{self, Interruptible};
 use crate::cli::exit::{Exit, OrExit};
@@ -40,12 +40,14 @@ struct Setup {
     mark: Mark,
     min_free: u64,
     verify: bool,
+    max_file: Option<u64>,
 }
 
 /// What the worker is to do.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Request {
     Look,
+    Probe,
     Mark(String),
     Tidy,
     Deliver(Vec<Entry>),
@@ -77,6 +79,7 @@ enum Line {
 #[derive(Serialize, Deserialize)]
 pub(super) enum Answer {
     Look(Look),
+    Probe(Option<Probe>),
     Mark,
     Tidy,
     Deliver(Vec<Result<Delivered, Failure>>),
@@ -150,6 +153,7 @@ impl Worker {
             mark: how.mark.clone(),
             min_free: how.min_free,
             verify: how.verify,
+            max_file: how.max_file,
         })?;
         Ok(worker)
     }
@@ -259,7 +263,8 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     if rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()) != Some(setup.parent) {
         return Ok(Exit::Done);
     }
-    let how = Transport { mark: setup.mark, min_free: setup.min_free, verify: setup.verify, ..Transport::default() };
+    let Setup { mark, min_free, verify, max_file, .. } = setup;
+    let how = Transport { mark, min_free, verify, max_file, ..Transport::default() };
     let beat = |beat: Beat<'_>| {
         // This fails only if the parent is dead, and then this process is killed.
         let _ = say(&match beat {
@@ -270,6 +275,7 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     for line in lines {
         let answer = match serde_json::from_str(&line?)? {
             Request::Look => dir::look(path, &how.mark).map(Answer::Look).map_err(Into::into),
+            Request::Probe => dir::probe(path, &how.mark).map(Answer::Probe).map_err(Into::into),
             Request::Mark(name) => dir::mark(path, &name).map(|()| Answer::Mark).map_err(Into::into),
             Request::Tidy => dir::tidy(path, &how.mark).map(|()| Answer::Tidy).map_err(Into::into),
             Request::Deliver(entries) => deliver(path, outbox, &entries, &how, &beat).map(Answer::Deliver),

@@ -14,8 +14,25 @@ use crate::durable::publish::{NewFile, REGULAR};
 /// The alignment in bytes of the memory that O_DIRECT reads into.
 const ALIGNED: usize = 4096;
 
+/// A contiguous piece of a file, or all of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<'a> {
+    pub file: &'a File,
+    /// Where it begins, in bytes.
+    pub start: u64,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+impl Piece<'_> {
+    /// Returns all of a file.
+    pub fn whole(file: &File) -> io::Result<Piece<'_>> {
+        Ok(Piece { file, start: 0, length: file.metadata()?.len() })
+    }
+}
+
 /// Whether the disk, and not only the page cache, has the bytes of `source`.
-pub(super) fn reads_back(new: &NewFile, source: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
+pub(super) fn reads_back(new: &NewFile, source: Piece<'_>, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
     let copy = match new.reopen(OFlags::DIRECT) {
         // The file system does not support it. The kernel is asked to drop the file from the cache, which it mostly
         // does.
@@ -36,8 +53,8 @@ pub(super) enum There {
     Other,
 }
 
-/// Compares what already has the name `name` in `dir` with `file`.
-pub(super) fn there(dir: &File, name: &str, file: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<There> {
+/// Compares what already has the name `name` in `dir` with `source`.
+pub(super) fn there(dir: &File, name: &str, source: Piece<'_>, beat: &dyn Fn(Beat<'_>)) -> io::Result<There> {
     let existing = match rustix::fs::openat(dir, name, REGULAR, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT) => return Ok(There::Nothing),
@@ -49,7 +66,7 @@ pub(super) fn there(dir: &File, name: &str, file: &File, beat: &dyn Fn(Beat<'_>)
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(There::Other);
     }
-    if !same_bytes(&existing, file, beat)? {
+    if !same_bytes(&existing, source, beat)? {
         return Ok(There::Other);
     }
     // Its writer may not have waited for the disk.
@@ -57,11 +74,11 @@ pub(super) fn there(dir: &File, name: &str, file: &File, beat: &dyn Fn(Beat<'_>)
     Ok(There::Same)
 }
 
-/// Whether two files hold the same bytes; `a` may be open with O_DIRECT.
-fn same_bytes(a: &File, b: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
+/// Whether a file holds the bytes of `source`; it may be open with O_DIRECT.
+fn same_bytes(a: &File, source: Piece<'_>, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
     const PIECE: usize = 1 << 20;
-    let length = a.metadata()?.len();
-    if length != b.metadata()?.len() {
+    let Piece { file: b, start: offset, length } = source;
+    if length != a.metadata()?.len() {
         return Ok(false);
     }
     let (mut left, mut right) = (vec![0; PIECE + ALIGNED], vec![0; PIECE]);
@@ -78,7 +95,7 @@ fn same_bytes(a: &File, b: &File, beat: &dyn Fn(Beat<'_>)) -> io::Result<bool> {
         if read == 0 {
             return Ok(false);
         }
-        b.read_exact_at(&mut right[..read], at)?;
+        b.read_exact_at(&mut right[..read], offset + at)?;
         if left[..read] != right[..read] {
             return Ok(false);
         }
@@ -98,7 +115,7 @@ pub(crate) fn is_same(dir: &File, name: &str, file: &File) -> io::Result<Option<
     if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
         return Ok(Some(true));
     }
-    Ok(match there(dir, name, file, &|_| {})? {
+    Ok(match there(dir, name, Piece::whole(file)?, &|_| {})? {
         There::Nothing => None,
         There::Same => Some(true),
         There::Other => Some(false),
