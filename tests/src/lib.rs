@@ -19,6 +19,7 @@ pub mod sealed;
 pub mod sealer;
 pub mod sender;
 pub mod spooler;
+pub mod stick;
 pub mod strace;
 pub mod stream;
 pub mod torture;

@@ -1,9 +1,13 @@
 //! `check`: reports whether a run would work. Each finding includes its remedy.
 
+use std::fs::File;
+use std::path::Path;
+
 use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, failure, writable};
 use zsnap_common::durable::dest::{self, Dest, nncp};
+use zsnap_common::durable::filesystem::{self, Use};
 
 use crate::cli::Options;
 use crate::drive::{self, Drive, Tables};
@@ -23,10 +27,13 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
     match &spool {
         // An outbox may belong to a destination whose table is wrong.
         Ok(spool) if errors.is_empty() => match spool.not_configured(&drives) {
-            Ok(unknown) => findings.add("spool", unknown.into_iter().map(Finding::from)),
+            Ok(unknown) => {
+                let here = filesystem::examined(spool.incoming.path(), Use::State);
+                findings.add("spool", unknown.into_iter().map(Finding::from).chain(here));
+            }
             Err(e) => findings.add("spool", [e.into()]),
         },
-        Ok(_) => findings.add("spool", []),
+        Ok(spool) => findings.add("spool", filesystem::examined(spool.incoming.path(), Use::State)),
         Err(e) => findings.add("spool", [Finding::Failure(format!("{e:#}"))]),
     }
     if !errors.is_empty() {
@@ -36,6 +43,14 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
         findings.add(&drive.name, examine(options, drive, spool.as_ref().ok()));
     }
     findings.exit()
+}
+
+/// Examines the file system of a `dir:` that is not away.
+fn file_system(drive: &Drive, path: &Path, outbox: &Path) -> Result<Vec<Finding>> {
+    let Some(probe) = dest::probe(&drive.dest, &drive.transport, outbox, PATIENCE)? else { return Ok(Vec::new()) };
+    let free = filesystem::free(&File::open(path)?)?;
+    let wanted = Use::Destination { max_file: drive.transport.max_file };
+    Ok(filesystem::findings(&probe.abilities, free.saturating_sub(drive.transport.min_free), wanted))
 }
 
 fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Finding> {
@@ -58,7 +73,13 @@ fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Findi
                     "away: {why}; if it is mounted and new: zsnap-fanout init {}",
                     drive.name
                 ))),
-                (None, Dest::Dir(path)) => findings.extend(failure(writable(path))),
+                (None, Dest::Dir(path)) => {
+                    let unwritable = failure(writable(path));
+                    if unwritable.is_empty() {
+                        findings.extend(file_system(drive, path, &outbox).unwrap_or_else(|e| vec![e.into()]));
+                    }
+                    findings.extend(unwritable);
+                }
                 (None, _) => {}
             }
         }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, can_be_made, failure, writable};
 use zsnap_common::cli::{options, trusted};
+use zsnap_common::durable::filesystem::{self, Use};
 use zsnap_common::process::child;
 
 use crate::beside;
@@ -22,11 +23,18 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
             Some(dir) if !dir.is_dir() => {
                 vec![Finding::Warning(format!("{} is absent: create it, or attach its drive", dir.display()))]
             }
-            Some(dir) => failure(writable(dir)),
+            Some(dir) => {
+                let unwritable = failure(writable(dir));
+                if unwritable.is_empty() { filesystem::examined(dir, Use::Incoming) } else { unwritable }
+            }
         },
     );
     let state = options::state_dir(options.state.as_deref(), "ingest").and_then(|dir| can_be_made(&dir));
-    findings.add("state", failure(state));
+    let dir = options::state_dir(options.state.as_deref(), "ingest").ok().filter(|dir| state.is_ok() && dir.is_dir());
+    findings.add(
+        "state",
+        failure(state).into_iter().chain(dir.into_iter().flat_map(|dir| filesystem::examined(&dir, Use::State))),
+    );
     if tables.hosts.is_empty() {
         findings.add("hosts", [fail("none may send: add [hosts.NAME] with its signers")]);
     }

@@ -1,8 +1,8 @@
 //! `check`: reports whether the bare command would work. Each finding includes its remedy.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
@@ -11,16 +11,15 @@ use zsnap_common::cli::findings::{
 };
 use zsnap_common::cli::options;
 use zsnap_common::durable::dest::{self, Dest, Mark, Transport, nncp};
+use zsnap_common::durable::filesystem::{self, Use};
 use zsnap_message::keys::{Recipients, SigningKey};
 
 use crate::cli::Options;
+use crate::delivery;
 use crate::flush::existing;
-use crate::job;
+use crate::job::{self, PATIENCE};
 use crate::saved::{self, Drive, Saved};
 use crate::state;
-
-/// How long the examination of a directory may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Prints the findings; see [`Findings::exit`] for the status.
 pub fn check(o: &Options, asked: CheckOptions, now: SystemTime) -> Result<Exit> {
@@ -40,6 +39,12 @@ pub fn check(o: &Options, asked: CheckOptions, now: SystemTime) -> Result<Exit> 
     }
     for dest in &o.to {
         findings.add(&dest.to_string(), destination(o, dest));
+    }
+    if let Ok(dir) = options::state_dir(o.state.as_deref(), "queue") {
+        for (old, waiting) in delivery::forgotten(&state::outboxes(&dir), &o.to)? {
+            findings
+                .add(&old.dest.to_string(), [Finding::Warning(delivery::not_configured(waiting, &old.dest, &o.to))]);
+        }
     }
     findings.exit()
 }
@@ -63,7 +68,9 @@ fn state(o: &Options) -> Vec<Finding> {
         };
         let targets = state.targets()?;
         let datasets = targets.iter().flat_map(|target| failure(state.acknowledged(target)));
-        Ok(failure(writable(&dir)).into_iter().chain(datasets).collect())
+        let unwritable = failure(writable(&dir));
+        let here = if unwritable.is_empty() { filesystem::examined(&dir, Use::State) } else { unwritable };
+        Ok(here.into_iter().chain(datasets).collect())
     };
     read().unwrap_or_else(|e: anyhow::Error| vec![e.into()])
 }
@@ -88,8 +95,17 @@ fn directory(o: &Options, dest: &Dest, path: &Path, how: Transport) -> Result<Ve
     let saved = Saved::read(&outbox).ok();
     let mark = saved.as_ref().map_or(Mark::Any, |saved| saved.drive.mark());
     // If the destination hangs, it hangs in this call, which has a timeout.
-    let look = dest::look(dest, &Transport { mark, ..how }, &outbox, PATIENCE)?;
-    let Some(why) = &look.away else { return Ok(writable_hosts(path, &outbox)) };
+    let how = Transport { mark, ..how };
+    let look = dest::look(dest, &how, &outbox, PATIENCE)?;
+    let Some(why) = &look.away else {
+        let unwritable = writable_hosts(path, &outbox);
+        if !unwritable.is_empty() {
+            return Ok(unwritable);
+        }
+        let Some(probe) = dest::probe(dest, &how, &outbox, PATIENCE)? else { return Ok(Vec::new()) };
+        let wanted = Use::Destination { max_file: how.max_file };
+        return Ok(filesystem::findings(&probe.abilities, filesystem::free(&File::open(path)?)?, wanted));
+    };
     let known = saved.as_ref().is_some_and(|saved| matches!(saved.drive, Drive::Named(_)));
     Ok(vec![match (look.real(), &look.name) {
         (None, _) if known => Finding::Warning(format!("away: {why}: plug the drive in and mount it")),

@@ -1,7 +1,6 @@
 //! Delivery of the files in the outboxes. These are durable already, so a failure here never fails
 //! the backup. It is printed as a notice, when it is new and then daily, and `status` shows it.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,13 +9,15 @@ use anyhow::Context;
 use zsnap_common::cli::cancel::Cancelled;
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
-use zsnap_common::durable::dest::{Courier, Delivered, Dest, Mark, Transport, hangs};
+use zsnap_common::durable::dest::{Courier, Delivered, Dest, Transport, hangs};
 use zsnap_common::durable::notices::Notices;
-use zsnap_common::durable::outbox::{DrainOptions, Drained, Outboxes};
+use zsnap_common::durable::outbox::{Amount, DrainOptions, Drained, Outboxes};
 use zsnap_common::durable::publish;
 use zsnap_common::locks::flock;
+use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Host;
 
+use crate::destination::{self, Destination};
 use crate::pipeline::io_failed;
 use crate::saved::{self, Saved};
 
@@ -30,25 +31,8 @@ const TOLD: &str = ".told.json";
 /// The prefix that keeps the notices of the bare command apart from those of `flush`: simplesnap sends
 /// the standard error of the bare command only to syslog, where possibly nobody reads it.
 const OF_BARE: &str = "bare/";
-
-/// A destination that has an outbox.
-#[derive(Clone, Debug)]
-pub struct Destination {
-    /// The name of the outbox.
-    pub id: String,
-    pub dest: Dest,
-    pub transport: Transport,
-    /// Whether the destination is set in the configuration or on the command line.
-    pub configured: bool,
-}
-
-/// Returns each configured destination once, except standard output, which has no outbox.
-pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Destination> {
-    let destination =
-        |dest: &Dest| Destination { id: dest.id(), dest: dest.clone(), transport: transport.clone(), configured: true };
-    let mut seen = HashSet::new();
-    dests.iter().filter(|dest| **dest != Dest::Stdout && seen.insert(*dest)).map(destination).collect()
-}
+/// The notice that files wait for a destination that is not configured.
+const FORGOTTEN: &str = "not configured";
 
 /// Adds to `destinations` the destinations that are not in it but have an outbox, as they were when it was
 /// filled. A destination whose `.dest.json` cannot be read is reported and left out.
@@ -119,8 +103,7 @@ fn all_at_once(destinations: Vec<Destination>, work: impl Fn(Destination) -> Out
 /// Delivers what waits in a destination. Returns `None` if the destination hung lately and is left to `flush`.
 fn drain(boxes: &Outboxes, destination: &Destination, bare: bool) -> Option<Drained> {
     let dir = boxes.dir(&destination.id);
-    let mark = Saved::read(&dir).map_or(Mark::Any, |saved| saved.drive.mark());
-    let transport = Transport { mark, ..destination.transport.clone() };
+    let transport = saved::transport(&dir, &destination.transport);
     let mut courier = Courier::new(&destination.dest, &transport, &dir);
     let hung = courier.hung_at().and_then(|at| report::ago(at, clock()));
     if bare && hung.is_some_and(|age| age < LEFT_TO_FLUSH) {
@@ -177,6 +160,53 @@ fn deliver_to(boxes: &Outboxes, destination: Destination, bare: bool) -> Outcome
     Outcome { destination, delivered: drained.delivered, reported }
 }
 
+/// Returns the destinations for which files wait although they are not in `configured`.
+pub fn forgotten(boxes: &Outboxes, configured: &[Dest]) -> anyhow::Result<Vec<(Destination, Amount)>> {
+    let known = destination::configured(configured, &Transport::default());
+    if known.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for id in boxes.names().context("cannot read the outbox")? {
+        let waiting: Amount = boxes.waiting(&id).context("cannot read the outbox")?.iter().collect();
+        // `all` reports a destination that cannot be read.
+        let saved = Saved::read(&boxes.dir(&id)).ok().filter(|_| waiting.files > 0);
+        if let Some(saved) = saved.filter(|_| known.iter().all(|known| known.id != id)) {
+            found.push((
+                Destination { id, dest: saved.dest, transport: Transport::default(), configured: false },
+                waiting,
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns what to do about the files that wait for a destination that is not configured.
+pub fn not_configured(waiting: Amount, old: &Dest, configured: &[Dest]) -> String {
+    let new = configured.first().map_or_else(|| "NEW".to_owned(), |new| quoted(&new.to_string()));
+    let name = quoted(&old.to_string());
+    format!(
+        "{} for {}, which is not in the configuration: if it was misspelt or replaced, zsnap-queue redirect {name} {new}; \
+         if its files are not wanted any more, zsnap-queue drop {name}",
+        waiting.waits(),
+        old
+    )
+}
+
+/// Reports the destinations for which files wait although they are not in `configured`.
+pub fn report_forgotten(boxes: &Outboxes, configured: &[Dest], bare: bool) {
+    for (old, waiting) in forgotten(boxes, configured).unwrap_or_default() {
+        let text = not_configured(waiting, &old.dest, configured);
+        let dir = boxes.dir(&old.id);
+        let mut notices = Notices::read(dir.join(TOLD), clock(), false);
+        notices.problem_in_words(&format!("{}{FORGOTTEN}", if bare { OF_BARE } else { "" }), &text);
+        // Keep the notices of failed deliveries.
+        if let Err(e) = notices.write(|what| what != format!("{}{FORGOTTEN}", if bare { OF_BARE } else { "" })) {
+            log::info(format_args!("{e:#}"));
+        }
+    }
+}
+
 /// Returns the current time in seconds since 1970.
 fn clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -191,12 +221,12 @@ fn report_problems(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: b
     }
     // Keep the record while another process delivers there, which reports for itself. Keep the notices
     // of the other command for as long as their problem lasts.
-    let lasts = |what: &str| problems.iter().any(|(problem, _)| what == *problem);
+    let lasts = |what: &str| what == FORGOTTEN || problems.iter().any(|(problem, _)| what == *problem);
     let of_other = |what: &str| match what.strip_prefix(OF_BARE) {
         Some(what) => !bare && lasts(what),
         None => bare && lasts(what),
     };
-    if let Err(e) = notices.write(|what| busy || of_other(what)) {
+    if let Err(e) = notices.write(|what| busy || what == FORGOTTEN || of_other(what)) {
         // Harmless: the next run prints the notices again.
         log::info(format_args!("{e:#}"));
     }
@@ -206,6 +236,7 @@ fn report_problems(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: b
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::configured;
     use std::fs;
     use zsnap_common::durable::dest::mark::MARKER;
     use zsnap_common::durable::publish::make_dirs;

@@ -7,11 +7,10 @@ use zsnap_common::cli::log;
 use zsnap_common::cli::options;
 use zsnap_common::durable::dest::{self, Dest, Mark, Transport, mark};
 
-use crate::check::PATIENCE;
 use crate::cli::Options;
-use crate::delivery;
+use crate::destination;
 use crate::flush::is_there;
-use crate::job;
+use crate::job::{self, PATIENCE};
 use crate::saved::{Drive, Saved};
 use crate::state;
 
@@ -34,7 +33,7 @@ pub fn init(o: &Options, path: &Path, same_filesystem: bool) -> anyhow::Result<E
     let fixed: Vec<&Path> = if has_state { vec![&dir] } else { Vec::new() };
     let name = mark::init(path, &wanted, &fixed, same_filesystem)?;
     if saved.is_some() {
-        let destinations = delivery::configured(std::slice::from_ref(&dest), &transport);
+        let destinations = destination::configured(std::slice::from_ref(&dest), &transport);
         for destination in &destinations {
             Saved::change(&outbox, destination, |saved| saved.drive = Drive::Named(name.clone()))
                 .or_exit(Exit::CantCreate, "cannot record the drive")?;

@@ -1,15 +1,18 @@
 //! zsnap-queue: turns one stream into one queue file.
 
+mod aboard;
 mod admit;
 mod check;
 mod cli;
 mod delivery;
+mod destination;
 mod flush;
 mod init;
 mod job;
 mod pipeline;
 mod producer;
 mod recover;
+mod redirect;
 mod run;
 mod saved;
 mod state;
@@ -54,6 +57,8 @@ fn run() -> anyhow::Result<Exit> {
     match command {
         Command::Flush => flush::flush(&cli.options),
         Command::Init { path, same_filesystem } => init::init(&cli.options, path, *same_filesystem),
+        Command::Redirect { old, new } => redirect::redirect(&cli.options, old, new),
+        Command::Drop { old } => redirect::discard(&cli.options, old),
         Command::Status(status) => status::status(&cli.options, status, seconds),
         Command::Adopt { targets } => flush::adopt(&cli.options, targets, seconds),
         Command::Check(asked) => check::check(&cli.options, *asked, now),

@@ -14,7 +14,7 @@ use zsnap_common::durable::dest::{Courier, Dest, Mark, Transport};
 use zsnap_common::durable::publish;
 use zsnap_common::names::shell::quoted;
 
-use crate::delivery::Destination;
+use crate::destination::Destination;
 
 /// The name of the file.
 pub const DEST: &str = ".dest.json";
@@ -96,6 +96,12 @@ impl Saved {
     }
 }
 
+/// Returns how to deliver to the destination with this outbox: a `dir:` needs the mark that is recorded.
+pub fn transport(outbox: &Path, how: &Transport) -> Transport {
+    let mark = Saved::read(outbox).map_or(Mark::Any, |saved| saved.drive.mark());
+    Transport { mark, ..how.clone() }
+}
+
 /// Finds out whether the right drive is mounted at a `dir:`, and records and requires its mark from then on. Returns
 /// why the destination is away, if it is.
 pub fn recognise(
@@ -120,7 +126,7 @@ pub fn recognise(
         saved.mounted |= look.mounted;
         saved.drive = Drive::Named(name.clone());
     })?;
-    courier.require(Mark::Named(name));
+    courier.require(Mark::Named(name))?;
     Ok(None)
 }
 
@@ -157,7 +163,8 @@ pub fn remedy(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::{configured, deliver, prepare};
+    use crate::delivery::{deliver, prepare};
+    use crate::destination::configured;
     use zsnap_common::durable::dest::dir::look;
     use zsnap_common::durable::outbox::Outboxes;
     use zsnap_common::durable::publish::make_dirs;
@@ -210,7 +217,7 @@ mod tests {
         assert_eq!(used.saved().drive, Drive::Named(name.clone()));
         // From now on it needs this mark, and gets none by itself.
         for other in [None, Some("other\n")] {
-            fs::remove_file(used.mark()).unwrap();
+            fs::write(used.mark(), "").and_then(|()| fs::remove_file(used.mark())).unwrap();
             other.iter().for_each(|text| fs::write(used.mark(), text).unwrap());
             used.queue();
             assert!(used.run().is_empty() && used.mark().exists() == other.is_some());
@@ -224,12 +231,13 @@ mod tests {
         assert!(look(Path::new("/proc"), &Mark::Unneeded).unwrap().mounted);
         let used = Used::new(true);
         assert!(used.run().is_empty() && !used.mark().exists());
-        let unmounted = Look { unmounted: true, ..Look::default() };
+        let seen = look(used.dir.path(), &Mark::Unneeded).unwrap();
+        let unmounted = Look { unmounted: true, ..seen.clone() };
         let saved = |mounted, drive| Saved { mounted, drive, ..used.saved() };
         assert!(saved(false, Drive::Unmarked).needs_init(&unmounted).is_some());
         assert!(saved(false, Drive::New).needs_init(&Look::default()).is_some());
         assert!(saved(false, Drive::Unmarked).needs_init(&Look::default()).is_none());
-        let mounted = Look { mounted: true, ..Look::default() };
+        let mounted = Look { mounted: true, ..seen };
         assert!(saved(true, Drive::Unmarked).needs_init(&mounted).is_none());
     }
 

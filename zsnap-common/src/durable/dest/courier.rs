@@ -81,12 +81,13 @@ impl<'a> Courier<'a> {
     }
 
     /// Sets the mark that a `dir:` must have from now on.
-    pub fn require(&mut self, mark: Mark) {
+    pub fn require(&mut self, mark: Mark) -> Result<()> {
+        let Dest::Dir(path) = self.dest else { return Ok(()) };
         if self.how.mark != mark {
+            self.ask(path, &Request::Require(mark.clone()), || Ok(Answer::Mark))?;
             self.how.to_mut().mark = mark;
-            // A worker knows only the mark that it was started with.
-            self.worker = None;
         }
+        Ok(())
     }
 
     /// Delivers whole files, and returns when the destination has them: one result for each, in order. There are fewer

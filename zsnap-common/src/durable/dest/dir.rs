@@ -24,12 +24,14 @@ use crate::durable::publish::{self, NewFile, at_path, sync_files};
 use crate::names::queue_name::Label;
 use crate::names::target::{Host, differ_in_case};
 
+mod adopt;
 mod compare;
 mod drive;
 mod parts;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::adopt;
 use compare::Piece;
 pub(crate) use compare::is_same;
 use drive::Drive;
@@ -69,8 +71,8 @@ pub struct Look {
     pub mounted: bool,
     /// Whether fstab(5) lists a mount point there or above, and nothing is mounted there.
     pub unmounted: bool,
-    /// The path without symlinks, as bytes.
-    real: Option<Vec<u8>>,
+    /// The path without symlinks, as bytes; see [`Look::real`].
+    pub real: Option<Vec<u8>>,
 }
 
 impl Look {
@@ -82,8 +84,13 @@ impl Look {
 
 /// Examines a directory, and changes nothing. A directory without the mark is away.
 pub fn look(path: &Path, mark: &Mark) -> io::Result<Look> {
-    let away = open_root(path, mark)?.err();
-    let name = open_root(path, &Mark::Unneeded)?.map_or(Ok(None), |root| mark::read(&root, path))?;
+    let (away, name) = match open_root(path, &Mark::Unneeded)? {
+        Ok(root) => {
+            let name = mark::read(&root, path)?;
+            (mark.lacks(name.as_deref(), path), name)
+        }
+        Err(away) => (Some(away), None),
+    };
     let real = std::fs::canonicalize(path).ok();
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
     let above = real.as_ref().and_then(|real| device(real.parent()?));
@@ -260,5 +267,8 @@ fn open_root(path: &Path, mark: &Mark) -> io::Result<Result<File, String>> {
         Err(Errno::NOENT) => return Ok(Err(format!("{} is not there", path.display()))),
         Err(e) => return Err(at_path(path)(e)),
     };
-    Ok(mark.lacks(&root, path)?.map_or(Ok(root), Err))
+    if *mark == Mark::Unneeded {
+        return Ok(Ok(root));
+    }
+    Ok(mark.lacks(mark::read(&root, path)?.as_deref(), path).map_or(Ok(root), Err))
 }

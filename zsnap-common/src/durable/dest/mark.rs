@@ -32,26 +32,27 @@ pub enum Mark {
 }
 
 impl Mark {
-    /// Returns why the drive whose open root is `root` does not have this mark, or `None` if it does. A mark that
-    /// cannot be read is an error: if it counted as away, nobody would hear of the fault.
-    pub(super) fn lacks(&self, root: &File, path: &Path) -> io::Result<Option<String>> {
+    /// Returns why a drive at `path` does not have this mark, or `None` if it does. `there` is the name in its mark, if it
+    /// has one.
+    pub(super) fn lacks(&self, there: Option<&str>, path: &Path) -> Option<String> {
         let wanted = match self {
-            Mark::Unneeded => return Ok(None),
+            Mark::Unneeded => return None,
             Mark::Any => None,
-            Mark::Named(name) => Some(name),
+            Mark::Named(name) => Some(name.as_str()),
         };
-        Ok(match (read(root, path)?, wanted) {
+        match (there, wanted) {
             (None, _) => {
                 Some(format!("{} has no {MARKER}: the drive is not mounted, or was never marked", path.display()))
             }
             (Some(_), None) => None,
-            (Some(text), Some(name)) if text == *name => None,
-            (Some(text), Some(_)) => Some(format!("{} is the drive \"{}\"", path.display(), text.escape_default())),
-        })
+            (there, wanted) if there == wanted => None,
+            (Some(there), _) => Some(format!("{} is the drive \"{}\"", path.display(), there.escape_default())),
+        }
     }
 }
 
-/// Returns the name in the mark of the drive whose open root is `root`, or `None` if it has no mark.
+/// Returns the name in the mark of the drive whose open root is `root`, or `None` if it has no mark. A mark that cannot
+/// be read is an error: if it counted as away, nobody would hear of the fault.
 pub fn read(root: &File, path: &Path) -> io::Result<Option<String>> {
     let mut text = String::new();
     let read = rustix::fs::openat(root, MARKER, REGULAR, Mode::empty())
@@ -164,18 +165,17 @@ mod tests {
         let init = |wanted: &Mark| init(&path, wanted, &[], true);
         assert!(init(&Mark::Any).unwrap_err().to_string().contains("make the directory"));
         fs::create_dir(&path).unwrap();
-        let root = File::open(&path).unwrap();
         for mark in [Mark::Any, named("x")] {
-            assert!(mark.lacks(&root, &path).unwrap().unwrap().contains("never marked"));
+            assert!(mark.lacks(None, &path).unwrap().contains("never marked"));
         }
-        assert_eq!(Mark::Unneeded.lacks(&root, &path).unwrap(), None);
+        assert_eq!(Mark::Unneeded.lacks(None, &path), None);
         let name = init(&Mark::Any).unwrap();
         assert!(name.starts_with("mystick-") && init(&Mark::Any).unwrap() == name, "{name}");
         assert_eq!(init(&named(&name)).unwrap(), name);
         let e = init(&named("x")).unwrap_err().to_string();
         assert!(e.contains("already: mount the right one, or remove '"), "{e}");
-        assert!(named("x").lacks(&root, &path).unwrap().unwrap().contains(&name));
-        assert_eq!((Mark::Any.lacks(&root, &path).unwrap(), named(&name).lacks(&root, &path).unwrap()), (None, None));
+        assert!(named("x").lacks(Some(&name), &path).unwrap().contains(&name));
+        assert_eq!((Mark::Any.lacks(Some(&name), &path), named(&name).lacks(Some(&name), &path)), (None, None));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub fn check(dest: &Dest, how: &Transport, program: Option<&Path>) -> Vec<Findin
     let mut findings = Vec::new();
     match stat(dest, how, &program) {
         Err(e) if child::find(&program).is_err() => {
-            findings.push(Finding::Warning(format!("{e:#}: nobody asks NNCP whether it knows the node")));
+            findings.push(Finding::Warning(format!("{e:#}: without it, nobody asks NNCP whether it knows the node")));
         }
         Err(e) => return vec![Finding::Failure(format!("{e:#}; correct the node, or nncp-config"))],
         Ok(None) => findings.push(Finding::Note("whether NNCP knows this area is not checked".to_owned())),

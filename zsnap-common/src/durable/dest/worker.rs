@@ -49,6 +49,7 @@ pub(super) enum Request {
     Look,
     Probe,
     Mark(String),
+    Require(Mark),
     Tidy,
     Deliver(Vec<Entry>),
 }
@@ -264,7 +265,7 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let Setup { mark, min_free, verify, max_file, .. } = setup;
-    let how = Transport { mark, min_free, verify, max_file, ..Transport::default() };
+    let mut how = Transport { mark, min_free, verify, max_file, ..Transport::default() };
     let beat = |beat: Beat<'_>| {
         // This fails only if the parent is dead, and then this process is killed.
         let _ = say(&match beat {
@@ -276,6 +277,10 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
         let answer = match serde_json::from_str(&line?)? {
             Request::Look => dir::look(path, &how.mark).map(Answer::Look).map_err(Into::into),
             Request::Probe => dir::probe(path, &how.mark).map(Answer::Probe).map_err(Into::into),
+            Request::Require(mark) => {
+                how.mark = mark;
+                Ok(Answer::Mark)
+            }
             Request::Mark(name) => dir::mark(path, &name).map(|()| Answer::Mark).map_err(Into::into),
             Request::Tidy => dir::tidy(path, &how.mark).map(|()| Answer::Tidy).map_err(Into::into),
             Request::Deliver(entries) => deliver(path, outbox, &entries, &how, &beat).map(Answer::Deliver),
