@@ -43,6 +43,7 @@ ours_read() { ours zsnap-ingest --config empty.toml --keys backup.key --host ben
 
 # queue_opaque DIRECTORY FILE TARGET OPTION...: queues a file for dir:DIRECTORY, with a state that stays.
 queue_opaque() {
+  [ -e "$1/.zsnap-drive" ] || ! [ -d "$1" ] || echo bench >"$1/.zsnap-drive"
   ours zsnap-queue --config empty.toml --state "$work/queue-state" --recipient-file backup.cert \
     --signer-file bench.key --to "dir:$1" --opaque "${@:4}" "$3" <"$2"
 }

@@ -180,6 +180,7 @@ impl Scene {
         for dir in ["spool", "target", "tar"] {
             fs::create_dir(scene.path(dir)).unwrap();
         }
+        scene.mark("spool");
         for host in ["laptop", "other"] {
             let out = scene.path(host);
             zsnap_message::keys::keygen(&out, zsnap_message::keys::Purpose::Sign(&host.parse().unwrap()), false)
@@ -237,6 +238,11 @@ impl Scene {
     /// Writes a file.
     pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Writes the mark of a drive into a directory, as `zsnap-queue init` does.
+    pub fn mark(&self, dir: &str) {
+        self.write(&format!("{dir}/.zsnap-drive"), "drive\n");
     }
 
     /// Replaces text in a configuration.

@@ -3,6 +3,7 @@
 
 pub mod abilities;
 pub mod dest;
+pub mod filesystem;
 pub mod incoming;
 pub mod listing;
 pub mod notices;

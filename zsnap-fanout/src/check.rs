@@ -1,18 +1,18 @@
 //! `check`: reports whether a run would work. Each finding includes its remedy.
 
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, failure, writable};
-use zsnap_common::durable::dest::{self, Dest};
+use zsnap_common::durable::dest::{self, Dest, nncp};
+use zsnap_common::durable::filesystem::{self, Use};
 use zsnap_common::names::target::Host;
-use zsnap_common::process::child;
 
 use crate::cli::Options;
 use crate::drive::{self, Drive, Tables};
 use crate::kept;
-use crate::nncp;
 use crate::run::PATIENCE;
 use crate::seen::Seen;
 use crate::spool::Spool;
@@ -28,10 +28,13 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
     match &spool {
         // An outbox may belong to a destination whose table is wrong.
         Ok(spool) if errors.is_empty() => match spool.not_configured(&drives) {
-            Ok(unknown) => findings.add("spool", unknown.into_iter().map(Finding::from)),
+            Ok(unknown) => {
+                let here = filesystem::examined(spool.incoming.path(), Use::State);
+                findings.add("spool", unknown.into_iter().map(Finding::from).chain(here));
+            }
             Err(e) => findings.add("spool", [e.into()]),
         },
-        Ok(_) => findings.add("spool", []),
+        Ok(spool) => findings.add("spool", filesystem::examined(spool.incoming.path(), Use::State)),
         Err(e) => findings.add("spool", [Finding::Failure(format!("{e:#}"))]),
     }
     if !errors.is_empty() {
@@ -43,17 +46,24 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
     findings.exit()
 }
 
+/// Examines the file system of a `dir:` that is not away.
+fn file_system(drive: &Drive, path: &Path, spool: Option<&Spool>, outbox: &Path) -> Result<Vec<Finding>> {
+    let Some(probe) = dest::probe(&drive.dest, &drive.transport, outbox, PATIENCE)? else { return Ok(Vec::new()) };
+    let free = filesystem::free(&File::open(path)?)?;
+    let wanted = Use::Destination { max_file: drive.transport.max_file };
+    let names = spool.map(|spool| spool.incoming.names()).transpose()?.unwrap_or_default();
+    let hosts: Vec<_> =
+        names.iter().filter_map(|name| Host::of_directory(name)).filter(|host| drive.takes(host)).collect();
+    let mut findings = filesystem::findings(&probe.abilities, free.saturating_sub(drive.transport.min_free), wanted);
+    findings.extend(probe.clash(&hosts).map(Finding::Failure));
+    Ok(findings)
+}
+
 fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Finding> {
     let mut findings: Vec<_> = drive.dest.warning(&drive.transport).map(Finding::Note).into_iter().collect();
     let equipped = failure(drive.dest.is_equipped(&drive.transport));
     if equipped.is_empty() {
-        // nncp-stat fails if the node does not exist.
-        findings.extend(match nncp::packets(drive, &options.nncp_stat_program) {
-            Err(e) if child::find(&options.nncp_stat_program).is_err() => {
-                vec![Finding::Warning(format!("{e:#}; status needs it"))]
-            }
-            packets => failure(packets),
-        });
+        findings.extend(nncp::check(&drive.dest, &drive.transport, Some(&options.nncp_stat_program)));
     }
     findings.extend(equipped);
     let outbox = spool.map(|spool| spool.outboxes().dir(&drive.name)).unwrap_or_default();
@@ -70,7 +80,11 @@ fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Findi
                     drive.name
                 ))),
                 (None, Dest::Dir(path)) => {
-                    findings.extend(failure(writable(path).and_then(|()| separate(drive, spool, &outbox))));
+                    let unwritable = failure(writable(path));
+                    if unwritable.is_empty() {
+                        findings.extend(file_system(drive, path, spool, &outbox).unwrap_or_else(|e| vec![e.into()]));
+                    }
+                    findings.extend(unwritable);
                 }
                 (None, _) => {}
             }
@@ -88,12 +102,4 @@ fn examine(options: &Options, drive: &Drive, spool: Option<&Spool>) -> Vec<Findi
         });
     }
     findings
-}
-
-/// Checks that each host whose files the directory gets has a directory of its own there.
-fn separate(drive: &Drive, spool: Option<&Spool>, outbox: &Path) -> Result<()> {
-    let Some(probe) = dest::probe(&drive.dest, &drive.transport, outbox, PATIENCE)? else { return Ok(()) };
-    let names = spool.map(|spool| spool.incoming.names()).transpose()?.unwrap_or_default();
-    let hosts = names.iter().filter_map(|name| Host::of_directory(name)).filter(|host| drive.takes(host));
-    probe.clash(&hosts.collect::<Vec<_>>()).map_or(Ok(()), |why| Err(Exit::Config.error(why)))
 }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Deserializer};
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::{options, units};
-use zsnap_common::durable::dest::{self, Dest, Transport};
+use zsnap_common::durable::dest::{self, Dest, Mark, Transport};
 use zsnap_common::names::glob::Glob;
 use zsnap_common::names::target::Host;
 
@@ -150,7 +150,7 @@ fn plain(Name(name): Name, dest: Dest, options: &Options) -> Drive {
         timeout: dest::patience(options.delivery_timeout),
         apart: true,
         host_directory: true,
-        drive: Some(name.clone()),
+        mark: Mark::Named(name.clone()),
         min_free: options.min_free,
         verify: options.verify,
         max_file: options.max_file,
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!((a.keep, b.keep), (Some(Duration::from_secs(14 * 86_400)), None));
         let takes = |drive: &Drive| ["laptop", "srv", "srv2"].map(|host| drive.takes(&host.parse().unwrap()));
         assert_eq!((takes(a), takes(b)), ([true, true, false], [true; 3]));
-        assert_eq!(a.transport.drive.as_deref(), Some("a"));
+        assert_eq!(a.transport.mark, Mark::Named("a".into()));
     }
 
     #[test]

@@ -2,38 +2,18 @@
 //! arrived at the destination.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Result;
-use zsnap_common::cli::exit::Exit;
-use zsnap_common::durable::dest::Dest;
-use zsnap_common::process::child;
+use zsnap_common::durable::dest::nncp;
 
 use crate::drive::Drive;
-
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The maximum size of the output of nncp-stat in bytes: enough for a million packets.
-const MOST: u64 = 128 << 20;
 
 /// Returns the number of packets for the node in NNCP's spool, including those of other programs, as
 /// `nncp-stat -pkt` lists them (NNCP 8.8.2: a line `tx HASH SIZE` for each), or `None` if the destination
 /// is not a node.
 pub fn packets(drive: &Drive, program: &Path) -> Result<Option<u64>> {
-    let (Dest::NncpFile { node, .. } | Dest::NncpExec { node, .. }) = &drive.dest else { return Ok(None) };
-    // The packets that the subscribers of an area still lack are not in one place.
-    if node.starts_with("area:") {
-        return Ok(None);
-    }
-    let mut command = child::command(&child::find(program)?);
-    if let Some(file) = &drive.transport.nncp_config {
-        command.arg("-cfg").arg(file);
-    }
-    command.args(["-pkt", "-node", node]);
-    let said = child::output(command, "nncp-stat", PATIENCE, MOST)?;
-    if !said.status.success() {
-        return Err(Exit::Unavailable.error(format!("nncp-stat failed: {}", said.words)));
-    }
-    Ok(Some(said.text.lines().filter(|line| is_sent(line)).count() as u64))
+    let text = nncp::stat(&drive.dest, &drive.transport, program)?;
+    Ok(text.map(|text| text.lines().filter(|line| is_sent(line)).count() as u64))
 }
 
 /// Returns whether a line lists an outgoing packet. Its name is a hash in 52 characters of base32.

@@ -66,7 +66,8 @@ pub fn run(options: &Options, drives: &[Drive], now: SystemTime) -> Result<Exit>
             let (age, who) = flock::holder(&spool.outboxes().lock(&drive.name));
             exit = exit.max(waited(options.max_run, &drive.name, age, &who));
         }
-        tell(drive, drained, &mut notices);
+        let never_here = Seen::read(&spool.outboxes().dir(&drive.name)).at.is_none();
+        tell(drive, drained, never_here, &mut notices);
     }
     // Keep the notices of what other processes are working on: they report it themselves.
     let noted = notices.write(|what| {
@@ -171,6 +172,7 @@ fn try_drain(spool: &Spool, drive: &Drive, outbox: &Path, seen: &mut Seen, drain
         if matches!(dest, Dest::Dir(_)) && look.away.is_none() {
             seen.at = Some(clock());
         }
+        drained.unmarked = look.away.is_some() && look.real().is_some() && look.name.is_none();
         drained.away = look.away;
     } else {
         drained.busy = there;
@@ -190,14 +192,19 @@ fn stopped(e: &anyhow::Error) -> bool {
 }
 
 /// Logs what was delivered, and prints failures as notices. A destination that is away is not an error:
-/// `status` shows since when.
-fn tell(drive: &Drive, drained: &Drained, notices: &mut Notices) {
+/// `status` shows since when. `never_here`: it was never mounted.
+fn tell(drive: &Drive, drained: &Drained, never_here: bool, notices: &mut Notices) {
     let Drive { name, dest, .. } = drive;
     for file in &drained.delivered {
         log::info(format_args!("{file} was delivered to {name}"));
     }
     if let Some(why) = &drained.away {
         log::info(format_args!("{name} is away: {why}"));
+        // A drive of a rotation is often away. But one that was never here would wait for its mark for ever.
+        if drained.unmarked && never_here {
+            let text = format!("{name} is away: {why}; if it is mounted and new: zsnap-fanout init {name}");
+            notices.problem_in_words(&format!("{name}=new"), &text);
+        }
     }
     if let Some(e) = drained.broken.as_ref().filter(|e| !stopped(e)) {
         let text = format!("{name}: {e:#}; {}", remedy(dest, e));

@@ -8,6 +8,7 @@ use anyhow::Result;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::findings::{CheckOptions, Finding, Findings, can_be_made, failure, warnings};
 use zsnap_common::cli::{options, suggest};
+use zsnap_common::durable::filesystem::{self, Use};
 use zsnap_common::durable::incoming::Incoming;
 use zsnap_common::durable::listing::{is_ignored, may_hold_queue_files};
 use zsnap_common::names::target::Host;
@@ -33,7 +34,11 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
         },
     );
     let state = options::state_dir(options.state.as_deref(), "ingest").and_then(|dir| can_be_made(&dir));
-    findings.add("state", failure(state));
+    let dir = options::state_dir(options.state.as_deref(), "ingest").ok().filter(|dir| state.is_ok() && dir.is_dir());
+    findings.add(
+        "state",
+        failure(state).into_iter().chain(dir.into_iter().flat_map(|dir| filesystem::examined(&dir, Use::State))),
+    );
     if tables.hosts.is_empty() {
         findings.add("hosts", [fail("none may send: add [hosts.NAME] with its signers")]);
     }
@@ -59,8 +64,11 @@ pub fn check(options: &Options, asked: CheckOptions, tables: Tables) -> Result<E
 fn incoming(dir: &Path, hosts: &BTreeMap<Host, HostTable>) -> Result<Vec<Finding>> {
     let root = Incoming::open(dir)?;
     let mut all: Vec<Finding> = access(&root).into_iter().collect();
+    if all.is_empty() {
+        all.extend(filesystem::examined(dir, Use::Incoming));
+    }
     for name in root.names()? {
-        let Some(host) = name.to_str().and_then(|name| name.parse::<Host>().ok()) else { continue };
+        let Some(host) = Host::of_directory(&name) else { continue };
         match (root.inside(&name), hosts.contains_key(&host)) {
             (Ok(dir), true) => all.extend(access(&dir).filter(|finding| !all.contains(finding))),
             (Err(e), true) => all.push(Finding::Failure(format!("{e}: correct its owner or mode"))),

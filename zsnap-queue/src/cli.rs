@@ -22,7 +22,7 @@ use zsnap_message::keys::Format;
     version,
     override_usage = "zsnap-queue [OPTIONS] HOST/DATASET < STREAM\n       \
                       zsnap-queue [OPTIONS] --opaque HOST/DATASET [-- PRODUCER...]\n       \
-                      zsnap-queue [OPTIONS] flush | status | keygen | adopt | check",
+                      zsnap-queue [OPTIONS] init | flush | status | redirect | drop | keygen | adopt | check",
     after_help = "Exit status 0: the stream is whole and safe on this disk or further. See zsnap-queue(8)."
 )]
 pub struct Cli {
@@ -63,6 +63,9 @@ pub struct Options {
     /// Deliver files larger than SIZE to a dir: destination in parts of at most SIZE (FAT: 4GiB); cat joins them
     #[arg(long, global = true, value_name = "SIZE", value_parser = max_file)]
     pub max_file: Option<u64>,
+    /// Seal on the drive of the only destination, dir:PATH, in DIR there: no copy needs space in the state
+    #[arg(long, global = true, value_name = "DIR")]
+    pub outbox: Option<PathBuf>,
     /// OpenPGP flavour: gpg for every GnuPG, aead for Sequoia (4 times faster, no GnuPG reads it)
     #[arg(
         long,
@@ -137,8 +140,29 @@ pub struct Options {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Mark the drive of a dir: destination: nothing is delivered to a drive without a mark
+    Init {
+        /// The directory, as in dir:PATH
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// Allow a directory on the file system of the state or of /
+        #[arg(long)]
+        same_filesystem: bool,
+    },
     /// Deliver waiting files
     Flush,
+    /// Move the files that wait for a destination that is no longer configured to one that is
+    Redirect {
+        /// The destination that is not configured, as status shows it
+        old: String,
+        /// A configured destination
+        new: Dest,
+    },
+    /// Remove the files that wait for a destination that is no longer configured
+    Drop {
+        /// The destination that is not configured, as status shows it
+        old: String,
+    },
     /// Report when each dataset was last queued, and which files wait
     Status(StatusOptions),
     /// Create a signing key of --host NAME: BASE.key and BASE.cert

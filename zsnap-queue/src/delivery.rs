@@ -1,28 +1,26 @@
 //! Delivery of the files in the outboxes. These are durable already, so a failure here never fails
 //! the backup. It is printed as a notice, when it is new and then daily, and `status` shows it.
 
-use std::collections::HashSet;
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use zsnap_common::cli::cancel::Cancelled;
 use zsnap_common::cli::log;
 use zsnap_common::cli::report;
 use zsnap_common::durable::dest::{Courier, Delivered, Dest, Transport, hangs};
 use zsnap_common::durable::notices::Notices;
-use zsnap_common::durable::outbox::{DrainOptions, Drained, Outboxes};
+use zsnap_common::durable::outbox::{Amount, DrainOptions, Drained, Outboxes};
 use zsnap_common::durable::publish;
 use zsnap_common::locks::flock;
+use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Host;
 
+use crate::destination::{self, Destination};
 use crate::pipeline::io_failed;
+use crate::saved::{self, Saved};
 
-const DEST: &str = ".dest.json";
 /// A delivery that takes longer is reported.
 const HUNG: Duration = Duration::from_secs(24 * 3600);
 /// For how many seconds the bare command leaves a destination that hung to `flush`, because simplesnap
@@ -33,39 +31,8 @@ const TOLD: &str = ".told.json";
 /// The prefix that keeps the notices of the bare command apart from those of `flush`: simplesnap sends
 /// the standard error of the bare command only to syslog, where possibly nobody reads it.
 const OF_BARE: &str = "bare/";
-
-/// The contents of `.dest.json`: what is needed to deliver after the destination was removed from the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Saved {
-    dest: Dest,
-    user: Option<String>,
-    nncp_config: Option<std::path::PathBuf>,
-    nice: Option<String>,
-    #[serde(default)]
-    max_file: Option<u64>,
-    /// Whether a drive was ever found mounted at the path of a `dir:`.
-    #[serde(default)]
-    mounted: bool,
-}
-
-/// A destination that has an outbox.
-#[derive(Clone, Debug)]
-pub struct Destination {
-    /// The name of the outbox.
-    pub id: String,
-    pub dest: Dest,
-    pub transport: Transport,
-    /// Whether the destination is set in the configuration or on the command line.
-    pub configured: bool,
-}
-
-/// Returns each configured destination once, except standard output, which has no outbox.
-pub fn configured(dests: &[Dest], transport: &Transport) -> Vec<Destination> {
-    let destination =
-        |dest: &Dest| Destination { id: dest.id(), dest: dest.clone(), transport: transport.clone(), configured: true };
-    let mut seen = HashSet::new();
-    dests.iter().filter(|dest| **dest != Dest::Stdout && seen.insert(*dest)).map(destination).collect()
-}
+/// The notice that files wait for a destination that is not configured.
+const FORGOTTEN: &str = "not configured";
 
 /// Adds to `destinations` the destinations that are not in it but have an outbox, as they were when it was
 /// filled. A destination whose `.dest.json` cannot be read is reported and left out.
@@ -80,7 +47,7 @@ pub fn all(
         if destinations.iter().any(|destination| destination.id == id) {
             continue;
         }
-        match saved(&boxes.dir(&id).join(DEST)) {
+        match Saved::read(&boxes.dir(&id)) {
             Ok(Saved { dest, user, nncp_config, nice, max_file, .. }) => {
                 let transport = Transport { user, nncp_config, nice, max_file, ..transport.clone() };
                 destinations.push(Destination { id, dest, transport, configured: none_configured });
@@ -91,37 +58,14 @@ pub fn all(
     Ok(destinations)
 }
 
-fn saved(path: &Path) -> anyhow::Result<Saved> {
-    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
-}
-
 /// Creates an outbox for `host` at each destination, durably, before anything refers to it.
 pub fn prepare(boxes: &Outboxes, host: &Host, destinations: &[Destination]) -> anyhow::Result<()> {
     for destination in destinations {
         boxes.make(&destination.id, host).map_err(io_failed("cannot make an outbox"))?;
         // Do not look at the destination: that may hang, and the stream is not durable yet.
-        remember(boxes, destination, None).map_err(io_failed("cannot fill an outbox"))?;
+        Saved::change(&boxes.dir(&destination.id), destination, |_| ()).map_err(io_failed("cannot fill an outbox"))?;
     }
     Ok(())
-}
-
-/// Updates `.dest.json`. `mounted` is whether a drive is mounted at the destination now, if known.
-/// Returns the reason not to deliver if a drive was mounted there before but is not now: then the path
-/// may be an empty mount point, which must not be filled.
-fn remember(boxes: &Outboxes, destination: &Destination, mounted: Option<bool>) -> io::Result<Option<String>> {
-    let file = boxes.dir(&destination.id).join(DEST);
-    let before = saved(&file).ok();
-    let was_mounted = before.as_ref().is_some_and(|before| before.mounted);
-    let Transport { user, nncp_config, nice, max_file, .. } = destination.transport.clone();
-    let mounted_ever = was_mounted || mounted == Some(true);
-    let now = Saved { dest: destination.dest.clone(), user, nncp_config, nice, max_file, mounted: mounted_ever };
-    if before.as_ref() != Some(&now) {
-        publish::write_durably(&file, &serde_json::to_vec_pretty(&now)?)?;
-    }
-    Ok((was_mounted && mounted == Some(false)).then(|| {
-        format!("nothing is mounted there, as was before: mount it, or if that is right, remove {}", file.display())
-    }))
 }
 
 /// The result of delivering to a destination.
@@ -159,7 +103,8 @@ fn all_at_once(destinations: Vec<Destination>, work: impl Fn(Destination) -> Out
 /// Delivers what waits in a destination. Returns `None` if the destination hung lately and is left to `flush`.
 fn drain(boxes: &Outboxes, destination: &Destination, bare: bool) -> Option<Drained> {
     let dir = boxes.dir(&destination.id);
-    let mut courier = Courier::new(&destination.dest, &destination.transport, &dir);
+    let transport = saved::transport(&dir, &destination.transport);
+    let mut courier = Courier::new(&destination.dest, &transport, &dir);
     let hung = courier.hung_at().and_then(|at| report::ago(at, clock()));
     if bare && hung.is_some_and(|age| age < LEFT_TO_FLUSH) {
         return None;
@@ -169,10 +114,8 @@ fn drain(boxes: &Outboxes, destination: &Destination, bare: bool) -> Option<Drai
     }
     let options = DrainOptions { at_once: destination.dest.at_once(), keep: None, last: courier.last() };
     Some(boxes.drain(&destination.id, None, options, &mut |items| {
-        let mounted =
-            matches!(destination.dest, Dest::Dir(_)).then(|| courier.look()).transpose()?.map(|look| look.mounted);
-        if let Some(unmounted) = remember(boxes, destination, mounted)? {
-            return Ok(vec![Ok(Delivered::Away(unmounted))]);
+        if let Some(away) = saved::recognise(&dir, destination, &mut courier)? {
+            return Ok(vec![Ok(Delivered::Away(away))]);
         }
         courier.deliver(items)
     }))
@@ -217,6 +160,53 @@ fn deliver_to(boxes: &Outboxes, destination: Destination, bare: bool) -> Outcome
     Outcome { destination, delivered: drained.delivered, reported }
 }
 
+/// Returns the destinations for which files wait although they are not in `configured`.
+pub fn forgotten(boxes: &Outboxes, configured: &[Dest]) -> anyhow::Result<Vec<(Destination, Amount)>> {
+    let known = destination::configured(configured, &Transport::default());
+    if known.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for id in boxes.names().context("cannot read the outbox")? {
+        let waiting: Amount = boxes.waiting(&id).context("cannot read the outbox")?.iter().collect();
+        // `all` reports a destination that cannot be read.
+        let saved = Saved::read(&boxes.dir(&id)).ok().filter(|_| waiting.files > 0);
+        if let Some(saved) = saved.filter(|_| known.iter().all(|known| known.id != id)) {
+            found.push((
+                Destination { id, dest: saved.dest, transport: Transport::default(), configured: false },
+                waiting,
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns what to do about the files that wait for a destination that is not configured.
+pub fn not_configured(waiting: Amount, old: &Dest, configured: &[Dest]) -> String {
+    let new = configured.first().map_or_else(|| "NEW".to_owned(), |new| quoted(&new.to_string()));
+    let name = quoted(&old.to_string());
+    format!(
+        "{} for {}, which is not in the configuration: if it was misspelt or replaced, zsnap-queue redirect {name} {new}; \
+         if its files are not wanted any more, zsnap-queue drop {name}",
+        waiting.waits(),
+        old
+    )
+}
+
+/// Reports the destinations for which files wait although they are not in `configured`.
+pub fn report_forgotten(boxes: &Outboxes, configured: &[Dest], bare: bool) {
+    for (old, waiting) in forgotten(boxes, configured).unwrap_or_default() {
+        let text = not_configured(waiting, &old.dest, configured);
+        let dir = boxes.dir(&old.id);
+        let mut notices = Notices::read(dir.join(TOLD), clock(), false);
+        notices.problem_in_words(&format!("{}{FORGOTTEN}", if bare { OF_BARE } else { "" }), &text);
+        // Keep the notices of failed deliveries.
+        if let Err(e) = notices.write(|what| what != format!("{}{FORGOTTEN}", if bare { OF_BARE } else { "" })) {
+            log::info(format_args!("{e:#}"));
+        }
+    }
+}
+
 /// Returns the current time in seconds since 1970.
 fn clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -231,12 +221,12 @@ fn report_problems(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: b
     }
     // Keep the record while another process delivers there, which reports for itself. Keep the notices
     // of the other command for as long as their problem lasts.
-    let lasts = |what: &str| problems.iter().any(|(problem, _)| what == *problem);
+    let lasts = |what: &str| what == FORGOTTEN || problems.iter().any(|(problem, _)| what == *problem);
     let of_other = |what: &str| match what.strip_prefix(OF_BARE) {
         Some(what) => !bare && lasts(what),
         None => bare && lasts(what),
     };
-    if let Err(e) = notices.write(|what| busy || of_other(what)) {
+    if let Err(e) = notices.write(|what| busy || what == FORGOTTEN || of_other(what)) {
         // Harmless: the next run prints the notices again.
         log::info(format_args!("{e:#}"));
     }
@@ -246,7 +236,9 @@ fn report_problems(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zsnap_common::durable::dest::dir::look;
+    use crate::destination::configured;
+    use std::fs;
+    use zsnap_common::durable::dest::mark::MARKER;
     use zsnap_common::durable::publish::make_dirs;
 
     const NAME: &str = "bakfsfmt2-1700000000.000000001.1_h@a";
@@ -282,36 +274,14 @@ mod tests {
         assert!(outcome(old).reported && !outcome(old).reported);
         fs::remove_file(&drive).unwrap();
         assert_eq!(boxes.waiting(&old.id).unwrap().len(), 1);
+        // The drive is new, so it needs a mark.
         fs::create_dir(&drive).unwrap();
+        assert!(outcome(old).reported && !outcome(old).reported && fs::read_dir(&drive).unwrap().count() == 0);
+        fs::write(drive.join(MARKER), "disk1\n").unwrap();
         let third = outcome(old);
         assert_eq!(third.delivered, [NAME]);
         assert!(drive.join("h").join(NAME).exists());
         assert_eq!(fs::read_to_string(boxes.dir(&old.id).join(TOLD)).unwrap(), "{}\n");
-    }
-
-    #[test]
-    fn no_file_is_delivered_to_an_empty_mount_point() {
-        assert!(look(Path::new("/proc"), None).unwrap().mounted);
-        let dir = tempfile::tempdir().unwrap();
-        let boxes = Outboxes::new(dir.path().join("split"), dir.path().join("to"));
-        let host: Host = "h".parse().unwrap();
-        let drive = dir.path().join("drive");
-        fs::create_dir(&drive).unwrap();
-        let destinations = configured(&[Dest::Dir(drive.clone())], &Transport::default());
-        prepare(&boxes, &host, &destinations).unwrap();
-        // Pretend that a drive was mounted there.
-        let file = boxes.dir(&destinations[0].id).join(DEST);
-        let plain = fs::read_to_string(&file).unwrap();
-        fs::write(&file, plain.replace("\"mounted\": false", "\"mounted\": true")).unwrap();
-        assert_ne!(fs::read_to_string(&file).unwrap(), plain);
-        prepare(&boxes, &host, &destinations).unwrap();
-        let queued = boxes.dir(&destinations[0].id).join("h").join(NAME);
-        fs::write(&queued, "x").unwrap();
-        let outcome = || deliver(&boxes, destinations.clone(), false).remove(0);
-        assert!(outcome().reported && queued.exists() && fs::read_dir(&drive).unwrap().count() == 0);
-        fs::remove_file(&file).unwrap();
-        assert_eq!(outcome().delivered, [NAME]);
-        assert_eq!(fs::read_to_string(&file).unwrap(), plain);
     }
 
     #[test]

@@ -10,8 +10,10 @@ use zsnap_common::cli::options;
 use zsnap_common::names::target::Target;
 use zsnap_message::keys::SigningKey;
 
+use crate::aboard;
 use crate::cli::Options;
 use crate::delivery;
+use crate::destination;
 use crate::host;
 use crate::job;
 use crate::recover::recover;
@@ -25,19 +27,21 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let state = State::read(&dir);
-    let mut exit = state.and_then(|state| state.map_or(Ok(Exit::Done), |state| finish(&state))).unwrap_or_else(|e| {
-        // Go on: the files in the outboxes are queued, and delivering them does not need the state.
-        log::error(format_args!("{e:#}"));
-        Exit::TryAgain
-    });
+    let mut exit =
+        state.and_then(|state| state.map_or(Ok(Exit::Done), |state| finish(&state, o))).unwrap_or_else(|e| {
+            // Go on: the files in the outboxes are queued, and delivering them does not need the state.
+            log::error(format_args!("{e:#}"));
+            Exit::TryAgain
+        });
     let boxes = state::outboxes(&dir);
     let transport = job::transport(o);
-    let destinations = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport).or_else(|e| {
+    let destinations = delivery::all(&boxes, destination::configured(&o.to, &transport), &transport).or_else(|e| {
         let worst = exit.max(Exit::of(&e));
         Err(e).or_exit(worst, "nothing was delivered")
     })?;
     let outcomes = delivery::deliver(&boxes, destinations, false);
     summary::flushed(&boxes, &outcomes);
+    delivery::report_forgotten(&boxes, &o.to, false);
     if outcomes.iter().any(|o| o.reported && o.destination.configured) {
         exit = exit.max(Exit::SomeFailed);
     }
@@ -45,13 +49,13 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
 }
 
 /// Finishes or withdraws what crashes left of each dataset.
-fn finish(state: &State) -> anyhow::Result<Exit> {
+pub fn finish(state: &State, o: &Options) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
     for target in state.targets()? {
         let recovered = match state.try_lock(&target) {
             // The process that holds the lock has recovered the dataset.
             Ok(None) => continue,
-            Ok(Some(dataset)) => recover(&dataset).map(|_| ()),
+            Ok(Some(dataset)) => recover(&dataset).and_then(|past| aboard::settle(&dataset, past, o)).map(drop),
             Err(e) => Err(e),
         };
         if let Err(e) = recovered {
@@ -100,7 +104,8 @@ pub fn existing(dir: &Path) -> anyhow::Result<Option<State>> {
     if is_there(dir)? { State::read(dir) } else { Ok(None) }
 }
 
-fn is_there(dir: &Path) -> anyhow::Result<bool> {
+/// Returns whether the state directory exists, which must then be safe.
+pub fn is_there(dir: &Path) -> anyhow::Result<bool> {
     let is_there = dir.try_exists().or_exit(Exit::TryAgain, dir.display())?;
     if is_there {
         state::safe(dir)?;

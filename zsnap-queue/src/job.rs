@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use zsnap_common::cli::exit::Exit;
@@ -11,6 +12,9 @@ use zsnap_common::names::target::Target;
 
 use crate::cli::{Cli, Options};
 use crate::producer;
+
+/// How long the examination of a directory may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One stream to queue.
 pub struct Job {
@@ -66,6 +70,11 @@ impl Job {
         let dests = o.to.clone();
         if dests.contains(&Dest::Stdout) && (dests.len() > 1 || o.json) {
             return usage("--to - allows no other --to, and no --json");
+        }
+        if o.outbox.is_some() && !matches!(dests[..], [Dest::Dir(_)]) {
+            return usage(
+                "--outbox takes one destination, --to dir:PATH on the same drive: send the stream again for others",
+            );
         }
         if dests.contains(&Dest::Stdout) && o.producer_state.is_some() {
             // The reader of the stream may fail after the producer's state has advanced.
@@ -169,6 +178,9 @@ mod tests {
             "--encrypt-to c --unsigned --signing-key k --to dir:/x h/a",
             "--encrypt-to c --unsigned --to dir:/x --to - h/a",
             "--encrypt-to c --unsigned --to - --json h/a",
+            "--encrypt-to c --unsigned --to - --outbox /x h/a",
+            "--encrypt-to c --unsigned --to nncp-file:x --outbox /x h/a",
+            "--encrypt-to c --unsigned --to dir:/x --to dir:/y --outbox /x h/a",
             "--encrypt-to c --unsigned --to - --opaque --producer-state s h/a -- tar -g{state}",
             "--encrypt-to c --unsigned --to dir:/x h",
             "--encrypt-to c --unsigned --to dir:/x --strip p h/a",

@@ -1,16 +1,21 @@
 //! zsnap-queue: turns one stream into one queue file.
 
+mod aboard;
 mod admit;
 mod check;
 mod cli;
 mod delivery;
+mod destination;
 mod flush;
 mod host;
+mod init;
 mod job;
 mod pipeline;
 mod producer;
 mod recover;
+mod redirect;
 mod run;
+mod saved;
 mod state;
 mod status;
 mod summary;
@@ -56,6 +61,9 @@ fn run() -> anyhow::Result<Exit> {
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     match command {
         Command::Flush => flush::flush(&cli.options),
+        Command::Init { path, same_filesystem } => init::init(&cli.options, path, *same_filesystem),
+        Command::Redirect { old, new } => redirect::redirect(&cli.options, old, new),
+        Command::Drop { old } => redirect::discard(&cli.options, old),
         Command::Status(status) => status::status(&cli.options, status, seconds),
         Command::Adopt { targets } => flush::adopt(&cli.options, targets, seconds),
         Command::Check(asked) => check::check(&cli.options, *asked, now),

@@ -149,6 +149,9 @@ pub fn io_failed(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 (Exit::TryAgain, " (make room, then run again)")
             }
+            io::ErrorKind::FileTooLarge => {
+                (Exit::CantCreate, " (the file system stores no larger file: use ext4 or exFAT)")
+            }
             io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => (Exit::CantCreate, ""),
             _ => (Exit::Io, ""),
         };

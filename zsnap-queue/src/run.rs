@@ -1,6 +1,8 @@
 //! The bare command: queues one stream as one queue file. Crash safety depends on the order of the
 //! durable steps: `Q1` to `Q10` are the rows of the table in ARCHITECTURE.md, "What a crash leaves".
 
+mod drive;
+
 use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
@@ -20,9 +22,11 @@ use zsnap_message::keys::{Format, Recipients, SigningKey};
 use zsnap_message::payload::{Base, Manifest, PayloadKind, ZfsHead};
 use zsnap_message::seal::{SealError, Sealing, max_threads, seal};
 
+use crate::aboard;
 use crate::admit::{Body, Place, admit};
 use crate::cli::{Cli, Options};
 use crate::delivery::{self, Outcome};
+use crate::destination;
 use crate::host;
 use crate::job::{self, Job, Source, Wanted};
 use crate::pipeline::{Begun, Passed, io_failed, seal_failed};
@@ -52,8 +56,9 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     let dataset = state.try_lock(&job.target)?.ok_or_else(|| {
         Exit::TryAgain.error(format!("another zsnap-queue works on {}: run again when it has ended", job.target))
     })?;
-    let past = recover(&dataset)?;
-
+    let past = aboard::settle(&dataset, recover(&dataset)?, o)?;
+    let outbox = o.outbox.as_ref().zip(job.dests.first());
+    let outbox = outbox.map(|(given, dest)| aboard::open(given, &dataset, &past, o, dest)).transpose()?;
     let length = match job.source {
         Source::Producer { .. } => None,
         _ => rest_of(&io::stdin()),
@@ -83,7 +88,11 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
         _ => None,
     };
     let run = Run { job: &job, options: o, keys: &keys, manifest: &manifest, place: &place, past: &past, length };
-    if job.is_filter() { run.filter(dataset, begun) } else { run.publish(dataset, begun, copy) }
+    match &outbox {
+        Some(outbox) => run.publish_aboard(dataset, outbox, begun, copy),
+        None if job.is_filter() => run.filter(dataset, begun),
+        None => run.publish(dataset, begun, copy),
+    }
 }
 
 /// Returns whether the caller closed standard output. The Rust runtime then opens /dev/null for reading
@@ -196,7 +205,7 @@ impl Run<'_> {
     fn publish(&self, dataset: Locked<'_>, begun: Begun, mut copy: Option<StateCopy>) -> anyhow::Result<Exit> {
         let (state, target) = (dataset.state, &self.job.target);
         let boxes = state.outboxes();
-        let destinations = delivery::configured(&self.job.dests, &job::transport(self.options));
+        let destinations = destination::configured(&self.job.dests, &job::transport(self.options));
         // Q1
         let split = boxes.split_dir(&target.host);
         publish::make_dirs(&split).map_err(io_failed("cannot make the outbox"))?;
@@ -248,6 +257,7 @@ impl Run<'_> {
         // Q9, Q10
         let outcomes = delivery::deliver(&boxes, destinations, true);
         summary::queued(target, &name, passed.trailer.bytes, sealed_bytes, &outcomes);
+        delivery::report_forgotten(&boxes, &self.job.dests, true);
         if self.options.json {
             self.tell(&name, sealed_bytes, &passed, &outcomes);
         }
@@ -327,6 +337,7 @@ impl Run<'_> {
             id: self.manifest.id.clone(),
             file,
             producer: copy.map(StateCopy::settle).transpose()?,
+            aboard: self.past.aboard.clone(),
             ..Acknowledged::default()
         })
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::trusted;
+use zsnap_common::durable::dest::Dest;
 use zsnap_common::durable::listing::entries;
 use zsnap_common::durable::outbox::Outboxes;
 use zsnap_common::durable::publish::{self, NewFile, TEMPORARY};
@@ -65,6 +66,26 @@ pub struct Acknowledged {
     pub destinations: Vec<String>,
     /// How to advance the state of the producer of the newest file, if it has one.
     pub producer: Option<Advance>,
+    /// The files on drives that do not have their places there yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aboard: Vec<Aboard>,
+}
+
+/// A file that is queued on a drive and does not have its place there yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aboard {
+    /// The directory that `--outbox` named.
+    pub outbox: PathBuf,
+    /// The name of the file in the outbox.
+    pub entry: String,
+    /// The name of the queue file.
+    pub file: String,
+    /// The `dir:` that gets it.
+    pub dest: Dest,
+    /// The length in bytes.
+    pub bytes: u64,
+    /// When it was queued, in seconds since 1970.
+    pub at: u64,
 }
 
 impl State {

@@ -12,8 +12,10 @@ use zsnap_common::durable::outbox::{Amount, Queued};
 use zsnap_common::durable::success;
 use zsnap_common::names::target::Target;
 
+use crate::aboard;
 use crate::cli::{Options, StatusOptions};
-use crate::delivery::{self, Destination};
+use crate::delivery;
+use crate::destination::{self, Destination};
 use crate::flush::existing;
 use crate::job;
 use crate::state::State;
@@ -22,6 +24,8 @@ use crate::state::State;
 const STATES: [&str; 6] = ["empty", "waiting", NOT_SENT, "delivered", "handed to NNCP", "handed over"];
 /// The state at a destination for which the newest file was not queued, such as a new one.
 const NOT_SENT: &str = "not sent";
+/// The end of the note about files that are on a drive without their names.
+const ABOARD: &str = " in the outbox on the drive: mount it, and run zsnap-queue flush before it is carried away";
 
 /// Returns the tone of one of [`STATES`].
 fn tone(state: &str) -> Tone {
@@ -82,7 +86,7 @@ impl Row {
 fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
     let boxes = state.outboxes();
     let transport = job::transport(o);
-    let destinations = delivery::all(&boxes, delivery::configured(&o.to, &transport), &transport)?;
+    let destinations = delivery::all(&boxes, destination::configured(&o.to, &transport), &transport)?;
     let short = short_names(&destinations.iter().map(|destination| &destination.dest).collect::<Vec<_>>());
     let mut waiting: BTreeMap<String, Vec<Queued>> = BTreeMap::new();
     for destination in &destinations {
@@ -107,13 +111,19 @@ fn gather(state: &State, o: &Options) -> anyhow::Result<Vec<Row>> {
                     && waiting[id].iter().all(|other| other.name != queued.name)
             });
             let waiting: Amount = waiting[id].iter().chain(to_split).filter(ours).collect();
+            let aboard = aboard::waiting(&past.aboard, dest);
+            let waiting = waiting + aboard;
             if *configured || waiting.files > 0 {
                 let (dest, short, configured) = (dest.clone(), short.clone(), *configured);
                 let sent = past.destinations.contains(id);
                 let mut row = row(Some(To { dest: dest.clone(), short, configured, sent, waiting }));
                 if !configured {
-                    row.notes.push(format!("{dest} is not in the configuration any more; flush still delivers there"));
+                    row.notes.push(format!(
+                        "{}; flush still delivers there",
+                        delivery::not_configured(waiting, &dest, &o.to)
+                    ));
                 }
+                row.notes.extend((aboard.files > 0).then(|| format!("{}{ABOARD}", aboard.waits())));
                 rows.push(row);
             }
         }

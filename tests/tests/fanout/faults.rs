@@ -86,7 +86,7 @@ fn a_spool_that_is_full_or_cannot_be_locked_is_still_drained_as_root() {
     let away = |is: bool| fs::rename(&mark[usize::from(!is)], &mark[usize::from(is)]).unwrap();
     away(true);
     let one = spooler.put("laptop/a", 1, vec![1; 300 << 10]);
-    spooler.silent_run();
+    spooler.fanout(&[]).expect(1).says("if it is mounted and new: zsnap-fanout init disk1");
     let two = spooler.put("laptop/a", 2, vec![1; 300 << 10]);
     let fill = fs::write(spooler.path("spool/somebody's"), vec![1; 1 << 20]);
     assert_eq!(fill.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
@@ -281,9 +281,9 @@ fn files_of_a_batch_that_cannot_be_synced_are_synced_one_by_one() {
     let before =
         ["strace", "-f", "-qq", "-e", "trace=syncfs,fsync,renameat2", "-e", "inject=syncfs:error=EIO:when=1", "-o"];
     // An earlier run split the files while the drive was away.
-    fs::rename(spooler.path("disk1/.zsnap-drive"), spooler.path("mark")).unwrap();
+    fs::rename(spooler.path("disk1"), spooler.path("shelf")).unwrap();
     spooler.silent_run();
-    fs::rename(spooler.path("mark"), spooler.path("disk1/.zsnap-drive")).unwrap();
+    fs::rename(spooler.path("shelf"), spooler.path("disk1")).unwrap();
     let before = [&before[..], &[trace.to_str().unwrap()]].concat();
     assert_eq!(run(&mut spooler.under(&before, &[]), b"").expect(0).err, "");
     assert_eq!(spooler.on("disk1").len(), files.len());

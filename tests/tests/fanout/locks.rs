@@ -118,7 +118,7 @@ fn while_another_run_splits_the_spool_only_new_files_wait() {
     let mark = spooler.path("disk1/.zsnap-drive");
     fs::remove_file(&mark).unwrap();
     spooler.put("laptop/a", 1, "1");
-    spooler.silent_run();
+    spooler.fanout(&[]).expect(1).says("zsnap-fanout init disk1");
     spooler.mark("disk1", "disk1");
     let second = spooler.put("laptop/a", 2, "2");
     let path = spooler.path("spool/.zsnap-fanout/lock");

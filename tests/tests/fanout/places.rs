@@ -43,6 +43,7 @@ fn only_the_mounted_and_marked_drive_gets_files_as_root() {
     spooler.fanout(&["init", "disk2"]).expect(78).says("/mnt/incoming: mount the drive, and make the directory");
     fs::create_dir(mnt.join("incoming")).unwrap();
     let one = spooler.put("laptop/a", 1, "1");
+    spooler.fanout(&[]).expect(1).says("is mounted and new: zsnap-fanout init disk2");
     spooler.silent_run();
     assert!(tree(&mnt).is_empty(), "{:?}", tree(&mnt));
     for _ in 0..2 {

@@ -339,7 +339,7 @@ fn a_drive_is_retired_only_when_it_is_no_longer_configured() {
     fs::remove_file(spooler.path("disk1/.zsnap-drive")).unwrap();
     fs::remove_file(spooler.path("disk3/.zsnap-drive")).unwrap();
     spooler.put("laptop/a", 4, "for both");
-    spooler.silent_run();
+    spooler.fanout(&[]).expect(1).says("zsnap-fanout init disk3");
     let (before, _) = spooler.config().split_once("[to.disk3]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     spooler.write("fanout.toml", &before);
     let ran = spooler.fanout(&["retire", "disk3"]).expect(0).says(": remove it when nobody needs them");

@@ -435,7 +435,8 @@ fn check_reports_errors_that_a_run_would_have() {
     check(1, &["warn  disk2: away: "]);
     let remedy = "if it is mounted and new: zsnap-fanout init disk2";
     spooler.fanout(&["check"]).prints("has no .zsnap-drive").prints(remedy);
-    // A drive of a rotation, which was here before.
+    // A drive of a rotation, which was here before. The new one is reported once, and then daily.
+    spooler.fanout(&[]).expect(1).says(remedy);
     spooler.silent_run();
     fs::rename(spooler.path("disk1/.zsnap-drive"), spooler.path("mark")).unwrap();
     check(1, &["warn  disk2: away: "]);

@@ -68,6 +68,7 @@ fn files_for_a_hanging_directory_wait_for_flush_as_root() {
     let frozen = Frozen::mount(&scene.path(""));
     let dest = format!("dir:{}", frozen.path().display());
     scene.edit("queue.toml", "to = [", &format!("to = [\"{dest}\", "));
+    scene.mark("frozen");
     frozen.freeze();
     let queue = |dataset: &str, guid: u64, timeout: &str| {
         let stream = Stream::plain(Sub::full(&format!("{dataset}@a"), guid)).bytes();
@@ -99,6 +100,7 @@ fn a_stream_is_durable_before_its_directory_is_accessed() {
     let scene = Scene::new();
     let dir = scene.path("dir").display().to_string();
     fs::create_dir(&dir).unwrap();
+    scene.mark("dir");
     scene.edit("queue.toml", "to = [", &format!("to = [\"dir:{dir}\", "));
     fs::write(scene.path("stream"), Stream::plain(Sub::full("tank/a@a", 1)).bytes()).unwrap();
     let trace = scene.path("trace");
@@ -123,9 +125,9 @@ fn a_delivery_is_not_killed_while_a_slow_drive_syncs() {
     let spooler = Spooler::with(&["slow"]);
     let files = [1, 2, 3, 4].map(|n| spooler.put("laptop/a", n, n.to_string()));
     // The tool does its own syncs in a run before, while the drive is away.
-    fs::rename(spooler.path("slow/.zsnap-drive"), spooler.path("mark")).unwrap();
+    fs::rename(spooler.path("slow"), spooler.path("shelf")).unwrap();
     spooler.silent_run();
-    fs::rename(spooler.path("mark"), spooler.path("slow/.zsnap-drive")).unwrap();
+    fs::rename(spooler.path("shelf"), spooler.path("slow")).unwrap();
     let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=fsync:delay_enter=1500000"];
     let ran = run(&mut spooler.under(&before, &["--delivery-timeout", "5s"]), b"").expect(0);
     assert_eq!((ran.err.as_str(), spooler.on("slow").len()), ("", files.len()));
@@ -264,6 +266,7 @@ fn a_process_left_behind_by_a_signal_counts_until_it_ends_as_root() {
     let scene = Scene::new();
     let frozen = Frozen::mount(&scene.path(""));
     scene.edit("queue.toml", "to = [", &format!("to = [\"dir:{}\", ", frozen.path().display()));
+    scene.mark("frozen");
     frozen.freeze();
     let queue = |dataset: &str| scene.queue_command(["--delivery-timeout=0", &format!("laptop/{dataset}")]);
     let stream = |dataset: &str, guid| Stream::plain(Sub::full(&format!("{dataset}@a"), guid)).bytes();

@@ -104,6 +104,7 @@ fn chunks_of_a_file_are_ignored_until_they_are_reassembled() {
     let Some(pair) = Pair::new("spool/laptop") else { return };
     let scene = &pair.scene;
     let body: Vec<u8> = (0..3000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    scene.mark("stick");
     scene
         .queue(&["--opaque", "--full", "--to", &format!("dir:{}", scene.path("stick").display()), "laptop/etc"], &body)
         .expect(0);

@@ -102,7 +102,7 @@ fn check_reports_an_unknown_node_and_a_missing_nncp_stat() {
     // A run does not need nncp-stat.
     let ran = world.spooler.fanout(&["check", "--nncp-stat-program", "/nowhere/nncp-stat"]).expect(1);
     let text = String::from_utf8(ran.out).unwrap();
-    assert_eq!(text.matches("install it, or correct its path; status needs it").count(), 2, "{text}");
+    assert_eq!(text.matches("install it, or correct its path: without it, nobody asks NNCP").count(), 2, "{text}");
     world.spooler.edit("nncp-file:disk2", "nncp-file:dsik2");
     world.spooler.fanout(&["check"]).expect(78).prints("fail  disk2: nncp-stat failed: ").prints("ok    disk1\n");
 }

@@ -3,6 +3,8 @@
 
 mod drives;
 mod nncp;
+mod outbox;
+mod redirect;
 mod streams;
 
 use std::fs;
@@ -24,16 +26,23 @@ fn names(dir: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Mounts a tmpfs at `drive`. Returns what mounts and unmounts it from then on: a program and its arguments before
+/// Mounts a tmpfs at `drive`, which has a mark, and gives it this mark. Returns what mounts and unmounts it from then on: a program and its arguments before
 /// `drive`, and whether it succeeded. `None`: nobody may mount here.
-fn mounted(drive: &Path) -> Option<impl Fn(&str, &[&str]) -> bool> {
+fn mounted(drive: &Path) -> Option<impl Fn(&str, &[&str]) -> bool + use<>> {
+    let at = drive.to_owned();
     let mount = move |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).arg(drive).output().unwrap();
+        let output = Command::new(program).args(args).arg(&at).output().unwrap();
         output.status.success()
     };
+    // An empty mount point has no mark.
+    let mark = drive.join(".zsnap-drive");
+    let text = fs::read(&mark).unwrap();
+    fs::remove_file(&mark).unwrap();
     if !mount("mount", &["-t", "tmpfs", "tmpfs"]) {
         eprintln!("NOT TESTED: cannot mount a tmpfs");
+        fs::write(&mark, text).unwrap();
         return None;
     }
+    fs::write(&mark, text).unwrap();
     Some(mount)
 }

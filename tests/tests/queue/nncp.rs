@@ -102,3 +102,40 @@ fn transports_run_as_another_user_as_root() {
     carry(&nodes);
     assert!(h.open(&incoming(&h, "")[0]).bytes == real("full"));
 }
+
+#[test]
+fn check_asks_nncp_about_each_node() {
+    let h = Scene::new();
+    let Some(_nodes) = nodes(&h) else { return };
+    let check = |to: &str| run(command(&h, to).arg("check"), b"");
+    for to in ["nncp-file:server", "nncp-exec:server:zsnap"] {
+        check(to).expect(0).prints(&format!("ok    {to}\n"));
+    }
+    // A mistyped node would have a full stream and begin no chain.
+    for to in ["nncp-file:sevrer", "nncp-exec:sevrer:zsnap"] {
+        let ran = check(to).expect(78).prints(&format!("fail  {to}: nncp-stat failed: "));
+        ran.prints("correct the node, or nncp-config");
+    }
+    // No other program of NNCP is beside this one.
+    fs::copy("/bin/true", h.path("alone")).unwrap();
+    let program = format!("--nncp-file-program={}", h.path("alone").display());
+    let ran = run(command(&h, "nncp-file:server").args([&program, "check"]), b"");
+    ran.expect(1).prints("warn  nncp-file:server: ").prints("nobody asks NNCP whether it knows the node");
+}
+
+#[test]
+fn check_asks_nncp_as_the_user_of_the_transport_as_root() {
+    needs_root();
+    let h = Scene::new();
+    let Some(_nodes) = nodes(&h) else { return };
+    fs::set_permissions(h.path(""), fs::Permissions::from_mode(0o711)).unwrap();
+    let check = || run(command(&h, "nncp-file:server").args(["--user=nobody", "check"]), b"");
+    let mode = |name: &str, mode| fs::set_permissions(h.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    mode("laptop.hjson", 0o600);
+    check().expect(78).prints("fail  nncp-file:server: nncp-stat failed: ").prints("permission denied");
+    mode("laptop.hjson", 0o644);
+    check().expect(78).prints("the user nobody may not write to NNCP's spool ");
+    let chown = Command::new("chown").args(["-R", "nobody"]).arg(h.path("laptop-nncp")).status().unwrap();
+    assert!(chown.success());
+    check().expect(0).prints("ok    nncp-file:server\n");
+}

@@ -192,9 +192,10 @@ fn an_unmounted_drive_is_away_although_its_mount_point_exists() {
     let delivered = h.spooled("laptop").len();
     assert!(mount("umount", &[]));
     let stderr = queue(&h, &[DATA], &real("incr-i-s1-s2")).expect(0).err;
-    assert!(stderr.contains("nothing is mounted there"), "{stderr}");
+    assert!(stderr.contains("/spool has no .zsnap-drive: the drive is not mounted"), "{stderr}");
     assert_eq!((delivered, names(&drive).len(), h.outbox().len()), (1, 0, 1));
     assert!(mount("mount", &["-t", "tmpfs", "tmpfs"]));
+    h.mark("spool");
     let flushed = run(h.bare().arg("flush"), b"");
     let delivered = h.spooled("laptop").len();
     assert!(mount("umount", &["-l"]));
@@ -499,6 +500,7 @@ fn unreadable_state_stops_queueing_but_not_delivery() {
     let away = format!("--to=dir:{}", h.path("drive").display());
     queue(&h, &[&away, DATA], &real("incr-i-s1-s2")).expect(0);
     fs::create_dir(h.path("drive")).unwrap();
+    h.mark("drive");
     fs::remove_file(h.path("queue-state/epoch.json")).unwrap();
     queue(&h, &[DATA], &real("incr-i-s1-s2")).expect(75);
     for command in ["check", "status", "flush"] {

@@ -19,11 +19,14 @@ use crate::names::target::{Host, check_component};
 mod courier;
 pub mod dir;
 mod hang;
+pub mod mark;
+pub mod nncp;
 mod program;
 pub mod worker;
 
 pub use crate::process::hung::hangs;
 pub use courier::{Courier, look, probe};
+pub use mark::Mark;
 
 /// The default of `--delivery-timeout`.
 const DEFAULT: Duration = Duration::from_secs(3600);
@@ -100,9 +103,8 @@ pub struct Transport {
     pub apart: bool,
     /// Whether nncp-file sends `HOST/FILE` rather than `FILE`, for senders of several hosts' files.
     pub host_directory: bool,
-    /// The name that the mark (`.zsnap-drive`) of a `dir:` must contain; otherwise the destination is away. `None`:
-    /// no mark is needed.
-    pub drive: Option<String>,
+    /// The mark that a `dir:` must have; otherwise the destination is away.
+    pub mark: Mark,
     /// The number of bytes that must stay free on the file system of a `dir:`.
     pub min_free: u64,
     /// Whether what was written to a `dir:` is read back and compared.

@@ -91,6 +91,7 @@ fn failing_destinations_delay_no_others_and_get_their_files_later() {
     // All destinations work again.
     fs::write(&works, "").unwrap();
     fs::create_dir(&away).unwrap();
+    play.scene.mark("away");
     run(&mut play.scene.queue_command(["flush", "--delivery-timeout=60s"]), b"").expect(0);
     assert_eq!(waiting(&play), all(0));
     assert_eq!(lines(&taken), names);

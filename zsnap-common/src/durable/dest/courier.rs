@@ -1,5 +1,6 @@
 //! The courier, which delivers the files of an outbox to its destination.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use anyhow::Result;
 use super::dir::{self, Look, Probe, Shown};
 use super::hang::Hang;
 use super::worker::{self, Answer, Entry, Request, Worker};
-use super::{Delivered, Dest, Item, Transport, program};
+use super::{Delivered, Dest, Item, Mark, Transport, program};
 use crate::cli::cancel::Cancelled;
 use crate::cli::exit::Exit;
 use crate::cli::log;
@@ -21,7 +22,7 @@ use crate::process::hung::hung;
 /// aborted, and recorded in the outbox.
 pub struct Courier<'a> {
     dest: &'a Dest,
-    how: &'a Transport,
+    how: Cow<'a, Transport>,
     outbox: &'a Path,
     hang: Hang,
     worker: Option<Worker>,
@@ -33,6 +34,7 @@ pub struct Courier<'a> {
 impl<'a> Courier<'a> {
     /// Creates a courier for the outbox whose directory, OUT/NAME, is `outbox`.
     pub fn new(dest: &'a Dest, how: &'a Transport, outbox: &'a Path) -> Courier<'a> {
+        let how = Cow::Borrowed(how);
         Courier { dest, how, outbox, hang: Hang::read(outbox, dest), worker: None, tidy: false, notes: true }
     }
 
@@ -51,7 +53,8 @@ impl<'a> Courier<'a> {
     /// Examines a `dir:`. For other destinations, of which nothing is known, returns the default.
     pub fn look(&mut self) -> Result<Look> {
         let Dest::Dir(path) = self.dest else { return Ok(Look::default()) };
-        match self.ask(path, &Request::Look, || Ok(Answer::Look(dir::look(path, self.how.drive.as_deref())?)))? {
+        let mark = self.how.mark.clone();
+        match self.ask(path, &Request::Look, || Ok(Answer::Look(dir::look(path, &mark)?)))? {
             Answer::Look(look) => Ok(look),
             _ => Err(misunderstood()),
         }
@@ -60,10 +63,31 @@ impl<'a> Courier<'a> {
     /// Tries what the file system of a `dir:` is able to do. `None`: it is away, or the destination is of another kind.
     pub fn probe(&mut self) -> Result<Option<Probe>> {
         let Dest::Dir(path) = self.dest else { return Ok(None) };
-        match self.ask(path, &Request::Probe, || Ok(Answer::Probe(dir::probe(path, self.how.drive.as_deref())?)))? {
+        let mark = self.how.mark.clone();
+        match self.ask(path, &Request::Probe, || Ok(Answer::Probe(dir::probe(path, &mark)?)))? {
             Answer::Probe(probe) => Ok(probe),
             _ => Err(misunderstood()),
         }
+    }
+
+    /// Marks a `dir:` that has no mark yet with this name.
+    pub fn mark(&mut self, name: &str) -> Result<()> {
+        let Dest::Dir(path) = self.dest else { return Ok(()) };
+        let here = || dir::mark(path, name).map(|()| Answer::Mark).map_err(Into::into);
+        match self.ask(path, &Request::Mark(name.to_owned()), here)? {
+            Answer::Mark => Ok(()),
+            _ => Err(misunderstood()),
+        }
+    }
+
+    /// Sets the mark that a `dir:` must have from now on.
+    pub fn require(&mut self, mark: Mark) -> Result<()> {
+        let Dest::Dir(path) = self.dest else { return Ok(()) };
+        if self.how.mark != mark {
+            self.ask(path, &Request::Require(mark.clone()), || Ok(Answer::Mark))?;
+            self.how.to_mut().mark = mark;
+        }
+        Ok(())
     }
 
     /// Delivers whole files, and returns when the destination has them: one result for each, in order. There are fewer
@@ -77,12 +101,14 @@ impl<'a> Courier<'a> {
     pub fn deliver(&mut self, items: &[Item]) -> Result<Vec<Result<Delivered>>> {
         let Dest::Dir(path) = self.dest else { return self.deliver_to_program(items) };
         if !std::mem::replace(&mut self.tidy, true) {
-            let here = || dir::tidy(path, self.how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into);
+            let mark = self.how.mark.clone();
+            let here = || dir::tidy(path, &mark).map(|()| Answer::Tidy).map_err(Into::into);
             self.ask(path, &Request::Tidy, here)?;
         }
+        let how = self.how.clone();
         let here = || {
             let shown = std::cell::RefCell::new(Shown::default());
-            let results = dir::deliver(path, items, self.how, &|beat| shown.borrow_mut().beat(beat))?;
+            let results = dir::deliver(path, items, &how, &|beat| shown.borrow_mut().beat(beat))?;
             Ok(Answer::Deliver(results.into_iter().map(|result| result.map_err(Into::into)).collect()))
         };
         let entries = Request::Deliver(items.iter().map(Entry::of).collect());
@@ -98,7 +124,7 @@ impl<'a> Courier<'a> {
         }
         let mut results = Vec::new();
         for item in items {
-            let (result, left) = program::deliver(self.dest, item, self.how);
+            let (result, left) = program::deliver(self.dest, item, &self.how);
             let (given_up, stopped) = match &result {
                 Err(e) => (self.given_up(e, Some(item), left), Cancelled::find(e).is_some()),
                 Ok(_) => (false, false),
@@ -120,7 +146,7 @@ impl<'a> Courier<'a> {
         self.is_free()?;
         let worker = match &mut self.worker {
             Some(worker) => worker,
-            none => none.insert(Worker::start(path, self.outbox, self.how)?),
+            none => none.insert(Worker::start(path, self.outbox, &self.how)?),
         };
         let answer = worker.ask(request);
         if let Err(e) = &answer {

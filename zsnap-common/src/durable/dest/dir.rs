@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,26 +15,27 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::mark::{self, Mark};
 use super::{Delivered, Item, Transport};
 use crate::cli::log;
 use crate::cli::progress::Progress;
 use crate::durable::abilities::Abilities;
-use crate::durable::publish::{self, NewFile, REGULAR, at_path, sync_files};
+use crate::durable::publish::{self, NewFile, at_path, sync_files};
 use crate::names::queue_name::Label;
 use crate::names::target::{Host, differ_in_case};
 
+mod adopt;
 mod compare;
 mod drive;
 mod parts;
 #[cfg(test)]
 mod tests;
 
+pub use adopt::adopt;
 use compare::Piece;
 pub(crate) use compare::is_same;
 use drive::Drive;
 
-/// The mark: a file in the root of a drive that contains the drive's name.
-pub const MARKER: &str = ".zsnap-drive";
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A sign of progress. It shows the waiting tool that the worker does not hang, and moves the progress display.
@@ -64,10 +65,14 @@ impl Shown {
 pub struct Look {
     /// Why the directory is away, if it is.
     pub away: Option<String>,
+    /// The name in its mark, if it has one.
+    pub name: Option<String>,
     /// Whether something is mounted there.
     pub mounted: bool,
-    /// The path without symlinks, as bytes.
-    real: Option<Vec<u8>>,
+    /// Whether fstab(5) lists a mount point there or above, and nothing is mounted there.
+    pub unmounted: bool,
+    /// The path without symlinks, as bytes; see [`Look::real`].
+    pub real: Option<Vec<u8>>,
 }
 
 impl Look {
@@ -77,15 +82,23 @@ impl Look {
     }
 }
 
-/// Examines a directory, and changes nothing. If `drive` is set and is not the name in the mark, the directory is
-/// away.
-pub fn look(path: &Path, drive: Option<&str>) -> io::Result<Look> {
-    let away = open_root(path, drive)?.err();
+/// Examines a directory, and changes nothing. A directory without the mark is away.
+pub fn look(path: &Path, mark: &Mark) -> io::Result<Look> {
+    let (away, name) = match open_root(path, &Mark::Unneeded)? {
+        Ok(root) => {
+            let name = mark::read(&root, path)?;
+            (mark.lacks(name.as_deref(), path), name)
+        }
+        Err(away) => (Some(away), None),
+    };
     let real = std::fs::canonicalize(path).ok();
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
     let above = real.as_ref().and_then(|real| device(real.parent()?));
     let mounted = above.is_some_and(|above| device(path).is_some_and(|here| here != above));
-    Ok(Look { away, mounted, real: real.map(|real| real.into_os_string().into_vec()) })
+    let fstab = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
+    let point = mark::mount_point(&fstab, path);
+    let unmounted = point.is_some_and(|point| device(&point) == point.parent().and_then(device));
+    Ok(Look { away, name, mounted, unmounted, real: real.map(|real| real.into_os_string().into_vec()) })
 }
 
 /// What [`probe`] finds out about a directory.
@@ -111,8 +124,8 @@ impl Probe {
 
 /// Tries what the file system of a directory is able to do, with a temporary file. Returns `None` if the directory is
 /// away.
-pub fn probe(path: &Path, drive: Option<&str>) -> io::Result<Option<Probe>> {
-    let Ok(root) = open_root(path, drive)? else { return Ok(None) };
+pub fn probe(path: &Path, mark: &Mark) -> io::Result<Option<Probe>> {
+    let Ok(root) = open_root(path, mark)? else { return Ok(None) };
     let mut hosts = Vec::new();
     for entry in rustix::fs::Dir::read_from(&root).map_err(at_path(path))? {
         let entry = entry.map_err(at_path(path))?;
@@ -130,7 +143,7 @@ pub fn deliver(
     how: &Transport,
     beat: &dyn Fn(Beat<'_>),
 ) -> Result<Vec<Result<Delivered>>> {
-    let drive = match open_root(path, how.drive.as_deref())? {
+    let drive = match open_root(path, &how.mark)? {
         Ok(root) => Drive::new(root, path, how, beat),
         Err(away) => return Ok(vec![Ok(Delivered::Away(away))]),
     };
@@ -219,8 +232,8 @@ impl Copied {
 
 /// Removes the temporary files that killed deliveries left in the hosts' directories. An error in one of these is
 /// logged and does not stop the rest.
-pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
-    let Ok(root) = open_root(path, drive)? else { return Ok(()) };
+pub fn tidy(path: &Path, mark: &Mark) -> io::Result<()> {
+    let Ok(root) = open_root(path, mark)? else { return Ok(()) };
     for entry in rustix::fs::Dir::read_from(&root).map_err(at_path(path))? {
         let entry = entry.map_err(at_path(path))?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -238,46 +251,24 @@ pub fn tidy(path: &Path, drive: Option<&str>) -> io::Result<()> {
     publish::sweep_at(&root, path)
 }
 
+/// Marks a directory that has no mark yet with this name.
+pub fn mark(path: &Path, name: &str) -> io::Result<()> {
+    match open_root(path, &Mark::Unneeded)? {
+        Ok(root) => mark::write(&root, path, name),
+        Err(away) => Err(io::Error::new(io::ErrorKind::NotFound, away)),
+    }
+}
+
 /// Opens the directory, or returns why it is away. The directory is never created: that would fill the disk below a
 /// mount point whose drive is away.
-fn open_root(path: &Path, drive: Option<&str>) -> io::Result<Result<File, String>> {
+fn open_root(path: &Path, mark: &Mark) -> io::Result<Result<File, String>> {
     let root = match rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT) => return Ok(Err(format!("{} is not there", path.display()))),
         Err(e) => return Err(at_path(path)(e)),
     };
-    let why = drive.map(|name| wrong_drive(&root, path, name)).transpose()?;
-    Ok(why.flatten().map_or(Ok(root), Err))
-}
-
-/// Returns why the drive at `path` is not the one with this name. A mark that cannot be read is an error: if it
-/// counted as away, nobody would hear of the fault.
-fn wrong_drive(root: &File, path: &Path, name: &str) -> io::Result<Option<String>> {
-    Ok(match mark(root, path)? {
-        None => Some(format!("{} has no {MARKER}: the drive is not mounted, or was never marked", path.display())),
-        Some(text) if text == name => None,
-        Some(text) => Some(format!("{} is the drive \"{}\"", path.display(), text.escape_default())),
-    })
-}
-
-/// Returns the name in the mark of the drive whose open root is `root`, or `None` if it has no mark.
-pub fn mark(root: &File, path: &Path) -> io::Result<Option<String>> {
-    let mut text = String::new();
-    let read = rustix::fs::openat(root, MARKER, REGULAR, Mode::empty())
-        .map_err(io::Error::from)
-        .and_then(|fd| File::from(fd).take(256).read_to_string(&mut text));
-    match read {
-        Ok(_) => Ok(Some(text.trim_end().to_owned())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => {
-            let odd =
-                [Errno::LOOP, Errno::ISDIR, Errno::NXIO].iter().any(|odd| e.raw_os_error() == Some(odd.raw_os_error()));
-            let remedy = if odd || e.kind() == io::ErrorKind::InvalidData {
-                "what is there is no mark: remove it: "
-            } else {
-                ""
-            };
-            Err(io::Error::new(e.kind(), format!("{remedy}{}: {e}", path.join(MARKER).display())))
-        }
+    if *mark == Mark::Unneeded {
+        return Ok(Ok(root));
     }
+    Ok(mark.lacks(mark::read(&root, path)?.as_deref(), path).map_or(Ok(root), Err))
 }

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::dir::{self, Beat, Look, Probe, Shown};
-use super::{Delivered, Item, Transport};
+use super::{Delivered, Item, Mark, Transport};
 use crate::cli::cancel::{self, Interruptible};
 use crate::cli::exit::{Exit, OrExit};
 use crate::names::target::Host;
@@ -37,7 +37,7 @@ const END: Duration = Duration::from_secs(10);
 struct Setup {
     /// The id of the process that the worker serves.
     parent: u32,
-    drive: Option<String>,
+    mark: Mark,
     min_free: u64,
     verify: bool,
     max_file: Option<u64>,
@@ -48,6 +48,8 @@ struct Setup {
 pub(super) enum Request {
     Look,
     Probe,
+    Mark(String),
+    Require(Mark),
     Tidy,
     Deliver(Vec<Entry>),
 }
@@ -79,6 +81,7 @@ enum Line {
 pub(super) enum Answer {
     Look(Look),
     Probe(Option<Probe>),
+    Mark,
     Tidy,
     Deliver(Vec<Result<Delivered, Failure>>),
 }
@@ -148,7 +151,7 @@ impl Worker {
         let mut worker = Worker { child, requests, lines, patience: how.timeout };
         worker.send(&Setup {
             parent: std::process::id(),
-            drive: how.drive.clone(),
+            mark: how.mark.clone(),
             min_free: how.min_free,
             verify: how.verify,
             max_file: how.max_file,
@@ -261,8 +264,8 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     if rustix::process::getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()) != Some(setup.parent) {
         return Ok(Exit::Done);
     }
-    let Setup { drive, min_free, verify, max_file, .. } = setup;
-    let how = Transport { drive, min_free, verify, max_file, ..Transport::default() };
+    let Setup { mark, min_free, verify, max_file, .. } = setup;
+    let mut how = Transport { mark, min_free, verify, max_file, ..Transport::default() };
     let beat = |beat: Beat<'_>| {
         // This fails only if the parent is dead, and then this process is killed.
         let _ = say(&match beat {
@@ -272,9 +275,14 @@ pub fn serve(path: &Path, outbox: &Path) -> Result<Exit> {
     };
     for line in lines {
         let answer = match serde_json::from_str(&line?)? {
-            Request::Look => dir::look(path, how.drive.as_deref()).map(Answer::Look).map_err(Into::into),
-            Request::Probe => dir::probe(path, how.drive.as_deref()).map(Answer::Probe).map_err(Into::into),
-            Request::Tidy => dir::tidy(path, how.drive.as_deref()).map(|()| Answer::Tidy).map_err(Into::into),
+            Request::Look => dir::look(path, &how.mark).map(Answer::Look).map_err(Into::into),
+            Request::Probe => dir::probe(path, &how.mark).map(Answer::Probe).map_err(Into::into),
+            Request::Require(mark) => {
+                how.mark = mark;
+                Ok(Answer::Mark)
+            }
+            Request::Mark(name) => dir::mark(path, &name).map(|()| Answer::Mark).map_err(Into::into),
+            Request::Tidy => dir::tidy(path, &how.mark).map(|()| Answer::Tidy).map_err(Into::into),
             Request::Deliver(entries) => deliver(path, outbox, &entries, &how, &beat).map(Answer::Deliver),
         };
         say(&Line::Answer(answer.map_err(Failure::from)))?;

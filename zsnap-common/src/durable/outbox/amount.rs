@@ -1,5 +1,7 @@
 //! How much waits: the number, the size and the age of queue files.
 
+use std::ops::Add;
+
 use super::Queued;
 
 /// A number of queue files.
@@ -22,10 +24,18 @@ impl Amount {
 
 impl<'a> FromIterator<&'a Queued> for Amount {
     fn from_iter<I: IntoIterator<Item = &'a Queued>>(files: I) -> Amount {
-        files.into_iter().fold(Amount::default(), |sum, file| Amount {
-            files: sum.files + 1,
-            bytes: sum.bytes + file.bytes,
-            oldest: sum.oldest.into_iter().chain([file.written]).min(),
-        })
+        let one = |file: &Queued| Amount { files: 1, bytes: file.bytes, oldest: Some(file.written) };
+        files.into_iter().map(one).fold(Amount::default(), |sum, file| sum + file)
+    }
+}
+
+impl Add for Amount {
+    type Output = Amount;
+    fn add(self, more: Amount) -> Amount {
+        Amount {
+            files: self.files + more.files,
+            bytes: self.bytes + more.bytes,
+            oldest: self.oldest.into_iter().chain(more.oldest).min(),
+        }
     }
 }

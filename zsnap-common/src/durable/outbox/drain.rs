@@ -31,6 +31,8 @@ pub struct Drained {
     pub broken: Option<anyhow::Error>,
     /// Why the destination is away, if it is.
     pub away: Option<String>,
+    /// Whether it is away because its directory is there, but has no mark.
+    pub unmarked: bool,
     /// Whether another process drains this outbox. That process will see the files that were there.
     pub busy: bool,
 }

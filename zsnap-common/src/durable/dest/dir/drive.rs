@@ -26,7 +26,7 @@ use crate::names::target::Host;
 /// The number of bytes that are copied between two checks for a signal.
 const STEP: u64 = 8 << 20;
 /// The maximum number of different files with one name: more must be somebody's mistake.
-const COPIES: u32 = 100;
+pub(super) const COPIES: u32 = 100;
 /// The maximum number of bytes written between two syncs. A sync reports no progress, so a long one would look like a
 /// hang.
 const SYNC_EVERY: u64 = 64 << 20;

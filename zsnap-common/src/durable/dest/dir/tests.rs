@@ -1,4 +1,5 @@
 use super::*;
+use crate::durable::dest::mark::MARKER;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -15,7 +16,8 @@ fn item(name: &str, file: &File) -> Item {
 }
 
 fn deliver(to: &Path, file: &File, drive: Option<&str>) -> Result<Delivered> {
-    one(to, &item(NAME, file), &Transport { drive: drive.map(str::to_owned), ..Transport::default() }, &|_| {})
+    let mark = drive.map_or(Mark::Unneeded, |name| Mark::Named(name.into()));
+    one(to, &item(NAME, file), &Transport { mark, ..Transport::default() }, &|_| {})
 }
 
 fn listing(dir: &Path) -> Vec<String> {
@@ -79,7 +81,7 @@ fn temporary_files_of_killed_deliveries_are_removed() {
             fs::write(to.path().join(dir).join(name), "").unwrap();
         }
     }
-    tidy(to.path(), None).unwrap();
+    tidy(to.path(), &Mark::Unneeded).unwrap();
     assert_eq!(listing(&to.path().join("h")), [".stfolder", ".zsnap-0123", MARKER]);
     assert_eq!(listing(&to.path().join("no host@")).len(), 4);
 }
@@ -181,7 +183,7 @@ fn names_stay_as_they_are_where_the_file_system_can_store_them() {
     }
     // A trial of the abilities was killed.
     fs::write(to.path().join(".zsnap-0123456789abcdef:"), "").unwrap();
-    tidy(to.path(), None).unwrap();
+    tidy(to.path(), &Mark::Unneeded).unwrap();
     assert_eq!(listing(to.path()), ["con", "h.", "h:1"]);
 }
 
@@ -191,9 +193,9 @@ fn hosts_that_differ_only_in_case_clash_where_case_is_ignored() {
     for name in ["Laptop", "server", "lost+found"] {
         fs::create_dir(to.path().join(name)).unwrap();
     }
-    let found = probe(to.path(), None).unwrap().unwrap();
+    let found = probe(to.path(), &Mark::Unneeded).unwrap().unwrap();
     assert_eq!(found.hosts, ["Laptop", "server"].map(|host| host.parse().unwrap()));
-    assert_eq!(probe(to.path(), Some("disk1")).unwrap(), None);
+    assert_eq!(probe(to.path(), &Mark::Named("disk1".into())).unwrap(), None);
     let ours = ["laptop".parse().unwrap()];
     assert_eq!(found.clash(&ours), None);
     let abilities = Abilities { case: false, ..found.abilities };
