@@ -20,7 +20,6 @@ pub mod sealed;
 pub mod sealer;
 pub mod sender;
 pub mod spooler;
-pub mod stick;
 pub mod strace;
 pub mod stream;
 pub mod terminal;

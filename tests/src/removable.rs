@@ -30,6 +30,9 @@ impl Format {
     }
 }
 
+/// The options with which a desktop mounts a stick: everything on it belongs to the user 1000.
+pub const DESKTOP: &str = "uid=1000,gid=1000";
+
 /// A stick, which is unmounted when this is dropped.
 #[derive(Debug)]
 pub struct Removable {
@@ -39,16 +42,17 @@ pub struct Removable {
 }
 
 impl Removable {
-    /// Formats a stick, and mounts it at `at`, which exists, for the user 1000. `None`: the programs are not installed,
-    /// or this machine has no FUSE.
+    /// Formats a stick, and mounts it at `at`, which exists, for the user 1000. A drive's mark in `at` is then on the
+    /// stick. `None`: the programs are not installed, or this machine has no FUSE or no loop devices.
     #[track_caller]
     pub fn new(format: Format, at: &Path) -> Option<Removable> {
         needs_root();
         if !format.programs().into_iter().all(have) {
             return None;
         }
-        if !Path::new("/dev/fuse").exists() {
-            eprintln!("NOT TESTED: {format:?}: no /dev/fuse");
+        if let Some(device) = ["/dev/fuse", "/dev/loop-control"].into_iter().find(|device| !Path::new(device).exists())
+        {
+            eprintln!("NOT TESTED: {format:?}: this machine has no {device}, so no stick can be mounted");
             return None;
         }
         let stick = Removable { format, image: at.with_extension("img"), at: at.to_owned() };
@@ -57,7 +61,13 @@ impl Removable {
         let mut make = Command::new(make);
         make.args(if format == Format::Ntfs { &["-F", "-Q"][..] } else { &[] });
         run(make.arg(&stick.image), b"").expect(0);
-        stick.mount("uid=1000,gid=1000");
+        let mark = at.join(".zsnap-drive");
+        let marked = fs::read(&mark).ok();
+        if marked.is_some() {
+            fs::remove_file(&mark).unwrap();
+        }
+        stick.mount(DESKTOP);
+        marked.into_iter().for_each(|text| fs::write(&mark, text).unwrap());
         Some(stick)
     }
 

@@ -6,26 +6,26 @@ use std::io;
 use zsnap_common::durable::abilities::Abilities;
 use zsnap_common::durable::publish::{NewFile, rename_new};
 use zsnap_common::names::stored::stored;
+use zsnap_tests::removable::{DESKTOP, Format, Removable};
 use zsnap_tests::scene::{Scene, name};
 use zsnap_tests::sealed::noise;
 use zsnap_tests::spooler::{Spooler, tree};
-use zsnap_tests::stick::Stick;
 use zsnap_tests::strace::{can_trace, traced, under};
 
 /// A spooler with a stick as drive `stick`.
-fn spooler() -> Option<(Spooler, Stick)> {
+fn spooler() -> Option<(Spooler, Removable)> {
     let spooler = Spooler::new();
     fs::create_dir(spooler.path("stick")).unwrap();
-    let stick = Stick::exfat(&spooler.path("image"), 16, &spooler.path("stick"))?;
+    let stick = Removable::new(Format::ExFat, &spooler.path("stick"))?;
     spooler.to("stick", &format!("dir:{}", spooler.path("stick").display()), "");
     spooler.mark("stick", "stick");
     Some((spooler, stick))
 }
 
 /// A scene whose spool, which is also its incoming directory, is on a stick.
-fn scene() -> Option<(Scene, Stick)> {
+fn scene() -> Option<(Scene, Removable)> {
     let scene = Scene::new();
-    let stick = Stick::exfat(&scene.path("image"), 64, &scene.path("spool"))?;
+    let stick = Removable::new(Format::ExFat, &scene.path("spool"))?;
     Some((scene, stick))
 }
 
@@ -53,8 +53,7 @@ fn a_file_is_published_without_replacing_another_as_root() {
     fs::write(at.join("other"), "other").unwrap();
     assert!(rename_new(&dir, "other", &dir, "FILE").is_err());
     drop(dir);
-    stick.unplug();
-    stick.plug();
+    stick.again(DESKTOP);
     assert_eq!(tree(&at), [".zsnap-drive", "file", "other"]);
     assert_eq!(fs::read(at.join("file")).unwrap(), b"one");
 }
@@ -143,8 +142,7 @@ fn every_name_travels_from_zsnap_queue_to_zsnap_ingest_as_root() {
     let forms: Vec<_> = tree(&scene.path("spool/laptop"));
     let ends = ["@etc@co%3Alon", "@etc@dot%2E", "@etc@space%20"];
     assert!(forms.iter().zip(ends).all(|(form, end)| form.ends_with(end)) && forms.len() == 3, "{forms:?}");
-    stick.unplug();
-    stick.plug();
+    stick.again(DESKTOP);
     // The real names are shown.
     let plan = scene.ingest(&["plan"]).expect(0).prints("@etc@co:lon ").prints("@etc@dot. ");
     assert!(!String::from_utf8(plan.out).unwrap().contains('%'));
@@ -213,8 +211,7 @@ fn parts_travel_by_a_stick_that_is_full_in_between_as_root() {
     scene.queue(&["--opaque", "--full", "laptop/etc"], &stream).silent();
     scene.queue(&["--opaque", "--full", "laptop/etc"], &stream).expect(0).says("do not fit");
     assert_eq!(scene.spooled("laptop").len(), 6);
-    stick.unplug();
-    stick.plug();
+    stick.again(DESKTOP);
     scene.ingest(&[]).silent();
     assert!(scene.applied() == stream && scene.spooled("laptop").is_empty());
     scene.queue(&["flush"], b"").expect(0);

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use zsnap_message::payload::{Base, Manifest};
 use zsnap_tests::random::noise;
-use zsnap_tests::removable::{Format, Removable};
+use zsnap_tests::removable::{DESKTOP, Format, Removable};
 use zsnap_tests::scene::{Ran, Scene, manifest, name, run};
 use zsnap_tests::sealer::Sealer;
 use zsnap_tests::strace::{self, can_trace};
@@ -18,7 +18,6 @@ use zsnap_tests::stream::Sub;
 
 const SEQ: u64 = 1_700_000_000_000_000;
 const TARGET: &str = "laptop/tank/home";
-const DESKTOP: &str = "uid=1000,gid=1000";
 
 /// Scenes whose spool is a stick.
 fn sticks() -> impl Iterator<Item = (Format, Scene, Removable)> {

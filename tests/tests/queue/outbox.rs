@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use zsnap_tests::removable::{DESKTOP, Format, Removable};
 use zsnap_tests::scene::{Ran, Scene, files, needs_root, run};
-use zsnap_tests::stick::Stick;
 use zsnap_tests::strace::can_trace;
 use zsnap_tests::torture::walk;
 
@@ -163,14 +163,14 @@ fn a_stick_without_links_carries_streams_as_root() {
     needs_root();
     let h = Scene::new();
     fs::remove_file(h.path("spool/.zsnap-drive")).unwrap();
-    let Some(stick) = Stick::exfat(&h.path("image"), 64, &h.path("spool")) else { return };
+    let Some(stick) = Removable::new(Format::ExFat, &h.path("spool")) else { return };
     run(h.bare().arg("init").arg(h.path("spool")), b"").expect(0);
     queue(&h, "full").silent();
     let opened = h.open(&h.spooled("laptop")[0]).bytes;
     let left = aboard(&h).len();
-    stick.unplug();
+    stick.unmount();
     let away = queue(&h, "incr-i-s1-s2");
-    stick.plug();
+    stick.mount(DESKTOP);
     queue(&h, "incr-i-s1-s2").silent();
     let spooled = h.spooled("laptop").len();
     drop(stick);
