@@ -93,10 +93,15 @@ fn access(dir: &Incoming) -> Option<Finding> {
     })
 }
 
+/// Returns the heading of a host's table; of what is not the name of a host, as it would be if it were.
+fn table(host: &str) -> String {
+    host.parse().map_or_else(|_| format!("[hosts.{host}]"), |host: Host| host.table())
+}
+
 /// Returns the remedy for a host that is not configured.
 fn add(host: &str, hosts: &BTreeMap<Host, HostTable>) -> String {
     match suggest::closest(host, hosts.keys().map(|host| host.as_str())) {
-        Some(similar) => format!("add [hosts.{host}], or correct [hosts.{similar}] if that is meant"),
-        None => format!("add [hosts.{host}] with its signers"),
+        Some(similar) => format!("add {}, or correct {} if that is meant", table(host), table(similar)),
+        None => format!("add {} with its signers", table(host)),
     }
 }

@@ -22,7 +22,7 @@ use zsnap_message::keys::Format;
     version,
     override_usage = "zsnap-queue [OPTIONS] HOST/DATASET < STREAM\n       \
                       zsnap-queue [OPTIONS] --opaque HOST/DATASET [-- PRODUCER...]\n       \
-                      zsnap-queue [OPTIONS] init | flush | status | redirect | drop | keygen | adopt | check",
+                      zsnap-queue [OPTIONS] init|flush|status|redirect|drop|keygen|adopt|check",
     after_help = "Exit status 0: the stream is whole and safe on this disk or further. See zsnap-queue(8)."
 )]
 pub struct Cli {

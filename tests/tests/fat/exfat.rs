@@ -37,7 +37,9 @@ fn what_the_driver_lacks_is_found_out_as_root() {
     let Abilities { largest, .. } = found;
     assert_eq!(found, Abilities { links: false, renames_new: false, modes: false, case: false, names: false, largest });
     assert!(largest > 1 << 40);
-    assert_eq!(tree(&at), [".zsnap-drive"]);
+    // FUSE keeps a file that was removed while it was open, for a moment.
+    let left: Vec<_> = tree(&at).into_iter().filter(|name| !name.starts_with(".fuse_hidden")).collect();
+    assert_eq!(left, [".zsnap-drive"]);
 }
 
 #[test]
@@ -197,9 +199,12 @@ fn zsnap_queue_refuses_hosts_that_would_share_a_directory_as_root() {
     let Some((scene, _stick)) = scene() else { return };
     scene.queue(&["--opaque", "--full", "laptop/etc"], b"x").silent();
     scene.queue(&["check"], b"").expect(0);
-    scene.queue(&["--opaque", "--full", "LAPTOP/etc"], b"y").expect(0).says("the file system ignores case");
+    scene
+        .queue(&["--host=LAPTOP", "--opaque", "--full", "LAPTOP/etc"], b"y")
+        .expect(0)
+        .says("the file system ignores case");
     scene.queue(&["check"], b"").expect(78).prints("the hosts laptop and LAPTOP would have one directory");
-    assert_eq!(tree(&scene.path("spool")).len(), 1);
+    assert_eq!(scene.spooled("laptop").len(), 1);
 }
 
 #[test]

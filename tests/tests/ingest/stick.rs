@@ -288,9 +288,9 @@ fn names_of_systems_are_ignored_and_others_mentioned_once() {
         "{known:?}"
     );
     // What a host sends that is not configured, whatever its name, waits for the operator, who must know.
-    for host in ["FOUND.000", "desktop"] {
+    for (host, table) in [("FOUND.000", "[hosts.\"FOUND.000\"]"), ("desktop", "[hosts.desktop]")] {
         let sealed = scene.seal(&manifest(&format!("{host}/etc"), SEQ), Some("other"), b"x");
         scene.deliver(host, &name(&format!("{host}/etc"), SEQ), &sealed);
-        scene.ingest(&[]).expect(1).says(&format!("held: unknown host; add [hosts.{host}]"));
+        scene.ingest(&[]).expect(1).says(&format!("held: unknown host; add {table}"));
     }
 }

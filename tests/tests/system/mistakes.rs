@@ -175,7 +175,7 @@ fn mistake_9_the_mode_of_a_key() {
 #[test]
 fn mistake_10_a_missing_incoming_directory() {
     let scene = Scene::new();
-    fs::remove_dir(scene.path("spool")).unwrap();
+    fs::remove_dir_all(scene.path("spool")).unwrap();
     let spool = scene.path("spool").display().to_string();
     let says = format!("{spool} is absent: create it, or attach its drive");
     // A drive of a rotation is often away, so that cron mails nothing. A user at a terminal sees it.
