@@ -226,8 +226,8 @@ impl Play {
     pub fn tidy(&self, copies: bool) {
         for path in walk(self.scene.path("")) {
             let name = path.file_name().unwrap().to_string_lossy();
-            let copy = copies && name.contains(".zsnap-");
-            assert!(!copy && !name.starts_with(".zsnap-"), "{} was left behind", path.display());
+            let is_left = copies && name.contains(".zsnap-") || name.starts_with(".zsnap-");
+            assert!(!is_left || name == ".zsnap-drive", "{} was left behind", path.display());
             let split = path.starts_with(self.scene.path("queue-state/outbox/split"));
             assert!(!split, "{} is still to be split", path.display());
         }

@@ -7,6 +7,7 @@
 //! ambiguous, because a name may itself end like this.) Everything else in `OUT/NAME` is hidden, as no host's name
 //! is: the lock and notes.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -121,6 +122,14 @@ impl Outboxes {
         let split = self.split_dir(host);
         files.iter().try_for_each(|file| remove(&split, file.as_ref()))?;
         publish::sync_dir(&split)
+    }
+
+    /// Unlinks these files from the outbox of `name`, durably. Missing files are not an error.
+    pub fn unqueue(&self, name: &str, files: &[Queued]) -> io::Result<()> {
+        let dir = |queued: &Queued| self.dir(name).join(queued.parsed.host.as_str());
+        files.iter().try_for_each(|queued| remove(&dir(queued), &queued.name))?;
+        let dirs: BTreeSet<_> = files.iter().map(dir).collect();
+        dirs.iter().try_for_each(|dir| publish::sync_dir(dir))
     }
 
     /// Removes the links of SPLIT/HOST/FILE, which stays itself, from each outbox, durably. Nothing delivers them

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::exit::{Exit, OrExit};
-use crate::durable::publish::{NewFile, REGULAR, sweep_at};
+use crate::durable::publish::{NewFile, REGULAR, at_path, sweep_at};
 use crate::names::random::random_hex;
 use crate::names::shell::quoted;
 
@@ -74,12 +74,13 @@ pub fn read(root: &File, path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Writes the mark into the open directory `root`, durably. It replaces another mark.
+/// Writes the mark into the open directory `root`, durably. Fails with `AlreadyExists` if it has one by now.
 pub(super) fn write(root: &File, path: &Path, name: &str) -> io::Result<()> {
-    let new = NewFile::create_at(root.try_clone()?, path)?;
+    let mut new = NewFile::create_at(root.try_clone()?, path)?;
     new.file().write_all(format!("{name}\n").as_bytes())?;
     new.sync()?;
-    new.replace(MARKER.as_ref())
+    new.name_as(MARKER.as_ref())?;
+    rustix::fs::fsync(root).map_err(at_path(path))
 }
 
 /// Returns a name for a new drive that is mounted at `path`: the last part of the path, and random digits, because
