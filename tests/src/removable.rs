@@ -46,6 +46,12 @@ impl Removable {
     /// stick. `None`: the programs are not installed, or this machine has no FUSE or no loop devices.
     #[track_caller]
     pub fn new(format: Format, at: &Path) -> Option<Removable> {
+        Removable::sized(format, at, 64 << 20)
+    }
+
+    /// Does what [`Removable::new`] does, with a stick of `bytes`. Its image is sparse.
+    #[track_caller]
+    pub fn sized(format: Format, at: &Path, bytes: u64) -> Option<Removable> {
         needs_root();
         if !format.programs().into_iter().all(have) {
             return None;
@@ -56,7 +62,7 @@ impl Removable {
             return None;
         }
         let stick = Removable { format, image: at.with_extension("img"), at: at.to_owned() };
-        fs::File::create(&stick.image).unwrap().set_len(64 << 20).unwrap();
+        fs::File::create(&stick.image).unwrap().set_len(bytes).unwrap();
         let [make, _] = format.programs();
         let mut make = Command::new(make);
         make.args(if format == Format::Ntfs { &["-F", "-Q"][..] } else { &[] });
@@ -91,6 +97,21 @@ impl Removable {
             sleep(Duration::from_millis(100));
         }
         panic!("{} cannot be unmounted", self.at.display());
+    }
+
+    /// Pulls the stick out: its driver is gone in the middle of whatever it does, so that all calls fail for processes
+    /// that have files of the stick open, and its path is an empty directory for all others.
+    #[track_caller]
+    pub fn pull(&self) {
+        let driver = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path()).find(|process| {
+            let words = fs::read(process.join("cmdline")).unwrap_or_default();
+            let mut words = words.split(|byte| *byte == 0);
+            words.next().is_some_and(|program| program.ends_with(self.format.programs()[1].as_bytes()))
+                && words.any(|word| word == self.at.as_os_str().as_encoded_bytes())
+        });
+        let driver = driver.unwrap();
+        run(Command::new("kill").arg("-KILL").arg(driver.file_name().unwrap()), b"").expect(0);
+        run(Command::new("umount").arg("-l").arg(&self.at), b"").expect(0);
     }
 
     /// Unmounts the stick and mounts it again with these options.

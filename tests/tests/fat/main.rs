@@ -4,3 +4,4 @@
 
 mod exfat;
 mod parts;
+mod story;
