@@ -16,6 +16,7 @@ use zsnap_common::stream::Guid;
 
 use crate::journal;
 use crate::plan::{Facts, Head};
+use crate::quarantine::is_called;
 use crate::seen::Seen;
 
 /// What is known about the files of one host. An entry is either here or with whoever has taken it, because there may
@@ -189,7 +190,7 @@ pub fn retry(state: &Path, all: bool, what: &[String]) -> Result<usize> {
             let mut any = false;
             for (key, entry) in &mut known.files {
                 let file = key.split_once('/').map_or(key.as_str(), |(_, name)| name);
-                let is_asked = all || what.iter().any(|what| what == file || what == host);
+                let is_asked = all || what.iter().any(|what| is_called(host.as_ref(), file, what));
                 if is_asked && matches!(entry.what, Knowledge::Bad(_)) {
                     (entry.what, entry.again, any) = (Knowledge::New, None, true);
                     files.insert(format!("{host}/{file}"));

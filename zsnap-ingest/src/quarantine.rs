@@ -129,9 +129,9 @@ pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
     }
 }
 
-/// Whether `what` is the host of a file in quarantine, or its name, in either form, also that of the file of which it is
+/// Whether `what` is the host of a file in quarantine or of one that stays although it is bad, or its name, in either form, also that of the file of which it is
 /// a part.
-fn is_called(host: &OsStr, name: &str, what: &str) -> bool {
+pub fn is_called(host: &OsStr, name: &str, what: &str) -> bool {
     let real = name_of(name.as_ref());
     let whole = Part::parse(&real).map_or(&*real, |part| part.whole);
     [name, &real, whole, &shown(host), &name_of(host)].contains(&what)
