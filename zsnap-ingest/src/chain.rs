@@ -19,7 +19,6 @@ use zsnap_common::names::target::Host;
 
 use crate::config::Config;
 use crate::host::HostRun;
-use crate::inbox::INCOMING;
 use crate::known::{Entry, Knowledge};
 use crate::plan::{Applied, Past, Standing, State};
 use crate::pool::Pool;
@@ -203,7 +202,8 @@ fn pending(shared: &Shared<'_>, host: &mut HostRun<'_>, rows: &mut BTreeMap<Stri
         row.is(standing.state(), standing.message(shared.is_long(file.entry().first)));
     }
     for (key, entry) in host.inbox().absent() {
-        if let Name::Queue(queue) = classify(key.trim_start_matches(INCOMING).as_bytes()) {
+        let file = key.rsplit_once('/').map_or(key.as_str(), |(_, file)| file);
+        if let Name::Queue(queue) = classify(file.as_bytes()) {
             let row = row_of(rows, host.host(), entry, &queue);
             match &entry.what {
                 Knowledge::Bad(_) => row.quarantined += 1,

@@ -250,7 +250,8 @@ impl Inbox {
     pub fn failed(&mut self, at: usize, why: String) {
         let file = &mut self.files[at];
         file.entry.attempts += 1;
-        file.entry.failure = Some(why);
+        // If it was kept, the pool needs it again.
+        (file.entry.failure, file.entry.kept) = (Some(why), false);
         file.settled = file.failure().map(Standing::Failed);
     }
 
@@ -270,7 +271,7 @@ impl Inbox {
     /// Records that `zfs receive` rejected a file because the dataset was modified. `head`: the state of the dataset.
     pub fn refused(&mut self, at: usize, head: Option<Head>) {
         let file = &mut self.files[at];
-        file.entry.refused_at = head;
+        (file.entry.refused_at, file.entry.kept) = (head, false);
         file.was_refused = true;
     }
 

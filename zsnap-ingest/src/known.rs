@@ -16,6 +16,7 @@ use zsnap_common::stream::Guid;
 
 use crate::journal;
 use crate::plan::{Facts, Head};
+use crate::quarantine::is_called;
 use crate::seen::Seen;
 
 /// What is known about the files of one host. An entry is either here or with whoever has taken it, because there may
@@ -26,7 +27,8 @@ pub struct Known {
     fingerprint: String,
     /// When a new file of the host was last seen, or else when the host was first seen: seconds since 1970.
     pub last_came: u64,
-    /// The files, by place and name: `incoming/NAME`.
+    /// The files, by place and name as stored: `incoming/NAME`, or `incoming/DIRECTORY/NAME` if the name of the host's
+    /// directory is escaped.
     files: BTreeMap<String, Entry>,
     /// The digest of the text that was read.
     #[serde(skip)]
@@ -188,8 +190,8 @@ pub fn retry(state: &Path, all: bool, what: &[String]) -> Result<usize> {
             let Ok(mut known) = serde_json::from_slice::<Known>(&text) else { continue };
             let mut any = false;
             for (key, entry) in &mut known.files {
-                let file = key.split_once('/').map_or(key.as_str(), |(_, name)| name);
-                let is_asked = all || what.iter().any(|what| what == file || what == host);
+                let file = key.rsplit_once('/').map_or(key.as_str(), |(_, name)| name);
+                let is_asked = all || what.iter().any(|what| is_called(host.as_ref(), file, what));
                 if is_asked && matches!(entry.what, Knowledge::Bad(_)) {
                     (entry.what, entry.again, any) = (Knowledge::New, None, true);
                     files.insert(format!("{host}/{file}"));
@@ -208,6 +210,21 @@ pub fn retry(state: &Path, all: bool, what: &[String]) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bad_file_is_found_by_every_name_that_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let host: Host = "h".parse().unwrap();
+        std::fs::write(dir.path().join("f"), "x").unwrap();
+        let seen = Seen::of(&rustix::fs::stat(dir.path().join("f")).unwrap());
+        let bad = Entry { what: Knowledge::Bad("damaged".into()), ..Entry::new(seen, 1) };
+        let keys = ["incoming/a:b~p1of3", "incoming/%68/c%3Ad", "exec/e"];
+        let files = keys.iter().map(|key| ((*key).to_owned(), &bad)).collect();
+        for (what, count) in [("a:b", 1), ("a:b~p1of3", 1), ("c:d", 1), ("c%3Ad", 1), ("e", 1), ("h", 3), ("a", 0)] {
+            Known::read(dir.path(), None, &host, what, 1).save(&files, dir.path(), None, &host).unwrap();
+            assert_eq!(retry(dir.path(), false, &[what.into()]).unwrap(), count, "{what}");
+        }
+    }
 
     #[test]
     fn another_file_or_configuration_is_looked_at_again() {

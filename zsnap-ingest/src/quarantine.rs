@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use rustix::fs::FileType;
 use serde::Serialize;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
@@ -86,7 +87,7 @@ pub fn list(root: &Incoming) -> Result<Vec<(OsString, OsString, String)>> {
         other => other.or_exit(Exit::Io, "quarantine")?,
     };
     let mut all = Vec::new();
-    for host in quarantine.names().or_exit(Exit::Io, "quarantine")? {
+    for host in hosts(&quarantine)? {
         let dir = quarantine.inside(&host).or_exit(Exit::Io, "quarantine")?;
         for name in dir.names().or_exit(Exit::Io, "quarantine")? {
             let text = shown(&name);
@@ -97,6 +98,19 @@ pub fn list(root: &Incoming) -> Result<Vec<(OsString, OsString, String)>> {
         }
     }
     Ok(all)
+}
+
+/// Returns the names of the directories of hosts. What somebody else has put beside them is not ours.
+fn hosts(quarantine: &Incoming) -> Result<Vec<OsString>> {
+    let mut hosts = Vec::new();
+    for name in quarantine.names().or_exit(Exit::Io, "quarantine")? {
+        let stat = quarantine.stat(&name).or_exit(Exit::Io, "quarantine")?;
+        let is_dir = stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        if is_dir && !shown(&name).starts_with('.') {
+            hosts.push(name);
+        }
+    }
+    Ok(hosts)
 }
 
 /// Returns the reason beside a file; `None` if it is absent or unreadable.
@@ -116,7 +130,7 @@ pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
     };
     let mut moved = 0;
     let mut failed = Exit::Done;
-    for host in quarantine.names().or_exit(Exit::Io, "quarantine")? {
+    for host in hosts(&quarantine)? {
         let asked = |name: &str| all || what.iter().any(|what| is_called(&host, name, what));
         if let Err(e) = retry_host(root, &quarantine, &host, asked, &mut moved) {
             log::error(format!("{e:#}"));
@@ -129,9 +143,9 @@ pub fn retry(root: &Incoming, all: bool, what: &[String]) -> Result<usize> {
     }
 }
 
-/// Whether `what` is the host of a file in quarantine, or its name, in either form, also that of the file of which it is
+/// Whether `what` is the host of a file in quarantine or of one that stays although it is bad, or its name, in either form, also that of the file of which it is
 /// a part.
-fn is_called(host: &OsStr, name: &str, what: &str) -> bool {
+pub fn is_called(host: &OsStr, name: &str, what: &str) -> bool {
     let real = name_of(name.as_ref());
     let whole = Part::parse(&real).map_or(&*real, |part| part.whole);
     [name, &real, whole, &shown(host), &name_of(host)].contains(&what)
@@ -225,6 +239,21 @@ mod tests {
         fs::write(&path, b"good").unwrap();
         assert!(!put(&root, &host, "h".as_ref(), "f".as_ref(), &bad, "forged").unwrap());
         assert_eq!((fs::read(&path).unwrap(), list(&root).unwrap()), (b"good".to_vec(), vec![]));
+    }
+
+    #[test]
+    fn what_is_no_directory_of_a_host_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let quarantine = dir.path().join(DIRECTORY);
+        fs::create_dir_all(quarantine.join("h")).unwrap();
+        fs::create_dir(quarantine.join(".Trash")).unwrap();
+        fs::create_dir(dir.path().join("h")).unwrap();
+        for name in ["a-file", ".DS_Store", ".Trash/g", "h/f"] {
+            fs::write(quarantine.join(name), b"x").unwrap();
+        }
+        let root = Incoming::open(dir.path()).unwrap();
+        assert_eq!(list(&root).unwrap(), [("h".into(), "f".into(), "nobody knows why".into())]);
+        assert_eq!(retry(&root, true, &[]).unwrap(), 1);
     }
 
     #[test]

@@ -131,11 +131,12 @@ impl<'a> HostRun<'a> {
             self.inbox.settle(at, arriving(why));
         } else {
             match self.put_away(at, content, why) {
-                Ok(true) => {
+                Ok(moved) if moved == file.stored().files().len() => {
                     self.inbox.gone(at);
                     self.shared.notices().event(format!("{}: in quarantine: {why}", self.inbox.key(at)));
                 }
-                Ok(false) => self.inbox.settle(at, replaced()),
+                Ok(0) => self.inbox.settle(at, replaced()),
+                Ok(moved) => self.inbox.settle(at, half_replaced(moved, why)),
                 Err(e) if quarantine::is_impossible(&e) => {
                     let retry = format!("zsnap-ingest retry {}", quoted(&file.shown()));
                     let why = format!("{why}; it stays here, because {e:#}; remove it, or try again: {retry}");
@@ -148,15 +149,18 @@ impl<'a> HostRun<'a> {
         Ok(())
     }
 
-    /// Moves all parts of a file to quarantine. Returns `false` if another file has one of the names by now.
-    fn put_away(&self, at: usize, content: &Joined, why: &str) -> Result<bool> {
+    /// Moves the parts of a file to quarantine, up to the first whose name another file has by now. Returns how many.
+    fn put_away(&self, at: usize, content: &Joined, why: &str) -> Result<usize> {
         let (place, file) = (self.inbox.place(at), self.inbox.file(at));
         let host = place.dir.path().file_name().unwrap_or_default();
-        let mut all = true;
+        let mut moved = 0;
         for (name, fd) in file.stored().files().iter().zip(content.files()) {
-            all &= quarantine::put(&place.root, &place.dir, host, name, fd, why)?;
+            if !quarantine::put(&place.root, &place.dir, host, name, fd, why)? {
+                break;
+            }
+            moved += 1;
         }
-        Ok(all)
+        Ok(moved)
     }
 
     /// Examines a file if it is not open, and does what the plan says with it.
@@ -289,6 +293,10 @@ fn arriving(why: &str) -> Standing {
 
 fn replaced() -> Standing {
     Standing::Skipped("it was replaced meanwhile".into())
+}
+
+fn half_replaced(moved: usize, why: &str) -> Standing {
+    Standing::Skipped(format!("a part was replaced meanwhile; the {moved} before it are in quarantine: {why}"))
 }
 
 /// Does `work`, which waits for a receiver most of the time, while another thread examines the file `next`.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use zsnap_common::durable::incoming::{Incoming, Unsafe};
+use zsnap_common::durable::incoming::{Incoming, Unsafe, shown};
 use zsnap_common::names::queue_name::{Label, QueueName};
+use zsnap_common::names::stored::name_of;
 use zsnap_common::names::target::Target;
 
 use super::INCOMING;
@@ -49,7 +50,9 @@ impl Place {
 
     /// Returns the key under which what is known of a file in this directory is saved.
     pub fn key(&self, stored: &Stored) -> String {
-        format!("{}{}", if self.exec { EXEC } else { INCOMING }, stored.key())
+        let dir = self.dir.path().file_name().unwrap_or_default();
+        let escaped = if name_of(dir) == dir.to_string_lossy() { String::new() } else { format!("{}/", shown(dir)) };
+        format!("{}{escaped}{}", if self.exec { EXEC } else { INCOMING }, stored.key())
     }
 }
 

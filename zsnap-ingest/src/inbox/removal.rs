@@ -7,6 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 
+use rustix::io::Errno;
 use zsnap_common::cli::log;
 use zsnap_common::durable::incoming::Incoming;
 use zsnap_common::durable::listing::GONE;
@@ -25,25 +26,29 @@ pub fn remove(dir: &Incoming, stored: &Stored, content: &Joined) -> io::Result<b
     }
     for (at, copy) in stored.copies() {
         if let Some((_, fd)) = files.get(*at) {
-            dir.remove_if_equal(copy, fd)?;
+            // What is left of it is reported as a file that waits.
+            if let Err(e) = dir.remove_if_equal(copy, fd) {
+                log::info(format_args!("{e}; it stays"));
+            }
         }
     }
     let gone = gone(first);
     let is_marked = match dir.move_if_same(first, first_fd, dir, &gone) {
         Ok(false) => return Ok(false),
         // There is no room for a longer name.
-        Err(e) => {
+        Err(e) if e.kind() == io::Error::from(Errno::NAMETOOLONG).kind() => {
             log::info(format_args!("{e}; the parts are removed nevertheless"));
             false
         }
-        Ok(true) => true,
+        moved => moved?,
     };
     let mut all = true;
     for (name, fd) in others {
         all &= dir.remove_if_same(name, fd)?;
     }
     match is_marked {
-        true => dir.remove(&gone).and_then(|()| dir.sync()).map(|()| all),
+        // The mark must not be lost before the others are.
+        true => dir.sync().and_then(|()| dir.remove(&gone)).map(|()| all),
         false => Ok(dir.remove_if_same(first, first_fd)? && all),
     }
 }

@@ -58,10 +58,12 @@ impl Stored {
         }
     }
 
-    /// Returns the name under which what is known of it is saved: for parts, that of the first one.
+    /// Returns the name under which what is known of it is saved: its name as stored, because a file with the escaped
+    /// name may lie beside one with the real name; for parts, which are one file in whatever form their names are, the
+    /// real name of the first one.
     pub fn key(&self) -> String {
         match self {
-            Stored::Whole(name) => name_of(name),
+            Stored::Whole(name) => name.to_string_lossy().into_owned(),
             Stored::Parts(parts) => Part { whole: &parts.name, number: 1, of: parts.of }.name(),
         }
     }
@@ -141,7 +143,7 @@ mod tests {
         names.extend([form.to_owned(), part(2, ".0"), part(2, ".1")]);
         let found = of(&names);
         let [whole, parts] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((whole.name().as_str(), whole.key().as_str(), whole.waits_for()), (NAME, NAME, None));
+        assert_eq!((whole.name().as_str(), whole.key().as_str(), whole.waits_for()), (NAME, form.as_str(), None));
         assert_eq!((whole.files(), whole.copies()), (&[OsString::from(form)][..], &[][..]));
         assert_eq!(parts.files(), names[..10].iter().map(OsString::from).collect::<Vec<_>>());
         assert_eq!(parts.copies(), [(1, part(2, ".0").into()), (1, part(2, ".1").into())]);
