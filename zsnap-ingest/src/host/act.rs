@@ -61,7 +61,7 @@ impl<'a> HostRun<'a> {
                 // The other parts are still here, and wait for what vanished.
                 match self.inbox.file(at).stored() {
                     Stored::Whole(_) => self.inbox.gone(at),
-                    Stored::Parts(_) => self.inbox.settle(at, Standing::Skipped("a part of it is gone".into())),
+                    Stored::Parts(_) => self.inbox.settle(at, Standing::part_gone()),
                 }
                 return Ok(None);
             }

@@ -121,7 +121,7 @@ mod tests {
         // The file system cannot have a file with this name, so it fails for another reason than that there is none.
         let whole = format!("{NAME}{}", "x".repeat(245 - NAME.len()));
         let copy = format!("{whole}~p2of2.12345");
-        let (dir, stored, content) = two_parts(path.path(), &whole, &[copy.clone()]);
+        let (dir, stored, content) = two_parts(path.path(), &whole, std::slice::from_ref(&copy));
         assert_eq!(stored.copies().len(), 1);
         assert!(dir.remove_if_equal(copy.as_ref(), content.files().nth(1).unwrap()).is_err());
         assert!(remove(&dir, &stored, &content).unwrap());
