@@ -94,7 +94,7 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], notice
         return Ok(());
     }
     let names = [host.as_str().to_owned(), stored(host.as_str())];
-    let dir = names.iter().find_map(|name| spool.incoming.inside(name.as_ref()).ok());
+    let dirs: Vec<_> = names.iter().filter_map(|name| spool.incoming.inside(name.as_ref()).ok()).collect();
     let mut left = Vec::new();
     for Queued { name, .. } in &queued {
         // On file systems where a rename is not atomic, a crash can leave both names.
@@ -105,15 +105,15 @@ fn finish(spool: &Spool, boxes: &Outboxes, host: &Host, drives: &[Drive], notice
             }
             dir.sync()
         };
-        match dir.as_ref().map(one_name) {
-            Some(Err(e)) => notices.problem(&format!("{host}/{name}"), &format!("{e}; the next run tries again")),
+        match dirs.iter().try_for_each(one_name) {
+            Err(e) => notices.problem(&format!("{host}/{name}"), &format!("{e}; the next run tries again")),
             _ => left.push(name),
         }
     }
     let takers = takers(host, drives, notices);
     if !takers.is_empty() {
         since::note(boxes, host, drives, notices, || queued.iter().map(|queued| queued.written).min());
-        link(boxes, dir.as_ref(), host, &left, &takers, notices)?;
+        link(boxes, dirs.first(), host, &left, &takers, notices)?;
     }
     Ok(())
 }

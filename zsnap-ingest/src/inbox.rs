@@ -80,8 +80,13 @@ impl Inbox {
                 .problem(&what, &format!("what was applied cannot be removed: {e}; the next run tries again"));
         }
         for (queue, stored) in all {
-            let stats = stored.files().iter().map(|name| place.dir.stat(name)).collect::<Result<Option<Vec<_>>, _>>();
-            let Some(stats) = stats.or_exit(Exit::Io, "--incoming")? else { continue };
+            let stats = stored.files().iter().map(|name| place.dir.stat(name)).collect::<Result<Vec<_>, _>>();
+            let stats: Vec<_> = stats.or_exit(Exit::Io, "--incoming")?.into_iter().flatten().collect();
+            if stats.is_empty() {
+                continue;
+            }
+            // The other parts still need what they build on.
+            let is_broken = stats.len() < stored.files().len();
             let (key, seen) = (place.key(&stored), Seen::of_all(stats.iter().map(Seen::of)));
             // The parts of a file may arrive one by one.
             let first = self.known.first(&key).filter(|_| matches!(stored, Stored::Parts(_)));
@@ -90,7 +95,11 @@ impl Inbox {
             entry.first = first.unwrap_or(entry.first);
             // What could not be removed can be removed now.
             entry.kept &= !is_writable;
-            self.files.push(File::new(at, stored, queue, entry));
+            let mut file = File::new(at, stored, queue, entry);
+            if is_broken {
+                file.settled = Some(Standing::part_gone());
+            }
+            self.files.push(file);
         }
         self.beyond += listing.more;
         if listing.more > 0 {

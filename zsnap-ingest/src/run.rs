@@ -105,7 +105,8 @@ pub fn forget(config: &Config, options: &Options, target: &Target, applied: bool
             Ok(None) if command.is_none() => {
                 return Err(Exit::TryAgain.error(format!("pool {pool} is absent; its journal stays")));
             }
-            _ => log::warn(format!("pool {pool} is absent; its journal stays")),
+            Err(e) => log::warn(format!("pool {pool}: {e:#}; its journal stays")),
+            Ok(None) => log::warn(format!("pool {pool} is absent; its journal stays")),
         }
     } else if command.is_none() {
         return Err(Exit::Config.error(format!("nothing receives {target}: specify --store, or a [[command]]")));

@@ -13,7 +13,7 @@ use zsnap_common::names::target::Target;
 use super::{Ahead, HostRun, Todo};
 use crate::apply::{self, Received};
 use crate::examine::{self, Examined, VerifiedFile};
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Stored};
 use crate::joined::Joined;
 use crate::known::Knowledge;
 use crate::opened::Rejection;
@@ -58,7 +58,11 @@ impl<'a> HostRun<'a> {
         let Examined { content: files, seen, ends, result } = match examined {
             Ok(examined) => examined,
             Err(Unsafe::Gone) => {
-                self.inbox.gone(at);
+                // The other parts are still here, and wait for what vanished.
+                match self.inbox.file(at).stored() {
+                    Stored::Whole(_) => self.inbox.gone(at),
+                    Stored::Parts(_) => self.inbox.settle(at, Standing::part_gone()),
+                }
                 return Ok(None);
             }
             Err(Unsafe::Not(what)) => {

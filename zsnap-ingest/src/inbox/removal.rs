@@ -77,3 +77,54 @@ fn gone(first: &OsStr) -> OsString {
     gone.push(first);
     gone
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stored::together;
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    /// Stores a queue file in two parts, each of which contains its name, and opens it.
+    fn two_parts(path: &Path, whole: &str, others: &[String]) -> (Incoming, Stored, Joined) {
+        let names: Vec<_> = (1..=2).map(|number| format!("{whole}~p{number}of2")).collect();
+        names.iter().for_each(|name| fs::write(path.join(name), name).unwrap());
+        let all = names.iter().chain(others).map(|name| (names[0].parse().unwrap(), OsString::from(name))).collect();
+        let (_, stored) = together(all).remove(0);
+        let dir = Incoming::open(path).unwrap();
+        let content = Joined::of(stored.files().iter().map(|name| dir.open_file(name).unwrap()).collect()).unwrap();
+        (dir, stored, content)
+    }
+
+    const NAME: &str = "bakfsfmt2-1.000000002.3_h@a";
+
+    #[test]
+    fn only_a_name_that_is_too_long_lets_parts_go_without_a_mark() {
+        let path = tempfile::tempdir().unwrap();
+        let long = format!("{NAME}{}", "x".repeat(245 - NAME.len()));
+        let (dir, stored, content) = two_parts(path.path(), &long, &[]);
+        assert!(remove(&dir, &stored, &content).unwrap());
+        assert!(dir.names().unwrap().is_empty());
+        let (dir, stored, content) = two_parts(path.path(), NAME, &[]);
+        let mark = gone(&stored.files()[0]);
+        fs::write(path.path().join(&mark), "").unwrap();
+        assert_eq!(remove(&dir, &stored, &content).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(dir.names().unwrap().len(), 3);
+        fs::remove_file(path.path().join(&mark)).unwrap();
+        assert!(remove(&dir, &stored, &content).unwrap());
+        assert!(dir.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_compared_does_not_block_the_removal() {
+        let path = tempfile::tempdir().unwrap();
+        // The file system cannot have a file with this name, so it fails for another reason than that there is none.
+        let whole = format!("{NAME}{}", "x".repeat(245 - NAME.len()));
+        let copy = format!("{whole}~p2of2.12345");
+        let (dir, stored, content) = two_parts(path.path(), &whole, std::slice::from_ref(&copy));
+        assert_eq!(stored.copies().len(), 1);
+        assert!(dir.remove_if_equal(copy.as_ref(), content.files().nth(1).unwrap()).is_err());
+        assert!(remove(&dir, &stored, &content).unwrap());
+        assert!(dir.names().unwrap().is_empty());
+    }
+}

@@ -143,7 +143,7 @@ mod tests {
         names.extend([form.to_owned(), part(2, ".0"), part(2, ".1")]);
         let found = of(&names);
         let [whole, parts] = &found[..] else { panic!("{found:?}") };
-        assert_eq!((whole.name().as_str(), whole.key().as_str(), whole.waits_for()), (NAME, form.as_str(), None));
+        assert_eq!((whole.name().as_str(), whole.key().as_str(), whole.waits_for()), (NAME, form, None));
         assert_eq!((whole.files(), whole.copies()), (&[OsString::from(form)][..], &[][..]));
         assert_eq!(parts.files(), names[..10].iter().map(OsString::from).collect::<Vec<_>>());
         assert_eq!(parts.copies(), [(1, part(2, ".0").into()), (1, part(2, ".1").into())]);

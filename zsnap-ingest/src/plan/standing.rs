@@ -76,6 +76,11 @@ pub enum State {
 }
 
 impl Standing {
+    /// Returns the standing of a file in parts of which one vanished during the run.
+    pub fn part_gone() -> Standing {
+        Standing::Skipped("a part of it is gone".into())
+    }
+
     /// Returns the standing as one word, for `plan`.
     pub fn word(&self) -> &'static str {
         match self {
