@@ -67,7 +67,7 @@ impl Run<'_> {
                 log::error(format_args!("{e:#}; the next run tries again"));
                 true
             },
-            |new| new.aboard.contains(&aboard),
+            |settled| !settled.placed.contains(&name),
         );
         drop(dataset);
         if self.options.json {
