@@ -163,9 +163,9 @@ fn make_dir(given: &Path, epoch: &str, dest: &Dest) -> anyhow::Result<File> {
 }
 
 /// Gives their places to the files that are queued on drives, as far as these are mounted, and records that. Returns
-/// the new state. A failure is only logged: the files are durable on their drives, and the next run tries again.
+/// the new state. What fails is only listed: the files are durable on their drives, and the next run tries again.
 pub fn settle(dataset: &Locked<'_>, past: Acknowledged, o: &Options) -> anyhow::Result<Settled> {
-    let mut settled = Settled { state: past, placed: Vec::new() };
+    let mut settled = Settled { state: past, placed: Vec::new(), left: Vec::new() };
     if settled.state.aboard.is_empty() {
         return Ok(settled);
     }
@@ -187,14 +187,20 @@ pub fn settle(dataset: &Locked<'_>, past: Acknowledged, o: &Options) -> anyhow::
                 ));
                 continue;
             }
-            Ok(Adopted::Away(why)) => {
-                log::info(format_args!("{} waits on its drive, which is away: {why}", aboard.file));
-            }
-            Err(e) => log::error(format_args!(
-                "{} is queued, but is in {} on its drive still: {e:#}; the next run tries again",
-                aboard.file,
-                quoted(&aboard.outbox.join(HIDDEN))
-            )),
+            Ok(Adopted::Away(why)) => settled.left.push(Left {
+                dest: aboard.dest.clone(),
+                text: format!("{} waits on its drive, which is away: {why}", aboard.file),
+                failed: false,
+            }),
+            Err(e) => settled.left.push(Left {
+                dest: aboard.dest.clone(),
+                text: format!(
+                    "{} is queued, but is in {} on its drive still: {e:#}; the next run tries again",
+                    aboard.file,
+                    quoted(&aboard.outbox.join(HIDDEN))
+                ),
+                failed: true,
+            }),
         }
         settled.state.aboard.push(aboard);
     }
@@ -210,6 +216,32 @@ pub struct Settled {
     pub state: Acknowledged,
     /// The names of the queue files that got their places.
     pub placed: Vec<String>,
+    /// The files that did not.
+    pub left: Vec<Left>,
+}
+
+impl Settled {
+    /// Logs what is left, and returns the state.
+    pub fn logged(self) -> Acknowledged {
+        self.left.iter().for_each(Left::log);
+        self.state
+    }
+}
+
+/// A queued file that is on its drive without its place there.
+pub struct Left {
+    pub dest: Dest,
+    /// Which file, and why it is left.
+    pub text: String,
+    /// Whether it failed to get its place although the drive is there.
+    failed: bool,
+}
+
+impl Left {
+    /// Prints a failure; that a drive is away only goes to syslog.
+    pub fn log(&self) {
+        if self.failed { log::error(&self.text) } else { log::info(&self.text) }
+    }
 }
 
 /// Gives a file its place.

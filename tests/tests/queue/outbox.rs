@@ -220,7 +220,9 @@ fn an_outbox_that_is_not_found_is_not_taken_for_delivered() {
     queue_without_place(&h, "spool/out");
     let listed = || h.queue_state("src@data")["aboard"].as_array().map_or(0, Vec::len);
     fs::rename(h.path("spool/out"), h.path("spool/gone")).unwrap();
-    run(h.bare().arg("flush"), b"");
+    // The first flush reports it.
+    run(h.bare().arg("flush"), b"").expect(1).says("is queued, but is in ");
+    run(h.bare().arg("flush"), b"").silent();
     let without = listed();
     // Another directory at its path, which is not on the drive.
     std::os::unix::fs::symlink(h.path("tar"), h.path("spool/out")).unwrap();
@@ -253,4 +255,21 @@ fn an_outbox_by_another_mount_of_the_drive_is_rejected_as_root() {
     assert!(mount("umount", &[]));
     ran.expect(78).says("is there by another mount");
     assert_eq!(made, 0);
+}
+
+#[test]
+fn what_was_queued_without_an_outbox_is_delivered_with_it() {
+    let h = Scene::new();
+    let Some(mount) = mounted(&h.path("spool")) else { return };
+    let to = format!("--to=dir:{}", h.path("spool").display());
+    fs::copy(h.path("spool/.zsnap-drive"), h.path("mark")).unwrap();
+    fs::remove_file(h.path("spool/.zsnap-drive")).unwrap();
+    let away = run(h.sealing().args([&to, DATA]), &real("full"));
+    fs::copy(h.path("mark"), h.path("spool/.zsnap-drive")).unwrap();
+    let next = run(command(&h).args(["--json", DATA]), &real("incr-i-s1-s2"));
+    let (arrived, waiting) = (h.spooled("laptop").len(), h.outbox().len());
+    assert!(mount("umount", &[]));
+    away.expect(0);
+    next.expect(0).prints("\"delivered\":true");
+    assert_eq!((arrived, waiting), (2, 0));
 }
