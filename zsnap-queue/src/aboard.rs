@@ -3,6 +3,7 @@
 //! not there. A file has its own name, `ENTRY`, until the stream is queued; then it moves to its place in a `dir:` on
 //! the same file system. See the table in ARCHITECTURE.md, "What a crash leaves".
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 use zsnap_common::cli::exit::{Exit, OrExit};
 use zsnap_common::cli::log;
 use zsnap_common::durable::dest::dir::{self, Adopted};
-use zsnap_common::durable::dest::{self, Courier, Dest, Transport};
+use zsnap_common::durable::dest::{Courier, Dest, Transport};
 use zsnap_common::durable::outbox::Amount;
 use zsnap_common::durable::publish::{at_path, sweep_at};
 use zsnap_common::locks::flock::Lock;
@@ -171,8 +172,9 @@ pub fn settle(dataset: &Locked<'_>, past: Acknowledged, o: &Options) -> anyhow::
     }
     let all = std::mem::take(&mut settled.state.aboard);
     let count = all.len();
+    let mut looks = HashMap::new();
     for aboard in all {
-        match place(&aboard, dataset, o) {
+        match place(&aboard, dataset, o, &mut looks) {
             Ok(Adopted::Placed) => {
                 log::info(format_args!("{} was delivered to {}", aboard.file, aboard.dest));
                 settled.placed.push(aboard.file);
@@ -244,14 +246,21 @@ impl Left {
     }
 }
 
+/// Why a drive is away, if it is, or how looking at it failed, by the id of its destination.
+type Looks = HashMap<String, Result<Option<String>, String>>;
+
 /// Gives a file its place.
-fn place(aboard: &Aboard, dataset: &Locked<'_>, o: &Options) -> anyhow::Result<Adopted> {
+fn place(aboard: &Aboard, dataset: &Locked<'_>, o: &Options, looks: &mut Looks) -> anyhow::Result<Adopted> {
     let Dest::Dir(path) = &aboard.dest else { return Ok(Adopted::Missing) };
     let records = dataset.state.outboxes().dir(&aboard.dest.id());
-    let transport = saved::transport(&records, &job::transport(o));
-    // If the drive hangs, it hangs in this call, which has a timeout.
-    if let Some(why) = dest::look(&aboard.dest, &transport, &records, PATIENCE)?.away {
-        return Ok(Adopted::Away(why));
+    let transport = Transport { timeout: Some(PATIENCE), ..saved::transport(&records, &job::transport(o)) };
+    // If the drive hangs, it hangs in this call, which has a timeout. The courier records that, so that later runs
+    // leave no more processes behind.
+    let look = || Courier::new(&aboard.dest, &transport, &records).look();
+    match looks.entry(aboard.dest.id()).or_insert_with(|| look().map(|look| look.away).map_err(|e| format!("{e:#}"))) {
+        Ok(None) => {}
+        Ok(Some(why)) => return Ok(Adopted::Away(why.clone())),
+        Err(e) => return Err(anyhow::Error::msg(e.clone())),
     }
     let given = open_given(&aboard.outbox)?;
     let below = [HIDDEN, &dataset.state.epoch.id];
