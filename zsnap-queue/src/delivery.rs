@@ -17,6 +17,7 @@ use zsnap_common::locks::flock;
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Host;
 
+use crate::aboard::Left;
 use crate::destination::{self, Destination};
 use crate::pipeline::io_failed;
 use crate::saved::{self, Saved};
@@ -33,6 +34,8 @@ const TOLD: &str = ".told.json";
 const OF_BARE: &str = "bare/";
 /// The notice that files wait for a destination that is not configured.
 const FORGOTTEN: &str = "not configured";
+/// The notice that files wait on the drive without their places.
+const ABOARD: &str = "aboard";
 
 /// Adds to `destinations` the destinations that are not in it but have an outbox, as they were when it was
 /// filled. A destination whose `.dest.json` cannot be read is reported and left out.
@@ -207,6 +210,23 @@ pub fn report_forgotten(boxes: &Outboxes, configured: &[Dest], bare: bool) {
     }
 }
 
+/// Reports the files that wait on the drives of these destinations without their places. Returns whether a notice of a
+/// configured destination was printed.
+pub fn report_left(boxes: &Outboxes, outcomes: &[Outcome], left: &[Left]) -> bool {
+    let mut any = false;
+    for Destination { id, dest, configured, .. } in outcomes.iter().map(|outcome| &outcome.destination) {
+        let mut notices = Notices::read(boxes.dir(id).join(TOLD), clock(), false);
+        for left in left.iter().filter(|left| left.dest == *dest) {
+            notices.problem_in_words(ABOARD, &left.text);
+        }
+        if let Err(e) = notices.write(|what| what != ABOARD) {
+            log::info(format_args!("{e:#}"));
+        }
+        any |= notices.any && *configured;
+    }
+    any
+}
+
 /// Returns the current time in seconds since 1970.
 fn clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -226,7 +246,7 @@ fn report_problems(dir: &Path, dest: &Dest, problems: &[(&str, String)], busy: b
         Some(what) => !bare && lasts(what),
         None => bare && lasts(what),
     };
-    if let Err(e) = notices.write(|what| busy || what == FORGOTTEN || of_other(what)) {
+    if let Err(e) = notices.write(|what| busy || what == FORGOTTEN || what == ABOARD || of_other(what)) {
         // Harmless: the next run prints the notices again.
         log::info(format_args!("{e:#}"));
     }

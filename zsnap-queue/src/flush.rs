@@ -10,7 +10,7 @@ use zsnap_common::cli::options;
 use zsnap_common::names::target::Target;
 use zsnap_message::keys::SigningKey;
 
-use crate::aboard;
+use crate::aboard::{self, Left};
 use crate::cli::Options;
 use crate::delivery;
 use crate::destination;
@@ -27,11 +27,12 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let state = State::read(&dir);
-    let mut exit =
-        state.and_then(|state| state.map_or(Ok(Exit::Done), |state| finish(&state, o))).unwrap_or_else(|e| {
+    let (mut exit, left) = state
+        .and_then(|state| state.map_or(Ok((Exit::Done, Vec::new())), |state| finish_all(&state, o)))
+        .unwrap_or_else(|e| {
             // Go on: the files in the outboxes are queued, and delivering them does not need the state.
             log::error(format_args!("{e:#}"));
-            Exit::TryAgain
+            (Exit::TryAgain, Vec::new())
         });
     let boxes = state::outboxes(&dir);
     let transport = job::transport(o);
@@ -40,9 +41,10 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
         Err(e).or_exit(worst, "nothing was delivered")
     })?;
     let outcomes = delivery::deliver(&boxes, destinations, false);
-    summary::flushed(&boxes, &outcomes);
+    summary::flushed(&boxes, &outcomes, &left);
     delivery::report_forgotten(&boxes, &o.to, false);
-    if outcomes.iter().any(|o| o.reported && o.destination.configured) {
+    let told = delivery::report_left(&boxes, &outcomes, &left);
+    if told || outcomes.iter().any(|o| o.reported && o.destination.configured) {
         exit = exit.max(Exit::SomeFailed);
     }
     Ok(exit)
@@ -50,20 +52,30 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
 
 /// Finishes or withdraws what crashes left of each dataset.
 pub fn finish(state: &State, o: &Options) -> anyhow::Result<Exit> {
-    let mut exit = Exit::Done;
+    let (exit, left) = finish_all(state, o)?;
+    left.iter().for_each(Left::log);
+    Ok(exit)
+}
+
+/// Does what [`finish`] does, and also returns the files that wait on drives without their places.
+fn finish_all(state: &State, o: &Options) -> anyhow::Result<(Exit, Vec<Left>)> {
+    let (mut exit, mut left) = (Exit::Done, Vec::new());
     for target in state.targets()? {
         let recovered = match state.try_lock(&target) {
             // The process that holds the lock has recovered the dataset.
             Ok(None) => continue,
-            Ok(Some(dataset)) => recover(&dataset).and_then(|past| aboard::settle(&dataset, past, o)).map(drop),
+            Ok(Some(dataset)) => recover(&dataset).and_then(|past| aboard::settle(&dataset, past, o)),
             Err(e) => Err(e),
         };
-        if let Err(e) = recovered {
-            log::error(format_args!("{target}: {e:#}"));
-            exit = Exit::TryAgain;
+        match recovered {
+            Ok(settled) => left.extend(settled.left),
+            Err(e) => {
+                log::error(format_args!("{target}: {e:#}"));
+                exit = Exit::TryAgain;
+            }
         }
     }
-    Ok(exit)
+    Ok((exit, left))
 }
 
 /// Accepts the next incremental of each target whatever its base.

@@ -76,6 +76,9 @@ impl Job {
                 "--outbox takes one destination, --to dir:PATH on the same drive: send the stream again for others",
             );
         }
+        if o.outbox.is_some() && o.max_file.is_some() {
+            return usage("--outbox seals one file on the drive, and --max-file wants parts: leave one of them out");
+        }
         if dests.contains(&Dest::Stdout) && o.producer_state.is_some() {
             // The reader of the stream may fail after the producer's state has advanced.
             return usage("--producer-state needs an outbox: --to - does not know what becomes of the stream");
@@ -181,6 +184,7 @@ mod tests {
             "--encrypt-to c --unsigned --to - --outbox /x h/a",
             "--encrypt-to c --unsigned --to nncp-file:x --outbox /x h/a",
             "--encrypt-to c --unsigned --to dir:/x --to dir:/y --outbox /x h/a",
+            "--encrypt-to c --unsigned --to dir:/x --outbox /x --max-file 4GiB h/a",
             "--encrypt-to c --unsigned --to - --opaque --producer-state s h/a -- tar -g{state}",
             "--encrypt-to c --unsigned --to dir:/x h",
             "--encrypt-to c --unsigned --to dir:/x --strip p h/a",

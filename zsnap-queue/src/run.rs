@@ -56,7 +56,7 @@ pub fn queue(cli: &Cli) -> anyhow::Result<Exit> {
     let dataset = state.try_lock(&job.target)?.ok_or_else(|| {
         Exit::TryAgain.error(format!("another zsnap-queue works on {}: run again when it has ended", job.target))
     })?;
-    let past = aboard::settle(&dataset, recover(&dataset)?, o)?;
+    let past = aboard::settle(&dataset, recover(&dataset)?, o)?.logged();
     let outbox = o.outbox.as_ref().zip(job.dests.first());
     let outbox = outbox.map(|(given, dest)| aboard::open(given, &dataset, &past, o, dest)).transpose()?;
     let length = match job.source {

@@ -6,6 +6,7 @@ use zsnap_common::cli::{cancel, log, report};
 use zsnap_common::durable::outbox::Outboxes;
 use zsnap_common::names::target::Target;
 
+use crate::aboard::Left;
 use crate::delivery::Outcome;
 
 /// Says that a stream of `bytes` bytes was queued as a file of `sealed_bytes`, and where that was delivered.
@@ -29,13 +30,14 @@ pub fn written(target: &Target, bytes: u64) {
 }
 
 /// Says what `flush` has delivered, and what still waits.
-pub fn flushed(boxes: &Outboxes, outcomes: &[Outcome]) {
+pub fn flushed(boxes: &Outboxes, outcomes: &[Outcome], left: &[Left]) {
     if !io::stderr().is_terminal() {
         return;
     }
     let mut any = false;
     for outcome in outcomes {
         let waiting = boxes.waiting(&outcome.destination.id).map_or(0, |waiting| waiting.len());
+        let waiting = waiting + left.iter().filter(|left| left.dest == outcome.destination.dest).count();
         any |= waiting > 0 || !outcome.delivered.is_empty();
         if !outcome.delivered.is_empty() {
             log::outcome(delivered(outcome));

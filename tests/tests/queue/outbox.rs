@@ -178,3 +178,98 @@ fn a_stick_without_links_carries_streams_as_root() {
     away.expect(75).says("is away, so nothing was read");
     assert_eq!((left, spooled), (0, 2));
 }
+
+/// Queues a stream on the drive whose file does not get its place, as if the drive was pulled.
+fn queue_without_place(h: &Scene, dir: &str) {
+    let before = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=renameat2:error=EIO"];
+    let mut command = h.sealing();
+    command.arg(format!("--to=dir:{}", h.path("spool").display())).arg("--outbox").arg(h.path(dir));
+    run(&mut zsnap_tests::scene::under(&before, command.arg(DATA)), &real("full"))
+        .expect(0)
+        .says("is queued, but is in");
+}
+
+#[test]
+fn a_file_that_may_be_queued_is_never_withdrawn() {
+    if !can_trace() {
+        return;
+    }
+    let h = Scene::new();
+    let Some(mount) = mounted(&h.path("spool")) else { return };
+    queue_without_place(&h, "spool");
+    // As if the move to its place was recorded, but was not durable.
+    let mut state = h.queue_state("src@data");
+    state.as_object_mut().unwrap().remove("aboard").unwrap();
+    fs::write(h.path("queue-state/datasets/laptop/src@data/state.json"), state.to_string()).unwrap();
+    let entry = aboard(&h);
+    let next = queue(&h, "incr-i-s1-s2");
+    let (left, arrived) = (aboard(&h), h.spooled("laptop").len());
+    assert!(mount("umount", &[]));
+    next.expect(0).says("may be a queued stream, and stays").says(&format!("rm {}", entry[0].display()));
+    assert_eq!((left, entry.len(), arrived), (entry, 1, 1));
+}
+
+#[test]
+fn an_outbox_that_is_not_found_is_not_taken_for_delivered() {
+    if !can_trace() {
+        return;
+    }
+    let h = Scene::new();
+    let Some(mount) = mounted(&h.path("spool")) else { return };
+    fs::create_dir(h.path("spool/out")).unwrap();
+    queue_without_place(&h, "spool/out");
+    let listed = || h.queue_state("src@data")["aboard"].as_array().map_or(0, Vec::len);
+    fs::rename(h.path("spool/out"), h.path("spool/gone")).unwrap();
+    // The first flush reports it.
+    run(h.bare().arg("flush"), b"").expect(1).says("is queued, but is in ");
+    run(h.bare().arg("flush"), b"").silent();
+    let without = listed();
+    // Another directory at its path, which is not on the drive.
+    std::os::unix::fs::symlink(h.path("tar"), h.path("spool/out")).unwrap();
+    let elsewhere = run(h.bare().arg("flush"), b"");
+    let still = listed();
+    fs::remove_file(h.path("spool/out")).unwrap();
+    fs::rename(h.path("spool/gone"), h.path("spool/out")).unwrap();
+    run(h.bare().arg("flush"), b"").expect(0);
+    let (arrived, after) = (h.spooled("laptop").len(), listed());
+    assert!(mount("umount", &[]));
+    elsewhere.says("is not on the drive");
+    assert_eq!((without, still, arrived, after), (1, 1, 1, 0));
+}
+
+#[test]
+fn an_outbox_by_another_mount_of_the_drive_is_rejected_as_root() {
+    needs_root();
+    let h = Scene::new();
+    let Some(mount) = mounted(&h.path("spool")) else { return };
+    fs::create_dir(h.path("bind")).unwrap();
+    let bind = |args: &[&str]| {
+        let paths = args.iter().map(|arg| if arg.starts_with('-') { arg.into() } else { h.path(arg) });
+        Command::new("mount").args(paths).status().unwrap().success()
+    };
+    assert!(bind(&["--bind", "spool", "bind"]));
+    let to = format!("--to=dir:{}", h.path("spool").display());
+    let ran = run(h.sealing().args([&to, DATA]).arg("--outbox").arg(h.path("bind")), &real("full"));
+    let made = aboard(&h).len();
+    assert!(Command::new("umount").arg(h.path("bind")).status().unwrap().success());
+    assert!(mount("umount", &[]));
+    ran.expect(78).says("is there by another mount");
+    assert_eq!(made, 0);
+}
+
+#[test]
+fn what_was_queued_without_an_outbox_is_delivered_with_it() {
+    let h = Scene::new();
+    let Some(mount) = mounted(&h.path("spool")) else { return };
+    let to = format!("--to=dir:{}", h.path("spool").display());
+    fs::copy(h.path("spool/.zsnap-drive"), h.path("mark")).unwrap();
+    fs::remove_file(h.path("spool/.zsnap-drive")).unwrap();
+    let away = run(h.sealing().args([&to, DATA]), &real("full"));
+    fs::copy(h.path("mark"), h.path("spool/.zsnap-drive")).unwrap();
+    let next = run(command(&h).args(["--json", DATA]), &real("incr-i-s1-s2"));
+    let (arrived, waiting) = (h.spooled("laptop").len(), h.outbox().len());
+    assert!(mount("umount", &[]));
+    away.expect(0);
+    next.expect(0).prints("\"delivered\":true");
+    assert_eq!((arrived, waiting), (2, 0));
+}

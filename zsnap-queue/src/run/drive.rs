@@ -8,10 +8,11 @@ use zsnap_common::names::queue_name::{QueueName, Stamp};
 
 use super::{Run, advance};
 use crate::aboard::{self, Outbox};
-use crate::delivery::Outcome;
+use crate::delivery;
 use crate::pipeline::{Begun, io_failed, seal_failed};
 use crate::producer::StateCopy;
 use crate::state::{Aboard, CommitError, Locked};
+use crate::summary;
 
 impl Run<'_> {
     /// Seals on the drive, commits, and gives the file its place there.
@@ -62,18 +63,22 @@ impl Run<'_> {
         advance(&new);
         log::info(format_args!("{name}: {} bytes queued as {sealed_bytes}", passed.trailer.bytes));
         // O5, O6
-        let left = aboard::settle(&dataset, new, self.options).map_or_else(
-            |e| {
-                log::error(format_args!("{e:#}; the next run tries again"));
-                true
-            },
-            |new| new.aboard.contains(&aboard),
-        );
+        let settled = aboard::settle(&dataset, new, self.options);
         drop(dataset);
+        // What was queued for the drive without this outbox.
+        let boxes = state.outboxes();
+        let mut outcomes = delivery::deliver(&boxes, vec![outbox.destination.clone()], true);
+        match settled {
+            Ok(settled) => {
+                outcomes.iter_mut().for_each(|outcome| outcome.delivered.extend_from_slice(&settled.placed));
+                settled.logged();
+            }
+            Err(e) => log::error(format_args!("{e:#}; the next run tries again")),
+        }
+        summary::queued(target, &name, passed.trailer.bytes, sealed_bytes, &outcomes);
+        delivery::report_forgotten(&boxes, &self.job.dests, true);
         if self.options.json {
-            let delivered = if left { Vec::new() } else { vec![name.clone()] };
-            let destination = outbox.destination.clone();
-            self.tell(&name, sealed_bytes, &passed, &[Outcome { destination, delivered, reported: left }]);
+            self.tell(&name, sealed_bytes, &passed, &outcomes);
         }
         Ok(Exit::Done)
     }

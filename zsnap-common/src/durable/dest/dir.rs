@@ -31,7 +31,7 @@ mod parts;
 #[cfg(test)]
 mod tests;
 
-pub use adopt::adopt;
+pub use adopt::{Adopted, adopt, is_same_mount};
 use compare::Piece;
 pub(crate) use compare::is_same;
 use drive::Drive;
@@ -148,8 +148,10 @@ pub fn deliver(
         Err(away) => return Ok(vec![Ok(Delivered::Away(away))]),
     };
     let (mut hosts, mut lines) = (HashMap::new(), Lines::default());
-    let copied: Vec<_> =
-        items.iter().map(|item| lines.go(item, || drive.copy(item, drive.host(item, &mut hosts)?))).collect();
+    let copied: Vec<_> = items
+        .iter()
+        .map(|item| lines.go(item, || drive.copy(item, drive.host(&item.parsed.host, &mut hosts)?)))
+        .collect();
     let files: Vec<_> = copied.iter().flatten().filter_map(Copied::file).collect();
     if let Err(e) = sync_files(&files, &|| beat(Beat::Step(0))) {
         drop(copied);
@@ -170,7 +172,12 @@ pub fn deliver(
             lines.go(item, || match copied? {
                 Copied::Done(delivered) => Ok(delivered),
                 Copied::New(new, name) => {
-                    match drive.name(drive.host(item, &mut hosts)?, new, &name, Piece::whole(&item.file)?)? {
+                    match drive.name(
+                        drive.host(&item.parsed.host, &mut hosts)?,
+                        new,
+                        &name,
+                        Piece::whole(&item.file)?,
+                    )? {
                         true => Ok(Delivered::New),
                         // Another process has created this name since we looked: compare its file.
                         false => one(path, item, how, beat),

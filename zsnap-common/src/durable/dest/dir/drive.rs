@@ -79,15 +79,14 @@ impl<'a> Drive<'a> {
         Ok(form)
     }
 
-    /// Opens the directory of the item's host, and creates it if it is missing.
-    pub fn host<'h>(&self, item: &Item, hosts: &'h mut HashMap<Host, File>) -> Result<&'h File> {
-        let host = &item.parsed.host;
+    /// Opens the directory of a host, and creates it if it is missing.
+    pub fn host<'h>(&self, host: &Host, hosts: &'h mut HashMap<Host, File>) -> Result<&'h File> {
         if !hosts.contains_key(host) {
             let name = self.form(host.as_str())?;
             let shown = self.path.join(&name);
             match rustix::fs::mkdirat(&self.root, &name, Mode::from(0o700)) {
-                Ok(()) => rustix::fs::fsync(&self.root).map_err(at_path(self.path))?,
-                Err(Errno::EXIST) => {}
+                // Also if it exists: a process that was killed may have made it just now.
+                Ok(()) | Err(Errno::EXIST) => rustix::fs::fsync(&self.root).map_err(at_path(self.path))?,
                 Err(e) => return Err(at_path(&shown)(e).into()),
             }
             let flags = DIRECTORY | OFlags::NOFOLLOW;
