@@ -7,6 +7,7 @@ pub mod escape;
 pub mod exit;
 pub mod findings;
 pub mod log;
+pub mod open_files;
 pub mod options;
 pub mod progress;
 pub mod report;

@@ -21,9 +21,9 @@ use std::time::SystemTime;
 
 use cli::{Cli, Verb};
 use drive::{Drive, Tables};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use zsnap_common::cli::exit::{Exit, Undone, run_tool};
 use zsnap_common::cli::log;
+use zsnap_common::cli::open_files;
 use zsnap_common::cli::options::ConfigFile;
 use zsnap_common::durable::dest::{self, worker};
 
@@ -69,7 +69,7 @@ fn start() -> anyhow::Result<Exit> {
             kept::requeue(&Spool::open(options.spool.as_deref())?, find(&drives, &name)?, since, seconds(now))
         }
         Verb::Run | Verb::Retire { .. } | Verb::Check(_) => {
-            many_files();
+            open_files::raise_limit();
             run::run(&options, &drives, now)
                 .map_err(|e| Undone::after(e, "the next run goes on with what was not delivered"))
         }
@@ -80,12 +80,4 @@ fn find<'a>(drives: &'a [Drive], name: &str) -> anyhow::Result<&'a Drive> {
     let names = || drives.iter().map(|drive| drive.name.as_str()).collect::<Vec<_>>().join(", ");
     let found = drives.iter().find(|drive| drive.name == name);
     found.ok_or_else(|| Exit::Usage.error(format!("no drive is called {name}; there are {}", names())))
-}
-
-/// Raises the limit of open files: each destination has a batch of files open, and the usual 1024
-/// descriptors would be scarce with ten destinations.
-fn many_files() {
-    let limit = getrlimit(Resource::Nofile);
-    // Best effort: if this fails, the limit stays as it is.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

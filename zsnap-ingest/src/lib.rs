@@ -39,6 +39,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use zsnap_common::cli::exit::{Exit, OrExit, Undone};
 use zsnap_common::cli::log;
+use zsnap_common::cli::open_files;
 use zsnap_common::cli::options::{self, ConfigFile};
 use zsnap_common::durable::incoming::Incoming;
 use zsnap_common::names::shell::quoted;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
 fn start() -> Result<Exit> {
     let (cli, tables): (Cli, Tables) = ConfigFile::of("ingest").parse()?;
     log::set_verbose(cli.options.verbose);
+    open_files::raise_limit();
     let options = cli.options;
     match cli.verb.unwrap_or(Verb::Run) {
         Verb::Run => {
