@@ -17,7 +17,6 @@ use zsnap_common::locks::flock;
 use zsnap_common::names::shell::quoted;
 use zsnap_common::names::target::Host;
 
-use crate::aboard::Left;
 use crate::destination::{self, Destination};
 use crate::pipeline::io_failed;
 use crate::saved::{self, Saved};
@@ -212,12 +211,12 @@ pub fn report_forgotten(boxes: &Outboxes, configured: &[Dest], bare: bool) {
 
 /// Reports the files that wait on the drives of these destinations without their places. Returns whether a notice of a
 /// configured destination was printed.
-pub fn report_left(boxes: &Outboxes, outcomes: &[Outcome], left: &[Left]) -> bool {
+pub fn report_left(boxes: &Outboxes, outcomes: &[Outcome], left: &[(&Dest, &str)]) -> bool {
     let mut any = false;
     for Destination { id, dest, configured, .. } in outcomes.iter().map(|outcome| &outcome.destination) {
         let mut notices = Notices::read(boxes.dir(id).join(TOLD), clock(), false);
-        for left in left.iter().filter(|left| left.dest == *dest) {
-            notices.problem_in_words(ABOARD, &left.text);
+        for (_, text) in left.iter().filter(|(of, _)| *of == dest) {
+            notices.problem_in_words(ABOARD, text);
         }
         if let Err(e) = notices.write(|what| what != ABOARD) {
             log::info(format_args!("{e:#}"));

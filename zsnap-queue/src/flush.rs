@@ -43,6 +43,7 @@ pub fn flush(o: &Options) -> anyhow::Result<Exit> {
     let outcomes = delivery::deliver(&boxes, destinations, false);
     summary::flushed(&boxes, &outcomes, &left);
     delivery::report_forgotten(&boxes, &o.to, false);
+    let left: Vec<_> = left.iter().map(|left| (&left.dest, left.text.as_str())).collect();
     let told = delivery::report_left(&boxes, &outcomes, &left);
     if told || outcomes.iter().any(|o| o.reported && o.destination.configured) {
         exit = exit.max(Exit::SomeFailed);
