@@ -61,6 +61,15 @@ impl Chain {
         self.attempts = self.attempts.max(entry.attempts);
     }
 
+    /// Counts a file that is here: as one in quarantine if it is bad, and not at all if it was applied.
+    fn counts(&mut self, entry: &Entry, is_kept: bool) {
+        match &entry.what {
+            Knowledge::Bad(_) => self.quarantined += 1,
+            _ if is_kept => {}
+            _ => self.waits(entry),
+        }
+    }
+
     /// Sets the state and remedy if the state is worse; if it is equal, only in place of an empty remedy.
     pub fn is(&mut self, state: State, remedy: impl Into<String>) {
         if state > self.state || state == self.state && self.remedy.is_empty() {
@@ -194,22 +203,14 @@ fn pending(shared: &Shared<'_>, host: &mut HostRun<'_>, rows: &mut BTreeMap<Stri
     for (at, standing) in host.standings()? {
         let file = host.inbox().file(at);
         let row = row_of(rows, host.host(), file.entry(), file.queue());
-        match &file.entry().what {
-            Knowledge::Bad(_) => row.quarantined += 1,
-            _ if standing == Standing::Kept => {}
-            _ => row.waits(file.entry()),
-        }
+        row.counts(file.entry(), standing == Standing::Kept);
         row.is(standing.state(), standing.message(shared.is_long(file.entry().first)));
     }
     for (key, entry) in host.inbox().absent() {
         let file = key.rsplit_once('/').map_or(key.as_str(), |(_, file)| file);
         if let Name::Queue(queue) = classify(file.as_bytes()) {
             let row = row_of(rows, host.host(), entry, &queue);
-            match &entry.what {
-                Knowledge::Bad(_) => row.quarantined += 1,
-                _ if entry.kept => {}
-                _ => row.waits(entry),
-            }
+            row.counts(entry, entry.kept);
             row.is(State::Away, INCOMING_AWAY);
         }
     }
