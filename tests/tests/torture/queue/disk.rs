@@ -47,8 +47,9 @@ fn each_size(dir: &str, sizes: impl Iterator<Item = String>, rejections: &[i32],
     let mut results = Vec::new();
     for size in sizes {
         let disk = Disk::mount(play.scene.path(dir), &format!("mode=700,{size}"));
-        if dir == "queue-state" {
-            play.begin_anew();
+        match dir {
+            "queue-state" => play.begin_anew(),
+            _ => play.scene.mark(dir),
         }
         let before = names(&play, "spool");
         let (id, mut child) = play.start();
