@@ -2,6 +2,7 @@
 //! durable steps: `Q1` to `Q10` are the rows of the table in ARCHITECTURE.md, "What a crash leaves".
 
 mod drive;
+mod sealed;
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, IsTerminal, Read, Write};
@@ -16,11 +17,12 @@ use zsnap_common::cli::log;
 use zsnap_common::cli::options;
 use zsnap_common::cli::progress::Progress;
 use zsnap_common::durable::publish::{self, NewFile};
-use zsnap_common::names::queue_name::{QueueName, Stamp};
 use zsnap_common::names::random::random_hex;
 use zsnap_message::keys::{Format, Recipients, SigningKey};
 use zsnap_message::payload::{Base, Manifest, PayloadKind, ZfsHead};
 use zsnap_message::seal::{SealError, Sealing, max_threads, seal};
+
+use sealed::{Sealed, commit};
 
 use crate::aboard;
 use crate::admit::{Body, Place, admit};
@@ -210,40 +212,17 @@ impl Run<'_> {
         let split = boxes.split_dir(&target.host);
         publish::make_dirs(&split).map_err(io_failed("cannot make the outbox"))?;
         let file = NewFile::create_in(&split).map_err(io_failed("cannot create a file in the outbox"))?;
-        let passed = self
-            .seal(file.file(), begun, copy.as_ref())
-            .map_err(seal_failed(&format!("cannot write {}", file.path().display())))?;
         // Q2
-        file.sync().map_err(io_failed("cannot write to the outbox"))?;
-        let stamp = Stamp::from_seq(self.place.seq, std::process::id());
-        let name = QueueName::new(stamp, target, state.digest(target), self.options.opaque_names).to_string();
-        let mut new = self.acknowledged(&passed, Some(name.clone()), copy.as_ref())?;
-        new.destinations = destinations.iter().map(|destination| destination.id.clone()).collect();
+        let ids = destinations.iter().map(|destination| destination.id.clone()).collect();
+        let Sealed { passed, name, bytes: sealed_bytes, new } = self.seal_to(&dataset, &file, begun, &copy, ids)?;
         // Q3
         delivery::prepare(&boxes, &target.host, &destinations)?;
         // Q4
         cancel::check()?;
-        let committed = file.link_as(name.as_ref()).map_err(|e| CommitError::Old(e.into()));
+        // If the removal fails too, `recover` does it in the next run.
+        let undo = || drop(boxes.unsplit(&target.host, &[&name]));
         // Q5
-        let committed = committed.and_then(|()| {
-            cancel::check().map_err(|e| CommitError::Old(e.into()))?;
-            dataset.commit(&new)
-        });
-        match committed {
-            Ok(()) => {}
-            Err(CommitError::Old(e)) => {
-                // If this fails too, `recover` does it in the next run.
-                let _ = boxes.unsplit(&target.host, &[&name]);
-                return Err(e);
-            }
-            Err(CommitError::Unknown(e)) => {
-                copy.iter_mut().for_each(StateCopy::keep);
-                return Err(e);
-            }
-        }
-        // The stream is queued now: if a later step fails, the next run repeats it.
-        let sealed_bytes = file.file().metadata().map(|meta| meta.len()).unwrap_or(0);
-        copy.iter_mut().for_each(StateCopy::keep);
+        commit(&dataset, &new, file.link_as(name.as_ref()), &mut copy, undo)?;
         // Q6
         advance(&new);
         // Q7, Q8

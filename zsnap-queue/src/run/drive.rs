@@ -4,14 +4,14 @@ use zsnap_common::cli::cancel;
 use zsnap_common::cli::exit::Exit;
 use zsnap_common::cli::log;
 use zsnap_common::durable::publish::NewFile;
-use zsnap_common::names::queue_name::{QueueName, Stamp};
 
+use super::sealed::{Sealed, commit};
 use super::{Run, advance};
 use crate::aboard::{self, Outbox};
 use crate::delivery;
-use crate::pipeline::{Begun, io_failed, seal_failed};
+use crate::pipeline::{Begun, io_failed};
 use crate::producer::StateCopy;
-use crate::state::{Aboard, CommitError, Locked};
+use crate::state::{Aboard, Locked};
 use crate::summary;
 
 impl Run<'_> {
@@ -27,38 +27,17 @@ impl Run<'_> {
         // O1
         let dir = outbox.dir.try_clone().map_err(io_failed("cannot use the outbox"))?;
         let file = NewFile::create_at(dir, &outbox.path).map_err(io_failed("cannot create a file in the outbox"))?;
-        let passed = self
-            .seal(file.file(), begun, copy.as_ref())
-            .map_err(seal_failed(&format!("cannot write {}", file.path().display())))?;
         // O2
-        file.sync().map_err(io_failed("cannot write to the outbox"))?;
-        let stamp = Stamp::from_seq(self.place.seq, std::process::id());
-        let name = QueueName::new(stamp, target, state.digest(target), self.options.opaque_names).to_string();
-        let sealed_bytes = file.file().metadata().map_or(0, |meta| meta.len());
-        let mut new = self.acknowledged(&passed, Some(name.clone()), copy.as_ref())?;
-        new.destinations = vec![outbox.destination.id.clone()];
+        let ids = vec![outbox.destination.id.clone()];
+        let Sealed { passed, name, bytes: sealed_bytes, mut new } = self.seal_to(&dataset, &file, begun, &copy, ids)?;
         let aboard = self.aboard(outbox, &name, sealed_bytes, new.at);
         new.aboard.push(aboard.clone());
         // O3: no other file can have this name, because this run holds the lock of the dataset.
         cancel::check()?;
-        let committed = file.replace(aboard.entry.as_ref()).map_err(|e| CommitError::Old(e.into()));
+        // If the removal fails too, the next run with this outbox does it.
+        let undo = || drop(outbox.remove(&aboard.entry));
         // O4
-        let committed = committed.and_then(|()| {
-            cancel::check().map_err(|e| CommitError::Old(e.into()))?;
-            dataset.commit(&new)
-        });
-        match committed {
-            Ok(()) => copy.iter_mut().for_each(StateCopy::keep),
-            Err(CommitError::Old(e)) => {
-                // If this fails too, the next run with this outbox does it.
-                let _ = outbox.remove(&aboard.entry);
-                return Err(e);
-            }
-            Err(CommitError::Unknown(e)) => {
-                copy.iter_mut().for_each(StateCopy::keep);
-                return Err(e);
-            }
-        }
+        commit(&dataset, &new, file.replace(aboard.entry.as_ref()), &mut copy, undo)?;
         // The stream is queued now: if a later step fails, the next run repeats it.
         advance(&new);
         log::info(format_args!("{name}: {} bytes queued as {sealed_bytes}", passed.trailer.bytes));
