@@ -21,10 +21,6 @@ const MOST: usize = 1_000_000;
 /// The maximum number of bytes that [`Incoming::read_own`] reads.
 const MOST_OWN: u64 = 64 << 20;
 
-/// f_type in statfs(2) of the file systems whose inode numbers, owners and modes last: ext2 to ext4, XFS, btrfs, F2FS,
-/// ZFS, tmpfs. FAT and exFAT number files anew at each mount, and FUSE and file servers may do so at any time.
-const LASTING: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994];
-
 /// An open directory.
 #[derive(Debug)]
 pub struct Incoming {
@@ -219,10 +215,10 @@ impl Incoming {
         rustix::fs::accessat(&self.fd, ".", access, AtFlags::empty()).map_err(at_path(&self.path))
     }
 
-    /// Whether the file system keeps the inode number, the owner and the mode of a file for as long as it exists.
+    /// Whether the file system keeps the inode number, the owner and the mode of a file for as long as it exists. FAT and
+    /// exFAT number files anew at each mount, and FUSE and file servers may do so at any time.
     pub fn has_lasting_inodes(&self) -> bool {
-        let kind = rustix::fs::fstatfs(&self.fd).map(|stat| u64::try_from(stat.f_type).unwrap_or(0));
-        kind.is_ok_and(|kind| LASTING.contains(&kind))
+        publish::file_system(&self.fd).is_ok_and(|kind| publish::LINUX.contains(&kind))
     }
 
     /// Makes the names in the directory durable.

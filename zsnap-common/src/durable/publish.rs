@@ -183,20 +183,27 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     NewFile::with(dir, bytes)?.replace(name)
 }
 
+/// f_type in statfs(2) of the local file systems of Linux: ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs.
+pub const LINUX: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994];
+
+/// Returns the kind of the file system of an open file: f_type in statfs(2).
+pub fn file_system(file: impl AsFd) -> io::Result<u64> {
+    Ok(u64::try_from(rustix::fs::fstatfs(file)?.f_type).unwrap_or(0))
+}
+
 /// Fsyncs each file. Where there are many, a single syncfs is called if that is as good, which it is for the local
 /// file systems of Linux. (With FUSE it does not reach the server; other file systems were not examined.) `each` is
 /// called after each of these calls.
 pub fn sync_files(files: &[&File], each: &dyn Fn()) -> io::Result<()> {
     /// From this number on syncfs is faster, even if others write to the same file system.
     const MANY: usize = 5;
-    /// f_type in statfs(2): ext2 to ext4, XFS, btrfs, F2FS, ZFS, tmpfs, FAT, exFAT.
-    const GOOD: [u64; 8] =
-        [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x4d44, 0x2011_bab0];
+    /// f_type in statfs(2): FAT, exFAT.
+    const FAT: [u64; 2] = [0x4d44, 0x2011_bab0];
     if files.len() >= MANY {
         let device = |file: &&File| rustix::fs::fstat(file).map(|stat| stat.st_dev);
-        let kind = u64::try_from(rustix::fs::fstatfs(files[0])?.f_type).unwrap_or(0);
+        let kind = file_system(files[0])?;
         let devices: Vec<_> = files.iter().map(device).collect::<Result<_, _>>()?;
-        if GOOD.contains(&kind) && devices.iter().all(|one| *one == devices[0]) {
+        if LINUX.iter().chain(&FAT).any(|good| *good == kind) && devices.iter().all(|one| *one == devices[0]) {
             rustix::fs::syncfs(files[0])?;
             each();
             return Ok(());
